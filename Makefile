@@ -1,0 +1,62 @@
+# make install | demo | serve | test | check | bench | format | clean
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+STUDIES ?= demo/studies
+PORT ?= 8000
+
+.PHONY: install install-dev demo serve test test-fast check lint types format cov bench lock clean
+
+install: $(VENV)/.runtime
+install-dev: $(VENV)/.dev
+
+$(PY):
+	bash tools/make_venv.sh "$(PYTHON)" $(VENV)
+
+$(VENV)/.runtime: requirements.txt constraints.txt | $(PY)
+	$(PIP) install -q -r requirements.txt -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	$(PIP) install -q -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+demo: install
+	@$(PY) -m apps.demo --port $(PORT)
+
+serve: install
+	$(VENV)/bin/monailabel start_server --app . --studies $(STUDIES) --host 127.0.0.1 --port $(PORT)
+
+test: install-dev
+	$(PY) -m pytest
+
+test-fast: install-dev
+	$(PY) -m pytest -m "not slow and not server"
+
+lint: install-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: install-dev
+	$(VENV)/bin/mypy
+
+check: lint types test
+
+format: install-dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+cov: install-dev
+	$(PY) -m pytest --cov=lib --cov-report=term-missing
+
+bench: install
+	$(PY) -m apps.bench
+
+lock: install-dev
+	(head -1 constraints.txt; $(PIP) freeze | sort -f) > constraints.new && mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) demo logs bin runs .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

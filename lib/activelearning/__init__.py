@@ -1,0 +1,1 @@
+"""Which patient to contour next."""

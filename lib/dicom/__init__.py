@@ -1,0 +1,1 @@
+"""DICOM: reading a CT series, and writing one."""

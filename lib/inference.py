@@ -1,0 +1,109 @@
+"""One CT in, the contours of one model out."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from monai.inferers.utils import sliding_window_inference
+from torch import Tensor
+
+from lib.registry import Model
+from lib.transforms.pipelines import Pipeline, Prepared
+from lib.volumes import CtVolume, LabelVolume
+
+OVERLAP = 0.5
+"""Share of a window that its neighbour sees again (nnU-Net's; Isensee et al. 2021)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contours:
+    """What a model drew.
+
+    Attributes:
+        label: On the CT's own grid, voxel for voxel.
+        version: The model's.
+        seconds: Stage -> time it took: `prepare`, `network`, `restore`.
+    """
+
+    label: LabelVolume
+    version: str
+    seconds: Mapping[str, float]
+
+
+def contour(
+    ct: CtVolume, model: Model, *, device: str = "cpu", overlap: float = OVERLAP
+) -> Contours:
+    """Return the organs that `model` finds in `ct`.
+
+    Args:
+        ct: The scan; any orientation, any voxel size.
+        model: Network and recipe.
+        device: Where the network runs.
+        overlap: Share of each window that its neighbours see too.
+    """
+    pipeline = Pipeline(model.recipe)
+    clock = _Clock()
+    prepared = pipeline.prepare(ct)
+    clock.lap("prepare")
+    found = probabilities(prepared, model, pipeline=pipeline, device=device, overlap=overlap)
+    clock.lap("network")
+    label = pipeline.restore(found, prepared)
+    clock.lap("restore")
+    return Contours(label, model.version, clock.seconds)
+
+
+def probabilities(
+    prepared: Prepared, model: Model, *, pipeline: Pipeline, device: str, overlap: float
+) -> Tensor:
+    """Return the softmax `(K, X, Y, Z)` over `prepared.hu`, from windows weighted by a Gaussian."""
+    image = torch.from_numpy(pipeline.window(prepared.hu))[None]
+    window = tuple(
+        min(crop, -(-size // step) * step)
+        for crop, size, step in zip(model.recipe.crop_vox, image.shape[2:], (4, 4, 2), strict=True)
+    )
+    forward = _forward(model, device)
+    with torch.inference_mode():
+        logits = sliding_window_inference(
+            image,
+            window,
+            sw_batch_size=1,
+            predictor=forward,
+            overlap=overlap,
+            mode="gaussian",
+            padding_mode="constant",
+            cval=-1.0,
+            sw_device=device,
+            device="cpu",
+        )
+        return torch.softmax(torch.as_tensor(logits)[0].float(), dim=0)
+
+
+def _forward(model: Model, device: str) -> Callable[[Tensor], Tensor]:
+    kind = torch.device(device).type
+
+    def forward(window: Tensor) -> Tensor:
+        window = window.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(kind, torch.bfloat16, enabled=fast_bfloat16(device)):
+            logits: Tensor = model.network(window)
+        return logits.float()
+
+    return forward
+
+
+def fast_bfloat16(device: str) -> bool:
+    """Return whether `device` computes in bfloat16 faster than in float32."""
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._last, 3)
+        self._last = now

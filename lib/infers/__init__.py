@@ -1,0 +1,1 @@
+"""InferTask adapters, one file a task."""

@@ -1,0 +1,179 @@
+"""The organ table: one place for names, label values, codes, colours, partners and tolerances.
+
+Names are the primary names of AAPM TG-263 (report section 7.2). SNOMED CT codes are those of the body
+structure; the side is a separate code that follows from the name's suffix (`LATERALITY`). Colours follow
+3D Slicer's anatomy colours where it has one, and are otherwise chosen to be told apart. Tolerances are the
+95th percentile of the distance between two experts' surfaces (Nikolov et al., J Med Internet Res 2021,
+table 1), used for the surface DSC; an organ that the paper does not list says so in `tolerance_source`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from lib.errors import ConfigError
+
+LATERALITY: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"_L": ("7771000", "Left"), "_R": ("24028007", "Right")}
+)
+"""Suffix of a TG-263 name -> SNOMED CT code and meaning of the side."""
+
+NIKOLOV = "Nikolov et al. 2021, table 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Organ:
+    """One organ at risk.
+
+    Attributes:
+        name: TG-263 primary name.
+        snomed_code: SNOMED CT code of the structure, without its side.
+        snomed_meaning: Preferred term of that code.
+        colour_rgb: Display colour, 0..255.
+        tolerance_mm: Distance between surfaces that counts as agreement.
+        tolerance_source: Where `tolerance_mm` comes from.
+    """
+
+    name: str
+    snomed_code: str
+    snomed_meaning: str
+    colour_rgb: tuple[int, int, int]
+    tolerance_mm: float
+    tolerance_source: str = NIKOLOV
+
+    @property
+    def side(self) -> str | None:
+        """`"_L"`, `"_R"`, or None for an organ on the midline."""
+        return self.name[-2:] if self.name[-2:] in LATERALITY else None
+
+    @property
+    def mirror(self) -> str:
+        """Name of the organ that this one becomes in a left-right mirrored patient."""
+        swapped = {"_L": "_R", "_R": "_L"}
+        return self.name if self.side is None else self.name[:-2] + swapped[self.side]
+
+
+def _pair(
+    stem: str, code: str, meaning: str, left_rgb: tuple[int, int, int], tolerance_mm: float
+) -> tuple[Organ, Organ]:
+    right_rgb = (left_rgb[0] * 3 // 5, left_rgb[1] * 3 // 5, min(255, left_rgb[2] + 60))
+    left, right = (
+        Organ(
+            name=f"{stem}{side}",
+            snomed_code=code,
+            snomed_meaning=meaning,
+            colour_rgb=colour,
+            tolerance_mm=tolerance_mm,
+        )
+        for side, colour in (("_L", left_rgb), ("_R", right_rgb))
+    )
+    return left, right
+
+
+_ALL = (
+    Organ(
+        name="Brainstem",
+        snomed_code="15926001",
+        snomed_meaning="Brainstem structure",
+        colour_rgb=(90, 170, 255),
+        tolerance_mm=2.50,
+    ),
+    Organ(
+        name="OpticChiasm",
+        snomed_code="244453006",
+        snomed_meaning="Structure of optic chiasm",
+        colour_rgb=(255, 105, 180),
+        tolerance_mm=2.50,
+        tolerance_source="not in Nikolov et al.; the optic nerve's value",
+    ),
+    Organ(
+        name="Bone_Mandible",
+        snomed_code="91609006",
+        snomed_meaning="Bone structure of mandible",
+        colour_rgb=(222, 198, 101),
+        tolerance_mm=1.01,
+    ),
+    *_pair("OpticNrv", "18234004", "Optic nerve structure", (255, 160, 0), 2.50),
+    *_pair("Parotid", "45289007", "Parotid gland structure", (80, 200, 90), 2.85),
+    *_pair("Glnd_Submand", "54019009", "Submandibular gland structure", (220, 80, 200), 2.02),
+    Organ(
+        name="SpinalCord",
+        snomed_code="2748008",
+        snomed_meaning="Spinal cord structure",
+        colour_rgb=(244, 214, 49),
+        tolerance_mm=2.93,
+    ),
+    Organ(
+        name="Esophagus",
+        snomed_code="32849002",
+        snomed_meaning="Esophageal structure",
+        colour_rgb=(211, 115, 73),
+        tolerance_mm=3.00,
+        tolerance_source="not in Nikolov et al.; one slice of a 3 mm planning CT",
+    ),
+    Organ(
+        name="Larynx",
+        snomed_code="4596009",
+        snomed_meaning="Laryngeal structure",
+        colour_rgb=(150, 98, 230),
+        tolerance_mm=3.00,
+        tolerance_source="not in Nikolov et al.; one slice of a 3 mm planning CT",
+    ),
+)
+
+ORGANS: Mapping[str, Organ] = MappingProxyType({organ.name: organ for organ in _ALL})
+"""TG-263 name -> organ."""
+
+ORGAN_SETS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        # The nine organs of PDDCA 1.4.1, in the order of the paper's table.
+        "pddca": MappingProxyType(
+            {
+                "Brainstem": 1,
+                "OpticChiasm": 2,
+                "Bone_Mandible": 3,
+                "OpticNrv_L": 4,
+                "OpticNrv_R": 5,
+                "Parotid_L": 6,
+                "Parotid_R": 7,
+                "Glnd_Submand_L": 8,
+                "Glnd_Submand_R": 9,
+            }
+        ),
+        # The seven organs of the OpenKBP challenge, with the challenge's own label values.
+        "openkbp": MappingProxyType(
+            {
+                "Brainstem": 1,
+                "SpinalCord": 2,
+                "Parotid_R": 3,
+                "Parotid_L": 4,
+                "Esophagus": 5,
+                "Larynx": 6,
+                "Bone_Mandible": 7,
+            }
+        ),
+    }
+)
+"""Name of the set -> TG-263 name -> label value. Values are only ever appended."""
+
+
+def organ_set(name: str) -> Mapping[str, int]:
+    """Return the set called `name`: TG-263 name -> label value, 1 to the number of organs.
+
+    Raises:
+        ConfigError: If there is no such set.
+    """
+    if name not in ORGAN_SETS:
+        raise ConfigError(f"organ set {name!r} is not known; the sets are {', '.join(ORGAN_SETS)}")
+    return ORGAN_SETS[name]
+
+
+def mirror_values(labels: Mapping[str, int]) -> list[int]:
+    """Return, for each value 0..K-1, the value it has in a left-right mirrored patient.
+
+    An organ whose partner is not in `labels` keeps its value.
+    """
+    swapped = list(range(max(labels.values()) + 1))
+    for name, value in labels.items():
+        swapped[value] = labels.get(ORGANS[name].mirror, value)
+    return swapped

@@ -1,0 +1,178 @@
+"""Model versions: written whole, verified before use, one of them served.
+
+A model is two files named by the hash of its weights: `<version>.safetensors`, and `<version>.json`, its
+card with the recipe, the cases it saw and how it did. `served.json` names the version that serves. All are
+replaced atomically; none is changed once written.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from lib.errors import CheckpointError, ConfigError, NoModelError
+from lib.files import replacing, write_json
+from lib.networks.build import build_network
+from lib.recipe_files import recipe_from_dict
+from lib.recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+SERVED = "served.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A network that is ready to contour.
+
+    Attributes:
+        version: Its name: network, recipe and the start of its weights' hash.
+        network: In evaluation mode.
+        recipe: How it was trained, and so how a CT must be prepared for it.
+        card: Everything else that is known of it.
+    """
+
+    version: str
+    network: nn.Module
+    recipe: Recipe
+    card: Mapping[str, Any]
+
+
+def save_model(
+    folder: Path, weights: Mapping[str, Tensor], recipe: Recipe, card: Mapping[str, Any]
+) -> str:
+    """Write a model into `folder` and return its version; it does not serve yet.
+
+    Args:
+        folder: Where the registry's models lie.
+        weights: The network's `state_dict`.
+        recipe: The recipe that it was trained by.
+        card: What else to remember of it: cases, seed, metrics.
+
+    Raises:
+        CheckpointError: If a weight is not finite.
+    """
+    plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    bad = [k for k, v in plain.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if bad:
+        raise CheckpointError(
+            f"the weights {', '.join(bad[:3])} are not finite; the run has diverged"
+        )
+    data = save_tensors(plain)
+    digest = hashlib.sha256(data).hexdigest()
+    version = f"{recipe.network.name}-{recipe.name}-{digest[:8]}"
+    with replacing(folder / f"{version}.safetensors") as beside:
+        beside.write_bytes(data)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    entry = {"version": version, "created": now, "sha256": digest, "recipe": recipe.as_dict()}
+    write_json(folder / f"{version}.json", {**entry, **card})
+    return version
+
+
+def load_model(path: Path, device: str = "cpu") -> Model:
+    """Return the model whose weights lie at `path` and whose card lies beside them.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or does not fit the recipe's network.
+    """
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: the model cannot be read ({error})") from error
+    if hashlib.sha256(data).hexdigest() != card.get("sha256"):
+        raise CheckpointError(f"{path.name}: the weights are not those that the card describes")
+    try:
+        recipe = recipe_from_dict(card["recipe"], source=path.with_suffix(".json").name)
+        network = build_network(recipe)
+        network.load_state_dict(load_tensors(data))
+    except (KeyError, RuntimeError, ConfigError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path.name}: does not fit its recipe's network: {error}") from error
+    network.eval()
+    network.to(device).to(memory_format=torch.channels_last_3d)
+    return Model(card["version"], network, recipe, card)
+
+
+class Registry:
+    """The models in one folder, of which one serves; `starter` is served until a first one is published."""
+
+    def __init__(self, folder: Path, *, starter: Path | None = None) -> None:
+        self.folder = folder
+        self.starter = starter
+
+    def published_version(self) -> str | None:
+        """Return the version that was published last, or None."""
+        try:
+            version = json.loads((self.folder / SERVED).read_text(encoding="utf-8"))["version"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s cannot be read (%s); no version counts as published", SERVED, error)
+            return None
+        return str(version)
+
+    def served_path(self) -> Path | None:
+        """Return the weights to serve: the published version's, else the starter's, else None."""
+        version = self.published_version()
+        if version is not None:
+            return self.folder / f"{version}.safetensors"
+        if self.starter is not None:
+            return next(iter(sorted(self.starter.glob("*.safetensors"))), None)
+        return None
+
+    def publish(self, version: str, *, reason: str) -> None:
+        """Let `version` serve from the next request on.
+
+        Raises:
+            CheckpointError: If it is not there, damaged or does not load: what serves then stays.
+        """
+        load_model(self.folder / f"{version}.safetensors")
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        write_json(self.folder / SERVED, {"version": version, "since": now, "reason": reason})
+        logger.info("%s is served now: %s", version, reason)
+
+
+class ServedModel:
+    """The model that serves, loaded once per version; a damaged newcomer leaves the last good one serving."""
+
+    def __init__(self, registry: Registry, *, device: str = "cpu") -> None:
+        self.registry = registry
+        self.device = device
+        self._good: tuple[Path, Model] | None = None
+        self._refused: Path | None = None
+
+    def get(self) -> Model:
+        """Return the model to serve now.
+
+        Raises:
+            NoModelError: If none was ever published and there is no starter.
+            CheckpointError: If the only one there is cannot be loaded.
+        """
+        path = self.registry.served_path()
+        if path is None:
+            raise NoModelError(
+                "no model is served yet, and an untrained network would draw noise: contour a few cases "
+                "and train (POST /train/organnet25d, or python -m apps.train --publish), then ask again"
+            )
+        if self._good is not None and path in (self._good[0], self._refused):
+            return self._good[1]
+        try:
+            self._good = (path, load_model(path, self.device))
+        except CheckpointError:
+            if self._good is None:
+                raise
+            self._refused = path
+            logger.exception(
+                "%s does not load; %s goes on serving", path.name, self._good[1].version
+            )
+        return self._good[1]

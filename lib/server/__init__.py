@@ -1,0 +1,1 @@
+"""The HTTP server: routes, access, limits; every cure for MONAI Label's server."""

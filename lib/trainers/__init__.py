@@ -1,0 +1,1 @@
+"""TrainTask adapters, one file a task."""

@@ -1,0 +1,125 @@
+"""Cases made ready once and kept on disk: a training run reads crops, never whole files."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.errors import LabelError, OrganNetError, TrainingError
+from lib.files import replacing
+from lib.scans import read_ct, read_label
+from lib.transforms.pipelines import Pipeline
+from lib.units import LabelArray
+
+logger = logging.getLogger(__name__)
+
+POINTS_PER_ORGAN = 4096
+"""Voxels of an organ that may become a crop's centre: enough to cover it, few enough to keep in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A CT and its reference label, as files.
+
+    Attributes:
+        image_id: What errors and reports call it.
+        image: A scan file, or the folder of a DICOM series.
+        label: A label volume on the image's grid.
+    """
+
+    image_id: str
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCase:
+    """A case as the network sees it; the arrays are mapped from disk.
+
+    Attributes:
+        image_id: As in `Case`.
+        hu: `(X, Y, Z)` int16.
+        label: `(X, Y, Z)` uint8.
+        points: Label value -> `(N, 3)` voxels of that organ; its keys are the organs contoured.
+    """
+
+    image_id: str
+    hu: npt.NDArray[np.int16]
+    label: LabelArray
+    points: Mapping[int, npt.NDArray[np.int32]]
+
+
+def prepare_cases(
+    cases: Sequence[Case],
+    pipeline: Pipeline,
+    cache_dir: Path,
+) -> list[PreparedCase]:
+    """Return the cases that can be trained on, from the cache where they are there already.
+
+    A case that is refused is named in the log and left out: one bad file does not stop a run.
+
+    Raises:
+        TrainingError: If no case is left.
+    """
+    prepared, refused = [], []
+    for case in cases:
+        try:
+            prepared.append(_prepare(case, pipeline, cache_dir))
+        except OrganNetError as error:
+            refused.append(str(error))
+            logger.warning("left out of the training: %s", error)
+    if not prepared:
+        raise TrainingError(
+            f"none of {len(cases)} cases can be trained on" + "".join(f"; {r}" for r in refused[:3])
+        )
+    return prepared
+
+
+def _prepare(case: Case, pipeline: Pipeline, cache_dir: Path) -> PreparedCase:
+    folder = cache_dir / f"{_digest(case)}-{pipeline.recipe.preparation_digest()}"
+    if not (folder / "label.npy").exists():
+        ct = read_ct(case.image, image_id=case.image_id)
+        label, _ = read_label(case.label, image_id=case.image_id, image_grid=ct.grid)
+        allowed = {0, *pipeline.recipe.labels.values()}
+        strange = sorted(set(np.unique(label).tolist()) - allowed)
+        if strange:
+            raise LabelError(
+                f"{case.image_id}: the label holds the values {strange}, which are no organ of the set "
+                f"{pipeline.recipe.organ_set!r}: {dict(pipeline.recipe.labels)}"
+            )
+        ready = pipeline.prepare(ct)
+        _save(folder / "hu.npy", np.clip(np.round(ready.hu), -1024, 32767).astype(np.int16))
+        _save(folder / "label.npy", pipeline.prepare_label(label, ready))
+    label = np.load(folder / "label.npy", mmap_mode="r")
+    points = _points(np.asarray(label))
+    if not points:
+        raise LabelError(f"{case.image_id}: no organ is contoured in its label")
+    return PreparedCase(case.image_id, np.load(folder / "hu.npy", mmap_mode="r"), label, points)
+
+
+def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
+    with replacing(path) as beside:
+        np.save(beside, array)
+
+
+def _points(label: LabelArray) -> dict[int, npt.NDArray[np.int32]]:
+    points = {}
+    for value in np.unique(label).tolist():
+        if value:
+            inside = np.argwhere(label == value).astype(np.int32)
+            step = max(1, len(inside) // POINTS_PER_ORGAN)
+            points[int(value)] = inside[::step]
+    return points
+
+
+def _digest(case: Case) -> str:
+    digest = hashlib.sha256()
+    for path in (case.image, case.label):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(file.read_bytes())
+    return digest.hexdigest()[:24]

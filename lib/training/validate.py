@@ -1,0 +1,57 @@
+"""How well a model does on whole cases, each on its own grid, as a user would get it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lib.errors import OrganNetError
+from lib.inference import contour
+from lib.metrics import organ_dice
+from lib.registry import Model
+from lib.scans import read_ct, read_label
+from lib.training.cases import Case
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """DSC of every organ that was contoured.
+
+    Attributes:
+        per_case: Image id -> organ -> DSC.
+    """
+
+    per_case: Mapping[str, Mapping[str, float]]
+
+    @property
+    def organ_means(self) -> dict[str, float]:
+        """Organ -> mean DSC over the cases in which it was contoured."""
+        organs = sorted({organ for found in self.per_case.values() for organ in found})
+        return {
+            organ: float(np.mean([f[organ] for f in self.per_case.values() if organ in f]))
+            for organ in organs
+        }
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over organs of `organ_means`; None where nothing was contoured."""
+        means = self.organ_means
+        return sum(means.values()) / len(means) if means else None
+
+
+def validate(model: Model, cases: Sequence[Case], *, device: str) -> Validation:
+    """Return how well `model` agrees with the cases' labels; a case that cannot be read is left out."""
+    per_case = {}
+    for case in cases:
+        try:
+            ct = read_ct(case.image, image_id=case.image_id)
+            label, _ = read_label(case.label, image_id=case.image_id, image_grid=ct.grid)
+        except OrganNetError as error:
+            logger.warning("left out of the validation: %s", error)
+            continue
+        found = contour(ct, model, device=device)
+        per_case[case.image_id] = organ_dice(label, found.label.array, model.recipe.labels)
+    return Validation(per_case)

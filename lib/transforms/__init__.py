@@ -1,0 +1,1 @@
+"""A CT made ready for a network, and its answer brought back."""

@@ -1,0 +1,20 @@
+"""Type names for quantities: what a tuple or an array holds, and in which order."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SpacingMm = tuple[float, float, float]
+"""Distance between voxel centres along x, y, z, in mm."""
+
+ShapeVox = tuple[int, int, int]
+"""Number of voxels along x, y, z."""
+
+HuWindow = tuple[float, float]
+"""Lower and upper bound, in Hounsfield units."""
+
+FloatArray = npt.NDArray[np.floating[Any]]
+LabelArray = npt.NDArray[np.uint8]
+"""`(X, Y, Z)`: a label value per voxel, 0 for background."""
+MaskArray = npt.NDArray[np.bool_]

@@ -1,0 +1,5 @@
+"""What MONAI Label loads."""
+
+from lib.app import OrganNetApp
+
+__all__ = ["OrganNetApp"]

@@ -1,0 +1,249 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.errors import CheckpointError, TrainingError
+from lib.phantom import head_and_neck_phantom
+from lib.recipes import OPENKBP, NetworkConfig, Recipe, ScheduleConfig
+from lib.registry import Registry, load_model, save_model
+from lib.scans import write_ct, write_label
+from lib.training.cases import Case, prepare_cases
+from lib.training.checkpoint import FILE
+from lib.training.crops import CropDataset
+from lib.training.gate import publish_if_not_worse
+from lib.training.run import Progress, RunOptions, TrainedModel, learning_rate, train
+from lib.training.split import is_held_out, split
+from lib.training.validate import validate
+from lib.transforms.pipelines import Pipeline
+
+TINY = replace(
+    OPENKBP,
+    name="tiny",
+    spacing_mm=(8.0, 8.0, 8.0),
+    spacing_tolerance=0.0,
+    crop_vox=(16, 16, 16),
+    network=NetworkConfig(width=2, dropout=0.1),
+    schedule=ScheduleConfig(
+        epochs=3,
+        steps_per_epoch=2,
+        learning_rate=2e-3,
+        decay="cosine",
+        ema_decay=0.9,
+        gradient_clip=5.0,
+        validate_every=2,
+    ),
+)
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    folder = tmp_path_factory.mktemp("cases")
+    made = []
+    for seed in range(3):
+        ct, label = head_and_neck_phantom(
+            seed, grid_shape=(48, 48, 40), spacing_mm=(10.0, 10.0, 6.0), labels=TINY.labels
+        )
+        image = folder / f"case_{seed}.nii.gz"
+        write_ct(image, ct)
+        write_label(folder / "labels" / image.name, label)
+        made.append(Case(f"case_{seed}", image, folder / "labels" / image.name))
+    return made
+
+
+def run(
+    cases: Sequence[Case],
+    run_dir: Path,
+    *,
+    recipe: Recipe = TINY,
+    stop_after: int | None = None,
+    options: RunOptions | None = None,
+) -> TrainedModel:
+    def on_progress(progress: Progress) -> None:
+        if progress.epoch == stop_after:
+            raise KeyboardInterrupt
+
+    return train(
+        recipe,
+        cases[:2],
+        cases[2:],
+        run_dir=run_dir,
+        cache_dir=run_dir.parent / "cache",
+        options=options or RunOptions(),
+        on_progress=on_progress,
+    )
+
+
+def assert_same(one: TrainedModel, other: TrainedModel) -> None:
+    for key, value in one.weights.items():
+        assert torch.equal(value, other.weights[key]), key
+
+
+def test_the_same_seed_gives_the_same_weights(cases: list[Case], tmp_path: Path) -> None:
+    assert_same(run(cases, tmp_path / "a"), run(cases, tmp_path / "b"))
+
+
+def test_another_seed_gives_other_weights(cases: list[Case], tmp_path: Path) -> None:
+    one = run(cases, tmp_path / "a")
+    other = run(cases, tmp_path / "b", options=RunOptions(seed=1))
+    assert any(not torch.equal(value, other.weights[key]) for key, value in one.weights.items())
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(cases: list[Case], tmp_path: Path) -> None:
+    whole = run(cases, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(cases, tmp_path / "stopped", stop_after=1)
+    resumed = run(cases, tmp_path / "stopped")
+    assert_same(whole, resumed)
+    assert [entry["epoch"] for entry in resumed.card["history"]] == [1, 2, 3]
+
+
+def test_a_finished_run_is_not_trained_again(cases: list[Case], tmp_path: Path) -> None:
+    run(cases, tmp_path / "run")
+    seen: list[int] = []
+    train(
+        TINY,
+        cases[:2],
+        cases[2:],
+        run_dir=tmp_path / "run",
+        cache_dir=tmp_path / "cache",
+        options=RunOptions(),
+        on_progress=lambda progress: seen.append(progress.epoch),
+    )
+    assert seen == []
+
+
+def test_a_checkpoint_of_other_cases_is_not_gone_on_from(cases: list[Case], tmp_path: Path) -> None:
+    run(cases, tmp_path / "run")
+    again = run([cases[1], cases[2]], tmp_path / "run")
+    assert again.card["training"]["cases"] == ["case_1", "case_2"]
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(cases: list[Case], tmp_path: Path) -> None:
+    run(cases, tmp_path / "run")
+    (tmp_path / "run" / FILE).write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt: cannot be read .* remove it"):
+        run(cases, tmp_path / "run")
+
+
+def test_progress_says_where_the_run_is(cases: list[Case], tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    train(
+        TINY,
+        cases[:2],
+        cases[2:],
+        run_dir=tmp_path / "run",
+        cache_dir=tmp_path / "cache",
+        options=RunOptions(),
+        on_progress=seen.append,
+    )
+    assert [p.epoch for p in seen] == [1, 2, 3]
+    assert [p.metric is None for p in seen] == [True, False, False]
+    assert seen[-1].eta_s == 0
+    assert set(seen[-1].organ_dice) == set(TINY.labels)
+    assert all(p.loss > 0 for p in seen)
+
+
+def test_a_time_limit_ends_the_run(cases: list[Case], tmp_path: Path) -> None:
+    trained = run(cases, tmp_path / "run", options=RunOptions(max_minutes=1e-6, epochs=50))
+    assert trained.card["training"]["epochs"] == 1
+
+
+def test_an_organ_no_case_has_stays_unknown_to_the_loss(cases: list[Case], tmp_path: Path) -> None:
+    prepared = prepare_cases(cases[:1], Pipeline(TINY), tmp_path)[0]
+    del prepared.points[5]  # type: ignore[attr-defined]
+    crops = CropDataset([prepared], TINY, seed=0, length=8)
+    assert all(not crops[n][2][5] and crops[n][2][0] for n in range(8))
+
+
+def test_crops_are_centred_on_organs_and_mirror_the_sides(cases: list[Case], tmp_path: Path) -> None:
+    prepared = prepare_cases(cases[:1], Pipeline(TINY), tmp_path)
+    # Only the right parotid (3) is known: a mirrored crop must call it the left one (4).
+    only = {3: prepared[0].points[3]}
+    label = np.where(np.asarray(prepared[0].label) == 3, 3, 0).astype(np.uint8)
+    case = replace(prepared[0], points=only, label=label)
+    crops = CropDataset([case], TINY, seed=3, length=60)
+    values = [set(torch.unique(crops[n][1]).tolist()) - {0} for n in range(60)]
+    known = [(bool(crops[n][2][3]), bool(crops[n][2][4])) for n in range(60)]
+    assert {3} in values
+    assert {4} in values
+    assert {3, 4} not in values
+    assert sum(bool(v) for v in values) > 40
+    for value, (right, left) in zip(values, known, strict=True):
+        assert right != left
+        assert value in (set(), {3} if right else {4})
+
+
+def test_a_crop_depends_on_its_number_alone(cases: list[Case], tmp_path: Path) -> None:
+    prepared = prepare_cases(cases, Pipeline(TINY), tmp_path)
+    one = CropDataset(prepared, TINY, seed=0, length=10)
+    other = CropDataset(prepared, TINY, seed=0, length=10)
+    _ = [one[n] for n in range(5)]
+    for got, expected in zip(one[7], other[7], strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_one_unreadable_case_is_left_out_and_none_left_is_an_error(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"<html>")
+    bad = Case("broken", broken, cases[0].label)
+    assert len(prepare_cases([cases[0], bad], Pipeline(TINY), tmp_path / "cache")) == 1
+    with pytest.raises(TrainingError, match="none of 1 cases can be trained on; broken"):
+        prepare_cases([bad], Pipeline(TINY), tmp_path / "cache")
+
+
+def test_a_label_with_values_of_another_organ_set_is_refused(cases: list[Case], tmp_path: Path) -> None:
+    ct, label = head_and_neck_phantom(
+        0, grid_shape=(48, 48, 40), spacing_mm=(10.0, 10.0, 6.0), labels=TINY.labels
+    )
+    label.array[label.array == 7] = 33
+    write_label(tmp_path / "label.nii.gz", label)
+    with pytest.raises(TrainingError, match=r"case_0: the label holds the values \[33\]"):
+        prepare_cases(
+            [Case("case_0", cases[0].image, tmp_path / "label.nii.gz")], Pipeline(TINY), tmp_path
+        )
+
+
+def test_learning_rate_follows_the_paper_or_a_cosine() -> None:
+    step = ScheduleConfig(epochs=150, steps_per_epoch=10, decay_epochs=50)
+    rates = [learning_rate(step, epoch * 10) for epoch in (0, 49, 50, 100, 149)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-5])
+    cosine = ScheduleConfig(epochs=10, steps_per_epoch=10, decay="cosine", warmup_steps=4)
+    assert learning_rate(cosine, 0) == pytest.approx(0.25e-3)
+    assert learning_rate(cosine, 50) == pytest.approx(0.5e-3)
+    assert learning_rate(cosine, 10, share_of_time=0.5) == pytest.approx(0.5e-3)
+
+
+def test_held_out_cases_are_about_one_in_five_and_always_the_same() -> None:
+    names = [f"case_{n}" for n in range(1000)]
+    assert 150 < sum(is_held_out(name) for name in names) < 250
+    made = [Case(name, Path(name), Path(name)) for name in names]
+    learn, held_out = split(made)
+    assert not {c.image_id for c in learn} & {c.image_id for c in held_out}
+    assert split(made[::-1])[1] == held_out[::-1]
+
+
+def test_a_model_goes_live_only_if_it_is_not_worse(cases: list[Case], tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models")
+    trained = run(cases, tmp_path / "run")
+    first = save_model(registry.folder, trained.weights, TINY, trained.card)
+    assert publish_if_not_worse(registry, first, cases[2:]) == (True, "the first model")
+
+    # Weights that draw nothing: DSC 0.
+    mute = {k: v.clone() for k, v in trained.weights.items()}
+    mute["head.weight"].zero_()
+    mute["head.bias"].zero_()
+    mute["head.bias"][0] = 10
+    worse = save_model(registry.folder, mute, TINY, {})
+    served = load_model(registry.folder / f"{first}.safetensors")
+    if (validate(served, cases[2:], device="cpu").mean or 0) == 0:
+        pytest.fail("the first model must draw something for this test to mean anything")
+    published, reason = publish_if_not_worse(registry, worse, cases[2:])
+    assert not published
+    assert reason.startswith("mean DSC 0.000 against 0.")
+    assert registry.published_version() == first

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Make the virtual environment; where Debian's venv package is missing and we may, install it.
+set -euo pipefail
+python=$1
+venv=$2
+
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+case $version in
+3.10 | 3.11) ;;
+*)
+    echo "Python 3.10 or 3.11 is needed (MONAI Label imports distutils), found $version at $python." >&2
+    echo "Install one (Debian 12: apt-get install python3.11 python3.11-venv) or: make PYTHON=/path/to/python3.11" >&2
+    exit 1
+    ;;
+esac
+
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "python$version-venv" </dev/null
+    else
+        echo "Python's venv is missing: apt-get install python$version-venv" >&2
+        exit 1
+    fi
+fi
+"$python" -m venv "$venv"
