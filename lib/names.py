@@ -1,0 +1,49 @@
+"""What an image, a tag or a session may be called: names become paths, so nothing else may."""
+
+import re
+import uuid
+
+from lib.errors import DatastoreError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._()+=,-]{0,199}")
+_TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def require_image_id(image_id: str) -> str:
+    """Return `image_id` if it can be a file's name in the studies folder and nothing more.
+
+    Raises:
+        DatastoreError: If it could not.
+    """
+    if not _NAME.fullmatch(image_id) or ".." in image_id or image_id.endswith((" ", ".")):
+        raise DatastoreError(
+            f"{image_id[:80]!r} cannot name an image; expected letters, digits, spaces and ._-()+=, "
+            "beginning with a letter or digit, 200 characters at most"
+        )
+    return image_id
+
+
+def require_tag(tag: str) -> str:
+    """Return `tag` if it can name a set of labels, such as `final` or `original`.
+
+    Raises:
+        DatastoreError: If it could not.
+    """
+    if not _TAG.fullmatch(tag):
+        raise DatastoreError(
+            f"{tag[:80]!r} cannot name a set of labels; expected small letters, digits, - and _, "
+            "such as 'final' or 'original'"
+        )
+    return tag
+
+
+def require_session_id(session_id: str) -> str:
+    """Return `session_id` if it is a UUID, as the server hands them out.
+
+    Raises:
+        DatastoreError: If it is not.
+    """
+    try:
+        return str(uuid.UUID(session_id))
+    except ValueError as error:
+        raise DatastoreError(f"{session_id[:80]!r} is no session's id; expected a UUID") from error

@@ -1,0 +1,133 @@
+"""Spellings of organs, and label volumes turned from a client's values to ours.
+
+The only place that knows any name but TG-263's.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lib.errors import LabelError
+from lib.organs import ORGANS
+from lib.units import LabelArray
+
+_STEMS: Mapping[str, str] = {
+    "brainstem": "Brainstem",
+    "bs": "Brainstem",
+    "chiasm": "OpticChiasm",
+    "opticchiasm": "OpticChiasm",
+    "chiasma": "OpticChiasm",
+    "mandible": "Bone_Mandible",
+    "bonemandible": "Bone_Mandible",
+    "opticnerve": "OpticNrv",
+    "opticnrv": "OpticNrv",
+    "optnerve": "OpticNrv",
+    "parotid": "Parotid",
+    "parotidgland": "Parotid",
+    "glndparotid": "Parotid",
+    "submandibular": "Glnd_Submand",
+    "submandibulargland": "Glnd_Submand",
+    "glndsubmand": "Glnd_Submand",
+    "submand": "Glnd_Submand",
+    "spinalcord": "SpinalCord",
+    "cord": "SpinalCord",
+    "esophagus": "Esophagus",
+    "oesophagus": "Esophagus",
+    "larynx": "Larynx",
+}
+"""Letters of a name without its side, in small letters -> TG-263 name without its side."""
+
+_SIDES = {"l": "_L", "lt": "_L", "left": "_L", "r": "_R", "rt": "_R", "right": "_R"}
+
+
+def tg263_name(spelling: str) -> str | None:
+    """Return the TG-263 name that `spelling` means, None where it means no organ of ours.
+
+    Understands PDDCA (`OpticNerve_L`), OpenKBP (`RightParotid`), Nikolov et al. (`optic-nerve-lt`), and what
+    people type: case, `-`, `_` and spaces do not matter.
+    """
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", spelling)
+    sides = [_SIDES[w.lower()] for w in words if w.lower() in _SIDES]
+    stem = _STEMS.get("".join(w.lower() for w in words if w.lower() not in _SIDES))
+    if stem is None or len(sides) > 1:
+        return None
+    name = stem + (sides[0] if sides else "")
+    return name if name in ORGANS else None
+
+
+def to_our_values(
+    array: LabelArray, label_info: Sequence[Mapping[str, Any]], labels: Mapping[str, int], image_id: str
+) -> LabelArray:
+    """Return `array` with the values of `labels`, whatever values a client gave its segments.
+
+    3D Slicer sends `[{"name", "idx"}]`: it numbers the voxels 1, 2, 3 in the list's order, while `idx` also
+    counts segments that it left out of the file. Other clients mean the voxel's value by `idx`. Where the
+    two readings give the same organs, or only one fits the voxels, it is taken; where both fit and differ,
+    nothing is guessed.
+
+    Args:
+        array: `(X, Y, Z)`, a client's values.
+        label_info: What the client says of them; empty if nothing, then they must be ours already.
+        labels: TG-263 name -> our value.
+        image_id: For messages.
+
+    Raises:
+        LabelError: If a voxel's value or a segment's name is not known, or the list can be read in two ways.
+    """
+    present = sorted(int(v) for v in np.unique(array) if v)
+    if not label_info:
+        strange = sorted(set(present) - set(labels.values()))
+        if strange:
+            raise LabelError(
+                f"{image_id}: the label holds the values {strange}, which name no organ; expected "
+                f"{dict(labels)}, or label_info with a name for each value"
+            )
+        return array
+    names = _organ_names(label_info, labels, image_id)
+    by_value = {_index(e, image_id): n for e, n in zip(label_info, names, strict=True)}
+    by_order = dict(enumerate(names, start=1))
+    fitting = [r for r in (by_value, by_order) if set(present) <= set(r)]
+    if not fitting:
+        raise LabelError(
+            f"{image_id}: the label holds the values {present}, label_info names {by_value}; "
+            "every value needs a name"
+        )
+    readings = [{v: reading[v] for v in present} for reading in fitting]
+    if len(readings) == 2 and readings[0] != readings[1]:
+        raise LabelError(
+            f"{image_id}: the values {present} can be read as {readings[0]} or, by the list's order, as "
+            f"{readings[1]}; send the list without segments that are not in the file"
+        )
+    table = np.zeros(256, np.uint8)
+    for value, name in readings[0].items():
+        table[value] = labels[name]
+    return np.asarray(table[array])
+
+
+def _organ_names(
+    label_info: Sequence[Mapping[str, Any]], labels: Mapping[str, int], image_id: str
+) -> list[str]:
+    names = []
+    for entry in label_info:
+        spelling = str(entry.get("name", ""))
+        name = spelling if spelling in labels else tg263_name(spelling)
+        if name not in labels:
+            raise LabelError(
+                f"{image_id}: {spelling!r} is no organ of this server's; it contours {', '.join(labels)}"
+            )
+        if name in names:
+            raise LabelError(f"{image_id}: two segments are called {name}; join them or rename one")
+        names.append(name)
+    return names
+
+
+def _index(entry: Mapping[str, Any], image_id: str) -> int:
+    try:
+        return int(entry["idx"] if "idx" in entry else entry["id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise LabelError(
+            f"{image_id}: label_info entry {dict(entry)} has no number 'idx'; expected "
+            '{"name": "Brainstem", "idx": 1}'
+        ) from error
