@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -63,7 +64,7 @@ def contour_picture(ct: CtVolume, label: LabelVolume, path: Path, *, title: str 
         figure.savefig(beside, dpi=110, facecolor="black", format="png")
 
 
-def _busiest(organs: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", normal: int) -> int:
+def _busiest(organs: npt.NDArray[np.generic], normal: int) -> int:
     """Return the slice along `normal` that cuts most organs, then most voxels of them."""
     others = tuple(a for a in range(3) if a != normal)
     values = [v for v in np.unique(organs).tolist() if v]

@@ -134,22 +134,35 @@ def write_label(path: Path, label: LabelVolume, *, dtype: type[np.integer[Any]] 
     Raises:
         LabelError: If the suffix is none of `SCAN_SUFFIXES`, a value does not fit `dtype`, or the disk is full.
     """
-    suffix = _suffix(path)
-    if suffix is None:
-        raise LabelError(
-            f"{path.name}: cannot be written; expected one of {', '.join(SCAN_SUFFIXES)}"
-        )
     array = label.array.astype(dtype)
     if not np.array_equal(array, label.array):
         raise LabelError(
             f"{path.name}: values up to {label.array.max()} do not fit {dtype.__name__}"
         )
+    _write_volume(path, array, label.grid)
+
+
+def write_ct(path: Path, ct: CtVolume) -> None:
+    """Write `ct` to `path` as `write_label` writes labels.
+
+    Raises:
+        LabelError: If the suffix is none of `SCAN_SUFFIXES`, or the disk is full.
+    """
+    _write_volume(path, ct.array_hu, ct.grid)
+
+
+def _write_volume(path: Path, array: Array, grid: Grid) -> None:
+    suffix = _suffix(path)
+    if suffix is None:
+        raise LabelError(
+            f"{path.name}: cannot be written; expected one of {', '.join(SCAN_SUFFIXES)}"
+        )
     try:
         with replacing(path) as beside:
             if suffix.startswith(".nii"):
-                _write_nifti(beside, array, label.grid)
+                _write_nifti(beside, array, grid)
             else:
-                sitk.WriteImage(to_sitk(array, label.grid), str(beside), useCompression=True)
+                sitk.WriteImage(to_sitk(array, grid), str(beside), useCompression=True)
     except _READING_ERRORS as error:
         raise LabelError(
             f"{path.name}: could not be written ({_reason(error)}); is the disk full?"

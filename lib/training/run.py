@@ -169,7 +169,7 @@ def train(
     loss_function = FocalDiceLoss(recipe).to(options.device)
     started = time.monotonic() - state.elapsed_s
     while state.epoch < schedule.epochs and not _is_over(state, options):
-        loss, rate = _epoch(state, crops, loss_function, schedule, options, started)
+        loss, rate = _epoch(state, crops, loss_function, options, started)
         state.epoch += 1
         state.elapsed_s = time.monotonic() - started
         last = state.epoch >= schedule.epochs or _is_over(state, options)
@@ -209,11 +209,11 @@ def _epoch(
     state: _State,
     crops: CropDataset,
     loss_function: FocalDiceLoss,
-    schedule: ScheduleConfig,
     options: RunOptions,
     started: float,
 ) -> tuple[float, float]:
     """Take one epoch's steps; return the mean loss and the last learning rate."""
+    schedule = crops.recipe.schedule
     size = schedule.steps_per_epoch * schedule.batch_size
     first = state.epoch * size
     loader: DataLoader[Sample] = DataLoader(

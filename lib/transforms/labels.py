@@ -58,7 +58,10 @@ def tg263_name(spelling: str) -> str | None:
 
 
 def to_our_values(
-    array: LabelArray, label_info: Sequence[Mapping[str, Any]], labels: Mapping[str, int], image_id: str
+    array: LabelArray,
+    label_info: Sequence[Mapping[str, Any]],
+    labels: Mapping[str, int],
+    image_id: str,
 ) -> LabelArray:
     """Return `array` with the values of `labels`, whatever values a client gave its segments.
 
@@ -113,7 +116,7 @@ def _organ_names(
     for entry in label_info:
         spelling = str(entry.get("name", ""))
         name = spelling if spelling in labels else tg263_name(spelling)
-        if name not in labels:
+        if name is None or name not in labels:
             raise LabelError(
                 f"{image_id}: {spelling!r} is no organ of this server's; it contours {', '.join(labels)}"
             )

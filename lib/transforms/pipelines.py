@@ -69,11 +69,12 @@ class Pipeline:
         if within is not None:
             model_box = _offset(within, prepared.box)
             ras_box = frame.ras_box(model_box)
-            part = probabilities[(slice(None), *within)].float().cpu().numpy()
+            x, y, z = within
+            part = probabilities[:, x, y, z].float().cpu().numpy()
             result[ras_box] = self._argmax_on_ct(part, frame, model_box, ras_box)
         for value in self.recipe.labels.values():
             _keep_largest(result, value)
-        array = np.ascontiguousarray(frame.turn_back(result))
+        array = np.ascontiguousarray(frame.turn_back(result), dtype=np.uint8)
         return LabelVolume(array, frame.grid, self.recipe.labels)
 
     def _argmax_on_ct(

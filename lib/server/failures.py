@@ -1,0 +1,65 @@
+"""Errors as HTTP: every refusal has a 4xx status and says why."""
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
+
+from lib.errors import (
+    CheckpointError,
+    ConfigError,
+    DatastoreError,
+    LabelError,
+    NoModelError,
+    OrganNetError,
+    ScanError,
+    TrainingError,
+)
+
+logger = logging.getLogger(__name__)
+
+STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
+    (ConfigError, 400),
+    (ScanError, 422),
+    (LabelError, 422),
+    (DatastoreError, 404),
+    (NoModelError, 409),
+    (TrainingError, 409),
+    (CheckpointError, 503),
+)
+"""The first class that fits gives the status."""
+
+
+def status_of(error: OrganNetError) -> int:
+    """Return the HTTP status that tells a client what kind of error it is."""
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+def answer_organnet_error(_request: Request, error: Exception) -> JSONResponse:
+    """Return an error of ours as `{"detail": message}`."""
+    if not isinstance(error, OrganNetError):
+        raise error
+    logger.warning("refused: %s", error)
+    return JSONResponse({"detail": str(error)}, status_of(error))
+
+
+def answer_monailabel_error(_request: Request, error: Exception) -> JSONResponse:
+    """Return an error of MONAI Label's, which it would itself answer with a bare 500."""
+    if not isinstance(error, MONAILabelException):
+        raise error
+    is_missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
+    is_wrong = error.error == MONAILabelError.INVALID_INPUT
+    logger.warning("refused: %s", error.msg)
+    return JSONResponse({"detail": error.msg}, 404 if is_missing else 400 if is_wrong else 500)
+
+
+def install(app: FastAPI) -> None:
+    """Answer both kinds of error."""
+    app.add_exception_handler(OrganNetError, answer_organnet_error)
+    app.add_exception_handler(MONAILabelException, answer_monailabel_error)

@@ -1,0 +1,180 @@
+"""A real server in a process of its own, the scans it is given, and what it leaves on disk."""
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+import torch
+import yaml
+from requests_toolbelt import MultipartDecoder
+
+from lib.geometry import Grid
+from lib.networks.build import build_network
+from lib.recipes import OPENKBP, NetworkConfig, Recipe, ScheduleConfig
+from lib.registry import Registry, save_model
+from lib.scans import write_ct, write_label
+from lib.volumes import CtVolume, LabelVolume
+from tests.phantoms import make_ct, make_grid
+
+APP = Path(__file__).parents[2]
+START_LIMIT_S = 180
+ANSWER_LIMIT_S = 120
+
+TINY = replace(
+    OPENKBP,
+    name="tiny",
+    spacing_mm=(3.0, 4.0, 6.0),
+    crop_vox=(16, 16, 16),
+    network=NetworkConfig(width=1),
+    schedule=ScheduleConfig(epochs=2, steps_per_epoch=2, batch_size=1, validate_every=2),
+)
+"""Learns nothing, but goes through every motion in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        url: Without a slash at its end.
+        studies: Its studies folder.
+        models: Its registry's folder.
+        scratch: Its folder for temporary files.
+        log: What it printed.
+        http: For requests to it.
+        process: Its process.
+    """
+
+    url: str
+    studies: Path
+    models: Path
+    scratch: Path
+    log: Path
+    http: requests.Session
+    process: psutil.Process
+
+    def ask(self, method: str, path: str, **given: Any) -> requests.Response:
+        """Return the answer to one request."""
+        return self.http.request(method, self.url + path, timeout=ANSWER_LIMIT_S, **given)
+
+    def disk(self) -> dict[str, str]:
+        """Return a digest of every file the server could have changed, by its path."""
+        roots = (self.studies, self.models, self.scratch, self.scratch.with_name("sessions"))
+        return {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+            for root in roots
+            for path in sorted(root.rglob("*"))
+        }
+
+    def images(self) -> list[str]:
+        """Return the ids of the store's images."""
+        return sorted(self.ask("GET", "/datastore/?output=all").json()["objects"])
+
+
+@contextmanager
+def running(folder: Path, *, conf: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Yield a server over `folder`/studies and `folder`/models, and end it with all its children."""
+    places = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
+    for place in places.values():
+        place.mkdir(exist_ok=True)
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(TINY.as_dict()))
+    settings = {"model_dir": str(places["models"]), "starter_dir": str(folder / "none"),
+                "recipe": str(recipe), "device": "cpu", **(conf or {})}  # fmt: skip
+    port = _free_port()
+    programs = Path(sys.executable).parent
+    command = [str(programs / "monailabel"), "start_server", "--app", str(APP),
+               "--studies", str(places["studies"]), "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+    for key, value in settings.items():
+        command += ["--conf", key, value]
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(places["scratch"]),
+                   "OMP_NUM_THREADS": "1", "MONAI_LABEL_SESSION_PATH": str(places["sessions"])}  # fmt: skip
+    log = folder / "server.log"
+    with log.open("wb") as output, requests.Session() as http:
+        process = psutil.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=environment
+        )
+        server = Server(f"http://127.0.0.1:{port}", places["studies"], places["models"],
+                        places["scratch"], log, http, process)  # fmt: skip
+        try:
+            _wait_until_it_answers(server)
+            yield server
+        finally:
+            _end(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def _wait_until_it_answers(server: Server) -> None:
+    limit = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < limit and server.process.is_running():
+        try:
+            if server.ask("GET", "/info/").status_code == 200:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.3)
+        if server.process.status() == psutil.STATUS_ZOMBIE:
+            break
+    raise AssertionError(f"the server did not start:\n{server.log.read_text()[-4000:]}")
+
+
+def _end(process: psutil.Process) -> None:
+    family = [process, *process.children(recursive=True)]
+    for one in family:
+        one.kill()
+    psutil.wait_procs(family, timeout=20)
+    process.wait(20)
+
+
+def put_model(models: Path, recipe: Recipe = TINY) -> str:
+    """Serve a network that learned nothing, and return its version."""
+    torch.manual_seed(0)
+    version = save_model(models, build_network(recipe).state_dict(), recipe, {"training": {}})
+    Registry(models).publish(version, reason="for a test")
+    return version
+
+
+def small_ct(image_id: str = "case", *, shape: tuple[int, int, int] = (40, 36, 24)) -> CtVolume:
+    """Return a phantom CT of 40 x 36 x 24 voxels, 1.5 x 2 x 3 mm."""
+    return make_ct(make_grid(shape), image_id=image_id)
+
+
+def put_case(server: Server, image_id: str, *, is_labelled: bool = False) -> Grid:
+    """Lay a scan, and its final label, into the studies folder as a user would; return its grid."""
+    ct = small_ct(image_id)
+    write_ct(server.studies / f"{image_id}.nii.gz", ct)
+    if is_labelled:
+        write_label(server.studies / "labels" / "final" / f"{image_id}.nii.gz", two_organs(ct.grid))
+    return ct.grid
+
+
+def two_organs(grid: Grid) -> LabelVolume:
+    """Return a label with a brainstem and a left parotid, of the values 1 and 4."""
+    array = small_ct().array_hu.astype("uint8") * 0
+    array[5:12, 4:9, 2:8] = TINY.labels["Brainstem"]
+    array[16:20, 4:9, 2:8] = TINY.labels["Parotid_L"]
+    return LabelVolume(array, grid, TINY.labels)
+
+
+def parts(answer: requests.Response) -> dict[str, tuple[str, bytes]]:
+    """Return name -> file name and content of an answer in several parts."""
+    found = {}
+    for part in MultipartDecoder.from_response(answer).parts:
+        words = part.headers[b"Content-Disposition"].decode().split("; ")
+        about = dict(word.split("=", 1) for word in words if "=" in word)
+        found[about["name"].strip('"')] = (about.get("filename", "").strip('"'), part.content)
+    return found

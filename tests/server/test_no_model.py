@@ -1,0 +1,32 @@
+import pytest
+
+from tests.server.running import Server, put_case
+
+pytestmark = pytest.mark.server
+
+
+def test_infer_without_a_model_says_how_to_get_one(bare_server: Server) -> None:
+    put_case(bare_server, "waiting")
+    answer = bare_server.ask("POST", "/infer/organnet25d?image=waiting")
+    assert answer.status_code == 409
+    assert "no model is served yet" in answer.json()["detail"]
+    assert "POST /train/organnet25d" in answer.json()["detail"]
+    assert not list(bare_server.scratch.iterdir())
+
+
+def test_info_lists_trainers_and_strategies_but_no_model_until_one_serves(
+    bare_server: Server,
+) -> None:
+    info = bare_server.ask("GET", "/info/").json()
+    assert info["models"] == {}
+    assert set(info["trainers"]) == {"organnet25d"}
+    assert {"first", "random"} <= set(info["strategies"])
+    assert info["labels"]["Brainstem"] == 1
+    assert info["train_stats"] == {"organnet25d": {}}
+
+
+def test_training_with_too_few_cases_says_how_many_are_needed(bare_server: Server) -> None:
+    answer = bare_server.ask("POST", "/train/organnet25d", json={})
+    assert answer.status_code == 409
+    assert "final label" in answer.json()["detail"]
+    assert bare_server.ask("GET", "/train/").status_code == 404
