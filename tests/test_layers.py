@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"lib.units", "lib.errors", "lib.files", "lib"},
+    {"lib.units", "lib.errors", "lib.files", "lib.names", "lib"},
     {"lib.organs", "lib.geometry", "lib.recipes", "lib.recipe_files", "lib.volumes", "lib.config"},
     {"lib.networks", "lib.losses", "lib.metrics", "lib.transforms", "lib.phantom"},
     {
@@ -19,7 +19,8 @@ LAYERS = [
         "lib.inference",
         "lib.training",
         "lib.pictures",
-        "lib.cohort",
+        "lib.phantom.cohort",
+        "lib.archives",
     },
     {"lib.infers", "lib.trainers", "lib.datastores", "lib.activelearning", "lib.server"},
     {"lib.app"},

@@ -17,7 +17,7 @@ from lib.units import FloatArray, MaskArray
 from lib.volumes import CtVolume, LabelVolume
 
 ALL = {name: value for value, name in enumerate(ORGANS, start=1)}
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 VOLUMES_ML = {
     "Brainstem": (17, 34),
     "SpinalCord": (14, 32),
@@ -124,10 +124,10 @@ def test_paired_organs_are_not_mirror_images(patients: dict[int, Drawn]) -> None
 
 
 def test_an_organ_is_the_same_whichever_others_are_asked_for(patients: dict[int, Drawn]) -> None:
-    _, label = patients[2]
-    ct, alone = head_and_neck_phantom(2, labels={"Parotid_L": 200})
+    _, label = patients[1]
+    ct, alone = head_and_neck_phantom(1, labels={"Parotid_L": 200})
     np.testing.assert_array_equal(alone.array == 200, mask_of(label, "Parotid_L"))
-    np.testing.assert_array_equal(ct.array_hu, patients[2][0].array_hu)
+    np.testing.assert_array_equal(ct.array_hu, patients[1][0].array_hu)
 
 
 def test_an_organ_that_is_not_drawn_is_refused() -> None:
@@ -155,7 +155,7 @@ def test_tissues_have_their_hu(patients: dict[int, Drawn], seed: int) -> None:
 
 def test_a_finer_grid_shows_the_same_patient(patients: dict[int, Drawn]) -> None:
     _, fine = head_and_neck_phantom(
-        0, grid_shape=(170, 256, 80), spacing_mm=(512 / 170, 2.0, 3.0), labels=ALL
+        0, grid_shape=(170, 205, 80), spacing_mm=(512 / 170, 2.5, 3.0), labels=ALL
     )
     coarse_ml, fine_ml = patients[0][1].volumes_ml(), fine.volumes_ml()
     for name in ORGANS:

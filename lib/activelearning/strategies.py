@@ -15,7 +15,9 @@ class UnlabelledStrategy(Strategy):
     A reply of `{}` says that all are labelled: both clients show that as "none left".
     """
 
-    def __init__(self, description: str, choose: Callable[[Sequence[str], int | None], str | None]) -> None:
+    def __init__(
+        self, description: str, choose: Callable[[Sequence[str], int | None], str | None]
+    ) -> None:
         super().__init__(description)
         self._choose = choose
 

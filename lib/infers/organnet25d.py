@@ -15,7 +15,11 @@ from lib.recipes import Recipe
 from lib.registry import ServedModel
 from lib.scans import SCAN_SUFFIXES, read_ct, write_label
 
-_DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "int16": np.int16}
+_DTYPES: Mapping[str, type[np.integer[Any]]] = {
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "int16": np.int16,
+}
 
 
 class OrganNetInferTask(InferTask):

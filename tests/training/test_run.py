@@ -159,7 +159,9 @@ def test_an_organ_no_case_has_stays_unknown_to_the_loss(cases: list[Case], tmp_p
     assert all(not crops[n][2][5] and crops[n][2][0] for n in range(8))
 
 
-def test_crops_are_centred_on_organs_and_mirror_the_sides(cases: list[Case], tmp_path: Path) -> None:
+def test_crops_are_centred_on_organs_and_mirror_the_sides(
+    cases: list[Case], tmp_path: Path
+) -> None:
     prepared = prepare_cases(cases[:1], Pipeline(TINY), tmp_path)
     # Only the right parotid (3) is known: a mirrored crop must call it the left one (4).
     only = {3: prepared[0].points[3]}
@@ -197,7 +199,9 @@ def test_one_unreadable_case_is_left_out_and_none_left_is_an_error(
         prepare_cases([bad], Pipeline(TINY), tmp_path / "cache")
 
 
-def test_a_label_with_values_of_another_organ_set_is_refused(cases: list[Case], tmp_path: Path) -> None:
+def test_a_label_with_values_of_another_organ_set_is_refused(
+    cases: list[Case], tmp_path: Path
+) -> None:
     ct, label = head_and_neck_phantom(
         0, grid_shape=(48, 48, 40), spacing_mm=(10.0, 10.0, 6.0), labels=TINY.labels
     )

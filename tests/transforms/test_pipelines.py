@@ -31,9 +31,9 @@ COARSER = replace(AS_IT_IS, spacing_mm=(2.0, 3.0, 3.5))
 
 
 def one_hot(label: LabelArray, recipe: Recipe) -> torch.Tensor:
-    return torch.nn.functional.one_hot(torch.from_numpy(label.astype(np.int64)), recipe.classes).movedim(
-        -1, 0
-    )
+    return torch.nn.functional.one_hot(
+        torch.from_numpy(label.astype(np.int64)), recipe.classes
+    ).movedim(-1, 0)
 
 
 def there_and_back(ct: CtVolume, label: LabelArray, recipe: Recipe) -> tuple[Prepared, LabelVolume]:
@@ -95,7 +95,9 @@ def test_resampling_keeps_a_ramp_where_it_was() -> None:
     # HU rises by 10 per mm along x from 0 at the first voxel's centre: any shift of positions changes values.
     grid = make_grid((40, 16, 12))
     x_mm = np.arange(40) * SPACING_MM[0]
-    ct = CtVolume("ramp", np.broadcast_to(x_mm[:, None, None] * 10, (40, 16, 12)).astype(np.float32), grid)
+    ct = CtVolume(
+        "ramp", np.broadcast_to(x_mm[:, None, None] * 10, (40, 16, 12)).astype(np.float32), grid
+    )
     frame = Frame.of(grid, FINER)
     resampled = frame.to_model(ct.array_hu)
     # The network's x runs against the file's; 60 voxels of 1 mm cover 40 of 1.5 mm; the first centre lies
