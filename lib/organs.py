@@ -1,8 +1,8 @@
 """The organ table: one place for names, label values, codes, colours, partners and tolerances.
 
 Names are the primary names of AAPM TG-263 (report section 7.2). SNOMED CT codes are those of the body
-structure; the side is a separate code that follows from the name's suffix (`LATERALITY`). Colours follow
-3D Slicer's anatomy colours where it has one, and are otherwise chosen to be told apart. Tolerances are the
+structure; the side is a separate code that follows from the name's suffix (`LATERALITY`). Colours are chosen to
+be told apart over a grey CT, each side of a pair its own. Tolerances are the
 95th percentile of the distance between two experts' surfaces (Nikolov et al., J Med Internet Res 2021,
 table 1), used for the surface DSC; an organ that the paper does not list says so in `tolerance_source`.
 """
@@ -54,9 +54,14 @@ class Organ:
 
 
 def _pair(
-    stem: str, code: str, meaning: str, left_rgb: tuple[int, int, int], tolerance_mm: float
+    stem: str,
+    code: str,
+    meaning: str,
+    *,
+    colours_rgb: tuple[tuple[int, int, int], tuple[int, int, int]],
+    tolerance_mm: float,
 ) -> tuple[Organ, Organ]:
-    right_rgb = (left_rgb[0] * 3 // 5, left_rgb[1] * 3 // 5, min(255, left_rgb[2] + 60))
+    """Return the left and the right organ of a pair."""
     left, right = (
         Organ(
             name=f"{stem}{side}",
@@ -65,7 +70,7 @@ def _pair(
             colour_rgb=colour,
             tolerance_mm=tolerance_mm,
         )
-        for side, colour in (("_L", left_rgb), ("_R", right_rgb))
+        for side, colour in zip(("_L", "_R"), colours_rgb, strict=True)
     )
     return left, right
 
@@ -90,12 +95,30 @@ _ALL = (
         name="Bone_Mandible",
         snomed_code="91609006",
         snomed_meaning="Bone structure of mandible",
-        colour_rgb=(222, 198, 101),
+        colour_rgb=(255, 90, 70),
         tolerance_mm=1.01,
     ),
-    *_pair("OpticNrv", "18234004", "Optic nerve structure", (255, 160, 0), 2.50),
-    *_pair("Parotid", "45289007", "Parotid gland structure", (80, 200, 90), 2.85),
-    *_pair("Glnd_Submand", "54019009", "Submandibular gland structure", (220, 80, 200), 2.02),
+    *_pair(
+        "OpticNrv",
+        "18234004",
+        "Optic nerve structure",
+        colours_rgb=((255, 180, 0), (190, 255, 60)),
+        tolerance_mm=2.50,
+    ),
+    *_pair(
+        "Parotid",
+        "45289007",
+        "Parotid gland structure",
+        colours_rgb=((70, 210, 90), (40, 210, 220)),
+        tolerance_mm=2.85,
+    ),
+    *_pair(
+        "Glnd_Submand",
+        "54019009",
+        "Submandibular gland structure",
+        colours_rgb=((235, 80, 210), (160, 110, 255)),
+        tolerance_mm=2.02,
+    ),
     Organ(
         name="SpinalCord",
         snomed_code="2748008",
@@ -107,7 +130,7 @@ _ALL = (
         name="Esophagus",
         snomed_code="32849002",
         snomed_meaning="Esophageal structure",
-        colour_rgb=(211, 115, 73),
+        colour_rgb=(230, 140, 60),
         tolerance_mm=3.00,
         tolerance_source="not in Nikolov et al.; one slice of a 3 mm planning CT",
     ),
@@ -115,7 +138,7 @@ _ALL = (
         name="Larynx",
         snomed_code="4596009",
         snomed_meaning="Laryngeal structure",
-        colour_rgb=(150, 98, 230),
+        colour_rgb=(200, 150, 255),
         tolerance_mm=3.00,
         tolerance_source="not in Nikolov et al.; one slice of a 3 mm planning CT",
     ),

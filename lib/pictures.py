@@ -11,10 +11,12 @@ from lib.files import replacing
 from lib.geometry import Grid
 from lib.organs import ORGANS
 from lib.transforms.frame import closest_ras, turned
-from lib.units import HuWindow
+from lib.units import HuWindow, SpacingMm
 from lib.volumes import CtVolume, LabelVolume
 
 SOFT_TISSUE_HU: HuWindow = (-160.0, 240.0)
+MARGIN_MM = 45.0
+"""Shown around the organs."""
 
 
 def contour_picture(ct: CtVolume, label: LabelVolume, path: Path, *, title: str = "") -> None:
@@ -23,9 +25,10 @@ def contour_picture(ct: CtVolume, label: LabelVolume, path: Path, *, title: str 
     Radiological convention: the patient's right is on the picture's left. The slices are those that cut
     most organs.
     """
-    hu = turned(ct.array_hu, ct.grid)
-    organs = turned(label.array, ct.grid)
     spacing = _ras_spacing(ct.grid)
+    hu, organs = turned(ct.array_hu, ct.grid), turned(label.array, ct.grid)
+    view = _view(organs, spacing)
+    hu, organs = hu[view], organs[view]
     figure = Figure(figsize=(13, 4.6), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
@@ -64,6 +67,17 @@ def contour_picture(ct: CtVolume, label: LabelVolume, path: Path, *, title: str 
         figure.savefig(beside, dpi=110, facecolor="black", format="png")
 
 
+def _view(organs: npt.NDArray[np.generic], spacing_mm: SpacingMm) -> tuple[slice, slice, slice]:
+    """Return the box of all organs with a margin; the whole volume where there is none."""
+    inside = np.argwhere(organs != 0)
+    shape = np.array(organs.shape)
+    low, high = (inside.min(axis=0), inside.max(axis=0) + 1) if len(inside) else (0 * shape, shape)
+    margin = np.ceil(MARGIN_MM / np.array(spacing_mm)).astype(int)
+    low, high = np.maximum(0, low - margin), np.minimum(shape, high + margin)
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return (x, y, z)
+
+
 def _busiest(organs: npt.NDArray[np.generic], normal: int) -> int:
     """Return the slice along `normal` that cuts most organs, then most voxels of them."""
     others = tuple(a for a in range(3) if a != normal)
@@ -75,7 +89,7 @@ def _busiest(organs: npt.NDArray[np.generic], normal: int) -> int:
     return int(score.argmax())
 
 
-def _ras_spacing(grid: Grid) -> tuple[float, float, float]:
+def _ras_spacing(grid: Grid) -> SpacingMm:
     axes, _ = closest_ras(grid)
     x, y, z = (grid.spacing_mm[a] for a in axes)
     return (x, y, z)

@@ -84,7 +84,7 @@ class ScheduleConfig:
         decay: `step` divides by 10 every `decay_epochs` (the paper's); `cosine` falls to 0 at the end.
         decay_epochs: See `decay`.
         warmup_steps: Steps over which the learning rate rises from 0.
-        organ_probability: Share of crops centred on an organ, each contoured organ equally often.
+        organ_probability: Share of crops centred on an organ, each organ equally often.
         ema_decay: Decay of the moving average of the weights, which is what gets saved; 0 is off.
         gradient_clip: Largest norm of a step's gradient; 0 is off.
         validate_every: Epochs between two validations on whole volumes.
@@ -205,7 +205,20 @@ OPENKBP = Recipe(
     hu_windows=((-160.0, 240.0), (-300.0, 1200.0)),
     crop_vox=(48, 48, 48),
     network=NetworkConfig(width=8),
-    loss=LossConfig(class_weights={"SpinalCord": 2.0, "Esophagus": 2.0}),
+    # Organs of a few hundred voxels that few cases were contoured for die out under the paper's weights.
+    loss=LossConfig(
+        focal_gamma=1.0,
+        background_weight=1.0,
+        class_weights={
+            "Brainstem": 2.0,
+            "SpinalCord": 4.0,
+            "Parotid_R": 2.0,
+            "Parotid_L": 2.0,
+            "Esophagus": 8.0,
+            "Larynx": 3.0,
+            "Bone_Mandible": 2.0,
+        },
+    ),
     schedule=ScheduleConfig(
         epochs=60,
         steps_per_epoch=100,

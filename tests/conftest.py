@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from lib.phantom import head_and_neck_phantom
+from lib.scans import write_ct, write_label
+from lib.training.cases import Case
+from tests.tiny import TINY
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -14,3 +19,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set ORGANNET_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    """Three labelled phantoms of 48 x 48 x 40 voxels."""
+    folder = tmp_path_factory.mktemp("cases")
+    made = []
+    for seed in range(3):
+        ct, label = head_and_neck_phantom(
+            seed, grid_shape=(48, 48, 40), spacing_mm=(10.0, 10.0, 6.0), labels=TINY.labels
+        )
+        image = folder / f"case_{seed}.nii.gz"
+        write_ct(image, ct)
+        write_label(folder / "labels" / "final" / image.name, label)
+        made.append(Case(f"case_{seed}", image, folder / "labels" / "final" / image.name))
+    return made

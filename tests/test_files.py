@@ -6,12 +6,17 @@ import pytest
 from lib.files import replacing, write_json
 
 
+def write_half(path: Path) -> None:
+    with replacing(path) as beside:
+        beside.write_text("half")
+        raise OSError("disk full")
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), replacing(path) as beside:
-        beside.write_text("half")
-        raise OSError("disk full")
+    with pytest.raises(OSError, match="disk full"):
+        write_half(path)
     assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
     assert path.read_text() == "old"
 

@@ -26,8 +26,14 @@ LAYERS = [
     {"lib.app"},
     {"main", "apps"},
 ]
-MAY_IMPORT_MONAILABEL = ("lib.infers", "lib.trainers", "lib.datastores", "lib.activelearning")
-MAY_IMPORT_MONAILABEL += ("lib.server", "lib.app")
+MAY_IMPORT_MONAILABEL = (
+    "lib.infers",
+    "lib.trainers",
+    "lib.datastores",
+    "lib.activelearning",
+    "lib.server",
+    "lib.app",
+)
 STANDARD_NAMES = {"types", "queue", "random", "io", "logging", "json"}
 
 

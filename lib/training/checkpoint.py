@@ -15,6 +15,17 @@ logger = logging.getLogger(__name__)
 
 FILE = "checkpoint.pt"
 
+_DAMAGE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+"""What torch raises for a file that is no checkpoint, by which bytes it holds."""
+
 
 def save_checkpoint(run_dir: Path, state: Mapping[str, Any]) -> None:
     """Write `state` (tensors and plain values) into `run_dir`, in the place of the last one."""
@@ -37,7 +48,7 @@ def load_checkpoint(run_dir: Path, *, fingerprint: str) -> dict[str, Any] | None
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error}); remove it to begin the run anew"
         ) from error

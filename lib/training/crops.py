@@ -43,6 +43,7 @@ class CropDataset(Dataset[Sample]):
         self.pipeline = Pipeline(recipe)
         self.seed = seed
         self.length = length
+        self._organs = sorted({organ for case in cases for organ in case.points})
         self._mirrored = torch.tensor(mirror_values(recipe.labels))
 
     def __len__(self) -> int:
@@ -52,8 +53,7 @@ class CropDataset(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         """Return crop `number`."""
         rng = np.random.default_rng([self.seed, number])
-        case = self._case(number)
-        centre = self._centre(case, rng)
+        case, centre = self._place(rng)
         hu, label = self._extract(case, centre, rng)
         known = torch.zeros(self.recipe.classes, dtype=torch.bool)
         known[[0, *case.points]] = True
@@ -63,20 +63,22 @@ class CropDataset(Dataset[Sample]):
         image = self.pipeline.window(_disturb(hu.numpy(), rng))
         return torch.from_numpy(image), label, known
 
-    def _case(self, number: int) -> PreparedCase:
-        """Return the case of crop `number`: every case once, in a new order, before any comes again."""
-        count = len(self.cases)
-        order = np.random.default_rng([self.seed, number // count, 1]).permutation(count)
-        return self.cases[int(order[number % count])]
+    def _place(self, rng: np.random.Generator) -> tuple[PreparedCase, npt.NDArray[np.float64]]:
+        """Return a case and a crop's centre in it.
 
-    def _centre(self, case: PreparedCase, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-        shape = np.array(case.hu.shape, dtype=np.float64)
+        The organ is drawn first, each equally often, then a case that has it: an organ that few cases were
+        contoured for is seen as often as one that all were.
+        """
         if rng.random() >= self.recipe.schedule.organ_probability:
-            return np.asarray(rng.random(3) * (shape - 1))
-        points = case.points[int(rng.choice(sorted(case.points)))]
+            case = self.cases[rng.integers(len(self.cases))]
+            return case, rng.random(3) * (np.array(case.hu.shape) - 1)
+        organ = self._organs[rng.integers(len(self._organs))]
+        having = [case for case in self.cases if organ in case.points]
+        case = having[rng.integers(len(having))]
+        points = case.points[organ]
         point = points[rng.integers(len(points))].astype(np.float64)
         jitter = (rng.random(3) * 2 - 1) * JITTER * np.array(self.recipe.crop_vox)
-        return np.asarray(np.clip(point + jitter, 0, shape - 1))
+        return case, np.asarray(np.clip(point + jitter, 0, np.array(case.hu.shape) - 1))
 
     def _extract(
         self, case: PreparedCase, centre: npt.NDArray[np.float64], rng: np.random.Generator

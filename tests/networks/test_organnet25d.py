@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from lib.losses import FocalDiceLoss
-from lib.networks.organnet25d import OrganNet25D
+from lib.networks.organnet25d import OrganNet25D, ResSE
 from lib.recipes import PDDCA
 
 # (channels, X, Y, Z) of the output of each stage for width 16 and an input of 1 x 16 x 24 x 8, from the
@@ -28,9 +28,9 @@ STAGES = {
 INPUT_CHANNELS = {"fine_3": 256, "coarse_3": 128, "coarse_4": 64, "decoder_2d": 32}
 
 
-def small(**options: int) -> OrganNet25D:
+def small() -> OrganNet25D:
     torch.manual_seed(0)
-    return OrganNet25D(1, 4, width=2, **options).eval()
+    return OrganNet25D(1, 4, width=2).eval()
 
 
 def test_every_stage_has_the_channels_and_the_size_of_the_papers_table() -> None:
@@ -97,7 +97,7 @@ def test_receptive_field_reaches_as_far_as_the_convolutions_allow() -> None:
     image = torch.zeros(1, 1, 4, 4, depth, requires_grad=True)
     # ResSE pools over the whole volume: cut those paths, to see what the convolutions alone see.
     for module in network.modules():
-        if hasattr(module, "excite"):
+        if isinstance(module, ResSE):
             nn.init.zeros_(module.excite.weight)
     network((image + 1).abs())[0, 1, 2, 2, depth // 2].backward()
     assert image.grad is not None

@@ -8,9 +8,9 @@ import torch
 
 from lib.errors import CheckpointError, TrainingError
 from lib.phantom import head_and_neck_phantom
-from lib.recipes import OPENKBP, NetworkConfig, Recipe, ScheduleConfig
+from lib.recipes import Recipe, ScheduleConfig
 from lib.registry import Registry, load_model, save_model
-from lib.scans import write_ct, write_label
+from lib.scans import write_label
 from lib.training.cases import Case, prepare_cases
 from lib.training.checkpoint import FILE
 from lib.training.crops import CropDataset
@@ -19,39 +19,7 @@ from lib.training.run import Progress, RunOptions, TrainedModel, learning_rate, 
 from lib.training.split import is_held_out, split
 from lib.training.validate import validate
 from lib.transforms.pipelines import Pipeline
-
-TINY = replace(
-    OPENKBP,
-    name="tiny",
-    spacing_mm=(8.0, 8.0, 8.0),
-    spacing_tolerance=0.0,
-    crop_vox=(16, 16, 16),
-    network=NetworkConfig(width=2, dropout=0.1),
-    schedule=ScheduleConfig(
-        epochs=3,
-        steps_per_epoch=2,
-        learning_rate=2e-3,
-        decay="cosine",
-        ema_decay=0.9,
-        gradient_clip=5.0,
-        validate_every=2,
-    ),
-)
-
-
-@pytest.fixture(scope="session")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
-    folder = tmp_path_factory.mktemp("cases")
-    made = []
-    for seed in range(3):
-        ct, label = head_and_neck_phantom(
-            seed, grid_shape=(48, 48, 40), spacing_mm=(10.0, 10.0, 6.0), labels=TINY.labels
-        )
-        image = folder / f"case_{seed}.nii.gz"
-        write_ct(image, ct)
-        write_label(folder / "labels" / image.name, label)
-        made.append(Case(f"case_{seed}", image, folder / "labels" / image.name))
-    return made
+from tests.tiny import TINY
 
 
 def run(
@@ -202,7 +170,7 @@ def test_one_unreadable_case_is_left_out_and_none_left_is_an_error(
 def test_a_label_with_values_of_another_organ_set_is_refused(
     cases: list[Case], tmp_path: Path
 ) -> None:
-    ct, label = head_and_neck_phantom(
+    _, label = head_and_neck_phantom(
         0, grid_shape=(48, 48, 40), spacing_mm=(10.0, 10.0, 6.0), labels=TINY.labels
     )
     label.array[label.array == 7] = 33

@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from apps import infer, train
+from lib.recipes import OPENKBP
+from lib.registry import Registry
+from lib.scans import read_ct, read_label, write_ct
+from lib.training.cases import Case
+from tests.phantoms import make_ct
+from tests.tiny import TINY
+
+
+@pytest.fixture(scope="module")
+def trained(cases: list[Case], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model folder and the studies folder that `apps.train` filled it from."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(TINY.as_dict()), encoding="utf-8")
+    studies = cases[0].image.parent
+    arguments = ["--studies", str(studies), "--recipe", str(recipe), "--device", "cpu"]
+    arguments += ["--output", str(folder / "run"), "--publish", str(folder / "models")]
+    assert train.main([*arguments, "--hold-out", "case_2"]) == 0
+    return folder / "models", studies
+
+
+def test_train_publishes_a_model_with_its_card(trained: tuple[Path, Path]) -> None:
+    version = Registry(trained[0]).published_version()
+    card = json.loads((trained[0] / f"{version}.json").read_text())
+    assert card["training"]["cases"] == ["case_0", "case_1"]
+    assert set(card["validation"]["organ_dice"]) == set(OPENKBP.labels)
+    assert card["recipe"] == TINY.as_dict()
+
+
+def test_infer_contours_every_scan_of_a_folder_and_names_the_refused(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = tmp_path / "scans"
+    ct = make_ct()
+    write_ct(scans / "good.nii.gz", ct)
+    write_ct(scans / "other" / "ct.nii.gz", ct)
+    (scans / "bad.nii.gz").write_bytes(b"<html>not found</html>")
+    output = tmp_path / "out"
+    arguments = ["--input", str(scans), "--output", str(output), "--model-dir", str(trained[0])]
+    assert infer.main([*arguments, "--device", "cpu", "--pictures"]) == 1
+    said = capsys.readouterr()
+    refusals = [line for line in said.err.splitlines() if "refused" in line]
+    assert len(refusals) == 1
+    assert "bad" in refusals[0]
+    assert "2 of 3 scans contoured" in said.out
+    for name in ("good", "other"):
+        read_label(output / f"{name}.nii.gz", image_id=name, image_grid=ct.grid)
+        assert json.loads((output / f"{name}.json").read_text())["model_version"]
+        assert (output / f"{name}.png").stat().st_size > 1000
+    assert not list(output.glob("bad*"))
+
+
+def test_infer_of_one_file_succeeds(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    scan = next(trained[1].glob("*.nii.gz"))
+    model = next(trained[0].glob("*.safetensors"))
+    arguments = ["--input", str(scan), "--output", str(tmp_path), "--model", str(model)]
+    assert infer.main([*arguments, "--device", "cpu"]) == 0
+    name = scan.name.removesuffix(".nii.gz")
+    label, grid = read_label(tmp_path / scan.name, image_id=name, image_grid=read_ct(scan).grid)
+    assert np.count_nonzero(label) >= 0
+    assert grid.is_same_as(read_ct(scan).grid)
+
+
+def test_infer_without_a_model_says_how_to_get_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer, "default_starter_dir", lambda: tmp_path / "none")
+    write_ct(tmp_path / "scan.nii.gz", make_ct())
+    arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert infer.main([*arguments, "--model-dir", str(tmp_path / "models")]) == 1
+    assert "no model is served yet: train one, or give one with --model" in capsys.readouterr().err
+
+
+def test_train_without_cases_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ct(tmp_path / "scan.nii.gz", make_ct())
+    assert train.main(["--studies", str(tmp_path), "--output", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from lib.config import AppConfig, is_loopback
+from lib.errors import ConfigError
+from lib.recipes import OPENKBP, PDDCA
+
+
+def test_without_settings_every_default_holds() -> None:
+    config = AppConfig.from_conf({})
+    assert (config.recipe, config.access) == (OPENKBP, "local")
+    assert config.device in ("cpu", "cuda")
+    assert config.model_dir.is_relative_to(Path(__file__).parents[1] / "model")
+
+
+def test_settings_are_taken(tmp_path: Path) -> None:
+    conf = {"recipe": "pddca", "model_dir": str(tmp_path / "a" / ".."), "device": "cpu",
+            "access": "network"}  # fmt: skip
+    config = AppConfig.from_conf(conf)
+    assert (config.recipe, config.device, config.access) == (PDDCA, "cpu", "network")
+    assert config.model_dir == tmp_path.resolve()
+
+
+def test_recipe_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "clinic.yaml"
+    path.write_text("extends: openkbp\nname: clinic\n")
+    assert AppConfig.from_conf({"recipe": str(path)}).recipe.name == "clinic"
+
+
+@pytest.mark.parametrize("key", ["server_mode", "models", "preload"])
+def test_keys_of_monai_label_are_passed_over(key: str) -> None:
+    assert AppConfig.from_conf({key: "true"}) == AppConfig.from_conf({})
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ({"recepie": "pddca"}, "--conf recepie: no such setting; the settings are access, device"),
+        ({"recipe": "nothing"}, "'nothing' is neither one of ours"),
+        ({"access": "all"}, "--conf access: 'all' is neither 'local' nor 'network'"),
+        ({"device": "toaster"}, "--conf device: 'toaster' is no device"),
+    ],
+)
+def test_wrong_settings_are_refused(conf: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AppConfig.from_conf(conf)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        ("127.0.0.1", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("192.0.2.1", False),
+        ("localhost.example", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_told_from_elsewhere(host: str, *, is_ours: bool) -> None:
+    assert is_loopback(host) is is_ours

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import numpy as np
+from matplotlib.image import imread
+
+from lib.organs import ORGANS
+from lib.phantom import head_and_neck_phantom
+from lib.pictures import contour_picture
+from lib.recipes import OPENKBP
+from lib.volumes import LabelVolume
+
+
+def where(picture: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", organ: str) -> float:
+    """Return the mean column, 0 to 1 within the axial view, of the organ's colour."""
+    colour = np.array(ORGANS[organ].colour_rgb) / 255
+    axial = picture[80:, picture.shape[1] // 9 : picture.shape[1] // 3, :3]
+    hits = np.argwhere(np.abs(axial - colour).max(axis=-1) < 0.12)
+    assert len(hits), organ
+    return float(hits[:, 1].mean() / axial.shape[1])
+
+
+def test_the_patients_right_is_on_the_pictures_left(tmp_path: Path) -> None:
+    ct, label = head_and_neck_phantom(1, grid_shape=(96, 96, 72), labels=OPENKBP.labels)
+    contour_picture(ct, label, tmp_path / "contours.png", title="phantom")
+    picture = imread(tmp_path / "contours.png")
+    assert where(picture, "Parotid_R") < where(picture, "Parotid_L")
+
+
+def test_a_scan_without_contours_is_a_picture_too(tmp_path: Path) -> None:
+    ct, label = head_and_neck_phantom(1, grid_shape=(64, 64, 48), labels={})
+    contour_picture(ct, LabelVolume(label.array, ct.grid, {}), tmp_path / "empty.png")
+    assert imread(tmp_path / "empty.png").shape[2] in (3, 4)
