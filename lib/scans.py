@@ -186,7 +186,7 @@ def find_scans(folder: Path) -> list[Path]:
     one scan. Any other folder gives its scan files, and those of its folders that are one scan.
 
     Raises:
-        ScanError: If there are none, or two of them have one name.
+        ScanError: If there are none.
     """
     if _suffix(folder) and folder.is_file():
         return [folder]
@@ -203,13 +203,6 @@ def find_scans(folder: Path) -> list[Path]:
     if not scans:
         raise ScanError(
             f"{folder}: no scans; expected DICOM files, {', '.join(SCAN_SUFFIXES)} files, or a folder of such"
-        )
-    names = [scan_name(s) for s in scans]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ScanError(
-            f"{folder}: several scans are called {', '.join(twice)}, their results would overwrite each "
-            "other; keep one of each"
         )
     return sorted(scans)
 

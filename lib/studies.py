@@ -16,7 +16,7 @@ def labelled_cases(folder: Path) -> list[Case]:
     `labels/final/ID.nii.gz`), and one folder per case (`ID/ct.nii.gz` with `ID/label.nii.gz`).
 
     Raises:
-        DatastoreError: If there is no labelled case.
+        DatastoreError: If there is no labelled case, or two have one name.
     """
     cases = []
     for scan in find_scans(folder):
@@ -28,6 +28,12 @@ def labelled_cases(folder: Path) -> list[Case]:
         raise DatastoreError(
             f"{folder}: no labelled case; expected ID.nii.gz with labels/final/ID.nii.gz, "
             "or ID/ct.nii.gz with ID/label.nii.gz"
+        )
+    names = [case.image_id for case in cases]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DatastoreError(
+            f"{folder}: several scans are called {', '.join(twice)}; keep one of each"
         )
     return sorted(cases, key=lambda case: case.image_id)
 

@@ -638,11 +638,10 @@ def test_a_folder_without_scans_is_refused(tmp_path: Path) -> None:
         find_scans(tmp_path / "notes.txt")
 
 
-def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_scans_of_one_name_are_both_found(tmp_path: Path) -> None:
     touch(tmp_path / "s.nii")
     touch(tmp_path / "s.nii.gz")
-    with pytest.raises(ScanError, match=r"several scans are called s,"):
-        find_scans(tmp_path)
+    assert find_scans(tmp_path) == [tmp_path / "s.nii", tmp_path / "s.nii.gz"]
 
 
 def test_real_scans_are_found_and_read(shared_data: Path) -> None:

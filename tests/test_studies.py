@@ -44,3 +44,11 @@ def test_the_real_cases_are_all_found(shared_data: Path) -> None:
     cases = labelled_cases(shared_data / "openkbp")
     assert len(cases) == 120
     assert all(case.label.parent.name == case.image_id for case in cases)
+
+
+def test_two_labelled_scans_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_ct(tmp_path / "a.nii", make_ct())
+    write_ct(tmp_path / "a.nii.gz", make_ct())
+    write_label(tmp_path / "labels" / "final" / "a.nii.gz", LABEL)
+    with pytest.raises(DatastoreError, match="several scans are called a; keep one of each"):
+        labelled_cases(tmp_path)

@@ -10,7 +10,7 @@ from lib.recipes import OPENKBP
 from lib.registry import Registry
 from lib.scans import read_ct, read_label, write_ct
 from lib.training.cases import Case
-from tests.phantoms import make_ct
+from tests.phantoms import make_ct, make_oblique_ct
 from tests.tiny import TINY
 
 
@@ -85,3 +85,16 @@ def test_train_without_cases_ends_in_one_line(
     write_ct(tmp_path / "scan.nii.gz", make_ct())
     assert train.main(["--studies", str(tmp_path), "--output", str(tmp_path / "run")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_scans_of_one_name_both_get_a_result_of_their_own(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    marked = make_ct()
+    write_ct(tmp_path / "scans" / "s.nii", marked)
+    write_ct(tmp_path / "scans" / "s.nii.gz", make_oblique_ct())
+    output = tmp_path / "out"
+    arguments = ["--input", str(tmp_path / "scans"), "--output", str(output)]
+    assert infer.main([*arguments, "--model-dir", str(trained[0]), "--device", "cpu"]) == 0
+    read_label(output / "s.nii.nii.gz", image_id="s", image_grid=marked.grid)
+    read_label(output / "s.nii.gz.nii.gz", image_id="s", image_grid=make_oblique_ct().grid)
