@@ -27,7 +27,7 @@ demo: install
 	@$(PY) -m apps.demo --port $(PORT)
 
 serve: install
-	$(VENV)/bin/monailabel start_server --app . --studies $(STUDIES) --host 127.0.0.1 --port $(PORT)
+	$(PY) -m monailabel.main start_server --app . --studies $(STUDIES) --host 127.0.0.1 --port $(PORT)
 
 test: install-dev
 	$(PY) -m pytest

@@ -17,11 +17,13 @@ from lib import __version__
 from lib.activelearning.strategies import strategies
 from lib.config import AppConfig
 from lib.datastores.local import FolderStore
-from lib.errors import DatastoreError
+from lib.errors import DatastoreError, OrganNetError
 from lib.files import finite
 from lib.infers.organnet25d import OrganNetInferTask
 from lib.registry import Registry, ServedModel
-from lib.server import cures
+from lib.server.process import at_shutdown, in_server_process
+from lib.server.requests import as_flag
+from lib.server.sessions import ScanSessions
 from lib.trainers.organnet25d import OrganNetTrainTask
 
 logger = logging.getLogger(__name__)
@@ -51,18 +53,24 @@ class OrganNetApp(MONAILabelApp):
             version=__version__,
             labels=dict(self.config.recipe.labels),
         )
-        if cures.in_server_process():
+        if in_server_process():
+            # Only there: a training builds the app too, and has no use for routes.
+            from lib.server import cures
+
             cures.install(self.config)
+
+    def on_init_complete(self) -> None:
+        """Start what runs beside the requests; only the server calls this."""
+        from lib.server import train_routes
+
+        super().on_init_complete()
+        at_shutdown(train_routes.stop)
 
     def init_datastore(self) -> Datastore:
         """Return the store over the studies folder, or MONAI Label's own over a DICOMweb server."""
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
-        return FolderStore(
-            Path(self.studies),
-            labels=self.config.recipe.labels,
-            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
-        )
+        return FolderStore(Path(self.studies), labels=self.config.recipe.labels)
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return the inference tasks by name."""
@@ -81,21 +89,59 @@ class OrganNetApp(MONAILabelApp):
         plain: dict[str, Any] = finite(super().info())
         return plain
 
-    def require_trainer(self, model: str) -> None:
-        """Do nothing where there is a trainer of that name.
+    def _load_sessions(self, load: bool = False) -> ScanSessions | None:  # noqa: FBT001, FBT002 - the base's
+        if not load:
+            return None
+        return ScanSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
+
+    def require_trainable(self, model: str) -> None:
+        """Do nothing where there is a trainer of that name, and enough cases for it.
 
         Raises:
-            DatastoreError: If there is none.
+            DatastoreError: If there is no such trainer.
+            TrainingError: If too few cases are labelled.
         """
-        if model not in self._trainers:
-            raise DatastoreError(
-                f"{model[:80]!r}: no such trainer; there is {', '.join(self._trainers)}"
-            )
+        _known(self._trainers, model, "trainer").require_cases(self.datastore())
+
+    def image_path(self, image_id: str) -> Path:
+        """Return where an image of the store lies: a file, or the folder of a DICOM series.
+
+        Raises:
+            DatastoreError: If there is no such image.
+        """
+        store = self.datastore()
+        if isinstance(store, FolderStore):
+            return store.require_image(image_id)
+        return _found(store.get_image_uri(image_id), f"{image_id}: no such image")
+
+    def label_path(self, image_id: str, tag: str) -> Path:
+        """Return where a label of the store lies.
+
+        Raises:
+            DatastoreError: If there is no such image or label.
+        """
+        store = self.datastore()
+        if isinstance(store, FolderStore):
+            return store.require_label(image_id, tag)
+        return _found(store.get_label_uri(image_id, tag), f"{image_id}: no label {tag!r}")
+
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the image to contour next; `path` only where it is one file, which Slicer may load.
+
+        Raises:
+            DatastoreError: If there is no such strategy.
+        """
+        strategy = _known(self._strategies, request["strategy"], "strategy")
+        sample: dict[str, Any] = strategy(request, self.datastore())
+        if sample.get("id"):
+            path = self.image_path(sample["id"])
+            sample |= {"path": str(path)} if path.is_file() else {}
+        return sample
 
     def infer(
         self, request: Mapping[str, Any], datastore: Datastore | None = None
     ) -> dict[str, Any]:
-        """Return the label of a scan: `file`, `params`, and `is_temporary` if the caller removes the file.
+        """Return the label of a scan: `file`, which the caller removes, and `params`.
 
         Only `scan`, which the server's own routes set, is taken as a path; `image` is an id of the store
         and nothing else (defect 11).
@@ -103,20 +149,41 @@ class OrganNetApp(MONAILabelApp):
         Raises:
             DatastoreError: If there is no such model or image.
         """
-        store = datastore or self.datastore()
-        task = self._infers.get(request["model"])
-        if task is None:
-            raise DatastoreError(
-                f"{request['model'][:80]!r}: no such model; there is {', '.join(self._infers)}"
-            )
+        task = _known(self._infers, request["model"], "model")
         image_id, scan = request["image"], request.get("scan")
-        path = scan or store.require_image(image_id)
+        path = Path(scan) if scan else self.image_path(image_id)
         file, params = task({**request, "image": str(path), "image_id": image_id})
-        result = {"label": file, "file": file, "params": params, "is_temporary": True}
-        if scan is None and request.get("save_label"):
-            tag = str(request.get("label_tag") or "original")
-            result["label"] = store.save_label(
-                image_id, file, tag, {"model": MODEL, "params": params}
-            )
-            result["tag"] = tag
+        result = {"label": file, "tag": "original", "file": file, "params": params}
+        if not scan and as_flag("save_label", request.get("save_label", False)):
+            result["tag"] = str(request.get("label_tag") or "original")
+            try:
+                result["label"] = self._save_inferred(image_id, result, datastore)
+            except OrganNetError:
+                Path(file).unlink(missing_ok=True)
+                raise
         return result
+
+    def _save_inferred(
+        self, image_id: str, result: Mapping[str, Any], datastore: Datastore | None
+    ) -> str:
+        names = result["params"]["label_names"]
+        about = {
+            "model": MODEL,
+            "params": result["params"],
+            # The served model's values need not be those that this server trains with.
+            "label_info": [{"name": name, "idx": value} for name, value in names.items()],
+        }
+        store = datastore or self.datastore()
+        return str(store.save_label(image_id, result["file"], result["tag"], about))
+
+
+def _known(tasks: Mapping[str, Any], name: str, kind: str) -> Any:
+    if name not in tasks:
+        raise DatastoreError(f"{name[:80]!r}: no such {kind}; there is {', '.join(tasks)}")
+    return tasks[name]
+
+
+def _found(path: str, otherwise: str) -> Path:
+    if not path:
+        raise DatastoreError(otherwise)
+    return Path(path)

@@ -6,6 +6,7 @@
     |   `-- GeometryError (ValueError)    its slices, or two grids, do not fit together
     |-- LabelError        (ValueError)    a label volume cannot be what it claims to be
     |-- DatastoreError    (LookupError)   an image, label or session is not there, or its name is not allowed
+    |   `-- ImageExistsError (ValueError) another image has the id already
     |-- CheckpointError   (ValueError)    weights do not belong to the network, or are damaged
     |   `-- NoModelError  (LookupError)   no model is served yet
     `-- TrainingError     (RuntimeError)  a training run cannot start or go on
@@ -37,6 +38,10 @@ class LabelError(OrganNetError, ValueError):
 
 class DatastoreError(OrganNetError, LookupError):
     """An image, label or session is not there, or its name is not allowed."""
+
+
+class ImageExistsError(DatastoreError, ValueError):
+    """Another image has the id already."""
 
 
 class CheckpointError(OrganNetError, ValueError):

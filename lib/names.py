@@ -5,7 +5,8 @@ import uuid
 
 from lib.errors import DatastoreError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._()+=,-]{0,199}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._()\[\]+=,:;#&@'~-]{0,199}")
+"""Slicer calls a scan `3: NECK  3.0  B30f` and sends that as its id."""
 _TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -17,7 +18,7 @@ def require_image_id(image_id: str) -> str:
     """
     if not _NAME.fullmatch(image_id) or ".." in image_id or image_id.endswith((" ", ".")):
         raise DatastoreError(
-            f"{image_id[:80]!r} cannot name an image; expected letters, digits, spaces and ._-()+=, "
+            f"{image_id[:80]!r} cannot name an image; expected letters, digits, spaces and ._-()[]+=,:;#&@'~ "
             "beginning with a letter or digit, 200 characters at most"
         )
     return image_id

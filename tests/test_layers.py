@@ -10,7 +10,14 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"lib.units", "lib.errors", "lib.files", "lib.names", "lib"},
     {"lib.organs", "lib.geometry", "lib.recipes", "lib.recipe_files", "lib.volumes", "lib.config"},
-    {"lib.networks", "lib.losses", "lib.metrics", "lib.transforms", "lib.phantom"},
+    {
+        "lib.networks",
+        "lib.losses",
+        "lib.metrics",
+        "lib.transforms",
+        "lib.phantom",
+        "lib.activelearning.selection",
+    },
     {
         "lib.dicom",
         "lib.scans",

@@ -1,19 +1,26 @@
 """MONAI Label's inference task around `lib.inference`."""
 
+import os
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib.errors import CheckpointError, ConfigError
+from lib.geometry import to_sitk
 from lib.inference import OVERLAP, contour
 from lib.recipes import Recipe
-from lib.registry import ServedModel
+from lib.registry import Model, ServedModel
 from lib.scans import SCAN_SUFFIXES, read_ct, write_label
+from lib.server.requests import as_flag, as_number
+from lib.volumes import LabelVolume
 
 _DTYPES: Mapping[str, type[np.integer[Any]]] = {
     "uint8": np.uint8,
@@ -34,6 +41,7 @@ class OrganNetInferTask(InferTask):
             config={"overlap": OVERLAP},
         )
         self._served = served
+        self._one_at_a_time = threading.Lock()
 
     def is_valid(self) -> bool:
         """Return whether a model can be served: clients list the task only then."""
@@ -52,21 +60,22 @@ class OrganNetInferTask(InferTask):
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the path of a label file, which the caller removes, and what to say about it.
 
+        One scan is contoured at a time: two would each take twice as long, and twice the memory.
+
         Raises:
             NoModelError: If no model is served.
             ScanError: If the image is not one regular CT.
             ConfigError: If the request asks for a format or a number that there is not.
         """
-        suffix, dtype, overlap = _wishes(request)
+        wishes = _Wishes.of(request)
         started = time.perf_counter()
         model = self._served.get()
         ct = read_ct(Path(request["image"]), image_id=request.get("image_id"))
         read_s = time.perf_counter() - started
-        found = contour(ct, model, device=self._served.device, overlap=overlap)
+        with self._one_at_a_time:
+            found = contour(ct, model, device=self._served.device, overlap=wishes.overlap)
         before_write = time.perf_counter()
-        folder = Path(tempfile.mkdtemp(prefix="organnet-"))
-        path = folder / f"{ct.image_id}{suffix}"
-        write_label(path, found.label, dtype=dtype)
+        path = _write(found.label, wishes)
         ended = time.perf_counter()
         volumes = found.label.volumes_ml()
         seconds = {
@@ -77,7 +86,7 @@ class OrganNetInferTask(InferTask):
         }
         return str(path), {
             # In the order of the values: Slicer gives the n-th value in the file to the n-th name.
-            "label_names": {name: model.recipe.labels[name] for name in volumes},
+            "label_names": {name: model.recipe.labels[name] for name in _by_value(volumes, model)},
             "volumes_ml": volumes,
             "model_version": found.version,
             "recipe": model.recipe.name,
@@ -87,19 +96,48 @@ class OrganNetInferTask(InferTask):
         }
 
 
-def _wishes(request: Mapping[str, Any]) -> tuple[str, type[np.integer[Any]], float]:
-    suffix = request.get("result_extension") or ".nii.gz"
-    if suffix not in SCAN_SUFFIXES:
-        raise ConfigError(f"result_extension {suffix!r} is none of {', '.join(SCAN_SUFFIXES)}")
-    if suffix == ".nii.gz" and request.get("result_compress") is False:
-        suffix = ".nii"
-    dtype = request.get("result_dtype") or "uint8"
-    if dtype not in _DTYPES:
-        raise ConfigError(f"result_dtype {dtype!r} is none of {', '.join(_DTYPES)}")
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """The form in which a client wants its label."""
+
+    suffix: str
+    dtype: type[np.integer[Any]]
+    is_compressed: bool
+    overlap: float
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any]) -> "_Wishes":
+        suffix = str(request.get("result_extension") or ".nii.gz")
+        if suffix not in SCAN_SUFFIXES:
+            raise ConfigError(f"result_extension {suffix!r} is none of {', '.join(SCAN_SUFFIXES)}")
+        dtype = str(request.get("result_dtype") or "uint8")
+        if dtype not in _DTYPES:
+            raise ConfigError(f"result_dtype {dtype!r} is none of {', '.join(_DTYPES)}")
+        return cls(
+            suffix,
+            _DTYPES[dtype],
+            as_flag("result_compress", request.get("result_compress", True)),
+            as_number("overlap", request.get("overlap", OVERLAP), 0, 0.9),
+        )
+
+
+def _by_value(names: Iterable[str], model: Model) -> list[str]:
+    return sorted(names, key=lambda name: model.recipe.labels[name])
+
+
+def _write(label: LabelVolume, wishes: _Wishes) -> Path:
+    """Return a new temporary file that holds `label`; none is left where it cannot be written."""
+    handle, name = tempfile.mkstemp(prefix="organnet-", suffix=wishes.suffix)
+    os.close(handle)
+    path = Path(name)
     try:
-        overlap = float(request.get("overlap", OVERLAP))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"overlap {request['overlap']!r} is no number") from error
-    if not 0 <= overlap <= 0.9:
-        raise ConfigError(f"overlap must be from 0 to 0.9, not {overlap}")
-    return suffix, _DTYPES[dtype], overlap
+        if wishes.is_compressed or wishes.suffix.startswith(".nii"):
+            write_label(path, label, dtype=wishes.dtype)
+        else:
+            # OHIF asks for it: it would have to unpack the file in the browser.
+            image = to_sitk(label.array.astype(wishes.dtype), label.grid)
+            sitk.WriteImage(image, name, useCompression=False)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path

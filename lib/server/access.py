@@ -1,13 +1,15 @@
-"""Who is let in: this machine only, unless told otherwise; pages of other sites never (defect 12)."""
+"""Who is let in (defect 12): this machine only, unless told otherwise, and never other sites' pages."""
 
 from collections.abc import Iterable
 from typing import Literal
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.config import is_loopback
+from lib.server.uploads import MAX_UPLOAD_BYTES
 
 LOCAL_ONLY = (
     "this server answers its own machine only. To let others in, turn authentication on "
@@ -53,3 +55,30 @@ class AccessGuard:
         if origin and urlsplit(origin).netloc != host and origin not in self.origins:
             return OTHER_SITE
         return None
+
+
+class BodyLimit:
+    """Stops reading a request that is larger than a scan can be, before it has filled the disk."""
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int = MAX_UPLOAD_BYTES + 2**20) -> None:
+        self.app = app
+        self.limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it with 413."""
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.limit_bytes:
+                raise HTTPException(413, f"more than {self.limit_bytes // 2**20} MiB")
+            return message
+
+        length = dict(scope.get("headers", ())).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.limit_bytes:
+            detail = {"detail": f"more than {self.limit_bytes // 2**20} MiB"}
+            await JSONResponse(detail, 413)(scope, receive, send)
+        else:
+            await self.app(scope, counted, send)

@@ -6,28 +6,43 @@ import sys
 import monailabel
 from fastapi import FastAPI
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, infer, info, model, session, train, wsi_infer
+from monailabel.endpoints import (
+    activelearning,
+    batch_infer,
+    datastore,
+    infer,
+    info,
+    logs,
+    model,
+    proxy,
+    scoring,
+    session,
+    train,
+    wsi_infer,
+)
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from lib.config import AppConfig
-from lib.server import failures
-from lib.server.access import AccessGuard
-from lib.server.routes import router
+from lib.server import failures, routes, session_routes, store_routes, train_routes
+from lib.server.access import AccessGuard, BodyLimit
 
 logger = logging.getLogger(__name__)
 
 TESTED_WITH = "0.8.5"
 
-REPLACED = (info, infer, activelearning, session, train)
-"""Modules whose every route has its better in `lib.server.routes`."""
-DROPPED = (model, wsi_infer)
-"""`model` hands out and takes in weights by a path; `wsi_infer` is for pathology (defect 11)."""
+REPLACED = (info, infer, activelearning, session, train, datastore)
+"""Modules whose every route has its better here."""
 
+OURS = (routes.router, store_routes.router, session_routes.router, train_routes.router)
 
-def in_server_process() -> bool:
-    """Return whether this process answers requests: trainings build the app too, in their own."""
-    return "monailabel.app" in sys.modules
+DROPPED = (model, wsi_infer, batch_infer, scoring, logs)
+"""What neither client calls and nobody is served by.
+
+`model` hands out weights and takes in others unseen; `wsi_infer` is for pathology; `batch_infer` and `scoring`
+take paths and run in the server if asked to (`python -m apps.infer` does the first, and there are no scoring
+methods yet); `logs` shows image ids and the server's paths to everybody (defect 11).
+"""
 
 
 def install(config: AppConfig) -> None:
@@ -48,6 +63,8 @@ def install(config: AppConfig) -> None:
 
 def _put_routes(app: FastAPI) -> None:
     unwanted = [module.router for module in (*REPLACED, *DROPPED)]
+    if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
+        unwanted.append(proxy.router)
     app.router.routes[:] = [
         route
         for route in app.router.routes
@@ -55,10 +72,8 @@ def _put_routes(app: FastAPI) -> None:
         if getattr(route, "path", None) != "/reload"
         and not any(getattr(route, "original_router", None) is one for one in unwanted)
     ]
-    before = len(app.router.routes)
-    app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
-    # Ours come first: a few replace single routes of a router that stays.
-    app.router.routes[:] = app.router.routes[before:] + app.router.routes[:before]
+    for router in OURS:
+        app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
 
 
 def _put_access_rules(app: FastAPI, config: AppConfig) -> None:
@@ -78,4 +93,5 @@ def _put_access_rules(app: FastAPI, config: AppConfig) -> None:
             ),
         )
     access = "network" if settings.MONAI_LABEL_AUTH_ENABLE else config.access
+    app.user_middleware.insert(0, Middleware(BodyLimit))
     app.user_middleware.insert(0, Middleware(AccessGuard, access=access, origins=origins))

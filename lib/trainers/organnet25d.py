@@ -1,8 +1,6 @@
 """MONAI Label's training task around `lib.training`."""
 
-import ctypes
 import logging
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,8 +14,7 @@ from lib.config import AppConfig
 from lib.errors import CheckpointError, TrainingError
 from lib.files import write_json
 from lib.registry import Model, Registry, load_model, save_model
-from lib.scans import scan_name
-from lib.server.cures import in_server_process
+from lib.server.process import end_with_parent, in_server_process
 from lib.training.cases import Case
 from lib.training.gate import publish_if_not_worse
 from lib.training.run import Progress, RunOptions, train
@@ -26,8 +23,6 @@ from lib.training.split import split
 logger = logging.getLogger(__name__)
 
 MIN_TRAIN_CASES = 2
-_DIE_WITH_PARENT = 1
-"""`PR_SET_PDEATHSIG` of prctl(2)."""
 
 
 class OrganNetTrainTask(BasicTrainTask):
@@ -63,6 +58,14 @@ class OrganNetTrainTask(BasicTrainTask):
             return {}
         return found
 
+    def require_cases(self, datastore: Datastore) -> None:
+        """Do nothing where enough cases are labelled.
+
+        Raises:
+            TrainingError: If they are not.
+        """
+        _cases(datastore)
+
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train, in the process that MONAI Label started for it; return the statistics.
 
@@ -70,8 +73,7 @@ class OrganNetTrainTask(BasicTrainTask):
             TrainingError: If too few cases are labelled.
         """
         if not in_server_process():
-            # Defect 10: a trainer must not outlive its server.
-            ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+            end_with_parent()
         recipe = self._settings.recipe
         cases, held_out = _cases(datastore)
         initial = self._initial() if request.get("pretrained", True) else None
@@ -147,10 +149,10 @@ class OrganNetTrainTask(BasicTrainTask):
 
 
 def _cases(datastore: Datastore) -> tuple[list[Case], list[Case]]:
-    every = []
-    for pair in datastore.datalist():
-        image = Path(pair["image"])
-        every.append(Case(scan_name(image), image, Path(pair["label"])))
+    """Return the cases with a final label: to train on, and held out."""
+    every = [
+        Case(pair["id"], Path(pair["image"]), Path(pair["label"])) for pair in datastore.datalist()
+    ]
     cases, held_out = split(sorted(every, key=lambda case: case.image_id))
     if len(cases) < MIN_TRAIN_CASES:
         raise TrainingError(

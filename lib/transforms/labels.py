@@ -24,6 +24,7 @@ _STEMS: Mapping[str, str] = {
     "opticnerve": "OpticNrv",
     "opticnrv": "OpticNrv",
     "optnerve": "OpticNrv",
+    "optnrv": "OpticNrv",
     "parotid": "Parotid",
     "parotidgland": "Parotid",
     "glndparotid": "Parotid",
@@ -31,6 +32,7 @@ _STEMS: Mapping[str, str] = {
     "submandibulargland": "Glnd_Submand",
     "glndsubmand": "Glnd_Submand",
     "submand": "Glnd_Submand",
+    "submandgland": "Glnd_Submand",
     "spinalcord": "SpinalCord",
     "cord": "SpinalCord",
     "esophagus": "Esophagus",
@@ -45,15 +47,22 @@ _SIDES = {"l": "_L", "lt": "_L", "left": "_L", "r": "_R", "rt": "_R", "right": "
 def tg263_name(spelling: str) -> str | None:
     """Return the TG-263 name that `spelling` means, None where it means no organ of ours.
 
-    Understands PDDCA (`OpticNerve_L`), OpenKBP (`RightParotid`), Nikolov et al. (`optic-nerve-lt`), and what
-    people type: case, `-`, `_` and spaces do not matter.
+    Understands PDDCA (`OpticNerve_L`), OpenKBP (`RightParotid`), Nikolov et al. (`Optic-Nerve-Lt`), and what
+    people type: case, `-`, `_` and spaces do not matter. A digit does: `SpinalCord_05` is a margin, no cord.
     """
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", spelling)
-    sides = [_SIDES[w.lower()] for w in words if w.lower() in _SIDES]
-    stem = _STEMS.get("".join(w.lower() for w in words if w.lower() not in _SIDES))
-    if stem is None or len(sides) > 1:
+    if any(c.isdigit() for c in spelling):
         return None
-    name = stem + (sides[0] if sides else "")
+    words = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", spelling)]
+    sides = [_SIDES[w] for w in words if w in _SIDES]
+    stem = "".join(w for w in words if w not in _SIDES)
+    if not sides and stem not in _STEMS:
+        # `rightparotid`: no capital and no space shows where the side ends.
+        sides = [_SIDES[side] for side in ("left", "right") if side in stem]
+        stem = stem.removeprefix("left").removeprefix("right")
+        stem = stem.removesuffix("left").removesuffix("right")
+    if len(sides) > 1:
+        return None
+    name = _STEMS.get(stem, "") + "".join(sides)
     return name if name in ORGANS else None
 
 
@@ -88,9 +97,9 @@ def to_our_values(
                 f"{dict(labels)}, or label_info with a name for each value"
             )
         return array
-    names = _organ_names(label_info, labels, image_id)
-    by_value = {_index(e, image_id): n for e, n in zip(label_info, names, strict=True)}
-    by_order = dict(enumerate(names, start=1))
+    spellings = [str(entry.get("name", "")) for entry in label_info]
+    by_value = {_index(e, image_id): n for e, n in zip(label_info, spellings, strict=True)}
+    by_order = dict(enumerate(spellings, start=1))
     fitting = [r for r in (by_value, by_order) if set(present) <= set(r)]
     if not fitting:
         raise LabelError(
@@ -104,25 +113,25 @@ def to_our_values(
             f"{readings[1]}; send the list without segments that are not in the file"
         )
     table = np.zeros(256, np.uint8)
-    for value, name in readings[0].items():
+    for value, name in _organ_names(readings[0], labels, image_id).items():
         table[value] = labels[name]
     return np.asarray(table[array])
 
 
 def _organ_names(
-    label_info: Sequence[Mapping[str, Any]], labels: Mapping[str, int], image_id: str
-) -> list[str]:
-    names = []
-    for entry in label_info:
-        spelling = str(entry.get("name", ""))
+    reading: Mapping[int, str], labels: Mapping[str, int], image_id: str
+) -> dict[int, str]:
+    """Return value -> TG-263 name; a segment without a voxel may be called anything."""
+    names: dict[int, str] = {}
+    for value, spelling in reading.items():
         name = spelling if spelling in labels else tg263_name(spelling)
         if name is None or name not in labels:
             raise LabelError(
                 f"{image_id}: {spelling!r} is no organ of this server's; it contours {', '.join(labels)}"
             )
-        if name in names:
+        if name in names.values():
             raise LabelError(f"{image_id}: two segments are called {name}; join them or rename one")
-        names.append(name)
+        names[value] = name
     return names
 
 

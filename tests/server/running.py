@@ -2,16 +2,18 @@
 
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import requests
 import torch
@@ -61,7 +63,7 @@ class Server:
     scratch: Path
     log: Path
     http: requests.Session
-    process: psutil.Process
+    process: psutil.Popen
 
     def ask(self, method: str, path: str, **given: Any) -> requests.Response:
         """Return the answer to one request."""
@@ -97,8 +99,9 @@ def running(folder: Path, *, conf: Mapping[str, str] | None = None) -> Iterator[
                "--studies", str(places["studies"]), "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     for key, value in settings.items():
         command += ["--conf", key, value]
-    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(places["scratch"]),
-                   "OMP_NUM_THREADS": "1", "MONAI_LABEL_SESSION_PATH": str(places["sessions"])}  # fmt: skip
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+                   "TMPDIR": str(places["scratch"]), "OMP_NUM_THREADS": "1",
+                   "MONAI_LABEL_SESSION_PATH": str(places["sessions"])}  # fmt: skip
     log = folder / "server.log"
     with log.open("wb") as output, requests.Session() as http:
         process = psutil.Popen(
@@ -132,11 +135,15 @@ def _wait_until_it_answers(server: Server) -> None:
     raise AssertionError(f"the server did not start:\n{server.log.read_text()[-4000:]}")
 
 
-def _end(process: psutil.Process) -> None:
-    family = [process, *process.children(recursive=True)]
-    for one in family:
-        one.kill()
-    psutil.wait_procs(family, timeout=20)
+def _end(process: psutil.Popen) -> None:
+    children = process.children(recursive=True) if process.poll() is None else []
+    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+    for one in (process, *children):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(children, timeout=20)
     process.wait(20)
 
 
@@ -164,7 +171,7 @@ def put_case(server: Server, image_id: str, *, is_labelled: bool = False) -> Gri
 
 def two_organs(grid: Grid) -> LabelVolume:
     """Return a label with a brainstem and a left parotid, of the values 1 and 4."""
-    array = small_ct().array_hu.astype("uint8") * 0
+    array = np.zeros(grid.shape_vox, np.uint8)
     array[5:12, 4:9, 2:8] = TINY.labels["Brainstem"]
     array[16:20, 4:9, 2:8] = TINY.labels["Parotid_L"]
     return LabelVolume(array, grid, TINY.labels)

@@ -7,11 +7,13 @@ pytestmark = pytest.mark.server
 
 def test_infer_without_a_model_says_how_to_get_one(bare_server: Server) -> None:
     put_case(bare_server, "waiting")
+    assert "waiting" in bare_server.images()
+    before = bare_server.disk()
     answer = bare_server.ask("POST", "/infer/organnet25d?image=waiting")
     assert answer.status_code == 409
     assert "no model is served yet" in answer.json()["detail"]
     assert "POST /train/organnet25d" in answer.json()["detail"]
-    assert not list(bare_server.scratch.iterdir())
+    assert bare_server.disk() == before
 
 
 def test_info_lists_trainers_and_strategies_but_no_model_until_one_serves(

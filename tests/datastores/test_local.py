@@ -1,0 +1,289 @@
+import json
+import multiprocessing
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.datastores.local import FolderStore
+from lib.dicom.writer import write_ct_series
+from lib.errors import DatastoreError, GeometryError, ImageExistsError, LabelError, ScanError
+from lib.organs import ORGAN_SETS
+from lib.scans import read_ct, read_label, write_ct, write_label
+from lib.volumes import LabelVolume
+from tests.phantoms import make_ct, make_grid, make_label, make_oblique_ct
+
+LABELS = ORGAN_SETS["openkbp"]
+
+
+def open_store(folder: Path) -> FolderStore:
+    return FolderStore(folder, labels=LABELS)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return open_store(tmp_path / "studies")
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    return tmp_path / "studies"
+
+
+@pytest.fixture
+def label_file(tmp_path: Path) -> Path:
+    path = tmp_path / "label.nii.gz"
+    write_label(path, LabelVolume(make_label(), make_grid(), LABELS))
+    return path
+
+
+def index(studies: Path) -> dict[str, object]:
+    objects: dict[str, object] = json.loads((studies / "datastore_v2.json").read_text())["objects"]
+    return objects
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_files_and_dicom_folders_are_images(store: FolderStore, studies: Path) -> None:
+    write_ct(studies / "a.nii.gz", make_ct())
+    write_ct(studies / "b.v2.nrrd", make_ct())
+    write_ct_series(make_ct(), studies / "c.d", patient_id="x")
+    write_ct_series(make_ct(), studies / "e" / "inner", patient_id="x")
+    (studies / "notes").mkdir()
+    (studies / "notes" / "readme.txt").write_text("no scan")
+    (studies / "readme.txt").write_text("no scan")
+    write_ct(studies / ".hidden.nii.gz", make_ct())
+    write_ct(studies / "-odd.nii.gz", make_ct())
+    assert store.list_images() == ["a", "b.v2", "c.d", "e"]
+    assert store.require_image("b.v2") == studies / "b.v2.nrrd"
+    assert store.require_image("c.d") == studies / "c.d"
+    assert read_ct(store.require_image("e")).grid.shape_vox == (20, 16, 12)
+
+
+def test_only_a_file_has_a_path_that_slicer_may_load(store: FolderStore, studies: Path) -> None:
+    write_ct(studies / "file.nii.gz", make_ct())
+    write_ct_series(make_ct(), studies / "series", patient_id="x")
+    assert store.get_image_info("file")["path"] == str(studies.resolve() / "file.nii.gz")
+    assert "path" not in store.get_image_info("series")
+    assert store.get_image_info("series")["name"] == "series.nii.gz"
+
+
+def test_images_come_and_go_with_their_files(store: FolderStore, studies: Path) -> None:
+    write_ct(studies / "a.nii.gz", make_ct())
+    assert store.list_images() == ["a"]
+    (studies / "labels" / "final" / "a.nii.gz").write_bytes(b"by hand")
+    assert store.get_labeled_images() == ["a"]
+    (studies / "labels" / "final" / "a.nii.gz").unlink()
+    assert store.get_unlabeled_images() == ["a"]
+    (studies / "a.nii.gz").unlink()
+    assert store.list_images() == []
+    assert index(studies) == {}
+
+
+def test_slices_that_arrive_after_their_folder_are_noticed(
+    store: FolderStore, studies: Path
+) -> None:
+    (studies / "late" / "ct").mkdir(parents=True)
+    assert store.list_images() == []
+    write_ct_series(make_ct(), studies / "late" / "ct", patient_id="x")
+    assert store.list_images() == ["late"]
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"name": "x", "obj', b"[]", b'{"objects": 3}'])
+def test_damaged_index_is_kept_aside_and_made_anew(
+    studies: Path, label_file: Path, damage: bytes
+) -> None:
+    store = open_store(studies)
+    write_ct(studies / "a.nii.gz", make_ct())
+    label = LabelVolume(make_label(), make_grid(), LABELS)
+    write_label(studies / "labels" / "final" / "a.nii.gz", label)
+    assert store.list_images() == ["a"]
+    (studies / "datastore_v2.json").write_bytes(damage)
+    again = open_store(studies)
+    assert again.get_labeled_images() == ["a"]
+    (aside,) = studies.glob(".datastore_v2.json.damaged-*")
+    assert aside.read_bytes() == damage
+
+
+def test_added_file_is_kept_byte_for_byte(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    write_ct(tmp_path / "sent.nrrd", make_oblique_ct())
+    assert store.add_image("pt 1", str(tmp_path / "sent.nrrd"), {"client_id": "me"}) == "pt 1"
+    kept = studies / "pt 1.nrrd"
+    assert kept.read_bytes() == (tmp_path / "sent.nrrd").read_bytes()
+    info = store.get_image_info("pt 1")
+    assert (info["client_id"], info["name"]) == ("me", "pt 1.nrrd")
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, f"study/series/{file.name}")
+    return path
+
+
+def test_added_zip_becomes_a_dicom_folder(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    write_ct_series(make_ct(), tmp_path / "series", patient_id="x")
+    sent = zipped(tmp_path / "series", tmp_path / "scan.zip")
+    assert store.add_image("", str(sent), {}) == "scan"
+    assert store.add_image("scan", str(sent), {}) == "scan"
+    np.testing.assert_array_equal(read_ct(studies / "scan").array_hu, make_ct().array_hu)
+
+
+def test_known_id_takes_the_same_scan_only(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    write_ct(tmp_path / "one.nii.gz", make_ct())
+    write_ct(tmp_path / "two.nii.gz", make_oblique_ct())
+    store.add_image("a", str(tmp_path / "one.nii.gz"), {})
+    before = contents(studies)
+    assert store.add_image("a", str(tmp_path / "one.nii.gz"), {}) == "a"
+    with pytest.raises(ImageExistsError, match="a: another scan has this id already"):
+        store.add_image("a", str(tmp_path / "two.nii.gz"), {})
+    assert contents(studies) == before
+
+
+def test_what_is_no_ct_leaves_no_trace(store: FolderStore, studies: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.nii.gz").write_bytes(b"garbage")
+    (tmp_path / "bad.zip").write_bytes(b"garbage")
+    (tmp_path / "bad.exe").write_bytes(b"garbage")
+    before = contents(studies)
+    for name in ("bad.nii.gz", "bad.zip", "bad.exe"):
+        with pytest.raises(ScanError):
+            store.add_image("bad", str(tmp_path / name), {})
+    assert contents(studies) == before
+    assert not list(studies.glob(".receiving-*"))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".a", "a\\b", "", "a" * 300, "a\n", "..", "a."])
+def test_names_that_lead_elsewhere_are_refused(
+    store: FolderStore, studies: Path, label_file: Path, name: str
+) -> None:
+    write_ct(studies / "a.nii.gz", make_ct())
+    before = contents(studies)
+    with pytest.raises(DatastoreError):
+        store.require_image(name)
+    with pytest.raises(DatastoreError):
+        store.save_label("a", str(label_file), name, {})
+    with pytest.raises(DatastoreError):
+        store.save_label(name, str(label_file), "final", {})
+    if name:
+        with pytest.raises(DatastoreError):
+            store.add_image(name, str(studies / "a.nii.gz"), {})
+    for remove in (store.remove_image, lambda n: store.remove_label("a", n)):
+        with pytest.raises(DatastoreError):
+            remove(name)
+    assert contents(studies).keys() - before.keys() <= {str(studies / "datastore_v2.json")}
+
+
+def test_saved_label_has_our_values_and_the_images_grid(
+    store: FolderStore, studies: Path, label_file: Path
+) -> None:
+    write_ct(studies / "a.nii.gz", make_ct())
+    # The phantom's label holds 1, 2 and 7; the client calls them by names and numbers of its own.
+    info = {"label_info": [{"name": "Mandible", "idx": 1}, {"name": "left parotid", "idx": 2},
+                           {"name": "Cord", "idx": 7}], "client_id": "me"}  # fmt: skip
+    assert store.save_label("a", str(label_file), "final", info) == "a"
+    saved, _ = read_label(store.require_label("a", "final"), image_id="a", image_grid=make_grid())
+    expected = np.zeros_like(saved)
+    drawn = make_label()
+    expected[drawn == 1] = LABELS["Bone_Mandible"]
+    expected[drawn == 2] = LABELS["Parotid_L"]
+    expected[drawn == 7] = LABELS["SpinalCord"]
+    np.testing.assert_array_equal(saved, expected)
+    assert store.get_label_info("a", "final")["client_id"] == "me"
+    assert store.datalist() == [
+        {
+            "id": "a",
+            "image": str(studies / "a.nii.gz"),
+            "label": str(studies / "labels" / "final" / "a.nii.gz"),
+        }
+    ]
+
+
+def test_refused_label_leaves_the_one_before(
+    store: FolderStore, studies: Path, tmp_path: Path, label_file: Path
+) -> None:
+    write_ct(studies / "a.nii.gz", make_ct())
+    store.save_label("a", str(label_file), "final", {})
+    before = contents(studies)
+    oblique = make_oblique_ct().grid
+    elsewhere = tmp_path / "elsewhere.nii.gz"
+    write_label(elsewhere, LabelVolume(make_label(oblique), oblique, LABELS))
+    with pytest.raises(GeometryError, match="a: the label lies on"):
+        store.save_label("a", str(elsewhere), "final", {})
+    info = {"label_info": [{"name": name, "idx": v} for name, v in (("A", 1), ("B", 2), ("C", 7))]}
+    with pytest.raises(LabelError, match="'A' is no organ"):
+        store.save_label("a", str(label_file), "final", info)
+    assert contents(studies) == before
+
+
+def test_full_disk_leaves_the_label_before(
+    store: FolderStore, studies: Path, label_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ct(studies / "a.nii.gz", make_ct())
+    store.save_label("a", str(label_file), "final", {})
+    before = contents(studies)
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LabelError, match="is the disk full"):
+        store.save_label("a", str(label_file), "final", {})
+    assert contents(studies) == before
+
+
+def test_removed_scans_and_labels_are_put_aside(
+    store: FolderStore, studies: Path, label_file: Path
+) -> None:
+    write_ct(studies / "a.nii.gz", make_ct())
+    store.save_label("a", str(label_file), "final", {})
+    label = store.require_label("a", "final").read_bytes()
+    store.remove_label("a", "final")
+    assert store.get_unlabeled_images() == ["a"]
+    store.remove_image("a")
+    assert store.list_images() == []
+    kept = {p.name: p for p in (studies / ".removed").rglob("labels/final/*")}
+    assert kept["a.nii.gz"].read_bytes() == label
+    assert len(list((studies / ".removed").rglob("a.nii.gz"))) == 2
+    with pytest.raises(DatastoreError, match="a: no such image"):
+        store.remove_image("a")
+
+
+def test_status_counts_labels(store: FolderStore, studies: Path, label_file: Path) -> None:
+    for name in ("a", "b"):
+        write_ct(studies / f"{name}.nii.gz", make_ct())
+    store.save_label("b", str(label_file), "original", {})
+    store.save_label("b", str(label_file), "final", {})
+    tags = {"final": 1, "original": 1}
+    assert store.status() == {"total": 2, "completed": 1, "label_tags": tags}
+
+
+def note(folder: Path, process: int) -> None:
+    """Write 20 notes into the index, one a change."""
+    store = open_store(folder)
+    for number in range(20):
+        store.update_image_info("a", {f"note_{process}_{number}": True})
+
+
+@pytest.mark.slow
+def test_processes_do_not_lose_each_others_changes(store: FolderStore, studies: Path) -> None:
+    write_ct(studies / "a.nii.gz", make_ct())
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=note, args=(studies, n)) for n in range(2)]
+    for writer in writers:
+        writer.start()
+    for number in range(20):
+        store.update_image_info("a", {f"note_here_{number}": True})
+    for writer in writers:
+        writer.join(120)
+        assert writer.exitcode == 0
+    assert len([key for key in store.get_image_info("a") if key.startswith("note_")]) == 60

@@ -1,0 +1,61 @@
+"""Several clients at once (DESIGN section 4, defects 5 and 9)."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lib.scans import write_ct, write_label
+from tests.server.running import Server, put_case, small_ct, two_organs
+
+pytestmark = pytest.mark.server
+
+
+def test_other_requests_are_answered_while_one_is_contoured(server: Server) -> None:
+    write_ct(server.studies / "large.nii.gz", small_ct(shape=(120, 120, 60)))
+    form = {"params": json.dumps({"overlap": 0.8})}
+    answers = []
+    infer = threading.Thread(
+        target=lambda: answers.append(
+            server.ask("POST", "/infer/organnet25d?image=large", data=form)
+        )
+    )
+    infer.start()
+    answered_meanwhile = 0
+    while infer.is_alive():
+        assert server.ask("GET", "/info/").status_code == 200
+        answered_meanwhile += infer.is_alive()
+    infer.join()
+    assert answers[0].status_code == 200, answers[0].text
+    # An event loop that contours itself answers one at most: the one that came before the infer.
+    assert answered_meanwhile > 5
+
+
+def test_infers_at_once_are_all_answered(server: Server) -> None:
+    put_case(server, "busy")
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(server.ask, "POST", "/infer/organnet25d?image=busy") for _ in range(6)]
+        assert {a.result().status_code for a in asked} == {200}
+
+
+def test_labels_saved_at_once_are_all_kept(server: Server, tmp_path: Path) -> None:
+    write_label(tmp_path / "label.nii.gz", two_organs(small_ct().grid))
+    content = (tmp_path / "label.nii.gz").read_bytes()
+    cases = [f"crowd_{number}" for number in range(8)]
+    for case in cases:
+        put_case(server, case)
+
+    def save(case: str) -> int:
+        sent = {"label": ("label.nii.gz", content)}
+        params = {"params": json.dumps({"client_id": case})}
+        path = f"/datastore/label?image={case}"
+        return server.ask("PUT", path, files=sent, data=params).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(save, cases)) == {200}
+    objects = server.ask("GET", "/datastore/?output=all").json()["objects"]
+    assert {c: objects[c]["labels"]["final"]["info"]["client_id"] for c in cases} == {
+        c: c for c in cases
+    }

@@ -1,0 +1,99 @@
+"""Servers that are stopped or killed at a bad moment (DESIGN section 4, defects 3, 10 and 13)."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.server.running import Server, put_case, put_model, running
+
+pytestmark = pytest.mark.server
+
+CASES = [f"case_{letter}" for letter in "abcdef"]
+
+
+def start_training(server: Server) -> psutil.Process:
+    """Start a training without end and return its process, after its first epoch."""
+    started = server.ask("POST", "/train/organnet25d", json={"max_epochs": 100_000})
+    assert started.status_code == 200, started.text
+    for _ in range(240):
+        if server.ask("GET", "/info/").json()["train_stats"]["organnet25d"].get("epoch"):
+            return next(
+                child
+                for child in server.process.children(recursive=True)
+                if "monailabel.interfaces.utils.app" in child.cmdline()
+            )
+        time.sleep(0.5)
+    raise AssertionError(f"no epoch ended:\n{server.log.read_text()[-3000:]}")
+
+
+def put_damage(folder: Path) -> None:
+    """Leave what a killed server and a half-copied file leave."""
+    for name in ("studies/labels/final", "models", "sessions"):
+        (folder / name).mkdir(parents=True)
+    (folder / "studies" / "datastore_v2.json").touch()
+    (folder / "models" / "train_stats.json").write_text('{"best_metric": NaN, "epo')
+    (folder / "models" / "served.json").write_text("")
+    (folder / "sessions" / "6f0a6cde-c6b5-11f0-8de9-0242ac120002").mkdir()
+    (folder / "sessions" / "what-is-this").mkdir()
+
+
+def test_server_starts_over_damaged_files_and_stops_with_its_training(tmp_path: Path) -> None:
+    put_damage(tmp_path)
+    with running(tmp_path) as server:
+        info = server.ask("GET", "/info/").json()
+        assert info["train_stats"] == {"organnet25d": {}}
+        assert info["models"] == {}
+        for case in CASES:
+            put_case(server, case, is_labelled=True)
+        assert server.images() == CASES
+        assert server.ask("GET", "/info/").json()["datastore"]["completed"] == len(CASES)
+        training = start_training(server)
+        # SIGINT to the server alone, as a service manager sends it.
+        server.process.send_signal(signal.SIGINT)
+        server.process.wait(30)
+        training.wait(10)
+        assert not training.is_running()
+
+
+def test_training_dies_with_a_killed_server_and_goes_on_in_the_next(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    put_model(tmp_path / "models")
+    with running(tmp_path) as server:
+        for case in CASES:
+            put_case(server, case, is_labelled=True)
+        training = start_training(server)
+        server.process.kill()
+        server.process.wait(10)
+        training.wait(10)
+        left = json.loads((server.models / "train_stats.json").read_text())["epoch"]
+    (tmp_path / "models" / "train_stats.json").unlink()
+    with running(tmp_path) as server:
+        start_training(server)
+        resumed = server.ask("GET", "/info/").json()["train_stats"]["organnet25d"]["epoch"]
+        assert resumed > left
+        assert server.ask("DELETE", "/train/").json()["status"] == "STOPPED"
+        assert not [p for p in tmp_path.rglob(".writing-*") if p.stat().st_size]
+
+
+def test_training_that_ends_serves_its_model(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        for case in CASES:
+            put_case(server, case, is_labelled=True)
+        config = server.ask("GET", "/info/").json()["trainers"]["organnet25d"]["config"]
+        assert server.ask("POST", "/train/", json={}).status_code == 200
+        for _ in range(240):
+            status = server.ask("GET", "/train/").json()["status"]
+            if status not in ("SUBMITTED", "RUNNING"):
+                break
+            time.sleep(0.5)
+        assert status == "DONE", server.log.read_text()[-3000:]
+        info = server.ask("GET", "/info/").json()
+        stats = info["train_stats"]["organnet25d"]
+        assert stats["epoch"] == stats["total_epochs"] == config["max_epochs"]
+        assert stats["total_time"]
+        assert info["models"]["organnet25d"]["version"] == stats["version"]
+        assert server.ask("POST", "/infer/organnet25d?image=case_a").status_code == 200

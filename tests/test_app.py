@@ -1,0 +1,50 @@
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.app import OrganNetApp
+from lib.errors import ConfigError, DatastoreError
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_app(folder: Path, **conf: str) -> OrganNetApp:
+    settings = {"model_dir": str(folder / "models"), "starter_dir": str(folder), **conf}
+    return OrganNetApp(str(ROOT), str(folder / "studies"), settings)
+
+
+def test_building_the_app_starts_no_thread_and_loads_no_server(tmp_path: Path) -> None:
+    # A training builds the app in a process of its own.
+    before = threading.active_count()
+    make_app(tmp_path)
+    assert threading.active_count() == before
+    assert "monailabel.app" not in sys.modules
+
+
+def test_the_loader_finds_the_app_in_main() -> None:
+    # MONAI Label looks for a class whose direct base has this name.
+    assert [base.__name__ for base in OrganNetApp.__bases__] == ["MONAILabelApp"]
+    assert (ROOT / "main.py").read_text().count("import") == 1
+
+
+def test_info_is_complete_without_a_model(tmp_path: Path) -> None:
+    info: dict[str, Any] = make_app(tmp_path).info()
+    assert info["models"] == {}
+    assert list(info["trainers"]) == ["organnet25d"]
+    assert info["trainers"]["organnet25d"]["config"].keys() >= {"max_epochs", "seed"}
+    assert info["datastore"] == {"total": 0, "completed": 0, "label_tags": {}}
+
+
+def test_a_wrong_setting_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such setting"):
+        make_app(tmp_path, colour="blue")
+
+
+@pytest.mark.parametrize("request_", [{"model": "organnet25d", "image": "/etc/passwd"},
+                                      {"model": "other", "image": "x"}])  # fmt: skip
+def test_infer_takes_ids_and_models_that_it_knows(tmp_path: Path, request_: dict[str, str]) -> None:
+    with pytest.raises(DatastoreError):
+        make_app(tmp_path).infer(request_)
