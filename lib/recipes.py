@@ -85,7 +85,8 @@ class ScheduleConfig:
         decay_epochs: See `decay`.
         warmup_steps: Steps over which the learning rate rises from 0.
         organ_probability: Share of crops centred on an organ, each organ equally often.
-        ema_decay: Decay of the moving average of the weights, which is what gets saved; 0 is off.
+        ema_decay: Decay of the moving average of the weights, which is what gets saved; 0 is off. It is
+            reached gradually (`lib.training.run`).
         gradient_clip: Largest norm of a step's gradient; 0 is off.
         validate_every: Epochs between two validations on whole volumes.
     """

@@ -28,6 +28,8 @@ from lib.transforms.pipelines import Pipeline
 
 logger = logging.getLogger(__name__)
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
@@ -193,16 +195,26 @@ def _fresh_state(recipe: Recipe, options: RunOptions, initial: Model | None) -> 
     network = network.to(options.device).to(memory_format=torch.channels_last_3d)
     decay = recipe.schedule.ema_decay
     average = (
-        AveragedModel(
-            network,
-            multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
+        AveragedModel(network, multi_avg_fn=_moving_average(decay), use_buffers=True)
         if decay
         else None
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.schedule.learning_rate)
     return _State(network, average, optimizer)
+
+
+def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """Return what moves averaged weights towards the network's, faster while the run is young.
+
+    The decay is at most `(1 + n) / (10 + n)` after `n` steps (as in TensorFlow's ExponentialMovingAverage): a
+    short run is not held back by weights from before it learned anything.
+    """
+
+    def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
+        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(now)(averaged, current, steps)  # type: ignore[no-untyped-call]
+
+    return average
 
 
 def _epoch(
