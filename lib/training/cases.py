@@ -42,12 +42,14 @@ class PreparedCase:
 
     Attributes:
         image_id: As in `Case`.
+        digest: Of both files: another contour on the same scan is another case.
         hu: `(X, Y, Z)` int16.
         label: `(X, Y, Z)` uint8.
         points: Label value -> `(N, 3)` voxels of that organ; its keys are the organs contoured.
     """
 
     image_id: str
+    digest: str
     hu: npt.NDArray[np.int16]
     label: LabelArray
     points: Mapping[int, npt.NDArray[np.int32]]
@@ -80,7 +82,8 @@ def prepare_cases(
 
 
 def _prepare(case: Case, pipeline: Pipeline, cache_dir: Path) -> PreparedCase:
-    folder = cache_dir / f"{_digest(case)}-{pipeline.recipe.preparation_digest()}"
+    digest = _digest(case)
+    folder = cache_dir / f"{digest}-{pipeline.recipe.preparation_digest()}"
     if not (folder / "label.npy").exists():
         ct = read_ct(case.image, image_id=case.image_id)
         label, _ = read_label(case.label, image_id=case.image_id, image_grid=ct.grid)
@@ -98,7 +101,8 @@ def _prepare(case: Case, pipeline: Pipeline, cache_dir: Path) -> PreparedCase:
     points = _points(np.asarray(label))
     if not points:
         raise LabelError(f"{case.image_id}: no organ is contoured in its label")
-    return PreparedCase(case.image_id, np.load(folder / "hu.npy", mmap_mode="r"), label, points)
+    hu = np.load(folder / "hu.npy", mmap_mode="r")
+    return PreparedCase(case.image_id, digest, hu, label, points)
 
 
 def _save(path: Path, array: npt.NDArray[np.generic]) -> None:

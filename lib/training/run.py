@@ -20,7 +20,7 @@ from lib.losses import FocalDiceLoss
 from lib.networks.build import build_network
 from lib.recipes import Recipe, ScheduleConfig
 from lib.registry import Model
-from lib.training.cases import Case, prepare_cases
+from lib.training.cases import Case, PreparedCase, prepare_cases
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
 from lib.training.crops import CropDataset, Sample
 from lib.training.validate import validate
@@ -162,7 +162,7 @@ def train(
 
     torch.manual_seed(options.seed)
     state = _fresh_state(recipe, options, initial)
-    fingerprint = _fingerprint(recipe, train_cases, options, initial)
+    fingerprint = _fingerprint(recipe, prepared, options, initial)
     saved = load_checkpoint(run_dir, fingerprint=fingerprint) if options.resume else None
     if saved is not None:
         state.restore(saved)
@@ -280,11 +280,12 @@ def _is_over(state: _State, options: RunOptions) -> bool:
 
 
 def _fingerprint(
-    recipe: Recipe, cases: Sequence[Case], options: RunOptions, initial: Model | None
+    recipe: Recipe, cases: Sequence[PreparedCase], options: RunOptions, initial: Model | None
 ) -> str:
+    """Return what names the run: a checkpoint of another recipe, seed, scan or contour is not gone on from."""
     parts = [
         recipe.as_dict(),
-        sorted(case.image_id for case in cases),
+        sorted((case.image_id, case.digest) for case in cases),
         options.seed,
         initial.version if initial else None,
     ]
@@ -317,7 +318,7 @@ def _progress(state: _State, schedule: ScheduleConfig, options: RunOptions) -> P
     )
 
 
-def _card(state: _State, prepared: Sequence[Any], options: RunOptions) -> dict[str, Any]:
+def _card(state: _State, prepared: Sequence[PreparedCase], options: RunOptions) -> dict[str, Any]:
     validated = _validated(state)
     return {
         "training": {

@@ -10,7 +10,7 @@ from lib.errors import CheckpointError, TrainingError
 from lib.phantom import head_and_neck_phantom
 from lib.recipes import Recipe, ScheduleConfig
 from lib.registry import Registry, load_model, save_model
-from lib.scans import write_label
+from lib.scans import read_label, write_label
 from lib.training.cases import Case, prepare_cases
 from lib.training.checkpoint import FILE
 from lib.training.crops import CropDataset
@@ -19,6 +19,7 @@ from lib.training.run import Progress, RunOptions, TrainedModel, learning_rate, 
 from lib.training.split import is_held_out, split
 from lib.training.validate import validate
 from lib.transforms.pipelines import Pipeline
+from lib.volumes import LabelVolume
 from tests.tiny import TINY
 
 
@@ -88,6 +89,17 @@ def test_a_checkpoint_of_other_cases_is_not_gone_on_from(cases: list[Case], tmp_
     run(cases, tmp_path / "run")
     again = run([cases[1], cases[2]], tmp_path / "run")
     assert again.card["training"]["cases"] == ["case_1", "case_2"]
+
+
+def test_a_corrected_contour_begins_a_new_run(cases: list[Case], tmp_path: Path) -> None:
+    first = run(cases, tmp_path / "run")
+    label, grid = read_label(cases[0].label, image_id="case_0", image_grid=None)
+    label[label == TINY.labels["Larynx"]] = 0
+    corrected = tmp_path / "corrected.nii.gz"
+    write_label(corrected, LabelVolume(label, grid, TINY.labels))
+    again = run([replace(cases[0], label=corrected), *cases[1:]], tmp_path / "run")
+    assert again.card["training"]["cases"] == first.card["training"]["cases"]
+    assert any(not torch.equal(v, again.weights[k]) for k, v in first.weights.items())
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(cases: list[Case], tmp_path: Path) -> None:
