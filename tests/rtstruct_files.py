@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from lib.geometry import Grid, ras_to_lps
 
-RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+RT_STRUCTURE_SET = UID("1.2.840.10008.5.1.4.1.1.481.3")
 Corners = Sequence[tuple[float, float]]
 
 
@@ -45,7 +45,7 @@ def write_rtstruct(
     series: str | None = None,
     decimals: int = 3,
 ) -> None:
-    """Write `rois` as drawn on the series of `headers`; `frame` and `series` replace its UIDs, "" leaves out."""
+    """Write `rois` as drawn on the series of `headers`; `frame` and `series` replace its UIDs, "" omits."""
     ct = headers[0]
     frame = str(ct.FrameOfReferenceUID) if frame is None else frame
     series = str(ct.SeriesInstanceUID) if series is None else series
@@ -55,7 +55,8 @@ def write_rtstruct(
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     file.is_little_endian, file.is_implicit_VR = True, False
-    file.SOPClassUID, file.SOPInstanceUID = RT_STRUCTURE_SET, meta.MediaStorageSOPInstanceUID
+    file.SOPClassUID = meta.MediaStorageSOPClassUID
+    file.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     file.Modality = "RTSTRUCT"
     file.PatientName, file.PatientID = ct.PatientName, ct.PatientID
     file.StudyInstanceUID, file.SeriesInstanceUID = ct.StudyInstanceUID, generate_uid()
