@@ -23,10 +23,8 @@ def combine(
     nothing of a parotid gland. Of two organs of one size the one with the lower value wins.
 
     Raises:
-        LabelError: If there is no organ, or two share over half of the smaller one.
+        LabelError: If two share over half of the smaller one.
     """
-    if not masks:
-        raise LabelError(f"{image_id}: no organ of the set ({', '.join(labels)}) is contoured")
     sizes = {organ: int(np.count_nonzero(mask)) for organ, mask in masks.items()}
     shared = {}
     for a, b in combinations(sorted(masks, key=labels.__getitem__), 2):

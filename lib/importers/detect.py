@@ -1,5 +1,6 @@
 """Which cases lie below a folder, whatever put them there."""
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,7 +8,8 @@ from pathlib import Path
 
 from lib.errors import ConfigError, ScanError
 from lib.importers import dicom_rtstruct, nifti_pairs, openkbp, pddca
-from lib.importers.cases import SourceCase
+from lib.importers.cases import Drawing, SourceCase
+from lib.importers.names import OrganNames
 
 BY_FOLDER: Mapping[str, Callable[[Path], list[SourceCase]]] = {
     module.SOURCE: module.cases_in for module in (pddca, openkbp, nifti_pairs)
@@ -36,7 +38,9 @@ def find_cases(
     chosen = (source,) if source else SOURCES
     cases: list[SourceCase] = []
     try:
-        folders = list(_folders(folder, leave_out))
+        closed: list[OSError] = []
+        folders = list(_folders(folder, leave_out, closed))
+        cases += [_unreadable(error) for error in closed]
         for place in folders:
             offers = (BY_FOLDER[name](place) for name in BY_FOLDER if name in chosen)
             cases += next((offer for offer in offers if offer), [])
@@ -61,12 +65,24 @@ def ids_given_twice(cases: Sequence[SourceCase]) -> dict[str, list[SourceCase]]:
     return {case_id: same for case_id, same in by_id.items() if len(same) > 1}
 
 
-def _folders(root: Path, leave_out: Path | None) -> Iterator[Path]:
-    """Yield `root` and every folder below it once, links followed."""
+def _unreadable(error: OSError) -> SourceCase:
+    place = Path(str(error.filename))
+    case_id = f"folder_{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+
+    def read(_names: OrganNames) -> Drawing:
+        raise ScanError(
+            f"{case_id}: a folder cannot be read ({error.strerror}); --list shows which"
+        )
+
+    return SourceCase(source="folder", case_id=case_id, place=place, inputs=[], read=read)
+
+
+def _folders(root: Path, leave_out: Path | None, closed: list[OSError]) -> Iterator[Path]:
+    """Yield `root` and every folder below it once, links followed; add errors of reading one to `closed`."""
     if not root.is_dir():
         raise ScanError(f"{root}: no such folder")
     seen: set[Path] = set() if leave_out is None else {leave_out.resolve()}
-    for place, inner, _ in os.walk(root, followlinks=True):
+    for place, inner, _ in os.walk(root, onerror=closed.append, followlinks=True):
         here = Path(place).resolve()
         if here in seen:
             inner.clear()

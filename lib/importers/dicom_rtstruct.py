@@ -160,8 +160,8 @@ def _read(
     if series.damaged:
         sizes = ", ".join(str(p.stat().st_size) for p in series.damaged[:3])
         raise ScanError(
-            f"{case_id}: {len(series.damaged)} files beside the CT's slices ({sizes} bytes) should be DICOM and "
-            "cannot be read; slices or contours may be missing: export the study again"
+            f"{case_id}: {len(series.damaged)} files beside the CT's slices ({sizes} bytes) should be DICOM "
+            "and cannot be read; slices or contours may be missing: export the study again"
         )
     if len(structures) > 1:
         raise ScanError(

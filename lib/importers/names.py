@@ -98,7 +98,7 @@ def read_names(path: Path) -> dict[str, str]:
         )
     table: dict[str, str] = {}
     for name, meaning in content.items():
-        if meaning != IGNORE and meaning not in ORGANS:
+        if not isinstance(meaning, str) or (meaning != IGNORE and meaning not in ORGANS):
             raise ConfigError(
                 f"--names {path}: {name!r} means {meaning!r}; {IGNORE!r} or one of {', '.join(ORGANS)} expected"
             )

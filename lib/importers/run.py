@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lib.errors import ConfigError, DatastoreError, OrganNetError
+from lib.errors import ConfigError, DatastoreError, LabelError, OrganNetError
 from lib.files import write_json
 from lib.importers.cases import Drawing, SourceCase
 from lib.importers.combine import combine
@@ -115,8 +115,8 @@ def _require_one_of_its_name(case: SourceCase, same: Sequence[SourceCase]) -> No
     require_image_id(case.case_id)
     if len(same) > 1:
         raise DatastoreError(
-            f"{case.case_id}: {len(same)} cases have this name (--list shows where); rename them, or import them "
-            "into folders of their own"
+            f"{case.case_id}: {len(same)} cases have this name (--list shows where); rename them, or import "
+            "them into folders of their own"
         )
 
 
@@ -138,7 +138,13 @@ def _bring(
     source: str, drawing: Drawing, studies: Path, names: OrganNames, before: dict[str, Any]
 ) -> dict[str, Any]:
     """Write one case and return its entry of the report."""
-    case_id = drawing.ct.image_id
+    case_id, naming = drawing.ct.image_id, drawing.naming
+    if not drawing.masks:
+        known = [*naming.organs, *naming.outside_set, *naming.unmapped]
+        raise LabelError(
+            f"{case_id}: no organ of the set {names.organ_set!r} is contoured; its names are "
+            f"{', '.join(known) or 'none'}; --names says what they mean"
+        )
     image, final = _places(studies, case_id)
     label, shared = combine(drawing.masks, names.labels, drawing.ct.grid, case_id)
     image_is_there = _require_same_image(image, drawing.ct)
@@ -147,7 +153,6 @@ def _bring(
         write_ct(image, drawing.ct)
     if not label_is_there:
         write_label(final, label)
-    naming = drawing.naming
     volumes_ml = label.volumes_ml()
     notes = list(drawing.notes)
     notes += [f"{pair} share {n} voxels; the smaller organ has them" for pair, n in shared.items()]
