@@ -75,13 +75,10 @@ def find(folders: Iterable[Path]) -> list[SourceCase]:
                 _Series(uid, _uid(header, "StudyInstanceUID"), _uid(header, "FrameOfReferenceUID")),
             )
             known.files.append(path)
-    alone = []
-    for path in damaged:
-        beside = [s for s in all_series.values() if path.parent in {p.parent for p in s.files}]
-        for series in beside:
-            series.damaged.append(path)
-        if not beside:
-            alone.append(path)
+    places = {uid: {p.parent for p in series.files} for uid, series in all_series.items()}
+    for uid, series in all_series.items():
+        series.damaged += [p for p in damaged if p.parent in places[uid]]
+    alone = [p for p in damaged if not any(p.parent in of_series for of_series in places.values())]
     return _cases(all_series, list(structures.values())) + [_unreadable(path) for path in alone]
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import LabelError
+from lib.errors import LabelError, ScanError
 from lib.importers.cases import Drawing, SourceCase
-from lib.importers.folders import ct_file, label_file, scan_files, stem
+from lib.importers.folders import CT_STEMS, ct_file, label_file, scan_files, stem
 from lib.importers.names import OrganNames
 from lib.scans import read_ct, read_label
 
@@ -34,8 +34,10 @@ def cases_in(folder: Path) -> list[SourceCase]:
         if (folder / images).is_dir() and (folder / labels).is_dir():
             cases += _of_two_folders(folder, folder / images, folder / labels)
     cases += _beside_each_other(folder)
-    ct, label = ct_file(folder), label_file(folder)
+    ct = ct_file(folder)
     if ct is not None:
+        named = [p for p in scan_files(folder) if p != ct and _bare(stem(p)) == stem(ct)]
+        label = label_file(folder) or (named[0] if len(named) == 1 else None)
         cases.append(_case(folder, ct, label, folder.absolute().name))
     return cases
 
@@ -76,10 +78,17 @@ def _of_two_folders(folder: Path, images: Path, labels: Path) -> list[SourceCase
     label_of = {_bare(stem(p)): p for p in scan_files(labels)}
     cases = []
     for image in scan_files(images):
-        name = stem(image)
-        label = label_of.get(name) or label_of.get(name.removesuffix("_0000"))
-        cases.append(_case(folder, image, label, name.removesuffix("_0000")))
-    return cases
+        case_id = stem(image).removesuffix("_0000")
+        label = label_of.pop(stem(image), None) or label_of.pop(case_id, None)
+        cases.append(_case(folder, image, label, case_id))
+    return cases + [_without_image(label, case_id) for case_id, label in label_of.items()]
+
+
+def _without_image(label: Path, case_id: str) -> SourceCase:
+    def read(_names: OrganNames) -> Drawing:
+        raise ScanError(f"{case_id}: labels has {label.name}, images has no CT of this name")
+
+    return SourceCase(source=SOURCE, case_id=case_id, place=label, inputs=[label], read=read)
 
 
 def _beside_each_other(folder: Path) -> list[SourceCase]:
@@ -88,7 +97,7 @@ def _beside_each_other(folder: Path) -> list[SourceCase]:
     return [
         _case(folder, files[image], files[label], image)
         for label, image in pairs
-        if image != label and image in files and image.lower() != "ct"
+        if image != label and image in files and image.lower() not in CT_STEMS
     ]
 
 

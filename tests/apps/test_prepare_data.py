@@ -1,13 +1,17 @@
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from apps import prepare_data
 from lib.importers import run
+from lib.importers.cases import SourceCase
+from lib.importers.names import OrganNames
 from lib.scans import read_ct, read_label, write_ct, write_label
 from lib.studies import labelled_cases
 from tests.importers.sources import (
@@ -232,6 +236,57 @@ def test_shared_voxels_are_counted_in_the_report(
     entry = report(tmp_path / "studies")["cases"]["x"]
     assert entry["shared_vox"] == {"Brainstem & OpticChiasm": 6}
     assert entry["notes"] == ["Brainstem & OpticChiasm share 6 voxels; the smaller organ has them"]
+
+
+def test_only_one_import_runs_in_a_folder(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    with FileLock(studies / ".import.lock"):
+        assert prepare(source, studies) == 1
+    assert "another import is running here" in capsys.readouterr().err
+    assert not (studies / "import.json").exists()
+
+
+def test_a_file_that_vanishes_refuses_its_case_only(
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fingerprint = run.__dict__["_fingerprint"]
+
+    def vanish(case: SourceCase, names: OrganNames) -> str:
+        if case.case_id == "pt_1":
+            case.inputs[0].unlink()
+        return str(fingerprint(case, names))
+
+    monkeypatch.setattr(run, "_fingerprint", vanish)
+    assert prepare(source, tmp_path / "studies") == 1
+    assert "refused: pt_1: No such file or directory" in capsys.readouterr().err
+    assert len(report(tmp_path / "studies")["cases"]) == 3
+
+
+def test_a_folder_that_cannot_be_read_is_refused_and_the_others_imported(
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("pt_1"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert prepare(source / "kbp", tmp_path / "studies") == 1
+    assert re.search(
+        r"refused: folder_[0-9a-f]{8}: a folder cannot be read \(Permission denied\)",
+        capsys.readouterr().err,
+    )
 
 
 def test_list_shows_where_cases_lie_and_imports_nothing(

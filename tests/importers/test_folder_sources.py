@@ -145,6 +145,24 @@ def test_files_beside_each_other_are_read_with_the_sets_values(tmp_path: Path, s
     assert drawing.notes == ["the label's values were read as those of the organ set 'openkbp'"]
 
 
+def test_a_label_without_its_image_is_refused(tmp_path: Path) -> None:
+    write_ct(tmp_path / "images" / "a.nii.gz", make_ct())
+    for name in ("a", "b"):
+        put_label(tmp_path / "labels" / f"{name}.nii.gz", label_array({1: BRAINSTEM}))
+    first, second = find_cases(tmp_path)
+    require_boxes(read(first), Brainstem=BRAINSTEM)
+    with pytest.raises(ScanError, match=r"b: labels has b\.nii\.gz, images has no CT"):
+        read(second)
+
+
+def test_a_case_folder_whose_label_is_named_after_the_ct_is_read(tmp_path: Path) -> None:
+    write_ct(tmp_path / "anna" / "ct.nii.gz", make_ct())
+    put_label(tmp_path / "anna" / "ct_seg.nii.gz", label_array({1: BRAINSTEM}))
+    case = only(tmp_path)
+    assert case.case_id == "anna"
+    require_boxes(read(case), Brainstem=BRAINSTEM)
+
+
 def test_a_case_folder_is_read(tmp_path: Path) -> None:
     write_ct(tmp_path / "anna" / "image.nii.gz", make_ct())
     put_label(tmp_path / "anna" / "seg.nii.gz", label_array({1: BRAINSTEM}))
