@@ -28,6 +28,7 @@ LAYERS = [
         "lib.pictures",
         "lib.phantom.cohort",
         "lib.archives",
+        "lib.importers",
     },
     {"lib.infers", "lib.trainers", "lib.datastores", "lib.activelearning", "lib.server"},
     {"lib.app"},

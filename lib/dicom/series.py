@@ -40,7 +40,7 @@ PADDING_HU = -1024
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _MULTI_FRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _COMPANIONS = ("RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "SEG", "SR", "PR", "KO")
 """Modalities that a planning system exports beside a CT and that are no slices of anything."""
 
@@ -49,7 +49,7 @@ _ONE_VALUE = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatie
 
 _POSITIVE = ("Rows", "Columns", "PixelSpacing", "RescaleSlope")
 
-_PARSING_ERRORS = (InvalidDicomError, BytesLengthException, OSError, EOFError, AttributeError, KeyError,
+PARSING_ERRORS = (InvalidDicomError, BytesLengthException, OSError, EOFError, AttributeError, KeyError,
                    NotImplementedError, OverflowError, TypeError, ValueError)  # fmt: skip
 """What pydicom raises at damaged files; values are converted when they are first looked at."""
 
@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 def holds_dicom(folder: Path) -> bool:
     """Return whether a DICOM file other than a DICOMDIR lies directly in `folder`."""
-    return any(_is_dicom(p) for p in _files_of(folder))
+    return any(is_dicom(p) for p in _files_of(folder))
 
 
 def read_series(folder: Path, *, image_id: str) -> CtVolume:
@@ -124,7 +124,8 @@ def _files_of(folder: Path) -> list[Path]:
     return [p for p in files if p.name.upper() != "DICOMDIR"]
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Return whether the file begins as PS3.10 wants it."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
@@ -132,9 +133,9 @@ def _is_dicom(path: Path) -> bool:
 def _dicom_files(folder: Path, image_id: str) -> Iterator[Path]:
     inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     for path in (p for f in (folder, *inner) for p in _files_of(f)):
-        if _is_dicom(path):
+        if is_dicom(path):
             yield path
-        elif path.suffix.lower() in _DICOM_SUFFIXES:
+        elif path.suffix.lower() in DICOM_SUFFIXES:
             raise ScanError(
                 f"{image_id}: {path.name} ({path.stat().st_size} bytes) is not a DICOM file although its "
                 "name says so; without it slices may be missing: export the series again"
@@ -180,7 +181,7 @@ def _ct_headers(folder: Path, image_id: str) -> list[FileDataset]:
 def _header(path: Path, image_id: str) -> FileDataset:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
-    except _PARSING_ERRORS as error:
+    except PARSING_ERRORS as error:
         raise ScanError(f"{image_id}: {path.name} is damaged ({error}); export it again") from error
     return header
 
@@ -318,7 +319,7 @@ def _name(header: FileDataset) -> str:
 def _text(header: FileDataset, keyword: str) -> str:
     try:
         return str(header.get(keyword, "") or "")
-    except _PARSING_ERRORS:
+    except PARSING_ERRORS:
         return ""
 
 
@@ -326,7 +327,7 @@ def _numbers(header: FileDataset, keyword: str, size: int, image_id: str) -> lis
     try:
         value = header[keyword].value
         numbers = [float(v) for v in ([value] if isinstance(value, str | float | int) else value)]
-    except _PARSING_ERRORS:
+    except PARSING_ERRORS:
         numbers = []
     is_usable = len(numbers) == size and bool(np.isfinite(numbers).all())
     if not is_usable or (keyword in _POSITIVE and min(numbers) <= 0):

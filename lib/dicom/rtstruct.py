@@ -1,0 +1,190 @@
+"""Reading the contours of an RTSTRUCT onto the voxels of its CT (PS3.3 A.19, C.8.8.5, C.8.8.6).
+
+`contour_masks` says which voxels a ROI's contours mark.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileDataset
+
+from lib.dicom.contour_masks import Roi, draw
+from lib.dicom.series import PARSING_ERRORS
+from lib.errors import GeometryError, LabelError, OrganNetError
+from lib.geometry import Grid
+from lib.units import FloatArray, MaskArray
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StructureSet:
+    """ROIs on a CT's grid.
+
+    Attributes:
+        names: Every ROI's name in the file, in its order, drawn or not.
+        masks: Name -> `(X, Y, Z)` for each wanted ROI that marks a voxel.
+        notes: What was passed over, and what was assumed; one sentence each.
+    """
+
+    names: tuple[str, ...]
+    masks: Mapping[str, MaskArray]
+    notes: tuple[str, ...]
+
+
+def read_rtstruct(
+    path: Path,
+    headers: Sequence[FileDataset],
+    grid: Grid,
+    *,
+    image_id: str,
+    wanted: Callable[[Sequence[str]], Iterable[str]] = tuple,
+) -> StructureSet:
+    """Return the ROIs of an RTSTRUCT as masks on `grid`.
+
+    Args:
+        path: The RTSTRUCT's file.
+        headers: The slices that it was drawn on, and
+        grid: their grid, as `lib.dicom.series.read_headers` returns them.
+        image_id: For messages.
+        wanted: Given the names of all ROIs, returns those to draw; the others are not looked at.
+
+    Raises:
+        LabelError: If the file is damaged or no RTSTRUCT, or a wanted ROI's name is there twice.
+        GeometryError: If it was drawn on another series or in another frame of reference, or a wanted
+            contour does not lie in a slice of the scan.
+    """
+    try:
+        dataset = pydicom.dcmread(path)
+        rois, chosen = _chosen_rois(dataset, wanted, image_id)
+        items = _contour_items(dataset, chosen, image_id)
+        notes = _require_same_scan(dataset, headers, chosen, image_id)
+    except OrganNetError:
+        raise
+    except PARSING_ERRORS as error:
+        raise LabelError(
+            f"{image_id}: the RTSTRUCT is damaged ({error}); export it again"
+        ) from error
+    masks = {}
+    for roi in chosen:
+        mask = draw(items.get(roi.number, ()), roi, grid, image_id)
+        if mask.any():
+            masks[roi.name] = mask
+    notes += [f"{r.name}: {n} {what}" for r in chosen for what, n in sorted(r.notes.items())]
+    for note in notes:
+        _log.info("%s: %s", image_id, note)
+    return StructureSet(tuple(roi.name for roi in rois), masks, tuple(notes))
+
+
+def referenced_series(dataset: Dataset) -> set[str]:
+    """Return the SeriesInstanceUIDs that an RTSTRUCT says it was drawn on; often one, sometimes none."""
+    return {
+        str(series.SeriesInstanceUID)
+        for frame in _items(dataset, "ReferencedFrameOfReferenceSequence")
+        for study in _items(frame, "RTReferencedStudySequence")
+        for series in _items(study, "RTReferencedSeriesSequence")
+        if "SeriesInstanceUID" in series
+    }
+
+
+def _items(dataset: Dataset, keyword: str) -> Sequence[Any]:
+    return dataset.get(keyword) or ()
+
+
+def _chosen_rois(
+    dataset: Dataset, wanted: Callable[[Sequence[str]], Iterable[str]], image_id: str
+) -> tuple[list[Roi], list[Roi]]:
+    """Return all ROIs, and the wanted ones."""
+    if dataset.get("Modality") != "RTSTRUCT":
+        raise LabelError(
+            f"{image_id}: the file's modality is {dataset.get('Modality', 'unknown')}; RTSTRUCT expected"
+        )
+    rois = [
+        Roi(
+            str(item.get("ROIName", "") or ""),
+            int(item.ROINumber),
+            str(item.get("ReferencedFrameOfReferenceUID", "") or ""),
+        )
+        for item in _items(dataset, "StructureSetROISequence")
+    ]
+    names = [roi.name for roi in rois]
+    chosen = set(wanted(names))
+    twice = sorted(name for name in chosen if names.count(name) > 1)
+    if twice:
+        raise LabelError(f"{image_id}: two ROIs are called {twice[0]!r}; rename or join them")
+    return rois, [roi for roi in rois if roi.name in chosen]
+
+
+def _contour_items(
+    dataset: Dataset, rois: Sequence[Roi], image_id: str
+) -> dict[int, list[tuple[str, FloatArray]]]:
+    """Return, for each ROI's number, the type and the points `(N, 3)`, LPS mm, of its contours."""
+    by_number = {roi.number: roi for roi in rois}
+    found: dict[int, list[tuple[str, FloatArray]]] = {}
+    for entry in _items(dataset, "ROIContourSequence"):
+        roi = by_number.get(int(entry.ReferencedROINumber))
+        if roi is not None:
+            found.setdefault(roi.number, []).extend(
+                (
+                    str(item.get("ContourGeometricType", "") or "unknown"),
+                    _points_lps(item, roi, image_id),
+                )
+                for item in _items(entry, "ContourSequence")
+            )
+    return found
+
+
+def _require_same_scan(
+    dataset: Dataset, headers: Sequence[FileDataset], rois: Sequence[Roi], image_id: str
+) -> list[str]:
+    """Return notes; raise where `rois` were drawn on anything but the scan of `headers`."""
+    own_series = str(headers[0].SeriesInstanceUID)
+    own_frame = str(headers[0].get("FrameOfReferenceUID", "") or "")
+    series = referenced_series(dataset)
+    if series and own_series not in series:
+        raise GeometryError(
+            f"{image_id}: the RTSTRUCT was drawn on series {', '.join(sorted(series))}, the CT is series "
+            f"{own_series}; export the CT that it was drawn on"
+        )
+    foreign = [roi for roi in rois if roi.frame and roi.frame != own_frame]
+    if foreign:
+        raise GeometryError(
+            f"{image_id}: {foreign[0].name!r} lies in the frame of reference {foreign[0].frame}, the CT in "
+            f"{own_frame or 'none'}; its coordinates mean another place: export it with the CT it was drawn on"
+        )
+    if series:
+        return []
+    if not own_frame or not all(roi.frame for roi in rois):
+        raise GeometryError(
+            f"{image_id}: the RTSTRUCT names neither the series nor the frame of reference that it was drawn "
+            "in; export it again"
+        )
+    return ["the RTSTRUCT names no series; its frame of reference is the CT's"]
+
+
+def _points_lps(item: Dataset, roi: Roi, image_id: str) -> FloatArray:
+    """Return a contour's points `(N, 3)` in mm.
+
+    The decimal strings are turned to numbers here: pydicom makes an object of each, which takes minutes.
+    """
+    value: Any = getattr(item.get_item("ContourData"), "value", None)
+    try:
+        if isinstance(value, bytes):
+            text = value.strip(b" \0")
+            value = text.split(b"\\") if text else ()
+        numbers = np.array(list(value or ()), dtype=float)
+    except (TypeError, ValueError) as error:
+        raise LabelError(
+            f"{image_id}: a contour of {roi.name!r} holds what is no number; export it again"
+        ) from error
+    if numbers.size % 3 or not np.isfinite(numbers).all():
+        raise LabelError(
+            f"{image_id}: a contour of {roi.name!r} holds {numbers.size} numbers; three finite ones a point "
+            "expected: export it again"
+        )
+    return numbers.reshape(-1, 3)

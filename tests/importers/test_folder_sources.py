@@ -1,0 +1,207 @@
+"""PDDCA, OpenKBP and NIfTI pairs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.errors import ConfigError, GeometryError, LabelError, ScanError
+from lib.importers.cases import Drawing, SourceCase
+from lib.importers.detect import find_cases, ids_given_twice
+from lib.importers.names import OrganNames
+from lib.scans import write_ct
+from tests.importers.sources import (
+    BRAINSTEM,
+    OPENKBP,
+    PAROTID_L,
+    PAROTID_R,
+    PDDCA,
+    box_mask,
+    label_array,
+    put_label,
+    put_openkbp,
+    put_pddca,
+)
+from tests.phantoms import make_ct, make_grid
+
+
+def only(folder: Path) -> SourceCase:
+    (case,) = find_cases(folder)
+    return case
+
+
+def read(case: SourceCase, names: OrganNames = OPENKBP) -> Drawing:
+    assert case.read is not None
+    return case.read(names)
+
+
+def require_boxes(drawing: Drawing, **boxes: tuple[slice, slice, slice]) -> None:
+    assert set(drawing.masks) == set(boxes)
+    for organ, box in boxes.items():
+        np.testing.assert_array_equal(drawing.masks[organ], box_mask(drawing.ct.grid, box))
+
+
+# --- PDDCA
+
+
+def test_a_pddca_case_is_read(tmp_path: Path) -> None:
+    put_pddca(tmp_path / "0522c0001")
+    case = only(tmp_path)
+    assert (case.source, case.case_id) == ("pddca", "0522c0001")
+    drawing = read(case, PDDCA)
+    require_boxes(drawing, Brainstem=BRAINSTEM, Parotid_L=PAROTID_L, Parotid_R=PAROTID_R)
+    assert drawing.ct.grid.is_same_as(make_grid())
+    assert drawing.naming.organs["BrainStem"] == "Brainstem"
+
+
+def test_a_folder_of_masks_as_totalsegmentator_writes_it_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "s0001"
+    write_ct(folder / "ct.nii.gz", make_ct())
+    mask = box_mask(make_grid(), BRAINSTEM).astype(np.uint8)
+    put_label(folder / "segmentations" / "brain_stem.nii.gz", mask)
+    put_label(folder / "segmentations" / "heart.nii.gz", mask)
+    drawing = read(only(tmp_path))
+    require_boxes(drawing, Brainstem=BRAINSTEM)
+    assert drawing.naming.unmapped == ["heart"]
+
+
+def test_empty_masks_are_noted_and_others_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "0522c0001"
+    put_pddca(folder)
+    put_label(folder / "structures" / "Mandible.nrrd", label_array({}))
+    drawing = read(only(tmp_path))
+    assert "Bone_Mandible" not in drawing.masks
+    assert drawing.notes == ["Mandible.nrrd is empty"]
+    put_label(folder / "structures" / "Mandible.nrrd", label_array({1: PAROTID_L, 2: PAROTID_R}))
+    with pytest.raises(LabelError, match=r"0522c0001: Mandible\.nrrd holds several values"):
+        read(only(tmp_path))
+    other = make_grid((20, 16, 10))
+    put_label(folder / "structures" / "Mandible.nrrd", np.ones((20, 16, 10), np.uint8), other)
+    with pytest.raises(GeometryError, match="0522c0001: the label lies on 20 x 16 x 10"):
+        read(only(tmp_path))
+
+
+def test_a_mask_in_two_formats_is_refused(tmp_path: Path) -> None:
+    put_pddca(tmp_path / "a")
+    put_label(tmp_path / "a" / "structures" / "BrainStem.nii.gz", label_array({1: BRAINSTEM}))
+    with pytest.raises(LabelError, match="a: two mask files have one name"):
+        read(only(tmp_path))
+
+
+# --- OpenKBP
+
+
+def test_an_openkbp_case_is_read(tmp_path: Path) -> None:
+    put_openkbp(tmp_path / "train" / "pt_1")
+    case = only(tmp_path)
+    assert (case.source, case.case_id) == ("openkbp", "pt_1")
+    drawing = read(case)
+    require_boxes(drawing, Brainstem=BRAINSTEM, Parotid_L=PAROTID_L, Parotid_R=PAROTID_R)
+
+
+def test_a_ct_without_label_has_no_contours(tmp_path: Path) -> None:
+    put_openkbp(tmp_path / "pt_1")
+    (tmp_path / "pt_1" / "label.nii.gz").unlink()
+    assert only(tmp_path).read is None
+
+
+# --- pairs
+
+
+def test_two_folders_are_read_by_names_and_dataset_json(tmp_path: Path) -> None:
+    write_ct(tmp_path / "imagesTr" / "a_0000.nii.gz", make_ct())
+    put_label(tmp_path / "labelsTr" / "a.nii.gz", label_array({5: BRAINSTEM, 9: PAROTID_L}))
+    write_ct(tmp_path / "imagesTr" / "b_0000.nii.gz", make_ct())
+    meaning = {"labels": {"background": 0, "brain stem": 5, "tumour": 9}}
+    (tmp_path / "dataset.json").write_text(json.dumps(meaning))
+    first, second = find_cases(tmp_path)
+    assert (first.source, first.case_id, second.case_id) == ("nifti_pairs", "a", "b")
+    drawing = read(first)
+    require_boxes(drawing, Brainstem=BRAINSTEM)
+    assert drawing.naming.unmapped == ["tumour"]
+    assert second.read is None
+    (tmp_path / "dataset.json").write_text('{"labels": {"0": "background", "9": "Parotid_L"}}')
+    with pytest.raises(
+        LabelError, match=r"a: the label holds the values \[5\], which name no organ"
+    ):
+        read(first)
+    (tmp_path / "dataset.json").write_text('{"labels": {"Brainstem": "one"}}')
+    with pytest.raises(
+        LabelError, match=r"a: dataset\.json does not say what the label values mean"
+    ):
+        read(first)
+
+
+@pytest.mark.parametrize("suffix", ["_label", "_seg"])
+def test_files_beside_each_other_are_read_with_the_sets_values(tmp_path: Path, suffix: str) -> None:
+    write_ct(tmp_path / "a.nii.gz", make_ct())
+    put_label(tmp_path / f"a{suffix}.nii.gz", label_array({1: BRAINSTEM, 4: PAROTID_L}))
+    write_ct(tmp_path / "unpaired.nii.gz", make_ct())
+    case = only(tmp_path)
+    assert case.case_id == "a"
+    drawing = read(case)
+    require_boxes(drawing, Brainstem=BRAINSTEM, Parotid_L=PAROTID_L)
+    assert drawing.notes == ["the label's values were read as those of the organ set 'openkbp'"]
+
+
+def test_a_label_without_its_image_is_refused(tmp_path: Path) -> None:
+    write_ct(tmp_path / "images" / "a.nii.gz", make_ct())
+    for name in ("a", "b"):
+        put_label(tmp_path / "labels" / f"{name}.nii.gz", label_array({1: BRAINSTEM}))
+    first, second = find_cases(tmp_path)
+    require_boxes(read(first), Brainstem=BRAINSTEM)
+    with pytest.raises(ScanError, match=r"b: labels has b\.nii\.gz, images has no CT"):
+        read(second)
+
+
+def test_a_case_folder_whose_label_is_named_after_the_ct_is_read(tmp_path: Path) -> None:
+    write_ct(tmp_path / "anna" / "ct.nii.gz", make_ct())
+    put_label(tmp_path / "anna" / "ct_seg.nii.gz", label_array({1: BRAINSTEM}))
+    case = only(tmp_path)
+    assert case.case_id == "anna"
+    require_boxes(read(case), Brainstem=BRAINSTEM)
+
+
+def test_a_case_folder_is_read(tmp_path: Path) -> None:
+    write_ct(tmp_path / "anna" / "image.nii.gz", make_ct())
+    put_label(tmp_path / "anna" / "seg.nii.gz", label_array({1: BRAINSTEM}))
+    case = only(tmp_path)
+    assert (case.source, case.case_id) == ("nifti_pairs", "anna")
+    require_boxes(read(case), Brainstem=BRAINSTEM)
+
+
+# --- finding
+
+
+def test_sources_lie_side_by_side_and_one_can_be_chosen(tmp_path: Path) -> None:
+    put_pddca(tmp_path / "a" / "0522c0001")
+    put_openkbp(tmp_path / "b" / "pt_1")
+    put_openkbp(tmp_path / "studies" / "pt_9")
+    found = find_cases(tmp_path, leave_out=tmp_path / "studies")
+    assert [(c.source, c.case_id) for c in found] == [("pddca", "0522c0001"), ("openkbp", "pt_1")]
+    assert [c.case_id for c in find_cases(tmp_path / "b", source="openkbp")] == ["pt_1"]
+    with pytest.raises(ScanError, match="no case found"):
+        find_cases(tmp_path / "b", source="dicom_rtstruct")
+    with pytest.raises(ConfigError, match="source 'xnat' is not known"):
+        find_cases(tmp_path, source="xnat")
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    put_openkbp(tmp_path / "pt_1")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert only(tmp_path).case_id == "pt_1"
+
+
+def test_ids_given_twice_are_found_in_any_case(tmp_path: Path) -> None:
+    put_openkbp(tmp_path / "a" / "pt_1")
+    put_openkbp(tmp_path / "b" / "pt_1")
+    put_pddca(tmp_path / "PT_1")
+    assert len(ids_given_twice(find_cases(tmp_path))["pt_1"]) == 3
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScanError, match="no such folder"):
+        find_cases(tmp_path / "none")
+    with pytest.raises(ScanError, match="no case found"):
+        find_cases(tmp_path)
