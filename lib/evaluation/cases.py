@@ -46,9 +46,7 @@ class Piece:
     @property
     def box(self) -> Box:
         """Where the piece lies on its grid."""
-        x, y, z = (
-            slice(a, a + n) for a, n in zip(self.start_vox, self.mask.shape, strict=True)
-        )
+        x, y, z = (slice(a, a + n) for a, n in zip(self.start_vox, self.mask.shape, strict=True))
         return (x, y, z)
 
     def within(self, box: Box) -> MaskArray:
@@ -173,7 +171,8 @@ def read_contours(
         return _read_masks(case, path, pool)
     array, grid = read_label(path, image_id=case, image_grid=None)
     boxes = _boxes(array)
-    present = [value for value, box in enumerate(boxes, start=1) if box is not None]
+    there = {value: box for value, box in enumerate(boxes, start=1) if box is not None}
+    present = list(there)
     values, values_from = _values_of(case, path, present, values, hint)
     unmatched = [f"value {v}" for v in present if v not in values.values()]
     organs: dict[str, Piece] = {}
@@ -182,7 +181,7 @@ def read_contours(
         if name is None:
             unmatched.append(f"{spelling} (value {value})")
         elif value in present:
-            _add(organs, name, _piece(array, boxes[value - 1], value), case)
+            _add(organs, name, _piece(array, there[value], value), case)
     return Contours(
         case=case,
         grid=grid,
@@ -260,7 +259,8 @@ def _read_mask(case: str, path: Path) -> tuple[Piece | None, Grid]:
     value = int(array.max())
     if value == 0:
         return None, grid
-    piece = _piece(array, _boxes(array != 0)[0], value)
+    box = next(box for box in _boxes((array != 0).view(np.uint8)) if box)
+    piece = _piece(array, box, value)
     if np.count_nonzero(array) != np.count_nonzero(piece.mask):
         raise LabelError(
             f"{case}: {path.name} holds several values up to {value}; a mask of one organ holds 0 and one other"
@@ -268,8 +268,8 @@ def _read_mask(case: str, path: Path) -> tuple[Piece | None, Grid]:
     return piece, grid
 
 
-def _boxes(array: LabelArray | MaskArray) -> list[Box]:
-    """Return the box of each value from 1 up; None, whatever the type says, for one that is not there.
+def _boxes(array: LabelArray) -> list[Box | None]:
+    """Return the box of each value from 1 up; None for one that is not there.
 
     Files hold x fastest: walked in that order this is eight times as fast.
     """

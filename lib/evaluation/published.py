@@ -65,7 +65,7 @@ NETWORKS = (
 """Mean DSC on the test set of PDDCA."""
 
 HUMAN = Published(
-    name="Two observers (TCIA)",
+    name="Two observers (TCIA, 28 scans)",
     citation="Radiographer against oncologist on 28 scans of TCIA, expert masks of Nikolov et al. 2021",
     dsc={
         "Brainstem": 0.900,

@@ -125,7 +125,7 @@ def evaluate(
     values: Mapping[str, int] | None = None,
     organs: Collection[str] | None = None,
     workers: int = WORKERS,
-    on_case: Callable[[str], None] = lambda case: None,
+    on_case: Callable[[str], object] = str,
 ) -> Evaluation:
     """Return the agreement of every organ of every case that both sides have.
 
@@ -211,7 +211,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def statistics(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Return n, mean, sample standard deviation, median, 5th and 95th percentile of the values that are known."""
+    """Return n, mean, sample standard deviation, median, 5th and 95th percentile of the known values."""
     known = np.array([v for v in values if np.isfinite(v)])
     if known.size == 0:
         return {"n": 0, "mean": None, "sd": None, "median": None, "p5": None, "p95": None}
@@ -291,9 +291,7 @@ def _row(reference: Contours, prediction: Contours, organ: str) -> Row:
     box = union_box([drawn] if predicted is None else [drawn, predicted])
     first = drawn.within(box)
     second = np.zeros_like(first) if predicted is None else predicted.within(box)
-    found = agreement(
-        first, second, spacing_mm=_spacing_mm(reference), tolerance_mm=tolerance_mm
-    )
+    found = agreement(first, second, spacing_mm=_spacing_mm(reference), tolerance_mm=tolerance_mm)
     return Row(
         case=reference.case,
         organ=organ,
