@@ -26,9 +26,9 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         prog="python -m apps.evaluate",
         description=__doc__.splitlines()[0],
-        epilog="A case is a label volume CASE.nii.gz (.nii, .nrrd, .mha) or a folder CASE of one mask per organ, "
-        "of one name on both sides. An organ that the reference lacks is unknown and left out; one that the "
-        "prediction lacks is missed: DSC and surface DSC 0, distances empty.",
+        epilog="A case is a label volume CASE.nii.gz (.nii, .nrrd, .mha) or a folder CASE of one mask per "
+        "organ, of one name on both sides. An organ that the reference lacks is unknown and left out; one "
+        "that the prediction lacks is missed: DSC and surface DSC 0, distances empty.",
     )
     add = flags.add_argument
     add(

@@ -21,6 +21,7 @@ LAYERS = [
         "lib.pictures",
         "lib.phantom.cohort",
         "lib.archives",
+        "lib.evaluation",
     },
     {"lib.infers", "lib.trainers", "lib.datastores", "lib.activelearning", "lib.server"},
     {"lib.app"},

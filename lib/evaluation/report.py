@@ -222,8 +222,8 @@ def _table(found: Evaluation) -> str:
         '<div class="wide"><table><caption><b>Table 1.</b> Agreement per organ: mean &plusmn; standard deviation '
         "over <i>n</i> contours, and the median with 5th and 95th percentile of the DSC. Organs in order of "
         "their mean DSC, sides of a pair together. &tau;: tolerance of the surface DSC. Difference: prediction "
-        "minus reference, mean. A missed organ counts with DSC and surface DSC 0; HD95 and MSD are the means of "
-        "the others.</caption><thead><tr>"
+        "minus reference, mean. A missed organ counts with DSC and surface DSC 0; HD95 and MSD are the "
+        "means of the others.</caption><thead><tr>"
         + "".join(f"<th>{cell}</th>" for cell in head)
         + "</tr></thead><tbody>"
         + "\n".join(lines)
@@ -260,8 +260,8 @@ def _figures(found: Evaluation, pictures: Mapping[str, bytes]) -> list[str]:
             f"Bland-Altman plot of the volumes (<i>n</i> = {limits.n} contours, missed ones left out). Bias "
             f"{_number(limits.bias_percent, 1, sign='+')} %, limits of agreement "
             f"{_number(limits.low_percent, 1, sign='+')} to {_number(limits.high_percent, 1, sign='+')} % of "
-            "the mean volume, over all organs together; contours of one patient are not independent, so that the "
-            "limits describe these data and are no confidence bounds. The horizontal axis is logarithmic.",
+            "the mean volume, over all organs together; contours of one patient are not independent, so that "
+            "the limits describe these data and are no confidence bounds. The horizontal axis is logarithmic.",
         ),
     )
     return ["<h2>Figures</h2>"] + [

@@ -111,6 +111,7 @@ def _view(reference: Piece, prediction: Piece | None, grid: Grid) -> tuple[Box, 
     first = reference.within(union)
     differs = first if prediction is None else first ^ prediction.within(union)
     cut = [union[a].start + at for a, at in enumerate(_cut(differs, first, grid))]
+    spacing = grid.spacing_mm
     extents = [(union[a].stop - union[a].start) * spacing[a] for a in range(3)]
     side_mm = min(max(*extents, SMALLEST_VIEW_MM - 2 * MARGIN_MM) + 2 * MARGIN_MM, LARGEST_VIEW_MM)
     slices = []
