@@ -220,7 +220,8 @@ def _table(found: Evaluation) -> str:
     )  # fmt: skip
     return (
         '<div class="wide"><table><caption><b>Table 1.</b> Agreement per organ: mean &plusmn; standard '
-        "deviation over <i>n</i> contours, and the median with 5th and 95th percentile of the DSC. Organs in order of "
+        "deviation over <i>n</i> contours, and the median with 5th and 95th percentile of the DSC. Organs "
+        "in order of "
         "their mean DSC, sides of a pair together. &tau;: tolerance of the surface DSC. Difference: prediction "
         "minus reference, mean. A missed organ counts with DSC and surface DSC 0; HD95 and MSD are the "
         "means of the others.</caption><thead><tr>"
