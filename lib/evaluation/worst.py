@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from lib.evaluation.cases import Box, Contours, Piece
 from lib.evaluation.charts import drawing, png
@@ -173,6 +174,7 @@ def _marks(axis: Any, ends: tuple[str, str, str, str], *, is_dark: bool) -> None
             transform=axis.transAxes,
             fontsize=7,
             color="white" if is_dark else "#666666",
+            path_effects=_outline(is_dark=is_dark),
         )
     axis.set_xticks([])
     axis.set_yticks([])
@@ -184,8 +186,14 @@ def _scale_bar(axis: Any, share: float, *, is_dark: bool) -> None:
     colour = "white" if is_dark else "#222222"
     axis.plot(
         [0.05, 0.05 + share], [0.05, 0.05], color=colour, linewidth=2, solid_capstyle="butt",
-        transform=axis.transAxes,
+        transform=axis.transAxes, path_effects=_outline(is_dark=is_dark),
     )  # fmt: skip
     axis.text(
-        0.05, 0.07, f"{_SCALE_BAR_MM:g} mm", fontsize=6.5, color=colour, transform=axis.transAxes
-    )
+        0.05, 0.07, f"{_SCALE_BAR_MM:g} mm", fontsize=6.5, color=colour, transform=axis.transAxes,
+        path_effects=_outline(is_dark=is_dark),
+    )  # fmt: skip
+
+
+def _outline(*, is_dark: bool) -> list[withStroke]:
+    """Return a thin edge that keeps letters legible over bone as over air."""
+    return [withStroke(linewidth=1.5, foreground="black" if is_dark else "#fafafa")]
