@@ -1,7 +1,7 @@
 """What others reached: mean DSC per organ, for the charts' reference marks.
 
-The networks' values are those of the papers' tables on the PDDCA test set (docs/results says which are quoted
-from secondary sources); training sets differ. They are landmarks, not a comparison on the same patients.
+The networks' values are those on the PDDCA test set; but for OrganNet2.5D's, and UaNet's mean, values per organ
+are quoted from secondary sources. Training sets differ: landmarks, not a comparison on the same patients.
 """
 
 from collections.abc import Mapping

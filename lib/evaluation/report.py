@@ -244,7 +244,7 @@ def _figures(found: Evaluation, pictures: Mapping[str, bytes]) -> list[str]:
     marks = (
         " Open and grey marks: mean DSC of published networks on the PDDCA test set; red line: mean DSC of "
         "two observers on 28 scans. Those are other patients and, for the networks, other training sets: "
-        "landmarks, not a comparison."
+        "landmarks, not a comparison. Values per organ, but for OrganNet2.5D, are from secondary sources."
         if named
         else " No published value is at hand for these organs."
     )
