@@ -142,6 +142,55 @@ _ALL = (
         tolerance_mm=3.00,
         tolerance_source="not in Nikolov et al.; one slice of a 3 mm planning CT",
     ),
+    Organ(
+        name="Brain",
+        snomed_code="12738006",
+        snomed_meaning="Brain structure",
+        colour_rgb=(250, 200, 190),
+        tolerance_mm=1.01,
+    ),
+    *_pair(
+        "Cochlea",
+        "80169004",
+        "Cochlear structure",
+        colours_rgb=((120, 200, 255), (0, 130, 200)),
+        tolerance_mm=1.25,
+    ),
+    *_pair(
+        "Glnd_Lacrimal",
+        "13561001",
+        "Lacrimal gland structure",
+        colours_rgb=((255, 220, 120), (200, 170, 60)),
+        tolerance_mm=2.50,
+    ),
+    *_pair(
+        "Lens",
+        "78076003",
+        "Structure of lens of eye",
+        colours_rgb=((180, 255, 210), (100, 220, 160)),
+        tolerance_mm=0.98,
+    ),
+    *_pair(
+        "Lung",
+        "39607008",
+        "Lung structure",
+        colours_rgb=((170, 190, 220), (130, 150, 190)),
+        tolerance_mm=2.42,
+    ),
+    *_pair(
+        "Eye",
+        "81745001",
+        "Structure of eye proper",
+        colours_rgb=((240, 240, 240), (190, 190, 255)),
+        tolerance_mm=1.65,
+    ),
+    Organ(
+        name="SpinalCanal",
+        snomed_code="61853006",
+        snomed_meaning="Spinal canal structure",
+        colour_rgb=(190, 120, 90),
+        tolerance_mm=1.17,
+    ),
 )
 
 ORGANS: Mapping[str, Organ] = MappingProxyType({organ.name: organ for organ in _ALL})

@@ -29,6 +29,7 @@ LAYERS = [
         "lib.phantom.cohort",
         "lib.archives",
         "lib.importers",
+        "lib.evaluation",
     },
     {"lib.infers", "lib.trainers", "lib.datastores", "lib.activelearning", "lib.server"},
     {"lib.app"},

@@ -38,8 +38,24 @@ _STEMS: Mapping[str, str] = {
     "esophagus": "Esophagus",
     "oesophagus": "Esophagus",
     "larynx": "Larynx",
+    "brain": "Brain",
+    "cochlea": "Cochlea",
+    "lacrimal": "Glnd_Lacrimal",
+    "lacrimalgland": "Glnd_Lacrimal",
+    "glndlacrimal": "Glnd_Lacrimal",
+    "lens": "Lens",
+    "eyelens": "Lens",
+    "lung": "Lung",
+    "eye": "Eye",
+    "eyeball": "Eye",
+    "orbit": "Eye",
+    "spinalcanal": "SpinalCanal",
+    "vertebralcanal": "SpinalCanal",
 }
-"""Letters of a name without its side, in small letters -> TG-263 name without its side."""
+"""Letters of a name without its side, in small letters -> TG-263 name without its side.
+
+Nikolov et al. contour the eyeball and call it orbit, after the atlas of Brouwer et al. 2015.
+"""
 
 _SIDES = {"l": "_L", "lt": "_L", "left": "_L", "r": "_R", "rt": "_R", "right": "_R"}
 

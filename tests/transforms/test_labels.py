@@ -31,6 +31,9 @@ def test_a_tg263_name_means_itself_in_any_case(name: str) -> None:
         ("Optic-Nerve-Lt", "OpticNrv_L"),
         ("Submandibular-Rt", "Glnd_Submand_R"),
         ("Spinal-Cord", "SpinalCord"),
+        ("Spinal-Canal", "SpinalCanal"),
+        ("Orbit-Lt", "Eye_L"),
+        ("Lacrimal-Rt", "Glnd_Lacrimal_R"),
         # TotalSegmentator, and what people type
         ("parotid_gland_left", "Parotid_L"),
         ("left parotid gland", "Parotid_L"),
@@ -46,7 +49,7 @@ def test_a_known_spelling_means_its_organ(spelling: str, name: str) -> None:
 @pytest.mark.parametrize(
     "spelling",
     ["", "GTV", "Parotid", "Larynx_L", "Parotid_LR", "left parotid right", "SpinalCord_05",
-     "SpinalCord_PRV", "Spinal-Canal", "notabrainstem"],
+     "SpinalCord_PRV", "Canal", "Eye", "notabrainstem"],
 )  # fmt: skip
 def test_what_is_not_known_is_not_guessed(spelling: str) -> None:
     assert tg263_name(spelling) is None

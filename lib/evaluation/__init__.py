@@ -1,0 +1,1 @@
+"""Metrics over many cases: finding and reading them, the table, the charts, the report."""
