@@ -18,7 +18,7 @@ from lib.activelearning.strategies import strategies
 from lib.config import AppConfig
 from lib.datastores.local import FolderStore
 from lib.errors import DatastoreError, OrganNetError
-from lib.files import finite
+from lib.files import finite, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
 from lib.registry import Registry, ServedModel
 from lib.server.process import at_shutdown, in_server_process
@@ -64,6 +64,9 @@ class OrganNetApp(MONAILabelApp):
         from lib.server import train_routes
 
         super().on_init_complete()
+        for folder in (self.config.model_dir, Path(self.studies)):
+            if folder.is_dir():
+                remove_unfinished(folder)
         at_shutdown(train_routes.stop)
 
     def init_datastore(self) -> Datastore:

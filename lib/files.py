@@ -4,10 +4,29 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_UNFINISHED = ".writing-"
+ABANDONED_S = 3600.0
+"""A file that nobody has written to for so long is of a process that was killed."""
+
+
+def remove_unfinished(folder: Path) -> int:
+    """Remove what killed processes left half written below `folder`; return how many files that were.
+
+    A file that another process may still be writing is left alone.
+    """
+    before = time.time() - ABANDONED_S
+    left = [
+        p for p in folder.rglob(f"{_UNFINISHED}*") if p.is_file() and p.stat().st_mtime < before
+    ]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
 
 
 @contextmanager
@@ -18,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
     suffixes, by which SimpleITK chooses the format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix="-" + path.name, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix="-" + path.name, dir=path.parent)
     os.close(handle)
     beside = Path(name)
     try:

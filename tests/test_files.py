@@ -1,9 +1,11 @@
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from lib.files import replacing, write_json
+from lib.files import ABANDONED_S, remove_unfinished, replacing, write_json
 
 
 def write_half(path: Path) -> None:
@@ -33,3 +35,19 @@ def test_a_finished_write_takes_the_old_files_place(tmp_path: Path) -> None:
 def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"dsc": [float("nan"), 0.5], "hd": {"x": float("inf")}})
     assert json.loads((tmp_path / "a.json").read_text()) == {"dsc": [None, 0.5], "hd": {"x": None}}
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_what_is_being_written_is_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "labels").mkdir()
+    kept = [tmp_path / "scan.nii.gz", tmp_path / "labels" / ".writing-now-scan.nii.gz"]
+    left = tmp_path / "labels" / ".writing-old-scan.nii.gz"
+    for path in (*kept, left):
+        path.write_text("x")
+    long_ago = time.time() - ABANDONED_S - 1
+    for path in (kept[0], left):
+        os.utime(path, (long_ago, long_ago))
+    assert remove_unfinished(tmp_path) == 1
+    assert not left.exists()
+    assert all(path.exists() for path in kept)
