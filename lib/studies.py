@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from lib.errors import DatastoreError
-from lib.scans import SCAN_SUFFIXES, find_scans, scan_name
+from lib.scans import find_scans, scan_name
 from lib.training.cases import Case
+from lib.volume_files import SCAN_SUFFIXES
 
 LABEL_STEMS = ("label", "labels", "segmentation")
 

@@ -21,6 +21,7 @@ LAYERS = [
     {
         "lib.dicom",
         "lib.scans",
+        "lib.volume_files",
         "lib.studies",
         "lib.registry",
         "lib.inference",

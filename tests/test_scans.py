@@ -11,7 +11,8 @@ import SimpleITK as sitk
 from lib.dicom.writer import write_ct_series
 from lib.errors import GeometryError, LabelError, ScanError
 from lib.geometry import Grid, from_sitk, to_sitk
-from lib.scans import SCAN_SUFFIXES, find_scans, read_ct, read_label, scan_name, write_label
+from lib.scans import find_scans, read_ct, read_label, scan_name, write_label
+from lib.volume_files import SCAN_SUFFIXES
 from lib.volumes import CtVolume, LabelVolume
 from tests.phantoms import (
     MARK_RAS_MM,

@@ -22,7 +22,7 @@ from lib.dicom.series import holds_dicom
 from lib.errors import DatastoreError
 from lib.files import replacing
 from lib.names import require_image_id
-from lib.scans import SCAN_SUFFIXES
+from lib.volume_files import SCAN_SUFFIXES
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from lib.datastores.index import LABELS, Index, suffix_of
 from lib.errors import DatastoreError, ImageExistsError, ScanError
 from lib.files import replacing
 from lib.names import require_image_id, require_tag
-from lib.scans import SCAN_SUFFIXES, read_ct, read_label, write_label
+from lib.scans import read_ct, read_label, write_label
 from lib.transforms.labels import to_our_values
+from lib.volume_files import SCAN_SUFFIXES
 from lib.volumes import LabelVolume
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,10 @@ from scipy import ndimage
 from lib.errors import ConfigError, LabelError, ScanError
 from lib.geometry import Grid, require_same_grid
 from lib.organs import ORGAN_SETS
-from lib.scans import SCAN_SUFFIXES, read_label
+from lib.scans import read_label
 from lib.transforms.labels import tg263_name
 from lib.units import LabelArray, MaskArray, ShapeVox
+from lib.volume_files import SCAN_SUFFIXES
 
 MASK_FOLDERS = ("segmentations", "structures")
 LABEL_STEMS = ("label", "labels", "seg", "segmentation")

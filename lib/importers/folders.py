@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lib.scans import SCAN_SUFFIXES
+from lib.volume_files import SCAN_SUFFIXES
 
 CT_STEMS = ("ct", "img", "image")
 LABEL_STEMS = ("label", "labels", "seg", "segmentation")

@@ -22,7 +22,8 @@ from lib.importers.combine import combine
 from lib.importers.detect import ids_given_twice
 from lib.importers.names import OrganNames
 from lib.names import require_image_id
-from lib.scans import SCAN_SUFFIXES, read_ct, read_label, write_ct, write_label
+from lib.scans import read_ct, read_label, write_ct, write_label
+from lib.volume_files import SCAN_SUFFIXES
 from lib.volumes import CtVolume, LabelVolume
 
 REPORT = "import.json"

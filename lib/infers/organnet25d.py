@@ -18,8 +18,9 @@ from lib.geometry import to_sitk
 from lib.inference import OVERLAP, contour
 from lib.recipes import Recipe
 from lib.registry import Model, ServedModel
-from lib.scans import SCAN_SUFFIXES, read_ct, write_label
+from lib.scans import read_ct, write_label
 from lib.server.requests import as_flag, as_number
+from lib.volume_files import SCAN_SUFFIXES
 from lib.volumes import LabelVolume
 
 _DTYPES: Mapping[str, type[np.integer[Any]]] = {
