@@ -31,6 +31,7 @@ LAYERS = [
         "lib.archives",
         "lib.importers",
         "lib.evaluation",
+        "lib.comparison",
     },
     {"lib.infers", "lib.trainers", "lib.datastores", "lib.activelearning", "lib.server"},
     {"lib.app"},

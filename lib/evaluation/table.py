@@ -207,7 +207,32 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row in rows:
-            writer.writerow(_cell(getattr(row, name)) for name in COLUMNS)
+            writer.writerow(csv_cells(row))
+
+
+def csv_cells(row: Row) -> list[str]:
+    """Return a row's fields in the order of `COLUMNS`, as `metrics.csv` has them."""
+    return [_cell(getattr(row, name)) for name in COLUMNS]
+
+
+def read_csv(path: Path) -> list[Row]:
+    """Return the rows that `write_csv` wrote to `path`; an empty field is NaN.
+
+    Raises:
+        ConfigError: If the file is no such table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_row_of(fields_) for fields_ in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as a table of {', '.join(COLUMNS)} ({error})"
+        ) from error
+
+
+def _row_of(cells: Mapping[str, str]) -> Row:
+    numbers = {name: float(cells[name] or "nan") for name in COLUMNS[2:]}
+    return Row(case=cells["case"], organ=cells["organ"], **numbers)
 
 
 def statistics(values: Sequence[float]) -> dict[str, float | int | None]:
