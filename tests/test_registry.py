@@ -29,6 +29,14 @@ def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert not model.network.training
 
 
+def test_a_model_from_before_recipes_had_augmentations_still_loads(tmp_path: Path) -> None:
+    path = tmp_path / f"{make_model(tmp_path, 1)}.safetensors"
+    card = json.loads(path.with_suffix(".json").read_text())
+    del card["recipe"]["augment"]
+    path.with_suffix(".json").write_text(json.dumps(card))
+    assert load_model(path).recipe == TINY
+
+
 def test_version_names_the_weights(tmp_path: Path) -> None:
     assert make_model(tmp_path, 1) == make_model(tmp_path, 1)
     assert make_model(tmp_path, 1) != make_model(tmp_path, 2)
