@@ -48,8 +48,8 @@ class DeepOptions:
         overlap: Share of a window that its neighbour sees again, at least; 0.6 gives twice the windows of the
             plain 0.5, in three dimensions.
         mirror: Whether the CT is also seen mirrored left to right, its organs swapped back.
-        hu_shifts: The CT is also seen with these added, in HU; within what training adds
-            (`lib.training.crops.MAX_SHIFT_HU`).
+        hu_shifts: The CT is also seen with these added, in HU, every second time mirrored; within what
+            training adds (`lib.training.crops.MAX_SHIFT_HU`).
         models: How many of the last promoted models, the served one among them.
         dropout_samples: Random draws where there is one model only, and it has dropout; 0 draws none.
         seed: Of those draws: the same CT, model and seed give the same answer.
@@ -199,12 +199,10 @@ def plan(
         notes: What to say beside what is left out here.
     """
     said = list(notes)
-    views = [View("plain")]
-    if options.mirror and is_mirrorable(model.recipe.labels):
-        views.append(View("mirrored", is_mirrored=True))
-    elif options.mirror:
+    is_mirrored = options.mirror and is_mirrorable(model.recipe.labels)
+    if options.mirror and not is_mirrored:
         said.append("no mirrored view: an organ of one side has no partner in the organ set")
-    views += [View(f"{shift:+g} HU", shift_hu=shift) for shift in options.hu_shifts]
+    views = _views(options.hu_shifts, is_mirrored=is_mirrored)
     models = [model, *earlier][: options.models]
     draws = options.dropout_samples if len(models) == 1 and _dropouts(model.network) else 0
     passes = [Pass(one, view) for one in models for view in views]
@@ -212,6 +210,19 @@ def plan(
         drawn = [one for one in passes for _ in range(draws)]
         passes = [replace(one, dropout_seed=options.seed + n) for n, one in enumerate(drawn)]
     return Plan(tuple(passes), options.overlap, tuple(said))
+
+
+def _views(hu_shifts: Sequence[float], *, is_mirrored: bool) -> list[View]:
+    """Return the views; of the shifted ones every second is mirrored, so that both sides weigh the same."""
+    views = [View("plain")]
+    if is_mirrored:
+        views.append(View("mirrored", is_mirrored=True))
+    for number, shift in enumerate(hu_shifts):
+        if is_mirrored and number % 2:
+            views.append(View(f"mirrored, {shift:+g} HU", is_mirrored=True, shift_hu=shift))
+        else:
+            views.append(View(f"{shift:+g} HU", shift_hu=shift))
+    return views
 
 
 def contour_deeply(
