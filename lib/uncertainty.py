@@ -3,8 +3,8 @@
 The organ-wise numbers are those of Roy et al., *Bayesian QuickNAT*, NeuroImage 195 (2019), section on
 structure-wise uncertainty: the coefficient of variation of the volume, the mean Dice between each two samples,
 and the mean of the voxel-wise uncertainty over the organ. The voxel-wise uncertainty here is the entropy of
-the mean over the samples, where Roy et al. sum over the samples: it is bounded, so that 1 means "all classes
-are equally likely" whatever the number of samples and classes.
+the samples' mean over that of `K` equally likely classes, so that 1 means the same whatever the number of
+samples and classes; Roy et al. take the entropy over the samples (docs/adr/0010).
 
 None of them needs a reference, and none of them measures an error: a model can be sure and wrong.
 """
