@@ -43,7 +43,7 @@ def contour(
         overlap: Share of each window that its neighbours see too.
     """
     pipeline = Pipeline(model.recipe)
-    clock = _Clock()
+    clock = StageClock()
     prepared = pipeline.prepare(ct)
     clock.lap("prepare")
     found = probabilities(prepared, model, pipeline=pipeline, device=device, overlap=overlap)
@@ -98,12 +98,15 @@ def fast_bfloat16(device: str) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-class _Clock:
+class StageClock:
+    """Seconds of each stage, rounded to milliseconds; a stage ends when it is named."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
+        """Say that `stage` ended now."""
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now
