@@ -49,7 +49,7 @@ class DeepOptions:
             plain 0.5, in three dimensions.
         mirror: Whether the CT is also seen mirrored left to right, its organs swapped back.
         hu_shifts: The CT is also seen with these added, in HU, every second time mirrored; within what
-            training adds (`lib.training.crops.MAX_SHIFT_HU`).
+            training adds (`lib.recipes.AugmentConfig.shift_hu`).
         models: How many of the last promoted models, the served one among them.
         dropout_samples: Random draws where there is one model only, and it has dropout; 0 draws none.
         seed: Of those draws: the same CT, model and seed give the same answer.
