@@ -88,10 +88,10 @@ def load_model(path: Path, device: str = "cpu") -> Model:
     Raises:
         CheckpointError: If a file is missing, damaged, or does not fit the recipe's network.
     """
+    card = _read_card(path)
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         data = path.read_bytes()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(f"{path.name}: the model cannot be read ({error})") from error
     if hashlib.sha256(data).hexdigest() != card.get("sha256"):
         raise CheckpointError(f"{path.name}: the weights are not those that the card describes")
@@ -106,12 +106,32 @@ def load_model(path: Path, device: str = "cpu") -> Model:
     return Model(card["version"], network, recipe, card)
 
 
-class Registry:
-    """The models in one folder, of which one serves; `starter` is served until a first one is published."""
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: the model's card cannot be read ({error})") from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{path.name}: the model's card is not an object of JSON")
+    return card
 
-    def __init__(self, folder: Path, *, starter: Path | None = None) -> None:
+
+class Registry:
+    """The models in one folder, of which one serves.
+
+    Args:
+        folder: Where they lie.
+        starter: A folder with weights to serve until a first model is published.
+        organ_set: Where set, a starter of another organ set is not served: it would stand in the way of the
+            first model that is trained here, since nobody can tell which of the two is better.
+    """
+
+    def __init__(
+        self, folder: Path, *, starter: Path | None = None, organ_set: str | None = None
+    ) -> None:
         self.folder = folder
         self.starter = starter
+        self.organ_set = organ_set
 
     def published_version(self) -> str | None:
         """Return the version that was published last, or None."""
@@ -180,9 +200,20 @@ class Registry:
         version = self.published_version()
         if version is not None:
             return self.folder / f"{version}.safetensors"
-        if self.starter is not None:
-            return next(iter(sorted(self.starter.glob("*.safetensors"))), None)
-        return None
+        return self._starter_path()
+
+    def _starter_path(self) -> Path | None:
+        paths = sorted(self.starter.glob("*.safetensors")) if self.starter else []
+        return next((path for path in paths if self._is_of_our_organs(path)), None)
+
+    def _is_of_our_organs(self, path: Path) -> bool:
+        if self.organ_set is None:
+            return True
+        try:
+            return bool(_read_card(path)["recipe"]["organ_set"] == self.organ_set)
+        except (CheckpointError, KeyError, TypeError):
+            # It will not load either, and that is what should be said of it.
+            return True
 
     def publish(self, version: str, *, reason: str) -> None:
         """Let `version` serve from the next request on.

@@ -73,6 +73,24 @@ def test_without_any_model_the_error_says_how_to_get_one(tmp_path: Path) -> None
         ServedModel(Registry(tmp_path)).get()
 
 
+def test_a_starter_of_other_organs_does_not_serve(tmp_path: Path) -> None:
+    starter = make_model(tmp_path / "starter", 1)
+    places = {"folder": tmp_path / "models", "starter": tmp_path / "starter"}
+    ours = Registry(**places, organ_set=TINY.organ_set)
+    assert ours.served_path() == tmp_path / "starter" / f"{starter}.safetensors"
+    assert Registry(**places, organ_set="pddca").served_path() is None
+
+
+def test_a_starter_without_a_readable_card_is_named_as_damaged(tmp_path: Path) -> None:
+    starter = make_model(tmp_path / "starter", 1)
+    (tmp_path / "starter" / f"{starter}.json").write_text("[]")
+    registry = Registry(
+        tmp_path / "models", starter=tmp_path / "starter", organ_set=TINY.organ_set
+    )
+    with pytest.raises(CheckpointError, match=f"{starter}.safetensors: the model's card"):
+        ServedModel(registry).get()
+
+
 def test_a_starter_serves_until_a_model_is_published(tmp_path: Path) -> None:
     starter = make_model(tmp_path / "starter", 1)
     registry = Registry(tmp_path / "models", starter=tmp_path / "starter")
