@@ -8,6 +8,7 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
+from lib.networks.build import size_divisor
 from lib.registry import Model
 from lib.transforms.pipelines import Pipeline, Prepared
 from lib.volumes import CtVolume, LabelVolume
@@ -60,7 +61,9 @@ def probabilities(
     image = torch.from_numpy(pipeline.window(prepared.hu))[None]
     window = tuple(
         min(crop, -(-size // step) * step)
-        for crop, size, step in zip(model.recipe.crop_vox, image.shape[2:], (4, 4, 2), strict=True)
+        for crop, size, step in zip(
+            model.recipe.crop_vox, image.shape[2:], size_divisor(model.recipe), strict=True
+        )
     )
     forward = _forward(model, device)
     with torch.inference_mode():

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict
 
@@ -21,21 +21,37 @@ from lib.units import AnglesDeg, HuWindow, ShapeVox, SpacingMm
 
 _STRICT = ConfigDict(extra="forbid")
 
+NetworkName = Literal[
+    "organnet25d",
+    "dynunet",
+    "segresnet",
+    "unet",
+    "vnet",
+    "basicunetplusplus",
+    "attentionunet",
+    "swinunetr",
+    "anatomynet",
+]
+NETWORK_NAMES: tuple[NetworkName, ...] = get_args(NetworkName)
+"""The networks that a recipe may name; `lib.networks.build.NETWORKS` says what each is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConfig:
     """Which network, and how wide.
 
     Attributes:
-        name: A key of `lib.networks.build.NETWORKS`.
+        name: One of `NETWORK_NAMES`: OrganNet2.5D, or a peer to compare it with (ADR 0012).
         width: Channels of the first level; 16 in the paper (Chen et al. 2021, fig. 1).
-        dilations: Rates of each HDC block (Wang et al. 2018); the paper does not print its own.
-        se_reduction: Reduction ratio of the ResSE blocks; not in the paper.
-        dropout: Probability of dropping a channel; 0 is off, as in the paper.
+        dilations: Rates of each HDC block (Wang et al. 2018); the paper does not print its own. OrganNet2.5D
+            alone has them.
+        se_reduction: Reduction ratio of the ResSE blocks; not in the paper. OrganNet2.5D alone has them.
+        dropout: Probability of dropping a channel; 0 is off, as in the paper. Where a peer drops, and
+            whether channels or voxels, is said in `lib.networks.peers`.
     """
 
     __pydantic_config__ = _STRICT
-    name: str = "organnet25d"
+    name: NetworkName = "organnet25d"
     width: int = 16
     dilations: tuple[int, ...] = (1, 2, 5)
     se_reduction: int = 4

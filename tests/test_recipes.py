@@ -4,7 +4,7 @@ import pytest
 
 from lib.errors import ConfigError
 from lib.recipe_files import find_recipe, recipe_from_dict
-from lib.recipes import OPENKBP, PDDCA, RECIPES, AugmentConfig
+from lib.recipes import NETWORK_NAMES, OPENKBP, PDDCA, RECIPES, AugmentConfig
 
 
 def write(folder: Path, text: str) -> str:
@@ -52,6 +52,13 @@ def test_a_file_sets_one_augmentation_and_keeps_the_others(tmp_path: Path) -> No
     assert find_recipe(path).preparation_digest() == OPENKBP.preparation_digest()
 
 
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+def test_a_file_may_name_every_network(tmp_path: Path, name: str) -> None:
+    recipe = find_recipe(write(tmp_path, f"extends: openkbp\nnetwork: {{name: {name}}}\n"))
+    assert recipe.network.name == name
+    assert recipe_from_dict(recipe.as_dict(), source="card") == recipe
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -68,6 +75,10 @@ def test_a_file_sets_one_augmentation_and_keeps_the_others(tmp_path: Path) -> No
         ("extends: openkbp\nspacing_mm: [1, 1, -2]\n", r"spacing_mm must be in \(0, 20\] mm"),
         ("extends: openkbp\norgan_set: liver\n", r"organ set 'liver' is not known"),
         ("extends: nnunet\n", r"clinic.yaml:1: extends: 'nnunet' is none of pddca, openkbp"),
+        (
+            "extends: openkbp\nnetwork:\n  width: 4\n  name: nnunet\n",
+            r"clinic.yaml:4: network.name: .*'organnet25d', 'dynunet'.*'anatomynet'.*'nnunet'",
+        ),
         ("name: a\n", r"clinic.yaml:1: organ_set: this field is missing"),
         ("extends: openkbp\nloss: {class_weights: {Liver: 2}}\n", r"no organ of ours: Liver"),
         ("extends: openkbp\nhu_windows: [[200, 100]]\n", r"lower < upper"),
