@@ -24,7 +24,7 @@ from lib.recipes import OPENKBP
 from lib.registry import Registry, save_model
 from lib.studies import labelled_cases
 from lib.training.gate import publish_if_not_worse
-from lib.training.run import Progress, RunOptions, train
+from lib.training.run import Progress, RunOptions, Watch, train
 from lib.training.split import split
 
 CASES, LABELLED = 12, 9
@@ -102,7 +102,7 @@ def _make_model(studies: Path, models: Path, epochs: int) -> None:
             run_dir=models / "runs" / "demo",
             cache_dir=models / "cache",
             options=RunOptions(epochs=epochs, device=best_device()),
-            on_progress=show,
+            watch=Watch(on_progress=show),
         )
     version = save_model(models, trained.weights, recipe, trained.card)
     publish_if_not_worse(registry, version, held_out, device=best_device())

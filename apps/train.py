@@ -17,7 +17,7 @@ from lib.registry import Registry, load_model, save_model
 from lib.studies import labelled_cases
 from lib.training.cases import Case
 from lib.training.gate import publish_if_not_worse
-from lib.training.run import Progress, RunOptions, train
+from lib.training.run import Progress, RunOptions, Step, Watch, train
 from lib.training.split import split
 
 
@@ -26,20 +26,39 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         prog="python -m apps.train", description=__doc__.splitlines()[0]
     )
+    _data_flags(flags.add_argument_group("what is learned from"))
+    _run_flags(flags.add_argument_group("how"))
+    _output_flags(flags.add_argument_group("what comes of it"))
+    return flags
+
+
+def _data_flags(flags: argparse._ArgumentGroup) -> None:
     add = flags.add_argument
     add("--studies", type=Path, required=True, help="a studies folder, or one folder per case")
-    add("--output", type=Path, required=True, help="where the run's checkpoint and model go")
-    add("--recipe", default="openkbp", help="name of a recipe, or a YAML file")
     add("--cases", type=int, help="train on the first N cases that are not held out")
     add("--hold-out", nargs="*", default=[], metavar="ID", help="never train on these cases")
-    add("--max-minutes", type=float, help="compress the schedule to end by then")
+
+
+def _run_flags(flags: argparse._ArgumentGroup) -> None:
+    add = flags.add_argument
+    add("--recipe", default="openkbp", help="name of a recipe, or a YAML file")
     add("--epochs", type=int, help="in place of the recipe's")
+    add("--max-minutes", type=float, help="compress the schedule to end by then, by the clock")
+    add(
+        "--budget-cpu-minutes",
+        type=float,
+        help="compress the schedule to so much processor time of all threads; validation is not counted",
+    )
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--initial", type=Path, help="weights (.safetensors) to start from")
+
+
+def _output_flags(flags: argparse._ArgumentGroup) -> None:
+    add = flags.add_argument
+    add("--output", type=Path, required=True, help="where the run's checkpoint and model go")
     add("--fresh", action="store_true", help="do not go on from the output's checkpoint")
     add("--publish", type=Path, metavar="MODEL_DIR", help="serve the result if it is not worse")
-    return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,34 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    run_options = _run_options(options)
     recipe = find_recipe(options.recipe)
     cases, held_out = _chosen(options)
     print(f"recipe {recipe.name}: {len(cases)} cases to train on, {len(held_out)} held out")
-    with tqdm(total=options.epochs or recipe.schedule.epochs, unit="epoch") as bar:
-
-        def show(progress: Progress) -> None:
-            bar.total, bar.n = progress.total_epochs, progress.epoch
-            dsc = "" if progress.metric is None else f", DSC {progress.metric:.3f}"
-            bar.set_postfix_str(
-                f"loss {progress.loss:.3f}{dsc}, {progress.eta_s / 60:.1f} min left"
-            )
-            bar.refresh()
-
+    with Bar() as bar:
         trained = train(
             recipe,
             cases,
             held_out,
             run_dir=options.output,
             cache_dir=options.output / "cache",
-            options=RunOptions(
-                seed=options.seed,
-                device=options.device,
-                max_minutes=options.max_minutes,
-                epochs=options.epochs,
-                resume=not options.fresh,
-            ),
+            options=run_options,
             initial=load_model(options.initial) if options.initial else None,
-            on_progress=show,
+            watch=Watch(on_progress=bar.epoch, on_step=bar.step),
         )
     folder = options.publish or options.output
     version = save_model(folder, trained.weights, recipe, trained.card)
@@ -96,6 +101,48 @@ def _run(options: argparse.Namespace) -> None:
             Registry(options.publish), version, held_out, device=options.device
         )
         print(f"{'published' if published else 'not published'}: {reason}")
+
+
+def _run_options(options: argparse.Namespace) -> RunOptions:
+    return RunOptions(
+        seed=options.seed,
+        device=options.device,
+        max_minutes=options.max_minutes,
+        cpu_minutes=options.budget_cpu_minutes,
+        epochs=options.epochs,
+        resume=not options.fresh,
+    )
+
+
+class Bar:
+    """A progress bar that moves with every step, and says how long the run still takes."""
+
+    def __init__(self) -> None:
+        layout = "{percentage:3.0f}%|{bar}| step {n_fmt} of {total_fmt}{postfix}"
+        self._bar = tqdm(total=1, bar_format=layout)
+        self._dsc = ""
+
+    def __enter__(self) -> "Bar":
+        """Show it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave it as it is."""
+        self._bar.close()
+
+    def step(self, step: Step) -> None:
+        """Move to where the run is."""
+        self._bar.total = step.total_steps
+        self._bar.set_postfix_str(
+            f"epoch {step.epoch}, loss {step.loss:.3f}{self._dsc}, {step.eta_s / 60:.1f} min left",
+            refresh=False,
+        )
+        self._bar.update(step.step - self._bar.n)
+
+    def epoch(self, progress: Progress) -> None:
+        """Take in the validation, and draw the bar."""
+        self._dsc = "" if progress.metric is None else f", DSC {progress.metric:.3f}"
+        self._bar.refresh()
 
 
 def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:

@@ -89,6 +89,10 @@ class ScheduleConfig:
             reached gradually (`lib.training.run`).
         gradient_clip: Largest norm of a step's gradient; 0 is off.
         validate_every: Epochs between two validations on whole volumes.
+        patience: Validations in a row without a gain after which the run stops, and the weights of the best
+            validation are kept; 0 is off: every epoch is trained and the last weights are kept, so that
+            the validation cases choose nothing.
+        min_delta: Least gain in mean DSC that counts for `patience`.
     """
 
     __pydantic_config__ = _STRICT
@@ -103,6 +107,8 @@ class ScheduleConfig:
     ema_decay: float = 0.0
     gradient_clip: float = 0.0
     validate_every: int = 10
+    patience: int = 0
+    min_delta: float = 0.0
 
     def __post_init__(self) -> None:
         counts = (self.epochs, self.steps_per_epoch, self.batch_size, self.validate_every)
@@ -112,6 +118,8 @@ class ScheduleConfig:
             raise ConfigError("schedule: organ_probability and ema_decay are shares, from 0 to 1")
         if self.learning_rate <= 0:
             raise ConfigError(f"schedule: learning_rate must be above 0, not {self.learning_rate}")
+        if self.patience < 0 or not 0 <= self.min_delta < 1:
+            raise ConfigError("schedule: patience must be at least 0, min_delta a DSC in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

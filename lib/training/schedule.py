@@ -1,0 +1,16 @@
+"""The learning rate of every step."""
+
+import math
+
+from lib.recipes import ScheduleConfig
+
+
+def learning_rate(schedule: ScheduleConfig, step: int, share_of_budget: float = 0.0) -> float:
+    """Return the rate of step `step`, counted from 0; `share_of_budget` hurries a cosine to its end."""
+    rate = schedule.learning_rate
+    if step < schedule.warmup_steps:
+        return rate * (step + 1) / schedule.warmup_steps
+    if schedule.decay == "step":
+        return float(rate * 0.1 ** (step // schedule.steps_per_epoch // schedule.decay_epochs))
+    share = max(step / (schedule.epochs * schedule.steps_per_epoch), share_of_budget)
+    return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
