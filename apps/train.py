@@ -1,6 +1,7 @@
-"""Train a network on labelled cases.
+"""Train a network on labelled cases, or several and compare them.
 
 python -m apps.train --studies DIR --recipe openkbp --output runs/first
+python -m apps.train --studies DIR --all --budget-cpu-minutes 15 --output runs/all
 """
 
 import argparse
@@ -11,13 +12,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lib.errors import OrganNetError
+from lib.comparison.contenders import Contender, contenders
+from lib.comparison.run import compare
+from lib.errors import ConfigError, OrganNetError
+from lib.networks.build import NETWORKS, with_network
 from lib.recipe_files import find_recipe
 from lib.registry import Registry, load_model, save_model
 from lib.studies import labelled_cases
 from lib.training.cases import Case
 from lib.training.gate import publish_if_not_worse
-from lib.training.run import Progress, RunOptions, train
+from lib.training.run import Progress, RunOptions, Step, Watch, train
 from lib.training.split import split
 
 
@@ -26,26 +30,73 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         prog="python -m apps.train", description=__doc__.splitlines()[0]
     )
+    _data_flags(flags.add_argument_group("what is learned from"))
+    _run_flags(flags.add_argument_group("how"))
+    _output_flags(flags.add_argument_group("what comes of it"))
+    _comparison_flags(flags.add_argument_group("several runs, compared on the held-out cases"))
+    return flags
+
+
+def _data_flags(flags: argparse._ArgumentGroup) -> None:
     add = flags.add_argument
     add("--studies", type=Path, required=True, help="a studies folder, or one folder per case")
-    add("--output", type=Path, required=True, help="where the run's checkpoint and model go")
-    add("--recipe", default="openkbp", help="name of a recipe, or a YAML file")
     add("--cases", type=int, help="train on the first N cases that are not held out")
     add("--hold-out", nargs="*", default=[], metavar="ID", help="never train on these cases")
-    add("--max-minutes", type=float, help="compress the schedule to end by then")
+
+
+def _run_flags(flags: argparse._ArgumentGroup) -> None:
+    add = flags.add_argument
+    add(
+        "--recipe",
+        nargs="+",
+        default=["openkbp"],
+        metavar="RECIPE",
+        help="name of a recipe, or a YAML file",
+    )
+    add(
+        "--network",
+        nargs="+",
+        metavar="NAME",
+        choices=NETWORKS,
+        help=f"in place of the recipe's, at its usual width: {', '.join(NETWORKS)}",
+    )
     add("--epochs", type=int, help="in place of the recipe's")
-    add("--seed", type=int, default=0)
+    add("--max-minutes", type=float, help="compress the schedule to end by then, by the clock")
+    add(
+        "--budget-cpu-minutes",
+        type=float,
+        help="compress the schedule to so much processor time of all threads; validation is not counted",
+    )
+    add("--seed", type=int, nargs="+", default=[0], metavar="N")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--initial", type=Path, help="weights (.safetensors) to start from")
+
+
+def _output_flags(flags: argparse._ArgumentGroup) -> None:
+    add = flags.add_argument
+    add("--output", type=Path, required=True, help="where the run's checkpoint and model go")
+    add("--cache", type=Path, help="where prepared cases are kept; default: the output's")
     add("--fresh", action="store_true", help="do not go on from the output's checkpoint")
     add("--publish", type=Path, metavar="MODEL_DIR", help="serve the result if it is not worse")
-    return flags
+
+
+def _comparison_flags(flags: argparse._ArgumentGroup) -> None:
+    flags.description = (
+        "Several values of --recipe, --network or --seed make a run of each combination, in a folder of its "
+        "own below --output, and comparison.md, .csv and .png of all; the others are compared with the first."
+    )
+    add = flags.add_argument
+    add("--all", action="store_true", help="every network there is")
+    add("--jobs", type=int, default=1, help="trainings at once, each on its share of the cores")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     options = parser().parse_args(argv)
     try:
+        several = _everyone(options)
+        if len(several) > 1:
+            return _compare(several, options)
         _run(options)
     except OrganNetError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,34 +108,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    recipe = find_recipe(options.recipe)
+    run_options = _run_options(options)
+    recipe = find_recipe(options.recipe[0])
+    if options.network:
+        recipe = with_network(recipe, options.network[0])
     cases, held_out = _chosen(options)
     print(f"recipe {recipe.name}: {len(cases)} cases to train on, {len(held_out)} held out")
-    with tqdm(total=options.epochs or recipe.schedule.epochs, unit="epoch") as bar:
-
-        def show(progress: Progress) -> None:
-            bar.total, bar.n = progress.total_epochs, progress.epoch
-            dsc = "" if progress.metric is None else f", DSC {progress.metric:.3f}"
-            bar.set_postfix_str(
-                f"loss {progress.loss:.3f}{dsc}, {progress.eta_s / 60:.1f} min left"
-            )
-            bar.refresh()
-
+    with Bar() as bar:
         trained = train(
             recipe,
             cases,
             held_out,
             run_dir=options.output,
-            cache_dir=options.output / "cache",
-            options=RunOptions(
-                seed=options.seed,
-                device=options.device,
-                max_minutes=options.max_minutes,
-                epochs=options.epochs,
-                resume=not options.fresh,
-            ),
+            cache_dir=options.cache or options.output / "cache",
+            options=run_options,
             initial=load_model(options.initial) if options.initial else None,
-            on_progress=show,
+            watch=Watch(on_progress=bar.epoch, on_step=bar.step),
         )
     folder = options.publish or options.output
     version = save_model(folder, trained.weights, recipe, trained.card)
@@ -98,6 +137,124 @@ def _run(options: argparse.Namespace) -> None:
         print(f"{'published' if published else 'not published'}: {reason}")
 
 
+def _run_options(options: argparse.Namespace) -> RunOptions:
+    return RunOptions(
+        seed=options.seed[0],
+        device=options.device,
+        max_minutes=options.max_minutes,
+        cpu_minutes=options.budget_cpu_minutes,
+        epochs=options.epochs,
+        resume=not options.fresh,
+    )
+
+
+def _everyone(options: argparse.Namespace) -> list[Contender]:
+    """Return the runs that were asked for; of one recipe without `--network`, its own network."""
+    if options.all:
+        networks = list(NETWORKS)
+    else:
+        networks = options.network or [find_recipe(options.recipe[0]).network.name]
+    return contenders(options.recipe, networks, options.seed)
+
+
+def _compare(everyone: Sequence[Contender], options: argparse.Namespace) -> int:
+    """Train and compare; return 0 if every run came to its end, else 1."""
+    if options.publish or options.initial:
+        raise ConfigError(
+            "--publish and --initial are for one run; compare first, then publish the better"
+        )
+    cases, held_out = _chosen(options)
+    if not held_out:
+        raise ConfigError("nothing to compare on: no case is held out; see --hold-out")
+    failed = []
+    with tqdm(total=len(everyone), unit="run") as bar:
+
+        def ended(contender: Contender, why: str | None) -> None:
+            bar.update()
+            if why is not None:
+                failed.append(contender.folder)
+                tqdm.write(f"{contender.folder}: {why}", file=sys.stderr)
+
+        found = compare(
+            everyone,
+            _command(options, held_out),
+            options.output,
+            held_out,
+            device=options.device,
+            jobs=options.jobs,
+            conditions=_conditions(options, len(cases), len(held_out)),
+            on_end=ended,
+        )
+    best = max(found, key=lambda standing: standing.dsc)
+    print(f"best mean DSC: {best.name}, {best.dsc:.3f}; see {options.output / 'comparison.md'}")
+    return 1 if failed else 0
+
+
+def _command(options: argparse.Namespace, held_out: Sequence[Case]) -> list[str]:
+    """Return what trains one contender: this program, with what is the same for all."""
+    command = [sys.executable, "-m", "apps.train", "--studies", str(options.studies)]
+    command += ["--device", options.device, "--hold-out", *(case.image_id for case in held_out)]
+    # The contenders see the same cases in the same form: one cache serves all.
+    command += ["--cache", str(options.cache or options.output / "cache")]
+    for flag in ("cases", "epochs", "max_minutes", "budget_cpu_minutes"):
+        value = getattr(options, flag)
+        if value is not None:
+            command += [f"--{flag.replace('_', '-')}", str(value)]
+    return [*command, "--fresh"] if options.fresh else command
+
+
+def _conditions(options: argparse.Namespace, cases: int, held_out: int) -> list[str]:
+    """Return what is the same for all, a sentence each."""
+    budget = "the recipe's whole schedule"
+    if options.budget_cpu_minutes is not None:
+        budget = (
+            f"{options.budget_cpu_minutes:g} minutes of processor time for the training steps, the schedule "
+            "compressed to end by then"
+        )
+    elif options.max_minutes is not None:
+        budget = f"{options.max_minutes:g} minutes by the clock, validation included"
+    elif options.epochs is not None:
+        budget = f"{options.epochs} epochs"
+    return [
+        f"Data: {options.studies.resolve().name}; trained on {cases} cases, judged on {held_out} that none of "
+        "them saw, at the CT's own voxels.",
+        f"Recipe: {', '.join(Path(name).name for name in options.recipe)}, the same for all: crops, "
+        "augmentation, loss, optimiser, averaging; each network at its usual width.",
+        f"Budget of each run: {budget}. Device: {options.device}, {options.jobs} at a time.",
+    ]
+
+
+class Bar:
+    """A progress bar that moves with every step, and says how long the run still takes."""
+
+    def __init__(self) -> None:
+        layout = "{percentage:3.0f}%|{bar}| step {n_fmt} of {total_fmt}{postfix}"
+        self._bar = tqdm(total=1, bar_format=layout)
+        self._dsc = ""
+
+    def __enter__(self) -> "Bar":
+        """Show it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave it as it is."""
+        self._bar.close()
+
+    def step(self, step: Step) -> None:
+        """Move to where the run is."""
+        self._bar.total = step.total_steps
+        self._bar.set_postfix_str(
+            f"epoch {step.epoch}, loss {step.loss:.3f}{self._dsc}, {step.eta_s / 60:.1f} min left",
+            refresh=False,
+        )
+        self._bar.update(step.step - self._bar.n)
+
+    def epoch(self, progress: Progress) -> None:
+        """Take in the validation, and draw the bar."""
+        self._dsc = "" if progress.metric is None else f", DSC {progress.metric:.3f}"
+        self._bar.refresh()
+
+
 def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
     every = labelled_cases(options.studies)
     if options.hold_out:
@@ -106,6 +263,9 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
         held_out = [case for case in every if case.image_id in named]
     else:
         cases, held_out = split(every)
+    missing = sorted(set(options.hold_out) - {case.image_id for case in held_out})
+    if options.hold_out and missing:
+        raise ConfigError(f"--hold-out: no labelled case is called {', '.join(missing)}")
     return cases[: options.cases], held_out
 
 

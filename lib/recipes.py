@@ -75,6 +75,9 @@ class LossConfig:
         dice_weight: The paper's lambda.
         background_weight: Focal weight of the background class.
         class_weights: TG-263 name -> focal weight; 1 where an organ is not named.
+        fade_until: Share of the run at which these weights have faded to 1 (`lib.losses`); 0 keeps them. Heavy
+            weights keep small organs from dying out while the network is young, and to the end would make it
+            draw them too large.
     """
 
     __pydantic_config__ = _STRICT
@@ -82,8 +85,11 @@ class LossConfig:
     dice_weight: float = 1.0
     background_weight: float = 0.5
     class_weights: Mapping[str, float] = field(default_factory=dict)
+    fade_until: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.fade_until <= 1:
+            raise ConfigError(f"loss: fade_until is a share, from 0 to 1, not {self.fade_until}")
         unknown = sorted(set(self.class_weights) - set(ORGANS))
         if unknown:
             raise ConfigError(f"loss: class_weights names no organ of ours: {', '.join(unknown)}")
@@ -106,6 +112,10 @@ class ScheduleConfig:
             reached gradually (`lib.training.run`).
         gradient_clip: Largest norm of a step's gradient; 0 is off.
         validate_every: Epochs between two validations on whole volumes.
+        patience: Validations in a row without a gain after which the run stops, and the weights of the best
+            validation are kept; 0 is off: every epoch is trained and the last weights are kept, so that
+            the validation cases choose nothing.
+        min_delta: Least gain in mean DSC that counts for `patience`.
     """
 
     __pydantic_config__ = _STRICT
@@ -120,6 +130,8 @@ class ScheduleConfig:
     ema_decay: float = 0.0
     gradient_clip: float = 0.0
     validate_every: int = 10
+    patience: int = 0
+    min_delta: float = 0.0
 
     def __post_init__(self) -> None:
         counts = (self.epochs, self.steps_per_epoch, self.batch_size, self.validate_every)
@@ -129,6 +141,8 @@ class ScheduleConfig:
             raise ConfigError("schedule: organ_probability and ema_decay are shares, from 0 to 1")
         if self.learning_rate <= 0:
             raise ConfigError(f"schedule: learning_rate must be above 0, not {self.learning_rate}")
+        if self.patience < 0 or not 0 <= self.min_delta < 1:
+            raise ConfigError("schedule: patience must be at least 0, min_delta a DSC in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,6 +336,7 @@ OPENKBP = Recipe(
             "Larynx": 3.0,
             "Bone_Mandible": 2.0,
         },
+        fade_until=0.6,
     ),
     schedule=ScheduleConfig(
         epochs=60,

@@ -84,9 +84,7 @@ def test_a_starter_of_other_organs_does_not_serve(tmp_path: Path) -> None:
 def test_a_starter_without_a_readable_card_is_named_as_damaged(tmp_path: Path) -> None:
     starter = make_model(tmp_path / "starter", 1)
     (tmp_path / "starter" / f"{starter}.json").write_text("[]")
-    registry = Registry(
-        tmp_path / "models", starter=tmp_path / "starter", organ_set=TINY.organ_set
-    )
+    registry = Registry(tmp_path / "models", starter=tmp_path / "starter", organ_set=TINY.organ_set)
     with pytest.raises(CheckpointError, match=f"{starter}.safetensors: the model's card"):
         ServedModel(registry).get()
 

@@ -17,7 +17,7 @@ from lib.registry import Model, Registry, load_model, save_model
 from lib.server.process import end_with_parent, in_server_process
 from lib.training.cases import Case
 from lib.training.gate import publish_if_not_worse
-from lib.training.run import Progress, RunOptions, train
+from lib.training.run import Progress, RunOptions, Watch, train
 from lib.training.split import split
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class OrganNetTrainTask(BasicTrainTask):
                 max_minutes=float(request["max_minutes"]) if request.get("max_minutes") else None,
             ),
             initial=initial,
-            on_progress=on_progress,
+            watch=Watch(on_progress=on_progress),
         )
         version = save_model(self._registry.folder, trained.weights, recipe, trained.card)
         published, reason = publish_if_not_worse(

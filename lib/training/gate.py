@@ -13,7 +13,9 @@ def publish_if_not_worse(
 ) -> tuple[bool, str]:
     """Publish `version` unless the served model does better on cases that neither was trained on.
 
-    Both are evaluated on the same cases at this moment. Where nothing serves, the candidate does.
+    Both are evaluated on the same cases at this moment. Where nothing serves, the candidate does. A model
+    whose weights were chosen by its validation cases (`schedule.patience`) has an advantage on them, however
+    small; the reason says so.
 
     Returns:
         Whether it was published, and why.
@@ -44,4 +46,7 @@ def _verdict(
     old = validate(incumbent, held_out, device=device).mean
     if new is None or old is None:
         return "no held-out case is labelled, so nothing shows that it is not worse", False
-    return f"mean DSC {new:.3f} against {old:.3f} on {len(held_out)} held-out cases", new >= old
+    reason = f"mean DSC {new:.3f} against {old:.3f} on {len(held_out)} held-out cases"
+    if candidate.card.get("validation", {}).get("chose_the_weights"):
+        reason += ", by which the new weights were chosen among several"
+    return reason, new >= old

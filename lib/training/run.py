@@ -1,34 +1,38 @@
-"""One training run: from cases to weights."""
+"""The training run: repeatable, resumable, the same for the server and the command line.
+
+Every crop is a pure function of the seed and its number (`lib.training.crops`), so a run that was killed and
+goes on from its checkpoint sees the same crops in the same order, and on a CPU ends with the same bits.
+"""
 
 import hashlib
 import json
 import logging
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Subset
+from torch import Tensor
 
-from lib.inference import fast_bfloat16
+from lib.errors import ConfigError
 from lib.losses import FocalDiceLoss
-from lib.networks.build import build_network
-from lib.recipes import Recipe, ScheduleConfig
+from lib.recipes import Recipe
 from lib.registry import Model
+from lib.training.budget import Budget
 from lib.training.cases import Case, PreparedCase, prepare_cases
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
-from lib.training.crops import CropDataset, Sample
+from lib.training.crops import CropDataset
+from lib.training.progress import Progress, Step, Watch, progress_of
+from lib.training.state import RunState, fresh_state
+from lib.training.steps import Trainer
+from lib.training.stopping import should_stop, standing
 from lib.training.validate import validate
 from lib.transforms.pipelines import Pipeline
 
-logger = logging.getLogger(__name__)
+__all__ = ["Progress", "RunOptions", "Step", "TrainedModel", "Watch", "train"]
 
-_Tensors = tuple[Tensor, ...] | list[Tensor]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +42,9 @@ class RunOptions:
     Attributes:
         seed: Of the first weights and of every crop.
         device: `cpu`, `cuda` or `cuda:N`.
-        max_minutes: Where set, the schedule is compressed so that it ends by then; such a run depends on
-            the machine's speed and is not repeatable bit for bit.
+        max_minutes: Wall-clock time, where set: the schedule is compressed so that it ends by then. Such a run
+            depends on the machine's speed and is not repeatable bit for bit.
+        cpu_minutes: The same by the processor time of the training steps (`lib.training.budget`).
         epochs: In place of the recipe's.
         resume: Go on from the folder's checkpoint where it is of the same run.
     """
@@ -47,81 +52,24 @@ class RunOptions:
     seed: int = 0
     device: str = "cpu"
     max_minutes: float | None = None
+    cpu_minutes: float | None = None
     epochs: int | None = None
     resume: bool = True
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a run is.
-
-    Attributes:
-        epoch: Epochs done.
-        total_epochs: Epochs planned.
-        loss: Mean of the last epoch.
-        learning_rate: At the end of the last epoch.
-        metric: Mean DSC over cases and organs at the last validation; None before the first.
-        best_metric: The highest so far.
-        best_epoch: Its epoch.
-        organ_dice: Organ -> mean DSC at the last validation.
-        elapsed_s: Time spent, earlier sittings of a resumed run included.
-        eta_s: Time left, by the mean of the epochs so far.
-    """
-
-    epoch: int
-    total_epochs: int
-    loss: float
-    learning_rate: float
-    metric: float | None
-    best_metric: float | None
-    best_epoch: int
-    organ_dice: Mapping[str, float]
-    elapsed_s: float
-    eta_s: float
+    def __post_init__(self) -> None:
+        limits = (self.max_minutes, self.cpu_minutes)
+        if None not in limits:
+            raise ConfigError("a run is limited in wall-clock or in processor time, not in both")
+        if any(limit is not None and not limit > 0 for limit in limits):
+            raise ConfigError("a run's time limit must be above 0 minutes")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """What a run leaves: the averaged weights, and what to write on their card."""
+    """What a run leaves: the weights to serve, and what to write on their card."""
 
     weights: Mapping[str, Tensor]
     card: Mapping[str, Any]
-
-
-@dataclass(slots=True)
-class _State:
-    """All that changes while a run goes on; what a checkpoint holds."""
-
-    network: nn.Module
-    average: AveragedModel | None
-    optimizer: torch.optim.Optimizer
-    epoch: int = 0
-    elapsed_s: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_save(self, fingerprint: str) -> dict[str, Any]:
-        return {
-            "fingerprint": fingerprint,
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict() if self.average else {},
-            "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "elapsed_s": self.elapsed_s,
-            "history": self.history,
-        }
-
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        self.network.load_state_dict(saved["network"])
-        if self.average:
-            self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.epoch = saved["epoch"]
-        self.elapsed_s = saved["elapsed_s"]
-        self.history = saved["history"]
-
-    def served_network(self) -> nn.Module:
-        """Return what would be served: the averaged network, where there is an average."""
-        return self.average.module if self.average else self.network
 
 
 def train(
@@ -133,22 +81,28 @@ def train(
     cache_dir: Path,
     options: RunOptions,
     initial: Model | None = None,
-    on_progress: Callable[[Progress], None],
+    watch: Watch,
 ) -> TrainedModel:
     """Return the weights that `recipe` learns from `train_cases`.
 
     On a CPU two runs with the same arguments give the same bits, also when one of them was killed and
-    resumed, unless `options.max_minutes` sets the pace.
+    resumed, unless a time limit sets the pace.
+
+    The weights are those after the last step, averaged where the recipe averages: nothing is learned from the
+    validation cases and no choice made by them. That holds unless `recipe.schedule.patience` is set: then the
+    validation cases choose when to stop, and the weights are those of the best validation. What the card says
+    of those cases is then not a test of the model but the best of several looks at them, and it says so
+    (`validation.chose_the_weights`).
 
     Args:
         recipe: What to train, and how.
         train_cases: Cases to learn from; organs missing from a label are unknown, not absent.
-        validation_cases: Cases to report on; nothing is learned from them and no choice made by them.
+        validation_cases: Cases to report on; see above.
         run_dir: Holds the checkpoint of the run.
         cache_dir: Holds prepared cases; may be shared between runs.
         options: See `RunOptions`.
         initial: Where the weights start; from the seed if None.
-        on_progress: Called after each epoch.
+        watch: Who is told how it goes.
 
     Raises:
         TrainingError: If no case can be trained on.
@@ -158,130 +112,81 @@ def train(
     recipe = replace(recipe, schedule=schedule)
     prepared = prepare_cases(train_cases, Pipeline(recipe), cache_dir)
     length = schedule.epochs * schedule.steps_per_epoch * schedule.batch_size
-    crops = CropDataset(prepared, recipe, seed=options.seed, length=length)
-
+    budget = Budget(max_minutes=options.max_minutes, cpu_minutes=options.cpu_minutes)
+    trainer = Trainer(
+        crops=CropDataset(prepared, recipe, seed=options.seed, length=length),
+        loss=FocalDiceLoss(recipe).to(options.device),
+        device=options.device,
+        seed=options.seed,
+        budget=budget,
+        on_step=watch.on_step,
+    )
     torch.manual_seed(options.seed)
-    state = _fresh_state(recipe, options, initial)
+    state = fresh_state(recipe, options.device, initial)
     fingerprint = _fingerprint(recipe, prepared, options, initial)
     saved = load_checkpoint(run_dir, fingerprint=fingerprint) if options.resume else None
     if saved is not None:
         state.restore(saved)
+        budget.restore(saved["budget"])
         logger.info("going on after epoch %d of %d", state.epoch, schedule.epochs)
 
-    loss_function = FocalDiceLoss(recipe).to(options.device)
-    started = time.monotonic() - state.elapsed_s
-    while state.epoch < schedule.epochs and not _is_over(state, options):
-        loss, rate = _epoch(state, crops, loss_function, options, started)
+    if schedule.patience and not validation_cases:
+        logger.warning(
+            "no case is held out, so nothing can end the run early: every epoch is trained"
+        )
+    while not _is_over(state, recipe, budget):
+        loss, rate = trainer.epoch(state)
         state.epoch += 1
-        state.elapsed_s = time.monotonic() - started
-        last = state.epoch >= schedule.epochs or _is_over(state, options)
-        entry: dict[str, Any] = {"epoch": state.epoch, "loss": loss, "learning_rate": rate}
-        if validation_cases and (last or state.epoch % schedule.validate_every == 0):
-            model = Model("candidate", state.served_network().eval(), recipe, {})
-            entry["organ_dice"] = validate(
-                model, validation_cases, device=options.device
-            ).organ_means
+        budget.measure()
+        entry: dict[str, Any] = {
+            "epoch": state.epoch,
+            "loss": loss,
+            "learning_rate": rate,
+            "spent_s": round(budget.spent_s, 3),
+        }
         state.history.append(entry)
-        state.elapsed_s = time.monotonic() - started
-        save_checkpoint(run_dir, state.to_save(fingerprint))
-        on_progress(_progress(state, schedule, options))
-    return TrainedModel(state.served_network().state_dict(), _card(state, prepared, options))
+        last = _is_over(state, recipe, budget)
+        if validation_cases and (last or state.epoch % schedule.validate_every == 0):
+            with budget.unmetered():
+                _validate(state, recipe, validation_cases, options.device)
+            budget.measure()
+        save_checkpoint(
+            run_dir, {"fingerprint": fingerprint, "budget": budget.state(), **state.to_save()}
+        )
+        if watch.on_progress:
+            is_over = _is_over(state, recipe, budget)
+            watch.on_progress(progress_of(state, schedule, budget, is_over=is_over))
+    weights = state.best or state.served_network().state_dict()
+    return TrainedModel(weights, _card(state, prepared, options, budget, schedule_of=recipe))
 
 
-def _fresh_state(recipe: Recipe, options: RunOptions, initial: Model | None) -> _State:
-    network = build_network(recipe)
-    if initial is not None:
-        network.load_state_dict(initial.network.state_dict())
-    network = network.to(options.device).to(memory_format=torch.channels_last_3d)
-    decay = recipe.schedule.ema_decay
-    average = (
-        AveragedModel(network, multi_avg_fn=moving_average(decay), use_buffers=True)
-        if decay
-        else None
+def _validate(state: RunState, recipe: Recipe, cases: Sequence[Case], device: str) -> None:
+    """Write DSC into the history's last entry, and keep the weights if the recipe wants the best."""
+    model = Model("candidate", state.served_network().eval(), recipe, {})
+    state.history[-1]["organ_dice"] = validate(model, cases, device=device).organ_means
+    if recipe.schedule.patience and _best_epoch(state, recipe) == state.epoch:
+        state.keep_as_best()
+
+
+def _is_over(state: RunState, recipe: Recipe, budget: Budget) -> bool:
+    """Return whether every epoch is done, the budget spent, or nothing gained for too long."""
+    schedule = recipe.schedule
+    return (
+        state.epoch >= schedule.epochs
+        or budget.share >= 1
+        or should_stop(
+            [entry["mean_dice"] for entry in state.validated()],
+            patience=schedule.patience,
+            min_delta=schedule.min_delta,
+        )
     )
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.schedule.learning_rate)
-    return _State(network, average, optimizer)
 
 
-def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """Return what moves averaged weights towards the network's, faster while the run is young.
-
-    The decay is at most `(1 + n) / (10 + n)` after `n` steps (as in TensorFlow's ExponentialMovingAverage): a
-    short run is not held back by weights from before it learned anything. Whole numbers (counters, SwinUNETR's
-    tables of positions) are copied: PyTorch would round their average down, a little more at each step.
-    """
-
-    def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
-        if not averaged[0].is_floating_point():
-            for old, new in zip(averaged, current, strict=True):
-                old.copy_(new)
-            return
-        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        get_ema_multi_avg_fn(now)(averaged, current, steps)  # type: ignore[no-untyped-call]
-
-    return average
-
-
-def _epoch(
-    state: _State,
-    crops: CropDataset,
-    loss_function: FocalDiceLoss,
-    options: RunOptions,
-    started: float,
-) -> tuple[float, float]:
-    """Take one epoch's steps; return the mean loss and the last learning rate."""
-    schedule = crops.recipe.schedule
-    size = schedule.steps_per_epoch * schedule.batch_size
-    first = state.epoch * size
-    loader: DataLoader[Sample] = DataLoader(
-        Subset(crops, range(first, first + size)), schedule.batch_size, num_workers=0
-    )
-    kind = torch.device(options.device).type
-    losses, rate = [], 0.0
-    state.network.train()
-    # What an epoch draws (dropout) follows from its number, so that a resumed run draws the same.
-    torch.manual_seed(options.seed * 1_000_003 + state.epoch)
-    for step, (image, label, known) in enumerate(
-        loader, start=state.epoch * schedule.steps_per_epoch
-    ):
-        elapsed_s = time.monotonic() - started
-        rate = learning_rate(schedule, step, _share_of_time(elapsed_s, options))
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        image = image.to(options.device).contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(kind, torch.bfloat16, enabled=fast_bfloat16(options.device)):
-            logits = state.network(image)
-        loss = loss_function(logits, label.to(options.device), known.to(options.device))
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if schedule.gradient_clip:
-            nn.utils.clip_grad_norm_(state.network.parameters(), schedule.gradient_clip)
-        state.optimizer.step()
-        if state.average:
-            state.average.update_parameters(state.network)
-        losses.append(float(loss.detach()))
-        if _share_of_time(elapsed_s, options) >= 1:
-            break
-    return sum(losses) / len(losses), rate
-
-
-def learning_rate(schedule: ScheduleConfig, step: int, share_of_time: float = 0.0) -> float:
-    """Return the rate of step `step`, counted from 0; `share_of_time` hurries a cosine to its end."""
-    rate = schedule.learning_rate
-    if step < schedule.warmup_steps:
-        return rate * (step + 1) / schedule.warmup_steps
-    if schedule.decay == "step":
-        return float(rate * 0.1 ** (step // schedule.steps_per_epoch // schedule.decay_epochs))
-    share = max(step / (schedule.epochs * schedule.steps_per_epoch), share_of_time)
-    return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-
-def _share_of_time(elapsed_s: float, options: RunOptions) -> float:
-    return elapsed_s / (options.max_minutes * 60) if options.max_minutes else 0.0
-
-
-def _is_over(state: _State, options: RunOptions) -> bool:
-    return _share_of_time(state.elapsed_s, options) >= 1
+def _best_epoch(state: RunState, recipe: Recipe) -> int | None:
+    validated = state.validated()
+    means = [entry["mean_dice"] for entry in validated]
+    best = standing(means, min_delta=recipe.schedule.min_delta).best
+    return None if best is None else int(validated[best]["epoch"])
 
 
 def _fingerprint(
@@ -297,45 +202,32 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _validated(state: _State) -> list[tuple[float, int, dict[str, float]]]:
-    """Return mean DSC, epoch and organs of every validation so far."""
-    found = [(e["organ_dice"], e["epoch"]) for e in state.history if e.get("organ_dice")]
-    return [(sum(organs.values()) / len(organs), epoch, organs) for organs, epoch in found]
-
-
-def _progress(state: _State, schedule: ScheduleConfig, options: RunOptions) -> Progress:
-    validated = _validated(state)
-    best = max(validated, key=lambda v: v[0], default=None)
-    left = (schedule.epochs - state.epoch) * state.elapsed_s / state.epoch
-    if options.max_minutes:
-        left = min(left, max(0.0, options.max_minutes * 60 - state.elapsed_s))
-    return Progress(
-        epoch=state.epoch,
-        total_epochs=schedule.epochs,
-        loss=state.history[-1]["loss"],
-        learning_rate=state.history[-1]["learning_rate"],
-        metric=validated[-1][0] if validated else None,
-        best_metric=best[0] if best else None,
-        best_epoch=best[1] if best else 0,
-        organ_dice=validated[-1][2] if validated else {},
-        elapsed_s=state.elapsed_s,
-        eta_s=left,
-    )
-
-
-def _card(state: _State, prepared: Sequence[PreparedCase], options: RunOptions) -> dict[str, Any]:
-    validated = _validated(state)
+def _card(
+    state: RunState,
+    prepared: Sequence[PreparedCase],
+    options: RunOptions,
+    budget: Budget,
+    *,
+    schedule_of: Recipe,
+) -> dict[str, Any]:
+    validated = state.validated()
+    chosen = _best_epoch(state, schedule_of) if state.best else None
+    shown = [e for e in validated if e["epoch"] == chosen] or validated[-1:]
     return {
         "training": {
             "cases": [case.image_id for case in prepared],
             "seed": options.seed,
             "epochs": state.epoch,
-            "seconds": round(state.elapsed_s, 1),
+            "steps": state.steps,
+            "weights_of_epoch": chosen or state.epoch,
+            "seconds": round(budget.wall_s, 1),
+            "cpu_seconds": round(budget.cpu_s, 1),
             "device": options.device,
         },
         "validation": {
-            "mean_dice": validated[-1][0] if validated else None,
-            "organ_dice": validated[-1][2] if validated else {},
+            "mean_dice": shown[0]["mean_dice"] if shown else None,
+            "organ_dice": shown[0]["organ_dice"] if shown else {},
+            "chose_the_weights": chosen is not None,
         },
         "history": state.history,
     }

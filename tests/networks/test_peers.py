@@ -25,7 +25,8 @@ from lib.networks.peers import Padded, UNetPlusPlus, VNet
 from lib.recipes import NETWORK_NAMES, OPENKBP, PDDCA, NetworkConfig, NetworkName, Recipe
 from lib.registry import Model, load_model, save_model
 from lib.training.cases import Case
-from lib.training.run import RunOptions, moving_average, train
+from lib.training.run import RunOptions, Watch, train
+from lib.training.state import moving_average
 from lib.transforms.pipelines import Pipeline, Prepared
 from tests.phantoms import make_ct
 from tests.tiny import TINY
@@ -197,7 +198,7 @@ def test_a_peer_is_trained_by_the_loop_of_the_others(
         run_dir=tmp_path,
         cache_dir=tmp_path / "cache",
         options=RunOptions(),
-        on_progress=lambda _: None,
+        watch=Watch(),
     )
     version = save_model(tmp_path, trained.weights, recipe, trained.card)
     assert load_model(tmp_path / f"{version}.safetensors").recipe.network.name == name

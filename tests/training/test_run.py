@@ -15,7 +15,8 @@ from lib.training.cases import Case, prepare_cases
 from lib.training.checkpoint import FILE
 from lib.training.crops import CropDataset
 from lib.training.gate import publish_if_not_worse
-from lib.training.run import Progress, RunOptions, TrainedModel, learning_rate, train
+from lib.training.run import Progress, RunOptions, Step, TrainedModel, Watch, train
+from lib.training.schedule import learning_rate
 from lib.training.split import is_held_out, split
 from lib.training.validate import validate
 from lib.transforms.pipelines import Pipeline
@@ -42,7 +43,7 @@ def run(
         run_dir=run_dir,
         cache_dir=run_dir.parent / "cache",
         options=options or RunOptions(),
-        on_progress=on_progress,
+        watch=Watch(on_progress=on_progress),
     )
 
 
@@ -80,7 +81,7 @@ def test_a_finished_run_is_not_trained_again(cases: list[Case], tmp_path: Path) 
         run_dir=tmp_path / "run",
         cache_dir=tmp_path / "cache",
         options=RunOptions(),
-        on_progress=lambda progress: seen.append(progress.epoch),
+        watch=Watch(on_progress=lambda progress: seen.append(progress.epoch)),
     )
     assert seen == []
 
@@ -118,7 +119,7 @@ def test_progress_says_where_the_run_is(cases: list[Case], tmp_path: Path) -> No
         run_dir=tmp_path / "run",
         cache_dir=tmp_path / "cache",
         options=RunOptions(),
-        on_progress=seen.append,
+        watch=Watch(on_progress=seen.append),
     )
     assert [p.epoch for p in seen] == [1, 2, 3]
     assert [p.metric is None for p in seen] == [True, False, False]
@@ -130,6 +131,75 @@ def test_progress_says_where_the_run_is(cases: list[Case], tmp_path: Path) -> No
 def test_a_time_limit_ends_the_run(cases: list[Case], tmp_path: Path) -> None:
     trained = run(cases, tmp_path / "run", options=RunOptions(max_minutes=1e-6, epochs=50))
     assert trained.card["training"]["epochs"] == 1
+
+
+def test_a_processor_time_limit_ends_the_run_and_is_kept_over_a_kill(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    options = RunOptions(cpu_minutes=1e-6, epochs=50)
+    trained = run(cases, tmp_path / "run", options=options)
+    assert trained.card["training"]["steps"] == 1
+    again = run(cases, tmp_path / "run", options=options)
+    assert again.card["training"]["cpu_seconds"] == trained.card["training"]["cpu_seconds"]
+    # The whole of one epoch's contouring is not in it.
+    assert trained.card["history"][0]["spent_s"] < trained.card["training"]["seconds"]
+
+
+def test_every_step_is_told_with_the_time_left(cases: list[Case], tmp_path: Path) -> None:
+    seen: list[Step] = []
+    train(
+        TINY,
+        cases[:2],
+        [],
+        run_dir=tmp_path / "run",
+        cache_dir=tmp_path / "cache",
+        options=RunOptions(),
+        watch=Watch(on_step=seen.append),
+    )
+    assert [s.step for s in seen] == [1, 2, 3, 4, 5, 6]
+    assert [s.epoch for s in seen] == [1, 1, 2, 2, 3, 3]
+    assert {s.total_steps for s in seen} == {6}
+    assert seen[-1].eta_s == 0
+    assert seen[0].eta_s > 0
+
+
+PATIENT = replace(
+    TINY,
+    schedule=replace(TINY.schedule, epochs=8, validate_every=1, patience=2, min_delta=0.9),
+)
+"""No run gains 0.9 in DSC: the first validation stays the best, and the third ends the run."""
+
+
+def test_early_stopping_returns_the_weights_of_the_best_validation(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    stopped = run(cases, tmp_path / "stopped", recipe=PATIENT)
+    assert stopped.card["training"]["epochs"] == 3
+    assert stopped.card["training"]["weights_of_epoch"] == 1
+    assert stopped.card["validation"]["chose_the_weights"]
+    assert stopped.card["validation"]["organ_dice"] == stopped.card["history"][0]["organ_dice"]
+    with pytest.raises(KeyboardInterrupt):
+        run(cases, tmp_path / "first", recipe=PATIENT, stop_after=1)
+    state = torch.load(tmp_path / "first" / FILE, weights_only=True)
+    assert all(torch.equal(stopped.weights[key], value) for key, value in state["best"].items())
+
+
+def test_early_stopping_is_the_same_after_a_kill(cases: list[Case], tmp_path: Path) -> None:
+    whole = run(cases, tmp_path / "whole", recipe=PATIENT)
+    for epoch in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run(cases, tmp_path / "killed", recipe=PATIENT, stop_after=epoch)
+    resumed = run(cases, tmp_path / "killed", recipe=PATIENT)
+    assert_same(whole, resumed)
+    assert resumed.card["training"]["epochs"] == 3
+
+
+def test_without_patience_the_last_weights_are_returned_and_nothing_is_chosen(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    card = run(cases, tmp_path / "run").card
+    assert card["training"]["weights_of_epoch"] == card["training"]["epochs"] == 3
+    assert card["validation"]["chose_the_weights"] is False
 
 
 def test_an_organ_no_case_has_stays_unknown_to_the_loss(cases: list[Case], tmp_path: Path) -> None:
@@ -200,7 +270,7 @@ def test_learning_rate_follows_the_paper_or_a_cosine() -> None:
     cosine = ScheduleConfig(epochs=10, steps_per_epoch=10, decay="cosine", warmup_steps=4)
     assert learning_rate(cosine, 0) == pytest.approx(0.25e-3)
     assert learning_rate(cosine, 50) == pytest.approx(0.5e-3)
-    assert learning_rate(cosine, 10, share_of_time=0.5) == pytest.approx(0.5e-3)
+    assert learning_rate(cosine, 10, share_of_budget=0.5) == pytest.approx(0.5e-3)
 
 
 def test_held_out_cases_are_about_one_in_five_and_always_the_same() -> None:
