@@ -57,7 +57,7 @@ class FocalDiceLoss(nn.Module):
     def fade(self, share: float) -> None:
         """Set the class weights to those at `share` of the run, 0 to 1: `w ** (1 - share / fade_until)`.
 
-        A weighted cross-entropy learns probabilities that are inflated by the weights, and the most likely class
+        A weighted cross-entropy learns probabilities inflated by the weights, and the most likely class
         is then an organ too often. Ending with equal weights brings them back.
         """
         self._strength = max(0.0, 1 - share / self.fade_until) if self.fade_until else 1.0

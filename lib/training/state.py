@@ -101,7 +101,7 @@ def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int],
 
     The decay is at most `(1 + n) / (10 + n)` after `n` steps (as in TensorFlow's ExponentialMovingAverage): a
     short run is not held back by weights from before it learned anything. Whole numbers (counters, SwinUNETR's
-    tables of positions) are copied: PyTorch would round their average down, a little more at each step.
+    tables of positions) are copied: PyTorch's average of one is now and then one less.
     """
 
     def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
