@@ -184,11 +184,11 @@ class AugmentConfig:
 
     __pydantic_config__ = _STRICT
     mirror_probability: float = 0.5
-    rotation_probability: float = 1.0
+    rotation_probability: float = 0.2
     rotation_deg: AnglesDeg = (4.0, 4.0, 12.0)
-    zoom_probability: float = 1.0
+    zoom_probability: float = 0.2
     zoom: float = 0.15
-    elastic_probability: float = 0.3
+    elastic_probability: float = 0.1
     elastic_mm: float = 9.0
     elastic_grid_mm: float = 32.0
     metal_probability: float = 0.1
@@ -200,11 +200,11 @@ class AugmentConfig:
     blur_mm: float = 1.5
     sharpen_probability: float = 0.1
     sharpen: float = 1.0
-    contrast_probability: float = 1.0
+    contrast_probability: float = 0.3
     contrast: float = 0.08
-    shift_probability: float = 1.0
+    shift_probability: float = 0.3
     shift_hu: float = 15.0
-    noise_probability: float = 1.0
+    noise_probability: float = 0.3
     noise_hu: float = 25.0
     field_of_view_probability: float = 0.1
     field_of_view_mm: float = 60.0

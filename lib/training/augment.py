@@ -75,6 +75,11 @@ class Warp:
     field: Hu | None
     reach_vox: npt.NDArray[np.float64]
 
+    @property
+    def moves_nothing(self) -> bool:
+        """Whether every voxel stays where it is."""
+        return self.field is None and bool((self.matrix == np.eye(3)).all())
+
 
 def draw_warp(
     crop_vox: ShapeVox, spacing_mm: SpacingMm, streams: Streams, config: AugmentConfig
