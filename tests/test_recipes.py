@@ -57,6 +57,7 @@ def test_a_file_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> None
         ("extends: openkbp\norgan_set: liver\n", r"organ set 'liver' is not known"),
         ("extends: nnunet\n", r"clinic.yaml:1: extends: 'nnunet' is none of pddca, openkbp"),
         ("name: a\n", r"clinic.yaml:1: organ_set: this field is missing"),
+        ("extends: openkbp\nschedule: {patience: -1}\n", r"patience must be at least 0"),
         ("extends: openkbp\nloss: {class_weights: {Liver: 2}}\n", r"no organ of ours: Liver"),
         ("extends: openkbp\nhu_windows: [[200, 100]]\n", r"lower < upper"),
         ("- a\n- b\n", r"clinic.yaml:1: a recipe is a mapping"),
