@@ -11,27 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import requests
-from tqdm import tqdm
 
-from lib.config import APP_DIR, AppConfig, best_device
+from lib.config import APP_DIR, default_starter_dir
 from lib.errors import OrganNetError
 from lib.phantom.cohort import write_cohort
 from lib.recipes import OPENKBP
-from lib.registry import Registry, save_model
-from lib.studies import labelled_cases
-from lib.training.gate import publish_if_not_worse
-from lib.training.run import Progress, RunOptions, Watch, train
-from lib.training.split import split
+from lib.registry import Registry
 
 CASES, LABELLED = 12, 9
-EPOCHS = 7
-"""Of 100 steps: about three minutes on two cores, enough for phantoms."""
-LEARNING_RATE = 3e-3
-"""Phantoms vary less than patients, and bear a faster start."""
 START_LIMIT_S = 180
 MODEL = "organnet25d"
 
@@ -43,7 +33,6 @@ def parser() -> argparse.ArgumentParser:
         "--folder", type=Path, default=APP_DIR / "demo", help="cohort and model go here"
     )
     flags.add_argument("--port", type=int, default=8000)
-    flags.add_argument("--epochs", type=int, default=EPOCHS, help="of the short training")
     return flags
 
 
@@ -58,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         studies, models = options.folder / "studies", options.folder / "models"
         print(f"1/3 cohort: {CASES} generated head-and-neck CTs in {studies}")
         write_cohort(studies, recipe=OPENKBP, cases=CASES, labelled=LABELLED, seed=1)
-        _make_model(studies, models, options.epochs)
+        print(f"2/3 model: {_model(models)}")
         return _serve(studies, models, options.port)
     except OrganNetError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -79,33 +68,22 @@ def _require_free_port(port: int) -> None:
             ) from error
 
 
-def _make_model(studies: Path, models: Path, epochs: int) -> None:
-    registry = Registry(models, starter=AppConfig().starter_dir)
-    if registry.served_path() is not None:
-        print(f"2/3 model: {registry.published_version() or 'the starter'}")
-        return
-    schedule = replace(OPENKBP.schedule, learning_rate=LEARNING_RATE, validate_every=epochs)
-    recipe = replace(OPENKBP, schedule=schedule)
-    cases, held_out = split(labelled_cases(studies))
-    print(f"2/3 model: a short training on {len(cases)} of them, once (a few minutes)")
-    with tqdm(total=epochs, unit="epoch") as bar:
+def _model(models: Path) -> str:
+    """Return which model will serve.
 
-        def show(progress: Progress) -> None:
-            bar.n = progress.epoch
-            bar.set_postfix_str(f"loss {progress.loss:.2f}, {progress.eta_s / 60:.1f} min left")
-            bar.refresh()
-
-        trained = train(
-            recipe,
-            cases,
-            held_out,
-            run_dir=models / "runs" / "demo",
-            cache_dir=models / "cache",
-            options=RunOptions(epochs=epochs, device=best_device()),
-            watch=Watch(on_progress=show),
+    Raises:
+        OrganNetError: If the weights that come with the project are missing.
+    """
+    registry = Registry(models, starter=default_starter_dir())
+    version = registry.published_version()
+    if version is not None:
+        return f"{version}, trained here"
+    if registry.served_path() is None:
+        raise OrganNetError(
+            f"no weights in {default_starter_dir()}: they come with the project, so this copy is not whole; "
+            "clone it again, or train one: python -m apps.train --help"
         )
-    version = save_model(models, trained.weights, recipe, trained.card)
-    publish_if_not_worse(registry, version, held_out, device=best_device())
+    return "the starter, trained on real patients (model/starter/README.md)"
 
 
 def _serve(studies: Path, models: Path, port: int) -> int:

@@ -1,23 +1,34 @@
 """Contour scans: a file, a DICOM folder, or a folder of scans.
 
 python -m apps.infer --input SCANS --output DIR
+python -m apps.infer --input SCANS --output DIR --deep     (slower: steadier contours, and how sure they are)
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from lib.config import default_model_dir, default_starter_dir
+from lib.deep_inference import (
+    DeepContours,
+    DeepOptions,
+    Plan,
+    contour_deeply,
+    plan,
+    write_uncertainty_map,
+)
 from lib.errors import NoModelError, OrganNetError
 from lib.files import write_json
 from lib.inference import OVERLAP, Contours, contour
-from lib.pictures import contour_picture
+from lib.pictures import contour_picture, uncertainty_picture
 from lib.registry import Model, Registry, ServedModel, load_model
 from lib.scans import find_scans, read_ct, scan_name, write_label
+from lib.volumes import CtVolume
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,8 +42,25 @@ def parser() -> argparse.ArgumentParser:
     add("--model", type=Path, help="weights (.safetensors); default: the model that is served")
     add("--model-dir", type=Path, default=default_model_dir(), help="where served models lie")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--overlap", type=float, default=OVERLAP, help="share of a window seen twice, 0 to 0.9")
+    add(
+        "--overlap",
+        type=float,
+        default=OVERLAP,
+        help="share of a window seen twice, 0 to 0.9; at least 0.6 with --deep",
+    )
     add("--pictures", action="store_true", help="also write NAME.png: the contours over the CT")
+    add(
+        "--deep",
+        action="store_true",
+        help="many passes, overlap at least 0.6: also write NAME_uncertainty.nii.gz, and how sure "
+        "the contours are to NAME.json",
+    )
+    add(
+        "--ensemble",
+        type=int,
+        default=DeepOptions().models,
+        help="with --deep: how many of the models promoted last; a model given with --model stands alone",
+    )
     return flags
 
 
@@ -41,14 +69,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         model = _model(options)
+        planned = _plan(model, options) if options.deep else None
         scans = _named(find_scans(options.input))
     except OrganNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if planned is not None:
+        print(f"deep, on {options.device}: {planned}")
+        for note in planned.notes:
+            print(f"note: {note}")
     refused = 0
     for name, scan in tqdm(scans.items(), unit="scan"):
         try:
-            seconds = _contour_one(name, scan, model, options)
+            seconds = _contour_one(name, scan, planned or model, options)
         except OrganNetError as error:
             refused += 1
             tqdm.write(f"refused: {error}", file=sys.stderr)
@@ -68,6 +101,17 @@ def _model(options: argparse.Namespace) -> Model:
         raise NoModelError("no model is served yet: train one, or give one with --model") from error
 
 
+def _plan(model: Model, options: argparse.Namespace) -> Plan:
+    overlap = max(DeepOptions().overlap, options.overlap)
+    deep = DeepOptions(overlap=overlap, models=options.ensemble)
+    if options.model:
+        return plan(model, deep)
+    earlier, notes = Registry(options.model_dir).earlier(
+        model, deep.models - 1, device=options.device
+    )
+    return plan(model, deep, earlier=earlier, notes=notes)
+
+
 def _named(scans: Sequence[Path]) -> dict[str, Path]:
     """Return the scans by the name of their result; where two would collide, by their whole file name."""
     names = [scan_name(scan) for scan in scans]
@@ -77,24 +121,47 @@ def _named(scans: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def _contour_one(name: str, scan: Path, model: Model, options: argparse.Namespace) -> float:
+def _contour_one(name: str, scan: Path, by: Model | Plan, options: argparse.Namespace) -> float:
     ct = read_ct(scan, image_id=name)
-    found: Contours = contour(ct, model, device=options.device, overlap=options.overlap)
+    if isinstance(by, Plan):
+        found: Contours = _contour_deeply(ct, by, options)
+    else:
+        found = contour(ct, by, device=options.device, overlap=options.overlap)
     write_label(options.output / f"{name}.nii.gz", found.label)
     volumes = found.label.volumes_ml()
-    write_json(
-        options.output / f"{name}.json",
-        {
-            "image": name,
-            "model_version": found.version,
-            "labels": {organ: model.recipe.labels[organ] for organ in volumes},
-            "volumes_ml": volumes,
-            "seconds": found.seconds,
-        },
-    )
+    about: dict[str, Any] = {
+        "image": name,
+        "model_version": found.version,
+        "labels": {organ: found.label.labels[organ] for organ in volumes},
+        "volumes_ml": volumes,
+        "seconds": found.seconds,
+    }
+    if isinstance(found, DeepContours):
+        write_uncertainty_map(options.output / f"{name}_uncertainty.nii.gz", found)
+        about |= found.summary()
+    write_json(options.output / f"{name}.json", about)
     if options.pictures:
         contour_picture(ct, found.label, options.output / f"{name}.png", title=name)
+        if isinstance(found, DeepContours):
+            uncertainty_picture(
+                ct,
+                found.label,
+                found.uncertainty_map,
+                options.output / f"{name}_uncertainty.png",
+                title=name,
+            )
     return sum(found.seconds.values())
+
+
+def _contour_deeply(ct: CtVolume, planned: Plan, options: argparse.Namespace) -> DeepContours:
+    with tqdm(total=len(planned.passes), unit="pass", desc=ct.image_id, leave=False) as bar:
+        return contour_deeply(
+            ct, planned, device=options.device, progress=lambda done, _: _advance(bar, done)
+        )
+
+
+def _advance(bar: Any, done: int) -> None:
+    bar.update(done - bar.n)
 
 
 if __name__ == "__main__":

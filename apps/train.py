@@ -1,29 +1,32 @@
-"""Train a network on labelled cases.
+"""Train a network on labelled cases, or several and compare them.
 
 python -m apps.train --studies DIR --recipe openkbp --output runs/first
 torchrun --nproc-per-node 2 -m apps.train --studies DIR --recipe pddca --output runs/second
+python -m apps.train --studies DIR --all --budget-cpu-minutes 15 --output runs/all
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from lib.errors import OrganNetError
+from apps.progress_bar import Bar
+from lib.comparison.contenders import Contender, contenders
+from lib.comparison.run import compare
+from lib.errors import ConfigError, OrganNetError
+from lib.networks.build import NETWORKS, with_network
 from lib.recipe_files import find_recipe
 from lib.recipes import Recipe
 from lib.registry import Registry, load_model, save_model
 from lib.studies import labelled_cases
 from lib.training.cases import Case
-from lib.training.distributed import Group, joined
+from lib.training.distributed import Group, is_shared, joined
 from lib.training.gate import publish_if_not_worse
 from lib.training.mlflow_tracker import Mlflow
-from lib.training.record import as_yaml
-from lib.training.run import Progress, RunOptions, Step, TrainedModel, Watch, train
+from lib.training.run import RunOptions, TrainedModel, Watch, train
 from lib.training.split import split
 from lib.training.tracking import TensorBoard, Tracker
 
@@ -37,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     _run_flags(flags.add_argument_group("how"))
     _output_flags(flags.add_argument_group("what comes of it"))
     _tracking_flags(flags.add_argument_group("curves"))
+    _comparison_flags(flags.add_argument_group("several runs, compared on the held-out cases"))
     return flags
 
 
@@ -49,7 +53,20 @@ def _data_flags(flags: argparse._ArgumentGroup) -> None:
 
 def _run_flags(flags: argparse._ArgumentGroup) -> None:
     add = flags.add_argument
-    add("--recipe", default="openkbp", help="name of a recipe, or a YAML file")
+    add(
+        "--recipe",
+        nargs="+",
+        default=["openkbp"],
+        metavar="RECIPE",
+        help="name of a recipe, or a YAML file",
+    )
+    add(
+        "--network",
+        nargs="+",
+        metavar="NAME",
+        choices=NETWORKS,
+        help=f"in place of the recipe's, at its usual width: {', '.join(NETWORKS)}",
+    )
     add("--epochs", type=int, help="in place of the recipe's")
     add("--max-minutes", type=float, help="compress the schedule to end by then, by the clock")
     add(
@@ -57,7 +74,7 @@ def _run_flags(flags: argparse._ArgumentGroup) -> None:
         type=float,
         help="compress the schedule to so much processor time of all threads; validation is not counted",
     )
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, nargs="+", default=[0], metavar="N")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add(
         "--precision", choices=("auto", "float32"), default="auto", help="auto: bfloat16 where fast"
@@ -68,6 +85,7 @@ def _run_flags(flags: argparse._ArgumentGroup) -> None:
 def _output_flags(flags: argparse._ArgumentGroup) -> None:
     add = flags.add_argument
     add("--output", type=Path, required=True, help="where the run's checkpoint and model go")
+    add("--cache", type=Path, help="where prepared cases are kept; default: the output's")
     add("--fresh", action="store_true", help="do not go on from the output's checkpoint")
     add("--publish", type=Path, metavar="MODEL_DIR", help="serve the result if it is not worse")
 
@@ -88,10 +106,23 @@ def _tracking_flags(flags: argparse._ArgumentGroup) -> None:
     add("--mlflow", metavar="URI", help="log to MLflow: sqlite:///FILE, or a server or database")
 
 
+def _comparison_flags(flags: argparse._ArgumentGroup) -> None:
+    flags.description = (
+        "Several values of --recipe, --network or --seed make a run of each combination, in a folder of its "
+        "own below --output, and comparison.md, .csv and .png of all; the others are compared with the first."
+    )
+    add = flags.add_argument
+    add("--all", action="store_true", help="every network there is")
+    add("--jobs", type=int, default=1, help="trainings at once, each on its share of the cores")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     options = parser().parse_args(argv)
     try:
+        several = _everyone(options)
+        if len(several) > 1:
+            return _compare(several, options)
         with joined(options.device) as group:
             _run(options, group)
     except OrganNetError as error:
@@ -105,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, group: Group) -> None:
     run_options = _run_options(options, group.device)
-    recipe = find_recipe(options.recipe)
+    recipe = find_recipe(options.recipe[0])
+    if options.network:
+        recipe = with_network(recipe, options.network[0])
     cases, held_out = _chosen(options)
     with Bar() as bar:
         trained = train(
@@ -113,7 +146,7 @@ def _run(options: argparse.Namespace, group: Group) -> None:
             cases,
             held_out,
             run_dir=options.output,
-            cache_dir=options.output / "cache",
+            cache_dir=options.cache or options.output / "cache",
             options=run_options,
             initial=load_model(options.initial) if options.initial else None,
             watch=Watch(
@@ -129,7 +162,7 @@ def _run(options: argparse.Namespace, group: Group) -> None:
 
 def _run_options(options: argparse.Namespace, device: str) -> RunOptions:
     return RunOptions(
-        seed=options.seed,
+        seed=options.seed[0],
         device=device,
         max_minutes=options.max_minutes,
         cpu_minutes=options.budget_cpu_minutes,
@@ -167,40 +200,86 @@ def _keep(
         print(f"{'published' if published else 'not published'}: {reason}")
 
 
-class Bar:
-    """A progress bar that moves with every step, and says how long the run still takes."""
+def _everyone(options: argparse.Namespace) -> list[Contender]:
+    """Return the runs that were asked for; of one recipe without `--network`, its own network."""
+    if options.all:
+        networks = list(NETWORKS)
+    else:
+        networks = options.network or [find_recipe(options.recipe[0]).network.name]
+    return contenders(options.recipe, networks, options.seed)
 
-    def __init__(self) -> None:
-        self._bar = tqdm(disable=True)
-        self._dsc = ""
 
-    def __enter__(self) -> "Bar":
-        """Show it."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave it as it is."""
-        self._bar.close()
-
-    def start(self, record: Mapping[str, Any]) -> None:
-        """Say what the run is."""
-        print(as_yaml(record), flush=True)
-        layout = "{percentage:3.0f}%|{bar}| step {n_fmt} of {total_fmt}{postfix}"
-        self._bar = tqdm(total=1, bar_format=layout)
-
-    def step(self, step: Step) -> None:
-        """Move to where the run is."""
-        self._bar.total = step.total_steps
-        self._bar.set_postfix_str(
-            f"epoch {step.epoch}, loss {step.loss:.3f}{self._dsc}, {step.eta_s / 60:.1f} min left",
-            refresh=False,
+def _compare(everyone: Sequence[Contender], options: argparse.Namespace) -> int:
+    """Train and compare; return 0 if every run came to its end, else 1."""
+    if options.publish or options.initial:
+        raise ConfigError(
+            "--publish and --initial are for one run; compare first, then publish the better"
         )
-        self._bar.update(step.step - self._bar.n)
+    if is_shared():
+        raise ConfigError("a comparison starts its runs itself: leave torchrun out, see --jobs")
+    cases, held_out = _chosen(options)
+    if not held_out:
+        raise ConfigError("nothing to compare on: no case is held out; see --hold-out")
+    failed = []
+    with tqdm(total=len(everyone), unit="run") as bar:
 
-    def epoch(self, progress: Progress) -> None:
-        """Take in the validation, and draw the bar."""
-        self._dsc = "" if progress.metric is None else f", DSC {progress.metric:.3f}"
-        self._bar.refresh()
+        def ended(contender: Contender, why: str | None) -> None:
+            bar.update()
+            if why is not None:
+                failed.append(contender.folder)
+                tqdm.write(f"{contender.folder}: {why}", file=sys.stderr)
+
+        found = compare(
+            everyone,
+            _command(options, held_out),
+            options.output,
+            held_out,
+            device=options.device,
+            jobs=options.jobs,
+            conditions=_conditions(options, len(cases), len(held_out)),
+            on_end=ended,
+        )
+    best = max(found, key=lambda standing: standing.dsc)
+    print(f"best mean DSC: {best.name}, {best.dsc:.3f}; see {options.output / 'comparison.md'}")
+    return 1 if failed else 0
+
+
+def _command(options: argparse.Namespace, held_out: Sequence[Case]) -> list[str]:
+    """Return what trains one contender: this program, with what is the same for all."""
+    command = [sys.executable, "-m", "apps.train", "--studies", str(options.studies)]
+    command += ["--device", options.device, "--hold-out", *(case.image_id for case in held_out)]
+    # The contenders see the same cases in the same form: one cache serves all.
+    command += ["--cache", str(options.cache or options.output / "cache")]
+    for flag in ("cases", "epochs", "max_minutes", "budget_cpu_minutes"):
+        value = getattr(options, flag)
+        if value is not None:
+            command += [f"--{flag.replace('_', '-')}", str(value)]
+    command += ["--precision", options.precision]
+    command += ["--tensorboard" if options.tensorboard else "--no-tensorboard"]
+    command += ["--pictures"] if options.pictures else []
+    command += ["--mlflow", options.mlflow] if options.mlflow else []
+    return [*command, "--fresh"] if options.fresh else command
+
+
+def _conditions(options: argparse.Namespace, cases: int, held_out: int) -> list[str]:
+    """Return what is the same for all, a sentence each."""
+    budget = "the recipe's whole schedule"
+    if options.budget_cpu_minutes is not None:
+        budget = (
+            f"{options.budget_cpu_minutes:g} minutes of processor time for the training steps, the schedule "
+            "compressed to end by then"
+        )
+    elif options.max_minutes is not None:
+        budget = f"{options.max_minutes:g} minutes by the clock, validation included"
+    elif options.epochs is not None:
+        budget = f"{options.epochs} epochs"
+    return [
+        f"Data: {options.studies.resolve().name}; trained on {cases} cases, judged on {held_out} that none of "
+        "them saw, at the CT's own voxels.",
+        f"Recipe: {', '.join(Path(name).name for name in options.recipe)}, the same for all: crops, "
+        "augmentation, loss, optimiser, averaging; each network at its usual width.",
+        f"Budget of each run: {budget}. Device: {options.device}, {options.jobs} at a time.",
+    ]
 
 
 def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
@@ -211,6 +290,9 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
         held_out = [case for case in every if case.image_id in named]
     else:
         cases, held_out = split(every)
+    missing = sorted(set(options.hold_out) - {case.image_id for case in held_out})
+    if options.hold_out and missing:
+        raise ConfigError(f"--hold-out: no labelled case is called {', '.join(missing)}")
     return cases[: options.cases], held_out
 
 

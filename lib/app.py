@@ -36,7 +36,11 @@ class OrganNetApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.config = AppConfig.from_conf(conf or {})
-        self.registry = Registry(self.config.model_dir, starter=self.config.starter_dir)
+        self.registry = Registry(
+            self.config.model_dir,
+            starter=self.config.starter_dir,
+            organ_set=self.config.recipe.organ_set,
+        )
         self.served = ServedModel(self.registry, device=self.config.device)
         # Defect 17: a scoring process per method on every next sample, never merged.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False

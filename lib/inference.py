@@ -8,6 +8,7 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
+from lib.networks.build import size_divisor
 from lib.registry import Model
 from lib.transforms.pipelines import Pipeline, Prepared
 from lib.volumes import CtVolume, LabelVolume
@@ -43,7 +44,7 @@ def contour(
         overlap: Share of each window that its neighbours see too.
     """
     pipeline = Pipeline(model.recipe)
-    clock = _Clock()
+    clock = StageClock()
     prepared = pipeline.prepare(ct)
     clock.lap("prepare")
     found = probabilities(prepared, model, pipeline=pipeline, device=device, overlap=overlap)
@@ -60,7 +61,9 @@ def probabilities(
     image = torch.from_numpy(pipeline.window(prepared.hu))[None]
     window = tuple(
         min(crop, -(-size // step) * step)
-        for crop, size, step in zip(model.recipe.crop_vox, image.shape[2:], (4, 4, 2), strict=True)
+        for crop, size, step in zip(
+            model.recipe.crop_vox, image.shape[2:], size_divisor(model.recipe), strict=True
+        )
     )
     forward = _forward(model, device)
     with torch.inference_mode():
@@ -98,12 +101,15 @@ def fast_bfloat16(device: str) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-class _Clock:
+class StageClock:
+    """Seconds of each stage, rounded to milliseconds; a stage ends when it is named."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
+        """Say that `stage` ended now."""
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now

@@ -43,10 +43,13 @@ class FocalDiceLoss(nn.Module):
     """
 
     class_weights: Tensor
+    """`(K,)`, those of the recipe."""
 
     def __init__(self, recipe: Recipe, *, pool: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.pool = pool or (lambda tensor: tensor)
+        self.fade_until = recipe.loss.fade_until
+        self._strength = 1.0
         weights = torch.ones(recipe.classes)
         weights[0] = recipe.loss.background_weight
         for name, value in recipe.labels.items():
@@ -54,6 +57,14 @@ class FocalDiceLoss(nn.Module):
         self.register_buffer("class_weights", weights)
         self.gamma = recipe.loss.focal_gamma
         self.dice_weight = recipe.loss.dice_weight
+
+    def fade(self, share: float) -> None:
+        """Set the class weights to those at `share` of the run, 0 to 1: `w ** (1 - share / fade_until)`.
+
+        A weighted cross-entropy learns probabilities that are inflated by the weights, and the most likely
+        class is then an organ too often. Ending with equal weights brings them back.
+        """
+        self._strength = max(0.0, 1 - share / self.fade_until) if self.fade_until else 1.0
 
     def forward(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
         """Return the loss, a scalar.
@@ -65,7 +76,8 @@ class FocalDiceLoss(nn.Module):
         """
         log_p = merge_unknown(logits, known)
         log_pt = log_p.gather(1, label[:, None])[:, 0]
-        focal = -self.class_weights[label] * (1 - log_pt.exp()).pow(self.gamma) * log_pt
+        weights = self.class_weights**self._strength
+        focal = -weights[label] * (1 - log_pt.exp()).pow(self.gamma) * log_pt
 
         organs = known[:, 1:].float()
         p = log_p[:, 1:].exp() * organs[:, :, None, None, None]

@@ -249,3 +249,11 @@ def mirror_values(labels: Mapping[str, int]) -> list[int]:
     for name, value in labels.items():
         swapped[value] = labels.get(ORGANS[name].mirror, value)
     return swapped
+
+
+def is_mirrorable(labels: Mapping[str, int]) -> bool:
+    """Return whether every organ of one side has its partner of the other in `labels`.
+
+    Where one has none, a network that sees a mirrored patient draws the partner in its place.
+    """
+    return all(ORGANS[name].mirror in labels for name in labels)

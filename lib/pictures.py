@@ -4,19 +4,27 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from lib.files import replacing
 from lib.geometry import Grid
 from lib.organs import ORGANS
 from lib.transforms.frame import closest_ras, turned
-from lib.units import HuWindow, SpacingMm
+from lib.units import FloatArray, HuWindow, SpacingMm
 from lib.volumes import CtVolume, LabelVolume
 
 SOFT_TISSUE_HU: HuWindow = (-160.0, 240.0)
 MARGIN_MM = 45.0
 """Shown around the organs."""
+SURE = 0.05
+"""Uncertainty that is not worth a colour."""
+UNSURE = 0.5
+"""Where the colours end: two equally likely classes of eight are 0.33, three are 0.53."""
+
+Slice = npt.NDArray[np.generic]
 
 
 def contour_picture(ct: CtVolume, label: LabelVolume, path: Path, *, title: str = "") -> None:
@@ -25,35 +33,105 @@ def contour_picture(ct: CtVolume, label: LabelVolume, path: Path, *, title: str 
     Radiological convention: the patient's right is on the picture's left. The slices are those that cut
     most organs.
     """
+    _picture(ct, label, path, title=title)
+
+
+def uncertainty_picture(
+    ct: CtVolume, label: LabelVolume, uncertainty: FloatArray, path: Path, *, title: str = ""
+) -> None:
+    """Write a PNG as `contour_picture` does, the uncertainty map in colour over the CT.
+
+    Args:
+        ct: The scan.
+        label: Its contours.
+        uncertainty: `(X, Y, Z)` on the scan's grid, 0 to 1; what lies below `SURE` is left clear.
+        path: Where to write.
+        title: Above the pictures.
+    """
+    _picture(ct, label, path, title=title, uncertainty=uncertainty)
+
+
+def _picture(
+    ct: CtVolume,
+    label: LabelVolume,
+    path: Path,
+    *,
+    title: str,
+    uncertainty: FloatArray | None = None,
+) -> None:
     spacing = _ras_spacing(ct.grid)
     hu, organs = turned(ct.array_hu, ct.grid), turned(label.array, ct.grid)
     view = _view(organs, spacing)
     hu, organs = hu[view], organs[view]
+    unsure = None if uncertainty is None else turned(uncertainty, ct.grid)[view]
     figure = Figure(figsize=(13, 4.6), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
+    colours = None
     for axis, normal in zip(axes, (2, 1, 0), strict=True):
         across, up = [a for a in (0, 1, 2) if a != normal]
         where = _busiest(organs, normal)
-        picture, drawn = hu.take(where, normal).T, organs.take(where, normal).T
-        axis.imshow(
-            picture,
-            cmap="gray",
-            vmin=SOFT_TISSUE_HU[0],
-            vmax=SOFT_TISSUE_HU[1],
-            origin="lower",
-            aspect=spacing[up] / spacing[across],
-            interpolation="bilinear",
+        aspect = spacing[up] / spacing[across]
+        _draw_ct(axis, _slice(hu, normal, where), aspect)
+        if unsure is not None:
+            colours = _draw_map(axis, _slice(unsure, normal, where), aspect)
+        _draw_contours(
+            axis, _slice(organs, normal, where), label, width=1.6 if unsure is None else 0.7
         )
-        for name, value in label.labels.items():
-            if (drawn == value).any():
-                colour = np.array(ORGANS[name].colour_rgb) / 255
-                axis.contour(drawn == value, [0.5], colors=[colour], linewidths=1.6)
         if normal != 0:
             axis.invert_xaxis()
         axis.set_axis_off()
-    present = label.volumes_ml()
-    for row, name in enumerate(present):
+    if colours is not None:
+        bar = figure.colorbar(colours, ax=axes, shrink=0.8, pad=0.01, extend="max")
+        bar.set_label("uncertainty (entropy, 0 to 1)", color="white")
+        bar.ax.tick_params(colors="white")
+    _name_organs(figure, label)
+    if title:
+        figure.suptitle(title, color="white", fontsize=10)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=110, facecolor="black", format="png")
+
+
+def _slice(volume: Slice, normal: int, where: int) -> Slice:
+    """Return slice number `where` along `normal`, its rows running up."""
+    plane: Slice = np.moveaxis(volume, normal, 0)[where]
+    return plane.T
+
+
+def _draw_ct(axis: Axes, picture: Slice, aspect: float) -> None:
+    axis.imshow(
+        picture,
+        cmap="gray",
+        vmin=SOFT_TISSUE_HU[0],
+        vmax=SOFT_TISSUE_HU[1],
+        origin="lower",
+        aspect=aspect,
+        interpolation="bilinear",
+    )
+
+
+def _draw_map(axis: Axes, unsure: Slice, aspect: float) -> AxesImage:
+    return axis.imshow(
+        np.ma.masked_less(unsure, SURE),  # type: ignore[no-untyped-call]
+        cmap="inferno",
+        vmin=0.0,
+        vmax=UNSURE,
+        alpha=0.7,
+        origin="lower",
+        aspect=aspect,
+        interpolation="nearest",
+    )
+
+
+def _draw_contours(axis: Axes, drawn: Slice, label: LabelVolume, *, width: float) -> None:
+    for name, value in label.labels.items():
+        if (drawn == value).any():
+            colour = np.array(ORGANS[name].colour_rgb) / 255
+            axis.contour(drawn == value, [0.5], colors=[colour], linewidths=width)
+
+
+def _name_organs(figure: Figure, label: LabelVolume) -> None:
+    for row, name in enumerate(label.volumes_ml()):
         figure.text(
             0.004,
             0.93 - 0.05 * row,
@@ -61,10 +139,6 @@ def contour_picture(ct: CtVolume, label: LabelVolume, path: Path, *, title: str 
             color=np.array(ORGANS[name].colour_rgb) / 255,
             fontsize=9,
         )
-    if title:
-        figure.suptitle(title, color="white", fontsize=10)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=110, facecolor="black", format="png")
 
 
 def _view(organs: npt.NDArray[np.generic], spacing_mm: SpacingMm) -> tuple[slice, slice, slice]:

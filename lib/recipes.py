@@ -8,17 +8,32 @@ so that it is always run as it was trained.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict
 
 from lib.errors import ConfigError
 from lib.organs import ORGANS, organ_set
-from lib.units import HuWindow, ShapeVox, SpacingMm
+from lib.units import AnglesDeg, HuWindow, ShapeVox, SpacingMm
 
 _STRICT = ConfigDict(extra="forbid")
+
+NetworkName = Literal[
+    "organnet25d",
+    "dynunet",
+    "segresnet",
+    "unet",
+    "vnet",
+    "basicunetplusplus",
+    "attentionunet",
+    "swinunetr",
+    "anatomynet",
+]
+NETWORK_NAMES: tuple[NetworkName, ...] = get_args(NetworkName)
+"""The networks that a recipe may name; `lib.networks.build.NETWORKS` says what each is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,15 +41,17 @@ class NetworkConfig:
     """Which network, and how wide.
 
     Attributes:
-        name: A key of `lib.networks.build.NETWORKS`.
+        name: One of `NETWORK_NAMES`: OrganNet2.5D, or a peer to compare it with (ADR 0012).
         width: Channels of the first level; 16 in the paper (Chen et al. 2021, fig. 1).
-        dilations: Rates of each HDC block (Wang et al. 2018); the paper does not print its own.
-        se_reduction: Reduction ratio of the ResSE blocks; not in the paper.
-        dropout: Probability of dropping a channel; 0 is off, as in the paper.
+        dilations: Rates of each HDC block (Wang et al. 2018); the paper does not print its own. OrganNet2.5D
+            alone has them.
+        se_reduction: Reduction ratio of the ResSE blocks; not in the paper. OrganNet2.5D alone has them.
+        dropout: Probability of dropping a channel; 0 is off, as in the paper. Where a peer drops, and
+            whether channels or voxels, is said in `lib.networks.peers`.
     """
 
     __pydantic_config__ = _STRICT
-    name: str = "organnet25d"
+    name: NetworkName = "organnet25d"
     width: int = 16
     dilations: tuple[int, ...] = (1, 2, 5)
     se_reduction: int = 4
@@ -58,6 +75,9 @@ class LossConfig:
         dice_weight: The paper's lambda.
         background_weight: Focal weight of the background class.
         class_weights: TG-263 name -> focal weight; 1 where an organ is not named.
+        fade_until: Share of the run at which these weights have faded to 1 (`lib.losses`); 0 keeps them. Heavy
+            weights keep small organs from dying out while the network is young, and to the end would make it
+            draw them too large.
     """
 
     __pydantic_config__ = _STRICT
@@ -65,8 +85,11 @@ class LossConfig:
     dice_weight: float = 1.0
     background_weight: float = 0.5
     class_weights: Mapping[str, float] = field(default_factory=dict)
+    fade_until: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.fade_until <= 1:
+            raise ConfigError(f"loss: fade_until is a share, from 0 to 1, not {self.fade_until}")
         unknown = sorted(set(self.class_weights) - set(ORGANS))
         if unknown:
             raise ConfigError(f"loss: class_weights names no organ of ours: {', '.join(unknown)}")
@@ -123,6 +146,90 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig:
+    """How training crops are varied (ADR 0011); `lib.training.augment` says in which order.
+
+    Each variation is drawn for a crop with its `_probability`, and its size evenly up to the largest value
+    named here. A probability of 0 switches one off and leaves what the others draw as it was.
+
+    Attributes:
+        mirror_probability: Left for right; organs of a pair change names.
+        rotation_probability: See `rotation_deg`.
+        rotation_deg: Largest angle about x, y, z: the body turns most about its long axis.
+        zoom_probability: See `zoom`.
+        zoom: Largest change of size along each axis on its own, as a share.
+        elastic_probability: See `elastic_mm`.
+        elastic_mm: How far each control point of a cubic B-spline moves along each axis at most.
+        elastic_grid_mm: Distance between control points. `elastic_mm` may be 0.4 of it, below which no
+            tissue folds over (Choi and Lee 2000; Rueckert et al. 2006).
+        metal_probability: Of fillings, in crops with teeth.
+        metal_fillings: Most of them in one crop.
+        metal_streak_hu: Strongest streak, 20 mm from a filling.
+        thick_slice_probability: See `thick_slice_mm`.
+        thick_slice_mm: Thickest slices that a crop is averaged to along z, then interpolated from.
+        blur_probability: See `blur_mm`.
+        blur_mm: Largest standard deviation of a Gaussian along x and y alike, and along z.
+        sharpen_probability: See `sharpen`.
+        sharpen: Most of the detail finer than `blur_mm` that is added once more, as a share: bone kernels.
+        contrast_probability: See `contrast`.
+        contrast: Largest change of all HU, as a share.
+        shift_probability: See `shift_hu`.
+        shift_hu: Largest number added to all HU.
+        noise_probability: See `noise_hu`.
+        noise_hu: Largest standard deviation of white noise.
+        field_of_view_probability: Of a crop that the edge of the scan cuts: its circle, or its first or last
+            slice. What lies outside is air and background.
+        field_of_view_mm: How far the edge comes into the crop; at most to its centre.
+    """
+
+    __pydantic_config__ = _STRICT
+    mirror_probability: float = 0.5
+    rotation_probability: float = 1.0
+    rotation_deg: AnglesDeg = (4.0, 4.0, 12.0)
+    zoom_probability: float = 1.0
+    zoom: float = 0.15
+    elastic_probability: float = 0.3
+    elastic_mm: float = 9.0
+    elastic_grid_mm: float = 32.0
+    metal_probability: float = 0.1
+    metal_fillings: int = 4
+    metal_streak_hu: float = 400.0
+    thick_slice_probability: float = 0.1
+    thick_slice_mm: float = 6.0
+    blur_probability: float = 0.15
+    blur_mm: float = 1.5
+    sharpen_probability: float = 0.1
+    sharpen: float = 1.0
+    contrast_probability: float = 1.0
+    contrast: float = 0.08
+    shift_probability: float = 1.0
+    shift_hu: float = 15.0
+    noise_probability: float = 1.0
+    noise_hu: float = 25.0
+    field_of_view_probability: float = 0.1
+    field_of_view_mm: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if name.endswith("_probability") and not 0 <= value <= 1:
+                raise ConfigError(f"augment: {name} must be from 0 to 1, not {value}")
+            sizes = value if isinstance(value, tuple) else (value,)
+            if not all(0 <= size < math.inf for size in sizes):
+                raise ConfigError(f"augment: {name} must be at least 0, and finite, not {value}")
+        if max(self.zoom, self.contrast) >= 1:
+            raise ConfigError("augment: zoom and contrast are shares, in [0, 1)")
+        if self.metal_fillings < 1:
+            raise ConfigError("augment: metal_fillings must be at least 1")
+        if max(self.rotation_deg) > 90:
+            raise ConfigError("augment: rotation_deg must be at most 90 degrees about each axis")
+        if self.elastic_grid_mm < 1 or self.elastic_mm > 0.4 * self.elastic_grid_mm:
+            raise ConfigError(
+                f"augment: elastic_mm must be at most 0.4 of elastic_grid_mm, which must be at least 1 mm, "
+                f"or tissue folds over; not {self.elastic_mm} of {self.elastic_grid_mm}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that makes a model what it is, but its training cases.
 
@@ -137,6 +244,7 @@ class Recipe:
         network: See `NetworkConfig`.
         loss: See `LossConfig`.
         schedule: See `ScheduleConfig`.
+        augment: See `AugmentConfig`; a recipe written before it was there has the defaults.
     """
 
     __pydantic_config__ = _STRICT
@@ -149,6 +257,7 @@ class Recipe:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         organ_set(self.organ_set)
@@ -227,6 +336,7 @@ OPENKBP = Recipe(
             "Larynx": 3.0,
             "Bone_Mandible": 2.0,
         },
+        fade_until=0.6,
     ),
     schedule=ScheduleConfig(
         epochs=60,

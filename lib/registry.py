@@ -1,8 +1,9 @@
 """Model versions: written whole, verified before use, one of them served.
 
 A model is two files named by the hash of its weights: `<version>.safetensors`, and `<version>.json`, its
-card with the recipe, the cases it saw and how it did. `served.json` names the version that serves. All are
-replaced atomically; none is changed once written.
+card with the recipe, the cases it saw and how it did. `served.json` names the version that serves, and under
+`promoted` the versions that were promoted before it, newest first. All are replaced atomically; no model is
+changed once written.
 """
 
 import hashlib
@@ -29,6 +30,8 @@ from lib.recipes import Recipe
 logger = logging.getLogger(__name__)
 
 SERVED = "served.json"
+PROMOTED_KEPT = 10
+"""Promotions that `served.json` remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,10 @@ def load_model(path: Path, device: str = "cpu") -> Model:
     Raises:
         CheckpointError: If a file is missing, damaged, or does not fit the recipe's network.
     """
+    card = _read_card(path)
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         data = path.read_bytes()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(f"{path.name}: the model cannot be read ({error})") from error
     if hashlib.sha256(data).hexdigest() != card.get("sha256"):
         raise CheckpointError(f"{path.name}: the weights are not those that the card describes")
@@ -103,43 +106,137 @@ def load_model(path: Path, device: str = "cpu") -> Model:
     return Model(card["version"], network, recipe, card)
 
 
-class Registry:
-    """The models in one folder, of which one serves; `starter` is served until a first one is published."""
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: the model's card cannot be read ({error})") from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{path.name}: the model's card is not an object of JSON")
+    return card
 
-    def __init__(self, folder: Path, *, starter: Path | None = None) -> None:
+
+class Registry:
+    """The models in one folder, of which one serves.
+
+    Args:
+        folder: Where they lie.
+        starter: A folder with weights to serve until a first model is published.
+        organ_set: Where set, a starter of another organ set is not served: it would stand in the way of the
+            first model that is trained here, since nobody can tell which of the two is better.
+    """
+
+    def __init__(
+        self, folder: Path, *, starter: Path | None = None, organ_set: str | None = None
+    ) -> None:
         self.folder = folder
         self.starter = starter
+        self.organ_set = organ_set
 
     def published_version(self) -> str | None:
         """Return the version that was published last, or None."""
+        pointer = self._pointer()
+        return None if pointer is None else str(pointer["version"])
+
+    def promoted(self) -> list[str]:
+        """Return the versions that were promoted, the served one first, then back in time.
+
+        A version that was rolled back, by promoting an older one again, is not among them.
+        """
+        return [str(entry["version"]) for entry in self._history()]
+
+    def earlier(
+        self, model: Model, count: int, *, device: str = "cpu"
+    ) -> tuple[list[Model], list[str]]:
+        """Return at most `count` models promoted before `model`, newest first, and what was left out, and why.
+
+        They contour the same organs as `model` in CTs that are prepared in the same way. One that is gone or
+        damaged, or is of another kind, is left out.
+        """
+        versions = self.promoted()
+        start = versions.index(model.version) + 1 if model.version in versions else 0
+        found: list[Model] = []
+        notes = []
+        for version in versions[start:]:
+            if len(found) >= count:
+                break
+            try:
+                older = load_model(self.folder / f"{version}.safetensors", device)
+            except CheckpointError as error:
+                notes.append(f"{version} is left out: {error}")
+                continue
+            if older.recipe.preparation_digest() == model.recipe.preparation_digest():
+                found.append(older)
+            else:
+                notes.append(
+                    f"{version} is left out: it contours other organs, or sees CTs otherwise"
+                )
+        return found, notes
+
+    def _pointer(self) -> dict[str, Any] | None:
+        """Return what `served.json` says; None where it is not there or cannot be read."""
         try:
-            version = json.loads((self.folder / SERVED).read_text(encoding="utf-8"))["version"]
+            pointer = json.loads((self.folder / SERVED).read_text(encoding="utf-8"))
+            return {**pointer, "version": str(pointer["version"])}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s cannot be read (%s); no version counts as published", SERVED, error)
             return None
-        return str(version)
+
+    def _history(self) -> list[dict[str, Any]]:
+        """Return the promotions, newest first; the served version's alone where there is no list of them."""
+        pointer = self._pointer()
+        if pointer is None:
+            return []
+        listed = pointer.get("promoted")
+        known = [e for e in listed if _is_entry(e)] if isinstance(listed, list) else []
+        if known and known[0]["version"] == pointer["version"]:
+            return known
+        return [{key: pointer.get(key) for key in ("version", "since", "reason")}]
 
     def served_path(self) -> Path | None:
         """Return the weights to serve: the published version's, else the starter's, else None."""
         version = self.published_version()
         if version is not None:
             return self.folder / f"{version}.safetensors"
-        if self.starter is not None:
-            return next(iter(sorted(self.starter.glob("*.safetensors"))), None)
-        return None
+        return self._starter_path()
+
+    def _starter_path(self) -> Path | None:
+        paths = sorted(self.starter.glob("*.safetensors")) if self.starter else []
+        return next((path for path in paths if self._is_of_our_organs(path)), None)
+
+    def _is_of_our_organs(self, path: Path) -> bool:
+        if self.organ_set is None:
+            return True
+        try:
+            return bool(_read_card(path)["recipe"]["organ_set"] == self.organ_set)
+        except (CheckpointError, KeyError, TypeError):
+            # It will not load either, and that is what should be said of it.
+            return True
 
     def publish(self, version: str, *, reason: str) -> None:
         """Let `version` serve from the next request on.
+
+        If it was promoted before, this goes back to it: what was promoted in between is forgotten.
 
         Raises:
             CheckpointError: If it is not there, damaged or does not load: what serves then stays.
         """
         load_model(self.folder / f"{version}.safetensors")
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        write_json(self.folder / SERVED, {"version": version, "since": now, "reason": reason})
+        before = self._history()
+        versions = [entry["version"] for entry in before]
+        if version in versions:
+            # Back to an older version: what came after it was worse.
+            before = before[versions.index(version) + 1 :]
+        entry = {"version": version, "since": now, "reason": reason}
+        write_json(self.folder / SERVED, {**entry, "promoted": [entry, *before][:PROMOTED_KEPT]})
         logger.info("%s is served now: %s", version, reason)
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("version"), str)
 
 
 class ServedModel:

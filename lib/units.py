@@ -8,6 +8,9 @@ import numpy.typing as npt
 SpacingMm = tuple[float, float, float]
 """Distance between voxel centres along x, y, z, in mm."""
 
+AnglesDeg = tuple[float, float, float]
+"""Angles about x, y, z, in degrees."""
+
 ShapeVox = tuple[int, int, int]
 """Number of voxels along x, y, z."""
 

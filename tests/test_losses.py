@@ -83,3 +83,30 @@ def test_loss_and_gradient_are_finite_where_the_network_is_certain_and_wrong() -
     assert math.isfinite(float(loss.detach()))
     assert logits.grad is not None
     assert bool(logits.grad.isfinite().all())
+
+
+def test_class_weights_fade_to_equal_ones() -> None:
+    weights = LossConfig(
+        dice_weight=0.0, background_weight=0.5, class_weights={"Larynx": 4.0}, fade_until=0.5
+    )
+    loss = FocalDiceLoss(replace(OPENKBP, loss=weights))
+    logits, background = torch.zeros(1, 8, 2, 2, 2), torch.zeros(1, 2, 2, 2, dtype=torch.long)
+    larynx = torch.full((1, 2, 2, 2), 6)
+    one = (7 / 8) ** 2 * math.log(8)
+    for share, of_larynx, of_background in (
+        (0, 4, 0.5),
+        (0.25, 2, 0.5**0.5),
+        (0.5, 1, 1),
+        (1, 1, 1),
+    ):
+        loss.fade(share)
+        assert float(loss(logits, larynx, ALL)) == pytest.approx(of_larynx * one)
+        assert float(loss(logits, background, ALL)) == pytest.approx(of_background * one)
+
+
+def test_class_weights_stay_where_the_recipe_does_not_fade_them() -> None:
+    loss = FocalDiceLoss(replace(OPENKBP, loss=LossConfig(class_weights={"Larynx": 4.0})))
+    logits, larynx = torch.zeros(1, 8, 2, 2, 2), torch.full((1, 2, 2, 2), 6)
+    at_first = float(loss(logits, larynx, ALL))
+    loss.fade(1.0)
+    assert float(loss(logits, larynx, ALL)) == at_first

@@ -5,7 +5,7 @@ from matplotlib.image import imread
 
 from lib.organs import ORGANS
 from lib.phantom import head_and_neck_phantom
-from lib.pictures import contour_picture
+from lib.pictures import contour_picture, uncertainty_picture
 from lib.recipes import OPENKBP
 from lib.volumes import LabelVolume
 
@@ -30,3 +30,17 @@ def test_a_scan_without_contours_is_a_picture_too(tmp_path: Path) -> None:
     ct, label = head_and_neck_phantom(1, grid_shape=(64, 64, 48), labels={})
     contour_picture(ct, LabelVolume(label.array, ct.grid, {}), tmp_path / "empty.png")
     assert imread(tmp_path / "empty.png").shape[2] in (3, 4)
+
+
+def test_what_is_unsure_is_coloured_where_it_lies(tmp_path: Path) -> None:
+    ct, label = head_and_neck_phantom(1, grid_shape=(96, 96, 72), labels=OPENKBP.labels)
+    sure = np.zeros(ct.grid.shape_vox, np.float32)
+    unsure = np.where(label.array == OPENKBP.labels["Parotid_R"], np.float32(0.5), sure)
+    uncertainty_picture(ct, label, sure, tmp_path / "sure.png", title="sure")
+    uncertainty_picture(ct, label, unsure, tmp_path / "unsure.png", title="sure")
+    plain, coloured = imread(tmp_path / "sure.png"), imread(tmp_path / "unsure.png")
+    changed = np.argwhere(np.abs(plain - coloured).max(axis=-1) > 0.2)
+    axial = changed[changed[:, 1] < plain.shape[1] / 3]
+    assert len(axial) > 50
+    # The patient's right lies in the left half of the first view.
+    assert axial[:, 1].mean() < plain.shape[1] / 6

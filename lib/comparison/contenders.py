@@ -57,7 +57,7 @@ def train_each(
 ) -> None:
     """Train every contender in a process of its own, `jobs` at a time, each on its share of the cores.
 
-    A run that fails is told to `on_end`, and the others go on; one that was stopped goes on from its checkpoint.
+    A run that fails is told to `on_end`, and the others go on; one that was stopped goes on where it was.
 
     Args:
         everyone: The contenders.

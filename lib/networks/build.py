@@ -1,17 +1,44 @@
-"""Recipe -> network."""
+"""Recipe -> network: OrganNet2.5D or one of its peers, by name."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
 
+import torch
 from torch import nn
 
 from lib.errors import ConfigError
-from lib.networks.organnet25d import OrganNet25D
-from lib.recipes import Recipe
+from lib.networks import anatomynet, organnet25d, peers
+from lib.networks.bfloat16 import guard_gradients
+from lib.recipes import NetworkConfig, NetworkName, Recipe
+from lib.units import ShapeVox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """What there is to know of a network before it is built.
+
+    Attributes:
+        build: Makes it, with fresh weights.
+        divisor: What sizes x, y, z must divide by; other sizes are padded.
+        usual_width: Channels of the first level where its authors, or else MONAI, leave them.
+        width_step: What `network.width` must be a multiple of.
+        pads_itself: Takes any size already, without `Padded`.
+        citation: Whose it is, and whose code runs.
+    """
+
+    build: Callable[[Recipe], nn.Module]
+    divisor: Callable[[Recipe], ShapeVox]
+    usual_width: int
+    width_step: Callable[[Recipe], int] = lambda _: 1
+    pads_itself: bool = False
+    citation: str
 
 
 def _organnet25d(recipe: Recipe) -> nn.Module:
     config = recipe.network
-    return OrganNet25D(
+    return organnet25d.OrganNet25D(
         len(recipe.hu_windows),
         recipe.classes,
         width=config.width,
@@ -21,19 +48,156 @@ def _organnet25d(recipe: Recipe) -> nn.Module:
     )
 
 
-NETWORKS: Mapping[str, Callable[[Recipe], nn.Module]] = {"organnet25d": _organnet25d}
-"""Name in `NetworkConfig.name` -> what builds it."""
+NETWORKS: Mapping[NetworkName, NetworkSpec] = {
+    "organnet25d": NetworkSpec(
+        build=_organnet25d,
+        divisor=lambda _: organnet25d.DIVISORS,
+        usual_width=16,
+        pads_itself=True,
+        citation="Chen et al., MICCAI 2021, arXiv 2109.12634; our code",
+    ),
+    "dynunet": NetworkSpec(
+        build=peers.dynunet,
+        divisor=lambda recipe: peers.plan(recipe).divisor,
+        usual_width=32,
+        citation="Isensee et al., Nature Methods 18, 2021 (nnU-Net's plan); MONAI DynUNet",
+    ),
+    "segresnet": NetworkSpec(
+        build=peers.segresnet,
+        divisor=lambda _: (8, 8, 8),
+        usual_width=32,
+        citation="Myronenko, BrainLes 2018, arXiv 1810.11654; MONAI SegResNet",
+    ),
+    "unet": NetworkSpec(
+        build=peers.unet,
+        divisor=lambda _: (16, 16, 16),
+        usual_width=16,
+        citation="Kerfoot et al., STACOM 2018 (residual U-Net); MONAI UNet",
+    ),
+    "vnet": NetworkSpec(
+        build=peers.vnet,
+        divisor=lambda _: (16, 16, 16),
+        usual_width=16,
+        # V-Net adds its input, repeated, to the first level.
+        width_step=lambda recipe: len(recipe.hu_windows),
+        citation="Milletari et al., 3DV 2016, arXiv 1606.04797; MONAI's VNet blocks",
+    ),
+    "basicunetplusplus": NetworkSpec(
+        build=peers.basicunetplusplus,
+        divisor=lambda _: (16, 16, 16),
+        usual_width=32,
+        citation="Zhou et al., DLMIA 2018, arXiv 1807.10165; MONAI BasicUNetPlusPlus",
+    ),
+    "attentionunet": NetworkSpec(
+        build=peers.attentionunet,
+        divisor=lambda _: (16, 16, 16),
+        usual_width=16,
+        # The attention gates of the first level have half its channels.
+        width_step=lambda _: 2,
+        citation="Oktay et al., MIDL 2018, arXiv 1804.03999; MONAI AttentionUnet",
+    ),
+    "swinunetr": NetworkSpec(
+        build=peers.swinunetr,
+        divisor=lambda _: (32, 32, 32),
+        usual_width=48,
+        # 3, 6, 12 and 24 attention heads share the channels of the four stages.
+        width_step=lambda _: 12,
+        citation="Hatamizadeh et al., BrainLes 2021, arXiv 2201.01266; MONAI SwinUNETR",
+    ),
+    "anatomynet": NetworkSpec(
+        build=peers.anatomynet,
+        divisor=lambda _: anatomynet.DIVISOR,
+        usual_width=28,
+        width_step=lambda _: 2,
+        citation="Zhu et al., Medical Physics 46(2), 2019, arXiv 1808.05238; our code",
+    ),
+}
+"""Name in `NetworkConfig.name` -> what it names; the keys are those of `lib.recipes.NETWORK_NAMES`."""
 
 
 def build_network(recipe: Recipe) -> nn.Module:
     """Return the recipe's network with fresh weights.
 
+    It takes images `(B, len(hu_windows), X, Y, Z)` of any size to logits `(B, classes, X, Y, Z)`.
+
     Raises:
-        ConfigError: If the recipe names a network that is not known.
+        ConfigError: If the recipe names a network that is not known, or one that its width or its crop does
+            not suit.
     """
-    if recipe.network.name not in NETWORKS:
+    spec = check_network(recipe)
+    network = guard_gradients(spec.build(recipe))
+    return network if spec.pads_itself else peers.Padded(network, spec.divisor(recipe))
+
+
+def check_network(recipe: Recipe) -> NetworkSpec:
+    """Return what is known of the recipe's network.
+
+    Raises:
+        ConfigError: As `build_network` does; nothing is built.
+    """
+    name, width = recipe.network.name, recipe.network.width
+    spec = _spec(recipe, name)
+    step = spec.width_step(recipe)
+    if width % step:
         raise ConfigError(
-            f"recipe {recipe.name!r}: network {recipe.network.name!r} is not known; "
+            f"recipe {recipe.name!r}: network {name!r} wants a width that is a multiple of {step}, "
+            f"not {width}; usual is {spec.usual_width}"
+        )
+    spec.divisor(recipe)
+    return spec
+
+
+def size_divisor(recipe: Recipe) -> ShapeVox:
+    """Return what x, y and z of a window must divide by, so that the network pads nothing.
+
+    Raises:
+        ConfigError: As `build_network` does.
+    """
+    return check_network(recipe).divisor(recipe)
+
+
+def with_network(recipe: Recipe, name: str, *, width: int | None = None) -> Recipe:
+    """Return `recipe` with the network `name` in place of its own; the same crops, loss and schedule.
+
+    The new recipe is called `<recipe>-<name>`. With the network that it has already, and no `width`, the
+    recipe comes back as it is.
+
+    Args:
+        recipe: What to compare networks on.
+        name: A key of `NETWORKS`.
+        width: Channels of the first level; where None, the network's usual width, raised to the next one
+            that it accepts with the recipe's HU windows.
+
+    Raises:
+        ConfigError: If `name` is not known, or the recipe's crop or `width` does not suit it.
+    """
+    spec = _spec(recipe, name)
+    if name == recipe.network.name:
+        if width is None:
+            return recipe
+        network = recipe.network
+    else:
+        network = NetworkConfig(name=cast(NetworkName, name), dropout=recipe.network.dropout)
+    if width is None:
+        step = spec.width_step(recipe)
+        width = -(-spec.usual_width // step) * step
+    network = dataclasses.replace(network, width=width)
+    base = recipe.name.removesuffix(f"-{recipe.network.name}")
+    changed = dataclasses.replace(recipe, name=f"{base}-{name}", network=network)
+    check_network(changed)
+    return changed
+
+
+def parameter_count(recipe: Recipe) -> int:
+    """Return how many numbers the recipe's network learns; PyTorch's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return sum(parameter.numel() for parameter in build_network(recipe).parameters())
+
+
+def _spec(recipe: Recipe, name: str) -> NetworkSpec:
+    if name not in NETWORKS:
+        raise ConfigError(
+            f"recipe {recipe.name!r}: network {name!r} is not known; "
             f"the networks are {', '.join(NETWORKS)}"
         )
-    return NETWORKS[recipe.network.name](recipe)
+    return NETWORKS[cast(NetworkName, name)]

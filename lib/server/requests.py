@@ -7,7 +7,16 @@ from typing import Any
 from lib.errors import ConfigError
 
 INFER_KEYS = frozenset(
-    {"result_extension", "result_dtype", "result_compress", "overlap", "save_label", "label_tag"}
+    {
+        "result_extension",
+        "result_dtype",
+        "result_compress",
+        "overlap",
+        "deep",
+        "uncertainty_map",
+        "save_label",
+        "label_tag",
+    }
 )
 """Keys that reach a task. Clients send their whole configuration, so others are passed over in silence: paths
 (`name`, `train_ds`, `tracking_uri`, `model_filename`, `image`) are among them and never arrive."""

@@ -1,1 +1,1 @@
-"""The training run: crops, loop, checkpoints."""
+"""The training run: crops and their augmentation, loop, checkpoints."""

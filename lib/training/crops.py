@@ -1,4 +1,4 @@
-"""Training crops: centred on an organ, turned, stretched, mirrored; each a pure function of its number."""
+"""Training crops: centred on an organ, and varied; each a pure function of its number."""
 
 from collections.abc import Sequence
 
@@ -11,19 +11,12 @@ from torch.utils.data import Dataset
 
 from lib.organs import mirror_values
 from lib.recipes import Recipe
+from lib.training.augment import AIR_HU, Crop, Streams, Warp, augment, draw_warp
 from lib.training.cases import PreparedCase
 from lib.transforms.pipelines import Pipeline
 
-AIR_HU = -1024.0
 JITTER = 0.25
 """How far a crop's centre may lie from its organ's voxel, as a share of the crop."""
-MAX_ROTATION = np.deg2rad([4.0, 4.0, 12.0])
-"""About x, y, z: the body turns most about its long axis, and voxels are anisotropic."""
-MAX_ZOOM = 0.15
-MAX_NOISE_HU = 25.0
-MAX_SHIFT_HU = 15.0
-MAX_CONTRAST = 0.08
-MIRROR_PROBABILITY = 0.5
 
 Sample = tuple[Tensor, Tensor, Tensor]
 
@@ -44,7 +37,7 @@ class CropDataset(Dataset[Sample]):
         self.seed = seed
         self.length = length
         self._organs = sorted({organ for case in cases for organ in case.points})
-        self._mirrored = torch.tensor(mirror_values(recipe.labels))
+        self._mirrored = np.array(mirror_values(recipe.labels))
 
     def __len__(self) -> int:
         """Return how many crops the run sees."""
@@ -52,16 +45,27 @@ class CropDataset(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         """Return crop `number`."""
-        rng = np.random.default_rng([self.seed, number])
-        case, centre = self._place(rng)
-        hu, label = self._extract(case, centre, rng)
-        known = torch.zeros(self.recipe.classes, dtype=torch.bool)
+        crop = self.crop(number)
+        image = self.pipeline.window(crop.hu)
+        label = torch.from_numpy(crop.label.astype(np.int64))
+        return torch.from_numpy(image), label, torch.from_numpy(crop.known)
+
+    def crop(self, number: int) -> Crop:
+        """Return crop `number` in HU, before the windows."""
+        recipe = self.recipe
+        streams = Streams(self.seed, number)
+        case, centre = self._place(streams["place"])
+        warp = draw_warp(recipe.crop_vox, recipe.spacing_mm, streams, recipe.augment)
+        hu, label = _extract(case, centre, warp, np.array(recipe.crop_vox))
+        known = np.zeros(recipe.classes, bool)
         known[[0, *case.points]] = True
-        if rng.random() < MIRROR_PROBABILITY:
-            hu, label = hu.flip(0), self._mirrored[label.flip(0)]
-            known = known[self._mirrored]
-        image = self.pipeline.window(_disturb(hu.numpy(), rng))
-        return torch.from_numpy(image), label, known
+        return augment(
+            Crop(hu=hu, label=label, known=known, spacing_mm=recipe.spacing_mm),
+            streams,
+            recipe.augment,
+            mirrored=self._mirrored,
+            mandible=recipe.labels.get("Bone_Mandible"),
+        )
 
     def _place(self, rng: np.random.Generator) -> tuple[PreparedCase, npt.NDArray[np.float64]]:
         """Return a case and a crop's centre in it.
@@ -80,29 +84,23 @@ class CropDataset(Dataset[Sample]):
         jitter = (rng.random(3) * 2 - 1) * JITTER * np.array(self.recipe.crop_vox)
         return case, np.asarray(np.clip(point + jitter, 0, np.array(case.hu.shape) - 1))
 
-    def _extract(
-        self, case: PreparedCase, centre: npt.NDArray[np.float64], rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return HU and label of a crop about `centre`, rotated and zoomed at random."""
-        crop = np.array(self.recipe.crop_vox)
-        spacing = np.array(self.recipe.spacing_mm)
-        zoom = 1 + (rng.random(3) * 2 - 1) * MAX_ZOOM
-        rotation = _rotation((rng.random(3) * 2 - 1) * MAX_ROTATION)
-        # Voxel offsets in the crop -> voxel offsets in the case, turned in mm.
-        matrix = (rotation * spacing / spacing[:, None]) * zoom
-        reach = np.abs(matrix) @ (crop / 2) + 1
-        low = np.floor(centre - reach).astype(int)
-        high = np.ceil(centre + reach).astype(int) + 1
-        hu = torch.from_numpy(_window(case.hu, low, high, AIR_HU).astype(np.float32))
-        label = torch.from_numpy(_window(case.label, low, high, 0).astype(np.float32))
-        grid = _sampling_grid(matrix, centre - low, crop, np.array(hu.shape))
-        turned = functional.grid_sample(
-            hu[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True
-        )
-        nearest = functional.grid_sample(
-            label[None, None], grid, mode="nearest", padding_mode="border", align_corners=True
-        )
-        return turned[0, 0], nearest[0, 0].long()
+
+def _extract(
+    case: PreparedCase, centre: npt.NDArray[np.float64], warp: Warp, crop: npt.NDArray[np.int_]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Return HU and label of a crop about `centre`, turned and deformed."""
+    low = np.floor(centre - warp.reach_vox).astype(int)
+    high = np.ceil(centre + warp.reach_vox).astype(int) + 1
+    hu = torch.from_numpy(_window(case.hu, low, high, AIR_HU).astype(np.float32))
+    label = torch.from_numpy(_window(case.label, low, high, 0).astype(np.float32))
+    grid = _sampling_grid(warp, centre - low, crop, np.array(hu.shape))
+    turned = functional.grid_sample(
+        hu[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True
+    )
+    nearest = functional.grid_sample(
+        label[None, None], grid, mode="nearest", padding_mode="border", align_corners=True
+    )
+    return turned[0, 0].numpy(), nearest[0, 0].to(torch.uint8).numpy()
 
 
 def _window(
@@ -121,16 +119,8 @@ def _window(
     return result
 
 
-def _rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return np.asarray(about_z @ about_y @ about_x)
-
-
 def _sampling_grid(
-    matrix: npt.NDArray[np.float64],
+    warp: Warp,
     centre: npt.NDArray[np.float64],
     crop: npt.NDArray[np.int_],
     size: npt.NDArray[np.int_],
@@ -139,19 +129,18 @@ def _sampling_grid(
 
     As `grid_sample` wants it: -1..1 over the window's voxel centres, the last axis first.
     """
-    axes = [torch.arange(int(n), dtype=torch.float32) - (int(n) - 1) / 2 for n in crop]
-    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    where = offsets @ torch.from_numpy(matrix.T.astype(np.float32))
-    where = where + torch.from_numpy(centre.astype(np.float32))
-    scaled = where * torch.from_numpy((2.0 / (size - 1)).astype(np.float32)) - 1
-    return scaled.flip(-1)[None]
-
-
-def _disturb(hu: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return `hu` as another scanner might have seen it: contrast, offset, noise."""
-    contrast = 1 + (rng.random() * 2 - 1) * MAX_CONTRAST
-    shift = (rng.random() * 2 - 1) * MAX_SHIFT_HU
-    noise = rng.standard_normal(hu.shape, dtype=np.float32) * np.float32(
-        rng.random() * MAX_NOISE_HU
-    )
-    return np.asarray(hu * np.float32(contrast) + np.float32(shift) + noise, dtype=np.float32)
+    scale = 2.0 / (size - 1)
+    matrix = (warp.matrix * scale[:, None]).astype(np.float32)
+    origin = (centre * scale - 1).astype(np.float32)
+    offsets = [
+        (np.arange(n, dtype=np.float32) - np.float32((n - 1) / 2)).reshape(np.roll((n, 1, 1), axis))
+        for axis, n in enumerate(crop)
+    ]
+    grid = np.empty((1, *crop, 3), np.float32)
+    for axis in range(3):
+        x, y, z = (row * offset for row, offset in zip(matrix[axis], offsets, strict=True))
+        where = (x + y + origin[axis]) + z
+        if warp.field is not None:
+            where += np.tensordot(matrix[axis], warp.field, 1)
+        grid[0, ..., 2 - axis] = where
+    return torch.from_numpy(grid)

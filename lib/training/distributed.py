@@ -120,6 +120,11 @@ def current_group(device: str) -> Group:
     return Group(distributed.get_rank(), distributed.get_world_size(), device)
 
 
+def is_shared() -> bool:
+    """Return whether `torchrun` started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
     """Yield the processes that `torchrun` started, this one among them; without it, this one alone.
@@ -130,8 +135,7 @@ def joined(device: str) -> Iterator[Group]:
     Raises:
         ConfigError: If there are more processes than GPUs, or `device` is one certain GPU.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if not is_shared():
         yield Group(device=device)
         return
     is_cuda = torch.device(device).type == "cuda"

@@ -1,4 +1,4 @@
-"""The learning rate of every step."""
+"""How far a run is at every step, and what its learning rate is there."""
 
 import math
 
@@ -12,5 +12,11 @@ def learning_rate(schedule: ScheduleConfig, step: int, share_of_budget: float = 
         return rate * (step + 1) / schedule.warmup_steps
     if schedule.decay == "step":
         return float(rate * 0.1 ** (step // schedule.steps_per_epoch // schedule.decay_epochs))
-    share = max(step / (schedule.epochs * schedule.steps_per_epoch), share_of_budget)
-    return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    share = share_of_run(schedule, step, share_of_budget)
+    return rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def share_of_run(schedule: ScheduleConfig, step: int, share_of_budget: float = 0.0) -> float:
+    """Return how much of the run lies behind step `step`, 0 to 1: by steps, or by budget if that is more."""
+    by_steps = step / (schedule.epochs * schedule.steps_per_epoch)
+    return min(1.0, max(by_steps, share_of_budget))

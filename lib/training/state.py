@@ -92,7 +92,7 @@ def fresh_state(
     network = network.to(device).to(memory_format=torch.channels_last_3d)
     decay = recipe.schedule.ema_decay
     average = (
-        AveragedModel(network, multi_avg_fn=_moving_average(decay), use_buffers=True)
+        AveragedModel(network, multi_avg_fn=moving_average(decay), use_buffers=True)
         if decay
         else None
     )
@@ -100,14 +100,19 @@ def fresh_state(
     return RunState(network, average, optimizer)
 
 
-def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
     """Return what moves averaged weights towards the network's, faster while the run is young.
 
     The decay is at most `(1 + n) / (10 + n)` after `n` steps (as in TensorFlow's ExponentialMovingAverage): a
-    short run is not held back by weights from before it learned anything.
+    short run is not held back by weights from before it learned anything. Whole numbers (counters, SwinUNETR's
+    tables of positions) are copied: PyTorch would round their average down, a little more at each step.
     """
 
     def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
+        if not averaged[0].is_floating_point():
+            for old, new in zip(averaged, current, strict=True):
+                old.copy_(new)
+            return
         now = min(decay, (1 + int(steps)) / (10 + int(steps)))
         get_ema_multi_avg_fn(now)(averaged, current, steps)  # type: ignore[no-untyped-call]
 

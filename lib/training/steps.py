@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from lib.losses import FocalDiceLoss
 from lib.training.budget import Budget
 from lib.training.crops import CropDataset, Sample
 from lib.training.distributed import Group
 from lib.training.progress import Step, time_left_s
-from lib.training.schedule import learning_rate
+from lib.training.schedule import learning_rate, share_of_run
 from lib.training.state import RunState
 
 
@@ -21,7 +22,7 @@ class Trainer:
 
     Attributes:
         crops: All crops of the run, by their number.
-        loss: `(logits, label, known)` -> scalar.
+        loss: The recipe's.
         network: The state's network, as a step calls it.
         group: The processes that share each batch.
         device: Where the network is.
@@ -32,7 +33,7 @@ class Trainer:
     """
 
     crops: CropDataset
-    loss: nn.Module
+    loss: FocalDiceLoss
     network: nn.Module
     group: Group
     device: str
@@ -54,6 +55,7 @@ class Trainer:
             rate = learning_rate(schedule, step, share)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
+            self.loss.fade(share_of_run(schedule, step, share))
             losses.append(self._step(state, *sample))
             self._tell(step, losses[-1], rate)
             if share >= 1:

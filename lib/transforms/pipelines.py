@@ -73,9 +73,20 @@ class Pipeline:
             part = probabilities[:, x, y, z].float().cpu().numpy()
             result[ras_box] = self._argmax_on_ct(part, frame, model_box, ras_box)
         for value in self.recipe.labels.values():
-            _keep_largest(result, value)
+            keep_largest(result, value)
         array = np.ascontiguousarray(frame.turn_back(result), dtype=np.uint8)
         return LabelVolume(array, frame.grid, self.recipe.labels)
+
+    def restore_map(self, values: FloatArray, prepared: Prepared) -> FloatArray:
+        """Return one number per voxel, given over `prepared.hu`, on the CT's own grid: float32, linear.
+
+        Voxels outside the body's box, which no network saw, are 0.
+        """
+        frame = prepared.frame
+        result = np.zeros(frame.shape_ras, np.float32)
+        ras_box = frame.ras_box(prepared.box)
+        result[ras_box] = frame.resample_back(values, prepared.box, ras_box)
+        return np.ascontiguousarray(frame.turn_back(result), dtype=np.float32)
 
     def _argmax_on_ct(
         self, part: FloatArray, frame: Frame, model_box: Box, ras_box: Box
@@ -112,7 +123,7 @@ def _foreground_box(probabilities: Tensor, margin: int = 2) -> Box | None:
     return (slices[0], slices[1], slices[2])
 
 
-def _keep_largest(label: LabelArray, value: int) -> None:
+def keep_largest(label: LabelArray, value: int) -> None:
     """Erase, in place, all of an organ but its largest connected piece (faces, edges and corners touch)."""
     mask = label == value
     inside = np.argwhere(mask)

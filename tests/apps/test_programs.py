@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import yaml
 
 from apps import infer, train
 from lib.recipes import OPENKBP
-from lib.registry import Registry
+from lib.registry import Registry, load_model, save_model
 from lib.scans import read_ct, read_label, write_ct
 from lib.training.cases import Case
+from lib.volume_files import read_volume
 from tests.phantoms import make_ct, make_oblique_ct
 from tests.tiny import TINY
 
@@ -67,6 +69,69 @@ def test_infer_of_one_file_succeeds(trained: tuple[Path, Path], tmp_path: Path) 
     label, grid = read_label(tmp_path / scan.name, image_id=name, image_grid=read_ct(scan).grid)
     assert np.count_nonzero(label) >= 0
     assert grid.is_same_as(read_ct(scan).grid)
+
+
+def test_infer_deep_writes_the_map_and_how_sure_each_organ_is(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = next(trained[1].glob("*.nii.gz"))
+    arguments = ["--input", str(scan), "--model-dir", str(trained[0]), "--device", "cpu"]
+    assert infer.main([*arguments, "--output", str(tmp_path), "--deep", "--pictures"]) == 0
+    said = capsys.readouterr().out
+    assert "deep, on cpu: 12 passes over each scan (4 views x 3 draws of dropout)" in said
+    name = scan.name.removesuffix(".nii.gz")
+    ct = read_ct(scan)
+    read_label(tmp_path / scan.name, image_id=name, image_grid=ct.grid)
+    values, grid = read_volume(tmp_path / f"{name}_uncertainty.nii.gz", name)
+    assert grid.is_same_as(ct.grid)
+    assert 0 <= values.min() < values.max() <= 1
+    about = json.loads((tmp_path / f"{name}.json").read_text())
+    assert set(about["uncertainty"]) == set(OPENKBP.labels)
+    assert about["uncertainty"]["Brainstem"]["samples"] == 12
+    assert about["deep"] == {
+        "passes": 12,
+        "models": [about["model_version"]],
+        "views": ["plain", "mirrored", "-10 HU", "mirrored, +10 HU"],
+        "dropout_samples": 3,
+        "overlap": 0.6,
+        "notes": [],
+    }
+    for picture in (f"{name}.png", f"{name}_uncertainty.png"):
+        assert (tmp_path / picture).stat().st_size > 1000
+
+
+def test_infer_deep_asks_the_models_promoted_last_and_names_those_it_cannot(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(trained[0], models)
+    registry = Registry(models)
+    first = registry.served_path()
+    assert first is not None
+    weights = load_model(first).network.state_dict()
+    versions = []
+    for step in (1, 2):
+        weights = {**weights, "head.bias": weights["head.bias"] + step}
+        versions.append(save_model(models, weights, TINY, {}))
+        registry.publish(versions[-1], reason="for a test")
+    (models / f"{versions[0]}.safetensors").write_bytes(b"damaged")
+    scan = next(trained[1].glob("*.nii.gz"))
+    arguments = ["--input", str(scan), "--device", "cpu", "--deep", "--output", str(tmp_path)]
+    assert infer.main([*arguments, "--model-dir", str(models), "--ensemble", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "8 passes over each scan (4 views x 2 models)" in said
+    assert f"note: {versions[0]} is left out" in said
+    about = json.loads((tmp_path / scan.name.replace(".nii.gz", ".json")).read_text())
+    assert about["deep"]["models"] == [versions[1], first.stem]
+    assert len(about["deep"]["notes"]) == 1
+
+
+def test_infer_refuses_an_ensemble_of_none(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--input", str(trained[1]), "--output", str(tmp_path), "--deep"]
+    assert infer.main([*arguments, "--model-dir", str(trained[0]), "--ensemble", "0"]) == 1
+    assert "error: deep: at least 1 model is needed, not 0" in capsys.readouterr().err
 
 
 def test_infer_without_a_model_says_how_to_get_one(

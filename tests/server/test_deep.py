@@ -1,0 +1,116 @@
+"""`deep` in the parameters of an infer, as clients send it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lib.geometry import Grid
+from lib.recipes import OPENKBP
+from lib.volume_files import read_volume
+from tests.server.running import Server, parts, put_case
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def grid(server: Server) -> Grid:
+    return put_case(server, "deep_case")
+
+
+def ask(server: Server, params: dict[str, Any]) -> dict[str, tuple[str, bytes]]:
+    answer = server.ask(
+        "POST", "/infer/organnet25d?image=deep_case", data={"params": json.dumps(params)}
+    )
+    assert answer.status_code == 200, answer.text
+    return parts(answer)
+
+
+def volume(found: tuple[str, bytes], folder: Path) -> tuple["np.ndarray[Any, Any]", Grid]:
+    path = folder / found[0]
+    path.write_bytes(found[1])
+    return read_volume(path, "answer")
+
+
+def test_clients_are_offered_deep_and_not_the_map_which_they_would_take_for_a_label(
+    server: Server,
+) -> None:
+    config = server.ask("GET", "/info/").json()["models"]["organnet25d"]["config"]
+    assert config["deep"] is False
+    assert "uncertainty_map" not in config
+
+
+@pytest.mark.parametrize("wish", [True, "true", [True]], ids=["bool", "text", "list"])
+def test_deep_contours_come_with_how_sure_they_are(
+    server: Server, grid: Grid, tmp_path: Path, wish: Any
+) -> None:
+    found = ask(server, {"deep": wish, "overlap": 0.5})
+    params = json.loads(found["params"][1])
+    label, its_grid = volume(found["image"], tmp_path)
+    assert its_grid.is_same_as(grid)
+    assert sorted(params["label_names"].values()) == [v for v in np.unique(label) if v]
+    assert set(params["uncertainty"]) == set(OPENKBP.labels)
+    for organ in params["uncertainty"].values():
+        assert organ["samples"] == 4
+    assert params["deep"]["passes"] == 4
+    assert params["deep"]["models"] == [params["model_version"]]
+    assert params["deep"]["overlap"] == 0.6
+    stages = ["read", "models", "prepare", "network", "restore", "uncertainty", "write", "total"]
+    assert list(params["seconds"]) == stages
+
+
+def test_the_map_comes_in_place_of_the_label_where_it_is_asked_for(
+    server: Server, grid: Grid, tmp_path: Path
+) -> None:
+    before = server.disk()
+    found = ask(server, {"deep": True, "uncertainty_map": True, "result_extension": ".nrrd"})
+    assert found["image"][0].endswith(".nrrd")
+    values, its_grid = volume(found["image"], tmp_path)
+    assert its_grid.is_same_as(grid)
+    assert values.dtype == np.float32
+    assert 0 <= values.min() < values.max() <= 1
+    params = json.loads(found["params"][1])
+    assert params["label_names"] == {}
+    assert set(params["uncertainty"]) == set(OPENKBP.labels)
+    assert server.disk() == before, "nothing is left behind"
+
+
+def test_who_asks_for_nothing_gets_what_there_was(server: Server, grid: Grid) -> None:
+    for params in ({}, {"deep": False}, {"deep": "false"}):
+        answer = json.loads(ask(server, params)["params"][1])
+        assert set(answer) == {"label_names", "volumes_ml", "model_version", "recipe", "seconds",
+                               "latencies", "centroids"}  # fmt: skip
+        assert list(answer["seconds"]) == [
+            "read", "prepare", "network", "restore", "write", "total"]  # fmt: skip
+
+
+def test_the_same_scan_gives_the_same_deep_answer(server: Server, grid: Grid) -> None:
+    first, second = (ask(server, {"deep": True, "result_extension": ".nii"}) for _ in range(2))
+    assert first["image"][1] == second["image"][1]
+    numbers = [json.loads(found["params"][1])["uncertainty"] for found in (first, second)]
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"deep": "perhaps"}, "deep: 'perhaps' is neither true nor false"),
+        ({"uncertainty_map": True}, "uncertainty_map: only deep makes one"),
+        (
+            {"deep": True, "uncertainty_map": True, "save_label": True},
+            "uncertainty_map: the map is no label",
+        ),
+    ],
+)
+def test_wishes_that_contradict_each_other_are_refused(
+    server: Server, grid: Grid, params: dict[str, Any], message: str
+) -> None:
+    before = server.disk()
+    answer = server.ask(
+        "POST", "/infer/organnet25d?image=deep_case", data={"params": json.dumps(params)}
+    )
+    assert answer.status_code == 400
+    assert message in answer.text
+    assert server.disk() == before

@@ -1,0 +1,50 @@
+"""`make demo`'s program, as a user starts it: from nothing to a server that contours."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from lib.config import APP_DIR, default_starter_dir
+from lib.registry import Registry
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+LIMIT_S = 300
+
+
+def test_the_demo_serves_the_starter_and_ends_with_all_its_processes(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = int(taken.getsockname()[1])
+    said = tmp_path / "said.txt"
+    command = [sys.executable, "-m", "apps.demo", "--folder", str(tmp_path / "demo")]
+    with said.open("wb") as output:
+        demo = subprocess.Popen(
+            [*command, "--port", str(port)], cwd=APP_DIR, stdout=output, stderr=output
+        )
+        try:
+            deadline = time.monotonic() + LIMIT_S
+            while "The server is up" not in said.read_text():
+                assert demo.poll() is None, said.read_text()
+                assert time.monotonic() < deadline, said.read_text()
+                time.sleep(0.5)
+            url = f"http://127.0.0.1:{port}"
+            answer = requests.post(
+                f"{url}/infer/organnet25d?image=demo_002&output=json", timeout=120
+            ).json()
+        finally:
+            demo.send_signal(signal.SIGINT)
+            code = demo.wait(60)
+    assert code == 0
+    starter = Registry(tmp_path, starter=default_starter_dir()).served_path()
+    assert starter is not None
+    assert answer["params"]["model_version"] == starter.stem
+    assert {"Brainstem", "Bone_Mandible", "SpinalCord"} <= set(answer["params"]["label_names"])
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{url}/info/", timeout=5)

@@ -1,0 +1,67 @@
+"""The weights that come with the project: what they claim, and what they do on patients they never saw."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.config import default_starter_dir
+from lib.inference import contour
+from lib.metrics import organ_dice
+from lib.recipes import OPENKBP
+from lib.registry import Model, Registry, load_model
+from lib.scans import read_ct, read_label
+
+FIVE = ("Brainstem", "SpinalCord", "Bone_Mandible", "Parotid_L", "Parotid_R")
+MAX_BYTES = 20 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def starter() -> Model:
+    path = Registry(Path("nowhere"), starter=default_starter_dir()).served_path()
+    assert path is not None
+    assert path.stat().st_size <= MAX_BYTES
+    return load_model(path)
+
+
+def test_it_is_of_the_default_recipes_organs_and_says_what_it_saw(starter: Model) -> None:
+    assert starter.recipe.organ_set == OPENKBP.organ_set
+    page = (default_starter_dir() / "README.md").read_text(encoding="utf-8")
+    assert starter.version in page
+    for word in ("Babier", "licence", "Limits", "4 mm"):
+        assert word in page
+    trained_on = set(starter.card["training"]["cases"])
+    left_out = set(starter.card["held_out"])
+    assert len(left_out) >= 20
+    assert not trained_on & left_out
+    assert all(f"`{case}`" in page for case in left_out)
+
+
+def test_the_page_states_the_cards_numbers(starter: Model) -> None:
+    page = (default_starter_dir() / "README.md").read_text(encoding="utf-8")
+    for organ, dsc in starter.card["validation"]["organ_dice"].items():
+        assert f"| {organ} | {dsc:.3f} |" in page
+
+
+def test_it_contours_patients_that_it_never_saw(starter: Model, shared_data: Path) -> None:
+    cases = sorted(starter.card["held_out"])[:2]
+    found = []
+    for case in cases:
+        folder = shared_data / "openkbp" / case
+        ct = read_ct(folder / "ct.nii.gz", image_id=case)
+        label, _ = read_label(folder / "label.nii.gz", image_id=case, image_grid=ct.grid)
+        dice = organ_dice(label, contour(ct, starter).label.array, starter.recipe.labels)
+        found += [dice[organ] for organ in FIVE if organ in dice]
+    assert np.mean(found) > 0.7
+
+
+def test_each_side_is_found_on_its_own_side(starter: Model, shared_data: Path) -> None:
+    case = min(starter.card["held_out"])
+    ct = read_ct(shared_data / "openkbp" / case / "ct.nii.gz", image_id=case)
+    found = contour(ct, starter).label
+    # RAS: the patient's right lies at the higher x.
+    right, left = (
+        (found.grid.affine_ras @ [*np.argwhere(found.array == value).mean(axis=0), 1.0])[0]
+        for value in (found.labels["Parotid_R"], found.labels["Parotid_L"])
+    )
+    assert right > left + 50
