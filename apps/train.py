@@ -1,6 +1,7 @@
 """Train a network on labelled cases, or several and compare them.
 
 python -m apps.train --studies DIR --recipe openkbp --output runs/first
+torchrun --nproc-per-node 2 -m apps.train --studies DIR --recipe pddca --output runs/second
 python -m apps.train --studies DIR --all --budget-cpu-minutes 15 --output runs/all
 """
 
@@ -12,17 +13,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from apps.progress_bar import Bar
 from lib.comparison.contenders import Contender, contenders
 from lib.comparison.run import compare
 from lib.errors import ConfigError, OrganNetError
 from lib.networks.build import NETWORKS, with_network
 from lib.recipe_files import find_recipe
+from lib.recipes import Recipe
 from lib.registry import Registry, load_model, save_model
 from lib.studies import labelled_cases
 from lib.training.cases import Case
+from lib.training.distributed import Group, is_shared, joined
 from lib.training.gate import publish_if_not_worse
-from lib.training.run import Progress, RunOptions, Step, Watch, train
+from lib.training.mlflow_tracker import Mlflow
+from lib.training.run import RunOptions, TrainedModel, Watch, train
 from lib.training.split import split
+from lib.training.tracking import TensorBoard, Tracker
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _data_flags(flags.add_argument_group("what is learned from"))
     _run_flags(flags.add_argument_group("how"))
     _output_flags(flags.add_argument_group("what comes of it"))
+    _tracking_flags(flags.add_argument_group("curves"))
     _comparison_flags(flags.add_argument_group("several runs, compared on the held-out cases"))
     return flags
 
@@ -69,6 +76,9 @@ def _run_flags(flags: argparse._ArgumentGroup) -> None:
     )
     add("--seed", type=int, nargs="+", default=[0], metavar="N")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add(
+        "--precision", choices=("auto", "float32"), default="auto", help="auto: bfloat16 where fast"
+    )
     add("--initial", type=Path, help="weights (.safetensors) to start from")
 
 
@@ -78,6 +88,22 @@ def _output_flags(flags: argparse._ArgumentGroup) -> None:
     add("--cache", type=Path, help="where prepared cases are kept; default: the output's")
     add("--fresh", action="store_true", help="do not go on from the output's checkpoint")
     add("--publish", type=Path, metavar="MODEL_DIR", help="serve the result if it is not worse")
+
+
+def _tracking_flags(flags: argparse._ArgumentGroup) -> None:
+    add = flags.add_argument
+    add(
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write loss, learning rate and DSC for TensorBoard into OUTPUT/tensorboard (default: on)",
+    )
+    add(
+        "--pictures",
+        action="store_true",
+        help="show TensorBoard what is drawn on the first held-out case",
+    )
+    add("--mlflow", metavar="URI", help="log to MLflow: sqlite:///FILE, or a server or database")
 
 
 def _comparison_flags(flags: argparse._ArgumentGroup) -> None:
@@ -97,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         several = _everyone(options)
         if len(several) > 1:
             return _compare(several, options)
-        _run(options)
+        with joined(options.device) as group:
+            _run(options, group)
     except OrganNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -107,13 +134,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    run_options = _run_options(options)
+def _run(options: argparse.Namespace, group: Group) -> None:
+    run_options = _run_options(options, group.device)
     recipe = find_recipe(options.recipe[0])
     if options.network:
         recipe = with_network(recipe, options.network[0])
     cases, held_out = _chosen(options)
-    print(f"recipe {recipe.name}: {len(cases)} cases to train on, {len(held_out)} held out")
     with Bar() as bar:
         trained = train(
             recipe,
@@ -123,29 +149,55 @@ def _run(options: argparse.Namespace) -> None:
             cache_dir=options.cache or options.output / "cache",
             options=run_options,
             initial=load_model(options.initial) if options.initial else None,
-            watch=Watch(on_progress=bar.epoch, on_step=bar.step),
+            watch=Watch(
+                on_start=bar.start,
+                on_progress=bar.epoch,
+                on_step=bar.step,
+                trackers=_trackers(options),
+            ),
         )
+    if group.is_first:
+        _keep(trained, recipe, held_out, options)
+
+
+def _run_options(options: argparse.Namespace, device: str) -> RunOptions:
+    return RunOptions(
+        seed=options.seed[0],
+        device=device,
+        max_minutes=options.max_minutes,
+        cpu_minutes=options.budget_cpu_minutes,
+        epochs=options.epochs,
+        precision=options.precision,
+        resume=not options.fresh,
+    )
+
+
+def _trackers(options: argparse.Namespace) -> list[Tracker]:
+    trackers: list[Tracker] = []
+    if options.tensorboard:
+        trackers.append(TensorBoard(options.output / "tensorboard", pictures=options.pictures))
+    if options.mlflow:
+        trackers.append(Mlflow(options.mlflow, options.output))
+    return trackers
+
+
+def _keep(
+    trained: TrainedModel, recipe: Recipe, held_out: Sequence[Case], options: argparse.Namespace
+) -> None:
+    """Write the model, say how it did, and publish it where that is asked for."""
     folder = options.publish or options.output
     version = save_model(folder, trained.weights, recipe, trained.card)
     for organ, value in trained.card["validation"]["organ_dice"].items():
         print(f"  {organ:16} DSC {value:.3f}")
+    if trained.card["validation"]["chose_the_weights"]:
+        epoch = trained.card["training"]["weights_of_epoch"]
+        print(f"  of epoch {epoch}, chosen by these cases: no test of the model")
     print(f"model: {folder / version}.safetensors")
     if options.publish:
         published, reason = publish_if_not_worse(
             Registry(options.publish), version, held_out, device=options.device
         )
         print(f"{'published' if published else 'not published'}: {reason}")
-
-
-def _run_options(options: argparse.Namespace) -> RunOptions:
-    return RunOptions(
-        seed=options.seed[0],
-        device=options.device,
-        max_minutes=options.max_minutes,
-        cpu_minutes=options.budget_cpu_minutes,
-        epochs=options.epochs,
-        resume=not options.fresh,
-    )
 
 
 def _everyone(options: argparse.Namespace) -> list[Contender]:
@@ -163,6 +215,8 @@ def _compare(everyone: Sequence[Contender], options: argparse.Namespace) -> int:
         raise ConfigError(
             "--publish and --initial are for one run; compare first, then publish the better"
         )
+    if is_shared():
+        raise ConfigError("a comparison starts its runs itself: leave torchrun out, see --jobs")
     cases, held_out = _chosen(options)
     if not held_out:
         raise ConfigError("nothing to compare on: no case is held out; see --hold-out")
@@ -196,11 +250,16 @@ def _command(options: argparse.Namespace, held_out: Sequence[Case]) -> list[str]
     command += ["--device", options.device, "--hold-out", *(case.image_id for case in held_out)]
     # The contenders see the same cases in the same form: one cache serves all.
     command += ["--cache", str(options.cache or options.output / "cache")]
-    for flag in ("cases", "epochs", "max_minutes", "budget_cpu_minutes"):
+    for flag in ("cases", "epochs", "max_minutes", "budget_cpu_minutes", "precision", "mlflow"):
         value = getattr(options, flag)
         if value is not None:
             command += [f"--{flag.replace('_', '-')}", str(value)]
-    return [*command, "--fresh"] if options.fresh else command
+    command += ["--precision", options.precision]
+    command += ["--tensorboard" if options.tensorboard else "--no-tensorboard"]
+    command += ["--pictures"] if options.pictures else []
+    command += ["--mlflow", options.mlflow] if options.mlflow else []
+    command += ["--tensorboard" if options.tensorboard else "--no-tensorboard"]
+    return command + [f"--{flag}" for flag in ("fresh", "pictures") if getattr(options, flag)]
 
 
 def _conditions(options: argparse.Namespace, cases: int, held_out: int) -> list[str]:
@@ -222,37 +281,6 @@ def _conditions(options: argparse.Namespace, cases: int, held_out: int) -> list[
         "augmentation, loss, optimiser, averaging; each network at its usual width.",
         f"Budget of each run: {budget}. Device: {options.device}, {options.jobs} at a time.",
     ]
-
-
-class Bar:
-    """A progress bar that moves with every step, and says how long the run still takes."""
-
-    def __init__(self) -> None:
-        layout = "{percentage:3.0f}%|{bar}| step {n_fmt} of {total_fmt}{postfix}"
-        self._bar = tqdm(total=1, bar_format=layout)
-        self._dsc = ""
-
-    def __enter__(self) -> "Bar":
-        """Show it."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave it as it is."""
-        self._bar.close()
-
-    def step(self, step: Step) -> None:
-        """Move to where the run is."""
-        self._bar.total = step.total_steps
-        self._bar.set_postfix_str(
-            f"epoch {step.epoch}, loss {step.loss:.3f}{self._dsc}, {step.eta_s / 60:.1f} min left",
-            refresh=False,
-        )
-        self._bar.update(step.step - self._bar.n)
-
-    def epoch(self, progress: Progress) -> None:
-        """Take in the validation, and draw the bar."""
-        self._dsc = "" if progress.metric is None else f", DSC {progress.metric:.3f}"
-        self._bar.refresh()
 
 
 def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:

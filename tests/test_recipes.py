@@ -80,6 +80,7 @@ def test_a_file_may_name_every_network(tmp_path: Path, name: str) -> None:
             r"clinic.yaml:4: network.name: .*'organnet25d', 'dynunet'.*'anatomynet'.*'nnunet'",
         ),
         ("name: a\n", r"clinic.yaml:1: organ_set: this field is missing"),
+        ("extends: openkbp\nschedule: {patience: -1}\n", r"patience must be at least 0"),
         ("extends: openkbp\nloss: {class_weights: {Liver: 2}}\n", r"no organ of ours: Liver"),
         ("extends: openkbp\nhu_windows: [[200, 100]]\n", r"lower < upper"),
         (

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from lib.training.distributed import ALONE, Group
+
 Clock = Callable[[], float]
 
 
@@ -42,6 +44,9 @@ class Budget:
     training steps alone, with the making of their crops: a network that is slow to contour whole volumes is not
     given fewer steps for it. What a GPU computes is not processor time.
 
+    Of several processes that train together, the first one's wall-clock time counts, and the sum of their
+    processor times: all of them come to the same decision.
+
     A killed run loses what it did since its last checkpoint, and the time of it.
     """
 
@@ -50,9 +55,11 @@ class Budget:
         *,
         max_minutes: float | None = None,
         cpu_minutes: float | None = None,
+        group: Group = ALONE,
         wall_clock: Clock = time.monotonic,
         cpu_clock: Clock = time.process_time,
     ) -> None:
+        self._group = group
         self._by_cpu = cpu_minutes is not None
         minutes = cpu_minutes if self._by_cpu else max_minutes
         self._limit_s = None if minutes is None else minutes * 60
@@ -64,9 +71,14 @@ class Budget:
         """Seconds of processor time at the last `measure`."""
 
     def measure(self) -> float:
-        """Read the clocks; return the share of the budget that is spent, 0 where there is no limit."""
-        self.wall_s = self._wall.earlier_s + self._wall.own_s()
-        self.cpu_s = self._cpu.earlier_s + self._cpu.own_s()
+        """Read the clocks; return the share of the budget that is spent, 0 where there is no limit.
+
+        Every process of the run must come here equally often.
+        """
+        own_wall_s = self._wall.own_s() if self._group.is_first else 0.0
+        wall_s, cpu_s = self._group.sum([own_wall_s, self._cpu.own_s()])
+        self.wall_s = self._wall.earlier_s + wall_s
+        self.cpu_s = self._cpu.earlier_s + cpu_s
         return self.share
 
     @property

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,13 @@ from lib.units import LabelArray
 
 logger = logging.getLogger(__name__)
 
+OTHER_FILES = 512
+"""What a process may have open besides its cases: libraries, sockets of a server, logs."""
 POINTS_PER_ORGAN = 4096
-"""Voxels of an organ that may become a crop's centre: enough to cover it, few enough to keep in memory."""
+"""Voxels of an organ that may become a crop's centre: enough to cover it, few enough to keep in memory.
+
+Fewer than twice as many are kept: every `n`-th voxel of a larger organ.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +68,15 @@ def prepare_cases(
 ) -> list[PreparedCase]:
     """Return the cases that can be trained on, from the cache where they are there already.
 
+    Volumes stay on disk, mapped; of each organ the voxels that may become a crop's centre are in memory. So a
+    case takes at most 100 kB an organ, whatever its size.
+
     A case that is refused is named in the log and left out: one bad file does not stop a run.
 
     Raises:
         TrainingError: If no case is left.
     """
+    _allow_open_files(len(cases))
     prepared, refused = [], []
     for case in cases:
         try:
@@ -81,8 +91,26 @@ def prepare_cases(
     return prepared
 
 
+def _allow_open_files(cases: int) -> None:
+    """Let the process keep two mapped files open for each case, where its limit is lower.
+
+    Raises:
+        TrainingError: If the machine does not allow so many.
+    """
+    needed = 2 * cases + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise TrainingError(
+            f"{cases} cases need {needed} open files, and this machine allows {hard} (ulimit -Hn); "
+            "raise that, or train on fewer cases"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def _prepare(case: Case, pipeline: Pipeline, cache_dir: Path) -> PreparedCase:
-    digest = _digest(case)
+    digest = digest_of(case)
     folder = cache_dir / f"{digest}-{pipeline.recipe.preparation_digest()}"
     if not (folder / "label.npy").exists():
         ct = read_ct(case.image, image_id=case.image_id)
@@ -116,11 +144,17 @@ def _points(label: LabelArray) -> dict[int, npt.NDArray[np.int32]]:
         if value:
             inside = np.argwhere(label == value).astype(np.int32)
             step = max(1, len(inside) // POINTS_PER_ORGAN)
-            points[int(value)] = inside[::step]
+            # A copy: a view would keep every voxel of the organ in memory.
+            points[int(value)] = inside[::step].copy()
     return points
 
 
-def _digest(case: Case) -> str:
+def digest_of(case: Case) -> str:
+    """Return what names the case's files: another scan or another contour is another digest.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
     digest = hashlib.sha256()
     for path in (case.image, case.label):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

@@ -1,12 +1,14 @@
 """Where a run is, for those who watch it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lib.recipes import ScheduleConfig
 from lib.training.budget import Budget
 from lib.training.state import RunState
 from lib.training.stopping import standing
+from lib.training.tracking import Tracker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class Step:
         step: Steps of the schedule that are behind.
         total_steps: Steps planned.
         epoch: The epoch it belongs to, from 1.
-        loss: Of this step.
+        loss: Of this step, on the crops of the first process.
         learning_rate: Of this step.
         elapsed_s: Time spent, earlier sittings included.
         eta_s: Time left, by the mean of the steps so far.
@@ -68,12 +70,16 @@ class Watch:
     """Who is told how a run goes.
 
     Attributes:
+        on_start: Called with the run's record (`lib.training.record`), before the first step.
         on_progress: Called after each epoch, once its checkpoint is on disk.
         on_step: Called after each step; steps are short, so it must return at once.
+        trackers: Told of each epoch; see `lib.training.tracking`.
     """
 
+    on_start: Callable[[Mapping[str, Any]], None] | None = None
     on_progress: Callable[[Progress], None] | None = None
     on_step: Callable[[Step], None] | None = None
+    trackers: Sequence[Tracker] = ()
 
 
 def time_left_s(done: float, planned: float, budget: Budget) -> float:

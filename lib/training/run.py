@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.errors import ConfigError
+from lib.errors import TrainingError
+from lib.files import remove_unfinished
 from lib.losses import FocalDiceLoss
 from lib.recipes import Recipe
 from lib.registry import Model
@@ -23,45 +24,20 @@ from lib.training.budget import Budget
 from lib.training.cases import Case, PreparedCase, prepare_cases
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
 from lib.training.crops import CropDataset
+from lib.training.distributed import Group, current_group
+from lib.training.options import RunOptions
 from lib.training.progress import Progress, Step, Watch, progress_of
+from lib.training.record import run_record, write_record
 from lib.training.state import RunState, fresh_state
 from lib.training.steps import Trainer
 from lib.training.stopping import should_stop, standing
+from lib.training.tracking import FAILED, FINISHED, STOPPED, Trackers
 from lib.training.validate import validate
 from lib.transforms.pipelines import Pipeline
 
 __all__ = ["Progress", "RunOptions", "Step", "TrainedModel", "Watch", "train"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What may differ between two runs of one recipe.
-
-    Attributes:
-        seed: Of the first weights and of every crop.
-        device: `cpu`, `cuda` or `cuda:N`.
-        max_minutes: Wall-clock time, where set: the schedule is compressed so that it ends by then. Such a run
-            depends on the machine's speed and is not repeatable bit for bit.
-        cpu_minutes: The same by the processor time of the training steps (`lib.training.budget`).
-        epochs: In place of the recipe's.
-        resume: Go on from the folder's checkpoint where it is of the same run.
-    """
-
-    seed: int = 0
-    device: str = "cpu"
-    max_minutes: float | None = None
-    cpu_minutes: float | None = None
-    epochs: int | None = None
-    resume: bool = True
-
-    def __post_init__(self) -> None:
-        limits = (self.max_minutes, self.cpu_minutes)
-        if None not in limits:
-            raise ConfigError("a run is limited in wall-clock or in processor time, not in both")
-        if any(limit is not None and not limit > 0 for limit in limits):
-            raise ConfigError("a run's time limit must be above 0 minutes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,99 +70,227 @@ def train(
     of those cases is then not a test of the model but the best of several looks at them, and it says so
     (`validation.chose_the_weights`).
 
+    Under `torchrun` (`lib.training.distributed`) every process calls this with the same arguments, and gets the
+    same weights; the first one alone writes, validates and tells `watch`.
+
     Args:
         recipe: What to train, and how.
         train_cases: Cases to learn from; organs missing from a label are unknown, not absent.
         validation_cases: Cases to report on; see above.
-        run_dir: Holds the checkpoint of the run.
+        run_dir: Holds the checkpoint of the run, and its record as `config.yaml`.
         cache_dir: Holds prepared cases; may be shared between runs.
         options: See `RunOptions`.
         initial: Where the weights start; from the seed if None.
         watch: Who is told how it goes.
 
     Raises:
+        ConfigError: If the processes cannot share a batch equally.
         TrainingError: If no case can be trained on.
         CheckpointError: If the run's checkpoint is damaged.
     """
     schedule = replace(recipe.schedule, epochs=options.epochs or recipe.schedule.epochs)
     recipe = replace(recipe, schedule=schedule)
-    prepared = prepare_cases(train_cases, Pipeline(recipe), cache_dir)
-    length = schedule.epochs * schedule.steps_per_epoch * schedule.batch_size
-    budget = Budget(max_minutes=options.max_minutes, cpu_minutes=options.cpu_minutes)
-    trainer = Trainer(
-        crops=CropDataset(prepared, recipe, seed=options.seed, length=length),
-        loss=FocalDiceLoss(recipe).to(options.device),
-        device=options.device,
-        seed=options.seed,
-        budget=budget,
-        on_step=watch.on_step,
-    )
+    group = current_group(options.device)
+    group.share_of(schedule.batch_size)
+    prepared = _prepared(train_cases, recipe, cache_dir, group)
     torch.manual_seed(options.seed)
-    state = fresh_state(recipe, options.device, initial)
-    fingerprint = _fingerprint(recipe, prepared, options, initial)
-    saved = load_checkpoint(run_dir, fingerprint=fingerprint) if options.resume else None
-    if saved is not None:
-        state.restore(saved)
-        budget.restore(saved["budget"])
-        logger.info("going on after epoch %d of %d", state.epoch, schedule.epochs)
-
-    if schedule.patience and not validation_cases:
-        logger.warning(
-            "no case is held out, so nothing can end the run early: every epoch is trained"
-        )
-    while not _is_over(state, recipe, budget):
-        loss, rate = trainer.epoch(state)
-        state.epoch += 1
-        budget.measure()
-        entry: dict[str, Any] = {
-            "epoch": state.epoch,
-            "loss": loss,
-            "learning_rate": rate,
-            "spent_s": round(budget.spent_s, 3),
-        }
-        state.history.append(entry)
-        last = _is_over(state, recipe, budget)
-        if validation_cases and (last or state.epoch % schedule.validate_every == 0):
-            with budget.unmetered():
-                _validate(state, recipe, validation_cases, options.device)
-            budget.measure()
-        save_checkpoint(
-            run_dir, {"fingerprint": fingerprint, "budget": budget.state(), **state.to_save()}
-        )
-        if watch.on_progress:
-            is_over = _is_over(state, recipe, budget)
-            watch.on_progress(progress_of(state, schedule, budget, is_over=is_over))
-    weights = state.best or state.served_network().state_dict()
-    return TrainedModel(weights, _card(state, prepared, options, budget, schedule_of=recipe))
-
-
-def _validate(state: RunState, recipe: Recipe, cases: Sequence[Case], device: str) -> None:
-    """Write DSC into the history's last entry, and keep the weights if the recipe wants the best."""
-    model = Model("candidate", state.served_network().eval(), recipe, {})
-    state.history[-1]["organ_dice"] = validate(model, cases, device=device).organ_means
-    if recipe.schedule.patience and _best_epoch(state, recipe) == state.epoch:
-        state.keep_as_best()
-
-
-def _is_over(state: RunState, recipe: Recipe, budget: Budget) -> bool:
-    """Return whether every epoch is done, the budget spent, or nothing gained for too long."""
-    schedule = recipe.schedule
-    return (
-        state.epoch >= schedule.epochs
-        or budget.share >= 1
-        or should_stop(
-            [entry["mean_dice"] for entry in state.validated()],
-            patience=schedule.patience,
-            min_delta=schedule.min_delta,
-        )
+    run = _Run(
+        recipe=recipe,
+        validation_cases=validation_cases,
+        options=options,
+        run_dir=run_dir,
+        watch=watch if group.is_first else Watch(),
+        group=group,
+        state=fresh_state(recipe, options.device, initial, group=group),
+        budget=Budget(
+            max_minutes=options.max_minutes, cpu_minutes=options.cpu_minutes, group=group
+        ),
+        fingerprint=_fingerprint(recipe, prepared, options, initial),
+        record=run_record(
+            recipe, options, prepared, validation_cases, initial=initial, group=group
+        ),
     )
+    run.go(prepared)
+    return TrainedModel(run.weights(), run.card())
 
 
-def _best_epoch(state: RunState, recipe: Recipe) -> int | None:
-    validated = state.validated()
-    means = [entry["mean_dice"] for entry in validated]
-    best = standing(means, min_delta=recipe.schedule.min_delta).best
-    return None if best is None else int(validated[best]["epoch"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A run and all that it needs."""
+
+    recipe: Recipe
+    validation_cases: Sequence[Case]
+    options: RunOptions
+    run_dir: Path
+    watch: Watch
+    group: Group
+    state: RunState
+    budget: Budget
+    fingerprint: str
+    record: Mapping[str, Any]
+
+    def go(self, prepared: Sequence[PreparedCase]) -> None:
+        """Train until the run is over, from its checkpoint where it has one."""
+        self._resume()
+        if self.recipe.schedule.patience and not self.validation_cases:
+            logger.warning(
+                "no case is held out: nothing ends the run early, every epoch is trained"
+            )
+        if self.group.is_first:
+            remove_unfinished(self.run_dir)
+            write_record(self.run_dir, self.record)
+        if self.watch.on_start:
+            self.watch.on_start(self.record)
+        trackers = Trackers(self.watch.trackers)
+        status = FAILED
+        try:
+            with self.budget.unmetered():
+                trackers.start(self.record, self.state.history)
+            self._train(self._trainer(prepared), trackers)
+            status = FINISHED
+        except KeyboardInterrupt:
+            status = STOPPED
+            raise
+        finally:
+            trackers.end(status)
+
+    def _resume(self) -> None:
+        path = self.run_dir
+        saved = load_checkpoint(path, fingerprint=self.fingerprint) if self.options.resume else None
+        epoch = saved["epoch"] if saved else 0
+        if epoch != self.group.from_first(epoch):
+            raise TrainingError(
+                f"{path}: this process found a checkpoint of epoch {epoch}, the first process another; "
+                "let all of them see one folder"
+            )
+        if saved is not None:
+            self.state.restore(saved)
+            self.budget.restore(saved["budget"])
+            total = self.recipe.schedule.epochs
+            logger.info("going on after epoch %d of %d", self.state.epoch, total)
+
+    def _trainer(self, prepared: Sequence[PreparedCase]) -> Trainer:
+        schedule, options = self.recipe.schedule, self.options
+        length = schedule.epochs * schedule.steps_per_epoch * schedule.batch_size
+        return Trainer(
+            crops=CropDataset(prepared, self.recipe, seed=options.seed, length=length),
+            loss=FocalDiceLoss(self.recipe, pool=self.group.pool).to(options.device),
+            network=self.group.wrapped(self.state.network),
+            group=self.group,
+            device=options.device,
+            in_bfloat16=options.in_bfloat16,
+            seed=options.seed,
+            budget=self.budget,
+            on_step=self.watch.on_step,
+        )
+
+    def _train(self, trainer: Trainer, trackers: Trackers) -> None:
+        state, schedule = self.state, self.recipe.schedule
+        while not self._is_over():
+            loss, rate = trainer.epoch(state)
+            state.epoch += 1
+            self.budget.measure()
+            entry: dict[str, Any] = {
+                "epoch": state.epoch,
+                "loss": loss,
+                "learning_rate": rate,
+                "spent_s": round(self.budget.spent_s, 3),
+            }
+            state.history.append(entry)
+            with self.budget.unmetered():
+                is_due = self._is_over() or state.epoch % schedule.validate_every == 0
+                if is_due and self.validation_cases:
+                    self._validate(trackers)
+                trackers.epoch(entry)
+            self.budget.measure()
+            self._save()
+            if self.watch.on_progress:
+                is_over = self._is_over()
+                self.watch.on_progress(progress_of(state, schedule, self.budget, is_over=is_over))
+
+    def _validate(self, trackers: Trackers) -> None:
+        """Write DSC into the history's last entry, and keep the weights if the recipe wants the best."""
+        state, found = self.state, {}
+        if self.group.is_first:
+            found = validate(
+                Model("candidate", state.served_network().eval(), self.recipe, {}),
+                self.validation_cases,
+                device=self.options.device,
+                on_contours=lambda ct, label: trackers.contours(state.epoch, ct, label),
+            ).organ_means
+        state.history[-1]["organ_dice"] = self.group.from_first(found)
+        if self.recipe.schedule.patience and self._best_epoch() == state.epoch:
+            state.keep_as_best()
+
+    def _save(self) -> None:
+        if self.group.is_first:
+            about = {
+                "fingerprint": self.fingerprint,
+                "record": self.record,
+                "budget": self.budget.state(),
+            }
+            save_checkpoint(self.run_dir, {**about, **self.state.to_save()})
+
+    def _is_over(self) -> bool:
+        """Return whether every epoch is done, the budget spent, or nothing gained for too long."""
+        schedule = self.recipe.schedule
+        return (
+            self.state.epoch >= schedule.epochs
+            or self.budget.share >= 1
+            or should_stop(
+                [entry["mean_dice"] for entry in self.state.validated()],
+                patience=schedule.patience,
+                min_delta=schedule.min_delta,
+            )
+        )
+
+    def _best_epoch(self) -> int | None:
+        validated = self.state.validated()
+        means = [entry["mean_dice"] for entry in validated]
+        best = standing(means, min_delta=self.recipe.schedule.min_delta).best
+        return None if best is None else int(validated[best]["epoch"])
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the weights to serve: the best validation's where one was chosen, else the last."""
+        return self.state.best or self.state.served_network().state_dict()
+
+    def card(self) -> dict[str, Any]:
+        """Return what to remember of the run."""
+        state, options = self.state, self.options
+        validated = state.validated()
+        chosen = self._best_epoch() if state.best else None
+        shown = [entry for entry in validated if entry["epoch"] == chosen] or validated[-1:]
+        return {
+            "training": {
+                "cases": list(self.record["cases"]),
+                "seed": options.seed,
+                "epochs": state.epoch,
+                "steps": state.steps,
+                "weights_of_epoch": chosen or state.epoch,
+                "seconds": round(self.budget.wall_s, 1),
+                "cpu_seconds": round(self.budget.cpu_s, 1),
+                "device": options.device,
+            },
+            "validation": {
+                "mean_dice": shown[0]["mean_dice"] if shown else None,
+                "organ_dice": shown[0]["organ_dice"] if shown else {},
+                "chose_the_weights": chosen is not None,
+            },
+            "history": state.history,
+            "config": dict(self.record),
+        }
+
+
+def _prepared(
+    cases: Sequence[Case], recipe: Recipe, cache_dir: Path, group: Group
+) -> list[PreparedCase]:
+    """Return the cases ready to be cropped: made by the first process, read by the others."""
+    if not group.is_first:
+        group.wait()
+    prepared = prepare_cases(cases, Pipeline(recipe), cache_dir)
+    if group.is_first:
+        group.wait()
+    return prepared
 
 
 def _fingerprint(
@@ -200,34 +304,3 @@ def _fingerprint(
         initial.version if initial else None,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _card(
-    state: RunState,
-    prepared: Sequence[PreparedCase],
-    options: RunOptions,
-    budget: Budget,
-    *,
-    schedule_of: Recipe,
-) -> dict[str, Any]:
-    validated = state.validated()
-    chosen = _best_epoch(state, schedule_of) if state.best else None
-    shown = [e for e in validated if e["epoch"] == chosen] or validated[-1:]
-    return {
-        "training": {
-            "cases": [case.image_id for case in prepared],
-            "seed": options.seed,
-            "epochs": state.epoch,
-            "steps": state.steps,
-            "weights_of_epoch": chosen or state.epoch,
-            "seconds": round(budget.wall_s, 1),
-            "cpu_seconds": round(budget.cpu_s, 1),
-            "device": options.device,
-        },
-        "validation": {
-            "mean_dice": shown[0]["mean_dice"] if shown else None,
-            "organ_dice": shown[0]["organ_dice"] if shown else {},
-            "chose_the_weights": chosen is not None,
-        },
-        "history": state.history,
-    }

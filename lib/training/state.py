@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lib.networks.build import build_network
 from lib.recipes import Recipe
 from lib.registry import Model
+from lib.training.distributed import ALONE, Group
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -80,11 +81,14 @@ class RunState:
         ]
 
 
-def fresh_state(recipe: Recipe, device: str, initial: Model | None) -> RunState:
+def fresh_state(
+    recipe: Recipe, device: str, initial: Model | None, *, group: Group = ALONE
+) -> RunState:
     """Return a run before its first epoch, on `device`; torch's seed decides the weights, or `initial`."""
     network = build_network(recipe)
     if initial is not None:
         network.load_state_dict(initial.network.state_dict())
+    network = group.with_pooled_statistics(network)
     network = network.to(device).to(memory_format=torch.channels_last_3d)
     decay = recipe.schedule.ema_decay
     average = (

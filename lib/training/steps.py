@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from lib.inference import fast_bfloat16
 from lib.losses import FocalDiceLoss
 from lib.training.budget import Budget
 from lib.training.crops import CropDataset, Sample
+from lib.training.distributed import Group
 from lib.training.progress import Step, time_left_s
 from lib.training.schedule import learning_rate, share_of_run
 from lib.training.state import RunState
@@ -23,7 +23,10 @@ class Trainer:
     Attributes:
         crops: All crops of the run, by their number.
         loss: The recipe's.
+        network: The state's network, as a step calls it.
+        group: The processes that share each batch.
         device: Where the network is.
+        in_bfloat16: Whether the network computes in bfloat16.
         seed: The run's.
         budget: Ends an epoch when it is spent.
         on_step: Told after each step, where somebody wants to know.
@@ -31,7 +34,10 @@ class Trainer:
 
     crops: CropDataset
     loss: FocalDiceLoss
+    network: nn.Module
+    group: Group
     device: str
+    in_bfloat16: bool
     seed: int
     budget: Budget
     on_step: Callable[[Step], None] | None = None
@@ -43,7 +49,7 @@ class Trainer:
         losses, rate = [], 0.0
         state.network.train()
         # What an epoch draws (dropout) follows from its number, so that a resumed run draws the same.
-        torch.manual_seed(self.seed * 1_000_003 + state.epoch)
+        torch.manual_seed(self.seed * 1_000_003 + state.epoch + (self.group.rank << 40))
         for step, sample in enumerate(self._batches(first), start=first):
             share = self.budget.measure()
             rate = learning_rate(schedule, step, share)
@@ -54,21 +60,26 @@ class Trainer:
             self._tell(step, losses[-1], rate)
             if share >= 1:
                 break
-        return sum(losses) / len(losses), rate
+        mean = self.group.sum([sum(losses)])[0] / self.group.size / len(losses)
+        return mean, rate
 
     def _batches(self, first: int) -> DataLoader[Sample]:
-        """Return the batches of the epoch whose first step is `first`."""
+        """Return the batches of the epoch whose first step is `first`: this process's share of each."""
         schedule = self.crops.recipe.schedule
-        size = schedule.batch_size
-        numbers = range(first * size, (first + schedule.steps_per_epoch) * size)
-        return DataLoader(Subset(self.crops, numbers), size, num_workers=0)
+        share = self.group.share_of(schedule.batch_size)
+        numbers = [
+            step * schedule.batch_size + self.group.rank * share + place
+            for step in range(first, first + schedule.steps_per_epoch)
+            for place in range(share)
+        ]
+        return DataLoader(Subset(self.crops, numbers), share, num_workers=0)
 
     def _step(self, state: RunState, image: Tensor, label: Tensor, known: Tensor) -> float:
         """Move the weights by one batch; return its loss."""
         image = image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
         kind = torch.device(self.device).type
-        with torch.autocast(kind, torch.bfloat16, enabled=fast_bfloat16(self.device)):
-            logits = state.network(image)
+        with torch.autocast(kind, torch.bfloat16, enabled=self.in_bfloat16):
+            logits = self.network(image)
         loss = self.loss(logits, label.to(self.device), known.to(self.device))
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()

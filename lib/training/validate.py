@@ -1,7 +1,7 @@
 """How well a model does on whole cases, each on its own grid, as a user would get it."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from lib.metrics import organ_dice
 from lib.registry import Model
 from lib.scans import read_ct, read_label
 from lib.training.cases import Case
+from lib.volumes import CtVolume, LabelVolume
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +43,22 @@ class Validation:
         return sum(means.values()) / len(means) if means else None
 
 
-def validate(model: Model, cases: Sequence[Case], *, device: str) -> Validation:
-    """Return how well `model` agrees with the cases' labels; a case that cannot be read is left out."""
-    per_case = {}
+def validate(
+    model: Model,
+    cases: Sequence[Case],
+    *,
+    device: str,
+    on_contours: Callable[[CtVolume, LabelVolume], None] | None = None,
+) -> Validation:
+    """Return how well `model` agrees with the cases' labels; a case that cannot be read is left out.
+
+    Args:
+        model: What contours.
+        cases: Scans and references.
+        device: Where the network runs.
+        on_contours: Shown what was drawn on the first case.
+    """
+    per_case: dict[str, dict[str, float]] = {}
     for case in cases:
         try:
             ct = read_ct(case.image, image_id=case.image_id)
@@ -53,5 +67,7 @@ def validate(model: Model, cases: Sequence[Case], *, device: str) -> Validation:
             logger.warning("left out of the validation: %s", error)
             continue
         found = contour(ct, model, device=device)
+        if on_contours and not per_case:
+            on_contours(ct, found.label)
         per_case[case.image_id] = organ_dice(label, found.label.array, model.recipe.labels)
     return Validation(per_case)

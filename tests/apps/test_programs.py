@@ -152,6 +152,43 @@ def test_train_without_cases_ends_in_one_line(
     assert capsys.readouterr().err.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max-minutes", "1", "--budget-cpu-minutes", "1"], "in wall-clock or in processor time"),
+        (["--budget-cpu-minutes", "-1"], "a run's time limit must be above 0 minutes"),
+        (["--mlflow", "mlruns"], "write sqlite:///mlruns/mlflow.db"),
+    ],
+)
+def test_train_refuses_flags_that_cannot_be_meant(
+    flags: list[str],
+    message: str,
+    trained: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--studies", str(trained[1]), "--output", str(tmp_path / "run"), *flags]
+    assert train.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_prints_its_record_and_moves_its_bar_with_every_step(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--studies", str(trained[1]), "--output", str(tmp_path), "--device", "cpu"]
+    arguments += ["--recipe", str(trained[0].parent / "tiny.yaml"), "--hold-out", "case_2"]
+    assert train.main([*arguments, "--epochs", "1", "--no-tensorboard"]) == 0
+    said = capsys.readouterr()
+    assert "validation_cases: {case_2: " in said.out
+    assert (tmp_path / "config.yaml").read_text().strip() in said.out
+    assert "step 2 of 2" in said.err
+    assert "min left" in said.err
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_scans_of_one_name_both_get_a_result_of_their_own(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:

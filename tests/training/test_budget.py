@@ -41,15 +41,14 @@ def test_processor_time_leaves_validation_out() -> None:
     assert budget.spent_s == 45
 
 
-@pytest.mark.parametrize("kind", ["max_minutes", "cpu_minutes"])
-def test_a_resumed_run_counts_its_earlier_sittings(kind: str) -> None:
+@pytest.mark.parametrize(("wall", "cpu"), [(1.0, None), (None, 1.0)])
+def test_a_resumed_run_counts_its_earlier_sittings(wall: float | None, cpu: float | None) -> None:
     clock = Hands()
     first = Budget(max_minutes=1, wall_clock=clock, cpu_clock=clock)
     clock.now += 40
     first.measure()
     clock.now = 5.0
-    minutes = {kind: 1.0}
-    second = Budget(wall_clock=clock, cpu_clock=clock, **minutes)
+    second = Budget(max_minutes=wall, cpu_minutes=cpu, wall_clock=clock, cpu_clock=clock)
     second.restore(first.state())
     assert second.share == pytest.approx(40 / 60)
     clock.now += 20

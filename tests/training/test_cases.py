@@ -1,0 +1,86 @@
+import resource
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.errors import TrainingError
+from lib.geometry import Grid
+from lib.scans import write_ct, write_label
+from lib.training.cases import POINTS_PER_ORGAN, Case, prepare_cases
+from lib.training.crops import CropDataset
+from lib.transforms.pipelines import Pipeline
+from lib.volumes import CtVolume, LabelVolume
+from tests.tiny import TINY
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Case:
+    """A case of 2 million voxels at the recipe's own spacing, half of which are mandible."""
+    shape = (128, 128, 128)
+    affine = np.diag([*TINY.spacing_mm, 1.0])
+    grid = Grid.from_affine(shape, affine)
+    label = np.zeros(shape, np.uint8)
+    label[:, :, :64] = TINY.labels["Bone_Mandible"]
+    hu = np.full(shape, 40, np.int16)
+    hu[:4] = -1000
+    write_ct(tmp_path / "large.nii.gz", CtVolume("large", hu, grid))
+    write_label(tmp_path / "label.nii.gz", LabelVolume(label, grid, TINY.labels))
+    return Case("large", tmp_path / "large.nii.gz", tmp_path / "label.nii.gz")
+
+
+def test_a_case_in_memory_is_small_however_large_it_is_on_disk(large: Case, tmp_path: Path) -> None:
+    prepare_cases([large], Pipeline(TINY), tmp_path / "cache")
+    tracemalloc.start()
+    try:
+        case = prepare_cases([large], Pipeline(TINY), tmp_path / "cache")[0]
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    on_disk = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*.npy"))
+    assert on_disk > 6_000_000
+    assert kept < 200_000
+    assert isinstance(case.hu, np.memmap)
+    assert isinstance(case.label, np.memmap)
+    (points,) = case.points.values()
+    assert points.base is None, "a view would keep every voxel of the organ"
+    assert POINTS_PER_ORGAN <= len(points) < 2 * POINTS_PER_ORGAN
+
+
+def test_a_crop_reads_its_own_window_and_not_the_case(large: Case, tmp_path: Path) -> None:
+    prepared = prepare_cases([large], Pipeline(TINY), tmp_path / "cache")
+    crops = CropDataset(prepared, TINY, seed=0, length=20)
+    _ = crops[0]
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            _ = crops[number]
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The case has 2 million voxels; its window for a crop of 32 x 32 x 32 about 60 thousand.
+    # What is kept is the last crop.
+    assert kept < 400_000
+    assert peak < 4_000_000
+
+
+def test_more_cases_than_the_limit_of_open_files_are_prepared(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 40, before[1]))
+    try:
+        prepared = prepare_cases(cases[:1] * 40, Pipeline(TINY), tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(prepared) == 40
+
+
+def test_a_machine_that_allows_too_few_open_files_is_named(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 400))
+    with pytest.raises(TrainingError, match=r"1 cases need 514 open files, and .* allows 400"):
+        prepare_cases(cases[:1], Pipeline(TINY), tmp_path / "cache")

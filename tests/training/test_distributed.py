@@ -1,0 +1,158 @@
+"""Two processes under the real `torchrun`, against one process."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from apps import train
+from lib.errors import ConfigError
+from lib.training.cases import Case
+from lib.training.checkpoint import FILE
+from lib.training.distributed import ALONE, Group, PooledBatchNorm, joined
+from tests.tiny import TINY
+
+ROOT = Path(__file__).parents[2]
+QUIET = replace(
+    TINY,
+    network=replace(TINY.network, dropout=0.0),
+    schedule=replace(TINY.schedule, epochs=4, batch_size=4, learning_rate=1e-7),
+)
+"""Without dropout, and slow: Adam would enlarge what rounding leaves of gradients near zero."""
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_with_both_numbers() -> None:
+    assert Group(0, 2).share_of(4) == 2
+    with pytest.raises(ConfigError, match="batch_size 3 cannot be shared equally by 2 processes"):
+        Group(0, 2).share_of(3)
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined("cpu") as group:
+        assert (group.rank, group.size, group.is_first) == (0, 1, True)
+        assert group.sum([1.0, 2.0]) == [1.0, 2.0]
+        assert group.from_first("x") == "x"
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ConfigError, match="each process takes its own; say cuda"), joined("cuda:0"):
+        pass
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    none_left = "process 2 of this machine has no GPU: there are 1"
+    with pytest.raises(ConfigError, match=none_left), joined("cuda"):
+        pass
+
+
+def test_pooled_batch_normalisation_is_torchs_where_a_process_is_alone() -> None:
+    torch.manual_seed(0)
+    plain = nn.BatchNorm3d(3)
+    nn.init.normal_(plain.weight)
+    pooled = PooledBatchNorm.like(plain, ALONE)
+    assert pooled.state_dict().keys() == plain.state_dict().keys()
+    for _ in range(2):
+        x = torch.randn(2, 3, 4, 5, 6) * 3 + 1
+        results = []
+        for norm in (plain, pooled):
+            own = x.clone().requires_grad_()
+            norm.zero_grad()
+            y = norm(own)
+            y.pow(3).sum().backward()
+            assert own.grad is not None
+            results.append((y.detach(), own.grad, norm.weight.grad, norm.bias.grad))
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(pooled.state_dict()[key], value)
+    plain.eval()
+    pooled.eval()
+    torch.testing.assert_close(pooled(x), plain(x))
+
+
+def arguments(cases: list[Case], folder: Path, output: str) -> list[str]:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(QUIET.as_dict()), encoding="utf-8")
+    studies = cases[0].image.parent
+    return [
+        *("--studies", str(studies), "--recipe", str(recipe), "--device", "cpu"),
+        *("--precision", "float32", "--hold-out", "case_2", "--output", str(folder / output)),
+    ]
+
+
+def torchrun(flags: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*command, "--nproc-per-node", "2", "-m", "apps.train", *flags],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Group, "with_pooled_statistics", with_own_normalisation)
+    assert train.main(arguments(cases, tmp_path, "one")) == 0
+    flags = arguments(cases, tmp_path, "two")
+    first = torchrun(flags)
+    try:
+        while not (tmp_path / "two" / FILE).exists():
+            assert first.poll() is None, first.communicate()[0]
+            time.sleep(0.01)
+        workers = psutil.Process(first.pid).children(recursive=True)
+        dying = [w for w in workers if "apps.train" in w.cmdline() and is_rank(w, 1)]
+        assert len(dying) == 1
+        dying[0].kill()
+        said, _ = first.communicate(timeout=120)
+    finally:
+        first.kill()
+    assert first.returncode != 0, said
+    assert not [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]
+
+    second = torchrun(flags)
+    try:
+        said, _ = second.communicate(timeout=300)
+    finally:
+        second.kill()
+    assert second.returncode == 0, said
+    assert said.count("model: ") == 1
+    assert "processes: 2" in said
+    one, two = (torch.load(tmp_path / name / FILE, weights_only=True) for name in ("one", "two"))
+    assert one["epoch"] == two["epoch"] == 4
+    for mine, theirs in zip(one["history"], two["history"], strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], abs=2e-6)
+    for key, value in one["network"].items():
+        torch.testing.assert_close(two["network"][key], value, rtol=0, atol=1e-5, msg=key)
+    # What Adam remembers is the mean of the gradients.
+    for number, mine in one["optimizer"]["state"].items():
+        gradient = mine["exp_avg"]
+        theirs = two["optimizer"]["state"][number]["exp_avg"]
+        assert float((theirs - gradient).norm()) <= 0.01 * float(gradient.norm())
+
+
+def with_own_normalisation(_: Group, network: nn.Module) -> nn.Module:
+    """Return the network with our batch normalisation: torch's rounds more coarsely on a CPU."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm3d):
+            setattr(network, name, PooledBatchNorm.like(child, ALONE))
+        else:
+            with_own_normalisation(_, child)
+    return network
+
+
+def is_rank(process: psutil.Process, rank: int) -> bool:
+    return process.environ().get("RANK") == str(rank)
