@@ -250,7 +250,7 @@ def _command(options: argparse.Namespace, held_out: Sequence[Case]) -> list[str]
     command += ["--device", options.device, "--hold-out", *(case.image_id for case in held_out)]
     # The contenders see the same cases in the same form: one cache serves all.
     command += ["--cache", str(options.cache or options.output / "cache")]
-    for flag in ("cases", "epochs", "max_minutes", "budget_cpu_minutes", "precision", "mlflow"):
+    for flag in ("cases", "epochs", "max_minutes", "budget_cpu_minutes", "mlflow"):
         value = getattr(options, flag)
         if value is not None:
             command += [f"--{flag.replace('_', '-')}", str(value)]

@@ -1,5 +1,7 @@
 """Focal + Dice, over the organs that a case was contoured for."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,14 +38,16 @@ class FocalDiceLoss(nn.Module):
     """`L = L_focal + lambda (1 - DSC)` (Chen et al. 2021, section 2.4, Eq. 2-4).
 
     The focal part is the mean over voxels of `-w_c (1 - p)^gamma log p`; the Dice part the mean over the
-    known organs of one minus the soft Dice of the whole batch.
+    known organs of one minus the soft Dice of the whole batch. Where several processes share a batch, `pool`
+    sums over them: the Dice part is then the same on each, and the mean of their losses is the batch's loss.
     """
 
     class_weights: Tensor
     """`(K,)`, those of the recipe."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, pool: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
+        self.pool = pool or (lambda tensor: tensor)
         self.fade_until = recipe.loss.fade_until
         self._strength = 1.0
         weights = torch.ones(recipe.classes)
@@ -57,8 +61,8 @@ class FocalDiceLoss(nn.Module):
     def fade(self, share: float) -> None:
         """Set the class weights to those at `share` of the run, 0 to 1: `w ** (1 - share / fade_until)`.
 
-        A weighted cross-entropy learns probabilities inflated by the weights, and the most likely class
-        is then an organ too often. Ending with equal weights brings them back.
+        A weighted cross-entropy learns probabilities that are inflated by the weights, and the most likely
+        class is then an organ too often. Ending with equal weights brings them back.
         """
         self._strength = max(0.0, 1 - share / self.fade_until) if self.fade_until else 1.0
 
@@ -79,9 +83,9 @@ class FocalDiceLoss(nn.Module):
         p = log_p[:, 1:].exp() * organs[:, :, None, None, None]
         truth = functional.one_hot(label, log_p.shape[1])[..., 1:].movedim(-1, 1).to(p.dtype)
         axes = (0, 2, 3, 4)
-        overlap = (p * truth).sum(axes)
-        total = p.sum(axes) + (truth * organs[:, :, None, None, None]).sum(axes)
+        overlap = self.pool((p * truth).sum(axes))
+        total = self.pool(p.sum(axes) + (truth * organs[:, :, None, None, None]).sum(axes))
         dice = (2 * overlap + DICE_SMOOTH) / (total + DICE_SMOOTH)
-        counted = organs.amax(0)
+        counted = (self.pool(organs.sum(0)) > 0).to(dice.dtype)
         dice_loss = ((1 - dice) * counted).sum() / counted.sum().clamp(min=1)
         return focal.mean() + self.dice_weight * dice_loss

@@ -95,10 +95,9 @@ def _extract(
     """
     corner = np.round(centre - (crop - 1) / 2).astype(int)
     if warp.moves_nothing:
-        hu, label = (
-            _window(a, corner, corner + crop, f) for a, f in ((case.hu, AIR_HU), (case.label, 0))
-        )
-        return hu.astype(np.float32), label.astype(np.uint8)
+        seen = _window(case.hu, corner, corner + crop, AIR_HU)
+        drawn = _window(case.label, corner, corner + crop, 0)
+        return seen.astype(np.float32), drawn.astype(np.uint8)
     centre = corner + (crop - 1) / 2
     low = np.floor(centre - warp.reach_vox).astype(int)
     high = np.ceil(centre + warp.reach_vox).astype(int) + 1

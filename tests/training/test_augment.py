@@ -324,3 +324,23 @@ def test_the_edge_of_the_scan_comes_no_further_than_it_may() -> None:
         # 9 mm are 3 voxels in the plane, and an arc bends away from its middle at the corners alone.
         inner = cut.hu[12:-12, 12:-12, 4:-4]
         np.testing.assert_array_equal(inner, crop.hu[12:-12, 12:-12, 4:-4])
+
+
+def test_a_crop_that_nothing_moves_is_made_of_the_scans_own_voxels() -> None:
+    case = head()
+    numbered = np.arange(case.hu.size, dtype=np.int64).reshape(case.hu.shape)
+    # Each voxel says nearly where it comes from.
+    case = replace(case, hu=(numbered % 3011).astype(np.int16))
+    for number in range(20):
+        crop = crops_of(case, replace(OFF, contrast=0.0)).crop(number)
+        inside = crop.hu[crop.hu != AIR_HU]
+        assert np.array_equal(inside, np.round(inside))
+        x, y, z = (int(i) for i in np.argwhere(crop.hu != AIR_HU)[0])
+        steps = np.argwhere(case.hu == crop.hu[x, y, z])
+        assert any(
+            np.array_equal(
+                crop.hu[x : x + 4, y : y + 4, z : z + 4],
+                case.hu[a : a + 4, b : b + 4, c : c + 4],
+            )
+            for a, b, c in steps
+        )
