@@ -31,7 +31,7 @@ def test_it_is_of_the_default_recipes_organs_and_says_what_it_saw(starter: Model
     for word in ("Babier", "licence", "Limits", "4 mm"):
         assert word in page
     trained_on = set(starter.card["training"]["cases"])
-    left_out = set(starter.card["held_out"])
+    left_out = set(starter.card["validation"]["cases"])
     assert len(left_out) >= 20
     assert not trained_on & left_out
     assert all(f"`{case}`" in page for case in left_out)
@@ -44,7 +44,7 @@ def test_the_page_states_the_cards_numbers(starter: Model) -> None:
 
 
 def test_it_contours_patients_that_it_never_saw(starter: Model, shared_data: Path) -> None:
-    cases = sorted(starter.card["held_out"])[:2]
+    cases = sorted(starter.card["validation"]["cases"])[:2]
     found = []
     for case in cases:
         folder = shared_data / "openkbp" / case
@@ -56,7 +56,7 @@ def test_it_contours_patients_that_it_never_saw(starter: Model, shared_data: Pat
 
 
 def test_each_side_is_found_on_its_own_side(starter: Model, shared_data: Path) -> None:
-    case = min(starter.card["held_out"])
+    case = min(starter.card["validation"]["cases"])
     ct = read_ct(shared_data / "openkbp" / case / "ct.nii.gz", image_id=case)
     found = contour(ct, starter).label
     # RAS: the patient's right lies at the higher x.

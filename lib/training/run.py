@@ -275,6 +275,7 @@ class _Run:
                 "mean_dice": shown[0]["mean_dice"] if shown else None,
                 "organ_dice": shown[0]["organ_dice"] if shown else {},
                 "chose_the_weights": chosen is not None,
+                "cases": [case.image_id for case in self.validation_cases],
             },
             "history": state.history,
             "config": dict(self.record),

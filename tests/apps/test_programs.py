@@ -34,6 +34,7 @@ def test_train_publishes_a_model_with_its_card(trained: tuple[Path, Path]) -> No
     card = json.loads((trained[0] / f"{version}.json").read_text())
     assert card["training"]["cases"] == ["case_0", "case_1"]
     assert set(card["validation"]["organ_dice"]) == set(OPENKBP.labels)
+    assert card["validation"]["cases"] == ["case_2"]
     assert card["recipe"] == TINY.as_dict()
 
 
