@@ -60,8 +60,8 @@ def test_a_crop_reads_its_own_window_and_not_the_case(large: Case, tmp_path: Pat
     finally:
         tracemalloc.stop()
     # The case has 2 million voxels; its window for a crop of 32 x 32 x 32 about 60 thousand.
-    # What is kept is the last crop.
-    assert kept < 400_000
+    # What is kept is the last crop; the case alone is 6 MB.
+    assert kept < 1_000_000
     assert peak < 4_000_000
 
 

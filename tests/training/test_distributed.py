@@ -138,10 +138,11 @@ def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
     for key, value in one["network"].items():
         torch.testing.assert_close(two["network"][key], value, rtol=0, atol=1e-5, msg=key)
     # What Adam remembers is the mean of the gradients.
-    for number, mine in one["optimizer"]["state"].items():
-        gradient = mine["exp_avg"]
-        theirs = two["optimizer"]["state"][number]["exp_avg"]
-        assert float((theirs - gradient).norm()) <= 0.01 * float(gradient.norm())
+    mine, theirs = (
+        torch.cat([kept["exp_avg"].flatten() for kept in saved["optimizer"]["state"].values()])
+        for saved in (one, two)
+    )
+    assert float((theirs - mine).norm()) < 1e-3 * float(mine.norm())
 
 
 def with_own_normalisation(_: Group, network: nn.Module) -> nn.Module:
