@@ -13,6 +13,11 @@ from tests.tiny import TINY
 pytestmark = pytest.mark.slow
 
 
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def arguments(cases: list[Case], folder: Path, *more: str) -> list[str]:
     recipe = folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(TINY.as_dict()), encoding="utf-8")
@@ -32,7 +37,7 @@ def test_networks_are_trained_judged_and_put_in_one_table(
     assert "| organnet25d | " in page
     assert "| anatomynet | " in page
     assert "trained on 2 cases, judged on 1 that none of them saw" in page
-    rows = list(csv.DictReader((output / "comparison.csv").open()))
+    rows = rows_of(output / "comparison.csv")
     assert {(row["network"], row["seed"]) for row in rows} == {
         (network, seed) for network in ("organnet25d", "anatomynet") for seed in "01"
     }
@@ -45,7 +50,7 @@ def test_networks_are_trained_judged_and_put_in_one_table(
     judged = {path: path.stat().st_mtime_ns for path in output.glob("*/outcome.json")}
     assert train.main(arguments(cases, tmp_path, *networks, "--seed", "2", "--jobs", "2")) == 0
     assert "| organnet25d | " in (output / "comparison.md").read_text()
-    assert len(list(csv.DictReader((output / "comparison.csv").open()))) == len(rows) * 3 // 2
+    assert len(rows_of(output / "comparison.csv")) == len(rows) * 3 // 2
     assert {path: path.stat().st_mtime_ns for path in judged} == judged
     assert {path: path.stat().st_mtime_ns for path in models} == models
     assert "best mean DSC" in capsys.readouterr().out
