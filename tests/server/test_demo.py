@@ -44,7 +44,7 @@ def test_the_demo_serves_the_starter_and_ends_with_all_its_processes(tmp_path: P
     assert code == 0
     starter = Registry(tmp_path, starter=default_starter_dir()).served_path()
     assert starter is not None
-    assert answer["params"]["model_version"] == starter.stem
-    assert {"Brainstem", "Bone_Mandible", "SpinalCord"} <= set(answer["params"]["label_names"])
+    assert answer["model_version"] == starter.stem
+    assert {"Brainstem", "Bone_Mandible", "SpinalCord"} <= set(answer["label_names"])
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/info/", timeout=5)
