@@ -9,7 +9,8 @@
     |   `-- ImageExistsError (ValueError) another image has the id already
     |-- CheckpointError   (ValueError)    weights do not belong to the network, or are damaged
     |   `-- NoModelError  (LookupError)   no model is served yet
-    `-- TrainingError     (RuntimeError)  a training run cannot start or go on
+    |-- TrainingError     (RuntimeError)  a training run cannot start or go on
+    `-- StateError        (RuntimeError)  the workflow's database cannot be used
 
 A message names the case, what was found, what was expected, and what to do; it names the image id,
 never the patient.
@@ -54,3 +55,7 @@ class NoModelError(CheckpointError, LookupError):
 
 class TrainingError(OrganNetError, RuntimeError):
     """A training run cannot start or go on."""
+
+
+class StateError(OrganNetError, RuntimeError):
+    """The workflow's database cannot be used."""

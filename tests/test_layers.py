@@ -18,6 +18,7 @@ LAYERS = [
         "lib.transforms",
         "lib.phantom",
         "lib.activelearning.selection",
+        "lib.state",
     },
     {
         "lib.dicom",
@@ -31,11 +32,18 @@ LAYERS = [
         "lib.pictures",
         "lib.phantom.cohort",
         "lib.archives",
+        "lib.retrain",
         "lib.importers",
         "lib.evaluation",
         "lib.comparison",
     },
-    {"lib.infers", "lib.trainers", "lib.datastores", "lib.activelearning", "lib.server"},
+    {
+        "lib.infers",
+        "lib.trainers",
+        "lib.datastores",
+        "lib.activelearning",
+        "lib.server",
+    },
     {"lib.app"},
     {"main", "apps"},
 ]

@@ -1,0 +1,203 @@
+"""What the database holds.
+
+A row is added, and a few of its columns are filled in later; nothing that says what a person or a run did is
+ever changed or removed. Volumes and weights are files, named here by the SHA-256 of their content.
+"""
+
+from datetime import datetime, timezone
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, TypeDecorator, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA = 1
+"""Grows with every change that an older program could not read."""
+
+
+def now() -> datetime:
+    """Return this moment, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment in UTC: SQLite keeps no time zone."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the base's
+        """Return what is stored.
+
+        Raises:
+            ValueError: If the moment has no time zone.
+        """
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without a time zone")
+        return value.astimezone(timezone.utc).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the base's
+        """Return what was stored, in UTC."""
+        return None if value is None else value.replace(tzinfo=timezone.utc)
+
+
+class Base(DeclarativeBase):
+    """Of all tables."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UtcTime,
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+    }
+
+
+class Meta(Base):
+    """What is known of the database itself."""
+
+    __tablename__ = "meta"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class LabelVersion(Base):
+    """One label of one image, as somebody submitted it; the file is never changed.
+
+    Attributes:
+        number: 1, 2, 3 ... for an image and tag.
+        digest: SHA-256 of the stored file.
+        parent_id: The version that it took the place of.
+        source: `client`, `folder` (a file that somebody laid there), `infer` or `restore`.
+        author: Who submitted it; empty where nobody logs in.
+        client: The program's `client_id`.
+        model_version: The model that served when it was submitted, or that the client named.
+        organs: TG-263 names with at least one voxel.
+        info: What the client sent with it.
+        is_in_place: Whether the copy that people and clients read, `labels/<tag>/`, was written.
+        hidden_at: When it was removed from sight; the file stays.
+    """
+
+    __tablename__ = "label_versions"
+    __table_args__ = (
+        UniqueConstraint("image_id", "tag", "number"),
+        Index("by_time", "submitted_at"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(String(200), index=True)
+    tag: Mapped[str] = mapped_column(String(64))
+    number: Mapped[int]
+    digest: Mapped[str] = mapped_column(String(64))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("label_versions.id"))
+    source: Mapped[str]
+    author: Mapped[str] = mapped_column(default="")
+    client: Mapped[str] = mapped_column(default="")
+    model_version: Mapped[str | None]
+    organs: Mapped[list[Any]]
+    info: Mapped[dict[str, Any]]
+    submitted_at: Mapped[datetime] = mapped_column(default=now)
+    is_in_place: Mapped[bool] = mapped_column(default=False)
+    hidden_at: Mapped[datetime | None]
+
+
+class CaseSet(Base):
+    """Whether a labelled case is for training or for the referee: decided once, for ever."""
+
+    __tablename__ = "case_sets"
+    image_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    set: Mapped[str]
+    why: Mapped[str]
+    decided_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Run(Base):
+    """One retraining, from the decision to begin it to the decision on its model.
+
+    Attributes:
+        state: One of `lib.state.runs.RunState`.
+        why: What started it.
+        request: Epochs, seed and the like, as they were decided at its beginning.
+        cases: What it learns from and is judged on: image id, label version, digest, set.
+        initial_version: The model that it goes on from.
+        attempts: How often its process was started.
+        pid: Of its process.
+        progress: Epoch, loss, seconds left; what the clients show.
+        notes: What the run had to say on its way, oldest first.
+        candidate: The model version that it made.
+        outcome: How it ended, in words.
+    """
+
+    __tablename__ = "runs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(index=True)
+    why: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    cases: Mapped[list[Any]]
+    initial_version: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    pid: Mapped[int | None]
+    progress: Mapped[dict[str, Any]]
+    notes: Mapped[list[Any]]
+    candidate: Mapped[str | None]
+    outcome: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class ModelVersion(Base):
+    """A model that was made here or brought in, and what was decided about it.
+
+    Attributes:
+        version: As in `lib.registry`: the weights' hash is part of it.
+        parent: The model whose weights it began with.
+        run_id: The run that made it; None for one from elsewhere.
+        recipe: Name of its recipe.
+        commit: Of the program that trained it.
+        labels: Image id, label version and digest of each label that it learned from.
+        labels_seen: How many labels it and its parents learned from, each counted once.
+        metrics: Organ -> mean DSC on the referee's cases, when it was judged.
+        decision: `waiting`, `promoted`, `rejected`.
+        reason: Why, in words.
+        report: Everything that the decision rests on, per case and organ.
+        pruned_at: When its weights were removed.
+    """
+
+    __tablename__ = "models"
+    version: Mapped[str] = mapped_column(String(120), primary_key=True)
+    parent: Mapped[str | None]
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
+    recipe: Mapped[str]
+    commit: Mapped[str | None]
+    labels: Mapped[list[Any]]
+    labels_seen: Mapped[int] = mapped_column(default=0)
+    seed: Mapped[int] = mapped_column(default=0)
+    metrics: Mapped[dict[str, Any]]
+    decision: Mapped[str] = mapped_column(default="waiting")
+    reason: Mapped[str] = mapped_column(default="")
+    report: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    decided_at: Mapped[datetime | None]
+    pruned_at: Mapped[datetime | None]
+
+
+class Promotion(Base):
+    """One change of the served model; the last row is what serves."""
+
+    __tablename__ = "promotions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[str] = mapped_column(String(120))
+    previous: Mapped[str | None]
+    reason: Mapped[str]
+    by: Mapped[str]
+    since: Mapped[datetime] = mapped_column(default=now)
+
+
+class Setting(Base):
+    """A setting that an admin changed while the server ran; it outlives restarts."""
+
+    __tablename__ = "settings"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON)
+    by: Mapped[str]
+    changed_at: Mapped[datetime] = mapped_column(default=now)
