@@ -16,14 +16,19 @@ from monailabel.interfaces.tasks.train import TrainTask
 from lib import __version__
 from lib.activelearning.strategies import strategies
 from lib.config import AppConfig
+from lib.datastores.labelled import labelled_cases
 from lib.datastores.local import FolderStore
 from lib.errors import DatastoreError, OrganNetError
 from lib.files import finite, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
 from lib.registry import Registry, ServedModel
+from lib.retrain.control import Retraining
+from lib.retrain.turns import Turns
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
+from lib.state.database import FILE, Database, state_folder
+from lib.state.labels import LabelHistory
 from lib.trainers.organnet25d import OrganNetTrainTask
 
 logger = logging.getLogger(__name__)
@@ -42,6 +47,9 @@ class OrganNetApp(MONAILabelApp):
             organ_set=self.config.recipe.organ_set,
         )
         self.served = ServedModel(self.registry, device=self.config.device)
+        self.state = state_folder(studies, self.config.model_dir)
+        self.database = Database(self.state / FILE)
+        self.history = LabelHistory(self.database, self.state)
         # Defect 17: a scoring process per method on every next sample, never merged.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
         # Defect 2: MLflow 3 refuses the file store that MONAI Label gives it.
@@ -58,20 +66,20 @@ class OrganNetApp(MONAILabelApp):
             labels=dict(self.config.recipe.labels),
         )
         if in_server_process():
-            # Only there: a training builds the app too, and has no use for routes.
+            # Only there: a script may build the app too, and has no use for routes.
             from lib.server import cures
 
             cures.install(self.config)
 
     def on_init_complete(self) -> None:
         """Start what runs beside the requests; only the server calls this."""
-        from lib.server import train_routes
-
         super().on_init_complete()
         for folder in (self.config.model_dir, Path(self.studies)):
             if folder.is_dir():
                 remove_unfinished(folder)
-        at_shutdown(train_routes.stop)
+        self.promoter.reconcile()
+        self.retraining.scheduler.start()
+        at_shutdown(self.retraining.scheduler.stop)
 
     def init_datastore(self) -> Datastore:
         """Return the store over the studies folder, or MONAI Label's own over a DICOMweb server."""
@@ -81,11 +89,20 @@ class OrganNetApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return the inference tasks by name."""
-        return {MODEL: OrganNetInferTask(self.served, self.config.recipe)}
+        return {MODEL: OrganNetInferTask(self.served, self.config.recipe, Turns(self.state))}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Return the training tasks by name."""
-        return {MODEL: OrganNetTrainTask(self.config, self.registry)}
+        store = self.datastore()
+        self.retraining = Retraining(
+            self.config,
+            self.database,
+            self.state,
+            self.registry,
+            labelled=labelled_cases(store, self.history),
+            tend=store.adopt if isinstance(store, FolderStore) else lambda: None,
+        )
+        return {MODEL: OrganNetTrainTask(self.retraining)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Return the active-learning strategies by name."""
@@ -101,14 +118,23 @@ class OrganNetApp(MONAILabelApp):
             return None
         return ScanSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
 
-    def require_trainable(self, model: str) -> None:
-        """Do nothing where there is a trainer of that name, and enough cases for it.
+    def require_trainer(self, model: str) -> None:
+        """Do nothing where there is a trainer of that name.
 
         Raises:
-            DatastoreError: If there is no such trainer.
-            TrainingError: If too few cases are labelled.
+            DatastoreError: If there is none.
         """
-        _known(self._trainers, model, "trainer").require_cases(self.datastore())
+        _known(self._trainers, model, "trainer")
+
+    @property
+    def trained_model(self) -> str:
+        """Name of the one trainer."""
+        return MODEL
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
+        """Let the scheduler look now: a label was submitted."""
+        self.retraining.scheduler.wake()
+        return {}
 
     def image_path(self, image_id: str) -> Path:
         """Return where an image of the store lies: a file, or the folder of a DICOM series.

@@ -2,11 +2,12 @@
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lib.errors import ConfigError
 from lib.recipe_files import find_recipe
@@ -34,6 +35,87 @@ def best_device() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainConfig:
+    """When the server trains by itself, how, and what may serve (ADR 0017).
+
+    Set by `--conf KEY VALUE`, and by an admin while the server runs (`PUT /organnet/settings`).
+
+    Attributes:
+        auto_retrain: Whether new labels start a training; by hand it can always be started.
+        min_new_labels: New final labels that start one.
+        max_wait_s: How long the oldest new label waits at most, however few there are.
+        quiet_s: Nobody submitted anything for so long: people correct what they have just sent.
+        retry_after_s: After a run that failed; twice as long after each further one, a day at most.
+        retrain_epochs: Of a run that goes on from the served model; one from nothing takes its recipe's.
+        retrain_minutes: Wall-clock time of a run at most; 0 sets no limit.
+        retrain_learning_rate: Of the recipe's, as a share, for a run that goes on from the served model.
+        new_label_share: Share of its crops that come from labels that the served model has not seen.
+        retrain_threads: Processor threads of a run; 0 is half of the cores.
+        retrain_gpu_share: Share of a GPU's memory that a run may take; the rest is for contouring.
+        promotion_margin: By how much mean DSC may be lower, with the confidence below, and still count as not
+            worse (a non-inferiority margin).
+        promotion_confidence: One-sided, of the bound on the mean difference in DSC.
+        max_organ_drop: By how much the mean DSC of no organ may fall.
+        min_first_dsc: Mean DSC that the first model of all needs to take the place of none, or of the starter.
+        quarantine_gib: Refused uploads that are kept.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    auto_retrain: bool = True
+    min_new_labels: int = 5
+    max_wait_s: float = 24 * 3600.0
+    quiet_s: float = 120.0
+    retry_after_s: float = 300.0
+    retrain_epochs: int = 10
+    retrain_minutes: float = 0.0
+    retrain_learning_rate: float = 0.25
+    new_label_share: float = 0.5
+    retrain_threads: int = 0
+    retrain_gpu_share: float = 0.7
+    promotion_margin: float = 0.01
+    promotion_confidence: float = 0.9
+    max_organ_drop: float = 0.05
+    min_first_dsc: float = 0.5
+    quarantine_gib: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"{name} must be at least 0, and finite, not {value}")
+        shares = ("new_label_share", "promotion_margin", "max_organ_drop", "min_first_dsc")
+        for name in shares:
+            if getattr(self, name) > 1:
+                raise ConfigError(f"{name} is a share, from 0 to 1, not {getattr(self, name)}")
+        if not 0.5 <= self.promotion_confidence < 1:
+            raise ConfigError("promotion_confidence must be from 0.5 to below 1")
+        if not 0 < self.retrain_learning_rate <= 1 or not 0 < self.retrain_gpu_share <= 1:
+            raise ConfigError(
+                "retrain_learning_rate and retrain_gpu_share must be above 0, and 1 at most"
+            )
+        if self.min_new_labels < 1 or self.retrain_epochs < 1:
+            raise ConfigError("min_new_labels and retrain_epochs must be at least 1")
+
+    def changed(self, values: Mapping[str, Any]) -> "RetrainConfig":
+        """Return these settings with some of them changed; text is read as what it says.
+
+        Raises:
+            ConfigError: If a key is not known or a value is wrong.
+        """
+        known = asdict(self)
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"{unknown[0][:80]}: no such setting; the settings are {', '.join(sorted(known))}"
+            )
+        try:
+            return TypeAdapter(RetrainConfig).validate_python({**known, **values})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{where}: {first['input']!r}: {first['msg']}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppConfig:
     """What `--conf KEY VALUE` can set.
 
@@ -44,6 +126,7 @@ class AppConfig:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         access: `local` answers this machine only; `network` answers everybody who can reach the port: for
             use behind a proxy that authenticates, or with MONAI Label's own authentication on.
+        retrain: See `RetrainConfig`; each of its settings is a key of its own.
     """
 
     recipe: Recipe = OPENKBP
@@ -51,6 +134,7 @@ class AppConfig:
     starter_dir: Path = field(default_factory=default_starter_dir)
     device: str = field(default_factory=best_device)
     access: Literal["local", "network"] = "local"
+    retrain: RetrainConfig = field(default_factory=RetrainConfig)
 
     def __post_init__(self) -> None:
         if self.access not in ("local", "network"):
@@ -67,11 +151,13 @@ class AppConfig:
         Raises:
             ConfigError: If a key is not known or a value is wrong.
         """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(conf) - known - _MONAI_LABELS_OWN)
+        of_training = {f.name for f in fields(RetrainConfig)}
+        known = {f.name for f in fields(cls)} - {"retrain"}
+        unknown = sorted(set(conf) - known - of_training - _MONAI_LABELS_OWN)
         if unknown:
             raise ConfigError(
-                f"--conf {unknown[0]}: no such setting; the settings are {', '.join(sorted(known))}"
+                f"--conf {unknown[0]}: no such setting; the settings are "
+                f"{', '.join(sorted(known | of_training))}"
             )
         values: dict[str, object] = {k: v for k, v in conf.items() if k in known}
         if "recipe" in values:
@@ -81,6 +167,9 @@ class AppConfig:
                 values[key] = Path(conf[key]).expanduser().resolve()
         if values.get("device") == "auto":
             del values["device"]
+        values["retrain"] = RetrainConfig().changed(
+            {k: v for k, v in conf.items() if k in of_training}
+        )
         return cls(**values)  # type: ignore[arg-type]
 
 

@@ -8,13 +8,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"lib.units", "lib.errors", "lib.files", "lib.names", "lib"},
+    {"lib.units", "lib.errors", "lib.files", "lib.locks", "lib.names", "lib"},
     {"lib.organs", "lib.geometry", "lib.recipes", "lib.recipe_files", "lib.volumes", "lib.config"},
     {
         "lib.networks",
         "lib.losses",
         "lib.metrics",
         "lib.uncertainty",
+        "lib.plausibility",
         "lib.transforms",
         "lib.phantom",
         "lib.activelearning.selection",
@@ -33,6 +34,7 @@ LAYERS = [
         "lib.phantom.cohort",
         "lib.archives",
         "lib.retrain",
+        "lib.rehearsal",
         "lib.importers",
         "lib.evaluation",
         "lib.comparison",

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lib.geometry import to_sitk
 from lib.inference import OVERLAP, Contours, contour
 from lib.recipes import Recipe
 from lib.registry import Model, ServedModel
+from lib.retrain.turns import Turns
 from lib.scans import read_ct, write_label
 from lib.server.requests import as_flag, as_number
 from lib.volume_files import SCAN_SUFFIXES
@@ -43,7 +45,7 @@ _DTYPES: Mapping[str, type[np.integer[Any]]] = {
 class OrganNetInferTask(InferTask):
     """`POST /infer/organnet25d`: a scan in, its organs out, on the scan's own grid."""
 
-    def __init__(self, served: ServedModel, recipe: Recipe) -> None:
+    def __init__(self, served: ServedModel, recipe: Recipe, turns: Turns | None = None) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=dict(recipe.labels),
@@ -54,6 +56,7 @@ class OrganNetInferTask(InferTask):
             config={"overlap": OVERLAP, "deep": False},
         )
         self._served = served
+        self._turns = turns
         self._one_at_a_time = threading.Lock()
         self._deep_one_at_a_time = threading.Lock()
 
@@ -83,7 +86,10 @@ class OrganNetInferTask(InferTask):
             ScanError: If the image is not one regular CT.
             ConfigError: If the request asks for a format or a number that there is not.
         """
-        wishes = _Wishes.of(request)
+        with self._turns.contouring() if self._turns else nullcontext():
+            return self._answer(request, _Wishes.of(request))
+
+    def _answer(self, request: Mapping[str, Any], wishes: "_Wishes") -> tuple[str, dict[str, Any]]:
         started = time.perf_counter()
         model = self._served.get()
         ct = read_ct(Path(request["image"]), image_id=request.get("image_id"))

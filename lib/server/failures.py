@@ -20,6 +20,7 @@ from lib.errors import (
     NoModelError,
     OrganNetError,
     ScanError,
+    StateError,
     TrainingError,
 )
 
@@ -33,6 +34,7 @@ STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
     (DatastoreError, 404),
     (NoModelError, 409),
     (TrainingError, 409),
+    (StateError, 409),
     (CheckpointError, 503),
 )
 """The first class that fits gives the status."""

@@ -1,24 +1,13 @@
-"""Which process this is, and that none outlives the server."""
+"""Which process this is, and what it does before it ends."""
 
 import asyncio
-import ctypes
-import signal
 import sys
 from collections.abc import Callable
-
-_PR_SET_PDEATHSIG = 1
-"""prctl(2)."""
 
 
 def in_server_process() -> bool:
     """Return whether this process answers requests: trainings build the app too, in their own."""
     return "monailabel.app" in sys.modules
-
-
-def end_with_parent() -> None:
-    """Let this process be killed when its parent ends, however it ends (defect 10); Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def at_shutdown(action: Callable[[], object]) -> None:

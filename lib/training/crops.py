@@ -1,6 +1,7 @@
 """Training crops: centred on an organ, and varied; each a pure function of its number."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,19 @@ JITTER = 0.25
 Sample = tuple[Tensor, Tensor, Tensor]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Favoured:
+    """Cases that are drawn more often than the others.
+
+    Attributes:
+        image_ids: Which; empty favours none.
+        share: Of the crops that can come from one of them as well as from another case.
+    """
+
+    image_ids: tuple[str, ...] = ()
+    share: float = 0.5
+
+
 class CropDataset(Dataset[Sample]):
     """Crop number `n` of a run: `(image (C, X, Y, Z), label (X, Y, Z) int64, known (K,) bool)`.
 
@@ -29,9 +43,16 @@ class CropDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, cases: Sequence[PreparedCase], recipe: Recipe, *, seed: int, length: int
+        self,
+        cases: Sequence[PreparedCase],
+        recipe: Recipe,
+        *,
+        seed: int,
+        length: int,
+        favoured: Favoured = Favoured(),
     ) -> None:
         self.cases = cases
+        self.favoured = favoured
         self.recipe = recipe
         self.pipeline = Pipeline(recipe)
         self.seed = seed
@@ -74,15 +95,22 @@ class CropDataset(Dataset[Sample]):
         contoured for is seen as often as one that all were.
         """
         if rng.random() >= self.recipe.schedule.organ_probability:
-            case = self.cases[rng.integers(len(self.cases))]
+            case = self._one_of(self.cases, rng)
             return case, rng.random(3) * (np.array(case.hu.shape) - 1)
         organ = self._organs[rng.integers(len(self._organs))]
         having = [case for case in self.cases if organ in case.points]
-        case = having[rng.integers(len(having))]
+        case = self._one_of(having, rng)
         points = case.points[organ]
         point = points[rng.integers(len(points))].astype(np.float64)
         jitter = (rng.random(3) * 2 - 1) * JITTER * np.array(self.recipe.crop_vox)
         return case, np.asarray(np.clip(point + jitter, 0, np.array(case.hu.shape) - 1))
+
+    def _one_of(self, cases: Sequence[PreparedCase], rng: np.random.Generator) -> PreparedCase:
+        if self.favoured.image_ids:
+            is_favoured = rng.random() < self.favoured.share
+            chosen = [c for c in cases if (c.image_id in self.favoured.image_ids) == is_favoured]
+            cases = chosen or cases
+        return cases[rng.integers(len(cases))]
 
 
 def _extract(

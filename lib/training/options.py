@@ -1,10 +1,11 @@
 """What may differ between two runs of one recipe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lib.errors import ConfigError
 from lib.inference import fast_bfloat16
+from lib.training.crops import Favoured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class RunOptions:
         epochs: In place of the recipe's.
         precision: `auto` computes in bfloat16 where the device does that fast; `float32` nowhere, so that other
             machines come close to the same weights.
+        favoured: Cases that more crops come from than from others.
         resume: Go on from the folder's checkpoint where it is of the same run.
     """
 
@@ -29,6 +31,7 @@ class RunOptions:
     cpu_minutes: float | None = None
     epochs: int | None = None
     precision: Literal["auto", "float32"] = "auto"
+    favoured: Favoured = field(default_factory=Favoured)
     resume: bool = True
 
     def __post_init__(self) -> None:

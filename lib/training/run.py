@@ -173,7 +173,13 @@ class _Run:
         schedule, options = self.recipe.schedule, self.options
         length = schedule.epochs * schedule.steps_per_epoch * schedule.batch_size
         return Trainer(
-            crops=CropDataset(prepared, self.recipe, seed=options.seed, length=length),
+            crops=CropDataset(
+                prepared,
+                self.recipe,
+                seed=options.seed,
+                length=length,
+                favoured=options.favoured,
+            ),
             loss=FocalDiceLoss(self.recipe, pool=self.group.pool).to(options.device),
             network=self.group.wrapped(self.state.network),
             group=self.group,
@@ -304,4 +310,6 @@ def _fingerprint(
         options.seed,
         initial.version if initial else None,
     ]
+    if options.favoured.image_ids:
+        parts.append([sorted(options.favoured.image_ids), options.favoured.share])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

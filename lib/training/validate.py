@@ -49,6 +49,7 @@ def validate(
     *,
     device: str,
     on_contours: Callable[[CtVolume, LabelVolume], None] | None = None,
+    before_each: Callable[[], object] | None = None,
 ) -> Validation:
     """Return how well `model` agrees with the cases' labels; a case that cannot be read is left out.
 
@@ -57,6 +58,7 @@ def validate(
         cases: Scans and references.
         device: Where the network runs.
         on_contours: Shown what was drawn on the first case.
+        before_each: Called before each case is contoured.
     """
     per_case: dict[str, dict[str, float]] = {}
     for case in cases:
@@ -66,6 +68,8 @@ def validate(
         except OrganNetError as error:
             logger.warning("left out of the validation: %s", error)
             continue
+        if before_each:
+            before_each()
         found = contour(ct, model, device=device)
         if on_contours and not per_case:
             on_contours(ct, found.label)

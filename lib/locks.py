@@ -1,0 +1,41 @@
+"""Claims on a folder that end with the process that holds them, however it ends (flock(2))."""
+
+import fcntl
+import os
+from pathlib import Path
+
+
+class Claim:
+    """What one process at a time may do; the kernel takes the claim back from a process that dies."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not inherited by child processes, which would go on holding it.
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def take(self) -> bool:
+        """Return whether this process holds the claim now, without waiting for it."""
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def share(self) -> None:
+        """Hold the claim together with others that share it; wait for one who has it alone."""
+        fcntl.flock(self._handle, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Hold it no longer."""
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Hold it no longer, and forget it."""
+        os.close(self._handle)
+
+    def is_free(self) -> bool:
+        """Return whether nobody else holds it; not to be asked by one who does."""
+        if not self.take():
+            return False
+        self.release()
+        return True

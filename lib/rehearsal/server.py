@@ -1,0 +1,62 @@
+"""A server in a process of its own, for programs that try it out."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from lib.config import APP_DIR
+from lib.errors import OrganNetError
+
+START_LIMIT_S = 180
+
+
+@contextmanager
+def serving(studies: Path, conf: Mapping[str, str], *, log: Path) -> Iterator[str]:
+    """Yield the url of a server over `studies`, and end it.
+
+    Raises:
+        OrganNetError: If it does not start.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP_DIR),
+               "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+    for key, value in conf.items():
+        command += ["--conf", key, value]
+    with log.open("ab") as output:
+        server = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            env={**os.environ, "MONAI_LABEL_SESSIONS": "false"},
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(server, url, log)
+        yield url
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait(20)
+
+
+def _wait(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while True:
+        try:
+            if requests.get(f"{url}/info/", timeout=10).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.3)
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise OrganNetError(f"the server did not start; its log is {log}")

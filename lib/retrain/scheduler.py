@@ -1,0 +1,221 @@
+"""The thread that lets trainings begin, and sees to it that one, and only one, is carried to its end.
+
+Everything it knows is in the database: a server that starts finds the run that was cut short, and lets it go
+on. Of several servers over one studies folder one schedules; when it ends, another takes over.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from lib.config import APP_DIR, RetrainConfig
+from lib.locks import Claim
+from lib.retrain.plan import Planner
+from lib.retrain.policy import Decision, decide
+from lib.retrain.priority import threads_for
+from lib.retrain.worker import BUSY, CLAIM, PARENT_GONE, STOPPED, Place
+from lib.state.runs import ACTIVE, Runs, RunState
+from lib.state.tables import Run, now
+
+logger = logging.getLogger(__name__)
+
+SCHEDULING = "scheduling.lock"
+TICK_S = 1.0
+LOOK_EVERY = 5
+"""Ticks between two looks at the labels, where nobody says that there is a new one."""
+MAX_ATTEMPTS = 3
+"""A run whose process dies so often without an epoch in between has failed."""
+
+
+class Scheduler:
+    """Starts, watches and ends the training process.
+
+    Args:
+        place: Where trainings work.
+        planner: Knows the labels.
+        runs: Knows the trainings.
+        settings: Returns the rules as they are now.
+        queue: Adds a run of what is labelled now, for the reason given.
+        tend: Called before each look: takes in what people laid into the folder.
+        after_crash: Called when a training's process died.
+    """
+
+    def __init__(
+        self,
+        *,
+        place: Place,
+        planner: Planner,
+        runs: Runs,
+        settings: Callable[[], RetrainConfig],
+        queue: Callable[[str], Run],
+        tend: Callable[[], object],
+        after_crash: Callable[[], object],
+    ) -> None:
+        self._place = place
+        self._planner = planner
+        self._runs = runs
+        self._settings = settings
+        self._queue = queue
+        self._tend = tend
+        self._after_crash = after_crash
+        self._claim = Claim(place.state / SCHEDULING)
+        self._training = Claim(place.state / CLAIM)
+        self._wake = threading.Event()
+        self._ending = threading.Event()
+        # One thread for all its life: a child is told to die with the thread that started it.
+        self._thread = threading.Thread(target=self._live, name="scheduler", daemon=True)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._child_run = 0
+        self._child_began = (0, 0)
+        self._ticks = 0
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and the training with it; the next server lets that go on."""
+        self._ending.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+        self.kill_child()
+        self._claim.release()
+
+    def wake(self) -> None:
+        """Look now: something has changed."""
+        self._ticks = 0
+        self._wake.set()
+
+    def kill_child(self) -> None:
+        """End the training's process, if it is ours."""
+        child = self._child
+        if child is not None and child.poll() is None:
+            child.kill()
+            child.wait(10)
+
+    def _live(self) -> None:
+        while not self._ending.is_set():
+            try:
+                self.tick()
+            except Exception:
+                # A full disk or a locked database must not end the loop for ever.
+                logger.exception("the scheduler goes on after an error")
+            self._wake.wait(TICK_S)
+            self._wake.clear()
+
+    def tick(self) -> None:
+        """Do what is to be done now."""
+        if not self._claim.take():
+            return
+        self._reap()
+        if self._child is not None:
+            return
+        active = self._runs.active()
+        if active is None and self._ticks % LOOK_EVERY == 0:
+            self._tend()
+            decision = self.decision()
+            if decision.start:
+                active = self._queue(decision.reason)
+        self._ticks += 1
+        if active is not None and self._training.is_free():
+            self._begin(active)
+
+    def decision(self) -> Decision:
+        """Return whether a training starts now, and why or why not."""
+        situation = self._planner.situation(self._planner.cases())
+        return decide(self._settings(), situation, now())
+
+    def _begin(self, run: Run) -> None:
+        folder = self._place.run_dir(run.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "lib.retrain.worker", "--place", self._place.to_json(),
+                   "--run", str(run.id), "--parent", str(os.getpid())]  # fmt: skip
+        threads = str(threads_for(run.request["settings"]))
+        environment = {**os.environ, "PYTHONPATH": str(APP_DIR), "OMP_NUM_THREADS": threads,
+                       "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
+        with log_path(folder).open("ab") as log:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=APP_DIR,
+                env=environment,
+            )
+        self._child_run = run.id
+        self._child_began = (_epoch(run), _killed_for_memory())
+        logger.info("training %d starts: %s", run.id, run.why)
+
+    def _reap(self) -> None:
+        """Look whether the training's process has ended, and how."""
+        child = self._child
+        if child is None or child.poll() is None:
+            return
+        self._child = None
+        self._ticks = 0
+        run = self._runs.get(self._child_run)
+        logger.info(
+            "training %d: its process ended with code %d, %s", run.id, child.returncode, run.state
+        )
+        if run.state not in ACTIVE:
+            _clear(self._place.run_dir(run.id), is_over=run.state != RunState.STOPPED)
+        elif child.returncode not in (BUSY, STOPPED, PARENT_GONE):
+            self._after_crash()
+            self._count(run, child.returncode)
+
+    def _count(self, run: Run, code: int) -> None:
+        epoch_then, killed_then = self._child_began
+        attempts = 1 if _epoch(run) > epoch_then else run.attempts + 1
+        request = dict(run.request)
+        note = f"its process ended with code {code}"
+        if code == -9 and _killed_for_memory() > killed_then:
+            request["shrinks"] = request.get("shrinks", 0) + 1
+            note += ": the machine had no memory left; the next try takes less"
+        if attempts < MAX_ATTEMPTS:
+            self._runs.change(
+                run.id, attempts=attempts, request=request, note=f"{note}; it goes on"
+            )
+            return
+        last = " ".join(tail(log_path(self._place.run_dir(run.id)), 1))
+        text = f"{note}, {attempts} times without an epoch in between; its last words: {last}"
+        self._runs.change(run.id, state=RunState.FAILED, attempts=attempts, outcome=text)
+
+
+def log_path(run_dir: Path) -> Path:
+    """Return where a run's process writes what it has to say."""
+    return run_dir / "log.txt"
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """Return the last lines of a log; none where there is no log."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 400 * lines))
+            return log.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+def _epoch(run: Run) -> int:
+    return int(run.progress.get("epoch", 0))
+
+
+def _clear(run_dir: Path, *, is_over: bool) -> None:
+    """Remove the checkpoint of a run that will not go on; its log and its record stay."""
+    if is_over:
+        for left in run_dir.glob("checkpoint*"):
+            left.unlink(missing_ok=True)
+
+
+def _killed_for_memory() -> int:
+    """Return how many processes the kernel has ended since it started, for want of memory."""
+    try:
+        counters = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(c.split()[1]) for c in counters if c.startswith("oom_kill ")), 0)

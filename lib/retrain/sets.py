@@ -1,0 +1,74 @@
+"""Which cases are trained on and which judge the models: decided once per case, for ever."""
+
+import hashlib
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Literal
+
+CaseSetName = Literal["train", "referee"]
+TRAIN: CaseSetName = "train"
+REFEREE: CaseSetName = "referee"
+
+REFEREE_OF = 5
+"""About one case in this many judges."""
+MIN_REFEREE = 2
+SPARE = 3
+"""So many judges more than their share are accepted before hashes are overruled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A case that was put into a set before.
+
+    Attributes:
+        set: The one it is in.
+        organs: TG-263 names contoured in it.
+    """
+
+    set: CaseSetName
+    organs: Set[str]
+
+
+def choose_set(
+    image_id: str,
+    organs: Set[str],
+    known: Mapping[str, Known],
+    *,
+    trained_on: Set[str] = frozenset(),
+) -> tuple[CaseSetName, str]:
+    """Return the set of a case that has its first label, and why.
+
+    The first cases of all judge, so that there is a referee before there is a candidate. After that the hash of
+    the id decides, the same on every machine, unless an organ would have no judge at all, or the referee is
+    larger than its share already.
+
+    Args:
+        image_id: The case.
+        organs: Contoured in it.
+        known: The cases that are in a set.
+        trained_on: Cases that some model here has been trained on: none of them may ever judge.
+    """
+    judges = [case for case in known.values() if case.set == REFEREE]
+    total = len(known) + 1
+    if image_id in trained_on:
+        return TRAIN, "a model here was trained on it before"
+    if len(judges) < MIN_REFEREE:
+        return REFEREE, f"the first {MIN_REFEREE} cases judge"
+    unjudged = sorted(_unjudged(organs, known))
+    if unjudged:
+        return REFEREE, f"no case judged {unjudged[0]}"
+    if len(judges) + 1 > total / REFEREE_OF + SPARE:
+        return TRAIN, "enough cases judge"
+    return (REFEREE if hashed_into_referee(image_id) else TRAIN), "by the hash of its id"
+
+
+def hashed_into_referee(image_id: str) -> bool:
+    """Return whether the hash of the id alone would let the case judge; true of about one in `REFEREE_OF`."""
+    return hashlib.sha256(image_id.encode()).digest()[0] % REFEREE_OF == 0
+
+
+def _unjudged(organs: Set[str], known: Mapping[str, Known]) -> set[str]:
+    """Return those of `organs` that enough cases to train on have, and no judge."""
+    judged = {o for case in known.values() if case.set == REFEREE for o in case.organs}
+    trained = [o for case in known.values() if case.set == TRAIN for o in case.organs]
+    return {o for o in organs - judged if trained.count(o) >= MIN_REFEREE}
