@@ -21,6 +21,7 @@ from lib.errors import (
     OrganNetError,
     ScanError,
     TrainingError,
+    UnknownModelError,
 )
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
     (ImageExistsError, 409),
     (DatastoreError, 404),
     (NoModelError, 409),
+    (UnknownModelError, 404),
     (TrainingError, 409),
     (CheckpointError, 503),
 )

@@ -1,0 +1,1 @@
+"""Retraining: from submitted contours to a model that serves, and back."""
