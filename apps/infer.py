@@ -26,8 +26,9 @@ from lib.errors import NoModelError, OrganNetError
 from lib.files import write_json
 from lib.inference import OVERLAP, Contours, contour
 from lib.pictures import contour_picture, uncertainty_picture
-from lib.registry import Model, Registry, ServedModel, load_model
+from lib.registry import Model, Registry, load_model
 from lib.scans import find_scans, read_ct, scan_name, write_label
+from lib.serving import ServedModel
 from lib.volumes import CtVolume
 
 

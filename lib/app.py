@@ -21,12 +21,13 @@ from lib.datastores.local import FolderStore
 from lib.errors import DatastoreError, OrganNetError
 from lib.files import finite, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
-from lib.registry import Registry, ServedModel
+from lib.registry import Registry
 from lib.retrain.control import Retraining
 from lib.retrain.turns import Turns
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
+from lib.serving import ServedModel
 from lib.state.database import FILE, Database, state_folder
 from lib.state.labels import LabelHistory
 from lib.trainers.organnet25d import OrganNetTrainTask

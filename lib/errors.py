@@ -8,7 +8,8 @@
     |-- DatastoreError    (LookupError)   an image, label or session is not there, or its name is not allowed
     |   `-- ImageExistsError (ValueError) another image has the id already
     |-- CheckpointError   (ValueError)    weights do not belong to the network, or are damaged
-    |   `-- NoModelError  (LookupError)   no model is served yet
+    |   |-- NoModelError  (LookupError)   no model is served yet
+    |   `-- UnknownModelError (LookupError) no model has that version
     |-- TrainingError     (RuntimeError)  a training run cannot start or go on
     `-- StateError        (RuntimeError)  the workflow's database cannot be used
 
@@ -51,6 +52,10 @@ class CheckpointError(OrganNetError, ValueError):
 
 class NoModelError(CheckpointError, LookupError):
     """No model is served yet."""
+
+
+class UnknownModelError(CheckpointError, LookupError):
+    """No model has that version."""
 
 
 class TrainingError(OrganNetError, RuntimeError):

@@ -21,8 +21,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lib.errors import CheckpointError, ConfigError, NoModelError
-from lib.files import replacing, write_json
+from lib.errors import CheckpointError, UnknownModelError
+from lib.files import holding, replacing, write_json
 from lib.networks.build import build_network
 from lib.recipe_files import recipe_from_dict
 from lib.recipes import Recipe
@@ -30,6 +30,7 @@ from lib.recipes import Recipe
 logger = logging.getLogger(__name__)
 
 SERVED = "served.json"
+LOCK = ".served.lock"
 PROMOTED_KEPT = 10
 """Promotions that `served.json` remembers."""
 
@@ -88,7 +89,7 @@ def load_model(path: Path, device: str = "cpu") -> Model:
     Raises:
         CheckpointError: If a file is missing, damaged, or does not fit the recipe's network.
     """
-    card = _read_card(path)
+    card = read_card(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -99,17 +100,24 @@ def load_model(path: Path, device: str = "cpu") -> Model:
         recipe = recipe_from_dict(card["recipe"], source=path.with_suffix(".json").name)
         network = build_network(recipe)
         network.load_state_dict(load_tensors(data))
-    except (KeyError, RuntimeError, ConfigError, safetensors.SafetensorError) as error:
+        network.eval()
+        network.to(device).to(memory_format=torch.channels_last_3d)
+    # A card can hold anything; ConfigError is a ValueError.
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError,
+            safetensors.SafetensorError) as error:  # fmt: skip
         raise CheckpointError(f"{path.name}: does not fit its recipe's network: {error}") from error
-    network.eval()
-    network.to(device).to(memory_format=torch.channels_last_3d)
-    return Model(card["version"], network, recipe, card)
+    return Model(str(card.get("version", path.stem)), network, recipe, card)
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def read_card(path: Path) -> dict[str, Any]:
+    """Return the card of the model whose weights lie, or lay, at `path`.
+
+    Raises:
+        CheckpointError: If there is none, or it is no object of JSON.
+    """
     try:
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name}: the model's card cannot be read ({error})") from error
     if not isinstance(card, dict):
         raise CheckpointError(f"{path.name}: the model's card is not an object of JSON")
@@ -144,6 +152,53 @@ class Registry:
         A version that was rolled back, by promoting an older one again, is not among them.
         """
         return [str(entry["version"]) for entry in self._history()]
+
+    def promotions(self) -> list[dict[str, Any]]:
+        """Return `version`, `since` and `reason` of `promoted()`, in the same order."""
+        return self._history()
+
+    def versions(self) -> list[str]:
+        """Return every model of the folder, by name; one whose weights were removed is among them."""
+        return sorted(p.stem for p in self.folder.glob("*.json") if self._is_card(p))
+
+    def _is_card(self, path: Path) -> bool:
+        try:
+            return bool(read_card(path).get("version") == path.stem)
+        except CheckpointError:
+            return False
+
+    def weights_path(self, version: str) -> Path:
+        """Return where the weights of a version lie: in the folder, or with the starter.
+
+        Raises:
+            UnknownModelError: If no model has that version.
+        """
+        path = self.folder / f"{version}.safetensors"
+        starter = self.starter_path()
+        if starter is not None and starter.stem == version and not path.is_file():
+            return starter
+        is_name = path.parent == self.folder and path.stem == version
+        if not is_name or not path.with_suffix(".json").is_file():
+            raise UnknownModelError(f"{version[:120]!r}: no model has that version")
+        return path
+
+    def bring_in(self, version: str) -> None:
+        """Copy the starter into the folder, if that is what `version` names: only models there are published.
+
+        Raises:
+            UnknownModelError: If no model has that version.
+            CheckpointError: If it cannot be read.
+        """
+        path = self.weights_path(version)
+        if path.parent == self.folder:
+            return
+        try:
+            # The weights come last: until they are there, the starter's are found.
+            for file in (path.with_suffix(".json"), path):
+                with replacing(self.folder / file.name) as beside:
+                    beside.write_bytes(file.read_bytes())
+        except OSError as error:
+            raise CheckpointError(f"{version}: the starter cannot be copied ({error})") from error
 
     def earlier(
         self, model: Model, count: int, *, device: str = "cpu"
@@ -200,17 +255,22 @@ class Registry:
         version = self.published_version()
         if version is not None:
             return self.folder / f"{version}.safetensors"
-        return self._starter_path()
+        return self.starter_path()
 
-    def _starter_path(self) -> Path | None:
+    def starter_path(self) -> Path | None:
+        """Return the starter's weights, or None where there is none for our organs."""
         paths = sorted(self.starter.glob("*.safetensors")) if self.starter else []
         return next((path for path in paths if self._is_of_our_organs(path)), None)
+
+    def _is_starter(self, version: str) -> bool:
+        starter = self.starter_path()
+        return starter is not None and starter.stem == version
 
     def _is_of_our_organs(self, path: Path) -> bool:
         if self.organ_set is None:
             return True
         try:
-            return bool(_read_card(path)["recipe"]["organ_set"] == self.organ_set)
+            return bool(read_card(path)["recipe"]["organ_set"] == self.organ_set)
         except (CheckpointError, KeyError, TypeError):
             # It will not load either, and that is what should be said of it.
             return True
@@ -218,58 +278,28 @@ class Registry:
     def publish(self, version: str, *, reason: str) -> None:
         """Let `version` serve from the next request on.
 
-        If it was promoted before, this goes back to it: what was promoted in between is forgotten.
+        If it was promoted before, or is the starter, this goes back to it: what was promoted in between is
+        forgotten.
 
         Raises:
             CheckpointError: If it is not there, damaged or does not load: what serves then stays.
         """
         load_model(self.folder / f"{version}.safetensors")
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        before = self._history()
-        versions = [entry["version"] for entry in before]
-        if version in versions:
-            # Back to an older version: what came after it was worse.
-            before = before[versions.index(version) + 1 :]
-        entry = {"version": version, "since": now, "reason": reason}
-        write_json(self.folder / SERVED, {**entry, "promoted": [entry, *before][:PROMOTED_KEPT]})
+        with holding(self.folder / LOCK):
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            before = self._history()
+            versions = [entry["version"] for entry in before]
+            if version in versions:
+                # Back to an older version: what came after it was worse.
+                before = before[versions.index(version) + 1 :]
+            elif self._is_starter(version):
+                # It served before every other.
+                before = []
+            entry = {"version": version, "since": now, "reason": reason}
+            kept = [entry, *before][:PROMOTED_KEPT]
+            write_json(self.folder / SERVED, {**entry, "promoted": kept})
         logger.info("%s is served now: %s", version, reason)
 
 
 def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("version"), str)
-
-
-class ServedModel:
-    """The model that serves, loaded once per version; a damaged newcomer leaves the last good one serving."""
-
-    def __init__(self, registry: Registry, *, device: str = "cpu") -> None:
-        self.registry = registry
-        self.device = device
-        self._good: tuple[Path, Model] | None = None
-        self._refused: Path | None = None
-
-    def get(self) -> Model:
-        """Return the model to serve now.
-
-        Raises:
-            NoModelError: If none was ever published and there is no starter.
-            CheckpointError: If the only one there is cannot be loaded.
-        """
-        path = self.registry.served_path()
-        if path is None:
-            raise NoModelError(
-                "no model is served yet, and an untrained network would draw noise: contour a few cases "
-                "and train (POST /train/organnet25d, or python -m apps.train --publish), then ask again"
-            )
-        if self._good is not None and path in (self._good[0], self._refused):
-            return self._good[1]
-        try:
-            self._good = (path, load_model(path, self.device))
-        except CheckpointError:
-            if self._good is None:
-                raise
-            self._refused = path
-            logger.exception(
-                "%s does not load; %s goes on serving", path.name, self._good[1].version
-            )
-        return self._good[1]

@@ -27,6 +27,7 @@ LAYERS = [
         "lib.volume_files",
         "lib.studies",
         "lib.registry",
+        "lib.serving",
         "lib.inference",
         "lib.deep_inference",
         "lib.training",

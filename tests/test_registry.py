@@ -8,7 +8,8 @@ import torch
 from lib.errors import CheckpointError, NoModelError
 from lib.networks.build import build_network
 from lib.recipes import OPENKBP, NetworkConfig
-from lib.registry import SERVED, Registry, ServedModel, load_model, save_model
+from lib.registry import SERVED, Registry, load_model, save_model
+from lib.serving import ServedModel
 
 TINY = replace(OPENKBP, network=NetworkConfig(width=1))
 

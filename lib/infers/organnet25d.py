@@ -26,10 +26,11 @@ from lib.errors import CheckpointError, ConfigError
 from lib.geometry import to_sitk
 from lib.inference import OVERLAP, Contours, contour
 from lib.recipes import Recipe
-from lib.registry import Model, ServedModel
+from lib.registry import Model
 from lib.retrain.turns import Turns
 from lib.scans import read_ct, write_label
 from lib.server.requests import as_flag, as_number
+from lib.serving import ServedModel
 from lib.volume_files import SCAN_SUFFIXES
 from lib.volumes import CtVolume, LabelVolume
 

@@ -1,1 +1,1 @@
-"""Retraining by itself: when (pure), on what, by whom, and which model may serve."""
+"""Retraining: from submitted contours to a model that serves, and back."""

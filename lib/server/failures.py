@@ -22,6 +22,7 @@ from lib.errors import (
     ScanError,
     StateError,
     TrainingError,
+    UnknownModelError,
 )
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
     (ImageExistsError, 409),
     (DatastoreError, 404),
     (NoModelError, 409),
+    (UnknownModelError, 404),
     (TrainingError, 409),
     (StateError, 409),
     (CheckpointError, 503),

@@ -157,9 +157,11 @@ class ModelVersion(Base):
         labels: Image id, label version and digest of each label that it learned from.
         labels_seen: How many labels it and its parents learned from, each counted once.
         metrics: Organ -> mean DSC on the referee's cases, when it was judged.
-        decision: `waiting`, `promoted`, `rejected`.
+        decision: `waiting`, `promoted`, `rejected`; `starter` for the one that comes with the program.
         reason: Why, in words.
-        report: Everything that the decision rests on, per case and organ.
+        report: Everything that the decision rests on, per case and organ; `earlier_decisions` lists those
+            that were taken back.
+        pending: Why and by whom it is to serve, from the decision until it does; else None.
         pruned_at: When its weights were removed.
     """
 
@@ -176,6 +178,7 @@ class ModelVersion(Base):
     decision: Mapped[str] = mapped_column(default="waiting")
     reason: Mapped[str] = mapped_column(default="")
     report: Mapped[dict[str, Any]]
+    pending: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(default=now)
     decided_at: Mapped[datetime | None]
     pruned_at: Mapped[datetime | None]
