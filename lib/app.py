@@ -24,11 +24,17 @@ from lib.registry import Registry, ServedModel
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
+from lib.server.upkeep import Repeating
+from lib.state.database import FILE, Database, state_folder
+from lib.state.labels import LabelHistory
+from lib.state.quarantine import Quarantine
 from lib.trainers.organnet25d import OrganNetTrainTask
 
 logger = logging.getLogger(__name__)
 
 MODEL = "organnet25d"
+ADOPT_EVERY_S = 2.0
+"""How often the labels' folder is looked at for files that people laid there."""
 
 
 class OrganNetApp(MONAILabelApp):
@@ -42,6 +48,10 @@ class OrganNetApp(MONAILabelApp):
             organ_set=self.config.recipe.organ_set,
         )
         self.served = ServedModel(self.registry, device=self.config.device)
+        folder = state_folder(studies, self.config.model_dir)
+        self.database = Database(folder / FILE)
+        self.labels_kept = LabelHistory(self.database, folder)
+        self.quarantine = Quarantine(folder, limit_bytes=int(self.config.quarantine_gib * 2**30))
         # Defect 17: a scoring process per method on every next sample, never merged.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
         # Defect 2: MLflow 3 refuses the file store that MONAI Label gives it.
@@ -71,13 +81,28 @@ class OrganNetApp(MONAILabelApp):
         for folder in (self.config.model_dir, Path(self.studies)):
             if folder.is_dir():
                 remove_unfinished(folder)
+        self.labels_kept.restore_from_files()
+        store = self.datastore()
+        if isinstance(store, FolderStore):
+            at_shutdown(Repeating(store.adopt, every_s=ADOPT_EVERY_S).stop)
         at_shutdown(train_routes.stop)
 
     def init_datastore(self) -> Datastore:
         """Return the store over the studies folder, or MONAI Label's own over a DICOMweb server."""
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
-        return FolderStore(Path(self.studies), labels=self.config.recipe.labels)
+        return FolderStore(
+            Path(self.studies),
+            labels=self.config.recipe.labels,
+            history=self.labels_kept,
+            quarantine=self.quarantine,
+            served=self.served_version,
+        )
+
+    def served_version(self) -> str | None:
+        """Return the version of the model that serves, None where none does."""
+        path = self.registry.served_path()
+        return None if path is None else path.stem
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return the inference tasks by name."""
@@ -164,14 +189,19 @@ class OrganNetApp(MONAILabelApp):
         if not scan and as_flag("save_label", request.get("save_label", False)):
             result["tag"] = str(request.get("label_tag") or "original")
             try:
-                result["label"] = self._save_inferred(image_id, result, datastore)
+                author = str(request.get("author", ""))
+                result["label"] = self._save_inferred(image_id, result, datastore, author)
             except OrganNetError:
                 Path(file).unlink(missing_ok=True)
                 raise
         return result
 
     def _save_inferred(
-        self, image_id: str, result: Mapping[str, Any], datastore: Datastore | None
+        self,
+        image_id: str,
+        result: Mapping[str, Any],
+        datastore: Datastore | None,
+        author: str,
     ) -> str:
         names = result["params"]["label_names"]
         about = {
@@ -179,8 +209,12 @@ class OrganNetApp(MONAILabelApp):
             "params": result["params"],
             # The served model's values need not be those that this server trains with.
             "label_info": [{"name": name, "idx": value} for name, value in names.items()],
+            "author": author,
         }
         store = datastore or self.datastore()
+        if isinstance(store, FolderStore):
+            tag, file = result["tag"], result["file"]
+            return store.save_label(image_id, file, tag, about, source="infer")
         return str(store.save_label(image_id, result["file"], result["tag"], about))
 
 

@@ -44,6 +44,7 @@ class AppConfig:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         access: `local` answers this machine only; `network` answers everybody who can reach the port: for
             use behind a proxy that authenticates, or with MONAI Label's own authentication on.
+        quarantine_gib: How much of what was refused is kept (`lib.state.quarantine`).
     """
 
     recipe: Recipe = OPENKBP
@@ -51,10 +52,13 @@ class AppConfig:
     starter_dir: Path = field(default_factory=default_starter_dir)
     device: str = field(default_factory=best_device)
     access: Literal["local", "network"] = "local"
+    quarantine_gib: float = 5.0
 
     def __post_init__(self) -> None:
         if self.access not in ("local", "network"):
             raise ConfigError(f"--conf access: {self.access!r} is neither 'local' nor 'network'")
+        if not 0 <= self.quarantine_gib < float("inf"):
+            raise ConfigError(f"--conf quarantine_gib: {self.quarantine_gib} is no size in GiB")
         try:
             torch.device(self.device)
         except RuntimeError as error:
@@ -79,9 +83,18 @@ class AppConfig:
         for key in ("model_dir", "starter_dir"):
             if key in values:
                 values[key] = Path(conf[key]).expanduser().resolve()
+        if "quarantine_gib" in values:
+            values["quarantine_gib"] = _as_number("quarantine_gib", conf["quarantine_gib"])
         if values.get("device") == "auto":
             del values["device"]
         return cls(**values)  # type: ignore[arg-type]
+
+
+def _as_number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"--conf {key}: {text!r} is no number") from error
 
 
 def is_loopback(host: str) -> bool:

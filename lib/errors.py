@@ -10,7 +10,8 @@
     |-- CheckpointError   (ValueError)    weights do not belong to the network, or are damaged
     |   `-- NoModelError  (LookupError)   no model is served yet
     |-- TrainingError     (RuntimeError)  a training run cannot start or go on
-    `-- StateError        (RuntimeError)  the workflow's database cannot be used
+    |-- StateError        (RuntimeError)  the workflow's database cannot be used
+    `-- StorageFullError  (RuntimeError)  the disk is full; what is on it is untouched
 
 A message names the case, what was found, what was expected, and what to do; it names the image id,
 never the patient.
@@ -59,3 +60,7 @@ class TrainingError(OrganNetError, RuntimeError):
 
 class StateError(OrganNetError, RuntimeError):
     """The workflow's database cannot be used."""
+
+
+class StorageFullError(OrganNetError, RuntimeError):
+    """The disk is full: nothing new was kept, and everything that was there is untouched."""

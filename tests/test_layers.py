@@ -32,6 +32,7 @@ LAYERS = [
         "lib.pictures",
         "lib.phantom.cohort",
         "lib.archives",
+        "lib.backup",
         "lib.retrain",
         "lib.importers",
         "lib.evaluation",
