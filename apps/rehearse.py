@@ -2,7 +2,7 @@
 
 python -m apps.rehearse --data DIR --cases 30 --test 8 --from nothing --output DIR
 
-Nothing of DIR is changed: scans are copied into a studies folder of the rehearsal. The test cases are never given
+Nothing of DIR is changed: scans are copied into a studies folder. The test cases are never given
 to the server; every version that served is measured on them at the end.
 """
 
@@ -83,15 +83,16 @@ def _rehearse(options: argparse.Namespace) -> int:
         status = annotator.wait_until_idle(60 * options.limit_minutes)
         reader.end()
     found = _measured(timeline, models, starter, test)
+    infers = _infers(reader)
     report = {
         "events": timeline.events,
         "versions": found,
-        "infers": _infers(reader),
+        "infers": infers,
         "status": status,
     }
     write_json(options.output / "rehearsal.json", report)
-    _print(found, report["infers"])
-    return 0 if found and not report["infers"]["failed"] else 1
+    _print(found, infers)
+    return 0 if found and not infers["failed"] else 1
 
 
 def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:

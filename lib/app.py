@@ -18,7 +18,7 @@ from lib.activelearning.strategies import strategies
 from lib.config import AppConfig
 from lib.datastores.labelled import labelled_cases
 from lib.datastores.local import FolderStore
-from lib.errors import DatastoreError, OrganNetError
+from lib.errors import CheckpointError, DatastoreError, OrganNetError
 from lib.files import finite, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
 from lib.registry import Registry
@@ -27,14 +27,18 @@ from lib.retrain.turns import Turns
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
+from lib.server.upkeep import Repeating
 from lib.serving import ServedModel
 from lib.state.database import FILE, Database, state_folder
 from lib.state.labels import LabelHistory
+from lib.state.quarantine import Quarantine
 from lib.trainers.organnet25d import OrganNetTrainTask
 
 logger = logging.getLogger(__name__)
 
 MODEL = "organnet25d"
+ADOPT_EVERY_S = 2.0
+"""How often the labels' folder is looked at for files that people laid there."""
 
 
 class OrganNetApp(MONAILabelApp):
@@ -50,7 +54,10 @@ class OrganNetApp(MONAILabelApp):
         self.served = ServedModel(self.registry, device=self.config.device)
         self.state = state_folder(studies, self.config.model_dir)
         self.database = Database(self.state / FILE)
-        self.history = LabelHistory(self.database, self.state)
+        self.labels_kept = LabelHistory(self.database, self.state)
+        self.quarantine = Quarantine(
+            self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)
+        )
         # Defect 17: a scoring process per method on every next sample, never merged.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
         # Defect 2: MLflow 3 refuses the file store that MONAI Label gives it.
@@ -78,7 +85,11 @@ class OrganNetApp(MONAILabelApp):
         for folder in (self.config.model_dir, Path(self.studies)):
             if folder.is_dir():
                 remove_unfinished(folder)
-        self.promoter.reconcile()
+        self.labels_kept.restore_from_files()
+        self.retraining.promoter.reconcile()
+        store = self.datastore()
+        if isinstance(store, FolderStore):
+            at_shutdown(Repeating(store.adopt, every_s=ADOPT_EVERY_S).stop)
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
 
@@ -86,7 +97,18 @@ class OrganNetApp(MONAILabelApp):
         """Return the store over the studies folder, or MONAI Label's own over a DICOMweb server."""
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
-        return FolderStore(Path(self.studies), labels=self.config.recipe.labels)
+        return FolderStore(
+            Path(self.studies),
+            labels=self.config.recipe.labels,
+            history=self.labels_kept,
+            quarantine=self.quarantine,
+            served=self.served_version,
+        )
+
+    def served_version(self) -> str | None:
+        """Return the version of the model that serves, None where none does."""
+        path = self.registry.served_path()
+        return None if path is None else path.stem
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return the inference tasks by name."""
@@ -100,8 +122,7 @@ class OrganNetApp(MONAILabelApp):
             self.database,
             self.state,
             self.registry,
-            labelled=labelled_cases(store, self.history),
-            tend=store.adopt if isinstance(store, FolderStore) else lambda: None,
+            labelled=labelled_cases(store, self.labels_kept),
         )
         return {MODEL: OrganNetTrainTask(self.retraining)}
 
@@ -131,6 +152,21 @@ class OrganNetApp(MONAILabelApp):
     def trained_model(self) -> str:
         """Name of the one trainer."""
         return MODEL
+
+    def served_now(self) -> dict[str, Any] | None:
+        """Return what serves, since when and why; None where nothing does."""
+        try:
+            version = self.served.get().version
+        except CheckpointError:
+            return None
+        latest = next(iter(self.registry.promotions()), None)
+        is_latest = latest is not None and latest["version"] == version
+        return {
+            "version": version,
+            "since": latest.get("since") if latest and is_latest else None,
+            "reason": latest.get("reason") if latest and is_latest else None,
+            "trouble": self.served.trouble,
+        }
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
         """Let the scheduler look now: a label was submitted."""
@@ -191,14 +227,19 @@ class OrganNetApp(MONAILabelApp):
         if not scan and as_flag("save_label", request.get("save_label", False)):
             result["tag"] = str(request.get("label_tag") or "original")
             try:
-                result["label"] = self._save_inferred(image_id, result, datastore)
+                author = str(request.get("author", ""))
+                result["label"] = self._save_inferred(image_id, result, datastore, author)
             except OrganNetError:
                 Path(file).unlink(missing_ok=True)
                 raise
         return result
 
     def _save_inferred(
-        self, image_id: str, result: Mapping[str, Any], datastore: Datastore | None
+        self,
+        image_id: str,
+        result: Mapping[str, Any],
+        datastore: Datastore | None,
+        author: str,
     ) -> str:
         names = result["params"]["label_names"]
         about = {
@@ -206,8 +247,12 @@ class OrganNetApp(MONAILabelApp):
             "params": result["params"],
             # The served model's values need not be those that this server trains with.
             "label_info": [{"name": name, "idx": value} for name, value in names.items()],
+            "author": author,
         }
         store = datastore or self.datastore()
+        if isinstance(store, FolderStore):
+            tag, file = result["tag"], result["file"]
+            return store.save_label(image_id, file, tag, about, source="infer")
         return str(store.save_label(image_id, result["file"], result["tag"], about))
 
 

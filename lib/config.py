@@ -57,7 +57,6 @@ class RetrainConfig:
         promotion_confidence: One-sided, of the bound on the mean difference in DSC.
         max_organ_drop: By how much the mean DSC of no organ may fall.
         min_first_dsc: Mean DSC that the first model of all needs to take the place of none, or of the starter.
-        quarantine_gib: Refused uploads that are kept.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -76,7 +75,6 @@ class RetrainConfig:
     promotion_confidence: float = 0.9
     max_organ_drop: float = 0.05
     min_first_dsc: float = 0.5
-    quarantine_gib: float = 5.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -126,6 +124,7 @@ class AppConfig:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         access: `local` answers this machine only; `network` answers everybody who can reach the port: for
             use behind a proxy that authenticates, or with MONAI Label's own authentication on.
+        quarantine_gib: How much of what was refused is kept (`lib.state.quarantine`).
         retrain: See `RetrainConfig`; each of its settings is a key of its own.
     """
 
@@ -134,11 +133,14 @@ class AppConfig:
     starter_dir: Path = field(default_factory=default_starter_dir)
     device: str = field(default_factory=best_device)
     access: Literal["local", "network"] = "local"
+    quarantine_gib: float = 5.0
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
 
     def __post_init__(self) -> None:
         if self.access not in ("local", "network"):
             raise ConfigError(f"--conf access: {self.access!r} is neither 'local' nor 'network'")
+        if not 0 <= self.quarantine_gib < float("inf"):
+            raise ConfigError(f"--conf quarantine_gib: {self.quarantine_gib} is no size in GiB")
         try:
             torch.device(self.device)
         except RuntimeError as error:
@@ -165,12 +167,21 @@ class AppConfig:
         for key in ("model_dir", "starter_dir"):
             if key in values:
                 values[key] = Path(conf[key]).expanduser().resolve()
+        if "quarantine_gib" in values:
+            values["quarantine_gib"] = _as_number("quarantine_gib", conf["quarantine_gib"])
         if values.get("device") == "auto":
             del values["device"]
         values["retrain"] = RetrainConfig().changed(
             {k: v for k, v in conf.items() if k in of_training}
         )
         return cls(**values)  # type: ignore[arg-type]
+
+
+def _as_number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"--conf {key}: {text!r} is no number") from error
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,8 @@
     |   |-- NoModelError  (LookupError)   no model is served yet
     |   `-- UnknownModelError (LookupError) no model has that version
     |-- TrainingError     (RuntimeError)  a training run cannot start or go on
-    `-- StateError        (RuntimeError)  the workflow's database cannot be used
+    |-- StateError        (RuntimeError)  the workflow's database cannot be used
+    `-- StorageFullError  (RuntimeError)  the disk is full; what is on it is untouched
 
 A message names the case, what was found, what was expected, and what to do; it names the image id,
 never the patient.
@@ -64,3 +65,7 @@ class TrainingError(OrganNetError, RuntimeError):
 
 class StateError(OrganNetError, RuntimeError):
     """The workflow's database cannot be used."""
+
+
+class StorageFullError(OrganNetError, RuntimeError):
+    """The disk is full: nothing new was kept, and everything that was there is untouched."""

@@ -1,9 +1,12 @@
 """Writing a file so that nobody ever finds half of it."""
 
+import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,42 +14,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_UNFINISHED = ".writing-"
+UNFINISHED = ".writing-"
+"""Begins the name of every file and folder that is not finished yet."""
+_CHUNK_BYTES = 2**20
 ABANDONED_S = 3600.0
 """A file that nobody has written to for so long is of a process that was killed."""
 
 
 def remove_unfinished(folder: Path) -> int:
-    """Remove what killed processes left half written below `folder`; return how many files that were.
+    """Remove what killed processes left half written below `folder`; return how many files and folders.
 
     A file that another process may still be writing is left alone.
     """
     before = time.time() - ABANDONED_S
-    left = [
-        p for p in folder.rglob(f"{_UNFINISHED}*") if p.is_file() and p.stat().st_mtime < before
-    ]
+    left = [p for p in folder.rglob(f"{UNFINISHED}*") if p.stat().st_mtime < before]
     for path in left:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return len(left)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it takes `path`'s place, synced to disk.
 
     On an exception the unfinished file is removed and `path` is as it was. The temporary name keeps the
     suffixes, by which SimpleITK chooses the format.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix="-" + path.name, dir=path.parent)
+    make_folder(path.parent)
+    handle, name = tempfile.mkstemp(prefix=UNFINISHED, suffix="-" + path.name, dir=path.parent)
     os.close(handle)
     beside = Path(name)
     try:
         yield beside
-        beside.chmod(0o644)
-        _sync(beside)
+        beside.chmod(mode)
+        sync(beside)
         beside.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -82,7 +88,37 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _sync(path: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that a power cut cannot take a new one away again."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error, or what it came from, says that nothing more can be written.
+
+    SQLite says so in words (https://sqlite.org/rescode.html#full), which SQLAlchemy hands on as `orig`.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if "database or disk is full" in str(getattr(error, "orig", "")):
+        return True
+    return error.__cause__ is not None and is_disk_full(error.__cause__)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's content, or a folder's names, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

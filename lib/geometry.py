@@ -49,8 +49,8 @@ class Grid:
         return cls(shape_vox, rows)
 
     @classmethod
-    def of_sitk(cls, image: sitk.Image) -> "Grid":
-        """Return the grid of a 3D SimpleITK image, whose world is LPS."""
+    def of_sitk(cls, image: "sitk.Image | sitk.ImageFileReader") -> "Grid":
+        """Return the grid of a 3D SimpleITK image, or of a file whose header was read; its world is LPS."""
         affine = np.eye(4)
         direction = np.array(image.GetDirection()).reshape(3, 3)
         affine[:3, :3] = direction * np.array(image.GetSpacing())

@@ -72,20 +72,31 @@ def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
     return CtVolume(case, as_hu(np.maximum(array, np.asarray(PADDING_HU, array.dtype))), ct.grid)
 
 
-def read_label(path: Path, *, image_id: str, image_grid: Grid | None) -> tuple[LabelArray, Grid]:
+def read_label(
+    path: Path, *, image_id: str, image_grid: Grid | None, integers_only: bool = False
+) -> tuple[LabelArray, Grid]:
     """Return the label volume in a file, and its grid; an empty label is one of zeros.
+
+    A file on another grid is refused by its header: its voxels, which a small file can have gigabytes of, are
+    not unpacked.
 
     Args:
         path: A file with one of `SCAN_SUFFIXES`.
         image_id: The image that it was drawn on.
         image_grid: That image's grid; None where there is none to compare with.
+        integers_only: Whether to refuse floating-point voxels even where each is a whole number.
 
     Raises:
         LabelError: If the file holds anything but one 3D volume of whole numbers from 0 to 255.
         GeometryError: If its grid is not the image's.
     """
+
+    def require(grid: Grid) -> None:
+        if image_grid is not None:
+            require_same_grid(image_id, label=grid, image=image_grid)
+
     try:
-        array, grid = read_volume(path, image_id)
+        array, grid = read_volume(path, image_id, require=require)
     except GeometryError:
         raise
     except ScanError as error:
@@ -95,13 +106,16 @@ def read_label(path: Path, *, image_id: str, image_grid: Grid | None) -> tuple[L
             f"{image_id}: the label holds NaN or fractions; whole numbers expected: resample labels with "
             "nearest neighbour, and send labels rather than probabilities"
         )
+    if integers_only and not np.issubdtype(array.dtype, np.integer):
+        raise LabelError(
+            f"{image_id}: the label's voxels are {array.dtype}; whole numbers expected: save it as uint8"
+        )
     low, high = array.min(), array.max()
     if low < 0 or high > 255:
         raise LabelError(
             f"{image_id}: label values run from {low:g} to {high:g}; 0 to 255 expected: is it an image?"
         )
-    if image_grid is not None:
-        require_same_grid(image_id, label=grid, image=image_grid)
+    require(grid)
     return array.astype(np.uint8), grid
 
 
@@ -109,7 +123,8 @@ def write_label(path: Path, label: LabelVolume, *, dtype: type[np.integer[Any]] 
     """Write `label` to `path`, atomically; compressed unless `path` ends in `.nii`.
 
     Raises:
-        LabelError: If the suffix is none of `SCAN_SUFFIXES`, a value does not fit `dtype`, or the disk is full.
+        LabelError: If the suffix is none of `SCAN_SUFFIXES`, or a value does not fit `dtype`.
+        StorageFullError: If the disk is full.
     """
     array = label.array.astype(dtype)
     if not np.array_equal(array, label.array):
@@ -123,7 +138,8 @@ def write_ct(path: Path, ct: CtVolume) -> None:
     """Write `ct` to `path` as `write_label` writes labels.
 
     Raises:
-        LabelError: If the suffix is none of `SCAN_SUFFIXES`, or the disk is full.
+        LabelError: If the suffix is none of `SCAN_SUFFIXES`.
+        StorageFullError: If the disk is full.
     """
     write_volume(path, ct.array_hu, ct.grid)
 

@@ -4,7 +4,10 @@ NIfTI goes through nibabel, whose writer notices a full disk and whose reader sh
 MHA through ITK, after a look at what ITK takes for granted.
 """
 
+import gzip
+import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +18,8 @@ import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from lib.errors import GeometryError, LabelError, ScanError
-from lib.files import replacing
+from lib.errors import GeometryError, LabelError, ScanError, StorageFullError
+from lib.files import is_disk_full, replacing
 from lib.geometry import Grid, from_sitk, require_right_angles, to_sitk
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -31,6 +34,10 @@ FORMS_TOLERANCE_MM = 1.0
 Rounding alone moves a qform by 0.2 mm where the rotation is close to 180 degrees (32-bit quaternions).
 """
 
+MAX_NIFTI_OFFSET_BYTES = 16 * 2**20
+"""Header extensions hold notes; those of a few MiB have been seen."""
+_NIFTI2_HEADER_BYTES = 540
+
 _NRRD_SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras",
                 "left-anterior-superior", "las")  # fmt: skip
 _HEADER_BYTES = 2**20
@@ -42,8 +49,16 @@ _DAMAGE = (RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDa
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def read_volume(path: Path, case: str) -> tuple[Array, Grid]:
+def read_volume(
+    path: Path, case: str, *, require: Callable[[Grid], None] | None = None
+) -> tuple[Array, Grid]:
     """Return the one 3D volume in a file, `(X, Y, Z)`, its values as they are.
+
+    Args:
+        path: The file.
+        case: For messages.
+        require: Asked with the grid that the header states, before any voxel is unpacked into memory; it
+            raises where that grid is not wanted.
 
     Raises:
         ScanError: If the file is damaged, or holds anything else; `GeometryError` if it is placed nowhere.
@@ -64,10 +79,10 @@ def read_volume(path: Path, case: str) -> tuple[Array, Grid]:
                 f"{case}: {path.name} holds a web page, not an image; download it again"
             )
         if suffix.startswith(".nii"):
-            array, grid = _read_nifti(path, case)
+            array, grid = _read_nifti(path, case, require)
         else:
             (_check_nrrd if suffix == ".nrrd" else _check_mha)(start, case)
-            array, grid = _read_itk(path, suffix, case)
+            array, grid = _read_itk(path, suffix, case, require)
     except ScanError:
         raise
     except EOFError as error:
@@ -84,7 +99,8 @@ def write_volume(path: Path, array: Array, grid: Grid) -> None:
     """Write `array` `(X, Y, Z)` on `grid`, atomically; compressed unless `path` ends in `.nii`.
 
     Raises:
-        LabelError: If the suffix is none of `SCAN_SUFFIXES`, or the disk is full.
+        LabelError: If the suffix is none of `SCAN_SUFFIXES`, or the file cannot be written.
+        StorageFullError: If the disk is full.
     """
     suffix = suffix_of(path)
     if suffix is None:
@@ -98,6 +114,10 @@ def write_volume(path: Path, array: Array, grid: Grid) -> None:
             else:
                 sitk.WriteImage(to_sitk(array, grid), str(beside), useCompression=True)
     except _DAMAGE as error:
+        if is_disk_full(error):
+            raise StorageFullError(
+                f"{path.name}: could not be written, the disk is full; everything that was there is untouched"
+            ) from error
         raise LabelError(
             f"{path.name}: could not be written ({_reason(error)}); is the disk full?"
         ) from error
@@ -127,7 +147,10 @@ def _require_3d(case: str, shape: tuple[int, ...], *, is_scalar: bool) -> tuple[
     return (shape[0], shape[1], shape[2])
 
 
-def _read_nifti(path: Path, case: str) -> tuple[Array, Grid]:
+def _read_nifti(
+    path: Path, case: str, require: Callable[[Grid], None] | None
+) -> tuple[Array, Grid]:
+    _check_nifti_offset(path, case)
     image = nib.load(path, mmap=False)
     if not isinstance(image, nib.Nifti1Image):
         raise ScanError(
@@ -137,7 +160,29 @@ def _read_nifti(path: Path, case: str) -> tuple[Array, Grid]:
     is_scalar = header.get_data_dtype().kind in "iuf"
     shape = _require_3d(case, tuple(int(n) for n in header.get_data_shape()), is_scalar=is_scalar)
     grid = _nifti_grid(header, shape, case)
+    if require is not None:
+        require(grid)
     return np.asanyarray(image.dataobj).reshape(shape), grid
+
+
+def _check_nifti_offset(path: Path, case: str) -> None:
+    """Do nothing where a NIfTI header's extensions are of a size that can be read.
+
+    nibabel reads everything before the voxels into memory; in a small `.nii.gz` that can be gigabytes.
+    """
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    with opener(path, "rb") as file:
+        start = file.read(_NIFTI2_HEADER_BYTES)
+    for order in "<>":
+        (size,) = struct.unpack_from(f"{order}i", start.ljust(4, b"\0"))
+        form = {348: (f"{order}f", 108), 540: (f"{order}q", 168)}.get(size)
+        if form is not None and len(start) >= size:
+            (offset,) = struct.unpack_from(form[0], start, form[1])
+            if not offset <= MAX_NIFTI_OFFSET_BYTES:
+                raise ScanError(
+                    f"{case}: the NIfTI header has {offset / 2**20:.0f} MiB before the voxels, "
+                    f"{MAX_NIFTI_OFFSET_BYTES // 2**20} MiB at most expected: the file is damaged"
+                )
 
 
 def _nifti_grid(header: Any, shape: tuple[int, int, int], case: str) -> Grid:
@@ -216,7 +261,9 @@ def _check_mha(start: bytes, case: str) -> None:
         )
 
 
-def _read_itk(path: Path, suffix: str, case: str) -> tuple[Array, Grid]:
+def _read_itk(
+    path: Path, suffix: str, case: str, require: Callable[[Grid], None] | None
+) -> tuple[Array, Grid]:
     with TemporaryDirectory(prefix="organnet-") as folder:
         alone = Path(folder) / f"volume{suffix}"
         alone.symlink_to(path.resolve())
@@ -227,6 +274,8 @@ def _read_itk(path: Path, suffix: str, case: str) -> tuple[Array, Grid]:
         kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
         is_scalar = reader.GetNumberOfComponents() == 1 and "complex" not in kind
         _require_3d(case, tuple(reader.GetSize()), is_scalar=is_scalar)
+        if require is not None and reader.GetDimension() == 3:
+            require(Grid.of_sitk(reader))
         image = reader.Execute()
     while image.GetDimension() > 3:
         image = image[..., 0]

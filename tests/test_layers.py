@@ -34,6 +34,7 @@ LAYERS = [
         "lib.pictures",
         "lib.phantom.cohort",
         "lib.archives",
+        "lib.backup",
         "lib.retrain",
         "lib.rehearsal",
         "lib.importers",

@@ -10,9 +10,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
@@ -20,8 +21,8 @@ from pydantic import ValidationError
 
 from lib.dicom.series import holds_dicom
 from lib.errors import DatastoreError
-from lib.files import replacing
-from lib.names import require_image_id
+from lib.files import is_disk_full, replacing
+from lib.names import require_image_id, require_tag
 from lib.volume_files import SCAN_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,21 @@ LABELS = "labels"
 _Signature = tuple[tuple[str, int], ...]
 
 
-class Index:
-    """The images and labels in a studies folder; safe to use from threads and processes at once."""
+Known = Callable[[], Mapping[tuple[str, str], Mapping[str, Any]]]
+"""Returns (image id, tag) -> what is known of it, for each label that counts."""
 
-    def __init__(self, folder: Path) -> None:
+
+class Index:
+    """The images and labels in a studies folder; safe to use from threads and processes at once.
+
+    Args:
+        folder: The studies folder.
+        known: The labels that count; where None, every file in `labels/<tag>/` does.
+    """
+
+    def __init__(self, folder: Path, *, known: Known | None = None) -> None:
         self.folder = folder
+        self._known = known
         self._path = folder / FILE
         self._mutex = threading.RLock()
         self._file_lock = FileLock(folder / ".lock")
@@ -47,8 +58,16 @@ class Index:
     def snapshot(self) -> LocalDatastoreModel:
         """Return the index as the folder is now; never changed once returned."""
         if self._signature() != self._seen:
-            with self.changing():
-                pass
+            try:
+                with self.changing():
+                    pass
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                # What is on the disk can still be read, and the file is made anew from it later.
+                logger.error("%s cannot be written: the disk is full", FILE)
+                self._model = self._read()
+                self._reconcile(self._model)
         return self._model
 
     @contextmanager
@@ -109,19 +128,26 @@ class Index:
             if known.image.ext != suffix or "name" not in known.image.info:
                 about = {"ts": int(time.time()), "name": image_id + (suffix or ".nii.gz")}
                 known.image = DataModel(ext=suffix, info={**known.image.info, **about})
+        known = None if self._known is None else self._known()
         tags = [e.name for e in _entries(self.folder / LABELS) if e.is_dir()]
         for tag in {*tags, *model.tags()}:
-            self._reconcile_tag(model, tag)
+            self._reconcile_tag(model, tag, known if is_tag(tag) else {})
 
-    def _reconcile_tag(self, model: LocalDatastoreModel, tag: str) -> None:
+    def _reconcile_tag(
+        self,
+        model: LocalDatastoreModel,
+        tag: str,
+        known: Mapping[tuple[str, str], Mapping[str, Any]] | None,
+    ) -> None:
         files = _scan_files(self.folder / LABELS / tag)
         for image_id, entry in model.objects.items():
             suffix = files.get(image_id)
-            if suffix is None:
+            if suffix is None or (known is not None and (image_id, tag) not in known):
                 entry.labels.pop(tag, None)
             elif tag not in entry.labels or entry.labels[tag].ext != suffix:
                 about = {"ts": int(time.time()), "name": image_id + suffix}
-                entry.labels[tag] = DataModel(ext=suffix, info=about)
+                said = {} if known is None else known[image_id, tag]
+                entry.labels[tag] = DataModel(ext=suffix, info={**said, **about})
 
     def _images(self) -> dict[str, str]:
         """Return image id -> suffix of the file, empty for the folder of a DICOM series."""
@@ -142,6 +168,14 @@ class Index:
         return True
 
 
+def is_tag(name: str) -> bool:
+    """Return whether a folder of labels may be called so."""
+    try:
+        return require_tag(name) == name
+    except DatastoreError:
+        return False
+
+
 def suffix_of(name: str) -> str | None:
     """Return which of `SCAN_SUFFIXES` a file's name ends in, None if in none of them."""
     return next((suffix for suffix in SCAN_SUFFIXES if name.endswith(suffix)), None)
@@ -156,14 +190,17 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         return []
 
 
+def scan_files(folder: Path) -> list[tuple[str, str]]:
+    """Return name without suffix, and suffix, of each scan file in `folder`, sorted."""
+    named = [(e, suffix_of(e.name)) for e in _entries(folder)]
+    return [(e.name.removesuffix(s), s) for e, s in named if s and e.is_file()]
+
+
 def _scan_files(folder: Path) -> dict[str, str]:
     """Return name without suffix -> suffix of the scans in `folder`; of two with one name, the first suffix."""
     found: dict[str, str] = {}
-    for entry in _entries(folder):
-        suffix = suffix_of(entry.name)
-        if suffix and entry.is_file():
-            name = entry.name.removesuffix(suffix)
-            found[name] = min(found.get(name, suffix), suffix, key=SCAN_SUFFIXES.index)
+    for name, suffix in scan_files(folder):
+        found[name] = min(found.get(name, suffix), suffix, key=SCAN_SUFFIXES.index)
     return found
 
 

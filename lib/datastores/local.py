@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,29 @@ from monailabel.datastore.local import (
 )
 
 from lib.archives import unpack
+from lib.datastores.adoption import Adoption, RefusedFile
+from lib.datastores.checks import CheckedLabel, check_label
 from lib.datastores.index import LABELS, Index, suffix_of
-from lib.errors import DatastoreError, ImageExistsError, ScanError
-from lib.files import replacing
+from lib.errors import (
+    DatastoreError,
+    ImageExistsError,
+    LabelError,
+    ScanError,
+    StateError,
+    StorageFullError,
+)
+from lib.files import UNFINISHED, is_disk_full, replacing, sync
 from lib.names import require_image_id, require_tag
-from lib.scans import read_ct, read_label, write_label
-from lib.transforms.labels import to_our_values
+from lib.scans import read_ct, write_label
+from lib.state.labels import SUFFIX as LABEL_SUFFIX
+from lib.state.labels import LabelHistory, Submission
+from lib.state.quarantine import Quarantine
+from lib.state.tables import LabelVersion
 from lib.volume_files import SCAN_SUFFIXES
-from lib.volumes import LabelVolume
 
 logger = logging.getLogger(__name__)
 
 FINAL = "final"
-LABEL_SUFFIX = ".nii.gz"
 REMOVED = ".removed"
 """Folder of what was removed: nothing that a client asks for destroys a scan or a contour."""
 
@@ -39,17 +49,57 @@ class FolderStore(LocalDatastore):
 
     What comes in is read before it is kept: an image must be one regular CT, a label must lie on its image's
     grid and hold organs. Labels are stored with the values of `labels`, as compressed NIfTI.
+
+    With a history each label is a version that stays for ever (`lib.state.labels`), `labels/<tag>/` holds a
+    copy of the current one, and what people change there by hand becomes a version too (`adopt`).
+
+    Args:
+        folder: The studies folder.
+        labels: TG-263 name -> value.
+        history: The versions of the labels; None for a folder that keeps only the last one.
+        quarantine: Where refused labels are kept; None to keep none.
+        served: Returns the version of the model that serves.
     """
 
-    def __init__(self, folder: Path, *, labels: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        labels: Mapping[str, int],
+        history: LabelHistory | None = None,
+        quarantine: Quarantine | None = None,
+        served: Callable[[], str | None] = lambda: None,
+    ) -> None:
         # MONAI Label's own __init__ is not called: it starts a thread and writes in place (see Index).
         self._labels = labels
         self._folder = folder
         self._datastore_path = str(folder)
+        self._history = history
+        self._served = served
+        self.quarantine = quarantine
         for tag in (FINAL, "original"):
             (folder / LABELS / tag).mkdir(parents=True, exist_ok=True)
-        self._index = Index(folder)
+        self._index = Index(folder, known=None if history is None else self._known)
+        self._adoption = (
+            None
+            if history is None
+            else Adoption(folder, history, self._index, labels=labels, set_aside=self._set_aside)
+        )
         self.refresh()
+
+    def _known(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(v.image_id, v.tag): v.info for v in self.history.current(None)}
+
+    @property
+    def history(self) -> LabelHistory:
+        """The versions of the labels.
+
+        Raises:
+            DatastoreError: If this store keeps only the last one.
+        """
+        if self._history is None:
+            raise DatastoreError("this server keeps no history of labels")
+        return self._history
 
     @property
     def _datastore(self) -> LocalDatastoreModel:
@@ -94,7 +144,15 @@ class FolderStore(LocalDatastore):
         known = self._datastore.label(image_id, require_tag(tag))
         if known is None:
             raise DatastoreError(f"{image_id}: there is no label with the tag {tag!r}")
-        return self._label_path(image_id, tag, known.ext)
+        return self._readable(image_id, tag, known.ext)
+
+    def _readable(self, image_id: str, tag: str, suffix: str) -> Path:
+        """Return the copy in `labels/<tag>/`; the version itself while something else lies in its place."""
+        path = self._label_path(image_id, tag, suffix)
+        if self._adoption is not None and self._adoption.is_refused(path):
+            version = self.history.newest(image_id, tag)
+            return path if version is None else self.history.path(version.digest)
+        return path
 
     def _label_path(self, image_id: str, tag: str, suffix: str) -> Path:
         return self._folder / LABELS / tag / (image_id + suffix)
@@ -149,29 +207,150 @@ class FolderStore(LocalDatastore):
             shutil.copyfile(scan, beside)
 
     def save_label(
-        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+        self,
+        image_id: str,
+        label_filename: str,
+        label_tag: str,
+        label_info: dict[str, Any],
+        *,
+        source: str = "client",
     ) -> str:
-        """Keep a label of an image, and return its id, which is the image's.
+        """Keep a label of an image, and return its id, which is the image's; it is on disk then.
+
+        Args:
+            image_id: The image that it was drawn on.
+            label_filename: The file; not changed.
+            label_tag: `final`, `original` or another.
+            label_info: What the client sent; `label_info` names the values, `author`, `client_id` and
+                `model_version` go into the history.
+            source: As in `LabelVersion`.
 
         Raises:
             DatastoreError: If there is no such image, or the tag is not allowed.
             LabelError: If the file is no label, or names organs that this server does not contour.
-            GeometryError: If it does not lie on the image's grid. The label before stays in each case.
+            GeometryError: If it does not lie on the image's grid. The label before stays in each case, and
+                the refused one is kept in quarantine.
+            StorageFullError: If the disk is full; the label before stays.
         """
         tag = require_tag(label_tag)
-        image = read_ct(self.require_image(image_id), image_id=image_id)
-        array, _ = read_label(Path(label_filename), image_id=image_id, image_grid=image.grid)
-        entries = (label_info or {}).get("label_info") or []
-        ours = to_our_values(array, entries, self._labels, image_id)
-        target = self._label_path(image_id, tag, LABEL_SUFFIX)
-        with self._index.changing() as index:
-            # Defects 4 and 11: written beside and renamed, under a name that was checked.
-            entry = _entry(index, image_id)
-            write_label(target, LabelVolume(ours, image.grid, self._labels))
-            info = {**(label_info or {}), "ts": int(time.time()), "name": target.name}
-            entry.labels[tag] = DataModel(info=info, ext=LABEL_SUFFIX)
+        require_image_id(image_id)
+        file, info = Path(label_filename), dict(label_info or {})
+        try:
+            image = self.require_image(image_id)
+            entries = info.get("label_info") or []
+            checked = check_label(
+                file, image=image, image_id=image_id, label_info=entries, labels=self._labels
+            )
+        except (LabelError, ScanError, DatastoreError) as error:
+            about = {"image": image_id, "tag": tag, "user": info.get("author", "")}
+            raise type(error)(self.refuse(file, about, str(error))) from error
+        try:
+            self._keep_label(image_id, tag, checked, info, source)
+        except Exception as error:
+            if is_disk_full(error):
+                raise StorageFullError(
+                    f"{image_id}: the disk is full, so the label was not kept; every label before it is. "
+                    "Keep it in your program, and submit it again when there is space"
+                ) from error
+            raise
         logger.info("%s: label %r saved", image_id, tag)
         return image_id
+
+    def refuse(self, file: Path, about: Mapping[str, Any], reason: str) -> str:
+        """Put a refused label into quarantine, and return the reason with where it is kept."""
+        if self.quarantine is None:
+            return reason
+        suffix = suffix_of(file.name) or file.suffix
+        return f"{reason}; {self.quarantine.keep(file, {**about, 'reason': reason}, suffix=suffix)}"
+
+    def _keep_label(
+        self, image_id: str, tag: str, checked: CheckedLabel, info: dict[str, Any], source: str
+    ) -> None:
+        target = self._label_path(image_id, tag, LABEL_SUFFIX)
+        if self._history is None:
+            with self._index.changing() as index:
+                # Defects 4 and 11: written beside and renamed, under a name that was checked.
+                entry = _entry(index, image_id)
+                write_label(target, checked.volume)
+                entry.labels[tag] = _data(info, target)
+            return
+        submission = Submission(
+            source=source,
+            author=str(info.pop("author", "")),
+            client=str(info.get("client_id") or "")[:200],
+            model_version=str(info.get("model_version") or self._served() or "")[:120] or None,
+            organs=checked.organs,
+            info=info,
+        )
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:
+            file = Path(folder) / f"label{LABEL_SUFFIX}"
+            write_label(file, checked.volume)
+            self._add_version(image_id, tag, lambda h: h.add(image_id, tag, file, submission), file)
+
+    def restore_label(self, image_id: str, tag: str, number: int, author: str) -> LabelVersion:
+        """Make an older version the current one again, as a new version, and return that.
+
+        Raises:
+            DatastoreError: If there is no such image, or no such version.
+            StateError: If its volume is damaged.
+        """
+        self.require_image(image_id)
+        file = self.history.path(self.history.version(image_id, tag, number).digest)
+        if not file.is_file():
+            raise StateError(
+                f"{image_id}: the volume of version {number} is gone; restore a backup"
+            )
+        return self._add_version(
+            image_id, tag, lambda h: h.restore(image_id, tag, number, author), file
+        )
+
+    def _add_version(
+        self, image_id: str, tag: str, add: Callable[[LabelHistory], LabelVersion], file: Path
+    ) -> LabelVersion:
+        """Add a version and put a copy of `file`, its volume, in place.
+
+        The copy is written before the version is added, and renamed after: with the version on disk, nothing
+        that is left to do needs space. What a kill leaves undone, `adopt` does.
+        """
+        target = self._label_path(image_id, tag, LABEL_SUFFIX)
+        version: LabelVersion | None = None
+        try:
+            with self._index.changing() as index:
+                entry = _entry(index, image_id)
+                self._take_what_lies_there(image_id, tag)
+                with replacing(target) as beside:
+                    shutil.copyfile(file, beside)
+                    sync(beside)
+                    version = add(self.history)
+                entry.labels[tag] = _data(version.info, target)
+            self.history.mark_in_place(version.id)
+        except Exception as error:
+            if version is None:
+                raise
+            # It is kept: whoever sent it must not hear that it was not.
+            logger.warning("%s: label %r is kept, the rest follows: %s", image_id, tag, error)
+        return version
+
+    def _take_what_lies_there(self, image_id: str, tag: str) -> None:
+        if self._adoption is None:
+            return
+        for suffix in SCAN_SUFFIXES:
+            path = self._label_path(image_id, tag, suffix)
+            self._adoption.take_what_lies_at(path, image_id, tag)
+            if suffix != LABEL_SUFFIX and path.is_file():
+                self._set_aside(path)
+
+    def adopt(self) -> list[LabelVersion]:
+        """Make history and folder agree, and return the versions that were made of files laid into it.
+
+        It reads files, so it runs beside the requests, every few seconds; where nothing changed it looks at
+        names and times only.
+        """
+        return [] if self._adoption is None else self._adoption.run()
+
+    def refused_files(self) -> list[RefusedFile]:
+        """Return the files in `labels/` that are no labels, with the reason."""
+        return [] if self._adoption is None else self._adoption.refused()
 
     def remove_image(self, image_id: str) -> None:
         """Put an image and its labels out of the store, into `REMOVED`.
@@ -187,15 +366,19 @@ class FolderStore(LocalDatastore):
             index.objects.pop(image_id, None)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Put one label of an image out of the store, into `REMOVED`.
+        """Put one label of an image out of the store, into `REMOVED`; its versions are hidden.
 
         Raises:
             DatastoreError: If there is no such label.
         """
-        label = self.require_label(label_id, label_tag)
+        self.require_label(label_id, label_tag)
         with self._index.changing() as index:
-            self._set_aside(label)
-            _entry(index, label_id).labels.pop(label_tag, None)
+            # The file first: a kill in between is the same as a file that was removed by hand.
+            known = _entry(index, label_id).labels.pop(label_tag, None)
+            if known is not None:
+                self._set_aside(self._label_path(label_id, label_tag, known.ext))
+            if self._history is not None:
+                self._history.hide(label_id, label_tag)
 
     def _set_aside(self, path: Path) -> None:
         target = self._folder / REMOVED / str(time.time_ns()) / path.relative_to(self._folder)
@@ -232,11 +415,15 @@ class FolderStore(LocalDatastore):
             {
                 "id": image_id,
                 "image": str(root / (image_id + entry.image.ext)),
-                "label": str(root / LABELS / FINAL / (image_id + entry.labels[FINAL].ext)),
+                "label": str(self._listed(image_id, entry.labels[FINAL].ext, full_path)),
             }
             for image_id, entry in sorted(index.objects.items())
             if FINAL in entry.labels
         ]
+
+    def _listed(self, image_id: str, suffix: str, full_path: bool) -> Path:  # noqa: FBT001 - as above
+        path = self._readable(image_id, FINAL, suffix)
+        return path if full_path else path.relative_to(self._folder)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:  # noqa: ARG002 - the base's
         """Refuse: the studies folder is where its owner can copy it.
@@ -252,6 +439,10 @@ def _entry(index: LocalDatastoreModel, image_id: str) -> ImageLabelModel:
     if entry is None:
         raise DatastoreError(f"{image_id}: the image was removed a moment ago")
     return entry
+
+
+def _data(info: Mapping[str, Any], file: Path) -> DataModel:
+    return DataModel(info={**info, "ts": int(time.time()), "name": file.name}, ext=LABEL_SUFFIX)
 
 
 def _content(path: Path) -> str:

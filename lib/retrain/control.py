@@ -33,7 +33,6 @@ class Retraining:
         folder: Where it lies.
         registry: Where models go.
         labelled: Returns every case with a final label.
-        tend: Takes in what people laid into the folder; called every few seconds, in a thread of its own.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class Retraining:
         registry: Registry,
         *,
         labelled: Callable[[], Sequence[LabelledCase]],
-        tend: Callable[[], object],
     ) -> None:
         self.recipe: Recipe = config.recipe
         self.device = config.device
@@ -63,7 +61,6 @@ class Retraining:
             runs=self.runs,
             settings=self.settings.get,
             queue=self._queue_for,
-            tend=tend,
             after_crash=self.promoter.reconcile,
         )
 

@@ -52,7 +52,7 @@ def status(retraining: Retraining, served: Mapping[str, Any] | None) -> dict[str
             "models": [_model(row) for row in reversed(retraining.models.all()[:HISTORY])],
             "promotions": [
                 {"version": p.version, "since": _iso(p.since), "reason": p.reason, "by": p.by}
-                for p in list(retraining.models.promotions())[-HISTORY:]
+                for p in reversed(retraining.models.promotions()[:HISTORY])
             ],
             "trainings": [_run(run) for run in reversed(retraining.runs.all(limit=HISTORY))],
         },
@@ -61,7 +61,7 @@ def status(retraining: Retraining, served: Mapping[str, Any] | None) -> dict[str
 
 def task(retraining: Retraining, run: Run, model: str) -> dict[str, Any]:
     """Return a run as MONAI Label's clients know a task."""
-    shown = {
+    shown: dict[str, Any] = {
         "id": str(run.id),
         "status": _TASK_STATUS[run.state],
         "model": model,

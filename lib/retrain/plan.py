@@ -1,7 +1,7 @@
 """What a training would learn from now, and what it would be."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -97,9 +97,7 @@ class Planner:
         organs = {case.image_id: case.organs for case in found}
         trained_on: set[str] | None = None
 
-        def choose(
-            image_id: str, named: frozenset[str], sets: Mapping[str, str]
-        ) -> tuple[str, str]:
+        def choose(image_id: str, named: Set[str], sets: Mapping[str, str]) -> tuple[str, str]:
             nonlocal trained_on
             if trained_on is None:
                 trained_on = self._trained_on()

@@ -40,7 +40,6 @@ class Scheduler:
         runs: Knows the trainings.
         settings: Returns the rules as they are now.
         queue: Adds a run of what is labelled now, for the reason given.
-        tend: Called before each look: takes in what people laid into the folder.
         after_crash: Called when a training's process died.
     """
 
@@ -52,7 +51,6 @@ class Scheduler:
         runs: Runs,
         settings: Callable[[], RetrainConfig],
         queue: Callable[[str], Run],
-        tend: Callable[[], object],
         after_crash: Callable[[], object],
     ) -> None:
         self._place = place
@@ -60,7 +58,6 @@ class Scheduler:
         self._runs = runs
         self._settings = settings
         self._queue = queue
-        self._tend = tend
         self._after_crash = after_crash
         self._claim = Claim(place.state / SCHEDULING)
         self._training = Claim(place.state / CLAIM)
@@ -117,7 +114,6 @@ class Scheduler:
             return
         active = self._runs.active()
         if active is None and self._ticks % LOOK_EVERY == 0:
-            self._tend()
             decision = self.decision()
             if decision.start:
                 active = self._queue(decision.reason)

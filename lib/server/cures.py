@@ -26,6 +26,7 @@ from starlette.middleware.cors import CORSMiddleware
 from lib.config import AppConfig
 from lib.server import (
     failures,
+    label_routes,
     routes,
     session_routes,
     status_routes,
@@ -44,6 +45,7 @@ REPLACED = (info, infer, activelearning, session, train, datastore)
 OURS = (
     routes.router,
     store_routes.router,
+    label_routes.router,
     session_routes.router,
     train_routes.router,
     status_routes.router,

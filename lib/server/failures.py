@@ -10,6 +10,7 @@ from monailabel.interfaces.exception import (
     MONAILabelError,
     MONAILabelException,
 )
+from sqlalchemy.exc import OperationalError
 
 from lib.errors import (
     CheckpointError,
@@ -21,9 +22,11 @@ from lib.errors import (
     OrganNetError,
     ScanError,
     StateError,
+    StorageFullError,
     TrainingError,
     UnknownModelError,
 )
+from lib.files import is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
     (TrainingError, 409),
     (StateError, 409),
     (CheckpointError, 503),
+    (StorageFullError, 507),
 )
 """The first class that fits gives the status."""
 
@@ -65,7 +69,19 @@ def answer_monailabel_error(_request: Request, error: Exception) -> JSONResponse
     return JSONResponse({"detail": error.msg}, 404 if is_missing else 400 if is_wrong else 500)
 
 
+def answer_full_disk(_request: Request, error: Exception) -> JSONResponse:
+    """Return 507 where the disk, and the database on it, take nothing more; raise anything else."""
+    if not is_disk_full(error):
+        raise error
+    logger.error("the disk is full: %s", error)
+    return JSONResponse(
+        {"detail": "the disk is full; everything that was stored is untouched"}, 507
+    )
+
+
 def install(app: FastAPI) -> None:
-    """Answer both kinds of error."""
+    """Answer our errors, MONAI Label's, and those of a full disk."""
+    app.add_exception_handler(OSError, answer_full_disk)
+    app.add_exception_handler(OperationalError, answer_full_disk)
     app.add_exception_handler(OrganNetError, answer_organnet_error)
     app.add_exception_handler(MONAILabelException, answer_monailabel_error)

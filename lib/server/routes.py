@@ -19,7 +19,7 @@ from lib.errors import ConfigError
 from lib.names import require_session_id
 from lib.server import answers
 from lib.server.requests import INFER_KEYS, only, parse_params, strategy_wishes
-from lib.server.roles import USER
+from lib.server.roles import USER, author_of
 from lib.server.uploads import received, stem_of
 
 router = APIRouter()
@@ -39,10 +39,11 @@ def infer(
     output: answers.Output = "all",
     params: str = Form("{}"),
     file: UploadFile | None = File(None),
-    _user: User = USER,
+    user: User = USER,
 ) -> Response:
     """Contour an image of the store, of a session, or of the request."""
     request = {**only(parse_params(params), INFER_KEYS), "model": model, "image": image}
+    request["author"] = author_of(user)
     if session_id:
         request |= {"scan": _session_scan(session_id), "image": "session"}
         return answers.contours(app_instance().infer(request), output)

@@ -1,5 +1,6 @@
 """The routes to the store: scans and labels."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, File, Form, HTTPException, Response, UploadFile
@@ -9,11 +10,12 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum
 
+from lib.datastores.local import FolderStore
 from lib.names import require_image_id, require_tag
 from lib.server import answers
 from lib.server.requests import parse_params
-from lib.server.roles import ADMIN, ANNOTATOR, USER
-from lib.server.uploads import received, stem_of
+from lib.server.roles import ADMIN, ANNOTATOR, USER, author_of
+from lib.server.uploads import MAX_LABEL_BYTES, received, stem_of
 
 router = APIRouter(prefix="/datastore")
 
@@ -90,9 +92,17 @@ def save_label(
 ) -> dict[str, str]:
     """Keep a label of an image."""
     image_id, tag = require_image_id(image), require_tag(tag or "final")
-    about = {**parse_params(params), "user": user.username}
+    author = author_of(user)
+    about = {**parse_params(params), "user": user.username, "author": author}
     app = app_instance()
-    with received(label) as (path,):
+
+    def refuse(file: Path, reason: str) -> str:
+        store = app.datastore()
+        if not isinstance(store, FolderStore):
+            return reason
+        return store.refuse(file, {"image": image_id, "tag": tag, "user": author}, reason)
+
+    with received(label, limit_bytes=MAX_LABEL_BYTES, refuse=refuse) as (path,):
         label_id = app.datastore().save_label(image_id, str(path), tag, about)
     return {**(app.on_save_label(image_id, label_id) or {}), "image": image_id, "label": label_id}
 

@@ -9,7 +9,14 @@ import pytest
 
 from lib.datastores.local import FolderStore
 from lib.dicom.writer import write_ct_series
-from lib.errors import DatastoreError, GeometryError, ImageExistsError, LabelError, ScanError
+from lib.errors import (
+    DatastoreError,
+    GeometryError,
+    ImageExistsError,
+    LabelError,
+    ScanError,
+    StorageFullError,
+)
 from lib.organs import ORGAN_SETS
 from lib.scans import read_ct, read_label, write_ct, write_label
 from lib.volumes import LabelVolume
@@ -236,7 +243,7 @@ def test_full_disk_leaves_the_label_before(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(LabelError, match="is the disk full"):
+    with pytest.raises(StorageFullError, match="the disk is full"):
         store.save_label("a", str(label_file), "final", {})
     assert contents(studies) == before
 

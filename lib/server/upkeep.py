@@ -1,0 +1,38 @@
+"""What is done every few seconds beside the requests."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from lib.errors import OrganNetError
+
+logger = logging.getLogger(__name__)
+
+
+class Repeating:
+    """Calls `action` in a thread, at once and then every `every_s` seconds, until `stop`.
+
+    What `action` raises because of a disk, a file or the database is logged, and it is called again.
+    """
+
+    def __init__(self, action: Callable[[], object], *, every_s: float) -> None:
+        self._action = action
+        self._every_s = every_s
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when the thread has ended; the action that runs is waited for."""
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over.is_set():
+            try:
+                self._action()
+            except (OrganNetError, OSError, SQLAlchemyError):
+                logger.exception("the labels' folder could not be looked at; it is tried again")
+            self._is_over.wait(self._every_s)
