@@ -173,6 +173,11 @@ class OrganNetApp(MONAILabelApp):
         self.retraining.scheduler.wake()
         return {}
 
+    def doubts_about(self, image_id: str, tag: str) -> list[str]:
+        """Return what looks wrong about the current label of an image, in sentences."""
+        version = self.labels_kept.newest(image_id, tag)
+        return [] if version is None else list(version.doubts)
+
     def image_path(self, image_id: str) -> Path:
         """Return where an image of the store lies: a file, or the folder of a DICOM series.
 

@@ -265,7 +265,7 @@ class Adoption:
             if not draft.name.endswith(SUFFIX):
                 draft = draft.with_name(image_id + SUFFIX)
                 write_label(draft, found.volume)
-            yield draft, Submission(source="folder", organs=found.organs)
+            yield draft, Submission(source="folder", organs=found.organs, doubts=found.doubts)
 
     def _image(self, image_id: str) -> Path | None:
         known = self._index.snapshot().objects.get(image_id)

@@ -280,6 +280,7 @@ class FolderStore(LocalDatastore):
             client=str(info.get("client_id") or "")[:200],
             model_version=str(info.get("model_version") or self._served() or "")[:120] or None,
             organs=checked.organs,
+            doubts=checked.doubts,
             info=info,
         )
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:

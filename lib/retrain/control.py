@@ -53,7 +53,13 @@ class Retraining:
         self.promoter = Promoter(registry, self.models)
         self.settings = Settings(database, config.retrain)
         self.sets = CaseSets(database)
-        self.planner = Planner(labelled, self.sets, self.runs, self._trained_cases)
+        self.planner = Planner(
+            labelled,
+            self.sets,
+            self.runs,
+            self._trained_cases,
+            lambda: self.settings.get().doubted_may_judge,
+        )
         self.place = Place(state=folder, models=config.model_dir, starter=config.starter_dir)
         self.scheduler = Scheduler(
             place=self.place,

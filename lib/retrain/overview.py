@@ -104,6 +104,7 @@ def _labels(cases: Sequence[Planned]) -> dict[str, Any]:
     return {
         "total": len(cases),
         "referee": sum(one.set == REFEREE for one in cases),
+        "doubted": {c.case.image_id: list(c.case.doubts) for c in cases if c.case.doubts},
         "waiting": len(waiting),
         "waiting_cases": [one.case.image_id for one in waiting],
         "oldest_waiting": _iso(min((one.case.submitted_at for one in waiting), default=None)),

@@ -43,6 +43,12 @@ TINY = replace(
 """Learns nothing, but goes through every motion in a moment."""
 
 
+UNDISTURBED = {"auto_retrain": "off", "doubted_may_judge": "on", "retrain_epochs": "2"}
+"""Trainings begin when a test asks for them, on labels that are blocks in the air."""
+ANYTHING_GOES = {"min_first_dsc": "0", "promotion_margin": "1", "max_organ_drop": "1"}
+"""Rules under which any model may serve, even one that learned nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server.
@@ -92,7 +98,7 @@ def running(folder: Path, *, conf: Mapping[str, str] | None = None) -> Iterator[
     recipe = folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(TINY.as_dict()))
     settings = {"model_dir": str(places["models"]), "starter_dir": str(folder / "none"),
-                "recipe": str(recipe), "device": "cpu", **(conf or {})}  # fmt: skip
+                "recipe": str(recipe), "device": "cpu", **UNDISTURBED, **(conf or {})}  # fmt: skip
     port = _free_port()
     programs = Path(sys.executable).parent
     command = [str(programs / "monailabel"), "start_server", "--app", str(APP),
