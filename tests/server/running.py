@@ -76,13 +76,27 @@ class Server:
         return self.http.request(method, self.url + path, timeout=ANSWER_LIMIT_S, **given)
 
     def disk(self) -> dict[str, str]:
-        """Return a digest of every file the server could have changed, by its path."""
+        """Return a digest of every file the server could have changed, by its path.
+
+        Without what was refused, and without SQLite's notes on who is reading.
+        """
         roots = (self.studies, self.models, self.scratch, self.scratch.with_name("sessions"))
         return {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
             for root in roots
             for path in sorted(root.rglob("*"))
+            if "quarantine" not in path.parts and not path.name.endswith("-shm")
         }
+
+    def wait_for_label(self, image_id: str, *, tag: str = "final") -> None:
+        """Return when the server has taken up a label that was laid into the folder."""
+        limit = time.monotonic() + ANSWER_LIMIT_S
+        while time.monotonic() < limit:
+            asked = f"/datastore/label?image={image_id}&tag={tag}"
+            if self.ask("HEAD", asked).status_code == 200:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"{image_id}: not taken up:\n{self.log.read_text()[-4000:]}")
 
     def images(self) -> list[str]:
         """Return the ids of the store's images."""
@@ -171,7 +185,11 @@ def put_case(server: Server, image_id: str, *, is_labelled: bool = False) -> Gri
     ct = small_ct(image_id)
     write_ct(server.studies / f"{image_id}.nii.gz", ct)
     if is_labelled:
-        write_label(server.studies / "labels" / "final" / f"{image_id}.nii.gz", two_organs(ct.grid))
+        path = server.studies / "labels" / "final" / f"{image_id}.nii.gz"
+        write_label(path, two_organs(ct.grid))
+        # As one that was copied with its time: a file that was written just now may not be whole yet.
+        os.utime(path, (path.stat().st_mtime - 60,) * 2)
+        server.wait_for_label(image_id)
     return ct.grid
 
 
