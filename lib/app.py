@@ -12,6 +12,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
+from sqlalchemy.exc import SQLAlchemyError
 
 from lib import __version__
 from lib.activelearning.strategies import strategies
@@ -21,10 +22,13 @@ from lib.errors import DatastoreError, OrganNetError
 from lib.files import finite, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
 from lib.registry import Registry
+from lib.retrain.promotion import Promoter
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
 from lib.serving import ServedModel
+from lib.state.database import FILE, Database, state_folder
+from lib.state.models import Models
 from lib.trainers.organnet25d import OrganNetTrainTask
 
 logger = logging.getLogger(__name__)
@@ -43,6 +47,9 @@ class OrganNetApp(MONAILabelApp):
             organ_set=self.config.recipe.organ_set,
         )
         self.served = ServedModel(self.registry, device=self.config.device)
+        self.database = Database(state_folder(studies, self.config.model_dir) / FILE)
+        self.models = Models(self.database)
+        self.promoter = Promoter(self.registry, self.models)
         # Defect 17: a scoring process per method on every next sample, never merged.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
         # Defect 2: MLflow 3 refuses the file store that MONAI Label gives it.
@@ -73,6 +80,15 @@ class OrganNetApp(MONAILabelApp):
             if folder.is_dir():
                 remove_unfinished(folder)
         at_shutdown(train_routes.stop)
+        self._reconcile_models()
+
+    def _reconcile_models(self) -> None:
+        """Bring what serves and what was decided together, as after a kill; the server starts anyhow."""
+        try:
+            for done in self.promoter.reconcile():
+                logger.info("models: %s", done)
+        except (OrganNetError, OSError, SQLAlchemyError):
+            logger.exception("the models' history could not be brought up to date")
 
     def init_datastore(self) -> Datastore:
         """Return the store over the studies folder, or MONAI Label's own over a DICOMweb server."""

@@ -24,7 +24,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from lib.config import AppConfig
-from lib.server import failures, routes, session_routes, store_routes, train_routes
+from lib.server import failures, model_routes, routes, session_routes, store_routes, train_routes
 from lib.server.access import AccessGuard, BodyLimit
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,13 @@ TESTED_WITH = "0.8.5"
 REPLACED = (info, infer, activelearning, session, train, datastore)
 """Modules whose every route has its better here."""
 
-OURS = (routes.router, store_routes.router, session_routes.router, train_routes.router)
+OURS = (
+    routes.router,
+    store_routes.router,
+    session_routes.router,
+    train_routes.router,
+    model_routes.router,
+)
 
 DROPPED = (model, wsi_infer, batch_infer, scoring, logs)
 """What neither client calls and nobody is served by.
