@@ -3,7 +3,7 @@
 import numpy as np
 
 from lib.geometry import Grid
-from lib.units import MaskArray, LabelArray, ShapeVox
+from lib.units import LabelArray, MaskArray, ShapeVox
 from lib.volumes import CtVolume, LabelVolume
 from tests.phantoms import make_grid
 from tests.server.running import TINY
