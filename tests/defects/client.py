@@ -17,13 +17,24 @@ from lib.volumes import CtVolume, LabelVolume
 from tests.server.running import Server
 
 TRAINING_LIMIT_S = 300
+SEEN_LIMIT_S = 60
 
 
-def lay(server: Server, *image_ids: str, ct: CtVolume) -> None:
-    """Lay a scan into the studies folder under some names, and wait until it is listed."""
-    for image_id in image_ids:
-        write_ct(server.studies / f"{image_id}.nii.gz", ct)
-    limit = time.monotonic() + 60
+def put_scan(server: Server, *image_ids: str, ct: CtVolume) -> None:
+    """Upload a scan under some names, unless it is there."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "scan.nii.gz"
+        write_ct(path, ct)
+        content = path.read_bytes()
+    for image_id in sorted(set(image_ids) - set(server.images())):
+        sent = {"file": ("scan.nii.gz", content)}
+        answer = server.ask("PUT", f"/datastore/?image={image_id}", files=sent)
+        assert answer.status_code == 200, answer.text
+
+
+def wait_until_listed(server: Server, *image_ids: str) -> None:
+    """Wait until a server has seen the scans that another one was given."""
+    limit = time.monotonic() + SEEN_LIMIT_S
     while not set(image_ids) <= set(server.images()):
         assert time.monotonic() < limit, "the server does not see the scans"
         time.sleep(0.2)
@@ -51,7 +62,9 @@ def infer(server: Server, model: str, image_id: str, **params: float) -> request
     return server.ask(
         "POST",
         f"/infer/{model}?image={image_id}&output=image",
-        data={"params": json.dumps({"result_extension": ".nii.gz", **params})},
+        data={
+            "params": json.dumps({"result_extension": ".nii.gz", "result_dtype": "uint8", **params})
+        },
     )
 
 

@@ -118,6 +118,8 @@ class PlainMonaiLabel:
         with servers.running(
             folder, app=app, studies=studies, environment=self.environment
         ) as server:
+            # It hangs up after every error that it did not expect.
+            server.http.headers["Connection"] = "close"
             yield server
 
     def put_model(self, folder: Path) -> None:

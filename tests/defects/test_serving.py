@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.defects import scans
-from tests.defects.client import as_file, infer, lay, put_label
+from tests.defects.client import as_file, infer, put_label, put_scan
 from tests.defects.targets import Target
 from tests.server.running import Server
 
@@ -20,8 +20,8 @@ IDLE_LIMIT_S = 120.0
 def test_row_09_others_are_answered_while_a_scan_is_contoured(
     target: Target, server: Server
 ) -> None:
-    lay(server, "small", ct=scans.scan(0))
-    lay(server, "large", ct=scans.scan(0, (90, 80, 50)))
+    put_scan(server, "small", ct=scans.scan(0))
+    put_scan(server, "large", ct=scans.scan(0, (90, 80, 50)))
     label = as_file(scans.label(0))
     answers = []
     asked = threading.Thread(
@@ -46,7 +46,7 @@ def test_row_09_others_are_answered_while_a_scan_is_contoured(
 def test_row_13_damaged_statistics_do_not_keep_the_server_from_answering(
     target: Target, server: Server, left: str
 ) -> None:
-    lay(server, "one", "two", "three", ct=scans.scan(0))
+    put_scan(server, "one", "two", "three", ct=scans.scan(0))
     statistics = server.models / "train_stats.json"
     statistics.write_text(left)
     try:
@@ -63,7 +63,7 @@ def test_row_13_damaged_statistics_do_not_keep_the_server_from_answering(
 def test_row_14_model_that_does_not_load_leaves_the_one_before_serving(
     target: Target, server: Server
 ) -> None:
-    lay(server, "contoured", ct=scans.scan(0))
+    put_scan(server, "contoured", ct=scans.scan(0))
     before = infer(server, target.model, "contoured")
     assert before.status_code == 200, before.text
     with target.broken_model(server):
@@ -73,7 +73,7 @@ def test_row_14_model_that_does_not_load_leaves_the_one_before_serving(
 
 
 def test_row_17_asking_for_the_next_sample_starts_no_process(server: Server) -> None:
-    lay(server, "four", "five", "six", ct=scans.scan(0))
+    put_scan(server, "four", "five", "six", ct=scans.scan(0))
     wait_until_idle(server)
     before = children(server)
     answer = server.ask("POST", "/activelearning/random", json={})

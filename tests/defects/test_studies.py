@@ -14,7 +14,14 @@ import pytest
 
 from lib.volumes import LabelVolume
 from tests.defects import scans
-from tests.defects.client import as_file, lay, put_label, saved_label, voxels
+from tests.defects.client import (
+    as_file,
+    put_label,
+    put_scan,
+    saved_label,
+    voxels,
+    wait_until_listed,
+)
 from tests.defects.targets import Target
 from tests.phantoms import make_grid
 from tests.server.running import TINY, Server
@@ -38,7 +45,7 @@ def specks(seed: int) -> LabelVolume:
 
 
 def test_row_04_label_is_whole_at_every_moment_while_it_is_overwritten(server: Server) -> None:
-    lay(server, "overwritten", ct=scans.scan(0, LARGE_VOX))
+    put_scan(server, "overwritten", ct=scans.scan(0, LARGE_VOX))
     contents = [as_file(boxes(seed), level=0) for seed in (0, 1)]
     file = server.studies / "labels" / "final" / "overwritten.nii.gz"
     whole = set()
@@ -60,7 +67,7 @@ def test_row_04_label_is_whole_at_every_moment_while_it_is_overwritten(server: S
 
 
 def test_row_04_label_survives_a_full_disk(server: Server) -> None:
-    lay(server, "full", ct=scans.scan(0))
+    put_scan(server, "full", ct=scans.scan(0))
     old, new = as_file(scans.label(0)), as_file(specks(0))
     with small_disk(server.studies / "labels" / "original") as disk:
         assert put_label(server, "full", old, tag="original").status_code == 200
@@ -104,8 +111,8 @@ def test_row_05_two_servers_over_one_folder_lose_nothing_of_each_other(
 ) -> None:
     shared = [f"shared_{number}" for number in range(24)]
     with target.running(tmp_path, studies=server.studies) as second:
-        lay(server, *shared, ct=scans.scan(0))
-        lay(second, *shared, ct=scans.scan(0))
+        put_scan(server, *shared, ct=scans.scan(0))
+        wait_until_listed(second, *shared)
         start = threading.Barrier(2)
 
         def tell(one: Server, image_ids: list[str]) -> set[int]:
@@ -152,7 +159,7 @@ def bad_labels() -> dict[str, bytes]:
 
 
 def test_row_06_bad_label_is_refused_and_the_one_before_stays(server: Server) -> None:
-    lay(server, "judged", ct=scans.scan(0))
+    put_scan(server, "judged", ct=scans.scan(0))
     assert put_label(server, "judged", as_file(scans.label(0))).status_code == 200
     before = saved_label(server, "judged")
     answers = {

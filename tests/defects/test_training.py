@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.defects import scans
-from tests.defects.client import as_file, infer, lay, put_label, train, voxels
+from tests.defects.client import as_file, infer, put_label, put_scan, train, voxels
 from tests.defects.targets import Run, Target
 from tests.server.running import Server
 
@@ -34,9 +34,9 @@ class Retraining:
 @pytest.fixture(scope="module")
 def retraining(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retraining]:
     with target.running(tmp_path_factory.mktemp("retraining")) as server:
-        lay(server, "exam", ct=scans.scan(EXAM_SEED))
+        put_scan(server, "exam", ct=scans.scan(EXAM_SEED))
         for seed, case in enumerate(EARLY):
-            lay(server, case, ct=scans.scan(seed))
+            put_scan(server, case, ct=scans.scan(seed))
             assert put_label(server, case, as_file(scans.label(seed))).status_code == 200
         train(server, target.model, EPOCHS)
         dice = [served_dice(server, target)]
@@ -47,7 +47,7 @@ def retraining(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 swapped = as_file(scans.label(seed, is_swapped=True))
                 assert put_label(server, case, swapped).status_code == 200
         for seed, case in enumerate(LATE, start=len(EARLY)):
-            lay(server, case, ct=scans.scan(seed))
+            put_scan(server, case, ct=scans.scan(seed))
             assert put_label(server, case, as_file(scans.label(seed))).status_code == 200
         train(server, target.model, EPOCHS)
         dice.append(served_dice(server, target))

@@ -23,6 +23,7 @@ from monailabel.tasks.infer.basic_infer import BasicInferTask
 from monailabel.tasks.scoring.sum import Sum
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.transform.post import Restored
+from monailabel.transform.writer import Writer
 
 MODEL = "plain"
 LABELS = {"Brainstem": 1, "Bone_Mandible": 7}
@@ -69,6 +70,10 @@ class Infer(BasicInferTask):
             ToNumpyd(keys="pred"),
             Restored(keys="pred", ref_image="image"),
         ]
+
+    def writer(self, data: Any, extension: Any = None, dtype: Any = None) -> Any:
+        """Write with nibabel, which MONAI Label offers beside ITK and needs nothing more."""
+        return Writer(label=self.output_label_key, json=self.output_json_key, nibabel=True)(data)
 
 
 class Train(BasicTrainTask):
