@@ -67,13 +67,21 @@ def wreck(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     try:
         found.index_bytes = (server.studies / "datastore_v2.json").stat().st_size
         _, alive = psutil.wait_procs(started, timeout=ENDED_LIMIT_S)
-        found.survivors = [" ".join(one.cmdline())[-200:] for one in alive]
+        found.survivors = [command for one in alive if (command := command_of(one))]
         look_again(folder, target, found)
         yield found
     finally:
         for one in started:
             if one.is_running():
                 one.kill()
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return the end of a process's command, nothing where it has ended and nobody has asked how."""
+    try:
+        return " ".join(process.cmdline())[-200:]
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 def begin_training(server: Server, target: Target) -> None:

@@ -13,6 +13,8 @@ from tests.server.running import Server
 pytestmark = pytest.mark.server
 
 EPOCHS = 12
+RETRAINING_EPOCHS = 2
+"""Enough to unlearn."""
 EARLY = [f"case_{number}" for number in range(8)]
 LATE = [f"late_{number}" for number in range(4)]
 EXAM_SEED = 100
@@ -49,7 +51,7 @@ def retraining(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for seed, case in enumerate(LATE, start=len(EARLY)):
             put_scan(server, case, ct=scans.scan(seed))
             assert put_label(server, case, as_file(scans.label(seed))).status_code == 200
-        train(server, target.model, EPOCHS)
+        train(server, target.model, RETRAINING_EPOCHS)
         dice.append(served_dice(server, target))
         yield Retraining(target.runs(server), dice)
 

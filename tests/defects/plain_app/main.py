@@ -33,7 +33,11 @@ CLASSES = 8
 def new_network() -> torch.nn.Sequential:
     torch.manual_seed(0)
     return torch.nn.Sequential(
-        torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(8, CLASSES, 1)
+        torch.nn.Conv3d(1, 8, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv3d(8, 8, 1),
+        torch.nn.ReLU(),
+        torch.nn.Conv3d(8, CLASSES, 1),
     )
 
 
@@ -41,7 +45,7 @@ def read(*keys: str) -> list[Callable[..., Any]]:
     return [
         LoadImaged(keys=keys),
         EnsureChannelFirstd(keys=keys),
-        ScaleIntensityRanged(keys="image", a_min=-300, a_max=1200, b_min=-1, b_max=1, clip=True),
+        ScaleIntensityRanged(keys="image", a_min=-300, a_max=300, b_min=-1, b_max=1, clip=True),
     ]
 
 
@@ -53,7 +57,7 @@ class Infer(BasicInferTask):
             type=InferType.SEGMENTATION,
             labels=LABELS,
             dimension=3,
-            description="two convolutions",
+            description="three convolutions",
         )
 
     def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
@@ -80,7 +84,7 @@ class Train(BasicTrainTask):
     def __init__(self, folder: Path, published: Path) -> None:
         super().__init__(
             model_dir=str(folder),
-            description="two convolutions",
+            description="three convolutions",
             load_path=str(published),
             publish_path=str(published),
             labels=LABELS,
@@ -98,10 +102,15 @@ class Train(BasicTrainTask):
         return new_network()
 
     def optimizer(self, context: Context) -> torch.optim.Optimizer:
-        return torch.optim.Adam(context.network.parameters(), lr=0.03)
+        return torch.optim.Adam(context.network.parameters(), lr=0.04)
 
     def loss_function(self, context: Context) -> torch.nn.Module:
-        loss: torch.nn.Module = DiceCELoss(to_onehot_y=True, softmax=True)
+        weight = torch.tensor(
+            [20.0 if value in LABELS.values() else 1.0 for value in range(CLASSES)]
+        )
+        loss: torch.nn.Module = DiceCELoss(
+            to_onehot_y=True, softmax=True, lambda_dice=0.0, weight=weight
+        )
         return loss
 
     def train_pre_transforms(self, context: Context) -> Sequence[Callable[..., Any]]:
