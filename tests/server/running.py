@@ -104,9 +104,20 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path, *, conf: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Yield a server over `folder`/studies and `folder`/models, and end it with all its children."""
+def running(
+    folder: Path,
+    *,
+    conf: Mapping[str, str] | None = None,
+    app: Path = APP,
+    studies: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Yield a server over `folder`/studies and `folder`/models, and end it with all its children.
+
+    `studies` is where another server has its studies, if they are to be shared.
+    """
     places = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
+    places["studies"] = studies or places["studies"]
     for place in places.values():
         place.mkdir(exist_ok=True)
     recipe = folder / "tiny.yaml"
@@ -115,17 +126,18 @@ def running(folder: Path, *, conf: Mapping[str, str] | None = None) -> Iterator[
                 "recipe": str(recipe), "device": "cpu", **UNDISTURBED, **(conf or {})}  # fmt: skip
     port = _free_port()
     programs = Path(sys.executable).parent
-    command = [str(programs / "monailabel"), "start_server", "--app", str(APP),
+    command = [str(programs / "monailabel"), "start_server", "--app", str(app),
                "--studies", str(places["studies"]), "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     for key, value in settings.items():
         command += ["--conf", key, value]
-    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-                   "TMPDIR": str(places["scratch"]), "OMP_NUM_THREADS": "1",
-                   "MONAI_LABEL_SESSION_PATH": str(places["sessions"])}  # fmt: skip
+    variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+                 "TMPDIR": str(places["scratch"]), "OMP_NUM_THREADS": "1",
+                 "MONAI_LABEL_SESSION_PATH": str(places["sessions"]),
+                 **(environment or {})}  # fmt: skip
     log = folder / "server.log"
     with log.open("wb") as output, requests.Session() as http:
         process = psutil.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=environment
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=variables
         )
         server = Server(f"http://127.0.0.1:{port}", places["studies"], places["models"],
                         places["scratch"], log, http, process)  # fmt: skip
