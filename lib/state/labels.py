@@ -289,7 +289,7 @@ class LabelHistory:
         write_json(path, as_record(version, None if parent is None else parent.number))
 
 
-def _in_order(query: Select[LabelVersion]) -> Select[tuple[LabelVersion]]:
+def _in_order(query: Select[LabelVersion]) -> Select[LabelVersion]:
     return query.order_by(LabelVersion.submitted_at, LabelVersion.number)
 
 
