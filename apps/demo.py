@@ -91,7 +91,8 @@ def _serve(studies: Path, models: Path, port: int) -> int:
     log_path = studies.parent / "server.log"
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP_DIR)]
     command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--conf", "model_dir", str(models)]
+    # A model that learned from generated patients would contour real ones worse.
+    command += ["--conf", "model_dir", str(models), "--conf", "auto_retrain", "off"]
     with log_path.open("wb") as log:
         # A session of its own: Ctrl-C reaches us alone, and we end the server and what it started.
         server = subprocess.Popen(
