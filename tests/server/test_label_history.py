@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,16 @@ import pytest
 
 from lib.scans import write_label
 from lib.volumes import LabelVolume
-from tests.server.running import TINY, Server, put_case, put_model, running, small_ct, two_organs
+from tests.server.running import (
+    APP,
+    TINY,
+    Server,
+    put_case,
+    put_model,
+    running,
+    small_ct,
+    two_organs,
+)
 from tests.small_disks import fill, small_disk
 
 pytestmark = pytest.mark.server
@@ -136,6 +147,35 @@ def test_files_laid_into_the_folder_are_taken_up_or_listed(server: Server, tmp_p
     assert hashlib.sha256(label).hexdigest() == second["sha256"]
     submit(server, "by_hand", label_bytes(tmp_path))
     assert not server.ask("GET", "/organnet/labels").json()["refused"]
+
+
+def backup(server: Server, command: str, *given: str) -> None:
+    """Run the program beside the server."""
+    line = [sys.executable, "-m", "apps.backup", command, "--studies", str(server.studies),
+            "--model-dir", str(server.models), *given]  # fmt: skip
+    done = subprocess.run(line, cwd=APP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_backup_is_restored_into_a_folder_whose_server_runs(
+    server: Server, tmp_path: Path
+) -> None:
+    put_case(server, "saved")
+    submit(server, "saved", label_bytes(tmp_path))
+    first = server.ask("GET", "/datastore/label?label=saved&tag=final").content
+    archive = str(tmp_path / "backup.tar.gz")
+    backup(server, "create", "--output", archive)
+    with running(tmp_path) as other:
+        put_case(other, "saved")
+        backup(other, "restore", "--input", archive)
+        other.wait_for_label("saved")
+        assert other.ask("GET", "/datastore/label?label=saved&tag=final").content == first
+        assert history(other, "saved") == history(server, "saved")
+        submit(other, "saved", label_bytes(tmp_path, 1))
+        second = other.ask("GET", "/datastore/label?label=saved&tag=final").content
+        backup(other, "restore", "--input", archive)
+        assert [v["number"] for v in history(other, "saved")] == [1, 2]
+        assert other.ask("GET", "/datastore/label?label=saved&tag=final").content == second
 
 
 def test_a_full_disk_answers_507_and_a_killed_server_finds_everything_again(
