@@ -9,6 +9,7 @@ changed once written.
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 SERVED = "served.json"
 LOCK = ".served.lock"
+_VERSION = re.compile(r"[^/\\\0]{1,120}")
+"""What can be one file's name, whatever a recipe is called."""
 PROMOTED_KEPT = 10
 """Promotions that `served.json` remembers."""
 
@@ -173,13 +176,14 @@ class Registry:
         Raises:
             UnknownModelError: If no model has that version.
         """
+        if not _VERSION.fullmatch(version):
+            raise UnknownModelError(f"{version[:120]!r}: no model has that version")
         path = self.folder / f"{version}.safetensors"
         starter = self.starter_path()
         if starter is not None and starter.stem == version and not path.is_file():
             return starter
-        is_name = path.parent == self.folder and path.stem == version
-        if not is_name or not path.with_suffix(".json").is_file():
-            raise UnknownModelError(f"{version[:120]!r}: no model has that version")
+        if not path.with_suffix(".json").is_file():
+            raise UnknownModelError(f"{version}: no model has that version")
         return path
 
     def bring_in(self, version: str) -> None:

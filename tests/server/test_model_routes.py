@@ -79,6 +79,7 @@ def test_a_promotion_reaches_every_server_and_no_request_fails(two: tuple[Server
         assert {version for sent, _, version in found if sent > at} == {new}
         assert versions[0] == old
     assert listed(two[1])["served"] == new
+    assert two[1].images() == ["case"]
 
 
 def wait_for(condition: Any) -> None:
