@@ -14,10 +14,11 @@ from pathlib import Path
 
 from lib.config import APP_DIR, RetrainConfig
 from lib.locks import Claim
+from lib.retrain.child import PARENT_GONE
 from lib.retrain.plan import Planner
 from lib.retrain.policy import Decision, decide
 from lib.retrain.priority import threads_for
-from lib.retrain.worker import BUSY, CLAIM, PARENT_GONE, STOPPED, Place
+from lib.retrain.worker import BUSY, CLAIM, STOPPED, Place
 from lib.state.runs import ACTIVE, Runs, RunState
 from lib.state.tables import Run, now
 
@@ -129,8 +130,8 @@ class Scheduler:
     def _begin(self, run: Run) -> None:
         folder = self._place.run_dir(run.id)
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "lib.retrain.worker", "--place", self._place.to_json(),
-                   "--run", str(run.id), "--parent", str(os.getpid())]  # fmt: skip
+        command = [sys.executable, "-m", "lib.retrain.child", "--parent", str(os.getpid()),
+                   "lib.retrain.worker", "--place", self._place.to_json(), "--run", str(run.id)]  # fmt: skip
         threads = str(threads_for(run.request["settings"]))
         environment = {**os.environ, "PYTHONPATH": str(APP_DIR), "OMP_NUM_THREADS": threads,
                        "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
