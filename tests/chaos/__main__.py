@@ -19,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seed", type=int, help="of what is killed and asked; the machine's pace is its own"
     )
     flags.add_argument("--folder", type=Path, help="where everything lies; kept, and begun empty")
+    flags.add_argument(
+        "--cold", action="store_true", help="every server imports its libraries itself"
+    )
     given = flags.parse_args(argv)
     seed = time.time_ns() % 1_000_000 if given.seed is None else given.seed
     folder = given.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -27,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error(f"{folder} is not empty")
     folder.mkdir(parents=True, exist_ok=True)
     say(f"seed {seed}, in {folder}")
-    is_clean = Campaign(folder, seed).run(given.rounds)
+    is_clean = Campaign(folder, seed, is_cold=given.cold).run(given.rounds)
     if not is_clean:
         say(f"not clean with seed {seed}: everything is kept in {folder}")
         return 1

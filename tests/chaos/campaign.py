@@ -85,6 +85,7 @@ class Campaign:
 
     folder: Path
     seed: int
+    is_cold: bool = False
     kills: Counter[str] = field(default_factory=Counter)
     missed: int = 0
     clean: int = 0
@@ -93,7 +94,7 @@ class Campaign:
 
     def run(self, rounds: int) -> bool:
         """Return whether all rounds, and what follows them, were clean."""
-        stage = Stage(self.folder)
+        stage = Stage(self.folder, is_cold=self.is_cold)
         load, checks, watcher = Load(stage, self.seed), Checks(stage), Watcher(stage)
         chance = random.Random(self.seed)  # noqa: S311 - no secret
         began = time.monotonic()
@@ -115,8 +116,7 @@ class Campaign:
         finally:
             load.end()
             watcher.stop()
-            stage.kill_server()
-            stage.kill_trainers()
+            stage.close()
         self._report(stage, load, watcher, time.monotonic() - began)
         return not self.wrong
 
@@ -152,18 +152,13 @@ class Campaign:
         if chance.random() < BY_HAND_SHARE:
             chance.choice(load.submitters).lay_somewhere()
         if chance.random() < STARTUP_SHARE:
-            process = stage.launch()
+            stage.launch()
             time.sleep(chance.uniform(0.2, 1.1) * statistics.median(stage.starts_s))
-            if process.poll() is not None:
-                raise ChaosError(f"the server ended with {process.returncode} as it started")
+            stage.require_alive()
             stage.kill_server()
             self.kills["the server, as it starts"] += 1
             self._require_no_trainer(stage)
-        aged = leftovers_of(stage)
-        then = time.time() - AGED_S
-        # What is in a folder first: a change inside makes the folder young again.
-        for path in sorted(aged, reverse=True):
-            os.utime(path, (then, then))
+        aged = _aged(stage)
         stage.start()
         return aged
 
@@ -189,10 +184,7 @@ class Campaign:
             self._blame([f"the last training did not end within {END_LIMIT_S:g} s"])
         stage.stop_server()
         self._require_no_trainer(stage)
-        aged = leftovers_of(stage)
-        then = time.time() - AGED_S
-        for path in sorted(aged, reverse=True):
-            os.utime(path, (then, then))
+        aged = _aged(stage)
         stage.start()
         self._blame(checks.all(load.cases, aged))
         waiting = stage.rows(
@@ -228,3 +220,13 @@ class Campaign:
             say(f"{name:<{width}}  {value}")
         for one in self.wrong:
             say(f"WRONG, {one}")
+
+
+def _aged(stage: Stage) -> list[Path]:
+    """Let everything that was left half done look two hours old, and return it."""
+    left = leftovers_of(stage)
+    then = time.time() - AGED_S
+    # What is in a folder first: a change inside makes the folder young again.
+    for path in sorted(left, reverse=True):
+        os.utime(path, (then, then))
+    return left

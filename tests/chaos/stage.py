@@ -18,6 +18,7 @@ import requests
 import yaml
 
 from lib.state.database import FILE, FOLDER
+from tests.chaos.nursery import Nursery
 from tests.server.running import APP, TINY
 
 START_LIMIT_S = 180.0
@@ -40,6 +41,7 @@ class Stage:
 
     Attributes:
         folder: Everything of a campaign lies here.
+        is_cold: Whether every server imports its libraries itself, not only the first (`tests.chaos.nursery`).
         process: The server; None while there is none.
         url: Of the server that runs, or ran last.
         starts_s: Seconds that each start took, to the first answer.
@@ -47,10 +49,12 @@ class Stage:
     """
 
     folder: Path
-    process: psutil.Popen | None = None
+    is_cold: bool = False
+    process: psutil.Process | None = None
     url: str = ""
     starts_s: list[float] = field(default_factory=list)
     is_serving: bool = False
+    _nursery: Nursery | None = None
 
     def __post_init__(self) -> None:
         for place in (self.studies, self.models, self.scratch, self.folder / "sessions"):
@@ -82,8 +86,8 @@ class Stage:
         """What all servers printed."""
         return self.folder / "server.log"
 
-    def launch(self) -> psutil.Popen:
-        """Start a server without waiting for it."""
+    def launch(self) -> None:
+        """Start a server without waiting for it; the first one from its command line."""
         conf = {
             **ALWAYS_TRAINING,
             "model_dir": str(self.models),
@@ -91,20 +95,36 @@ class Stage:
             "recipe": str(self.folder / "tiny.yaml"),
         }
         port = _free_port()
-        # Not by MONAI Label's script: the process that is killed must be the server itself.
-        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP),
-                   "--studies", str(self.studies), "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+        arguments = ["start_server", "--app", str(APP), "--studies", str(self.studies),
+                     "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
         for key, value in conf.items():
-            command += ["--conf", key, value]
-        environment = {**os.environ, "TMPDIR": str(self.scratch), "OMP_NUM_THREADS": "1",
-                       "PYTHONPATH": str(APP),
-                       "MONAI_LABEL_SESSION_PATH": str(self.folder / "sessions")}  # fmt: skip
+            arguments += ["--conf", key, value]
+        self.url = f"http://127.0.0.1:{port}"
+        if self.is_cold or not self.starts_s:
+            self._launch_cold(arguments)
+            return
+        if self._nursery is None:
+            self._nursery = Nursery(self._environment(), APP)
+        self.process = self._nursery.start(
+            arguments=arguments, folder=str(self.folder), log=str(self.log)
+        )
+
+    def _launch_cold(self, arguments: Sequence[str]) -> None:
+        # Not by MONAI Label's script: the process that is killed must be the server itself.
+        command = [sys.executable, "-m", "monailabel.main", *arguments]
         with self.log.open("ab") as output:
             self.process = psutil.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder, env=environment
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env=self._environment(),
             )
-        self.url = f"http://127.0.0.1:{port}"
-        return self.process
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "TMPDIR": str(self.scratch), "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(APP),
+                "MONAI_LABEL_SESSION_PATH": str(self.folder / "sessions")}  # fmt: skip
 
     def start(self) -> None:
         """Start a server, and return when it answers.
@@ -113,17 +133,27 @@ class Stage:
             ChaosError: If it ends, or does not answer in time.
         """
         began = time.monotonic()
-        process = self.launch()
+        self.launch()
         while time.monotonic() - began < START_LIMIT_S:
             with suppress(requests.ConnectionError):
                 if requests.get(f"{self.url}/info/", timeout=ANSWER_LIMIT_S).status_code == 200:
                     self.starts_s.append(time.monotonic() - began)
                     self.is_serving = True
                     return
-            if process.poll() is not None:
-                raise ChaosError(f"the server ended with {process.returncode} as it started")
+            self.require_alive()
             time.sleep(LOOK_S)
         raise ChaosError(f"the server did not answer within {START_LIMIT_S:g} s")
+
+    def require_alive(self) -> None:
+        """Do nothing while the server runs.
+
+        Raises:
+            ChaosError: If it has ended by itself.
+        """
+        with suppress(psutil.NoSuchProcess):
+            if self.process is not None and self.process.status() != psutil.STATUS_ZOMBIE:
+                return
+        raise ChaosError("the server ended by itself")
 
     def kill_server(self) -> None:
         """Kill the server where one runs."""
@@ -149,6 +179,13 @@ class Stage:
             process.kill()
             process.wait(30)
             raise ChaosError("the server did not stop within 60 s of SIGINT") from None
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        self.kill_server()
+        self.kill_trainers()
+        if self._nursery is not None:
+            self._nursery.close()
 
     def trainers(self) -> list[psutil.Process]:
         """Return the processes that train for these studies, or are about to."""
