@@ -12,6 +12,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
+from sqlalchemy.exc import SQLAlchemyError
 
 from lib import __version__
 from lib.activelearning.strategies import strategies
@@ -23,6 +24,7 @@ from lib.files import finite, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
 from lib.registry import Registry
 from lib.retrain.control import Retraining
+from lib.retrain.promotion import Promoter
 from lib.retrain.turns import Turns
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
@@ -31,6 +33,7 @@ from lib.server.upkeep import Repeating
 from lib.serving import ServedModel
 from lib.state.database import FILE, Database, state_folder
 from lib.state.labels import LabelHistory
+from lib.state.models import Models
 from lib.state.quarantine import Quarantine
 from lib.trainers.organnet25d import OrganNetTrainTask
 
@@ -54,6 +57,8 @@ class OrganNetApp(MONAILabelApp):
         self.served = ServedModel(self.registry, device=self.config.device)
         self.state = state_folder(studies, self.config.model_dir)
         self.database = Database(self.state / FILE)
+        self.models = Models(self.database)
+        self.promoter = Promoter(self.registry, self.models)
         self.labels_kept = LabelHistory(self.database, self.state)
         self.quarantine = Quarantine(
             self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)
@@ -86,12 +91,20 @@ class OrganNetApp(MONAILabelApp):
             if folder.is_dir():
                 remove_unfinished(folder)
         self.labels_kept.restore_from_files()
-        self.retraining.promoter.reconcile()
+        self._reconcile_models()
         store = self.datastore()
         if isinstance(store, FolderStore):
             at_shutdown(Repeating(store.adopt, every_s=ADOPT_EVERY_S).stop)
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
+
+    def _reconcile_models(self) -> None:
+        """Bring what serves and what was decided together, as after a kill; the server starts anyhow."""
+        try:
+            for done in self.promoter.reconcile():
+                logger.info("models: %s", done)
+        except (OrganNetError, OSError, SQLAlchemyError):
+            logger.exception("the models' history could not be brought up to date")
 
     def init_datastore(self) -> Datastore:
         """Return the store over the studies folder, or MONAI Label's own over a DICOMweb server."""
@@ -121,7 +134,7 @@ class OrganNetApp(MONAILabelApp):
             self.config,
             self.database,
             self.state,
-            self.registry,
+            self.promoter,
             labelled=labelled_cases(store, self.labels_kept),
         )
         return {MODEL: OrganNetTrainTask(self.retraining)}
@@ -172,6 +185,11 @@ class OrganNetApp(MONAILabelApp):
         """Let the scheduler look now: a label was submitted."""
         self.retraining.scheduler.wake()
         return {}
+
+    def doubts_about(self, image_id: str, tag: str) -> list[str]:
+        """Return what looks wrong about the current label of an image, in sentences."""
+        version = self.labels_kept.newest(image_id, tag)
+        return [] if version is None else list(version.doubts)
 
     def image_path(self, image_id: str) -> Path:
         """Return where an image of the store lies: a file, or the folder of a DICOM series.

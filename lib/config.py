@@ -56,6 +56,7 @@ class RetrainConfig:
             worse (a non-inferiority margin).
         promotion_confidence: One-sided, of the bound on the mean difference in DSC.
         max_organ_drop: By how much the mean DSC of no organ may fall.
+        doubted_may_judge: Whether a label that looks wrong (`lib.plausibility`) may judge models.
         min_first_dsc: Mean DSC that the first model of all needs to take the place of none, or of the starter.
     """
 
@@ -75,6 +76,7 @@ class RetrainConfig:
     promotion_confidence: float = 0.9
     max_organ_drop: float = 0.05
     min_first_dsc: float = 0.5
+    doubted_may_judge: bool = False
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

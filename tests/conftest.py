@@ -11,6 +11,15 @@ from lib.training.cases import Case
 from tests.tiny import TINY
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--plain`; here, since pytest asks for options in the uppermost folder only."""
+    parser.addoption(
+        "--plain",
+        action="store_true",
+        help="run tests/defects against plain MONAI Label, where they fail (tests/defects/README.md)",
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real scans; the test is skipped where it is not there."""

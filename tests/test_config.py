@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import AppConfig, is_loopback
+from lib.config import AppConfig, RetrainConfig, is_loopback
 from lib.errors import ConfigError
 from lib.recipes import OPENKBP, PDDCA
 
@@ -36,9 +36,14 @@ def test_keys_of_monai_label_are_passed_over(key: str) -> None:
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        ({"recepie": "pddca"}, "--conf recepie: no such setting; the settings are access, device"),
+        (
+            {"recepie": "pddca"},
+            "--conf recepie: no such setting; the settings are access, auto_retrain",
+        ),
         ({"recipe": "nothing"}, "'nothing' is neither one of ours"),
         ({"access": "all"}, "--conf access: 'all' is neither 'local' nor 'network'"),
+        ({"min_new_labels": "few"}, "min_new_labels: 'few'"),
+        ({"quiet_s": "-1"}, "quiet_s must be at least 0"),
         ({"device": "toaster"}, "--conf device: 'toaster' is no device"),
     ],
 )
@@ -62,3 +67,10 @@ def test_wrong_settings_are_refused(conf: dict[str, str], message: str) -> None:
 )
 def test_loopback_is_told_from_elsewhere(host: str, *, is_ours: bool) -> None:
     assert is_loopback(host) is is_ours
+
+
+def test_settings_of_retraining_are_read_from_text() -> None:
+    conf = {"auto_retrain": "off", "min_new_labels": "3", "quiet_s": "0.5"}
+    retrain = AppConfig.from_conf(conf).retrain
+    assert (retrain.auto_retrain, retrain.min_new_labels, retrain.quiet_s) == (False, 3, 0.5)
+    assert retrain.max_wait_s == RetrainConfig().max_wait_s

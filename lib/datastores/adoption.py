@@ -14,10 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from monailabel.datastore.local import DataModel
-
 from lib.datastores.checks import check_label
-from lib.datastores.index import LABELS, Index, is_tag, scan_files
+from lib.datastores.index import LABELS, Index, is_tag, label_data, scan_files
 from lib.errors import LabelError, ScanError
 from lib.files import UNFINISHED, digest_of, make_folder, replacing
 from lib.scans import write_label
@@ -240,10 +238,8 @@ class Adoption:
             else:
                 self._copy(made)
                 self._set_aside(file.path)
-            about = {"ts": int(time.time()), "name": target.name}
-            entry = index.objects.get(file.image_id)
-            if entry is not None:
-                entry.labels[file.tag] = DataModel(info=about, ext=SUFFIX)
+            if file.image_id in index.objects:
+                index.objects[file.image_id].labels[file.tag] = label_data({}, target)
         return made
 
     @contextmanager
@@ -265,7 +261,7 @@ class Adoption:
             if not draft.name.endswith(SUFFIX):
                 draft = draft.with_name(image_id + SUFFIX)
                 write_label(draft, found.volume)
-            yield draft, Submission(source="folder", organs=found.organs)
+            yield draft, Submission(source="folder", organs=found.organs, doubts=found.doubts)
 
     def _image(self, image_id: str) -> Path | None:
         known = self._index.snapshot().objects.get(image_id)

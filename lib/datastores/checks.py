@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lib.plausibility import doubts
 from lib.scans import read_ct, read_label
 from lib.transforms.labels import to_our_values
 from lib.volumes import LabelVolume
@@ -19,10 +20,12 @@ class CheckedLabel:
     Attributes:
         volume: With our values, on the image's grid.
         organs: TG-263 names with at least one voxel, in the order of their values.
+        doubts: What looks wrong about it, in sentences; it may be kept all the same.
     """
 
     volume: LabelVolume
     organs: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 def check_label(
@@ -54,4 +57,5 @@ def check_label(
     organs = [
         name for name, value in sorted(labels.items(), key=lambda i: i[1]) if value in present
     ]
-    return CheckedLabel(LabelVolume(ours, ct.grid, labels), tuple(organs))
+    found = doubts(ct.array_hu, ours, ct.grid, labels)
+    return CheckedLabel(LabelVolume(ours, ct.grid, labels), tuple(organs), tuple(found))

@@ -168,6 +168,24 @@ class Index:
         return True
 
 
+def entry_of(index: LocalDatastoreModel, image_id: str) -> ImageLabelModel:
+    """Return what the index says of an image.
+
+    Raises:
+        DatastoreError: If it is not there any more.
+    """
+    entry = index.objects.get(image_id)
+    if entry is None:
+        raise DatastoreError(f"{image_id}: the image was removed a moment ago")
+    return entry
+
+
+def label_data(info: Mapping[str, Any], file: Path) -> DataModel:
+    """Return what the index says of a label that was written to `file` just now."""
+    about = {**info, "ts": int(time.time()), "name": file.name}
+    return DataModel(info=about, ext=suffix_of(file.name) or "")
+
+
 def is_tag(name: str) -> bool:
     """Return whether a folder of labels may be called so."""
     try:

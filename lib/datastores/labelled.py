@@ -37,6 +37,7 @@ def _from_history(store: FolderStore, history: LabelHistory) -> list[LabelledCas
             digest=version.digest,
             number=version.number,
             organs=frozenset(version.organs),
+            doubts=tuple(version.doubts),
             submitted_at=version.submitted_at,
         )
         found.append(case)

@@ -17,18 +17,12 @@ from monailabel.datastore.local import (
 )
 
 from lib.archives import unpack
-from lib.datastores.adoption import Adoption, RefusedFile
+from lib.datastores.adoption import RefusedFile
 from lib.datastores.checks import CheckedLabel, check_label
-from lib.datastores.index import LABELS, Index, suffix_of
-from lib.errors import (
-    DatastoreError,
-    ImageExistsError,
-    LabelError,
-    ScanError,
-    StateError,
-    StorageFullError,
-)
-from lib.files import UNFINISHED, is_disk_full, replacing, sync
+from lib.datastores.index import LABELS, Index, entry_of, label_data, suffix_of
+from lib.datastores.versions import LabelVersions
+from lib.errors import DatastoreError, ImageExistsError, LabelError, ScanError, StorageFullError
+from lib.files import is_disk_full, replacing
 from lib.names import require_image_id, require_tag
 from lib.scans import read_ct, write_label
 from lib.state.labels import SUFFIX as LABEL_SUFFIX
@@ -40,6 +34,7 @@ from lib.volume_files import SCAN_SUFFIXES
 logger = logging.getLogger(__name__)
 
 FINAL = "final"
+NO_HISTORY = "this server keeps no history of labels"
 REMOVED = ".removed"
 """Folder of what was removed: nothing that a client asks for destroys a scan or a contour."""
 
@@ -80,10 +75,12 @@ class FolderStore(LocalDatastore):
         for tag in (FINAL, "original"):
             (folder / LABELS / tag).mkdir(parents=True, exist_ok=True)
         self._index = Index(folder, known=None if history is None else self._known)
-        self._adoption = (
+        self._versions = (
             None
             if history is None
-            else Adoption(folder, history, self._index, labels=labels, set_aside=self._set_aside)
+            else LabelVersions(
+                folder, history, self._index, labels=labels, set_aside=self._set_aside
+            )
         )
         self.refresh()
 
@@ -98,7 +95,7 @@ class FolderStore(LocalDatastore):
             DatastoreError: If this store keeps only the last one.
         """
         if self._history is None:
-            raise DatastoreError("this server keeps no history of labels")
+            raise DatastoreError(NO_HISTORY)
         return self._history
 
     @property
@@ -144,15 +141,8 @@ class FolderStore(LocalDatastore):
         known = self._datastore.label(image_id, require_tag(tag))
         if known is None:
             raise DatastoreError(f"{image_id}: there is no label with the tag {tag!r}")
-        return self._readable(image_id, tag, known.ext)
-
-    def _readable(self, image_id: str, tag: str, suffix: str) -> Path:
-        """Return the copy in `labels/<tag>/`; the version itself while something else lies in its place."""
-        path = self._label_path(image_id, tag, suffix)
-        if self._adoption is not None and self._adoption.is_refused(path):
-            version = self.history.newest(image_id, tag)
-            return path if version is None else self.history.path(version.digest)
-        return path
+        path = self._label_path(image_id, tag, known.ext)
+        return path if self._versions is None else self._versions.readable(path, image_id, tag)
 
     def _label_path(self, image_id: str, tag: str, suffix: str) -> Path:
         return self._folder / LABELS / tag / (image_id + suffix)
@@ -245,7 +235,10 @@ class FolderStore(LocalDatastore):
             about = {"image": image_id, "tag": tag, "user": info.get("author", "")}
             raise type(error)(self.refuse(file, about, str(error))) from error
         try:
-            self._keep_label(image_id, tag, checked, info, source)
+            if self._versions is None:
+                self._replace_label(image_id, tag, checked, info)
+            else:
+                self._versions.save(image_id, tag, checked, self._submission(info, source, checked))
         except Exception as error:
             if is_disk_full(error):
                 raise StorageFullError(
@@ -263,82 +256,38 @@ class FolderStore(LocalDatastore):
         suffix = suffix_of(file.name) or file.suffix
         return f"{reason}; {self.quarantine.keep(file, {**about, 'reason': reason}, suffix=suffix)}"
 
-    def _keep_label(
-        self, image_id: str, tag: str, checked: CheckedLabel, info: dict[str, Any], source: str
-    ) -> None:
-        target = self._label_path(image_id, tag, LABEL_SUFFIX)
-        if self._history is None:
-            with self._index.changing() as index:
-                # Defects 4 and 11: written beside and renamed, under a name that was checked.
-                entry = _entry(index, image_id)
-                write_label(target, checked.volume)
-                entry.labels[tag] = _data(info, target)
-            return
-        submission = Submission(
+    def _submission(self, info: dict[str, Any], source: str, checked: CheckedLabel) -> Submission:
+        return Submission(
             source=source,
             author=str(info.pop("author", "")),
             client=str(info.get("client_id") or "")[:200],
             model_version=str(info.get("model_version") or self._served() or "")[:120] or None,
             organs=checked.organs,
+            doubts=checked.doubts,
             info=info,
         )
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:
-            file = Path(folder) / f"label{LABEL_SUFFIX}"
-            write_label(file, checked.volume)
-            self._add_version(image_id, tag, lambda h: h.add(image_id, tag, file, submission), file)
+
+    def _replace_label(
+        self, image_id: str, tag: str, checked: CheckedLabel, info: dict[str, Any]
+    ) -> None:
+        target = self._label_path(image_id, tag, LABEL_SUFFIX)
+        with self._index.changing() as index:
+            # Defects 4 and 11: written beside and renamed, under a name that was checked.
+            entry = entry_of(index, image_id)
+            write_label(target, checked.volume)
+            entry.labels[tag] = label_data(info, target)
 
     def restore_label(self, image_id: str, tag: str, number: int, author: str) -> LabelVersion:
         """Make an older version the current one again, as a new version, and return that.
 
         Raises:
-            DatastoreError: If there is no such image, or no such version.
-            StateError: If its volume is damaged.
+            DatastoreError: If there is no such image, no such version, or no history.
+            StateError: If its volume is gone or damaged.
         """
         self.require_image(image_id)
-        file = self.history.path(self.history.version(image_id, tag, number).digest)
-        if not file.is_file():
-            raise StateError(
-                f"{image_id}: the volume of version {number} is gone; restore a backup"
-            )
-        return self._add_version(
-            image_id, tag, lambda h: h.restore(image_id, tag, number, author), file
-        )
-
-    def _add_version(
-        self, image_id: str, tag: str, add: Callable[[LabelHistory], LabelVersion], file: Path
-    ) -> LabelVersion:
-        """Add a version and put a copy of `file`, its volume, in place.
-
-        The copy is written before the version is added, and renamed after: with the version on disk, nothing
-        that is left to do needs space. What a kill leaves undone, `adopt` does.
-        """
-        target = self._label_path(image_id, tag, LABEL_SUFFIX)
-        version: LabelVersion | None = None
-        try:
-            with self._index.changing() as index:
-                entry = _entry(index, image_id)
-                self._take_what_lies_there(image_id, tag)
-                with replacing(target) as beside:
-                    shutil.copyfile(file, beside)
-                    sync(beside)
-                    version = add(self.history)
-                entry.labels[tag] = _data(version.info, target)
-            self.history.mark_in_place(version.id)
-        except Exception as error:
-            if version is None:
-                raise
-            # It is kept: whoever sent it must not hear that it was not.
-            logger.warning("%s: label %r is kept, the rest follows: %s", image_id, tag, error)
-        return version
-
-    def _take_what_lies_there(self, image_id: str, tag: str) -> None:
-        if self._adoption is None:
-            return
-        for suffix in SCAN_SUFFIXES:
-            path = self._label_path(image_id, tag, suffix)
-            self._adoption.take_what_lies_at(path, image_id, tag)
-            if suffix != LABEL_SUFFIX and path.is_file():
-                self._set_aside(path)
+        if self._versions is None:
+            raise DatastoreError(NO_HISTORY)
+        return self._versions.restore(image_id, require_tag(tag), number, author)
 
     def adopt(self) -> list[LabelVersion]:
         """Make history and folder agree, and return the versions that were made of files laid into it.
@@ -346,11 +295,11 @@ class FolderStore(LocalDatastore):
         It reads files, so it runs beside the requests, every few seconds; where nothing changed it looks at
         names and times only.
         """
-        return [] if self._adoption is None else self._adoption.run()
+        return [] if self._versions is None else self._versions.adoption.run()
 
     def refused_files(self) -> list[RefusedFile]:
         """Return the files in `labels/` that are no labels, with the reason."""
-        return [] if self._adoption is None else self._adoption.refused()
+        return [] if self._versions is None else self._versions.adoption.refused()
 
     def remove_image(self, image_id: str) -> None:
         """Put an image and its labels out of the store, into `REMOVED`.
@@ -374,7 +323,7 @@ class FolderStore(LocalDatastore):
         self.require_label(label_id, label_tag)
         with self._index.changing() as index:
             # The file first: a kill in between is the same as a file that was removed by hand.
-            known = _entry(index, label_id).labels.pop(label_tag, None)
+            known = entry_of(index, label_id).labels.pop(label_tag, None)
             if known is not None:
                 self._set_aside(self._label_path(label_id, label_tag, known.ext))
             if self._history is not None:
@@ -393,7 +342,7 @@ class FolderStore(LocalDatastore):
         """
         self.require_image(image_id)
         with self._index.changing() as index:
-            _entry(index, image_id).image.info.update(info)
+            entry_of(index, image_id).image.info.update(info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Remember something of a label.
@@ -403,7 +352,7 @@ class FolderStore(LocalDatastore):
         """
         self.require_label(label_id, label_tag)
         with self._index.changing() as index:
-            label = _entry(index, label_id).labels.get(label_tag)
+            label = entry_of(index, label_id).labels.get(label_tag)
             if label is not None:
                 label.info.update(info)
 
@@ -422,7 +371,9 @@ class FolderStore(LocalDatastore):
         ]
 
     def _listed(self, image_id: str, suffix: str, full_path: bool) -> Path:  # noqa: FBT001 - as above
-        path = self._readable(image_id, FINAL, suffix)
+        path = self._label_path(image_id, FINAL, suffix)
+        if self._versions is not None:
+            path = self._versions.readable(path, image_id, FINAL)
         return path if full_path else path.relative_to(self._folder)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:  # noqa: ARG002 - the base's
@@ -432,17 +383,6 @@ class FolderStore(LocalDatastore):
             DatastoreError: Always.
         """
         raise DatastoreError("an archive of all cases is not offered; copy the studies folder")
-
-
-def _entry(index: LocalDatastoreModel, image_id: str) -> ImageLabelModel:
-    entry = index.objects.get(image_id)
-    if entry is None:
-        raise DatastoreError(f"{image_id}: the image was removed a moment ago")
-    return entry
-
-
-def _data(info: Mapping[str, Any], file: Path) -> DataModel:
-    return DataModel(info={**info, "ts": int(time.time()), "name": file.name}, ext=LABEL_SUFFIX)
 
 
 def _content(path: Path) -> str:

@@ -72,7 +72,11 @@ class OrganNetInferTask(InferTask):
     def info(self) -> dict[str, Any]:
         """Return what clients show of the task, the served version among it."""
         info: dict[str, Any] = super().info()
-        model = self._served.get()
+        try:
+            model = self._served.get()
+        except CheckpointError:
+            # It was there a moment ago, when `is_valid` looked.
+            return info
         return {**info, "labels": dict(model.recipe.labels), "version": model.version}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

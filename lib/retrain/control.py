@@ -8,7 +8,7 @@ from typing import Any
 from lib.config import AppConfig
 from lib.errors import CheckpointError
 from lib.recipes import Recipe
-from lib.registry import Model, Registry, load_model
+from lib.registry import Model, load_model
 from lib.retrain.learned import trained_cases
 from lib.retrain.plan import LabelledCase, Planned, Planner, request_for, require_enough
 from lib.retrain.promotion import Promoter
@@ -16,7 +16,6 @@ from lib.retrain.scheduler import Scheduler
 from lib.retrain.worker import Place
 from lib.state.case_sets import CaseSets
 from lib.state.database import Database
-from lib.state.models import Models
 from lib.state.runs import Runs, RunState
 from lib.state.settings import Settings
 from lib.state.tables import Run
@@ -31,7 +30,7 @@ class Retraining:
         config: The server's.
         database: The workflow's.
         folder: Where it lies.
-        registry: Where models go.
+        promoter: Changes what serves.
         labelled: Returns every case with a final label.
     """
 
@@ -40,20 +39,26 @@ class Retraining:
         config: AppConfig,
         database: Database,
         folder: Path,
-        registry: Registry,
+        promoter: Promoter,
         *,
         labelled: Callable[[], Sequence[LabelledCase]],
     ) -> None:
         self.recipe: Recipe = config.recipe
         self.device = config.device
         self._fits: tuple[Path, Model | None] | None = None
-        self.registry = registry
+        self.promoter = promoter
+        self.registry = promoter.registry
+        self.models = promoter.models
         self.runs = Runs(database)
-        self.models = Models(database)
-        self.promoter = Promoter(registry, self.models)
         self.settings = Settings(database, config.retrain)
         self.sets = CaseSets(database)
-        self.planner = Planner(labelled, self.sets, self.runs, self._trained_cases)
+        self.planner = Planner(
+            labelled,
+            self.sets,
+            self.runs,
+            self._trained_cases,
+            lambda: self.settings.get().doubted_may_judge,
+        )
         self.place = Place(state=folder, models=config.model_dir, starter=config.starter_dir)
         self.scheduler = Scheduler(
             place=self.place,

@@ -1,161 +1,151 @@
-"""What people see of it: labels waiting, the run, what serves and why; and the form the clients know."""
+"""The models as people look at them: a list, one of them, two side by side; plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from lib.retrain.control import Retraining
-from lib.retrain.plan import Planned
-from lib.retrain.policy import decide
-from lib.retrain.scheduler import log_path, tail
-from lib.retrain.sets import REFEREE
-from lib.state.models import STARTER, WAITING
-from lib.state.runs import ACTIVE, RunState
-from lib.state.tables import ModelVersion, Run, now
-
-SHOWN_LINES = 20
-HISTORY = 50
-
-_TASK_STATUS: Mapping[str, str] = {
-    RunState.QUEUED: "SUBMITTED",
-    RunState.RUNNING: "RUNNING",
-    RunState.JUDGING: "RUNNING",
-    RunState.PROMOTED: "DONE",
-    RunState.REJECTED: "DONE",
-    RunState.FAILED: "ERROR",
-    RunState.STOPPED: "STOPPED",
-}
+from lib.errors import CheckpointError, UnknownModelError
+from lib.files import finite
+from lib.registry import Registry, read_card
+from lib.serving import ServedModel
+from lib.state.models import STARTER, Models
+from lib.state.tables import ModelVersion
+from lib.training.record import flattened
 
 
-def status(retraining: Retraining, served: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return everything at a glance.
+def overview(models: Models, served: ServedModel) -> dict[str, Any]:
+    """Return every model, newest first, which of them serves, and what is wrong with that, if anything.
 
-    Args:
-        retraining: Of the studies.
-        served: Version of the served model, and what is known of it; None where none serves.
+    `trouble` says why another model serves than the one that was promoted; `served` is None where none can.
     """
-    cases = retraining.planner.cases()
-    situation = retraining.planner.situation(cases)
-    decision = decide(retraining.settings.get(), situation, now())
-    active = retraining.runs.active()
-    return {
-        "served": served,
-        "labels": _labels(cases),
-        "training": None if active is None else _run(active),
-        "next_training": {
-            "starts_now": decision.start,
-            "reason": decision.reason,
-            "next_look": _iso(decision.next_look),
-        },
-        "last_decision": _last_decision(retraining.models.all()),
-        "history": {
-            "models": [_model(row) for row in reversed(retraining.models.all()[:HISTORY])],
-            "promotions": [
-                {"version": p.version, "since": _iso(p.since), "reason": p.reason, "by": p.by}
-                for p in reversed(retraining.models.promotions()[:HISTORY])
-            ],
-            "trainings": [_run(run) for run in reversed(retraining.runs.all(limit=HISTORY))],
-        },
+    version, trouble = _serving(served)
+    rows = [_summary(row, version) for row in models.all()]
+    return {"served": version, "trouble": trouble, "models": rows}
+
+
+def everything(models: Models, served: ServedModel, version: str) -> dict[str, Any]:
+    """Return all that is known of one model: its row, its card, when it served.
+
+    Raises:
+        UnknownModelError: If no model has that version.
+    """
+    row = _require(models, version)
+    columns = {key: getattr(row, key) for key in ModelVersion.__table__.columns.keys()}  # noqa: SIM118 - no mapping
+    promotions = [
+        {"since": p.since, "previous": p.previous, "reason": p.reason, "by": p.by}
+        for p in models.promotions()
+        if p.version == version
+    ]
+    found = {
+        **_summary(row, _serving(served)[0]),
+        **columns,
+        "promotions": promotions,
+        "card": _card(served.registry, version),
     }
+    return _plain(found)
 
 
-def task(retraining: Retraining, run: Run, model: str) -> dict[str, Any]:
-    """Return a run as MONAI Label's clients know a task."""
-    shown: dict[str, Any] = {
-        "id": str(run.id),
-        "status": _TASK_STATUS[run.state],
-        "model": model,
-        "request": {"model": model, "max_epochs": run.request["recipe"]["schedule"]["epochs"]},
-        "start_ts": _local(run.started_at or run.created_at),
-        "details": [*run.notes, *tail(log_path(retraining.place.run_dir(run.id)), SHOWN_LINES)],
-    }
-    if run.ended_at is not None:
-        shown |= {"end_ts": _local(run.ended_at), "result": run.outcome}
-    return shown
+def compare(models: Models, registry: Registry, a: str, b: str) -> dict[str, Any]:
+    """Return two models side by side: DSC per organ, and the labels and recipe fields that differ.
+
+    The difference is `b` minus `a`, None where one of them was not judged on the organ. Labels are those that
+    the models and their parents learned from.
+
+    Raises:
+        UnknownModelError: If no model has one of the versions.
+    """
+    rows = _require(models, a), _require(models, b)
+    organs = sorted({*rows[0].metrics, *rows[1].metrics})
+    labels = [{_label_key(label): label for label in models.lineage_labels(v)} for v in (a, b)]
+    recipes = [flattened(_mapping(_card(registry, v).get("recipe"))) for v in (a, b)]
+    fields = sorted({*recipes[0], *recipes[1]})
+    return _plain(
+        {
+            "a": a,
+            "b": b,
+            "mean_dice": _pair(mean_dice(rows[0]), mean_dice(rows[1])),
+            "organs": {o: _pair(rows[0].metrics.get(o), rows[1].metrics.get(o)) for o in organs},
+            "labels": {
+                "only_a": [labels[0][k] for k in labels[0] if k not in labels[1]],
+                "only_b": [labels[1][k] for k in labels[1] if k not in labels[0]],
+                "both": len(labels[0].keys() & labels[1].keys()),
+            },
+            "recipe": {
+                field: {"a": recipes[0].get(field), "b": recipes[1].get(field)}
+                for field in fields
+                if recipes[0].get(field) != recipes[1].get(field)
+            },
+        }
+    )
 
 
-def train_stats(run: Run | None) -> dict[str, Any]:
-    """Return the statistics of the newest run, under the names that Slicer and OHIF show."""
-    if run is None or not run.progress:
-        return {}
-    told = run.progress
-    is_over = run.state not in ACTIVE
-    stats = {
-        "start_ts": _local(run.started_at or run.created_at),
-        "epoch": told["epoch"],
-        "total_epochs": told["total_epochs"],
-        "best_metric": told["best_metric"] or 0.0,
-        "best_metric_epoch": told["best_epoch"],
-        "train": {"loss": told["loss"], "learning_rate": told["learning_rate"]},
-        "eval": {"val_mean_dice": told["metric"], **told["organ_dice"]},
-        "elapsed_s": round(told["elapsed_s"], 1),
-        "eta_s": round(told["eta_s"], 1),
-        # Slicer takes a run with a total time as ended.
-        "total_time": str(round(told["elapsed_s"], 1)) if is_over else "",
-    }
-    if is_over:
-        published = run.state == RunState.PROMOTED
-        stats |= {"version": run.candidate, "published": published, "reason": run.outcome}
-    return stats
-
-
-def _labels(cases: Sequence[Planned]) -> dict[str, Any]:
-    waiting = [one for one in cases if one.is_new]
-    return {
-        "total": len(cases),
-        "referee": sum(one.set == REFEREE for one in cases),
-        "waiting": len(waiting),
-        "waiting_cases": [one.case.image_id for one in waiting],
-        "oldest_waiting": _iso(min((one.case.submitted_at for one in waiting), default=None)),
-    }
-
-
-def _run(run: Run) -> dict[str, Any]:
-    told = run.progress
-    return {
-        "id": run.id,
-        "state": run.state,
-        "why": run.why,
-        "labels": len(run.cases),
-        "new_labels": sum(bool(case["is_new"]) for case in run.cases),
-        "initial_version": run.initial_version,
-        "epoch": told.get("epoch", 0),
-        "total_epochs": told.get("total_epochs", run.request["recipe"]["schedule"]["epochs"]),
-        "loss": told.get("loss"),
-        "mean_dsc": told.get("metric"),
-        "eta_s": told.get("eta_s") if run.state in ACTIVE else None,
-        "candidate": run.candidate,
-        "outcome": run.outcome,
-        "notes": run.notes,
-        "created": _iso(run.created_at),
-        "started": _iso(run.started_at),
-        "ended": _iso(run.ended_at),
-    }
-
-
-def _model(row: ModelVersion) -> dict[str, Any]:
+def mean_dice(row: ModelVersion) -> float | None:
+    """Return the mean DSC over the organs that the model was judged on; None where there are none."""
     values = [value for value in row.metrics.values() if value is not None]
-    return {
-        "version": row.version,
-        "parent": row.parent,
-        "decision": row.decision,
-        "reason": row.reason,
-        "labels_seen": row.labels_seen,
-        "mean_dsc": sum(values) / len(values) if values else None,
-        "created": _iso(row.created_at),
-        "decided": _iso(row.decided_at),
-    }
+    return sum(values) / len(values) if values else None
 
 
-def _last_decision(rows: Sequence[ModelVersion]) -> dict[str, Any] | None:
-    decided = [row for row in rows if row.decision not in (WAITING, STARTER) and row.decided_at]
-    return _model(max(decided, key=lambda row: row.decided_at or now())) if decided else None
+def _serving(served: ServedModel) -> tuple[str | None, str | None]:
+    try:
+        return served.get().version, served.trouble
+    except CheckpointError as error:
+        return None, str(error)
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat(timespec="seconds") if moment else None
+def _summary(row: ModelVersion, served: str | None) -> dict[str, Any]:
+    return _plain(
+        {
+            "version": row.version,
+            "parent": row.parent,
+            "created_at": row.created_at,
+            "decision": row.decision,
+            "reason": row.reason,
+            "mean_dice": mean_dice(row),
+            "labels_seen": row.labels_seen,
+            "is_served": row.version == served,
+            "is_starter": row.decision == STARTER,
+            "is_due": row.pending is not None,
+            "pruned_at": row.pruned_at,
+        }
+    )
 
 
-def _local(moment: datetime) -> str:
-    """Return a moment as MONAI Label writes it."""
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def _pair(a: float | None, b: float | None) -> dict[str, float | None]:
+    return {"a": a, "b": b, "difference": None if a is None or b is None else b - a}
+
+
+def _label_key(label: Mapping[str, Any]) -> tuple[Any, Any]:
+    return label["image_id"], label.get("digest")
+
+
+def _require(models: Models, version: str) -> ModelVersion:
+    row = models.get(version)
+    if row is None:
+        raise UnknownModelError(f"{version[:120]!r}: no model has that version")
+    return row
+
+
+def _card(registry: Registry, version: str) -> dict[str, Any]:
+    """Return a model's card; empty where it is gone or damaged."""
+    try:
+        return read_card(registry.weights_path(version))
+    except CheckpointError:
+        return {}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` as JSON can hold them: moments as ISO 8601, no number that is not finite."""
+    plain: dict[str, Any] = finite(_without_moments(values))
+    return plain
+
+
+def _without_moments(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_moments(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_without_moments(v) for v in value]
+    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value

@@ -28,6 +28,7 @@ class LabelledCase:
         digest: SHA-256 of that file.
         number: Version of the label, from 1.
         organs: TG-263 names contoured.
+        doubts: What looks wrong about the label (`lib.plausibility`); such a label judges no model.
         submitted_at: When.
     """
 
@@ -37,6 +38,7 @@ class LabelledCase:
     digest: str
     number: int
     organs: frozenset[str]
+    doubts: tuple[str, ...] = ()
     submitted_at: datetime
 
     @property
@@ -63,6 +65,7 @@ class Planned:
             "digest": case.digest,
             "number": case.number,
             "organs": sorted(case.organs),
+            "doubts": list(case.doubts),
             "set": self.set,
             "is_new": self.is_new,
         }
@@ -76,6 +79,7 @@ class Planner:
         sets: What each case is for.
         runs: What was learned from before.
         trained_on: Returns the cases that a model here has learned from, wherever it was trained.
+        doubted_may_judge: Returns whether labels that look wrong judge models all the same.
     """
 
     def __init__(
@@ -84,17 +88,23 @@ class Planner:
         sets: CaseSets,
         runs: Runs,
         trained_on: Callable[[], set[str]],
+        doubted_may_judge: Callable[[], bool],
     ) -> None:
         self._labelled = labelled
         self._sets = sets
         self._runs = runs
         self._trained_on = trained_on
+        self._doubted_may_judge = doubted_may_judge
 
     def cases(self) -> list[Planned]:
         """Return every labelled case, sorted by id; one that is in no set yet is put into one, for ever."""
         # In the order of the hash where many come at once: no name and no hour decides who judges.
-        found = sorted(self._labelled(), key=lambda c: (c.submitted_at.date(), _hash(c.image_id)))
+        labelled = self._labelled()
+        if self._doubted_may_judge():
+            labelled = [replace(case, doubts=()) for case in labelled]
+        found = sorted(labelled, key=lambda c: (c.submitted_at.date(), _hash(c.image_id)))
         organs = {case.image_id: case.organs for case in found}
+        doubted = {case.image_id for case in found if case.doubts}
         trained_on: set[str] | None = None
 
         def choose(image_id: str, named: Set[str], sets: Mapping[str, str]) -> tuple[str, str]:
@@ -105,7 +115,9 @@ class Planner:
                 case: Known(REFEREE if one == REFEREE else TRAIN, organs.get(case, frozenset()))
                 for case, one in sets.items()
             }
-            return choose_set(image_id, named, known, trained_on=trained_on)
+            return choose_set(
+                image_id, named, known, trained_on=trained_on, is_doubted=image_id in doubted
+            )
 
         sets = self._sets.assign([(case.image_id, case.organs) for case in found], choose)
         judged = self._runs.judged_digests()

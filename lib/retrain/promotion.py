@@ -53,6 +53,7 @@ class Promoter:
         """
         with self._holding():
             self._record_pointer()
+            self._restore()
             current = self.registry.published_version()
             for version in self._earlier():
                 try:
@@ -101,7 +102,14 @@ class Promoter:
         model that it does not know gets one too, and what was decided to serve and does not is promoted now.
         """
         with self._holding():
-            return [*self._record_unknown(), *self._record_pointer(), *self._do_what_is_due()]
+            done = [*self._record_unknown(), *self._record_pointer()]
+            return [*done, *self._restore(), *self._do_what_is_due()]
+
+    def notice(self) -> None:
+        """Give rows to what other programs wrote and published since; nothing that serves changes."""
+        with self._holding():
+            self._record_unknown()
+            self._record_pointer()
 
     def _holding(self) -> AbstractContextManager[None]:
         return holding(self.registry.folder / PROMOTION_LOCK)
@@ -176,11 +184,11 @@ class Promoter:
         return [f"{candidate.version} is recorded, {candidate.decision}" for candidate in found]
 
     def _record_pointer(self) -> list[str]:
-        """Write down a change of what serves that the database does not know; bring back a lost pointer."""
+        """Write down a change of what serves that the database does not know."""
         latest = self.models.promotions()[:1]
         version = self.registry.published_version()
         if version is None:
-            return self._restore() if latest else []
+            return []
         if latest and latest[0].version == version:
             row = self.models.get(version)
             if row is not None and row.pending is not None:
@@ -208,6 +216,8 @@ class Promoter:
 
     def _restore(self) -> list[str]:
         """Publish what served last, where `served.json` is lost or damaged."""
+        if self.registry.published_version() is not None:
+            return []
         for version in dict.fromkeys(row.version for row in self.models.promotions()):
             try:
                 self._require_loadable(version)

@@ -10,6 +10,10 @@ from scipy import stats
 from lib.config import RetrainConfig
 from lib.units import FloatArray
 
+NOBODY_JUDGES = (
+    "no case judges, so nothing shows that it is not worse: of the referee's cases none has a label that looks "
+    "right (GET /organnet/status lists the doubts; the setting doubted_may_judge passes over them)"
+)
 CaseDice = Mapping[str, Mapping[str, float]]
 """Image id -> TG-263 name -> DSC."""
 
@@ -74,7 +78,7 @@ def rule(
     if not len(new):
         return Ruling(
             is_promoted=False,
-            reason="no case of the referee is labelled, so nothing shows that it is not worse",
+            reason=NOBODY_JUDGES,
             candidate_dsc=None,
             organs={},
         )

@@ -16,6 +16,9 @@ SPARE = 3
 """So many judges more than their share are accepted before hashes are overruled."""
 
 
+DOUBTED, SEEN = "its first label looked wrong", "a model has seen it before"
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """A case that was put into a set before.
@@ -35,6 +38,7 @@ def choose_set(
     known: Mapping[str, Known],
     *,
     trained_on: Set[str] = frozenset(),
+    is_doubted: bool = False,
 ) -> tuple[CaseSetName, str]:
     """Return the set of a case that has its first label, and why.
 
@@ -47,11 +51,12 @@ def choose_set(
         organs: Contoured in it.
         known: The cases that are in a set.
         trained_on: Cases that some model here has been trained on: none of them may ever judge.
+        is_doubted: Whether its label looks wrong: whoever judges must be right.
     """
     judges = [case for case in known.values() if case.set == REFEREE]
     total = len(known) + 1
-    if image_id in trained_on:
-        return TRAIN, "a model here was trained on it before"
+    if image_id in trained_on or is_doubted:
+        return TRAIN, DOUBTED if is_doubted else SEEN
     if len(judges) < MIN_REFEREE:
         return REFEREE, f"the first {MIN_REFEREE} cases judge"
     unjudged = sorted(_unjudged(organs, known))

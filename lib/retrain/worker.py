@@ -114,7 +114,7 @@ class Worker:
             device=self.request["device"],
             before_each=self._between,
         )
-        is_promoted, reason = court.judge(version, self._cases(REFEREE))
+        is_promoted, reason = court.judge(version, self._cases(REFEREE, are_doubted=False))
         state = RunState.PROMOTED if is_promoted else RunState.REJECTED
         self.runs.change(self.run.id, state=state, outcome=reason)
 
@@ -143,7 +143,7 @@ class Worker:
         return train(
             recipe,
             self._cases(TRAIN),
-            self._cases(REFEREE)[:SHOWN_CASES],
+            self._cases(REFEREE, are_doubted=False)[:SHOWN_CASES],
             run_dir=self.place.run_dir(self.run.id),
             cache_dir=self.place.state / "cache",
             options=RunOptions(
@@ -195,11 +195,11 @@ class Worker:
                     raise TrainingError(f"cannot go on from {version}: {error}") from error
         raise TrainingError(f"cannot go on from {version}: it is no longer there")
 
-    def _cases(self, name: str) -> list[Case]:
+    def _cases(self, name: str, *, are_doubted: bool = True) -> list[Case]:
         return [
             Case(case["image_id"], Path(case["image"]), Path(case["label"]))
             for case in self.run.cases
-            if case["set"] == name
+            if case["set"] == name and (are_doubted or not case["doubts"])
         ]
 
     def _new_cases(self) -> tuple[str, ...]:

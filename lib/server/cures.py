@@ -27,6 +27,7 @@ from lib.config import AppConfig
 from lib.server import (
     failures,
     label_routes,
+    model_routes,
     routes,
     session_routes,
     status_routes,
@@ -49,6 +50,7 @@ OURS = (
     session_routes.router,
     train_routes.router,
     status_routes.router,
+    model_routes.router,
 )
 
 DROPPED = (model, wsi_infer, batch_infer, scoring, logs)

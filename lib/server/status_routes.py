@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.retrain import overview
+from lib.retrain import status
 from lib.server.roles import ADMIN, USER
 
 router = APIRouter(prefix="/organnet")
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/organnet")
 def get_status(_user: User = USER) -> Any:
     """Return labels waiting, the training, the served model, the last decision, and what went before."""
     app = app_instance()
-    return overview.status(app.retraining, app.served_now())
+    return status.status(app.retraining, app.served_now())
 
 
 @router.get("/settings")

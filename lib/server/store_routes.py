@@ -89,8 +89,8 @@ def save_label(
     params: str = Form("{}"),
     label: UploadFile = File(...),
     user: User = ANNOTATOR,
-) -> dict[str, str]:
-    """Keep a label of an image."""
+) -> dict[str, Any]:
+    """Keep a label of an image; `doubts` say what looks wrong about it, which keeps it from judging models."""
     image_id, tag = require_image_id(image), require_tag(tag or "final")
     author = author_of(user)
     about = {**parse_params(params), "user": user.username, "author": author}
@@ -104,7 +104,8 @@ def save_label(
 
     with received(label, limit_bytes=MAX_LABEL_BYTES, refuse=refuse) as (path,):
         label_id = app.datastore().save_label(image_id, str(path), tag, about)
-    return {**(app.on_save_label(image_id, label_id) or {}), "image": image_id, "label": label_id}
+    answer = {**(app.on_save_label(image_id, label_id) or {}), "image": image_id, "label": label_id}
+    return answer | {"doubts": app.doubts_about(image_id, tag)}
 
 
 @router.delete("/label")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.retrain import overview
+from lib.retrain import status
 from lib.retrain.control import Retraining
 from lib.server.requests import train_wishes
 from lib.server.roles import ADMIN, USER
@@ -65,4 +65,4 @@ def _start(model: str, params: Any, user: User) -> Any:
 
 
 def _task(run: Run) -> dict[str, Any]:
-    return overview.task(app_instance().retraining, run, app_instance().trained_model)
+    return status.task(app_instance().retraining, run, app_instance().trained_model)

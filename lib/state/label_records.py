@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLAIN = ("image_id", "tag", "number", "digest", "source", "author", "client", "model_version",
-          "organs", "info")  # fmt: skip
+          "organs", "doubts", "info")  # fmt: skip
 
 
 def as_record(version: LabelVersion, parent: int | None) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def checked(record: Any) -> dict[str, Any]:
     require_tag(record["tag"])
     if not _DIGEST.fullmatch(record["digest"]):
         raise ValueError(f"{record['digest'][:70]!r} is no SHA-256")
-    for key, kind in (("number", int), ("organs", list), ("info", dict), ("source", str),
+    for key, kind in (("number", int), ("organs", list), ("doubts", list), ("info", dict), ("source", str),
                       ("author", str), ("client", str)):  # fmt: skip
         if not isinstance(record[key], kind):
             raise TypeError(f"{key} is {type(record[key]).__name__}")

@@ -45,6 +45,7 @@ class Submission:
         client: The program's `client_id`.
         model_version: The model that served, or that the client named.
         organs: TG-263 names with at least one voxel.
+        doubts: What looks wrong about it, in sentences.
         info: What the client sent with it.
     """
 
@@ -53,6 +54,7 @@ class Submission:
     client: str = ""
     model_version: str | None = None
     organs: Sequence[str] = ()
+    doubts: Sequence[str] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -111,6 +113,7 @@ class LabelHistory:
                     client=submission.client,
                     model_version=submission.model_version,
                     organs=list(submission.organs),
+                    doubts=list(submission.doubts),
                     info=_plain(submission.info),
                     submitted_at=_after(versions),
                 )
@@ -146,6 +149,7 @@ class LabelHistory:
             author=author,
             model_version=old.model_version,
             organs=old.organs,
+            doubts=old.doubts,
             info={**old.info, "restored_number": number},
         )
         return self._add(image_id, tag, old.digest, submission)

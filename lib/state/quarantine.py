@@ -21,6 +21,8 @@ WHY = "why.json"
 KEPT = timedelta(days=30)
 """Nothing younger is removed to make room: somebody may not have seen the refusal yet."""
 LIMIT_BYTES = 5 * 2**30
+MAX_FILE_BYTES = 256 * 2**20
+"""No label is larger: a few that are must not fill the quarantine."""
 HEAD_BYTES = 2**20
 """Of a file that is too large to keep, this much is kept: enough to see what it was."""
 _NAME = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{8}")
@@ -61,7 +63,7 @@ class Quarantine:
             return f"not kept in quarantine ({error.strerror})"
         if is_whole:
             return f"kept as {FOLDER}/{name}"
-        return f"its beginning is kept as {FOLDER}/{name}: too large for the quarantine"
+        return f"too large for the quarantine, its beginning is kept as {FOLDER}/{name}"
 
     def _keep(
         self, file: Path, size: int, about: Mapping[str, Any], suffix: str
@@ -86,6 +88,8 @@ class Quarantine:
 
     def _make_room(self, size: int, moment: datetime) -> bool:
         """Remove the oldest until `size` more fits; return whether it does."""
+        if size > MAX_FILE_BYTES:
+            return False
         sizes = {path: _size(path) for path in self._entries()}
         used = sum(sizes.values())
         for path, freed in sizes.items():

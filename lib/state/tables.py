@@ -73,6 +73,7 @@ class LabelVersion(Base):
         client: The program's `client_id`.
         model_version: The model that served when it was submitted, or that the client named.
         organs: TG-263 names with at least one voxel.
+        doubts: What looked wrong about it (`lib.plausibility`), in sentences.
         info: What the client sent with it.
         is_in_place: Whether the copy that people and clients read, `labels/<tag>/`, was written.
         hidden_at: When it was removed from sight; the file stays.
@@ -94,6 +95,7 @@ class LabelVersion(Base):
     client: Mapped[str] = mapped_column(default="")
     model_version: Mapped[str | None]
     organs: Mapped[list[Any]]
+    doubts: Mapped[list[Any]] = mapped_column(default=list)
     info: Mapped[dict[str, Any]]
     submitted_at: Mapped[datetime] = mapped_column(default=now)
     is_in_place: Mapped[bool] = mapped_column(default=False)

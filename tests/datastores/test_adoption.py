@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -314,7 +315,8 @@ def test_a_lost_index_finds_what_clients_said_again(
 
 
 def test_a_float_label_is_refused(store: FolderStore, studies: Path) -> None:
-    image = nib.Nifti1Image(make_label().astype(np.float32), make_grid().affine_ras)  # type: ignore[no-untyped-call]
+    array = make_label().astype(np.float32)
+    image: Any = nib.Nifti1Image(array, make_grid().affine_ras)  # type: ignore[no-untyped-call]
     nib.save(image, final(studies))
     aged(final(studies))
     assert store.adopt() == []

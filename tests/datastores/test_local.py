@@ -116,6 +116,45 @@ def test_damaged_index_is_kept_aside_and_made_anew(
     assert aside.read_bytes() == damage
 
 
+FOREIGN = {
+    "of another folder": {
+        "name": "theirs", "description": "", "images_dir": ".", "labels_dir": "labels",
+        "objects": {"their_case": {"image": {"info": {}, "ext": ".nrrd"}, "labels": {
+            "final": {"info": {}, "ext": ".nrrd"}}}},
+    },
+    "with paths in it": {
+        "name": "theirs", "description": "", "base_path": "/etc",
+        "objects": {"../../etc/passwd": {"image": {"info": {}, "ext": ""}, "labels": {}},
+                    "a": {"image": {"info": {}, "ext": ".nii.gz"}, "labels": {
+                        "../..": {"info": {}, "ext": ".nii.gz"},
+                        "final": {"info": {"client_id": "me"}, "ext": ".nii.gz"}}}},
+    },
+    "of version 1": {
+        "name": "theirs", "description": "",
+        "objects": {"a.nii.gz": {"image": {"id": "a.nii.gz", "info": {}},
+                                 "labels": [{"id": "label_final_a.nii.gz", "tag": "final"}]}},
+    },
+    "of another program": {"openapi": "3.0", "paths": {}},
+    "of nothing": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_foreign_index_is_made_anew_from_the_files(studies: Path, kind: str) -> None:
+    store = open_store(studies)
+    write_ct(studies / "a.nii.gz", make_ct())
+    label = LabelVolume(make_label(), make_grid(), LABELS)
+    write_label(studies / "labels" / "final" / "a.nii.gz", label)
+    assert store.list_images() == ["a"]
+    (studies / "datastore_v2.json").write_text(json.dumps(FOREIGN[kind]))
+    for again in (store, open_store(studies)):
+        assert again.list_images() == ["a"]
+        assert again.get_labeled_images() == ["a"]
+        assert again.status() == {"total": 1, "completed": 1, "label_tags": {"final": 1}}
+        assert again.datalist()[0]["image"] == str(studies / "a.nii.gz")
+    assert list(index(studies)) == ["a"]
+
+
 def test_added_file_is_kept_byte_for_byte(
     store: FolderStore, studies: Path, tmp_path: Path
 ) -> None:
@@ -291,6 +330,6 @@ def test_processes_do_not_lose_each_others_changes(store: FolderStore, studies: 
     for number in range(20):
         store.update_image_info("a", {f"note_here_{number}": True})
     for writer in writers:
-        writer.join(120)
+        writer.join(300)
         assert writer.exitcode == 0
     assert len([key for key in store.get_image_info("a") if key.startswith("note_")]) == 60

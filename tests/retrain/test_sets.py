@@ -3,11 +3,13 @@ from lib.retrain.sets import REFEREE, TRAIN, Known, choose_set, hashed_into_refe
 ALL = frozenset({"Brainstem", "Parotid_L", "Parotid_R"})
 
 
-def place(cases: dict[str, frozenset[str]], **given: frozenset[str]) -> dict[str, Known]:
+def place(
+    cases: dict[str, frozenset[str]], trained_on: frozenset[str] = frozenset()
+) -> dict[str, Known]:
     """Put cases into sets one after another."""
     known: dict[str, Known] = {}
     for image_id, organs in cases.items():
-        chosen, _ = choose_set(image_id, organs, known, **given)
+        chosen, _ = choose_set(image_id, organs, known, trained_on=trained_on)
         known[image_id] = Known(chosen, organs)
     return known
 
@@ -49,11 +51,15 @@ def test_a_case_that_a_model_has_seen_never_judges() -> None:
     assert judges(known)[:2] == names[30:32]
 
 
+def test_a_label_that_looks_wrong_never_judges() -> None:
+    assert choose_set("a", ALL, {}, is_doubted=True) == (TRAIN, "its first label looked wrong")
+
+
 def test_the_reason_is_said() -> None:
     known = {"a": Known(REFEREE, ALL), "b": Known(REFEREE, ALL)}
     assert choose_set("c", ALL, {}) == (REFEREE, "the first 2 cases judge")
     assert choose_set("c", ALL, known)[1] == "by the hash of its id"
     assert choose_set("c", ALL, {}, trained_on={"c"}) == (
         TRAIN,
-        "a model here was trained on it before",
+        "a model has seen it before",
     )

@@ -43,6 +43,12 @@ TINY = replace(
 """Learns nothing, but goes through every motion in a moment."""
 
 
+UNDISTURBED = {"auto_retrain": "off", "doubted_may_judge": "on", "retrain_epochs": "2"}
+"""Trainings begin when a test asks for them, on labels that are blocks in the air."""
+ANYTHING_GOES = {"min_first_dsc": "0", "promotion_margin": "1", "max_organ_drop": "1"}
+"""Rules under which any model may serve, even one that learned nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server.
@@ -70,13 +76,27 @@ class Server:
         return self.http.request(method, self.url + path, timeout=ANSWER_LIMIT_S, **given)
 
     def disk(self) -> dict[str, str]:
-        """Return a digest of every file the server could have changed, by its path."""
+        """Return a digest of every file the server could have changed, by its path.
+
+        Without what was refused, and without SQLite's notes on who is reading.
+        """
         roots = (self.studies, self.models, self.scratch, self.scratch.with_name("sessions"))
         return {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
             for root in roots
             for path in sorted(root.rglob("*"))
+            if "quarantine" not in path.parts and not path.name.endswith("-shm")
         }
+
+    def wait_for_label(self, image_id: str, *, tag: str = "final") -> None:
+        """Return when the server has taken up a label that was laid into the folder."""
+        limit = time.monotonic() + ANSWER_LIMIT_S
+        while time.monotonic() < limit:
+            asked = f"/datastore/label?image={image_id}&tag={tag}"
+            if self.ask("HEAD", asked).status_code == 200:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"{image_id}: not taken up:\n{self.log.read_text()[-4000:]}")
 
     def images(self) -> list[str]:
         """Return the ids of the store's images."""
@@ -84,28 +104,40 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path, *, conf: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Yield a server over `folder`/studies and `folder`/models, and end it with all its children."""
+def running(
+    folder: Path,
+    *,
+    conf: Mapping[str, str] | None = None,
+    app: Path = APP,
+    studies: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Yield a server over `folder`/studies and `folder`/models, and end it with all its children.
+
+    `studies` is where another server has its studies, if they are to be shared.
+    """
     places = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
+    places["studies"] = studies or places["studies"]
     for place in places.values():
         place.mkdir(exist_ok=True)
     recipe = folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(TINY.as_dict()))
     settings = {"model_dir": str(places["models"]), "starter_dir": str(folder / "none"),
-                "recipe": str(recipe), "device": "cpu", **(conf or {})}  # fmt: skip
+                "recipe": str(recipe), "device": "cpu", **UNDISTURBED, **(conf or {})}  # fmt: skip
     port = _free_port()
     programs = Path(sys.executable).parent
-    command = [str(programs / "monailabel"), "start_server", "--app", str(APP),
+    command = [str(programs / "monailabel"), "start_server", "--app", str(app),
                "--studies", str(places["studies"]), "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     for key, value in settings.items():
         command += ["--conf", key, value]
-    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-                   "TMPDIR": str(places["scratch"]), "OMP_NUM_THREADS": "1",
-                   "MONAI_LABEL_SESSION_PATH": str(places["sessions"])}  # fmt: skip
+    variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+                 "TMPDIR": str(places["scratch"]), "OMP_NUM_THREADS": "1",
+                 "MONAI_LABEL_SESSION_PATH": str(places["sessions"]),
+                 **(environment or {})}  # fmt: skip
     log = folder / "server.log"
     with log.open("wb") as output, requests.Session() as http:
         process = psutil.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=environment
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=variables
         )
         server = Server(f"http://127.0.0.1:{port}", places["studies"], places["models"],
                         places["scratch"], log, http, process)  # fmt: skip
@@ -165,7 +197,11 @@ def put_case(server: Server, image_id: str, *, is_labelled: bool = False) -> Gri
     ct = small_ct(image_id)
     write_ct(server.studies / f"{image_id}.nii.gz", ct)
     if is_labelled:
-        write_label(server.studies / "labels" / "final" / f"{image_id}.nii.gz", two_organs(ct.grid))
+        path = server.studies / "labels" / "final" / f"{image_id}.nii.gz"
+        write_label(path, two_organs(ct.grid))
+        # As one that was copied with its time: a file that was written just now may not be whole yet.
+        os.utime(path, (path.stat().st_mtime - 60,) * 2)
+        server.wait_for_label(image_id)
     return ct.grid
 
 

@@ -1,6 +1,5 @@
 """Servers that are stopped or killed at a bad moment (DESIGN section 4, defects 3, 10 and 13)."""
 
-import json
 import signal
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.server.running import Server, put_case, put_model, running
+from tests.server.running import ANYTHING_GOES, Server, put_case, put_model, running
 
 pytestmark = pytest.mark.server
 
@@ -19,15 +18,24 @@ def start_training(server: Server) -> psutil.Process:
     """Start a training without end and return its process, after its first epoch."""
     started = server.ask("POST", "/train/organnet25d", json={"max_epochs": 100_000})
     assert started.status_code == 200, started.text
+    return training_of(server)
+
+
+def training_of(server: Server, *, after_epoch: int = 0) -> psutil.Process:
+    """Return the training's process, once it has done more epochs than those."""
     for _ in range(240):
-        if server.ask("GET", "/info/").json()["train_stats"]["organnet25d"].get("epoch"):
+        if epoch(server) > after_epoch:
             return next(
                 child
-                for child in server.process.children(recursive=True)
-                if "monailabel.interfaces.utils.app" in child.cmdline()
+                for child in server.process.children()
+                if "lib.retrain.worker" in child.cmdline()
             )
         time.sleep(0.5)
     raise AssertionError(f"no epoch ended:\n{server.log.read_text()[-3000:]}")
+
+
+def epoch(server: Server) -> int:
+    return int(server.ask("GET", "/info/").json()["train_stats"]["organnet25d"].get("epoch", 0))
 
 
 def put_damage(folder: Path) -> None:
@@ -66,20 +74,35 @@ def test_training_dies_with_a_killed_server_and_goes_on_in_the_next(tmp_path: Pa
         for case in CASES:
             put_case(server, case, is_labelled=True)
         training = start_training(server)
+        left = epoch(server)
         server.process.kill()
         server.process.wait(10)
         training.wait(10)
-        left = json.loads((server.models / "train_stats.json").read_text())["epoch"]
-    (tmp_path / "models" / "train_stats.json").unlink()
     with running(tmp_path) as server:
-        start_training(server)
-        resumed = server.ask("GET", "/info/").json()["train_stats"]["organnet25d"]["epoch"]
-        assert resumed > left
+        # Nobody has to ask for it again.
+        training_of(server, after_epoch=left)
         assert server.ask("DELETE", "/train/").json()["status"] == "STOPPED"
+        left = epoch(server)
+        again = server.ask("POST", "/train/organnet25d", json={"max_epochs": 100_000})
+        assert again.json()["id"] == server.ask("GET", "/train/").json()["id"] == "1"
+        training_of(server, after_epoch=left)
+
+
+def test_a_training_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        for case in CASES:
+            put_case(server, case, is_labelled=True)
+        training = start_training(server)
+        left = epoch(server)
+        training.kill()
+        again = training_of(server, after_epoch=left)
+        assert again.pid != training.pid
+        run = server.ask("GET", "/organnet/status").json()["training"]
+        assert "its process ended with code -9" in run["notes"][0]
 
 
 def test_training_that_ends_serves_its_model(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
+    with running(tmp_path, conf=ANYTHING_GOES) as server:
         for case in CASES:
             put_case(server, case, is_labelled=True)
         config = server.ask("GET", "/info/").json()["trainers"]["organnet25d"]["config"]

@@ -52,7 +52,7 @@ def test_young_ones_stay_and_of_the_next_the_beginning_is_kept(tmp_path: Path) -
     quarantine = Quarantine(tmp_path, limit_bytes=3 * HEAD_BYTES)
     first = quarantine.keep(refused(tmp_path, b"a" * 2 * HEAD_BYTES), ABOUT, suffix=".nii.gz")
     said = quarantine.keep(refused(tmp_path, b"b" * 2 * HEAD_BYTES), ABOUT, suffix=".nii.gz")
-    assert said.startswith("its beginning is kept as quarantine/")
+    assert said.startswith("too large for the quarantine, its beginning is kept as quarantine/")
     newest, oldest = quarantine.entries()
     assert first.endswith(oldest["name"])
     assert (newest["bytes"], newest["is_whole"]) == (2 * HEAD_BYTES, False)

@@ -1,0 +1,311 @@
+"""All that people and trainings made here, in one file, and back: while the server serves.
+
+The archive is a tar of the database, every label version, the models that were promoted, and last a list of the
+SHA-256 of each. A backup is the state of one moment: the database is copied first, and what a row of the copy
+names was on disk before the row and never changes. Scans are not in it: they are the hospital's.
+
+Restoring adds what is missing and changes nothing that is there: label versions come back with their numbers
+(the next free one where it is taken), authors and times, and the newest by time is the current one. The server,
+running or started next, writes the copies in `labels/`. Nothing is restored from an archive that is damaged.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from sqlalchemy import String, insert, select
+
+from lib import __version__
+from lib.errors import StateError
+from lib.files import UNFINISHED, digest_of, make_folder, replacing
+from lib.registry import SERVED, Registry
+from lib.state.database import FILE, Database, state_folder
+from lib.state.label_records import checked
+from lib.state.labels import LabelHistory
+from lib.state.tables import Base, LabelVersion, Meta
+
+ABOUT = "organnet-backup.json"
+RECORDS = "labels.json"
+CHECKSUMS = "checksums.json"
+FORMAT = 1
+_VOLUME = re.compile(r"labels/([0-9a-f]{64})\.nii\.gz")
+_MODEL = re.compile(r"models/[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.(safetensors|json)")
+_CHUNK_BYTES = 2**20
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a backup holds.
+
+    Attributes:
+        versions: Label versions.
+        models: Promoted models.
+        damaged: Files that should be in it and are gone or damaged here; in words.
+    """
+
+    versions: int
+    models: int
+    damaged: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore added: label versions, models and rows of other tables."""
+
+    versions: int
+    models: int
+    rows: int
+
+
+def create(studies: str, model_dir: Path, output: Path) -> Saved:
+    """Write a backup to `output`, atomically; compressed where its name ends in `gz`.
+
+    Raises:
+        StateError: If there is nothing to save.
+    """
+    state = state_folder(studies, model_dir)
+    if not (state / FILE).is_file():
+        raise StateError(
+            f"{state / FILE}: not there; give the --studies that the server was started with"
+        )
+    make_folder(output.absolute().parent)
+    with (
+        replacing(output.absolute()) as beside,
+        tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=beside.parent) as scratch,
+    ):
+        moment = Path(scratch) / FILE
+        live = Database(state / FILE)
+        live.copy_to(moment)
+        live.close()
+        copied = Database(moment)
+        try:
+            with _packed(beside) as file, tarfile.open(fileobj=file, mode="w|") as tar:
+                return _Writer(tar).write(moment, LabelHistory(copied, state), model_dir)
+        finally:
+            copied.close()
+
+
+@contextmanager
+def _packed(path: Path) -> Iterator[IO[bytes]]:
+    """Yield `path` to write to, compressed where its name ends in `gz`; volumes are compressed already."""
+    if path.name.endswith("gz"):
+        with gzip.open(path, "wb", compresslevel=1) as packed:
+            yield packed  # type: ignore[misc]
+    else:
+        with path.open("wb") as plain:
+            yield plain
+
+
+class _Writer:
+    """Writes one archive, file by file, and remembers their digests."""
+
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self._tar = tar
+        self._digests: dict[str, str] = {}
+        self._damaged: list[str] = []
+
+    def write(self, database: Path, history: LabelHistory, model_dir: Path) -> Saved:
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._add_json(ABOUT, {"format": FORMAT, "program": __version__, "created": created})
+        records = history.records()
+        self._add_file(FILE, database)
+        for digest in sorted({record["digest"] for record in records}):
+            path = history.path(digest)
+            if not path.is_file() or digest_of(path) != digest:
+                self._damaged.append(f"label volume {digest}")
+                continue
+            self._add_file(f"labels/{digest}.nii.gz", path)
+        self._add_json(RECORDS, records)
+        models = self._add_models(model_dir)
+        self._add_json(CHECKSUMS, self._digests)
+        return Saved(len(records), models, tuple(self._damaged))
+
+    def _add_models(self, model_dir: Path) -> int:
+        pointer = model_dir / SERVED
+        if not pointer.is_file():
+            return 0
+        content = pointer.read_bytes()
+        added = 0
+        for version in Registry(model_dir).promoted():
+            files = [model_dir / f"{version}{suffix}" for suffix in (".safetensors", ".json")]
+            if all(file.is_file() for file in files):
+                for file in files:
+                    self._add_file(f"models/{file.name}", file)
+                added += 1
+            else:
+                self._damaged.append(f"model {version}")
+        self._add(f"models/{SERVED}", io.BytesIO(content), len(content))
+        return added
+
+    def _add_json(self, name: str, value: Any) -> None:
+        content = json.dumps(value, indent=1).encode()
+        self._add(name, io.BytesIO(content), len(content))
+
+    def _add_file(self, name: str, path: Path) -> None:
+        with path.open("rb") as file:
+            self._add(name, file, path.stat().st_size)
+
+    def _add(self, name: str, content: IO[bytes], size: int) -> None:
+        about = tarfile.TarInfo(name)
+        about.size = size
+        hashed = _Hashed(content)
+        self._tar.addfile(about, hashed)
+        self._digests[name] = hashed.digest.hexdigest()
+
+
+class _Hashed(io.RawIOBase):
+    """A file that is hashed as it is read."""
+
+    def __init__(self, content: IO[bytes]) -> None:
+        self._content = content
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        chunk = self._content.read(size)
+        self.digest.update(chunk)
+        return chunk
+
+
+def restore(archive: Path, studies: str, model_dir: Path) -> Restored:
+    """Add what an archive holds and what is missing here.
+
+    Raises:
+        StateError: If the archive is no backup, is damaged, or is of a newer program. Nothing is changed then.
+    """
+    state = state_folder(studies, model_dir)
+    make_folder(state)
+    with _unpacked(archive, state) as folder:
+        records = _records(folder)
+        there = Database(folder / FILE)
+        here = Database(state / FILE)
+        history = LabelHistory(here, state)
+        # What lies on disk and is not in the database has its number already.
+        history.restore_from_files()
+        for volume in sorted((folder / "labels").glob("*.nii.gz")):
+            history.keep(volume)
+        versions = history.merge(records)
+        rows = _merge_tables(there, here)
+        models = _merge_models(folder / "models", model_dir)
+        there.close()
+        here.close()
+    return Restored(versions, models, rows)
+
+
+@contextmanager
+def _unpacked(archive: Path, state: Path) -> Iterator[Path]:
+    """Yield a folder with the files of an archive, each of them verified."""
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=state) as scratch:
+        folder = Path(scratch)
+        (folder / "labels").mkdir()
+        (folder / "models").mkdir()
+        try:
+            with tarfile.open(archive, "r|*") as tar:
+                digests = {member.name: _extract(tar, member, folder) for member in tar}
+        except FileNotFoundError as error:
+            raise StateError(f"{archive}: there is no such file") from error
+        except _DAMAGE as error:
+            raise StateError(
+                f"{archive}: no backup, or damaged or cut short ({error}); nothing was restored"
+            ) from error
+        _verify(archive, folder, digests)
+        yield folder
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> str:
+    """Write one file of an archive below `folder`, and return its SHA-256."""
+    known = (ABOUT, RECORDS, CHECKSUMS, FILE)
+    name = member.name
+    if not member.isfile() or not (
+        name in known or _VOLUME.fullmatch(name) or _MODEL.fullmatch(name)
+    ):
+        raise StateError(f"{name[:80]!r}: no file of a backup; nothing was restored")
+    content = tar.extractfile(member)
+    if content is None:
+        raise tarfile.ReadError(f"{name} has no content")
+    digest = hashlib.sha256()
+    with (folder / name).open("wb") as target:
+        while chunk := content.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            target.write(chunk)
+    return digest.hexdigest()
+
+
+def _verify(archive: Path, folder: Path, digests: dict[str, str]) -> None:
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        expected = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StateError(f"{archive}: no backup, or cut short; nothing was restored") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise StateError(f"{archive}: of another program; update this one. Nothing was restored")
+    digests = {name: digest for name, digest in digests.items() if name != CHECKSUMS}
+    named = {m[0]: m[1] for m in map(_VOLUME.fullmatch, digests) if m}
+    if digests != expected or any(digests[name] != digest for name, digest in named.items()):
+        raise StateError(f"{archive}: damaged, its checksums are others; nothing was restored")
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    try:
+        return [
+            checked(record) for record in json.loads((folder / RECORDS).read_text(encoding="utf-8"))
+        ]
+    except (OSError, ValueError, KeyError, TypeError, LookupError) as error:
+        raise StateError(f"{RECORDS}: cannot be read ({error}); nothing was restored") from error
+
+
+def _merge_tables(there: Database, here: Database) -> int:
+    """Add the rows that are not here: by name where rows have names; numbered ones where there are none yet."""
+    added = 0
+    taken: set[str] = set()
+    for table in Base.metadata.sorted_tables:
+        if table.name in (LabelVersion.__tablename__, Meta.__tablename__):
+            continue
+        (key,) = table.primary_key.columns
+        with there.reading() as session:
+            rows = [dict(row._mapping) for row in session.execute(select(table))]
+        with here.writing() as session:
+            known = set(session.scalars(select(key)))
+            if known and not isinstance(key.type, String):
+                continue
+            taken.add(table.name)
+            lost = [f.parent.name for f in table.foreign_keys if f.column.table.name not in taken]
+            new = [row | dict.fromkeys(lost) for row in rows if row[key.name] not in known]
+            if new:
+                session.execute(insert(table), new)
+            added += len(new)
+    return added
+
+
+def _merge_models(folder: Path, model_dir: Path) -> int:
+    """Copy the models that are not here; let the one serve that served, where none does."""
+    added = 0
+    for card in sorted(folder.glob("*.json")):
+        weights = card.with_suffix(".safetensors")
+        if card.name == SERVED or not weights.is_file():
+            continue
+        if not (model_dir / weights.name).is_file() or not (model_dir / card.name).is_file():
+            for file in (weights, card):
+                _copy(file, model_dir / file.name)
+            added += 1
+    if (folder / SERVED).is_file() and not (model_dir / SERVED).is_file():
+        _copy(folder / SERVED, model_dir / SERVED)
+    return added
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as beside:
+        shutil.copyfile(source, beside)

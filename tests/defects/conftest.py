@@ -1,0 +1,23 @@
+"""The server that is tested, and one of it that tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.defects.targets import OrganNetLabel, PlainMonaiLabel, Target
+from tests.server.running import Server
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest) -> Target:
+    """This repository's app, or plain MONAI Label with `--plain`."""
+    return PlainMonaiLabel() if request.config.getoption("--plain") else OrganNetLabel()
+
+
+@pytest.fixture(scope="session")
+def server(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a model, and whatever scans earlier tests gave it; none of them trains."""
+    folder = tmp_path_factory.mktemp("server")
+    target.put_model(folder)
+    with target.running(folder) as started:
+        yield started

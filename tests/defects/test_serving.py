@@ -1,0 +1,115 @@
+"""A server that goes on answering: rows 9, 13, 14 and 17."""
+
+import threading
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from tests.defects import scans
+from tests.defects.client import as_file, infer, put_label, put_scan
+from tests.defects.targets import Target
+from tests.server.running import Server
+
+pytestmark = pytest.mark.server
+
+WATCHED_S = 3.0
+"""MONAI Label has started a process by then, and one that has work has done some."""
+IDLE_LIMIT_S = 120.0
+
+
+def test_row_09_others_are_answered_while_a_scan_is_contoured(
+    target: Target, server: Server
+) -> None:
+    put_scan(server, "small", ct=scans.scan(0))
+    put_scan(server, "large", ct=scans.scan(0, (70, 64, 40)))
+    label = as_file(scans.label(0))
+    answers = []
+    asked = threading.Thread(
+        target=lambda: answers.append(infer(server, target.model, "large", overlap=0.8))
+    )
+    asked.start()
+    rounds = 0
+    while asked.is_alive():
+        assert server.ask("GET", "/info/").status_code == 200
+        assert put_label(server, "small", label).status_code == 200
+        rounds += asked.is_alive()
+    assert answers[0].status_code == 200, answers[0].text
+    # A server that contours on the thread that answers gets at most the first one in before.
+    assert rounds >= 3
+
+
+@pytest.mark.parametrize(
+    "left",
+    ['{"epoch": 3, "best_metric": NaN}', '{"epoch": 3, "best_m', ""],
+    ids=["nan", "half", "empty"],
+)
+def test_row_13_damaged_statistics_do_not_keep_the_server_from_answering(
+    target: Target, server: Server, left: str
+) -> None:
+    put_scan(server, "one", "two", "three", ct=scans.scan(0))
+    statistics = server.models / "train_stats.json"
+    statistics.write_text(left)
+    try:
+        statuses = {
+            "info": server.ask("GET", "/info/").status_code,
+            "next sample": server.ask("POST", "/activelearning/random", json={}).status_code,
+            "infer": infer(server, target.model, "one").status_code,
+        }
+    finally:
+        statistics.unlink()
+    assert statuses == dict.fromkeys(statuses, 200)
+
+
+def test_row_14_model_that_does_not_load_leaves_the_one_before_serving(
+    target: Target, server: Server
+) -> None:
+    put_scan(server, "contoured", ct=scans.scan(0))
+    before = infer(server, target.model, "contoured")
+    assert before.status_code == 200, before.text
+    with target.broken_model(server):
+        after = infer(server, target.model, "contoured")
+    assert after.status_code == 200, after.text
+    assert after.content == before.content
+
+
+def test_row_17_asking_for_the_next_sample_starts_no_process(server: Server) -> None:
+    put_scan(server, "four", "five", "six", ct=scans.scan(0))
+    wait_until_idle(server)
+    before = children(server)
+    answer = server.ask("POST", "/activelearning/random", json={})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["id"]
+    limit = time.monotonic() + WATCHED_S
+    while time.monotonic() < limit:
+        assert children(server).items() <= before.items()
+        time.sleep(0.1)
+
+
+def children(server: Server) -> dict[int, str]:
+    """Return the processes that the server has started, by id, with the end of their command."""
+    found = {}
+    for one in server.process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found[one.pid] = " ".join(one.cmdline())[-200:]
+    return found
+
+
+def wait_until_idle(server: Server) -> None:
+    """Wait until nothing that the server started has work: MONAI Label starts some when it starts."""
+    limit = time.monotonic() + IDLE_LIMIT_S
+    spent: dict[int, float] = {-1: 0.0}
+    while (now := processor_times(server)) != spent:
+        assert time.monotonic() < limit, children(server)
+        spent = now
+        time.sleep(WATCHED_S)
+
+
+def processor_times(server: Server) -> dict[int, float]:
+    """Return the processor time of each process that the server has started, by id."""
+    found = {}
+    for one in server.process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found[one.pid] = float(sum(one.cpu_times()[:2]))
+    return found

@@ -1,0 +1,172 @@
+"""Versions of labels over HTTP: who made them, the way back, what people do to the folder by hand."""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lib.scans import write_label
+from lib.volumes import LabelVolume
+from tests.server.running import TINY, Server, put_case, put_model, running, small_ct, two_organs
+from tests.small_disks import fill, small_disk
+
+pytestmark = pytest.mark.server
+
+
+def label_bytes(folder: Path, shift: int = 0) -> bytes:
+    """Return a label as a client would send it; `shift` makes it another one."""
+    label = two_organs(small_ct().grid)
+    path = folder / "sent.nii.gz"
+    write_label(path, LabelVolume(np.roll(label.array, shift, 0), label.grid, TINY.labels))
+    return path.read_bytes()
+
+
+def submit(server: Server, image_id: str, content: bytes, **params: Any) -> None:
+    answer = server.ask(
+        "PUT",
+        f"/datastore/label?image={image_id}",
+        data={"params": json.dumps({"client_id": "slicer", **params})},
+        files={"label": ("label.nii.gz", content)},
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def history(server: Server, image_id: str, tag: str = "final") -> list[dict[str, Any]]:
+    answer = server.ask("GET", f"/organnet/labels/{image_id}?tag={tag}")
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()
+    return found
+
+
+def until(server: Server, image_id: str, count: int) -> list[dict[str, Any]]:
+    """Return the history when it has `count` versions."""
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        versions = history(server, image_id)
+        if len(versions) == count:
+            return versions
+        time.sleep(0.2)
+    raise AssertionError(f"{versions}\n{server.log.read_text()[-4000:]}")
+
+
+def test_each_submit_is_a_version_and_any_can_come_back(server: Server, tmp_path: Path) -> None:
+    put_case(server, "versions")
+    submit(server, "versions", label_bytes(tmp_path))
+    first_file = server.ask("GET", "/datastore/label?label=versions&tag=final").content
+    submit(server, "versions", label_bytes(tmp_path, 1), model_version="mine")
+    first, second = history(server, "versions")
+    served = server.ask("GET", "/info/").json()["models"]["organnet25d"]["version"]
+    assert first["model_version"] == served
+    assert (first["source"], first["client"], first["parent"]) == ("client", "slicer", None)
+    assert first["organs"] == ["Brainstem", "Parotid_L"]
+    assert (second["number"], second["parent"], second["model_version"]) == (2, 1, "mine")
+    for version in (first, second):
+        file = server.ask("GET", f"/organnet/labels/versions/{version['number']}").content
+        assert hashlib.sha256(file).hexdigest() == version["sha256"]
+    back = server.ask("POST", "/organnet/labels/versions/1/restore")
+    assert back.status_code == 200, back.text
+    assert (back.json()["number"], back.json()["source"]) == (3, "restore")
+    assert server.ask("GET", "/datastore/label?label=versions&tag=final").content == first_file
+    current = server.ask("GET", "/organnet/labels").json()["labels"]
+    assert [v["number"] for v in current if v["image"] == "versions"] == [3]
+
+
+def test_a_deleted_label_can_be_restored(server: Server, tmp_path: Path) -> None:
+    put_case(server, "deleted")
+    submit(server, "deleted", label_bytes(tmp_path))
+    assert server.ask("DELETE", "/datastore/label?id=deleted&tag=final").status_code == 200
+    assert server.ask("GET", "/datastore/label?label=deleted&tag=final").status_code == 404
+    assert [bool(v["hidden_at"]) for v in history(server, "deleted")] == [True]
+    assert server.ask("POST", "/organnet/labels/deleted/1/restore").status_code == 200
+    assert server.ask("GET", "/datastore/label?label=deleted&tag=final").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/organnet/labels/nobody", 404),
+        ("GET", "/organnet/labels/asked/1", 404),
+        ("GET", "/organnet/labels/asked?tag=../x", 404),
+        ("GET", "/organnet/labels/asked/one", 422),
+        ("POST", "/organnet/labels/asked/7/restore", 404),
+        ("GET", "/organnet/quarantine/..%2f..%2fworkflow.sqlite", 404),
+        ("GET", "/organnet/quarantine/nothing", 404),
+    ],
+)
+def test_what_is_not_there_is_not_found(
+    server: Server, method: str, path: str, status: int
+) -> None:
+    put_case(server, "asked")
+    assert server.ask(method, path).status_code == status
+
+
+def test_an_inferred_label_is_a_version(server: Server) -> None:
+    put_case(server, "inferred")
+    form = {"params": json.dumps({"save_label": True, "author": "mallory"})}
+    answer = server.ask("POST", "/infer/organnet25d?image=inferred", data=form)
+    assert answer.status_code == 200, answer.text
+    (version,) = history(server, "inferred", "original")
+    assert (version["source"], version["author"]) == ("infer", "")
+    assert version["model_version"]
+
+
+def test_files_laid_into_the_folder_are_taken_up_or_listed(server: Server, tmp_path: Path) -> None:
+    put_case(server, "by_hand", is_labelled=True)
+    (first,) = history(server, "by_hand")
+    assert first["source"] == "folder"
+    path = server.studies / "labels" / "final" / "by_hand.nii.gz"
+    path.write_bytes(label_bytes(tmp_path, 3))
+    second = until(server, "by_hand", 2)[1]
+    assert second["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(b"<html>")
+    os.utime(path, (1e9, 1e9))
+    limit = time.monotonic() + 60
+    refused: list[dict[str, str]] = []
+    while not refused and time.monotonic() < limit:
+        refused = server.ask("GET", "/organnet/labels").json()["refused"]
+        time.sleep(0.2)
+    assert [(r["image"], r["file"]) for r in refused] == [("by_hand", "by_hand.nii.gz")]
+    assert "web page" in refused[0]["reason"]
+    label = server.ask("GET", "/datastore/label?label=by_hand&tag=final").content
+    assert hashlib.sha256(label).hexdigest() == second["sha256"]
+    submit(server, "by_hand", label_bytes(tmp_path))
+    assert not server.ask("GET", "/organnet/labels").json()["refused"]
+
+
+def test_a_full_disk_answers_507_and_a_killed_server_finds_everything_again(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "models").mkdir()
+    put_model(tmp_path / "models")
+    with small_disk(tmp_path / "studies", mib=8):
+        with running(tmp_path) as server:
+            put_case(server, "full")
+            submit(server, "full", label_bytes(tmp_path))
+            before = server.ask("GET", "/datastore/label?label=full&tag=final").content
+            index = (server.studies / "datastore_v2.json").read_bytes()
+            filler = fill(server.studies)
+            answer = server.ask(
+                "PUT",
+                "/datastore/label?image=full",
+                files={"label": ("l.nii.gz", label_bytes(tmp_path, 1))},
+            )
+            assert answer.status_code == 507, answer.text
+            assert "every label before it is" in answer.json()["detail"]
+            assert server.ask("PUT", "/datastore/image/info?image=full").status_code in (200, 507)
+            assert (server.studies / "datastore_v2.json").read_bytes() == index
+            again = server.ask("GET", "/datastore/label?label=full&tag=final")
+            assert (again.status_code, again.content) == (200, before)
+            assert len(history(server, "full")) == 1
+            assert server.ask("POST", "/infer/organnet25d?image=full").status_code == 200
+            filler.unlink()
+            submit(server, "full", label_bytes(tmp_path, 1))
+            server.process.kill()
+            server.process.wait(20)
+        with running(tmp_path) as server:
+            assert [v["number"] for v in history(server, "full")] == [1, 2]
+            server.wait_for_label("full")
