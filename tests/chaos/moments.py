@@ -7,7 +7,10 @@ from enum import Enum
 
 from tests.chaos.stage import Stage
 
-LONGEST_WAIT_S = 30.0
+LONGEST_WAIT_S = 90.0
+"""A training's process takes half a minute to begin where others want the processor too."""
+BEGUN_SHARE = 0.6
+LONGEST_PAUSE_S = 6.0
 _LOOK_S = 0.002
 
 
@@ -40,13 +43,8 @@ WEIGHTS = {
 def wait_for(kind: Kill, stage: Stage, chance: random.Random) -> bool:
     """Return at the moment to kill; False where it did not come within `LONGEST_WAIT_S`."""
     look: Callable[[], object]
-    if kind is Kill.TRAINER:
-        is_there = _until_it_is(lambda: bool(stage.trainers()), every_s=0.1)
-        time.sleep(chance.uniform(0, 8))
-        return is_there
-    if kind in (Kill.SERVER, Kill.BOTH):
-        time.sleep(chance.uniform(0, 8))
-        return True
+    if kind in (Kill.SERVER, Kill.BOTH, Kill.TRAINER):
+        return _at_random(kind, stage, chance)
     if kind in (Kill.JUDGING, Kill.TRAINER_JUDGING):
         reach_s = 0.5
         found = _until_it_is(lambda: (stage.active_run() or {}).get("state") == "judging")
@@ -63,6 +61,17 @@ def wait_for(kind: Kill, stage: Stage, chance: random.Random) -> bool:
         before = look()
         found = _until_it_is(lambda: look() != before)
     time.sleep(chance.uniform(0, reach_s))
+    return found
+
+
+def _at_random(kind: Kill, stage: Stage, chance: random.Random) -> bool:
+    """Return at any moment; more often than not at one at which a training has begun."""
+    found = True
+    if chance.random() < BEGUN_SHARE:
+        found = _until_it_is(lambda: (stage.active_run() or {}).get("state") == "running")
+    elif kind is Kill.TRAINER:
+        found = _until_it_is(lambda: bool(stage.trainers()), every_s=0.1)
+    time.sleep(chance.uniform(0, LONGEST_PAUSE_S))
     return found
 
 

@@ -26,7 +26,8 @@ ANSWER_LIMIT_S = 120.0
 LOOK_S = 0.1
 ALWAYS_TRAINING = {
     "min_new_labels": "1", "quiet_s": "0", "retry_after_s": "0", "retrain_epochs": "4",
-    "min_first_dsc": "0", "promotion_margin": "1", "max_organ_drop": "1", "device": "cpu",
+    "min_first_dsc": "0", "promotion_margin": "1", "max_organ_drop": "1", "doubted_may_judge": "true",
+    "device": "cpu",
 }  # fmt: skip
 """Every label starts a training, and nearly every candidate is promoted."""
 
