@@ -56,7 +56,7 @@ def _last_written_s(path: Path) -> float:
     """Return when a file, or anything in a folder, was last written to; now where it is gone meanwhile."""
     try:
         inside = path.rglob("*") if path.is_dir() else ()
-        return max(one.lstat().st_mtime for one in (path, *inside))
+        return max(float(one.lstat().st_mtime) for one in (path, *inside))
     except FileNotFoundError:
         return time.time()
 
