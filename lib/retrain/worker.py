@@ -44,6 +44,8 @@ from lib.training.run import RunOptions, TrainedModel, train
 logger = logging.getLogger(__name__)
 
 CLAIM = "training.lock"
+RUNS = "training"
+"""Folder of what the runs leave."""
 SHOWN_CASES = 3
 """Cases of the referee that show the DSC on the way; all of them judge at the end."""
 LOOK_S = 2.0
@@ -81,7 +83,7 @@ class Place:
 
     def run_dir(self, run_id: int) -> Path:
         """Return where a run keeps its checkpoint and its log."""
-        return self.state / "training" / f"run-{run_id:05d}"
+        return self.state / RUNS / f"run-{run_id:05d}"
 
 
 class Worker:
