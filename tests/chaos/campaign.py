@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.chaos.checks import AGED_S, Checks, leftovers_of
 from tests.chaos.load import Load
 from tests.chaos.moments import WEIGHTS, Kill, wait_for
-from tests.chaos.stage import ChaosError, Stage, until
+from tests.chaos.stage import ChaosError, Stage, files_below, until
 
 ORPHAN_LIMIT_S = 5.0
 IDLE_LIMIT_S = 30.0
@@ -226,7 +226,6 @@ def _aged(stage: Stage) -> list[Path]:
     """Let everything that was left half done look two hours old, and return it."""
     left = leftovers_of(stage)
     then = time.time() - AGED_S
-    # What is in a folder first: a change inside makes the folder young again.
-    for path in sorted(left, reverse=True):
+    for path in {*left, *files_below(*left)}:
         os.utime(path, (then, then))
     return left
