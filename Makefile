@@ -1,4 +1,4 @@
-# make install | demo | serve | test | check | bench | format | clean
+# make install | demo | serve | test | check | chaos | bench | format | clean
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
 VENV := .venv
@@ -6,8 +6,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 STUDIES ?= demo/studies
 PORT ?= 8000
+ROUNDS ?= 100
 
-.PHONY: install install-dev demo serve test test-fast check lint types format cov bench lock clean
+.PHONY: install install-dev demo serve test test-fast check lint types format cov chaos bench lock clean
 
 install: $(VENV)/.runtime
 install-dev: $(VENV)/.dev
@@ -50,6 +51,9 @@ format: install-dev
 
 cov: install-dev
 	$(PY) -m pytest --cov=lib --cov-report=term-missing
+
+chaos: install-dev
+	$(PY) -m tests.chaos --rounds $(ROUNDS)
 
 bench: install
 	$(PY) -m apps.bench

@@ -20,7 +20,7 @@ from lib.config import AppConfig
 from lib.datastores.labelled import labelled_cases
 from lib.datastores.local import FolderStore
 from lib.errors import CheckpointError, DatastoreError, OrganNetError
-from lib.files import finite, remove_unfinished
+from lib.files import finite, remove_abandoned_scratch, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
 from lib.registry import Registry
 from lib.retrain.control import Retraining
@@ -90,6 +90,7 @@ class OrganNetApp(MONAILabelApp):
         for folder in (self.config.model_dir, Path(self.studies)):
             if folder.is_dir():
                 remove_unfinished(folder)
+        remove_abandoned_scratch()
         self.labels_kept.restore_from_files()
         self._reconcile_models()
         store = self.datastore()

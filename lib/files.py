@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 UNFINISHED = ".writing-"
 """Begins the name of every file and folder that is not finished yet."""
 _CHUNK_BYTES = 2**20
+SCRATCH = "organnet-"
+"""Begins the name of every file and folder among the system's temporary ones."""
 ABANDONED_S = 3600.0
 """A file that nobody has written to for so long is of a process that was killed."""
 
@@ -26,14 +28,44 @@ def remove_unfinished(folder: Path) -> int:
 
     A file that another process may still be writing is left alone.
     """
+    return _remove_abandoned(folder.rglob(f"{UNFINISHED}*"))
+
+
+def remove_abandoned_scratch() -> int:
+    """Remove what killed processes of ours left among the system's temporary files; return how many.
+
+    These are scans and contours that were sent and answered: nobody else would remove them where no tool of
+    the system does. Files of other users are left alone, and so is what may still be in use.
+    """
+    ours = Path(tempfile.gettempdir()).glob(f"{SCRATCH}*")
+    return _remove_abandoned(path for path in ours if _is_own(path))
+
+
+def _remove_abandoned(paths: Iterable[Path]) -> int:
     before = time.time() - ABANDONED_S
-    left = [p for p in folder.rglob(f"{UNFINISHED}*") if p.stat().st_mtime < before]
+    left = [path for path in paths if _last_written_s(path) < before]
     for path in left:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     return len(left)
+
+
+def _last_written_s(path: Path) -> float:
+    """Return when a file, or anything in a folder, was last written to; now where it is gone meanwhile."""
+    try:
+        inside = path.rglob("*") if path.is_dir() else ()
+        return max(float(one.lstat().st_mtime) for one in (path, *inside))
+    except FileNotFoundError:
+        return time.time()
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.getuid()
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

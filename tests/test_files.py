@@ -1,11 +1,18 @@
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from lib.files import ABANDONED_S, remove_unfinished, replacing, write_json
+from lib.files import (
+    ABANDONED_S,
+    remove_abandoned_scratch,
+    remove_unfinished,
+    replacing,
+    write_json,
+)
 
 
 def write_half(path: Path) -> None:
@@ -51,3 +58,20 @@ def test_what_a_killed_process_left_half_written_is_removed_and_what_is_being_wr
     assert remove_unfinished(tmp_path) == 1
     assert not left.exists()
     assert all(path.exists() for path in kept)
+
+
+def test_what_killed_processes_left_in_the_temporary_folder_is_removed_and_what_is_used_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, used = tmp_path / "organnet-upload-old", tmp_path / "organnet-upload-used"
+    others = tmp_path / "somebody-else"
+    for folder in (left, used, others):
+        folder.mkdir()
+        (folder / "00000.nii.gz").write_text("x")
+    long_ago = time.time() - ABANDONED_S - 1
+    # A long upload: its folder is old, and what is in it is being written.
+    for path in (left / "00000.nii.gz", left, used, others / "00000.nii.gz", others):
+        os.utime(path, (long_ago, long_ago))
+    assert remove_abandoned_scratch() == 1
+    assert sorted(tmp_path.iterdir()) == [used, others]

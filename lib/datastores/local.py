@@ -22,7 +22,7 @@ from lib.datastores.checks import CheckedLabel, check_label
 from lib.datastores.index import LABELS, Index, entry_of, label_data, suffix_of
 from lib.datastores.versions import LabelVersions
 from lib.errors import DatastoreError, ImageExistsError, LabelError, ScanError, StorageFullError
-from lib.files import is_disk_full, replacing
+from lib.files import UNFINISHED, is_disk_full, replacing
 from lib.names import require_image_id, require_tag
 from lib.scans import read_ct, write_label
 from lib.state.labels import SUFFIX as LABEL_SUFFIX
@@ -169,7 +169,7 @@ class FolderStore(LocalDatastore):
                 f"{source.name}: expected one of {', '.join(SCAN_SUFFIXES)}, or a .zip of one DICOM series"
             )
         image_id = require_image_id(image_id or source.name.removesuffix(suffix or ".zip"))
-        with tempfile.TemporaryDirectory(prefix=".receiving-", dir=self._folder) as received:
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as received:
             scan = source if suffix else unpack(source, Path(received) / "series", image_id)
             read_ct(scan, image_id=image_id)
             with self._index.changing() as index:

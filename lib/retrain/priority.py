@@ -1,9 +1,6 @@
-"""A training's place behind the server: less of the processor, less of the GPU, and no life of its own."""
+"""A training's place behind the server: less of the processor, and less of the GPU."""
 
-import ctypes
 import os
-import signal
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -12,14 +9,6 @@ import torch
 
 NICENESS = 19
 """With it a process gets a seventieth of a core that another one wants (sched(7))."""
-_PR_SET_PDEATHSIG = 1
-"""prctl(2)."""
-
-
-def end_with_parent() -> None:
-    """Let this process be killed when its parent ends, however it ends (defect 10); Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def threads_for(settings: Mapping[str, Any]) -> int:

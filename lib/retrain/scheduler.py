@@ -14,10 +14,11 @@ from pathlib import Path
 
 from lib.config import APP_DIR, RetrainConfig
 from lib.locks import Claim
+from lib.retrain.child import PARENT_GONE
 from lib.retrain.plan import Planner
 from lib.retrain.policy import Decision, decide
 from lib.retrain.priority import threads_for
-from lib.retrain.worker import BUSY, CLAIM, PARENT_GONE, STOPPED, Place
+from lib.retrain.worker import BUSY, CLAIM, RUNS, STOPPED, Place
 from lib.state.runs import ACTIVE, Runs, RunState
 from lib.state.tables import Run, now
 
@@ -69,6 +70,7 @@ class Scheduler:
         self._child_run = 0
         self._child_began = (0, 0)
         self._ticks = 0
+        self._is_tidy = False
 
     def start(self) -> None:
         """Begin to look."""
@@ -109,6 +111,9 @@ class Scheduler:
         """Do what is to be done now."""
         if not self._claim.take():
             return
+        if not self._is_tidy:
+            self._is_tidy = True
+            self._tidy()
         self._reap()
         if self._child is not None:
             return
@@ -129,8 +134,8 @@ class Scheduler:
     def _begin(self, run: Run) -> None:
         folder = self._place.run_dir(run.id)
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "lib.retrain.worker", "--place", self._place.to_json(),
-                   "--run", str(run.id), "--parent", str(os.getpid())]  # fmt: skip
+        command = [sys.executable, "-m", "lib.retrain.child", "--parent", str(os.getpid()),
+                   "lib.retrain.worker", "--place", self._place.to_json(), "--run", str(run.id)]  # fmt: skip
         threads = str(threads_for(run.request["settings"]))
         environment = {**os.environ, "PYTHONPATH": str(APP_DIR), "OMP_NUM_THREADS": threads,
                        "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
@@ -158,11 +163,21 @@ class Scheduler:
         logger.info(
             "training %d: its process ended with code %d, %s", run.id, child.returncode, run.state
         )
-        if run.state not in ACTIVE:
-            _clear(self._place.run_dir(run.id), is_over=run.state != RunState.STOPPED)
-        elif child.returncode not in (BUSY, STOPPED, PARENT_GONE):
+        if run.state in ACTIVE and child.returncode not in (BUSY, STOPPED, PARENT_GONE):
             self._after_crash()
             self._count(run, child.returncode)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove the checkpoints of runs that will not go on; their logs and their records stay.
+
+        Those of earlier servers too: one that was killed cleared nothing.
+        """
+        last = self._runs.last()
+        kept = self._place.run_dir(last.id) if last is not None and _may_go_on(last) else None
+        for path in (self._place.state / RUNS).glob("run-*/checkpoint*"):
+            if path.parent != kept:
+                path.unlink(missing_ok=True)
 
     def _count(self, run: Run, code: int) -> None:
         epoch_then, killed_then = self._child_began
@@ -197,15 +212,13 @@ def tail(path: Path, lines: int) -> list[str]:
         return []
 
 
+def _may_go_on(run: Run) -> bool:
+    """Return whether the newest run needs its checkpoint; one that was stopped does."""
+    return run.state in ACTIVE or run.state == RunState.STOPPED
+
+
 def _epoch(run: Run) -> int:
     return int(run.progress.get("epoch", 0))
-
-
-def _clear(run_dir: Path, *, is_over: bool) -> None:
-    """Remove the checkpoint of a run that will not go on; its log and its record stay."""
-    if is_over:
-        for left in run_dir.glob("checkpoint*"):
-            left.unlink(missing_ok=True)
 
 
 def _killed_for_memory() -> int:

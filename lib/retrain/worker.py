@@ -1,6 +1,6 @@
 """The process of one training.
 
-    python -m lib.retrain.worker --place JSON --run NUMBER --parent PID
+    python -m lib.retrain.child --parent PID lib.retrain.worker --place JSON --run NUMBER
 
 It is started by `lib.retrain.scheduler` and by nobody else. Only one can run for a studies folder: it holds a
 claim on it until it ends. It dies with the server; the next one starts it again, and it goes on from its last
@@ -11,7 +11,6 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from lib.recipe_files import recipe_from_dict
 from lib.recipes import Recipe
 from lib.registry import Model, Registry, load_model, save_model
 from lib.retrain.judge import Court
-from lib.retrain.priority import be_modest, end_with_parent
+from lib.retrain.priority import be_modest
 from lib.retrain.promotion import Promoter
 from lib.retrain.sets import REFEREE, TRAIN
 from lib.retrain.shrink import is_out_of_memory, shrunk
@@ -45,11 +44,13 @@ from lib.training.run import RunOptions, TrainedModel, train
 logger = logging.getLogger(__name__)
 
 CLAIM = "training.lock"
+RUNS = "training"
+"""Folder of what the runs leave."""
 SHOWN_CASES = 3
 """Cases of the referee that show the DSC on the way; all of them judge at the end."""
 LOOK_S = 2.0
 """How often a training looks whether somebody stopped it."""
-FAILED, BUSY, STOPPED, PARENT_GONE = 1, 3, 4, 5
+FAILED, BUSY, STOPPED = 1, 3, 4
 """Exit codes."""
 
 
@@ -82,7 +83,7 @@ class Place:
 
     def run_dir(self, run_id: int) -> Path:
         """Return where a run keeps its checkpoint and its log."""
-        return self.state / "training" / f"run-{run_id:05d}"
+        return self.state / RUNS / f"run-{run_id:05d}"
 
 
 class Worker:
@@ -234,14 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--place", required=True)
     flags.add_argument("--run", type=int, required=True)
-    flags.add_argument("--parent", type=int, required=True)
     given = flags.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    # Ctrl-C is for the server, which ends us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    if os.getppid() != given.parent:
-        return PARENT_GONE
     place = Place.from_json(given.place)
     claim = Claim(place.state / CLAIM)
     if not claim.take():

@@ -44,12 +44,28 @@ class Models:
         self._database = database
 
     def record(self, candidate: Candidate) -> ModelVersion:
-        """Return the row of a model, which is written unless there is one: the same weights are one model."""
+        """Return the row of a model, which is written unless there is one: the same weights are one model.
+
+        A row that was made of files alone, since its run was killed before it wrote one, is completed by the
+        run when that goes on: only it knows which labels those were.
+        """
         with self._database.writing() as session:
             row = session.get(ModelVersion, candidate.version)
             if row is None:
                 row = _row(session, candidate)
                 session.add(row)
+            elif row.run_id is None and candidate.run_id is not None and row.decision == WAITING:
+                known = _row(session, candidate)
+                for key in (
+                    "parent",
+                    "run_id",
+                    "recipe",
+                    "commit",
+                    "labels",
+                    "labels_seen",
+                    "seed",
+                ):
+                    setattr(row, key, getattr(known, key))
         return row
 
     def decide(

@@ -6,6 +6,7 @@ import pytest
 from lib.errors import StateError
 from lib.state.database import Database
 from lib.state.models import PROMOTED, REJECTED, WAITING, Candidate, Models
+from lib.state.runs import Runs
 
 
 @pytest.fixture
@@ -42,6 +43,28 @@ def test_the_same_weights_made_twice_are_one_row(models: Models) -> None:
     again = models.record(Candidate(version="v1", recipe="tiny", seed=2))
     assert (again.seed, again.decision) == (1, REJECTED)
     assert len(models.all()) == 1
+
+
+def test_a_row_made_of_files_is_completed_by_the_run_that_was_killed_before_it_wrote_one(
+    tmp_path: Path,
+) -> None:
+    database = Database(tmp_path / "state.sqlite")
+    models = Models(database)
+    run = Runs(database).queue(why="a test", request={}, cases=[], initial_version=None)
+    found: list[dict[str, object]] = [
+        {"image_id": "one", "version": None, "digest": "of both files"}
+    ]
+    models.record(Candidate(version="v1", recipe="tiny", labels=labels("one:a")))
+    models.record(Candidate(version="v2", recipe="tiny", parent="v1", labels=found))
+    known = Candidate(
+        version="v2", recipe="tiny", parent="v1", run_id=run.id, labels=labels("one:a")
+    )
+    row = models.record(known)
+    # The same label as its parent's: named otherwise it would count as another one.
+    assert (row.run_id, row.labels, row.labels_seen) == (run.id, labels("one:a"), 1)
+    assert row.decision == WAITING
+    models.decide("v2", decision=REJECTED, reason="worse")
+    assert models.record(known).decision == REJECTED
 
 
 def test_labels_are_counted_once_over_a_model_and_its_parents(models: Models) -> None:

@@ -1,0 +1,266 @@
+"""What must hold after every kill, read from the files and the database, and asked from the server.
+
+Each function returns what is wrong, in words. The database is read by SQLite alone, labels by nibabel: what is
+checked has no part in checking.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.chaos.ledger import CaseLedger, Version, is_in_order, voxels_of
+from tests.chaos.stage import Stage, files_below, until
+
+SETTLED_WITHIN_S = 30.0
+AGED_S = 2 * 3600.0
+OVER = ("promoted", "rejected", "failed")
+
+
+class Checks:
+    """The checks of a campaign, and what they remember from round to round."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._voxels: dict[str, str] = {}
+        self._sets: dict[str, str] = {}
+        self._verified: dict[str, tuple[int, int]] = {}
+
+    def all(self, cases: Iterable[CaseLedger], aged: Iterable[Path]) -> list[str]:
+        """Return everything that is wrong while a server runs and nobody asks it anything else."""
+        return [
+            *(wrong for case in cases for wrong in self.label(case)),
+            *self.database(),
+            *self.registry(),
+            *self.sets(),
+            *self.runs(),
+            *self.index(cases),
+            *self.leftovers(aged),
+            *self.serving(cases),
+        ]
+
+    def label(self, case: CaseLedger) -> list[str]:
+        """Check the history of one case against its ledger, which then holds what was found."""
+        if not case.is_there and not case.events:
+            return []
+        if not until(lambda: self._is_settled(case), SETTLED_WITHIN_S, every_s=0.5):
+            return [f"{case.image_id}: labels/final and the history do not agree"]
+        history = self._history(case)
+        found = [version.voxels for version in history]
+        visible = [version for version in history if not version.is_hidden]
+        current = visible[-1].voxels if visible else None
+        sent = [event.voxels for event in case.events]
+        is_same = [(v.number, v.sha256) for v in history[: len(case.seen)]] == [
+            (v.number, v.sha256) for v in case.seen
+        ]
+        claims = {
+            "a label that was answered with 200 is not in the history": is_in_order(
+                case.answered(), found
+            ),
+            "the history holds what nobody sent": set(found) <= set(sent),
+            "a version was made twice": all(found.count(v) <= sent.count(v) for v in set(found)),
+            "the current label is not the last one": current in case.possible(),
+            "an older version is current": not visible or visible[-1] == history[-1],
+            "the history of before has changed": is_same,
+            "the file by hand is in no version": not case.is_waiting or sent[-1] in found,
+        }
+        wrong = [f"{case.image_id}: {text}" for text, holds in claims.items() if not holds]
+        if not wrong:
+            case.settle(history, current)
+        return wrong
+
+    def _history(self, case: CaseLedger) -> list[Version]:
+        url = f"{self._stage.url}/organnet/labels/{case.image_id}"
+        answer = requests.get(url, timeout=60)
+        listed: list[dict[str, Any]] = answer.json() if answer.status_code == 200 else []
+        return [
+            Version(one["number"], one["sha256"], self._kept(one["sha256"]), bool(one["hidden_at"]))
+            for one in listed
+        ]
+
+    def _kept(self, sha256: str) -> str:
+        """Return the voxels of a volume among the versions; the file must still be what its name says."""
+        path = self._stage.state / "labels" / sha256[:2] / f"{sha256}.nii.gz"
+        if not path.exists():
+            return f"the volume {sha256[:12]} is gone"
+        if _digest(path) != sha256:
+            return f"the volume {sha256[:12]} is damaged"
+        if sha256 not in self._voxels:
+            self._voxels[sha256] = voxels_of(path)
+        return self._voxels[sha256]
+
+    def _is_settled(self, case: CaseLedger) -> bool:
+        """Return whether the copy that people read is the current version's, or gone with it."""
+        path = self._stage.studies / "labels" / "final" / f"{case.image_id}.nii.gz"
+        history = self._history(case)
+        visible = [version for version in history if not version.is_hidden]
+        if not visible:
+            return not path.exists()
+        return path.exists() and _digest(path) == visible[-1].sha256
+
+    def database(self) -> list[str]:
+        """Check the file itself."""
+        rows = self._stage.rows("PRAGMA integrity_check")
+        wrong = [] if [row[0] for row in rows] == ["ok"] else [f"integrity: {rows[:3]}"]
+        if self._stage.rows("PRAGMA foreign_key_check"):
+            wrong.append("a foreign key points nowhere")
+        if list(self._stage.state.glob("*.damaged-*")):
+            wrong.append("the database was set aside as damaged")
+        return wrong
+
+    def registry(self) -> list[str]:
+        """Check what serves, its record, and the weights of what was promoted."""
+        wrong = []
+        if not until(self._pointer_is_recorded, 10.0):
+            wrong.append("served.json and the last promotion in the database differ")
+        promotions = self._stage.rows("SELECT version, previous FROM promotions ORDER BY id")
+        chain = [None, *(row["version"] for row in promotions)]
+        if [row["previous"] for row in promotions] != chain[:-1]:
+            wrong.append("a promotion does not follow on the one before it")
+        if any(one == other for one, other in itertools.pairwise(chain)):
+            wrong.append("a version was promoted twice in a row")
+        models = self._stage.rows("SELECT * FROM models")
+        served_once = {row["version"] for row in promotions}
+        for row in models:
+            version = row["version"]
+            if row["decision"] == "promoted" and row["pruned_at"] is None:
+                wrong += self._weights(version)
+            if row["decision"] == "promoted" and row["pending"] is None:
+                wrong += [] if version in served_once else [f"{version}: promoted, never served"]
+            if row["run_id"] is None or any(
+                label["version"] is None for label in json.loads(row["labels"])
+            ):
+                wrong.append(f"{version}: nobody knows which run and labels made it")
+        return wrong
+
+    def _pointer_is_recorded(self) -> bool:
+        served = self.served()
+        last = self._stage.rows("SELECT version FROM promotions ORDER BY id DESC LIMIT 1")
+        return served == (last[0]["version"] if last else None)
+
+    def served(self) -> str | None:
+        """Return the version that `served.json` names; None where there is no such file."""
+        path = self._stage.models / "served.json"
+        return str(json.loads(path.read_text())["version"]) if path.exists() else None
+
+    def _weights(self, version: str) -> list[str]:
+        path = self._stage.models / f"{version}.safetensors"
+        if not path.is_file():
+            return [f"{version}: promoted, its weights are not there"]
+        stamp = (path.stat().st_ino, path.stat().st_mtime_ns)
+        if self._verified.get(version) != stamp:
+            card = json.loads(path.with_suffix(".json").read_text())
+            digest = _digest(path)
+            if digest != card["sha256"] or not version.endswith(f"-{digest[:8]}"):
+                return [f"{version}: its weights are not those of its hash"]
+            self._verified[version] = stamp
+        return []
+
+    def sets(self) -> list[str]:
+        """Check that no case ever changed sides, and that no model learned from one that judges."""
+        sets = {row["image_id"]: row["set"] for row in self._stage.rows("SELECT * FROM case_sets")}
+        before, self._sets = self._sets, sets
+        wrong = [
+            f"{case}: was for {one}, and is for {sets.get(case)}"
+            for case, one in before.items()
+            if sets.get(case) != one
+        ]
+        learned = {
+            (row["version"], label["image_id"])
+            for row in self._stage.rows("SELECT version, labels FROM models")
+            for label in json.loads(row["labels"])
+        }
+        for card in self._stage.models.glob("[!.]*.json"):
+            about = json.loads(card.read_text())
+            learned |= {(card.stem, case) for case in about.get("training", {}).get("cases", [])}
+        return wrong + [
+            f"{version}: learned from {case}, which judges"
+            for version, case in sorted(learned)
+            if sets.get(case) == "referee"
+        ]
+
+    def runs(self) -> list[str]:
+        """Check what the runs say of their cases and candidates."""
+        wrong = []
+        decisions = {
+            row["version"]: row["decision"]
+            for row in self._stage.rows("SELECT version, decision FROM models")
+        }
+        runs = self._stage.rows("SELECT * FROM runs")
+        if sum(run["state"] not in (*OVER, "stopped") for run in runs) > 1:
+            wrong.append("more than one run is not over")
+        for run in runs:
+            told = {case["image_id"]: case["set"] for case in json.loads(run["cases"])}
+            if any(self._sets.get(case) != one for case, one in told.items()):
+                wrong.append(f"run {run['id']}: has a case in another set")
+            if run["state"] == "failed" and run["attempts"] < 3:
+                wrong.append(f"run {run['id']}: failed: {run['outcome']}")
+            is_ruled = run["state"] in ("promoted", "rejected")
+            if is_ruled and decisions.get(run["candidate"]) not in ("promoted", "rejected"):
+                wrong.append(f"run {run['id']}: is over, its candidate is not decided about")
+        return wrong
+
+    def index(self, cases: Iterable[CaseLedger]) -> list[str]:
+        """Check that MONAI Label's index loads, and lists what there is."""
+        objects = json.loads((self._stage.studies / "datastore_v2.json").read_text())["objects"]
+        known = {case.image_id: case.is_labelled for case in cases if case.is_there}
+        listed = requests.get(f"{self._stage.url}/datastore/?output=all", timeout=60).json()
+        wrong = [f"{case}: the scan is not listed" for case in known.keys() - objects.keys()]
+        for case, is_labelled in known.items():
+            labels = listed["objects"].get(case, {}).get("labels", {})
+            if ("final" in labels) != is_labelled:
+                wrong.append(f"{case}: listed with the labels {sorted(labels)}")
+        return wrong
+
+    def leftovers(self, aged: Iterable[Path]) -> list[str]:
+        """Check that what killed processes left behind is removed once it is old enough."""
+        left = list(aged)
+        if not until(lambda: not any(path.exists() for path in left), 10.0):
+            found = [str(p.relative_to(self._stage.folder)) for p in left if p.exists()]
+            return [f"left for ever: {', '.join(found[:5])} ({len(found)})"]
+        over = "SELECT id FROM runs WHERE state IN ('promoted', 'rejected', 'failed')"
+        ended = [row["id"] for row in self._stage.rows(over)]
+        folders = [self._stage.state / "training" / f"run-{number:05d}" for number in ended]
+
+        def kept() -> list[Path]:
+            return [path for folder in folders for path in folder.glob("checkpoint*")]
+
+        if not until(lambda: not kept(), 10.0):
+            return [f"{len(kept())} checkpoints of runs that are over are left for ever"]
+        return []
+
+    def serving(self, cases: Iterable[CaseLedger]) -> list[str]:
+        """Check that what serves contours, and is what it says."""
+        there = next((case.image_id for case in cases if case.is_there), None)
+        if there is None or self.served() is None:
+            return []
+        url = f"{self._stage.url}/infer/organnet25d?image={there}&output=json"
+        answer = requests.post(url, timeout=120)
+        if answer.status_code != 200:
+            return [f"infer: {answer.status_code} {answer.text[:300]}"]
+        version = answer.json()["model_version"]
+        status = requests.get(f"{self._stage.url}/organnet/status", timeout=60).json()
+        trouble = (status["served"] or {}).get("trouble")
+        return self._weights(version) + ([f"serving: {trouble}"] if trouble else [])
+
+
+def is_leftover(path: Path) -> bool:
+    """Return whether a name says that a file was on its way when its process ended."""
+    return path.name.startswith((".writing-", ".receiving-", "organnet-"))
+
+
+def leftovers_of(stage: Stage) -> list[Path]:
+    """Return what killed processes left half done."""
+    return [
+        path
+        for path in files_below(stage.studies, stage.models, stage.scratch)
+        if is_leftover(path)
+    ]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

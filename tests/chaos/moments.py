@@ -1,0 +1,89 @@
+"""When to kill: at random, or within milliseconds of what must not be cut in two."""
+
+import random
+import time
+from collections.abc import Callable
+from enum import Enum
+
+from tests.chaos.stage import Stage
+
+LONGEST_WAIT_S = 90.0
+"""A training's process takes half a minute to begin where others want the processor too."""
+BEGUN_SHARE = 0.6
+LONGEST_PAUSE_S = 6.0
+_LOOK_S = 0.002
+
+
+class Kill(Enum):
+    """What is killed, and when."""
+
+    SERVER = "the server"
+    TRAINER = "the trainer"
+    BOTH = "both"
+    JUDGING = "both, while it is judged"
+    CANDIDATE = "both, as the candidate is kept"
+    DECIDED = "both, between decision and promotion"
+    SERVED = "both, as served.json changes"
+    TRAINER_JUDGING = "the trainer, while it judges"
+    TRAINER_SERVED = "the trainer, as served.json changes"
+
+    @property
+    def spares_the_server(self) -> bool:
+        """Whether the server goes on."""
+        return self in (Kill.TRAINER, Kill.TRAINER_JUDGING, Kill.TRAINER_SERVED)
+
+
+WEIGHTS = {
+    Kill.SERVER: 20, Kill.TRAINER: 20, Kill.BOTH: 12, Kill.JUDGING: 9, Kill.CANDIDATE: 9,
+    Kill.DECIDED: 9, Kill.SERVED: 9, Kill.TRAINER_JUDGING: 6, Kill.TRAINER_SERVED: 6,
+}  # fmt: skip
+"""How often, of a hundred."""
+
+
+def wait_for(kind: Kill, stage: Stage, chance: random.Random) -> bool:
+    """Return at the moment to kill; False where it did not come within `LONGEST_WAIT_S`."""
+    look: Callable[[], object]
+    if kind in (Kill.SERVER, Kill.BOTH, Kill.TRAINER):
+        return _at_random(kind, stage, chance)
+    if kind in (Kill.JUDGING, Kill.TRAINER_JUDGING):
+        reach_s = 0.5
+        found = _until_it_is(lambda: (stage.active_run() or {}).get("state") == "judging")
+    elif kind is Kill.DECIDED:
+        reach_s = 0.01
+        query = "SELECT 1 FROM models WHERE pending IS NOT NULL"
+        found = _until_it_is(lambda: bool(stage.rows(query)))
+    else:
+        reach_s = 0.02
+        if kind is Kill.CANDIDATE:
+            look = lambda: sorted(stage.models.glob("*.safetensors"))  # noqa: E731
+        else:
+            look = lambda: _stamp(stage)  # noqa: E731
+        before = look()
+        found = _until_it_is(lambda: look() != before)
+    time.sleep(chance.uniform(0, reach_s))
+    return found
+
+
+def _at_random(kind: Kill, stage: Stage, chance: random.Random) -> bool:
+    """Return at any moment; more often than not at one at which a training has begun."""
+    found = True
+    if chance.random() < BEGUN_SHARE:
+        found = _until_it_is(lambda: (stage.active_run() or {}).get("state") == "running")
+    elif kind is Kill.TRAINER:
+        found = _until_it_is(lambda: bool(stage.trainers()), every_s=0.1)
+    time.sleep(chance.uniform(0, LONGEST_PAUSE_S))
+    return found
+
+
+def _stamp(stage: Stage) -> int:
+    path = stage.models / "served.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _until_it_is(holds: Callable[[], bool], *, every_s: float = _LOOK_S) -> bool:
+    limit = time.monotonic() + LONGEST_WAIT_S
+    while time.monotonic() < limit:
+        if holds():
+            return True
+        time.sleep(every_s)
+    return False

@@ -1,0 +1,245 @@
+"""The folders of a campaign, and the processes that work in them."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+import yaml
+
+from lib.state.database import FILE, FOLDER
+from tests.chaos.nursery import Nursery
+from tests.server.running import APP, TINY
+
+START_LIMIT_S = 180.0
+ANSWER_LIMIT_S = 120.0
+LOOK_S = 0.1
+ALWAYS_TRAINING = {
+    "min_new_labels": "1", "quiet_s": "0", "retry_after_s": "0", "retrain_epochs": "4",
+    "min_first_dsc": "0", "promotion_margin": "1", "max_organ_drop": "1", "doubted_may_judge": "true",
+    "device": "cpu",
+}  # fmt: skip
+"""Every label starts a training, and nearly every candidate is promoted."""
+
+
+class ChaosError(Exception):
+    """What a kill must not lead to, found."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """One studies folder, one model folder, and the server over them.
+
+    Attributes:
+        folder: Everything of a campaign lies here.
+        is_cold: Whether every server imports its libraries itself, not only the first (`tests.chaos.nursery`).
+        process: The server; None while there is none.
+        url: Of the server that runs, or ran last.
+        starts_s: Seconds that each start took, to the first answer.
+        is_serving: Whether a server runs that has answered.
+    """
+
+    folder: Path
+    is_cold: bool = False
+    process: psutil.Process | None = None
+    url: str = ""
+    starts_s: list[float] = field(default_factory=list)
+    is_serving: bool = False
+    _nursery: Nursery | None = None
+
+    def __post_init__(self) -> None:
+        for place in (self.studies, self.models, self.scratch, self.folder / "sessions"):
+            place.mkdir(parents=True, exist_ok=True)
+        (self.folder / "tiny.yaml").write_text(yaml.safe_dump(TINY.as_dict()), encoding="utf-8")
+
+    @property
+    def studies(self) -> Path:
+        """The studies folder."""
+        return self.folder / "studies"
+
+    @property
+    def models(self) -> Path:
+        """The registry's folder."""
+        return self.folder / "models"
+
+    @property
+    def state(self) -> Path:
+        """The workflow's folder."""
+        return self.studies / FOLDER
+
+    @property
+    def scratch(self) -> Path:
+        """The server's folder for temporary files."""
+        return self.folder / "scratch"
+
+    @property
+    def log(self) -> Path:
+        """What all servers printed."""
+        return self.folder / "server.log"
+
+    def launch(self) -> None:
+        """Start a server without waiting for it; the first one from its command line."""
+        conf = {
+            **ALWAYS_TRAINING,
+            "model_dir": str(self.models),
+            "starter_dir": str(self.folder / "none"),
+            "recipe": str(self.folder / "tiny.yaml"),
+        }
+        port = _free_port()
+        arguments = ["start_server", "--app", str(APP), "--studies", str(self.studies),
+                     "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+        for key, value in conf.items():
+            arguments += ["--conf", key, value]
+        self.url = f"http://127.0.0.1:{port}"
+        if self.is_cold or not self.starts_s:
+            self._launch_cold(arguments)
+            return
+        if self._nursery is None:
+            self._nursery = Nursery(self._environment(), APP)
+        self.process = self._nursery.start(
+            arguments=arguments, folder=str(self.folder), log=str(self.log)
+        )
+
+    def _launch_cold(self, arguments: Sequence[str]) -> None:
+        # Not by MONAI Label's script: the process that is killed must be the server itself.
+        command = [sys.executable, "-m", "monailabel.main", *arguments]
+        with self.log.open("ab") as output:
+            self.process = psutil.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env=self._environment(),
+            )
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "TMPDIR": str(self.scratch), "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(APP),
+                "MONAI_LABEL_SESSION_PATH": str(self.folder / "sessions")}  # fmt: skip
+
+    def start(self) -> None:
+        """Start a server, and return when it answers.
+
+        Raises:
+            ChaosError: If it ends, or does not answer in time.
+        """
+        began = time.monotonic()
+        self.launch()
+        while time.monotonic() - began < START_LIMIT_S:
+            with suppress(requests.ConnectionError):
+                if requests.get(f"{self.url}/info/", timeout=ANSWER_LIMIT_S).status_code == 200:
+                    self.starts_s.append(time.monotonic() - began)
+                    self.is_serving = True
+                    return
+            self.require_alive()
+            time.sleep(LOOK_S)
+        raise ChaosError(f"the server did not answer within {START_LIMIT_S:g} s")
+
+    def require_alive(self) -> None:
+        """Do nothing while the server runs.
+
+        Raises:
+            ChaosError: If it has ended by itself.
+        """
+        with suppress(psutil.NoSuchProcess):
+            if self.process is not None and self.process.status() != psutil.STATUS_ZOMBIE:
+                return
+        raise ChaosError("the server ended by itself")
+
+    def kill_server(self) -> None:
+        """Kill the server where one runs."""
+        process, self.process, self.is_serving = self.process, None, False
+        if process is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+            process.wait(30)
+
+    def stop_server(self) -> None:
+        """Ask the server to stop, as a service manager does.
+
+        Raises:
+            ChaosError: If it does not within a minute.
+        """
+        process, self.process, self.is_serving = self.process, None, False
+        if process is None:
+            return
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(30)
+            raise ChaosError("the server did not stop within 60 s of SIGINT") from None
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        self.kill_server()
+        self.kill_trainers()
+        if self._nursery is not None:
+            self._nursery.close()
+
+    def trainers(self) -> list[psutil.Process]:
+        """Return the processes that train for these studies, or are about to."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                line = process.cmdline()
+                if "lib.retrain.worker" in line and any(str(self.state) in word for word in line):
+                    found.append(process)
+        return found
+
+    def kill_trainers(self) -> list[int]:
+        """Kill every process that trains, and return their ids."""
+        killed = []
+        for process in self.trainers():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                killed.append(process.pid)
+        return killed
+
+    def rows(self, query: str, given: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Return what the database says, read by SQLite alone; nothing where there is none yet."""
+        path = self.state / FILE
+        if not path.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as connection:
+            connection.row_factory = sqlite3.Row
+            return connection.execute(query, given).fetchall()
+
+    def active_run(self) -> Mapping[str, Any] | None:
+        """Return the run that is not over."""
+        query = "SELECT id, state, pid FROM runs WHERE state IN ('queued', 'running', 'judging')"
+        return next((dict(row) for row in self.rows(query)), None)
+
+
+def until(holds: Callable[[], bool], limit_s: float, *, every_s: float = LOOK_S) -> bool:
+    """Return whether something came true within `limit_s`."""
+    limit = time.monotonic() + limit_s
+    while not holds():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(every_s)
+    return True
+
+
+def files_below(*roots: Path) -> Iterator[Path]:
+    """Yield every file and folder, hidden ones too."""
+    for root in roots:
+        for folder, names, files in os.walk(root):
+            yield from (Path(folder) / name for name in (*names, *files))
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

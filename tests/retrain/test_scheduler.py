@@ -1,0 +1,65 @@
+"""What the scheduler does without a training: those that run are tested in `tests/server` and `tests/chaos`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.config import RetrainConfig
+from lib.retrain.plan import Planner
+from lib.retrain.scheduler import Scheduler
+from lib.retrain.worker import Place
+from lib.state.case_sets import CaseSets
+from lib.state.database import FILE, Database
+from lib.state.runs import Runs, RunState
+from lib.state.tables import Run
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(tmp_path / FILE)
+    yield made
+    made.close()
+
+
+def queued(runs: Runs) -> Run:
+    return runs.queue(why="a test", request={}, cases=[], initial_version=None)
+
+
+def scheduler(place: Place, database: Database) -> Scheduler:
+    runs = Runs(database)
+    return Scheduler(
+        place=place,
+        planner=Planner(list, CaseSets(database), runs, set, bool),
+        runs=runs,
+        settings=RetrainConfig,
+        queue=lambda _: queued(runs),
+        after_crash=lambda: None,
+    )
+
+
+def put_checkpoint(place: Place, run: Run) -> Path:
+    folder = place.run_dir(run.id)
+    folder.mkdir(parents=True)
+    for name in ("checkpoint.pt", "log.txt"):
+        (folder / name).write_text("x")
+    return folder
+
+
+@pytest.mark.parametrize("last", [RunState.STOPPED, RunState.PROMOTED])
+def test_what_runs_of_a_killed_server_left_is_removed_unless_they_may_go_on(
+    database: Database, tmp_path: Path, last: RunState
+) -> None:
+    place = Place(state=tmp_path, models=tmp_path / "models", starter=tmp_path / "none")
+    runs = Runs(database)
+    left = []
+    for state in (RunState.PROMOTED, RunState.FAILED, RunState.STOPPED, last):
+        run = queued(runs)
+        left.append(put_checkpoint(place, run))
+        runs.change(run.id, state=state)
+    one = scheduler(place, database)
+    one.tick()
+    one.stop()
+    has_checkpoint = [(folder / "checkpoint.pt").exists() for folder in left]
+    assert has_checkpoint == [False, False, False, last is RunState.STOPPED]
+    assert all((folder / "log.txt").exists() for folder in left)

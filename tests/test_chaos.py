@@ -1,0 +1,13 @@
+"""A short campaign of kills; `make chaos ROUNDS=100` runs a long one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.__main__ import main
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_nothing_is_lost_whatever_is_killed(tmp_path: Path) -> None:
+    assert main(["--rounds", "3", "--folder", str(tmp_path / "chaos")]) == 0
