@@ -21,6 +21,7 @@ from lib.networks.build import NETWORKS, with_network
 from lib.recipe_files import find_recipe
 from lib.recipes import Recipe
 from lib.registry import Registry, load_model, save_model
+from lib.state.case_sets import judges_of
 from lib.studies import labelled_cases
 from lib.training.cases import Case
 from lib.training.distributed import Group, is_shared, joined
@@ -290,7 +291,8 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
         cases = [case for case in every if case.image_id not in named]
         held_out = [case for case in every if case.image_id in named]
     else:
-        cases, held_out = split(every)
+        # What judges the server's models is not learned from here either.
+        cases, held_out = split(every, judges=judges_of(options.studies))
     missing = sorted(set(options.hold_out) - {case.image_id for case in held_out})
     if options.hold_out and missing:
         raise ConfigError(f"--hold-out: no labelled case is called {', '.join(missing)}")

@@ -1,16 +1,15 @@
 """Which cases are trained on and which judge the models: decided once per case, for ever."""
 
-import hashlib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
+
+from lib.training.split import HELD_OUT_OF, is_held_out
 
 CaseSetName = Literal["train", "referee"]
 TRAIN: CaseSetName = "train"
 REFEREE: CaseSetName = "referee"
 
-REFEREE_OF = 5
-"""About one case in this many judges."""
 MIN_REFEREE = 2
 SPARE = 3
 """So many judges more than their share are accepted before hashes are overruled."""
@@ -62,14 +61,9 @@ def choose_set(
     unjudged = sorted(_unjudged(organs, known))
     if unjudged:
         return REFEREE, f"no case judged {unjudged[0]}"
-    if len(judges) + 1 > total / REFEREE_OF + SPARE:
+    if len(judges) + 1 > total / HELD_OUT_OF + SPARE:
         return TRAIN, "enough cases judge"
-    return (REFEREE if hashed_into_referee(image_id) else TRAIN), "by the hash of its id"
-
-
-def hashed_into_referee(image_id: str) -> bool:
-    """Return whether the hash of the id alone would let the case judge; true of about one in `REFEREE_OF`."""
-    return hashlib.sha256(image_id.encode()).digest()[0] % REFEREE_OF == 0
+    return (REFEREE if is_held_out(image_id) else TRAIN), "by the hash of its id"
 
 
 def _unjudged(organs: Set[str], known: Mapping[str, Known]) -> set[str]:

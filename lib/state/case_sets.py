@@ -1,14 +1,26 @@
 """Train or referee: what was decided for each case, which nothing ever changes."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
 
 from sqlalchemy import select
 
-from lib.state.database import Database
+from lib.state.database import FILE, Database, state_folder
 from lib.state.tables import CaseSet
 
 Choose = Callable[[str, Set[str], Mapping[str, str]], tuple[str, str]]
 """Image id, its organs, and the set of each case before it -> set and reason."""
+
+
+def judges_of(studies: Path) -> set[str]:
+    """Return the cases of a studies folder that judge models, as its server decided; none where none did."""
+    path = state_folder(str(studies), studies) / FILE
+    if not path.is_file():
+        return set()
+    database = Database(path)
+    sets = CaseSets(database).all()
+    database.close()
+    return {image_id for image_id, name in sets.items() if name == "referee"}
 
 
 class CaseSets:

@@ -1,4 +1,5 @@
-from lib.retrain.sets import REFEREE, TRAIN, Known, choose_set, hashed_into_referee
+from lib.retrain.sets import REFEREE, TRAIN, Known, choose_set
+from lib.training.split import is_held_out
 
 ALL = frozenset({"Brainstem", "Parotid_L", "Parotid_R"})
 
@@ -30,15 +31,13 @@ def test_about_one_in_five_judges() -> None:
 def test_the_hash_decides_whatever_else_there_is() -> None:
     # Between the first two and the limit only the hash speaks.
     known = place({f"case_{n}": ALL for n in range(25)})
-    later = [name for name in list(known)[2:] if hashed_into_referee(name)]
+    later = [name for name in list(known)[2:] if is_held_out(name)]
     assert judges(known)[2:] == later
 
 
 def test_an_organ_that_nobody_judges_gets_a_judge() -> None:
     with_chiasm = ALL | {"OpticChiasm"}
-    names = [name for name in (f"case_{n}" for n in range(100)) if not hashed_into_referee(name)][
-        :8
-    ]
+    names = [name for name in (f"case_{n}" for n in range(100)) if not is_held_out(name)][:8]
     known = place({name: ALL if n < 5 else with_chiasm for n, name in enumerate(names)})
     # The first two that have it are learned from, the third judges.
     assert judges(known) == [names[0], names[1], names[7]]
