@@ -1,0 +1,57 @@
+"""Two servers over one studies folder: one training between them, whichever of them lives."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.server.running import Server, put_case, put_model, running
+
+pytestmark = pytest.mark.server
+
+CASES = [f"case_{letter}" for letter in "abcdef"]
+
+
+def trainings(*servers: Server) -> list[psutil.Process]:
+    return [
+        child
+        for server in servers
+        if server.process.is_running() and server.process.status() != psutil.STATUS_ZOMBIE
+        for child in server.process.children()
+        if "lib.retrain.worker" in child.cmdline()
+    ]
+
+
+def wait_for_training(server: Server, *, after_epoch: int = 0) -> int:
+    """Return the epoch that the training is at, once that is later."""
+    for _ in range(600):
+        run = server.ask("GET", "/organnet/status").json()["training"]
+        if run and run["epoch"] > after_epoch:
+            return int(run["epoch"])
+        time.sleep(0.3)
+    raise AssertionError(server.log.read_text()[-3000:])
+
+
+def test_one_of_two_servers_trains_and_the_other_takes_over(tmp_path: Path) -> None:
+    for folder in ("one", "two", "models"):
+        (tmp_path / folder).mkdir()
+    put_model(tmp_path / "models")
+    conf = {"model_dir": str(tmp_path / "models")}
+    with running(tmp_path / "one", conf=conf) as one:
+        for case in CASES:
+            put_case(one, case, is_labelled=True)
+        with running(tmp_path / "two", conf=conf, studies=one.studies) as two:
+            asked = two.ask("POST", "/train/organnet25d", json={"max_epochs": 100_000})
+            assert asked.status_code == 200, asked.text
+            assert one.ask("POST", "/train/organnet25d", json={}).status_code == 429
+            epoch = wait_for_training(two)
+            assert len(trainings(one, two)) == len(trainings(one)) == 1
+            one.process.kill()
+            one.process.wait(10)
+            wait_for_training(two, after_epoch=epoch)
+            assert len(trainings(two)) == 1
+            assert two.ask("GET", "/train/").json()["id"] == asked.json()["id"]
+            assert two.ask("DELETE", "/train/").json()["status"] == "STOPPED"
+            psutil.wait_procs(trainings(two), timeout=20)
+            assert trainings(two) == []
