@@ -49,8 +49,12 @@ def test_one_of_two_servers_trains_and_the_other_takes_over(tmp_path: Path) -> N
             assert len(trainings(one, two)) == len(trainings(one)) == 1
             one.process.kill()
             one.process.wait(10)
-            wait_for_training(two, after_epoch=epoch)
+            for _ in range(600):
+                if trainings(two):
+                    break
+                time.sleep(0.1)
             assert len(trainings(two)) == 1
+            wait_for_training(two, after_epoch=epoch)
             assert two.ask("GET", "/train/").json()["id"] == asked.json()["id"]
             assert two.ask("DELETE", "/train/").json()["status"] == "STOPPED"
             psutil.wait_procs(trainings(two), timeout=20)
