@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import requests
@@ -13,6 +14,8 @@ from lib.training.cases import Case
 
 INFER_EVERY_S = 1.0
 LIMIT_S = 120.0
+SOON_S = 300.0
+"""A training that is due later than this is not waited for."""
 
 
 @dataclass(slots=True)
@@ -148,5 +151,11 @@ class Annotator:
 
 
 def _is_idle(status: dict[str, Any]) -> bool:
+    """Return whether nothing runs, and nothing will within the next minutes."""
     upcoming = status["next_training"]
-    return status["training"] is None and not upcoming["starts_now"] and not upcoming["next_look"]
+    if status["training"] is not None or upcoming["starts_now"]:
+        return False
+    if upcoming["next_look"] is None:
+        return True
+    looks = datetime.fromisoformat(upcoming["next_look"])
+    return looks > datetime.now(timezone.utc) + timedelta(seconds=SOON_S)
