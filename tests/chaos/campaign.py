@@ -81,6 +81,7 @@ class Campaign:
         kills: How often each kind was done.
         missed: How often its moment did not come, and it was done anyway.
         wrong: What was found wrong, with the round.
+        is_interrupted: Whether somebody ended it with Ctrl-C; what was clean until then counts.
     """
 
     folder: Path
@@ -90,6 +91,7 @@ class Campaign:
     missed: int = 0
     clean: int = 0
     wrong: list[str] = field(default_factory=list)
+    is_interrupted: bool = False
     _round: int = 0
 
     def run(self, rounds: int) -> bool:
@@ -113,12 +115,15 @@ class Campaign:
                 self._blame([*load.wrong, *watcher.wrong])
         except ChaosError as error:
             self._blame([str(error)])
+        except KeyboardInterrupt:
+            say(f"interrupted in round {self._round}")
+            self.is_interrupted = True
         finally:
             load.end()
             watcher.stop()
             stage.close()
         self._report(stage, load, watcher, time.monotonic() - began)
-        return not self.wrong
+        return not self.wrong and not self.is_interrupted
 
     def _blame(self, wrong: list[str]) -> None:
         self.wrong += [f"round {self._round}: {one}" for one in dict.fromkeys(wrong)]
