@@ -20,9 +20,9 @@ from lib.errors import OrganNetError
 from lib.phantom.cohort import write_cohort
 from lib.recipes import OPENKBP
 from lib.registry import Registry
+from lib.rehearsal.server import wait_until_up
 
 CASES, LABELLED = 12, 9
-START_LIMIT_S = 180
 MODEL = "organnet25d"
 
 
@@ -109,15 +109,7 @@ def _serve(studies: Path, models: Path, port: int) -> int:
 
 def _wait_and_warm_up(server: "subprocess.Popen[bytes]", url: str, log: Path) -> float:
     """Return how long the second infer took: after the first one everything is loaded."""
-    deadline = time.monotonic() + START_LIMIT_S
-    while True:
-        try:
-            if requests.get(f"{url}/info/", timeout=10).ok:
-                break
-        except requests.ConnectionError:
-            time.sleep(0.5)
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise OrganNetError(f"the server did not start; its log is {log}")
+    wait_until_up(server, url, log)
     seconds = 0.0
     for _ in range(2):
         began = time.monotonic()

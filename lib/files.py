@@ -1,7 +1,6 @@
 """Writing a file so that nobody ever finds half of it."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -88,19 +87,6 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def holding(path: Path) -> Iterator[None]:
-    """Hold the lock that the file at `path` stands for; others, in whatever process, wait for it.
-
-    A process that ends, however it ends, lets go. It cannot be held twice by one thread: that would wait for
-    itself.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,7 +1,9 @@
-"""Claims on a folder that end with the process that holds them, however it ends (flock(2))."""
+"""Locks between processes that end with the process that holds them, however it ends (flock(2))."""
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -39,3 +41,16 @@ class Claim:
             return False
         self.release()
         return True
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Hold the lock that the file at `path` stands for; others, in whatever process, wait for it.
+
+    A process that ends, however it ends, lets go. It cannot be held twice by one thread: that would wait for
+    itself.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

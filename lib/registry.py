@@ -23,7 +23,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from lib.errors import CheckpointError, UnknownModelError
-from lib.files import holding, replacing, write_json
+from lib.files import replacing, write_json
+from lib.locks import holding
 from lib.networks.build import build_network
 from lib.recipe_files import recipe_from_dict
 from lib.recipes import Recipe

@@ -39,7 +39,7 @@ def serving(studies: Path, conf: Mapping[str, str], *, log: Path) -> Iterator[st
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait(server, url, log)
+        wait_until_up(server, url, log)
         yield url
     finally:
         server.send_signal(signal.SIGINT)
@@ -50,7 +50,12 @@ def serving(studies: Path, conf: Mapping[str, str], *, log: Path) -> Iterator[st
             server.wait(20)
 
 
-def _wait(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+def wait_until_up(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    """Return once the server answers.
+
+    Raises:
+        OrganNetError: If it ends, or takes longer than `START_LIMIT_S`.
+    """
     deadline = time.monotonic() + START_LIMIT_S
     while True:
         try:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 
 from lib.errors import CheckpointError, UnknownModelError
-from lib.files import holding
+from lib.locks import holding
 from lib.registry import LOCK, SERVED, Registry, load_model
 from lib.retrain.findings import candidate_of, moment
 from lib.state.models import PROMOTED, REJECTED, STARTER, WAITING, Models
