@@ -16,6 +16,7 @@ from lib.retrain.scheduler import Scheduler
 from lib.retrain.worker import Place
 from lib.state.case_sets import CaseSets
 from lib.state.database import Database
+from lib.state.models import PROMOTED, REJECTED, WAITING
 from lib.state.runs import Runs, RunState
 from lib.state.settings import Settings
 from lib.state.tables import Run
@@ -67,6 +68,7 @@ class Retraining:
             settings=self.settings.get,
             queue=self._queue_for,
             after_crash=self.promoter.reconcile,
+            settle=self._settle,
         )
 
     def begin(self, wishes: Mapping[str, Any], *, by: str) -> Run:
@@ -132,6 +134,22 @@ class Retraining:
         ours, its = self.recipe, model.recipe
         same = (its.network, its.organ_set, len(its.hu_windows))
         return model if same == (ours.network, ours.organ_set, len(ours.hu_windows)) else None
+
+    def _settle(self, run: Run) -> tuple[RunState, str] | None:
+        """Return how a run that is given up ended after all, if its candidate was decided about.
+
+        One that was not decided about is rejected: nobody will judge it any more.
+        """
+        for row in self.models.all():
+            if row.run_id != run.id:
+                continue
+            if row.decision == WAITING:
+                reason = "its training failed before it was judged"
+                self.models.decide(row.version, decision=REJECTED, reason=reason)
+                return None
+            is_promoted = row.decision == PROMOTED
+            return (RunState.PROMOTED if is_promoted else RunState.REJECTED), row.reason
+        return None
 
     def _trained_cases(self) -> set[str]:
         return trained_cases(self.place.models, self.place.starter)

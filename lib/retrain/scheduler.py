@@ -42,6 +42,7 @@ class Scheduler:
         settings: Returns the rules as they are now.
         queue: Adds a run of what is labelled now, for the reason given.
         after_crash: Called when a training's process died.
+        settle: Called before a run is given up; returns how its candidate was decided about, if it was.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Scheduler:
         settings: Callable[[], RetrainConfig],
         queue: Callable[[str], Run],
         after_crash: Callable[[], object],
+        settle: Callable[[Run], tuple[RunState, str] | None],
     ) -> None:
         self._place = place
         self._planner = planner
@@ -60,6 +62,7 @@ class Scheduler:
         self._settings = settings
         self._queue = queue
         self._after_crash = after_crash
+        self._settle = settle
         self._claim = Claim(place.state / SCHEDULING)
         self._training = Claim(place.state / CLAIM)
         self._wake = threading.Event()
@@ -194,7 +197,9 @@ class Scheduler:
             return
         last = " ".join(tail(log_path(self._place.run_dir(run.id)), 1))
         text = f"{note}, {attempts} times without an epoch in between; its last words: {last}"
-        self._runs.change(run.id, state=RunState.FAILED, attempts=attempts, outcome=text)
+        # It may have been killed between the decision about its candidate and its end.
+        state, outcome = self._settle(run) or (RunState.FAILED, text)
+        self._runs.change(run.id, state=state, attempts=attempts, outcome=outcome)
 
 
 def log_path(run_dir: Path) -> Path:

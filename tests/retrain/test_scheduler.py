@@ -35,6 +35,7 @@ def scheduler(place: Place, database: Database) -> Scheduler:
         settings=RetrainConfig,
         queue=lambda _: queued(runs),
         after_crash=lambda: None,
+        settle=lambda _run: None,
     )
 
 

@@ -1,0 +1,59 @@
+"""What becomes of a run that is given up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.config import AppConfig, RetrainConfig
+from lib.registry import Registry
+from lib.retrain.control import Retraining
+from lib.retrain.promotion import Promoter
+from lib.retrain.scheduler import MAX_ATTEMPTS
+from lib.state.database import FILE, Database
+from lib.state.models import Candidate, Models
+from lib.state.runs import RunState
+from lib.state.tables import Run
+
+
+@pytest.fixture
+def retraining(tmp_path: Path) -> Iterator[Retraining]:
+    database = Database(tmp_path / FILE)
+    registry = Registry(tmp_path / "models")
+    config = AppConfig(model_dir=tmp_path / "models", starter_dir=tmp_path, retrain=RetrainConfig())
+    promoter = Promoter(registry, Models(database))
+    yield Retraining(config, database, tmp_path, promoter, labelled=list)
+    database.close()
+
+
+def given_up(retraining: Retraining, decision: str | None) -> Run:
+    """Return a run whose process died for the last time, and whose candidate was decided about like that."""
+    run = retraining.runs.queue(why="", request={}, cases=[], initial_version=None)
+    if decision:
+        retraining.models.record(Candidate(version="candidate", recipe="tiny", run_id=run.id))
+    if decision in ("promoted", "rejected"):
+        retraining.models.decide("candidate", decision=decision, reason="the reason")
+    run = retraining.runs.change(run.id, attempts=MAX_ATTEMPTS - 1)
+    retraining.scheduler._count(run, -9)
+    return retraining.runs.get(run.id)
+
+
+@pytest.mark.parametrize("decision", ["promoted", "rejected"])
+def test_it_ends_as_its_candidate_was_decided_about(retraining: Retraining, decision: str) -> None:
+    run = given_up(retraining, decision)
+    assert (run.state, run.outcome) == (RunState(decision), "the reason")
+
+
+def test_it_has_failed_and_its_candidate_is_rejected_where_nothing_was_decided(
+    retraining: Retraining,
+) -> None:
+    run = given_up(retraining, "waiting")
+    assert run.state == RunState.FAILED
+    assert str(run.outcome).startswith("its process ended with code -9, 3 times")
+    row = retraining.models.get("candidate")
+    assert row is not None
+    assert (row.decision, row.reason) == ("rejected", "its training failed before it was judged")
+
+
+def test_it_has_failed_where_it_made_no_candidate(retraining: Retraining) -> None:
+    assert given_up(retraining, None).state == RunState.FAILED
