@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--from", dest="start", choices=("starter", "nothing"), default="nothing")
     flags.add_argument("--recipe", default="openkbp")
     flags.add_argument("--every", type=float, default=10.0, help="seconds between two labels")
+    flags.add_argument("--infer-every", type=float, default=1.0, help="seconds between two infers")
     flags.add_argument("--limit-minutes", type=float, default=240.0)
     flags.add_argument(
         "--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
@@ -73,7 +74,8 @@ def _rehearse(options: argparse.Namespace) -> int:
     timeline = Timeline(print)
     labels = dict(find_recipe(options.recipe).labels)
     with serving(studies, conf, log=options.output / "server.log") as url:
-        reader = Reader(url, [case.image_id for case in pool])
+        ids = [case.image_id for case in pool]
+        reader = Reader(url, ids, every_s=options.infer_every)
         annotator = Annotator(url, timeline)
         reader.start()
         for case in pool:

@@ -12,7 +12,6 @@ import requests
 
 from lib.training.cases import Case
 
-INFER_EVERY_S = 1.0
 LIMIT_S = 120.0
 SOON_S = 300.0
 """A training that is due later than this is not waited for."""
@@ -39,12 +38,13 @@ class Timeline:
 
 
 class Reader(threading.Thread):
-    """Asks for the contours of one case after another, once a second, until told to end."""
+    """Asks for the contours of one case after another, every so many seconds, until told to end."""
 
-    def __init__(self, url: str, image_ids: Sequence[str]) -> None:
+    def __init__(self, url: str, image_ids: Sequence[str], *, every_s: float) -> None:
         super().__init__(name="reader", daemon=True)
         self._url = url
         self._image_ids = image_ids
+        self._every_s = every_s
         self._ending = threading.Event()
         self.answers: list[dict[str, Any]] = []
 
@@ -55,7 +55,7 @@ class Reader(threading.Thread):
             began = time.monotonic()
             self.answers.append(self._ask(self._image_ids[number % len(self._image_ids)]))
             number += 1
-            self._ending.wait(max(0.0, INFER_EVERY_S - (time.monotonic() - began)))
+            self._ending.wait(max(0.0, self._every_s - (time.monotonic() - began)))
 
     def _ask(self, image_id: str) -> dict[str, Any]:
         began = time.monotonic()
