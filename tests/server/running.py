@@ -25,6 +25,7 @@ from lib.networks.build import build_network
 from lib.recipes import OPENKBP, NetworkConfig, Recipe, ScheduleConfig
 from lib.registry import Registry, save_model
 from lib.scans import write_ct, write_label
+from lib.state.database import FILE
 from lib.volumes import CtVolume, LabelVolume
 from tests.phantoms import make_ct, make_grid
 
@@ -78,14 +79,15 @@ class Server:
     def disk(self) -> dict[str, str]:
         """Return a digest of every file the server could have changed, by its path.
 
-        Without what was refused, and without SQLite's notes on who is reading.
+        Without what was refused, and without the database: the scheduler puts a new case into a set when it
+        comes by. What it says of labels lies beside them as files, too.
         """
         roots = (self.studies, self.models, self.scratch, self.scratch.with_name("sessions"))
         return {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
             for root in roots
             for path in sorted(root.rglob("*"))
-            if "quarantine" not in path.parts and not path.name.endswith("-shm")
+            if "quarantine" not in path.parts and not path.name.startswith(FILE)
         }
 
     def wait_for_label(self, image_id: str, *, tag: str = "final") -> None:
