@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from lib.dicom.writer import write_ct_series
-from lib.errors import GeometryError, LabelError, ScanError
+from lib.errors import GeometryError, LabelError, ScanError, StorageFullError
 from lib.geometry import Grid, from_sitk, to_sitk
 from lib.scans import find_scans, read_ct, read_label, scan_name, write_label
 from lib.volume_files import SCAN_SUFFIXES
@@ -500,7 +500,7 @@ def test_a_failed_write_leaves_the_old_label(
     before = (tmp_path / name).read_bytes()
     monkeypatch.setattr(nib, "save", fill_disk)
     monkeypatch.setattr(sitk, "WriteImage", fill_disk)
-    with pytest.raises(LabelError, match=r"No space left on device"):
+    with pytest.raises(StorageFullError, match=r"the disk is full; everything that was there is"):
         write_label(tmp_path / name, label_volume())
     assert (tmp_path / name).read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [name]

@@ -58,4 +58,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "not enough memory" in text
         or "out of memory" in text
         or "cannot allocate memory" in text
+        # What oneDNN says when it finds no memory for a convolution.
+        or "could not create a primitive" in text
     )

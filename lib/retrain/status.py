@@ -37,7 +37,8 @@ def status(retraining: Retraining, served: Mapping[str, Any] | None) -> dict[str
     cases = retraining.planner.cases()
     situation = retraining.planner.situation(cases)
     decision = decide(retraining.settings.get(), situation, now())
-    active = retraining.runs.active()
+    runs = retraining.runs.all(limit=HISTORY)
+    active = next((run for run in runs if run.state in ACTIVE), None)
     return {
         "served": served,
         "labels": _labels(cases),
@@ -54,7 +55,7 @@ def status(retraining: Retraining, served: Mapping[str, Any] | None) -> dict[str
                 {"version": p.version, "since": _iso(p.since), "reason": p.reason, "by": p.by}
                 for p in reversed(retraining.models.promotions()[:HISTORY])
             ],
-            "trainings": [_run(run) for run in reversed(retraining.runs.all(limit=HISTORY))],
+            "trainings": [_run(run) for run in reversed(runs)],
         },
     }
 

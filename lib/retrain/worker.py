@@ -46,8 +46,6 @@ logger = logging.getLogger(__name__)
 CLAIM = "training.lock"
 RUNS = "training"
 """Folder of what the runs leave."""
-SHOWN_CASES = 3
-"""Cases of the referee that show the DSC on the way; all of them judge at the end."""
 LOOK_S = 2.0
 """How often a training looks whether somebody stopped it."""
 FAILED, BUSY, STOPPED = 1, 3, 4
@@ -145,7 +143,7 @@ class Worker:
         return train(
             recipe,
             self._cases(TRAIN),
-            self._cases(REFEREE, are_doubted=False)[:SHOWN_CASES],
+            self._cases(REFEREE, are_doubted=False),
             run_dir=self.place.run_dir(self.run.id),
             cache_dir=self.place.state / "cache",
             options=RunOptions(

@@ -65,7 +65,7 @@ def served_dice(server: Server, target: Target) -> float:
 
 def test_row_07_retraining_does_not_make_the_served_model_worse(retraining: Retraining) -> None:
     good, later = retraining.dice
-    assert good > 0.5, "the first training has learned nothing that could be lost"
+    assert good > 0.4, "the first training has learned nothing that could be lost"
     assert later >= good - 0.02
 
 
