@@ -79,7 +79,7 @@ class BodyLimit:
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limit_bytes:
             detail = {"detail": f"more than {self.limit_bytes // 2**20} MiB"}
-            # Closed: the body that was announced would be taken for the next request's answer, or wait for ever.
+            # Closed: the next request on it would be taken for the body that was announced.
             closing = {"Connection": "close"}
             await JSONResponse(detail, 413, headers=closing)(scope, receive, send)
         else:
