@@ -17,7 +17,7 @@ from lib.errors import ConfigError, OrganNetError
 from lib.recipe_files import find_recipe
 from lib.recipes import OPENKBP
 from lib.registry import Registry
-from lib.retrain import overview
+from lib.retrain import model_overview
 from lib.retrain.promotion import Promoter
 from lib.serving import ServedModel
 from lib.state.database import FILE, FOLDER, Database, state_folder
@@ -92,16 +92,16 @@ def _database_file(options: argparse.Namespace) -> Path:
 
 
 def _list(promoter: Promoter, _options: argparse.Namespace) -> dict[str, Any]:
-    return overview.overview(promoter.models, ServedModel(promoter.registry))
+    return model_overview.overview(promoter.models, ServedModel(promoter.registry))
 
 
 def _show(promoter: Promoter, options: argparse.Namespace) -> dict[str, Any]:
     served = ServedModel(promoter.registry)
-    return overview.everything(promoter.models, served, options.version)
+    return model_overview.everything(promoter.models, served, options.version)
 
 
 def _compare(promoter: Promoter, options: argparse.Namespace) -> dict[str, Any]:
-    return overview.compare(promoter.models, promoter.registry, options.a, options.b)
+    return model_overview.compare(promoter.models, promoter.registry, options.a, options.b)
 
 
 def _promote(promoter: Promoter, options: argparse.Namespace) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from lib.recipe_files import find_recipe
 from lib.registry import load_model
 from lib.rehearsal.clinic import Annotator, Reader, Timeline
 from lib.rehearsal.server import serving
-from lib.retrain.learned import trained_cases
+from lib.retrain.cards import trained_cases
 from lib.scans import read_ct, write_ct
 from lib.studies import labelled_cases
 from lib.training.cases import Case

@@ -9,7 +9,7 @@ from lib.config import AppConfig
 from lib.errors import CheckpointError
 from lib.recipes import Recipe
 from lib.registry import Model, load_model
-from lib.retrain.learned import trained_cases
+from lib.retrain.cards import trained_cases
 from lib.retrain.plan import LabelledCase, Planned, Planner, request_for, require_enough
 from lib.retrain.promotion import Promoter
 from lib.retrain.scheduler import Scheduler

@@ -12,8 +12,8 @@ from lib.errors import TrainingError
 from lib.recipes import LossConfig, Recipe
 from lib.registry import Model
 from lib.retrain.policy import MIN_TRAIN_CASES, Situation
-from lib.retrain.sets import REFEREE, TRAIN, Known, choose_set
-from lib.state.case_sets import CaseSets
+from lib.retrain.sets import Known, choose_set
+from lib.state.case_sets import REFEREE, TRAIN, CaseSets
 from lib.state.runs import ACTIVE, Runs, RunState
 
 

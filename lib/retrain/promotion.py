@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from lib.errors import CheckpointError, UnknownModelError
 from lib.locks import holding
 from lib.registry import LOCK, SERVED, Registry, load_model
-from lib.retrain.findings import candidate_of, moment
+from lib.retrain.cards import candidate_of, moment
 from lib.state.models import PROMOTED, REJECTED, STARTER, WAITING, Models
 from lib.state.tables import ModelVersion
 

@@ -2,13 +2,9 @@
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Literal
 
+from lib.state.case_sets import REFEREE, TRAIN, CaseSetName
 from lib.training.split import HELD_OUT_OF, is_held_out
-
-CaseSetName = Literal["train", "referee"]
-TRAIN: CaseSetName = "train"
-REFEREE: CaseSetName = "referee"
 
 MIN_REFEREE = 2
 SPARE = 3

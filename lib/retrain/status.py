@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Any
 
 from lib.retrain.control import Retraining
+from lib.retrain.model_overview import summary
 from lib.retrain.plan import Planned
 from lib.retrain.policy import decide
 from lib.retrain.scheduler import log_path, tail
-from lib.retrain.sets import REFEREE
+from lib.state.case_sets import REFEREE
 from lib.state.models import STARTER, WAITING
 from lib.state.runs import ACTIVE, RunState
 from lib.state.tables import ModelVersion, Run, now
@@ -39,6 +40,9 @@ def status(retraining: Retraining, served: Mapping[str, Any] | None) -> dict[str
     decision = decide(retraining.settings.get(), situation, now())
     runs = retraining.runs.all(limit=HISTORY)
     active = next((run for run in runs if run.state in ACTIVE), None)
+    models = retraining.models.all()
+    version = served["version"] if served else None
+    latest = _last_decided(models)
     return {
         "served": served,
         "labels": _labels(cases),
@@ -48,9 +52,9 @@ def status(retraining: Retraining, served: Mapping[str, Any] | None) -> dict[str
             "reason": decision.reason,
             "next_look": _iso(decision.next_look),
         },
-        "last_decision": _last_decision(retraining.models.all()),
+        "last_decision": None if latest is None else summary(latest, version),
         "history": {
-            "models": [_model(row) for row in reversed(retraining.models.all()[:HISTORY])],
+            "models": [summary(row, version) for row in reversed(models[:HISTORY])],
             "promotions": [
                 {"version": p.version, "since": _iso(p.since), "reason": p.reason, "by": p.by}
                 for p in reversed(retraining.models.promotions()[:HISTORY])
@@ -135,23 +139,9 @@ def _run(run: Run) -> dict[str, Any]:
     }
 
 
-def _model(row: ModelVersion) -> dict[str, Any]:
-    values = [value for value in row.metrics.values() if value is not None]
-    return {
-        "version": row.version,
-        "parent": row.parent,
-        "decision": row.decision,
-        "reason": row.reason,
-        "labels_seen": row.labels_seen,
-        "mean_dsc": sum(values) / len(values) if values else None,
-        "created": _iso(row.created_at),
-        "decided": _iso(row.decided_at),
-    }
-
-
-def _last_decision(rows: Sequence[ModelVersion]) -> dict[str, Any] | None:
+def _last_decided(rows: Sequence[ModelVersion]) -> ModelVersion | None:
     decided = [row for row in rows if row.decision not in (WAITING, STARTER) and row.decided_at]
-    return _model(max(decided, key=lambda row: row.decided_at or now())) if decided else None
+    return max(decided, key=lambda row: row.decided_at or now(), default=None)
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -29,9 +29,9 @@ from lib.registry import Model, Registry, load_model, save_model
 from lib.retrain.judge import Court
 from lib.retrain.priority import be_modest
 from lib.retrain.promotion import Promoter
-from lib.retrain.sets import REFEREE, TRAIN
 from lib.retrain.shrink import is_out_of_memory, shrunk
 from lib.retrain.turns import Turns
+from lib.state.case_sets import REFEREE, TRAIN
 from lib.state.database import FILE, Database
 from lib.state.models import Candidate, Models
 from lib.state.runs import ACTIVE, Runs, RunState

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import select
 
 from lib.state.database import FILE, Database, state_folder
 from lib.state.tables import CaseSet
+
+CaseSetName = Literal["train", "referee"]
+TRAIN: CaseSetName = "train"
+REFEREE: CaseSetName = "referee"
 
 Choose = Callable[[str, Set[str], Mapping[str, str]], tuple[str, str]]
 """Image id, its organs, and the set of each case before it -> set and reason."""
@@ -20,7 +25,7 @@ def judges_of(studies: Path) -> set[str]:
     database = Database(path)
     sets = CaseSets(database).all()
     database.close()
-    return {image_id for image_id, name in sets.items() if name == "referee"}
+    return {image_id for image_id, name in sets.items() if name == REFEREE}
 
 
 class CaseSets:

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from lib.errors import StateError
 from lib.state.database import Database
@@ -70,10 +71,7 @@ class Runs:
             StateError: If there is none of that number.
         """
         with self._database.reading() as session:
-            run = session.get(Run, run_id)
-        if run is None:
-            raise StateError(f"there is no training {run_id}")
-        return run
+            return _require(session, run_id)
 
     def change(self, run_id: int, *, note: str | None = None, **values: Any) -> Run:
         """Set some columns of a run, and return it; one that is over is not changed any more.
@@ -82,9 +80,7 @@ class Runs:
             StateError: If there is none of that number.
         """
         with self._database.writing() as session:
-            run = session.get(Run, run_id)
-            if run is None:
-                raise StateError(f"there is no training {run_id}")
+            run = _require(session, run_id)
             if run.state in ACTIVE:
                 for key, value in values.items():
                     setattr(run, key, value)
@@ -136,3 +132,10 @@ class Runs:
                 break
             count += 1
         return count
+
+
+def _require(session: Session, run_id: int) -> Run:
+    run = session.get(Run, run_id)
+    if run is None:
+        raise StateError(f"there is no training {run_id}")
+    return run

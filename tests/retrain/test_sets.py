@@ -1,4 +1,5 @@
-from lib.retrain.sets import REFEREE, TRAIN, Known, choose_set
+from lib.retrain.sets import Known, choose_set
+from lib.state.case_sets import REFEREE, TRAIN
 from lib.training.split import is_held_out
 
 ALL = frozenset({"Brainstem", "Parotid_L", "Parotid_R"})

@@ -19,7 +19,7 @@ def overview(models: Models, served: ServedModel) -> dict[str, Any]:
     `trouble` says why another model serves than the one that was promoted; `served` is None where none can.
     """
     version, trouble = _serving(served)
-    rows = [_summary(row, version) for row in models.all()]
+    rows = [summary(row, version) for row in models.all()]
     return {"served": version, "trouble": trouble, "models": rows}
 
 
@@ -37,7 +37,7 @@ def everything(models: Models, served: ServedModel, version: str) -> dict[str, A
         if p.version == version
     ]
     found = {
-        **_summary(row, _serving(served)[0]),
+        **summary(row, _serving(served)[0]),
         **columns,
         "promotions": promotions,
         "card": _card(served.registry, version),
@@ -92,12 +92,14 @@ def _serving(served: ServedModel) -> tuple[str | None, str | None]:
         return None, str(error)
 
 
-def _summary(row: ModelVersion, served: str | None) -> dict[str, Any]:
+def summary(row: ModelVersion, served: str | None) -> dict[str, Any]:
+    """Return one model in a line; `served` is the version that serves."""
     return _plain(
         {
             "version": row.version,
             "parent": row.parent,
             "created_at": row.created_at,
+            "decided_at": row.decided_at,
             "decision": row.decision,
             "reason": row.reason,
             "mean_dice": mean_dice(row),

@@ -1,8 +1,10 @@
-"""What a model's card says, as a row of the database."""
+"""What the cards that lie beside weights say: a model as a row of the database, the cases it learned from."""
 
 import contextlib
+import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from lib.errors import CheckpointError
@@ -36,6 +38,22 @@ def candidate_of(registry: Registry, version: str) -> Candidate:
         reason=reason,
         created_at=moment(card.get("created")),
     )
+
+
+def trained_cases(*folders: Path | None) -> set[str]:
+    """Return the ids of all cases that a model in one of the folders was trained on.
+
+    A card that cannot be read says nothing, and neither does its model, which does not load.
+    """
+    found: set[str] = set()
+    for folder in folders:
+        for card in folder.glob("*.json") if folder else ():
+            try:
+                cases = json.loads(card.read_text(encoding="utf-8"))["training"]["cases"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            found |= {str(case) for case in cases} if isinstance(cases, list) else set()
+    return found
 
 
 def moment(text: Any) -> datetime | None:
