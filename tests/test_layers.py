@@ -19,6 +19,8 @@ LAYERS = [
         "lib.transforms",
         "lib.phantom",
         "lib.activelearning.selection",
+        "lib.activelearning.pool",
+        "lib.edit_cost",
         "lib.state",
     },
     {
@@ -40,12 +42,14 @@ LAYERS = [
         "lib.importers",
         "lib.evaluation",
         "lib.comparison",
+        "lib.activelearning",
+        "lib.simulation",
     },
     {
         "lib.infers",
         "lib.trainers",
         "lib.datastores",
-        "lib.activelearning",
+        "lib.activelearning.strategies",
         "lib.server",
     },
     {"lib.app"},
@@ -55,7 +59,7 @@ MAY_IMPORT_MONAILABEL = (
     "lib.infers",
     "lib.trainers",
     "lib.datastores",
-    "lib.activelearning",
+    "lib.activelearning.strategies",
     "lib.server",
     "lib.app",
 )

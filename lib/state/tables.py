@@ -198,6 +198,95 @@ class Promotion(Base):
     since: Mapped[datetime] = mapped_column(default=now)
 
 
+class Score(Base):
+    """What was computed of one image: once for each model and kind, and never changed.
+
+    Attributes:
+        image_id: Of the image.
+        model_version: Of the model; empty for what needs none.
+        kind: One of `lib.state.scores.Kind`.
+        found: The numbers, as JSON; empty where it failed.
+        trouble: Why it failed; it is not tried again for this model.
+        seconds: That it took.
+    """
+
+    __tablename__ = "scores"
+    __table_args__ = (UniqueConstraint("image_id", "model_version", "kind"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(String(200))
+    model_version: Mapped[str] = mapped_column(String(120), index=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    found: Mapped[dict[str, Any]]
+    trouble: Mapped[str | None]
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    computed_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Lease(Base):
+    """A case that was handed out to somebody; one that ended stays as what happened.
+
+    Attributes:
+        holder: The user, where people log in, else the client's id.
+        strategy: That chose it; empty where somebody took it by name.
+        why: What the strategy said (`lib.activelearning.pool.Choice`).
+        expires_at: When it ends by itself.
+        ended_at: When it ended; None while it holds.
+        ended_by: `label`, `release` or `expiry`.
+    """
+
+    __tablename__ = "leases"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(String(200), index=True)
+    holder: Mapped[str] = mapped_column(String(200), index=True)
+    strategy: Mapped[str] = mapped_column(default="")
+    why: Mapped[dict[str, Any]]
+    granted_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None] = mapped_column(index=True)
+    ended_by: Mapped[str | None]
+
+
+class ReaderStudy(Base):
+    """An image that several people contour, each for themselves.
+
+    Attributes:
+        readers: How many.
+        by: Who asked for it.
+    """
+
+    __tablename__ = "reader_studies"
+    image_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    readers: Mapped[int]
+    by: Mapped[str]
+    since: Mapped[datetime] = mapped_column(default=now)
+
+
+class EditCost(Base):
+    """What a person changed of a prediction before submitting: one submitted label against one model.
+
+    Attributes:
+        label_version_id: What was submitted.
+        model_version: The model that served then.
+        was_trained_on: Whether that model had learned from this case: it is no measure then.
+        found: Organ -> numbers (`lib.edit_cost`); empty where it failed.
+        mean_dsc: Over the organs that were submitted.
+        added_path_mm: Sum over the organs.
+        changed_voxels: Sum over the organs.
+        trouble: Why it failed.
+    """
+
+    __tablename__ = "edit_costs"
+    label_version_id: Mapped[int] = mapped_column(ForeignKey("label_versions.id"), primary_key=True)
+    model_version: Mapped[str] = mapped_column(String(120))
+    was_trained_on: Mapped[bool] = mapped_column(default=False)
+    found: Mapped[dict[str, Any]]
+    mean_dsc: Mapped[float | None]
+    added_path_mm: Mapped[float | None]
+    changed_voxels: Mapped[int | None]
+    trouble: Mapped[str | None]
+    computed_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Setting(Base):
     """A setting that an admin changed while the server ran; it outlives restarts."""
 
