@@ -127,6 +127,7 @@ class AppConfig:
         access: `local` answers this machine only; `network` answers everybody who can reach the port: for
             use behind a proxy that authenticates, or with MONAI Label's own authentication on.
         quarantine_gib: How much of what was refused is kept (`lib.state.quarantine`).
+        scoring: Whether the images are looked at in the background, for the strategies that need it.
         retrain: See `RetrainConfig`; each of its settings is a key of its own.
     """
 
@@ -136,6 +137,7 @@ class AppConfig:
     device: str = field(default_factory=best_device)
     access: Literal["local", "network"] = "local"
     quarantine_gib: float = 5.0
+    scoring: bool = True
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
 
     def __post_init__(self) -> None:
@@ -171,6 +173,8 @@ class AppConfig:
                 values[key] = Path(conf[key]).expanduser().resolve()
         if "quarantine_gib" in values:
             values["quarantine_gib"] = _as_number("quarantine_gib", conf["quarantine_gib"])
+        if "scoring" in values:
+            values["scoring"] = _as_flag("scoring", conf["scoring"])
         if values.get("device") == "auto":
             del values["device"]
         values["retrain"] = RetrainConfig().changed(
@@ -184,6 +188,13 @@ def _as_number(key: str, text: str) -> float:
         return float(text)
     except ValueError as error:
         raise ConfigError(f"--conf {key}: {text!r} is no number") from error
+
+
+def _as_flag(key: str, text: str) -> bool:
+    known = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+    if text.lower() not in known:
+        raise ConfigError(f"--conf {key}: {text!r} is neither 'on' nor 'off'")
+    return known[text.lower()]
 
 
 def is_loopback(host: str) -> bool:

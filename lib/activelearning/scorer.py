@@ -171,7 +171,8 @@ class Scorer:
                 unlabelled=studies.unlabelled,
                 labelled=studies.labelled,
                 served=served,
-                known=self._known.keys(),
+                known=self._known.done(),
+                unreadable=frozenset(self._known.unreadable()),
                 interest=interest,
             )
         )
@@ -214,6 +215,7 @@ class Scorer:
 
     def _child_process(self) -> "subprocess.Popen[bytes]":
         if self._child is None or self._child.poll() is not None:
+            self._end_child()
             with (self._folder / LOG).open("ab") as log:
                 self._child = start_child(
                     "lib.activelearning.worker", self._flags, threads=fewer_threads(),
