@@ -18,7 +18,7 @@ from lib import __version__
 from lib.activelearning.strategies import strategies
 from lib.config import AppConfig
 from lib.datastores.labelled import labelled_cases
-from lib.datastores.local import FolderStore
+from lib.datastores.local import FINAL, FolderStore
 from lib.errors import CheckpointError, DatastoreError, OrganNetError
 from lib.files import finite, remove_abandoned_scratch, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
@@ -26,6 +26,7 @@ from lib.registry import Registry
 from lib.retrain.control import Retraining
 from lib.retrain.promotion import Promoter
 from lib.retrain.turns import Turns
+from lib.server.desk import Desk
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
@@ -60,6 +61,8 @@ class OrganNetApp(MONAILabelApp):
         self.models = Models(self.database)
         self.promoter = Promoter(self.registry, self.models)
         self.labels_kept = LabelHistory(self.database, self.state)
+        self.desk = Desk(self.database, self.state, self.config)
+        self.leases, self.readers = self.desk.leases, self.desk.readers
         self.quarantine = Quarantine(
             self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)
         )
@@ -95,9 +98,16 @@ class OrganNetApp(MONAILabelApp):
         self._reconcile_models()
         store = self.datastore()
         if isinstance(store, FolderStore):
-            at_shutdown(Repeating(store.adopt, every_s=ADOPT_EVERY_S).stop)
+            at_shutdown(Repeating(lambda: self._adopt(store), every_s=ADOPT_EVERY_S).stop)
+            at_shutdown(self.desk.start(store).stop)
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
+
+    def _adopt(self, store: FolderStore) -> None:
+        """Take up what people laid into the labels' folder, as if they had submitted it."""
+        for version in store.adopt():
+            if version.tag == FINAL:
+                self.on_save_label(version.image_id, version.image_id)
 
     def _reconcile_models(self) -> None:
         """Bring what serves and what was decided together, as after a kill; the server starts anyhow."""
@@ -183,8 +193,9 @@ class OrganNetApp(MONAILabelApp):
         }
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
-        """Let the scheduler look now: a label was submitted."""
+        """Do what follows from a new label, the long of it beside the requests; never raises."""
         self.retraining.scheduler.wake()
+        self.desk.label_came(image_id)
         return {}
 
     def doubts_about(self, image_id: str, tag: str) -> list[str]:
