@@ -27,7 +27,9 @@ from lib.config import AppConfig
 from lib.server import (
     failures,
     label_routes,
+    lease_routes,
     model_routes,
+    reader_routes,
     routes,
     session_routes,
     status_routes,
@@ -51,6 +53,8 @@ OURS = (
     train_routes.router,
     status_routes.router,
     model_routes.router,
+    lease_routes.router,
+    reader_routes.router,
 )
 
 DROPPED = (model, wsi_infer, batch_infer, scoring, logs)

@@ -40,7 +40,7 @@ class Submission:
     """Where a label comes from; the columns of `LabelVersion` that somebody has to say.
 
     Attributes:
-        source: `client`, `folder`, `infer` or `restore`.
+        source: `client`, `folder`, `infer`, `restore` or `consensus`.
         author: Who submitted it; empty where nobody logs in.
         client: The program's `client_id`.
         model_version: The model that served, or that the client named.
