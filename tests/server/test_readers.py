@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from monailabel.config import settings
-from monailabel.endpoints.user.auth import User
 
 from lib.scans import write_label
-from lib.server import blinding, roles
 from lib.volumes import LabelVolume
 from tests.server.running import TINY, Server, put_case, running, small_ct, two_organs
 

@@ -3,7 +3,13 @@ import pytest
 from lib.errors import ConfigError
 from lib.state.database import Database
 from lib.state.labels import LabelHistory, Submission
-from lib.state.reader_studies import ReaderStudies, by_reader, may_be_given, submitted
+from lib.state.reader_studies import (
+    ReaderStudies,
+    by_reader,
+    may_be_given,
+    may_be_shown,
+    submitted,
+)
 from tests.readings import add_reading
 
 
@@ -40,6 +46,30 @@ def test_an_image_is_given_to_as_many_as_it_needs(
         wanted=wanted, submitted=have_submitted.split(), holding=holding.split(), asks=asks
     )
     assert may is expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "have_submitted", "asks", "is_reviewer", "expected"),
+    [
+        (1, "ada", "bob", False, True),
+        (1, "ada", None, False, True),
+        (2, "ada", "bob", False, False),
+        (2, "ada", "bob", True, True),
+        (2, "ada", "ada", False, True),
+        (2, "ada", None, True, False),
+        (2, "", "bob", False, True),
+        (2, "ada eve", "bob", False, True),
+        (2, "ada eve", None, False, True),
+        (3, "ada eve", "bob", False, False),
+        (3, "ada eve", "eve", False, True),
+    ],
+)
+def test_a_label_is_shown_to_who_need_not_draw_his_own(
+    wanted: int, have_submitted: str, asks: str | None, *, is_reviewer: bool, expected: bool
+) -> None:
+    submitted_by = have_submitted.split()
+    shown = may_be_shown(wanted=wanted, submitted=submitted_by, asks=asks, is_reviewer=is_reviewer)
+    assert shown is expected
 
 
 def test_an_image_has_one_reader_until_more_are_asked_for(database: Database) -> None:
