@@ -6,8 +6,8 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 
 from lib.errors import StateError
-from lib.server.roles import may_review
-from lib.state.reader_studies import FINAL, by_reader
+from lib.server.roles import author_of, may_review
+from lib.state.reader_studies import FINAL, by_reader, may_be_shown
 
 
 def require_sight(app: Any, image_id: str, tag: str, user: User, *, is_version: bool) -> None:
@@ -28,19 +28,19 @@ def require_sight(app: Any, image_id: str, tag: str, user: User, *, is_version: 
     Raises:
         StateError: If he may not.
     """
-    if tag != FINAL:
+    knows_who = settings.MONAI_LABEL_AUTH_ENABLE
+    if tag != FINAL or (is_version and not knows_who):
         return
     wanted = app.readers.readers_of(image_id)
     if wanted == 1:
         return
-    have_read = set(by_reader(app.labels_kept.history(image_id, FINAL)))
-    if not have_read or len(have_read) >= wanted:
-        return
-    knows_who = settings.MONAI_LABEL_AUTH_ENABLE
-    may_see = knows_who and (may_review(user) or user.username in have_read)
-    if not may_see and (knows_who or not is_version):
+    submitted = by_reader(app.labels_kept.history(image_id, FINAL))
+    asks = author_of(user) if knows_who else None
+    if not may_be_shown(
+        wanted=wanted, submitted=submitted, asks=asks, is_reviewer=may_review(user)
+    ):
         raise StateError(
-            f"{image_id}: in a reader study, {len(have_read)} of {wanted} readers have submitted; its label is "
+            f"{image_id}: in a reader study, {len(submitted)} of {wanted} readers have submitted; its label is "
             "shown to the others when all have, so that each draws his own. Reviewers find every version "
             "under /organnet/labels/IMAGE/NUMBER"
         )

@@ -38,6 +38,22 @@ def may_be_given(
     return asks not in submitted and len(submitted) + len(holding) < wanted
 
 
+def may_be_shown(
+    *, wanted: int, submitted: Collection[str], asks: str | None, is_reviewer: bool
+) -> bool:
+    """Return whether somebody may see an image's final label: not before he has drawn his own.
+
+    Args:
+        wanted: How many readers the image is to have.
+        submitted: Who has submitted a reading.
+        asks: Who wants to see it; None where nobody logs in, and so nobody is known.
+        is_reviewer: Whether that is somebody who judges the readings.
+    """
+    if wanted == 1 or not submitted or len(submitted) >= wanted:
+        return True
+    return asks is not None and (is_reviewer or asks in submitted)
+
+
 def by_reader(versions: Sequence[LabelVersion]) -> dict[str, LabelVersion]:
     """Return the newest visible reading of each reader, the oldest of them first.
 
