@@ -25,6 +25,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from lib.config import AppConfig
 from lib.server import (
+    edit_cost_routes,
     failures,
     label_routes,
     model_routes,
@@ -51,6 +52,7 @@ OURS = (
     train_routes.router,
     status_routes.router,
     model_routes.router,
+    edit_cost_routes.router,
 )
 
 DROPPED = (model, wsi_infer, batch_infer, scoring, logs)

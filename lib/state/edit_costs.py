@@ -17,7 +17,7 @@ FINAL = "final"
 PEOPLE = ("client", "folder")
 """Sources of labels that a person submitted now: `infer` is a model's, `restore` somebody's of another day."""
 
-_Query = Select[tuple[LabelVersion, EditCost]]
+_Query = Select[LabelVersion, EditCost]
 _JOINED: _Query = select(LabelVersion, EditCost).join(
     EditCost, EditCost.label_version_id == LabelVersion.id
 )

@@ -286,6 +286,6 @@ def test_a_label_on_another_grid_is_not_measured(
     grid = read_ct(cases[0].image).grid
     path = tmp_path / "small.nii.gz"
     small = np.zeros((10, 10, 10), np.uint8)
-    write_label(path, LabelVolume(small, grid.from_affine(small.shape, grid.affine_ras), {}))
+    write_label(path, LabelVolume(small, grid.from_affine((10, 10, 10), grid.affine_ras), {}))
     with pytest.raises(GeometryError, match="case_0: the label lies on 10 x 10 x 10"):
         measure(cases[0].image, path, model, image_id="case_0", labels=model.recipe.labels)

@@ -50,7 +50,7 @@ def costs() -> EditCosts:
     """Return the costs of a square of 4 x 4 pixels that was moved by one: 4 + 2 new ones of 1 mm."""
     prediction = np.zeros((12, 12, 12), np.uint8)
     prediction[2:6, 2:6, 3] = 1
-    grid = Grid.from_affine(prediction.shape, np.eye(4))
+    grid = Grid.from_affine((12, 12, 12), np.eye(4))
     return edit_cost(prediction, np.roll(prediction, 1, 0), {"Brainstem": 1}, grid=grid)
 
 
