@@ -34,6 +34,7 @@ from lib.server.sessions import ScanSessions
 from lib.server.upkeep import Repeating
 from lib.serving import ServedModel
 from lib.state.database import FILE, Database, state_folder
+from lib.state.edit_costs import EditCostRecords
 from lib.state.labels import LabelHistory
 from lib.state.models import Models
 from lib.state.quarantine import Quarantine
@@ -60,6 +61,7 @@ class OrganNetApp(MONAILabelApp):
         self.state = state_folder(studies, self.config.model_dir)
         self.database = Database(self.state / FILE)
         self.models = Models(self.database)
+        self.edit_costs = EditCostRecords(self.database)
         self.promoter = Promoter(self.registry, self.models)
         self.labels_kept = LabelHistory(self.database, self.state)
         self.desk = Desk(self.database, self.state, self.config)

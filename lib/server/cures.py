@@ -25,6 +25,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from lib.config import AppConfig
 from lib.server import (
+    edit_cost_routes,
     failures,
     label_routes,
     lease_routes,
@@ -55,6 +56,7 @@ OURS = (
     model_routes.router,
     lease_routes.router,
     reader_routes.router,
+    edit_cost_routes.router,
 )
 
 DROPPED = (model, wsi_infer, batch_infer, scoring, logs)

@@ -97,11 +97,11 @@ def test_no_case_is_given_twice_and_all_are_given(clinic: Clinic, strategy: str)
     for number, image_id in enumerate(clinic.images[:4]):
         clinic.score(image_id, 0.1 * number)
     given = [
-        clinic.handout.next_case(strategy, Asker(holder=f"client-{n % 3}", seed=n)).get("id")
+        clinic.handout.next_case(strategy, Asker(holder=f"client-{n % 3}", seed=n)).get("id", "")
         for n in range(7)
     ]
     assert sorted(given[:6]) == clinic.images
-    assert given[6] is None
+    assert given[6] == ""
 
 
 def test_an_old_model_s_scores_are_used_with_their_age_said(clinic: Clinic) -> None:

@@ -13,7 +13,8 @@ def all_of(
     known: set[tuple[str, str, Kind]] | None = None,
 ) -> list[Work]:
     """Return everything that is computed, in order, until nothing is left."""
-    done, found = set(known or ()), []
+    done = set(known or ())
+    found: list[Work] = []
     while True:
         work = next_work(
             Backlog(
