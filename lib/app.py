@@ -34,7 +34,6 @@ from lib.server.sessions import ScanSessions
 from lib.server.upkeep import Repeating
 from lib.serving import ServedModel
 from lib.state.database import FILE, Database, state_folder
-from lib.state.edit_costs import EditCostRecords
 from lib.state.labels import LabelHistory
 from lib.state.models import Models
 from lib.state.quarantine import Quarantine
@@ -61,7 +60,6 @@ class OrganNetApp(MONAILabelApp):
         self.state = state_folder(studies, self.config.model_dir)
         self.database = Database(self.state / FILE)
         self.models = Models(self.database)
-        self.edit_costs = EditCostRecords(self.database)
         self.promoter = Promoter(self.registry, self.models)
         self.labels_kept = LabelHistory(self.database, self.state)
         self.desk = Desk(self.database, self.state, self.config)
@@ -106,8 +104,8 @@ class OrganNetApp(MONAILabelApp):
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
         if self.config.scoring:
-            self.active_learning.scorer.start()
-            at_shutdown(self.active_learning.scorer.stop)
+            self.active_learning.runner.start()
+            at_shutdown(self.active_learning.runner.stop)
 
     def _adopt(self, store: FolderStore) -> None:
         """Take up what people laid into the labels' folder, as if they had submitted it."""
@@ -212,7 +210,7 @@ class OrganNetApp(MONAILabelApp):
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
         """Do what follows from a new label, the long of it beside the requests; never raises."""
         self.retraining.scheduler.wake()
-        self.active_learning.scorer.wake()
+        self.active_learning.runner.wake()
         self.desk.label_came(image_id)
         return {}
 

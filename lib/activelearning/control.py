@@ -4,14 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lib.activelearning.editing import summary
+from lib.activelearning.errands import EditErrands, Files, ScoreErrands, Studies
 from lib.activelearning.handout import Handout
 from lib.activelearning.known import Known
-from lib.activelearning.scorer import Files, Scorer, Studies
+from lib.activelearning.runner import Runner
 from lib.activelearning.worker import flags_for
 from lib.config import AppConfig
 from lib.registry import Registry
+from lib.retrain.cards import trained_cases
 from lib.state.database import Database
+from lib.state.edit_costs import EditCostRecords
 from lib.state.labels import LabelHistory
+from lib.state.models import Models
 from lib.state.scores import Kind, Scores
 
 
@@ -46,13 +51,21 @@ class ActiveLearning:
         self._served = served
         self.is_scoring = config.scoring
         self.known = Known(Scores(database))
-        self.scorer = Scorer(
+        self.edit_costs = EditCostRecords(database)
+        files = Files(image=image, label=labels.path, model=registry.weights_path)
+        self.runner = Runner(
             folder,
-            scores=Scores(database),
-            known=self.known,
-            studies=self.studies,
-            served=served,
-            files=Files(image=image, label=labels.path, model=registry.weights_path),
+            [
+                EditErrands(
+                    self.edit_costs,
+                    Models(database),
+                    unrecorded=lambda: trained_cases(config.model_dir, config.starter_dir),
+                    files=files,
+                ),
+                ScoreErrands(
+                    Scores(database), self.known, studies=self.studies, served=served, files=files
+                ),
+            ],
             flags=flags_for(
                 config.recipe,
                 turns=folder,
@@ -89,4 +102,5 @@ class ActiveLearning:
             ),
             "sampled": sum((i, served or "", Kind.SAMPLES) in done for i in studies.unlabelled),
             "unreadable": self.known.unreadable(),
+            "edit_cost": summary(self.edit_costs.curve())["verdict"],
         }

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
+from lib.activelearning.errands import Studies
 from lib.activelearning.known import Dated, Known
 from lib.activelearning.pool import Choice, Pool
 from lib.activelearning.readings import Standing, open_for, standing
-from lib.activelearning.scorer import Studies
 from lib.activelearning.selection.catalogue import METHODS, Method, default_method
 from lib.errors import DatastoreError
 from lib.state import leases, reader_studies

@@ -16,11 +16,11 @@ router = APIRouter(prefix="/organnet")
 @router.get("/edit-cost")
 def get_edit_cost(_user: User = USER) -> dict[str, Any]:
     """Return what was changed of each submission's prediction, medians, and a sentence on their course."""
-    return summary(app_instance().edit_costs.curve())
+    return summary(app_instance().active_learning.edit_costs.curve())
 
 
 @router.get("/edit-cost.png")
 def get_edit_cost_chart(_user: User = USER) -> Response:
     """Return the same as a chart."""
-    picture = edit_chart(summary(app_instance().edit_costs.curve()))
+    picture = edit_chart(summary(app_instance().active_learning.edit_costs.curve()))
     return Response(picture, media_type="image/png", headers={"Cache-Control": "no-store"})

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lib.activelearning.errands import Studies
 from lib.activelearning.handout import MOST_HELD, Asker, Handout
 from lib.activelearning.known import Known
-from lib.activelearning.scorer import Studies
 from lib.activelearning.selection.catalogue import METHODS
 from lib.errors import DatastoreError
 from lib.recipes import OPENKBP
