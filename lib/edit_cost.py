@@ -114,7 +114,7 @@ def edit_cost(
         submitted: `(X, Y, Z)`, of the same shape.
         labels: TG-263 name -> value in both; other values are no organ.
         grid: Of both.
-        tolerance_mm: Up to this distance in the slice, inclusive, one contour is on the other; the paper's 0.
+        tolerance_mm: Up to this distance in the slice one contour lies on the other; the paper takes 0.
 
     Raises:
         LabelError: If the shapes differ.

@@ -81,7 +81,7 @@ def test_what_failed_is_kept_and_not_due_again(
     assert records.due(5) == []
 
 
-def test_people_s_visible_final_labels_of_a_known_model_are_due_the_newest_first(
+def test_visible_final_labels_of_a_known_model_are_due_the_newest_first(
     database: Database, records: EditCostRecords
 ) -> None:
     submit(database, "old", minute=1)
