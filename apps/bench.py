@@ -1,4 +1,4 @@
-"""How long contouring takes, alone and beside a training, and how much memory it needs; ratios within one run.
+"""How long contouring takes, alone and beside a training, and asking for the next case; ratios within one run.
 
 python -m apps.bench
 """
@@ -12,9 +12,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import requests
 import torch
 
+from lib.activelearning.selection.catalogue import default_method
 from lib.config import best_device
 from lib.errors import OrganNetError
 from lib.inference import contour
@@ -23,8 +25,11 @@ from lib.phantom import head_and_neck_phantom
 from lib.phantom.cohort import write_cohort
 from lib.recipe_files import find_recipe
 from lib.recipes import OPENKBP
-from lib.registry import Model
+from lib.registry import Model, Registry, save_model
 from lib.rehearsal.server import serving
+from lib.state.database import FILE, Database, state_folder
+from lib.state.scores import Kind
+from lib.state.tables import Score
 from lib.volumes import CtVolume
 
 GRID_SHAPE = (512, 512, 120)
@@ -36,11 +41,14 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         prog="python -m apps.bench", description=__doc__.splitlines()[0]
     )
-    flags.add_argument("--recipes", nargs="+", default=["openkbp", "pddca"])
+    flags.add_argument("--recipes", nargs="*", default=["openkbp", "pddca"])
     flags.add_argument("--repeats", type=int, default=3)
     flags.add_argument("--device", default=best_device())
     flags.add_argument(
         "--infers", type=int, default=40, help="alone, and as many beside a training; 0: none"
+    )
+    flags.add_argument(
+        "--studies", type=int, default=2000, help="to choose the next case from; 0: none"
     )
     return flags
 
@@ -64,7 +72,73 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"peak memory of this process: {peak_gib:.2f} GiB")
     if options.infers:
         print(_beside_a_training(options.infers, options.device))
+    if options.studies:
+        print(_next_cases(options.studies, options.device))
     return 0
+
+
+def _next_cases(studies: int, device: str) -> str:
+    """Return how long the default strategy takes over HTTP, with few and with many scored studies."""
+    lines = [f"next case by {default_method(has_model=True)} over HTTP, milliseconds:"]
+    medians = []
+    for count in (10, studies):
+        with tempfile.TemporaryDirectory(prefix="organnet-bench-") as name:
+            seconds = _ask_often(Path(name), count, device)
+        medians.append(statistics.median(seconds))
+        p95 = statistics.quantiles(seconds, n=20)[-1]
+        lines.append(
+            f"  {count:5d} scored studies  median {1000 * medians[-1]:.0f}  p95 {1000 * p95:.0f}"
+        )
+    return "\n".join([*lines, f"  ratio of medians     {medians[1] / medians[0]:.2f}"])
+
+
+def _ask_often(folder: Path, count: int, device: str, asks: int = 40) -> list[float]:
+    """Return how long each of so many questions took, each of another client."""
+    studies, models = folder / "studies", folder / "models"
+    write_cohort(studies, recipe=OPENKBP, cases=1, labelled=0, seed=1, dicom_cases=0)
+    names = [f"scan_{number:05d}" for number in range(count)]
+    scan = studies / "demo_001.nii.gz"
+    for name in names:
+        (studies / f"{name}.nii.gz").hardlink_to(scan)
+    scan.unlink()
+    torch.manual_seed(0)
+    weights = build_network(OPENKBP).state_dict()
+    version = save_model(models, weights, OPENKBP, {"training": {}})
+    Registry(models).publish(version, reason="for a measurement")
+    _fill(Database(state_folder(str(studies), models) / FILE), names, version)
+    conf = {"model_dir": str(models), "device": device, "auto_retrain": "off", "scoring": "off"}
+    seconds = []
+    with serving(studies, conf, log=folder / "server.log") as url, requests.Session() as http:
+        # The first answers read the scores, which the server keeps from then on.
+        for number in range(-2, asks):
+            began = time.perf_counter()
+            answer = http.post(
+                f"{url}/activelearning/{default_method(has_model=True)}",
+                json={"client_id": f"client-{number}"},
+                timeout=60,
+            )
+            seconds.append(time.perf_counter() - began)
+            answer.raise_for_status()
+    return seconds[2:]
+
+
+def _fill(database: Database, names: Sequence[str], version: str) -> None:
+    """Put a score of each image into the database, as the worker would have."""
+    rng = np.random.default_rng(1)
+    with database.writing() as session:
+        for name in names:
+            entropy = float(rng.uniform(0.01, 0.3))
+            shape = {"volume_ml": 20.0, "centroid_mm": [1.0, 2.0, 3.0], "pieces": 1}
+            organs = {
+                organ: {"entropy": entropy * float(rng.uniform(0.5, 1.5)), "shape": shape}
+                for organ in OPENKBP.labels
+            }
+            features = [round(float(v), 4) for v in rng.normal(size=128)]
+            found = {"entropy": entropy, "foreground": 0.1, "organs": organs, "features": features}
+            session.add(
+                Score(image_id=name, model_version=version, kind=Kind.PREDICTION.value, found=found)
+            )
+    database.close()
 
 
 def _beside_a_training(count: int, device: str) -> str:
