@@ -20,6 +20,7 @@ from lib.errors import OrganNetError
 from lib.files import write_json
 from lib.recipe_files import find_recipe
 from lib.registry import load_model
+from lib.rehearsal.chart import timeline_chart
 from lib.rehearsal.clinic import Annotator, Reader, Timeline
 from lib.rehearsal.server import serving
 from lib.retrain.cards import trained_cases
@@ -93,6 +94,8 @@ def _rehearse(options: argparse.Namespace) -> int:
         "status": status,
     }
     write_json(options.output / "rehearsal.json", report)
+    chart = timeline_chart(timeline.events, [one for one in found if one["mean_dsc"] is not None])
+    (options.output / "rehearsal.png").write_bytes(chart)
     _print(found, infers)
     return 0 if found and not infers["failed"] else 1
 
