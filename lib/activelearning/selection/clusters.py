@@ -73,9 +73,10 @@ def _lloyd(rows: FloatArray, centres: FloatArray) -> tuple[Groups, float]:
         before, members = members, distances.argmin(axis=1)
         if (members == before).all():
             break
-        one_hot = np.eye(len(centres))[members]
-        sizes = one_hot.sum(axis=0)[:, None]
-        centres = np.where(sizes > 0, one_hot.T @ rows / np.maximum(sizes, 1), centres)
+        order = np.argsort(members, kind="stable")
+        present, begins, sizes = np.unique(members[order], return_index=True, return_counts=True)
+        centres = centres.copy()
+        centres[present] = np.add.reduceat(rows[order], begins) / sizes[:, None]
     return members, float(((rows - centres[members]) ** 2).sum())
 
 

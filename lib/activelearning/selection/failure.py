@@ -18,17 +18,18 @@ from lib.activelearning.selection.shapes import (
 )
 from lib.units import FloatArray, MaskArray
 
-STANDS_OUT = 2.0
-"""Spreads from the median: one contour in twenty lies further off by nature."""
+STANDS_OUT = 3.0
+"""Spreads from the median; with nine organs, two are nothing out of the ordinary."""
 MOST = 10.0
 """Further off is not more wrong."""
 SWAPPED = 10.0
 MISSING = 6.0
 """An organ that is nearly always there may lie outside a short scan: less certain than swapped sides."""
 NEARLY_ALWAYS = 0.9
-PIECES_SPREAD = 0.5
-"""One piece more than usual is as odd as two spreads."""
-REASONS = ("size", "place", "pieces", "missing", "sides")
+PIECES_SPREAD = 0.3
+"""One piece of a tenth of the volume more than usual stands out."""
+REASONS = ("sides", "missing", "size", "place", "pieces")
+"""Of equal ones the first is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +101,25 @@ def _doubts(
     of_drawn, of_model = usual(measures(drawn, organs)), usual(measures(everyone, organs))
     reference = either(of_drawn, of_model)
     seen = measures([_predicted(score) for score in scores], organs)
-    is_asked = np.array([[organ in score.organs for organ in organs] for score in scores], bool)
+    is_absent = np.array([[_is_absent(score, organ) for organ in organs] for score in scores], bool)
+    missing = MISSING * (is_absent & (reference.share >= NEARLY_ALWAYS))
     size = np.abs(seen.log_ml - reference.log_ml) / reference.log_ml_spread
-    off_mm = seen.offset_mm - reference.offset_mm
-    place = np.abs(median(off_mm / reference.offset_spread_mm, axis=2)).max(axis=2)
+    off_mm = seen.off_place_mm(reference.offset_mm)
+    place = np.abs(off_mm / reference.place_spread_mm).max(axis=2)
     pieces = (seen.pieces - reference.pieces) / PIECES_SPREAD
-    is_missing = is_asked & np.isnan(seen.log_ml) & (reference.share >= NEARLY_ALWAYS)
     sides = SWAPPED * _is_swapped(seen, organs)
-    by_reason = np.stack([size, place, pieces, MISSING * is_missing, sides], axis=2)
+    by_reason = np.stack([sides, missing, size, place, pieces], axis=2)
     return Doubts(
         by_reason=np.clip(np.nan_to_num(by_reason, nan=0.0), 0.0, MOST),
-        off_mm=np.linalg.norm(median(off_mm, axis=2), axis=2),
+        off_mm=np.linalg.norm(off_mm, axis=2),
         reference=reference,
         is_drawn=~np.isnan(of_drawn.log_ml),
     )
+
+
+def _is_absent(score: ImageScore, organ: str) -> bool:
+    """Return whether the model looked for the organ and found none."""
+    return organ in score.organs and score.organs[organ].shape is None
 
 
 def _is_swapped(seen: Measures, organs: Sequence[str]) -> MaskArray:

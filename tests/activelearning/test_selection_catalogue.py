@@ -1,0 +1,212 @@
+"""What holds for every strategy."""
+
+import json
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from lib.activelearning.pool import Choice, Pool, Shape
+from lib.activelearning.selection.catalogue import METHODS, default_method
+from lib.activelearning.selection.ranking import NO_SCORES
+from lib.organs import ORGANS
+from lib.state.scores import Kind
+from tests.activelearning.pools import cohort, image_score, organ_score, scored_pool
+
+ALL = sorted(METHODS)
+SCORING = sorted(name for name, method in METHODS.items() if method.needs)
+SEEDS = range(40)
+SLOWER = 4
+"""So much slower than promised a choice may be before a test fails: the machine may be a slow one."""
+
+
+def choose(name: str, pool: Pool) -> Choice:
+    choice = METHODS[name].choose(pool)
+    assert choice is not None
+    return choice
+
+
+def only(pool: Pool, known: list[str]) -> Pool:
+    """Return the pool as it is when only `known` and the labelled images were looked at."""
+    keep = {*known, *pool.taken}
+    return replace(
+        pool,
+        scores={name: score for name, score in pool.scores.items() if name in keep},
+        appearance={name: row for name, row in pool.appearance.items() if name in keep},
+    )
+
+
+def alike(number: int, seed: int) -> Pool:
+    """Return images that nothing tells apart."""
+    organs = {
+        "Brainstem": replace(organ_score(), volume_cv=0.1, pairwise_dice=0.9),
+        "OpticChiasm": replace(organ_score(), volume_cv=0.1, pairwise_dice=0.8),
+    }
+    names = [f"pt_{n}" for n in range(number)]
+    scores = [
+        image_score(name, organs=organs, features=(0.3, 0.7, 0.1), has_samples=True)
+        for name in names
+    ]
+    rows = {name: np.array([0.3, 0.7, 0.1], np.float32) for name in names}
+    return replace(scored_pool(scores, seed=seed), appearance=rows)
+
+
+def test_the_catalogue_has_these_strategies() -> None:
+    assert list(METHODS) == [
+        "first",
+        "random",
+        "random_foreground",
+        "entropy",
+        "claspe",
+        "structure_qc",
+        "suggestive",
+        "coldstart",
+        "failure_first",
+    ]
+    assert all(name == method.name for name, method in METHODS.items())
+
+
+def test_each_says_what_it_does_in_one_line_and_where_it_comes_from() -> None:
+    for name, method in METHODS.items():
+        assert 10 < len(method.description) < 100
+        assert "\n" not in method.description
+        assert bool(method.paper) == (name not in {"first", "random"})
+
+
+def test_each_says_what_has_to_be_computed_first() -> None:
+    assert {name: method.needs for name, method in METHODS.items() if method.needs} == {
+        "random_foreground": (Kind.PREDICTION,),
+        "entropy": (Kind.PREDICTION,),
+        "claspe": (Kind.PREDICTION,),
+        "structure_qc": (Kind.PREDICTION, Kind.SAMPLES),
+        "suggestive": (Kind.PREDICTION,),
+        "coldstart": (Kind.APPEARANCE,),
+        "failure_first": (Kind.PREDICTION, Kind.DRAWN),
+    }
+
+
+def test_without_a_model_the_default_is_the_one_that_needs_none() -> None:
+    assert (default_method(True), default_method(False)) == ("claspe", "coldstart")  # noqa: FBT003 - the only argument
+    assert Kind.PREDICTION not in METHODS[default_method(False)].needs  # noqa: FBT003 - as above
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_chosen_where_there_is_no_candidate(name: str) -> None:
+    assert METHODS[name].choose(Pool(candidates=[])) is None
+    assert METHODS[name].choose(replace(cohort(3), candidates=[])) is None
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_only_candidate_is_chosen_whatever_is_known_of_it(name: str) -> None:
+    assert choose(name, Pool(candidates=["only"])).image_id == "only"
+    known = cohort(1)
+    choice = choose(name, known)
+    assert choice.image_id == known.candidates[0]
+    assert (choice.rank, choice.of) in {(1, 1), (None, 1), (None, 0)}
+    assert choose(name, alike(1, 0)).image_id == "pt_0"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_order_in_which_images_come_does_not_matter(name: str) -> None:
+    for seed in range(10):
+        pool = cohort(30, seed=seed)
+        turned = replace(
+            pool,
+            candidates=[*reversed(pool.candidates), pool.candidates[7]],
+            taken=list(reversed(pool.taken)),
+            scores=dict(list(pool.scores.items())[::-1]),
+            shapes=dict(list(pool.shapes.items())[::-1]),
+            appearance=dict(list(pool.appearance.items())[::-1]),
+        )
+        assert choose(name, pool) == choose(name, pool) == choose(name, turned)
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"first"}))
+def test_the_seed_decides_between_equal_ones(name: str) -> None:
+    chosen = [choose(name, alike(12, seed)).image_id for seed in range(120)]
+    assert len(set(chosen)) == 12
+    # 10 of 120 each, give or take three standard deviations and a bit.
+    assert max(chosen.count(image_id) for image_id in set(chosen)) < 22
+
+
+@pytest.mark.parametrize("name", SCORING)
+def test_candidates_of_which_too_little_is_known_come_last(name: str) -> None:
+    pool = cohort(30)
+    known = ["pt_0004", "pt_0017", "pt_0022"]
+    for seed in SEEDS:
+        choice = choose(name, replace(only(pool, known), seed=seed))
+        assert choice.image_id in known
+        assert choice.of == 3
+    left = [image_id for image_id in pool.candidates if image_id not in known]
+    rest = replace(only(pool, known), candidates=left)
+    assert choose(name, rest).image_id in left
+
+
+@pytest.mark.parametrize("name", SCORING)
+def test_where_nothing_is_known_one_is_drawn_and_that_is_said(name: str) -> None:
+    pool = only(cohort(30), [])
+    choices = [choose(name, replace(pool, seed=seed)) for seed in SEEDS]
+    assert {(c.why, c.rank, c.of, c.score, c.organs) for c in choices} == {
+        (NO_SCORES, None, 0, None, ())
+    }
+    assert len({c.image_id for c in choices}) > 15
+
+
+@pytest.mark.parametrize("name", SCORING)
+def test_numbers_of_a_broken_model_are_none(name: str) -> None:
+    pool = cohort(12)
+    broken, sound = list(pool.candidates[:6]), list(pool.candidates[6:])
+    nan = float("nan")
+    bad_shape = Shape(volume_ml=nan, centroid_mm=(nan, nan, nan))
+    scores = dict(pool.scores)
+    for image_id in broken:
+        organs = {
+            organ: replace(score, entropy=nan, shape=bad_shape, volume_cv=nan, pairwise_dice=nan)
+            for organ, score in scores[image_id].organs.items()
+        }
+        features = np.full(8, nan, np.float32)
+        scores[image_id] = replace(
+            scores[image_id], entropy=nan, foreground=nan, organs=organs, features=features
+        )
+    rows = {**pool.appearance, **{name: np.full(8, nan) for name in broken}}
+    for seed in SEEDS:
+        damaged = replace(pool, scores=scores, appearance=rows, seed=seed)
+        assert choose(name, damaged).image_id in sound
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_candidate_has_its_turn_once(name: str) -> None:
+    pool, seen = cohort(15), []
+    while (choice := METHODS[name].choose(pool)) is not None:
+        seen.append(choice.image_id)
+        left = [image_id for image_id in pool.candidates if image_id != choice.image_id]
+        pool = replace(pool, candidates=left, taken=[*pool.taken, choice.image_id])
+    assert sorted(seen) == [f"pt_{n:04d}" for n in range(15)]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_reason_is_one_short_sentence_and_fits_in_json(name: str) -> None:
+    for seed in SEEDS:
+        choice = choose(name, cohort(20, seed=seed))
+        assert 0 < len(choice.why) < 200
+        assert "\n" not in choice.why
+        assert len(choice.organs) <= 3
+        assert set(choice.organs) <= set(ORGANS)
+        assert choice.rank is None or 1 <= choice.rank <= choice.of <= 20
+        assert json.loads(json.dumps(asdict(choice), allow_nan=False))["of"] == choice.of
+
+
+@pytest.mark.parametrize(
+    ("name", "limit_s"),
+    [(name, 0.3 if name in {"suggestive", "coldstart", "failure_first"} else 0.01) for name in ALL],
+)
+def test_two_thousand_candidates_are_no_matter(name: str, limit_s: float) -> None:
+    pool = cohort(2000, channels=64 if name == "coldstart" else 128)
+    taken_s = []  # of this thread on a processor: others may keep the machine busy
+    for seed in range(5):
+        asked = replace(pool, seed=seed)
+        begun_s = time.thread_time()
+        choose(name, asked)
+        taken_s.append(time.thread_time() - begun_s)
+    assert min(taken_s) < SLOWER * limit_s

@@ -1,0 +1,70 @@
+from collections import Counter
+
+import pytest
+
+from lib.activelearning.pool import Choice, Pool
+from lib.activelearning.selection.foreground import random_foreground
+from lib.activelearning.selection.simple import first, random
+from tests.activelearning.pools import image_score, organ_score, scored_pool
+
+IDS = [f"pt_{n}" for n in range(50)]
+
+
+def test_first_is_the_first_in_the_alphabet() -> None:
+    assert first(Pool(candidates=["b", "a", "c"])) == Choice(
+        image_id="a", rank=1, of=3, why="the first by name"
+    )
+
+
+def test_random_draws_each_as_often_as_any_other() -> None:
+    drawn: Counter[str] = Counter()
+    for seed in range(2000):
+        choice = random(Pool(candidates=IDS, seed=seed))
+        assert choice is not None
+        assert choice.why == "drawn at random from 50"
+        drawn[choice.image_id] += 1
+    assert len(drawn) == 50
+    assert 15 < min(drawn.values()) <= max(drawn.values()) < 70
+
+
+def draws(scores: list[tuple[str, dict[str, float]]], number: int = 3000) -> list[Choice]:
+    """Return what is drawn by so many seeds from images that show organs of these volumes in mL."""
+    images = [
+        image_score(name, organs={k: organ_score(volume_ml=v) for k, v in volumes.items()})
+        for name, volumes in scores
+    ]
+    found = [random_foreground(scored_pool(images, seed=seed)) for seed in range(number)]
+    return [choice for choice in found if choice is not None]
+
+
+def share(choices: list[Choice], image_id: str) -> float:
+    return sum(choice.image_id == image_id for choice in choices) / len(choices)
+
+
+def test_two_draws_of_three_look_for_an_organ() -> None:
+    found = draws([("a", {"Brainstem": 20.0}), ("b", {"Brainstem": 20.0})])
+    assert sum(bool(c.organs) for c in found) / len(found) == pytest.approx(2 / 3, abs=0.03)
+
+
+def test_organs_have_equal_turns_and_cases_are_drawn_by_their_volume() -> None:
+    # 1/3 by lot over three; 2/3 by organ: half of these for the chiasm that "rare" alone shows, the other
+    # half by 30, 10 and 0 mL of brainstem.
+    found = draws(
+        [
+            ("large", {"Brainstem": 30.0}),
+            ("small", {"Brainstem": 10.0}),
+            ("rare", {"OpticChiasm": 0.5}),
+        ]
+    )
+    assert share(found, "rare") == pytest.approx(1 / 9 + 1 / 3, abs=0.03)
+    assert share(found, "large") == pytest.approx(1 / 9 + 1 / 4, abs=0.03)
+    assert share(found, "small") == pytest.approx(1 / 9 + 1 / 12, abs=0.03)
+    for_chiasm = [choice for choice in found if choice.organs == ("OpticChiasm",)]
+    assert {c.image_id for c in for_chiasm} == {"rare"}
+    assert {c.why for c in for_chiasm} == {"drawn at random from 1 that show OpticChiasm"}
+    assert {c.score for c in for_chiasm} == {0.5}
+
+
+def test_where_no_organ_was_found_any_case_is_drawn() -> None:
+    found = draws([("a", {}), ("b", {})], 200)
+    assert {(c.image_id, c.organs) for c in found} == {("a", ()), ("b", ())}
