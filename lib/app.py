@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lib import __version__
 from lib.activelearning.strategies import strategies
+from lib.background.turns import Turns
 from lib.config import AppConfig
 from lib.datastores.labelled import labelled_cases
 from lib.datastores.local import FolderStore
@@ -25,7 +26,6 @@ from lib.infers.organnet25d import OrganNetInferTask
 from lib.registry import Registry
 from lib.retrain.control import Retraining
 from lib.retrain.promotion import Promoter
-from lib.retrain.turns import Turns
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions

@@ -245,20 +245,12 @@ def contour_deeply(
         turn: Entered for each pass: a lock lets others run between two passes.
         progress: Called after each pass with the number done and that of all.
     """
-    turn = nullcontext() if turn is None else turn
     served = planned.passes[0].model
     pipeline = Pipeline(served.recipe)
     clock = StageClock()
     prepared = pipeline.prepare(ct)
     clock.lap("prepare")
-    gathered = _Gathered(served.recipe.labels, prepared.hu.shape)
-    for number, one in enumerate(planned.passes, 1):
-        with turn:
-            found = _run(one, prepared, pipeline, device=device, overlap=planned.overlap)
-        gathered.add(found, is_mirrored=one.view.is_mirrored)
-        del found
-        if progress is not None:
-            progress(number, len(planned.passes))
+    gathered = gather(planned, prepared, device=device, turn=turn, progress=progress)
     mean = gathered.mean()
     clock.lap("network")
     label = pipeline.restore(mean, prepared)
@@ -274,6 +266,44 @@ def contour_deeply(
     return DeepContours(label, served.version, clock.seconds, uncertainty_map, organs, planned)
 
 
+def gather(
+    planned: Plan,
+    prepared: Prepared,
+    *,
+    device: str = "cpu",
+    turn: AbstractContextManager[Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    between: Callable[[], object] | None = None,
+) -> "Gathered":
+    """Return what the passes of `planned` find in an image that is prepared for their models.
+
+    Args:
+        planned: What `plan` returned.
+        prepared: The image.
+        device: Where the networks run.
+        turn: Entered for each pass.
+        progress: Called after each pass with the number done and that of all.
+        between: Called before each window of each pass.
+    """
+    turn = nullcontext() if turn is None else turn
+    recipe = planned.passes[0].model.recipe
+    pipeline = Pipeline(recipe)
+    gathered = Gathered(recipe.labels, prepared.hu.shape)
+    for number, one in enumerate(planned.passes, 1):
+        seen = one.view.of(prepared)
+        with turn, dropping_out(one.model.network, one.dropout_seed, device=device):
+            # As the network saw it: mirrored where it was.
+            found = probabilities(
+                seen, one.model, pipeline=pipeline, device=device, overlap=planned.overlap,
+                between=between,
+            )  # fmt: skip
+        gathered.add(found, is_mirrored=one.view.is_mirrored)
+        del found
+        if progress is not None:
+            progress(number, len(planned.passes))
+    return gathered
+
+
 def write_uncertainty_map(path: Path, found: DeepContours) -> None:
     """Write the uncertainty map to `path`, on the CT's grid, float32, rounded to `MAP_STEP`.
 
@@ -282,15 +312,6 @@ def write_uncertainty_map(path: Path, found: DeepContours) -> None:
     """
     rounded = np.rint(found.uncertainty_map / np.float32(MAP_STEP)) * np.float32(MAP_STEP)
     write_volume(path, rounded, found.label.grid)
-
-
-def _run(
-    one: Pass, prepared: Prepared, pipeline: Pipeline, *, device: str, overlap: float
-) -> Tensor:
-    """Return the softmax of one pass, `(K, X, Y, Z)`, as the network saw it: mirrored where it was."""
-    seen = one.view.of(prepared)
-    with dropping_out(one.model.network, one.dropout_seed, device=device):
-        return probabilities(seen, one.model, pipeline=pipeline, device=device, overlap=overlap)
 
 
 @contextmanager
@@ -329,7 +350,7 @@ def _dropouts(network: nn.Module) -> list[_DropoutNd]:
     return [m for m in network.modules() if isinstance(m, _DropoutNd) and m.p > 0]
 
 
-class _Gathered:
+class Gathered:
     """The sum of the probabilities so far, and each pass's own label volume; all of them unmirrored."""
 
     def __init__(self, labels: Mapping[str, int], shape: tuple[int, ...]) -> None:
@@ -340,7 +361,7 @@ class _Gathered:
 
     def add(self, found: Tensor, *, is_mirrored: bool) -> None:
         """Take in the softmax `(K, X, Y, Z)` of one pass."""
-        label = _most_likely(found)
+        label = most_likely(found)
         if is_mirrored:
             label = np.array(self._swapped, np.uint8)[label[::-1]]
         for value in self._labels.values():
@@ -354,8 +375,11 @@ class _Gathered:
         return self._sum.div_(len(self.samples))
 
 
-def _most_likely(found: Tensor) -> LabelArray:
-    """Return the most likely value of each voxel; slab by slab, as PyTorch's indices take eight bytes each."""
+def most_likely(found: Tensor) -> LabelArray:
+    """Return the most likely value of each voxel of a softmax `(K, X, Y, Z)`.
+
+    Slab by slab: PyTorch's indices take eight bytes each.
+    """
     starts = range(0, found.shape[1], _SLAB)
     slabs = [found[:, x : x + _SLAB].argmax(dim=0).to(torch.uint8).numpy() for x in starts]
     return np.concatenate(slabs)

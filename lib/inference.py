@@ -64,9 +64,18 @@ def contour_prepared(
 
 
 def probabilities(
-    prepared: Prepared, model: Model, *, pipeline: Pipeline, device: str, overlap: float
+    prepared: Prepared,
+    model: Model,
+    *,
+    pipeline: Pipeline,
+    device: str,
+    overlap: float,
+    between: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Return the softmax `(K, X, Y, Z)` over `prepared.hu`, from windows weighted by a Gaussian."""
+    """Return the softmax `(K, X, Y, Z)` over `prepared.hu`, from windows weighted by a Gaussian.
+
+    `between` is called before each window: a place to wait for others.
+    """
     image = torch.from_numpy(pipeline.window(prepared.hu))[None]
     window = tuple(
         min(crop, -(-size // step) * step)
@@ -74,7 +83,7 @@ def probabilities(
             model.recipe.crop_vox, image.shape[2:], size_divisor(model.recipe), strict=True
         )
     )
-    forward = _forward(model, device)
+    forward = _forward(model, device, between)
     with torch.inference_mode():
         logits = sliding_window_inference(
             image,
@@ -91,10 +100,14 @@ def probabilities(
         return torch.softmax(torch.as_tensor(logits)[0].float(), dim=0)
 
 
-def _forward(model: Model, device: str) -> Callable[[Tensor], Tensor]:
+def _forward(
+    model: Model, device: str, between: Callable[[], object] | None
+) -> Callable[[Tensor], Tensor]:
     kind = torch.device(device).type
 
     def forward(window: Tensor) -> Tensor:
+        if between is not None:
+            between()
         window = window.contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(kind, torch.bfloat16, enabled=fast_bfloat16(device)):
             logits: Tensor = model.network(window)

@@ -38,6 +38,7 @@ LAYERS = [
         "lib.archives",
         "lib.backup",
         "lib.retrain",
+        "lib.background",
         "lib.rehearsal",
         "lib.importers",
         "lib.evaluation",

@@ -19,8 +19,8 @@ class Shape:
 
     Attributes:
         volume_ml: Of all pieces.
-        centroid_mm: Of all voxels, in the patient's RAS axes. Scans have no common origin: only differences
-            between organs of one scan mean anything.
+        centroid_mm: Of all voxels, along axes that run to the patient's right, front and head. Scans have no
+            common origin: only differences between organs of one scan mean anything.
         pieces: Connected pieces of at least a tenth of the organ's volume.
     """
 
@@ -53,8 +53,8 @@ class ImageScore:
     Attributes:
         image_id: Of the image.
         model_version: Of the model; may be older than the one that serves.
-        entropy: Mean normalised entropy over the body's box, 0 to 1.
-        foreground: Share of the voxels in the body's box that are predicted as an organ.
+        entropy: Mean normalised entropy over the body, 0 to 1.
+        foreground: Share of the body's voxels that are predicted as an organ.
         organs: TG-263 name -> what is known of it; every organ of the model's recipe.
         features: The encoder's mean activation per channel, float32.
         has_samples: Whether `volume_cv` and `pairwise_dice` were computed.

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from lib.background.turns import Turns
 from lib.deep_inference import (
     DeepContours,
     DeepOptions,
@@ -27,7 +28,6 @@ from lib.geometry import to_sitk
 from lib.inference import OVERLAP, Contours, contour
 from lib.recipes import Recipe
 from lib.registry import Model
-from lib.retrain.turns import Turns
 from lib.scans import read_ct, write_label
 from lib.server.requests import as_flag, as_number
 from lib.serving import ServedModel

@@ -5,19 +5,18 @@ on. Of several servers over one studies folder one schedules; when it ends, anot
 """
 
 import logging
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.config import APP_DIR, RetrainConfig
+from lib.background.child import PARENT_GONE
+from lib.background.priority import fewer_threads
+from lib.background.start import start_child
+from lib.config import RetrainConfig
 from lib.locks import Claim
-from lib.retrain.child import PARENT_GONE
 from lib.retrain.plan import Planner
 from lib.retrain.policy import Decision, decide
-from lib.retrain.priority import threads_for
 from lib.retrain.worker import BUSY, CLAIM, RUNS, STOPPED, Place
 from lib.state.runs import ACTIVE, Runs, RunState
 from lib.state.tables import Run, now
@@ -137,20 +136,13 @@ class Scheduler:
     def _begin(self, run: Run) -> None:
         folder = self._place.run_dir(run.id)
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "lib.retrain.child", "--parent", str(os.getpid()),
-                   "lib.retrain.worker", "--place", self._place.to_json(), "--run", str(run.id)]  # fmt: skip
-        threads = str(threads_for(run.request["settings"]))
-        environment = {**os.environ, "PYTHONPATH": str(APP_DIR), "OMP_NUM_THREADS": threads,
-                       "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
+        threads = fewer_threads(int(run.request["settings"]["retrain_threads"]))
+        arguments = ["--place", self._place.to_json(), "--run", str(run.id)]
         with log_path(folder).open("ab") as log:
-            self._child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=APP_DIR,
-                env=environment,
-            )
+            self._child = start_child(
+                "lib.retrain.worker", arguments, threads=threads, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log,
+            )  # fmt: skip
         self._child_run = run.id
         self._child_began = (_epoch(run), _killed_for_memory())
         logger.info("training %d starts: %s", run.id, run.why)

@@ -1,6 +1,6 @@
 """The process of one training.
 
-    python -m lib.retrain.child --parent PID lib.retrain.worker --place JSON --run NUMBER
+    python -m lib.background.child --parent PID lib.retrain.worker --place JSON --run NUMBER
 
 It is started by `lib.retrain.scheduler` and by nobody else. Only one can run for a studies folder: it holds a
 claim on it until it ends. It dies with the server; the next one starts it again, and it goes on from its last
@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from lib.background.priority import be_modest, fewer_threads
+from lib.background.turns import Turns
 from lib.config import RetrainConfig
 from lib.errors import CheckpointError, OrganNetError, TrainingError
 from lib.locks import Claim
@@ -27,10 +29,8 @@ from lib.recipe_files import recipe_from_dict
 from lib.recipes import Recipe
 from lib.registry import Model, Registry, load_model, save_model
 from lib.retrain.judge import Court
-from lib.retrain.priority import be_modest
 from lib.retrain.promotion import Promoter
 from lib.retrain.shrink import is_out_of_memory, shrunk
-from lib.retrain.turns import Turns
 from lib.state.case_sets import REFEREE, TRAIN
 from lib.state.database import FILE, Database
 from lib.state.models import Candidate, Models
@@ -248,7 +248,12 @@ def _work(place: Place, database: Database, run_id: int) -> int:
     run = runs.get(run_id)
     if run.state not in ACTIVE:
         return STOPPED
-    be_modest(run.request)
+    settings = run.request["settings"]
+    be_modest(
+        threads=fewer_threads(int(settings["retrain_threads"])),
+        device=run.request["device"],
+        gpu_share=settings["retrain_gpu_share"],
+    )
     try:
         Worker(place, run, database).go()
     except StoppedByHandError:

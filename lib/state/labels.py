@@ -177,6 +177,16 @@ class LabelHistory:
             found = {(v.image_id, v.tag): v for v in session.scalars(visible)}
         return [found[key] for key in sorted(found)]
 
+    def digests(self, tag: str = "final") -> dict[str, str]:
+        """Return image id -> SHA-256 of its current label; quick, for thousands of them."""
+        query = (
+            select(LabelVersion.image_id, LabelVersion.digest)
+            .where(LabelVersion.hidden_at.is_(None), LabelVersion.tag == tag)
+            .order_by(LabelVersion.submitted_at, LabelVersion.number)
+        )
+        with self._database.reading() as session:
+            return {image_id: digest for image_id, digest in session.execute(query)}
+
     def newest(self, image_id: str, tag: str) -> LabelVersion | None:
         """Return the current version of an image's label, None where there is none or it is hidden."""
         visible = [v for v in self.history(image_id, tag) if v.hidden_at is None]

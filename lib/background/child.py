@@ -1,6 +1,6 @@
 """A program that ends with the process that started it, from its first moment on.
 
-    python -m lib.retrain.child --parent PID MODULE [ARGUMENT ...]
+    python -m lib.background.child --parent PID MODULE [ARGUMENT ...]
 
 It imports nothing that takes time: what `MODULE` imports may take many seconds, and a server that is killed in
 them must not leave a training behind that nobody watches.

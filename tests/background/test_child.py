@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 
-from lib.retrain.child import PARENT_GONE
+from lib.background.child import PARENT_GONE
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
 import os, subprocess, sys
-command = [sys.executable, "-m", "lib.retrain.child", "--parent", str(os.getpid())]
+command = [sys.executable, "-m", "lib.background.child", "--parent", str(os.getpid())]
 child = subprocess.Popen([*command, "tests.retrain.slow_to_import"], stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
@@ -37,7 +37,7 @@ def test_child_of_a_parent_that_is_gone_runs_nothing() -> None:
     command = [
         sys.executable,
         "-m",
-        "lib.retrain.child",
+        "lib.background.child",
         "--parent",
         "1",
         "tests.retrain.no_module",

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from lib.background import turns
+from lib.background.turns import Turns
 from lib.config import APP_DIR
 from lib.locks import Claim
-from lib.retrain import turns
-from lib.retrain.turns import Turns
 
 CONTOURING = """
 import sys, time
 from pathlib import Path
-from lib.retrain.turns import Turns
+from lib.background.turns import Turns
 with Turns(Path(sys.argv[1])).contouring():
     print("contouring", flush=True)
     time.sleep(600)

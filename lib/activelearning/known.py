@@ -1,0 +1,102 @@
+"""What is known of every image, in memory: what the database has is read once, and then only what is new."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lib.activelearning.measures import features_of, image_score, shapes_of
+from lib.activelearning.pool import ImageScore, Shape
+from lib.state.scores import Kind, Scores
+from lib.state.tables import Score
+from lib.units import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """A score, and when it was computed."""
+
+    score: ImageScore
+    at: datetime
+
+
+class Known:
+    """Everything that was computed; safe to ask from several threads.
+
+    Args:
+        scores: The database's.
+    """
+
+    def __init__(self, scores: Scores) -> None:
+        self._scores = scores
+        self._mutex = threading.Lock()
+        self._last_id = 0
+        self._rows: dict[tuple[str, str, Kind], Score] = {}
+        self._dated: dict[str, dict[str, Dated]] = defaultdict(dict)
+        self._appearance: dict[str, FloatArray] = {}
+        self._shapes: dict[str, Mapping[str, Shape]] = {}
+        self._unreadable: dict[str, str] = {}
+
+    def refresh(self) -> None:
+        """Read what was computed since the last time."""
+        with self._mutex:
+            for row in self._scores.since(self._last_id):
+                self._last_id = row.id
+                self._take_in(row)
+
+    def _take_in(self, row: Score) -> None:
+        kind = Kind(row.kind)
+        self._rows[row.image_id, row.model_version, kind] = row
+        if row.trouble is not None:
+            if row.found.get("is_unreadable"):
+                self._unreadable[row.image_id] = row.trouble
+        elif kind is Kind.APPEARANCE:
+            self._appearance[row.image_id] = features_of(row.found)
+        elif kind is Kind.DRAWN:
+            self._shapes[row.model_version] = shapes_of(row.found)
+        else:
+            self._put_together(row.image_id, row.model_version)
+            self._unreadable.pop(row.image_id, None)
+
+    def _put_together(self, image_id: str, version: str) -> None:
+        plain = self._rows.get((image_id, version, Kind.PREDICTION))
+        if plain is None or plain.trouble is not None:
+            return
+        sampled = self._rows.get((image_id, version, Kind.SAMPLES))
+        found: Mapping[str, Any] | None = None
+        if sampled is not None and sampled.trouble is None:
+            found = sampled.found
+        score = image_score(image_id, version, plain.found, found)
+        self._dated[image_id][version] = Dated(score, plain.computed_at)
+
+    def keys(self) -> frozenset[tuple[str, str, Kind]]:
+        """Return what was computed, or tried in vain: (image id, model version or SHA-256, kind)."""
+        with self._mutex:
+            return frozenset(self._rows)
+
+    def scores(self, served: str | None) -> dict[str, Dated]:
+        """Return each image's score by the served model, or by the newest model that looked at it before."""
+        with self._mutex:
+            return {
+                image_id: by_version[served]
+                if served in by_version
+                else max(by_version.values(), key=lambda d: d.at)
+                for image_id, by_version in self._dated.items()
+            }
+
+    def appearance(self) -> dict[str, FloatArray]:
+        """Return the features of each image alone."""
+        with self._mutex:
+            return dict(self._appearance)
+
+    def shapes(self, digests: Mapping[str, str]) -> dict[str, Mapping[str, Shape]]:
+        """Return image id -> shapes of the organs that people drew, for labels of these SHA-256."""
+        with self._mutex:
+            return {i: self._shapes[d] for i, d in digests.items() if d in self._shapes}
+
+    def unreadable(self) -> dict[str, str]:
+        """Return the images that could not be read the last time, and why."""
+        with self._mutex:
+            return dict(self._unreadable)

@@ -1,0 +1,141 @@
+"""The process that computes scores: one order a line on its standard input, one answer a line on its output.
+
+    python -m lib.background.child --parent PID lib.activelearning.worker --turns FOLDER --device D
+
+It knows no database and decides nothing: the server says what to compute next, so that a new model is looked
+at from the next order on, and a process that dies takes one answer with it at most.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from lib.activelearning import measures
+from lib.background.priority import be_modest, fewer_threads
+from lib.background.turns import Turns
+from lib.errors import OrganNetError, ScanError
+from lib.recipe_files import recipe_from_dict
+from lib.recipes import Recipe
+from lib.registry import Model, load_model
+from lib.scans import read_ct, read_label
+from lib.state.scores import Kind
+from lib.transforms.pipelines import Pipeline, Prepared
+from lib.volumes import LabelVolume
+
+logger = logging.getLogger(__name__)
+
+MODELS_KEPT = 2
+"""The served one, and the one before it, which edit costs are measured against."""
+
+
+class Bench:
+    """What one process needs to compute; the last model and the last scan stay at hand.
+
+    Args:
+        recipe: The server's: how a scan is prepared where there is no model.
+        device: Where networks run.
+        between: Called before each window.
+    """
+
+    def __init__(self, recipe: Recipe, *, device: str, between: Callable[[], object]) -> None:
+        self._recipe = recipe
+        self._device = device
+        self._between = between
+        self._models: dict[Path, Model] = {}
+        self._scan: tuple[tuple[Path, Recipe], Prepared] | None = None
+
+    def compute(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what an order asks for: `kind`, `image_id`, `image`, and `model` or `label`, which are files.
+
+        Raises:
+            OrganNetError: If a file cannot be read.
+        """
+        image, image_id = Path(order["image"]), order["image_id"]
+        self._between()
+        kind = Kind(order["kind"])
+        if kind is Kind.DRAWN:
+            array, grid = read_label(Path(order["label"]), image_id=image_id, image_grid=None)
+            return measures.drawn(LabelVolume(array, grid, self._recipe.labels))
+        if kind is Kind.APPEARANCE:
+            return measures.appearance(self._prepared(image, image_id, self._recipe))
+        model = self._model(Path(order["model"]))
+        prepared = self._prepared(image, image_id, model.recipe)
+        measure = measures.prediction if kind is Kind.PREDICTION else measures.samples
+        return measure(prepared, model, device=self._device, between=self._between)
+
+    def _model(self, path: Path) -> Model:
+        if path not in self._models:
+            while len(self._models) >= MODELS_KEPT:
+                del self._models[next(iter(self._models))]
+            self._models[path] = load_model(path, self._device)
+        return self._models[path]
+
+    def _prepared(self, image: Path, image_id: str, recipe: Recipe) -> Prepared:
+        key = (image, recipe)
+        if self._scan is None or self._scan[0] != key:
+            self._scan = None
+            ct = read_ct(image, image_id=image_id)
+            self._scan = (key, Pipeline(recipe).prepare(ct))
+        return self._scan[1]
+
+
+def answer(bench: Bench, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answer to one order: `found`, or the `trouble` that there was; and `seconds`.
+
+    Of a scan that nobody can contour, for it is none, `found` says `is_unreadable`.
+    """
+    began = time.monotonic()
+    found: Mapping[str, Any] = {}
+    trouble = None
+    try:
+        found = bench.compute(order)
+    except ScanError as error:
+        found, trouble = {"is_unreadable": True}, str(error)
+    except OrganNetError as error:
+        trouble = str(error)
+    except (RuntimeError, MemoryError, OSError, ValueError) as error:
+        logger.exception("%s: %s", order["image_id"], order["kind"])
+        trouble = f"{type(error).__name__}: {error}"[:500]
+    return {"found": found, "trouble": trouble, "seconds": round(time.monotonic() - began, 3)}
+
+
+def work(bench: Bench, orders: IO[str], answers: IO[str]) -> None:
+    """Answer orders until there are no more."""
+    for line in orders:
+        json.dump(answer(bench, json.loads(line)), answers)
+        answers.write("\n")
+        answers.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer orders from standard input; return the exit code."""
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--turns", type=Path, required=True)
+    flags.add_argument("--recipe", required=True)
+    flags.add_argument("--device", default="cpu")
+    flags.add_argument("--gpu-share", type=float, default=0.5)
+    given = flags.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    answers = sys.stdout
+    # What a library prints must not come between the answers.
+    sys.stdout = sys.stderr
+    be_modest(threads=fewer_threads(), device=given.device, gpu_share=given.gpu_share)
+    recipe = recipe_from_dict(json.loads(given.recipe), source="the server's recipe")
+    turns = Turns(given.turns)
+    work(Bench(recipe, device=given.device, between=turns.give_way), sys.stdin, answers)
+    return 0
+
+
+def flags_for(recipe: Recipe, *, turns: Path, device: str, gpu_share: float) -> list[str]:
+    """Return the flags that `main` reads."""
+    return ["--turns", str(turns), "--recipe", json.dumps(recipe.as_dict()), "--device", device,
+            "--gpu-share", str(gpu_share)]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
