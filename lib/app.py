@@ -15,17 +15,19 @@ from monailabel.interfaces.tasks.train import TrainTask
 from sqlalchemy.exc import SQLAlchemyError
 
 from lib import __version__
+from lib.activelearning.control import ActiveLearning
 from lib.activelearning.strategies import strategies
 from lib.background.turns import Turns
 from lib.config import AppConfig
 from lib.datastores.labelled import labelled_cases
-from lib.datastores.local import FolderStore
+from lib.datastores.local import FINAL, FolderStore
 from lib.errors import CheckpointError, DatastoreError, OrganNetError
 from lib.files import finite, remove_abandoned_scratch, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
 from lib.registry import Registry
 from lib.retrain.control import Retraining
 from lib.retrain.promotion import Promoter
+from lib.server.desk import Desk
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
@@ -60,6 +62,8 @@ class OrganNetApp(MONAILabelApp):
         self.models = Models(self.database)
         self.promoter = Promoter(self.registry, self.models)
         self.labels_kept = LabelHistory(self.database, self.state)
+        self.desk = Desk(self.database, self.state, self.config)
+        self.leases, self.readers = self.desk.leases, self.desk.readers
         self.quarantine = Quarantine(
             self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)
         )
@@ -95,9 +99,19 @@ class OrganNetApp(MONAILabelApp):
         self._reconcile_models()
         store = self.datastore()
         if isinstance(store, FolderStore):
-            at_shutdown(Repeating(store.adopt, every_s=ADOPT_EVERY_S).stop)
+            at_shutdown(Repeating(lambda: self._adopt(store), every_s=ADOPT_EVERY_S).stop)
+            at_shutdown(self.desk.start(store).stop)
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
+        if self.config.scoring:
+            self.active_learning.runner.start()
+            at_shutdown(self.active_learning.runner.stop)
+
+    def _adopt(self, store: FolderStore) -> None:
+        """Take up what people laid into the labels' folder, as if they had submitted it."""
+        for version in store.adopt():
+            if version.tag == FINAL:
+                self.on_save_label(version.image_id, version.image_id)
 
     def _reconcile_models(self) -> None:
         """Bring what serves and what was decided together, as after a kill; the server starts anyhow."""
@@ -142,7 +156,18 @@ class OrganNetApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Return the active-learning strategies by name."""
-        return strategies()
+        store = self.datastore()
+        self.active_learning = ActiveLearning(
+            self.config,
+            self.database,
+            self.state,
+            registry=self.registry,
+            labels=self.labels_kept,
+            unlabelled=store.get_unlabeled_images,
+            image=self.image_path,
+            served=self.served_version,
+        )
+        return strategies(self.active_learning.handout)
 
     def info(self) -> dict[str, Any]:
         """Return what the app offers, as JSON can hold it (defect 13)."""
@@ -183,8 +208,10 @@ class OrganNetApp(MONAILabelApp):
         }
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
-        """Let the scheduler look now: a label was submitted."""
+        """Do what follows from a new label, the long of it beside the requests; never raises."""
         self.retraining.scheduler.wake()
+        self.active_learning.runner.wake()
+        self.desk.label_came(image_id)
         return {}
 
     def doubts_about(self, image_id: str, tag: str) -> list[str]:
@@ -215,17 +242,19 @@ class OrganNetApp(MONAILabelApp):
         return _found(store.get_label_uri(image_id, tag), f"{image_id}: no label {tag!r}")
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the image to contour next; `path` only where it is one file, which Slicer may load.
+        """Return the image to contour next, what is known of it, and why this one.
+
+        Args:
+            request: `strategy`, and of who asks `holder`, `seed` and `readers`.
 
         Raises:
             DatastoreError: If there is no such strategy.
         """
         strategy = _known(self._strategies, request["strategy"], "strategy")
-        sample: dict[str, Any] = strategy(request, self.datastore())
-        if sample.get("id"):
-            path = self.image_path(sample["id"])
-            sample |= {"path": str(path)} if path.is_file() else {}
-        return sample
+        store = self.datastore()
+        sample: dict[str, Any] = strategy(request, store)
+        # What the clients load it by: a file's name and path, or the ids of its DICOM series.
+        return {**store.get_image_info(sample["id"]), **sample} if "id" in sample else sample
 
     def infer(
         self, request: Mapping[str, Any], datastore: Datastore | None = None

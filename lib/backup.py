@@ -32,9 +32,10 @@ from lib.errors import StateError
 from lib.files import UNFINISHED, digest_of, make_folder, replacing
 from lib.registry import SERVED, Registry
 from lib.state.database import FILE, Database, state_folder
+from lib.state.edit_costs import EditCostRecords
 from lib.state.label_records import checked
 from lib.state.labels import LabelHistory
-from lib.state.tables import Base, LabelVersion, Meta
+from lib.state.tables import Base, EditCost, LabelVersion, Meta
 
 ABOUT = "organnet-backup.json"
 RECORDS = "labels.json"
@@ -198,7 +199,7 @@ def restore(archive: Path, studies: str, model_dir: Path) -> Restored:
         for volume in sorted((folder / "labels").glob("*.nii.gz")):
             history.keep(volume)
         versions = history.merge(records)
-        rows = _merge_tables(there, here)
+        rows = _merge_tables(there, here) + EditCostRecords(here).merge(there)
         models = _merge_models(folder / "models", model_dir)
         there.close()
         here.close()
@@ -271,8 +272,10 @@ def _merge_tables(there: Database, here: Database) -> int:
     """Add the rows that are not here: by name where rows have names; numbered ones where there are none yet."""
     added = 0
     taken: set[str] = set()
+    # The first two are merged by what their rows mean: the ids of labels are others in each database.
+    others = (LabelVersion.__tablename__, EditCost.__tablename__, Meta.__tablename__)
     for table in Base.metadata.sorted_tables:
-        if table.name in (LabelVersion.__tablename__, Meta.__tablename__):
+        if table.name in others:
             continue
         (key,) = table.primary_key.columns
         with there.reading() as session:

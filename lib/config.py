@@ -127,6 +127,9 @@ class AppConfig:
         access: `local` answers this machine only; `network` answers everybody who can reach the port: for
             use behind a proxy that authenticates, or with MONAI Label's own authentication on.
         quarantine_gib: How much of what was refused is kept (`lib.state.quarantine`).
+        scoring: Whether the images are looked at in the background, for the strategies that need it.
+        lease_minutes: How long a case that was handed out stays with whoever got it, from the last sign of him.
+        consensus: What becomes of the readings of a reader study (`lib.consensus`).
         retrain: See `RetrainConfig`; each of its settings is a key of its own.
     """
 
@@ -136,6 +139,9 @@ class AppConfig:
     device: str = field(default_factory=best_device)
     access: Literal["local", "network"] = "local"
     quarantine_gib: float = 5.0
+    scoring: bool = True
+    lease_minutes: float = 120.0
+    consensus: Literal["staple", "majority"] = "staple"
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
 
     def __post_init__(self) -> None:
@@ -143,6 +149,14 @@ class AppConfig:
             raise ConfigError(f"--conf access: {self.access!r} is neither 'local' nor 'network'")
         if not 0 <= self.quarantine_gib < float("inf"):
             raise ConfigError(f"--conf quarantine_gib: {self.quarantine_gib} is no size in GiB")
+        if not 0 < self.lease_minutes < float("inf"):
+            raise ConfigError(
+                f"--conf lease_minutes: {self.lease_minutes:g} minutes; more than 0 expected"
+            )
+        if self.consensus not in ("staple", "majority"):
+            raise ConfigError(
+                f"--conf consensus: {self.consensus!r} is neither 'staple' nor 'majority'"
+            )
         try:
             torch.device(self.device)
         except RuntimeError as error:
@@ -169,8 +183,11 @@ class AppConfig:
         for key in ("model_dir", "starter_dir"):
             if key in values:
                 values[key] = Path(conf[key]).expanduser().resolve()
-        if "quarantine_gib" in values:
-            values["quarantine_gib"] = _as_number("quarantine_gib", conf["quarantine_gib"])
+        for key in ("quarantine_gib", "lease_minutes"):
+            if key in values:
+                values[key] = _as_number(key, conf[key])
+        if "scoring" in values:
+            values["scoring"] = _as_flag("scoring", conf["scoring"])
         if values.get("device") == "auto":
             del values["device"]
         values["retrain"] = RetrainConfig().changed(
@@ -184,6 +201,13 @@ def _as_number(key: str, text: str) -> float:
         return float(text)
     except ValueError as error:
         raise ConfigError(f"--conf {key}: {text!r} is no number") from error
+
+
+def _as_flag(key: str, text: str) -> bool:
+    known = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+    if text.lower() not in known:
+        raise ConfigError(f"--conf {key}: {text!r} is neither 'on' nor 'off'")
+    return known[text.lower()]
 
 
 def is_loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ LAYERS = [
         "lib.losses",
         "lib.metrics",
         "lib.uncertainty",
+        "lib.consensus",
         "lib.plausibility",
         "lib.transforms",
         "lib.phantom",

@@ -71,7 +71,7 @@ class Known:
         score = image_score(image_id, version, plain.found, found)
         self._dated[image_id][version] = Dated(score, plain.computed_at)
 
-    def keys(self) -> frozenset[tuple[str, str, Kind]]:
+    def done(self) -> frozenset[tuple[str, str, Kind]]:
         """Return what was computed, or tried in vain: (image id, model version or SHA-256, kind)."""
         with self._mutex:
             return frozenset(self._rows)

@@ -1,6 +1,6 @@
 """What is computed next; a pure function of what is there and what is known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,13 +36,15 @@ class Backlog:
         labelled: Image id -> SHA-256 of its final label.
         served: The model that serves; None where none does.
         known: What was computed, or tried in vain: (image id, model version, kind).
+        unreadable: Images of which one pass could not be had: several are not tried.
         interest: Image id -> how much an earlier model was unsure of it: the top of the list comes first.
     """
 
     unlabelled: Sequence[str]
     labelled: Mapping[str, str]
     served: str | None
-    known: "set[tuple[str, str, Kind]] | frozenset[tuple[str, str, Kind]]"
+    known: Set[tuple[str, str, Kind]]
+    unreadable: Set[str] = frozenset()
     interest: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -61,7 +63,9 @@ def next_work(backlog: Backlog) -> Work | None:
         return _first_missing(backlog, Kind.APPEARANCE, [*backlog.unlabelled, *backlog.labelled])
     return _first_missing(
         backlog, Kind.PREDICTION, [*_by_interest(backlog), *sorted(backlog.labelled)]
-    ) or _first_missing(backlog, Kind.SAMPLES, _by_interest(backlog))
+    ) or _first_missing(
+        backlog, Kind.SAMPLES, [i for i in _by_interest(backlog) if i not in backlog.unreadable]
+    )
 
 
 def _first_missing(backlog: Backlog, kind: Kind, image_ids: Sequence[str]) -> Work | None:

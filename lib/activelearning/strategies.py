@@ -1,39 +1,36 @@
-"""MONAI Label's strategies around `lib.activelearning.selection`."""
+"""MONAI Label's strategies around `lib.activelearning.handout`: one adapter for all of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from lib.activelearning import selection
+from lib.activelearning.handout import Asker, Handout
+from lib.activelearning.selection.catalogue import METHODS, Method, default_method
 
 
-class UnlabelledStrategy(Strategy):
-    """Offers an image without a final label, chosen by a pure function of the ids (defect 16).
+class HandingOut(Strategy):
+    """`POST /activelearning/<name>`: a case by one strategy, leased to who asked (defects 15 and 16)."""
 
-    A reply of `{}` says that all are labelled: both clients show that as "none left".
-    """
+    def __init__(self, method: Method, handout: Handout) -> None:
+        source = f" ({method.paper})" if method.paper else ""
+        super().__init__(method.description + source)
+        self._method = method
+        self._handout = handout
 
-    def __init__(
-        self, description: str, choose: Callable[[Sequence[str], int | None], str | None]
-    ) -> None:
-        super().__init__(description)
-        self._choose = choose
-
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Return the chosen image's id, or nothing where all are labelled."""
-        unlabelled = datastore.get_unlabeled_images()
-        seed = request.get("seed")
-        chosen = self._choose(unlabelled, int(seed) if seed is not None else None)
-        return {"id": chosen} if chosen is not None else {}
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:  # noqa: ARG002 - the base's
+        """Return the case; without `id`, which both clients show as "none left", where there is none."""
+        asker = Asker(
+            holder=str(request.get("holder") or ""),
+            seed=request.get("seed"),
+            readers=request.get("readers"),
+        )
+        return self._handout.next_case(self._method.name, asker)
 
 
-def strategies() -> dict[str, Strategy]:
-    """Return every strategy by its name in `POST /activelearning/<name>`."""
-    return {
-        "first": UnlabelledStrategy(
-            "First unlabelled image by name", lambda ids, _seed: selection.first(ids)
-        ),
-        "random": UnlabelledStrategy("Any unlabelled image", selection.random_choice),
-    }
+def strategies(handout: Handout) -> dict[str, Strategy]:
+    """Return every strategy by its name; the default comes first, as clients preselect that one."""
+    default = default_method(has_model=True)
+    names = [default, *(name for name in METHODS if name != default)]
+    return {name: HandingOut(METHODS[name], handout) for name in names}

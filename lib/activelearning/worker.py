@@ -1,4 +1,4 @@
-"""The process that computes scores: one order a line on its standard input, one answer a line on its output.
+"""The process that computes scores and edit costs: orders come line by line, and so go the answers.
 
     python -m lib.background.child --parent PID lib.activelearning.worker --turns FOLDER --device D
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from lib.activelearning import measures
+from lib.activelearning.editing import measure
+from lib.activelearning.errands import EDIT_COST
 from lib.background.priority import be_modest, fewer_threads
 from lib.background.turns import Turns
 from lib.errors import OrganNetError, ScanError
@@ -50,13 +52,22 @@ class Bench:
         self._scan: tuple[tuple[Path, Recipe], Prepared] | None = None
 
     def compute(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what an order asks for: `kind`, `image_id`, `image`, and `model` or `label`, which are files.
+        """Return what an order asks for: `kind`, `image_id`, and the files `image`, `model` and `label`.
 
         Raises:
             OrganNetError: If a file cannot be read.
         """
         image, image_id = Path(order["image"]), order["image_id"]
         self._between()
+        if order["kind"] == EDIT_COST:
+            return measure(
+                image,
+                Path(order["label"]),
+                self._model(Path(order["model"])),
+                image_id=image_id,
+                labels=self._recipe.labels,
+                device=self._device,
+            ).as_dict()
         kind = Kind(order["kind"])
         if kind is Kind.DRAWN:
             array, grid = read_label(Path(order["label"]), image_id=image_id, image_grid=None)
@@ -65,8 +76,8 @@ class Bench:
             return measures.appearance(self._prepared(image, image_id, self._recipe))
         model = self._model(Path(order["model"]))
         prepared = self._prepared(image, image_id, model.recipe)
-        measure = measures.prediction if kind is Kind.PREDICTION else measures.samples
-        return measure(prepared, model, device=self._device, between=self._between)
+        of_model = measures.prediction if kind is Kind.PREDICTION else measures.samples
+        return of_model(prepared, model, device=self._device, between=self._between)
 
     def _model(self, path: Path) -> Model:
         if path not in self._models:

@@ -28,12 +28,14 @@ from lib.scans import read_ct, write_label
 from lib.state.labels import SUFFIX as LABEL_SUFFIX
 from lib.state.labels import LabelHistory, Submission
 from lib.state.quarantine import Quarantine
+from lib.state.reader_studies import CONSENSUS
+from lib.state.reader_studies import FINAL as FINAL
 from lib.state.tables import LabelVersion
 from lib.volume_files import SCAN_SUFFIXES
+from lib.volumes import LabelVolume
 
 logger = logging.getLogger(__name__)
 
-FINAL = "final"
 NO_HISTORY = "this server keeps no history of labels"
 REMOVED = ".removed"
 """Folder of what was removed: nothing that a client asks for destroys a scan or a contour."""
@@ -102,6 +104,11 @@ class FolderStore(LocalDatastore):
     def _datastore(self) -> LocalDatastoreModel:
         """What MONAI Label's own methods, which only read here, look things up in."""
         return self._index.snapshot()
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """TG-263 name -> value, as labels are stored."""
+        return self._labels
 
     def set_name(self, name: str) -> None:
         """Name the store."""
@@ -288,6 +295,32 @@ class FolderStore(LocalDatastore):
         if self._versions is None:
             raise DatastoreError(NO_HISTORY)
         return self._versions.restore(image_id, require_tag(tag), number, author)
+
+    def save_consensus(
+        self, image_id: str, label: LabelVolume, about: Mapping[str, Any]
+    ) -> LabelVersion:
+        """Keep what several readings agree on as the current final label, and return the version.
+
+        Args:
+            image_id: The image.
+            label: With the values of this store, on the image's grid.
+            about: How it was made; `consensus` in the version's `info`.
+
+        Raises:
+            DatastoreError: If there is no such image, or no history.
+            GeometryError: If it does not lie on the image's grid.
+        """
+        image = self.require_image(image_id)
+        if self._versions is None:
+            raise DatastoreError(NO_HISTORY)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:
+            file = Path(folder) / f"label{LABEL_SUFFIX}"
+            write_label(file, label)
+            checked = check_label(
+                file, image=image, image_id=image_id, label_info=(), labels=self._labels
+            )
+        submission = self._submission({CONSENSUS: dict(about)}, CONSENSUS, checked)
+        return self._versions.save(image_id, FINAL, checked, submission)
 
     def adopt(self) -> list[LabelVersion]:
         """Make history and folder agree, and return the versions that were made of files laid into it.

@@ -25,9 +25,12 @@ from starlette.middleware.cors import CORSMiddleware
 
 from lib.config import AppConfig
 from lib.server import (
+    edit_cost_routes,
     failures,
     label_routes,
+    lease_routes,
     model_routes,
+    reader_routes,
     routes,
     session_routes,
     status_routes,
@@ -51,6 +54,9 @@ OURS = (
     train_routes.router,
     status_routes.router,
     model_routes.router,
+    lease_routes.router,
+    reader_routes.router,
+    edit_cost_routes.router,
 )
 
 DROPPED = (model, wsi_infer, batch_infer, scoring, logs)

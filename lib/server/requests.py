@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib.errors import ConfigError
+from lib.state.reader_studies import MAX_READERS
 
 INFER_KEYS = frozenset(
     {
@@ -101,10 +102,12 @@ def strategy_wishes(params: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what a client may say about the next image, checked.
 
     Raises:
-        ConfigError: If the seed is no number.
+        ConfigError: If the seed or the number of readers is wrong.
     """
-    given = only(params, frozenset({"client_id", "seed"}))
+    given = only(params, frozenset({"client_id", "seed", "readers"}))
     wishes: dict[str, Any] = {"client_id": str(given.get("client_id") or "")[:200] or None}
     if given.get("seed") is not None:
         wishes["seed"] = int(as_number("seed", given["seed"], 0, _MAX_SEED))
+    if given.get("readers") is not None:
+        wishes["readers"] = int(as_number("readers", given["readers"], 1, MAX_READERS))
     return wishes

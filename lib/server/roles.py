@@ -12,6 +12,21 @@ REVIEWER = Depends(
 )
 
 
+_REVIEWERS = frozenset(
+    {settings.MONAI_LABEL_AUTH_ROLE_REVIEWER, settings.MONAI_LABEL_AUTH_ROLE_ADMIN}
+)
+
+
 def author_of(user: User) -> str:
     """Return who it is that asks; empty where nobody logs in, and MONAI Label calls everybody admin."""
     return str(user.username) if settings.MONAI_LABEL_AUTH_ENABLE else ""
+
+
+def holder_of(user: User, client_id: object = None) -> str:
+    """Return who holds what this request takes: the user who logged in, else the client by its id."""
+    return author_of(user)[:200] or str(client_id or "")[:200]
+
+
+def may_review(user: User) -> bool:
+    """Return whether a user may do what `REVIEWER` lets do; everybody may where nobody logs in."""
+    return not _REVIEWERS.isdisjoint(user.roles)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, File, Form, HTTPException, Response, UploadFile
-from monailabel.endpoints import activelearning
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
@@ -19,7 +18,7 @@ from lib.errors import ConfigError
 from lib.names import require_session_id
 from lib.server import answers
 from lib.server.requests import INFER_KEYS, only, parse_params, strategy_wishes
-from lib.server.roles import USER, author_of
+from lib.server.roles import USER, author_of, holder_of
 from lib.server.uploads import received, stem_of
 
 router = APIRouter()
@@ -42,7 +41,8 @@ def infer(
     user: User = USER,
 ) -> Response:
     """Contour an image of the store, of a session, or of the request."""
-    request = {**only(parse_params(params), INFER_KEYS), "model": model, "image": image}
+    given = parse_params(params)
+    request = {**only(given, INFER_KEYS), "model": model, "image": image}
     request["author"] = author_of(user)
     if session_id:
         request |= {"scan": _session_scan(session_id), "image": "session"}
@@ -55,6 +55,7 @@ def infer(
             return answers.contours(app_instance().infer(request), output)
     if not image:
         raise ConfigError("infer needs an image id (?image=), a session (?session_id=) or a file")
+    app_instance().desk.is_at_work(image, holder_of(user, given.get("client_id")))
     return answers.contours(app_instance().infer(request), output)
 
 
@@ -70,5 +71,7 @@ def _session_scan(session_id: str) -> str:
 
 @router.post("/activelearning/{strategy}")
 def next_sample(strategy: str, params: dict[str, Any] | None = None, user: User = USER) -> Any:
-    """Return the image to contour next; `{}` where all are labelled."""
-    return activelearning.sample(strategy, strategy_wishes(params), user.username)
+    """Lease the image to contour next to whoever asks; without `id`, and with `why`, where there is none."""
+    wishes = strategy_wishes(params)
+    holder = holder_of(user, wishes.get("client_id"))
+    return app_instance().next_sample({**wishes, "strategy": strategy, "holder": holder})

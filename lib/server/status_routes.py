@@ -15,9 +15,12 @@ router = APIRouter(prefix="/organnet")
 
 @router.get("/status")
 def get_status(_user: User = USER) -> Any:
-    """Return labels waiting, the training, the served model, the last decision, and what went before."""
+    """Return labels waiting, the training, what serves, the last decision, the scores, and what went before."""
     app = app_instance()
-    return status.status(app.retraining, app.served_now())
+    return {
+        **status.status(app.retraining, app.served_now()),
+        "active_learning": app.active_learning.status(),
+    }
 
 
 @router.get("/settings")

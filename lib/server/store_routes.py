@@ -13,6 +13,7 @@ from monailabel.utils.others.generic import file_checksum
 from lib.datastores.local import FolderStore
 from lib.names import require_image_id, require_tag
 from lib.server import answers
+from lib.server.blinding import require_sight
 from lib.server.requests import parse_params
 from lib.server.roles import ADMIN, ANNOTATOR, USER, author_of
 from lib.server.uploads import MAX_LABEL_BYTES, received, stem_of
@@ -123,9 +124,11 @@ def check_label(image: str, tag: str, _user: User = USER) -> Response:
 
 
 @router.get("/label")
-def get_label(label: str, tag: str, _user: User = USER) -> Response:
-    """Return a label as its file."""
-    path = app_instance().label_path(require_image_id(label), require_tag(tag))
+def get_label(label: str, tag: str, user: User = USER) -> Response:
+    """Return a label as its file; not to those who are to draw their own first."""
+    app = app_instance()
+    path = app.label_path(require_image_id(label), require_tag(tag))
+    require_sight(app, label, tag, user, is_version=False)
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 

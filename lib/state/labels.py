@@ -40,7 +40,7 @@ class Submission:
     """Where a label comes from; the columns of `LabelVersion` that somebody has to say.
 
     Attributes:
-        source: `client`, `folder`, `infer` or `restore`.
+        source: `client`, `folder`, `infer`, `restore` or `consensus`.
         author: Who submitted it; empty where nobody logs in.
         client: The program's `client_id`.
         model_version: The model that served, or that the client named.
@@ -185,7 +185,7 @@ class LabelHistory:
             .order_by(LabelVersion.submitted_at, LabelVersion.number)
         )
         with self._database.reading() as session:
-            return {image_id: digest for image_id, digest in session.execute(query)}
+            return {row.image_id: row.digest for row in session.execute(query)}
 
     def newest(self, image_id: str, tag: str) -> LabelVersion | None:
         """Return the current version of an image's label, None where there is none or it is hidden."""

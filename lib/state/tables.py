@@ -68,7 +68,8 @@ class LabelVersion(Base):
         number: 1, 2, 3 ... for an image and tag.
         digest: SHA-256 of the stored file.
         parent_id: The version that it took the place of.
-        source: `client`, `folder` (a file that somebody laid there), `infer` or `restore`.
+        source: `client`, `folder` (a file that somebody laid there), `infer`, `restore`, or
+            `consensus` (of the readings of a reader study).
         author: Who submitted it; empty where nobody logs in.
         client: The program's `client_id`.
         model_version: The model that served when it was submitted, or that the client named.

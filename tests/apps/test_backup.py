@@ -18,6 +18,7 @@ from lib.networks.build import build_network
 from lib.registry import Registry, load_model, save_model
 from lib.scans import write_ct
 from lib.state.database import Database
+from lib.state.edit_costs import EditCostRecords
 from lib.state.tables import CaseSet, Promotion, Setting
 from tests.datastores.test_adoption import final, open_store, write
 from tests.phantoms import make_ct
@@ -145,6 +146,24 @@ def test_decisions_come_back_where_there_are_none(store: FolderStore, tmp_path: 
     empty = Database(tmp_path / "empty" / ".organnet" / "workflow.sqlite")
     with empty.reading() as session:
         assert [p.reason for p in session.query(Promotion)] == ["there"]
+
+
+def test_edit_costs_come_back_with_their_labels(store: FolderStore, tmp_path: Path) -> None:
+    save(store, tmp_path, 1, "a")
+    save(store, tmp_path, 2, "b")
+    database = Database(tmp_path / "studies" / ".organnet" / "workflow.sqlite")
+    second = store.history.current()[1]
+    EditCostRecords(database).keep(second, None, was_trained_on=False, trouble="of b")
+    archive = create(tmp_path)
+    other = new_store(tmp_path / "other")
+    # The ids of labels are others there.
+    save(other, tmp_path, 3, "a")
+    assert restore(tmp_path, archive, "other") == 0
+    (found,) = EditCostRecords(
+        Database(tmp_path / "other" / ".organnet" / "workflow.sqlite")
+    ).curve()
+    assert (found.label.image_id, found.cost.trouble) == ("b", "of b")
+    assert found.label.id != second.id
 
 
 def cut_short(path: Path) -> None:

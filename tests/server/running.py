@@ -44,8 +44,13 @@ TINY = replace(
 """Learns nothing, but goes through every motion in a moment."""
 
 
-UNDISTURBED = {"auto_retrain": "off", "doubted_may_judge": "on", "retrain_epochs": "2"}
-"""Trainings begin when a test asks for them, on labels that are blocks in the air."""
+UNDISTURBED = {
+    "auto_retrain": "off",
+    "doubted_may_judge": "on",
+    "retrain_epochs": "2",
+    "scoring": "off",
+}
+"""Trainings begin when a test asks for them, on labels that are blocks in the air; nothing is scored."""
 ANYTHING_GOES = {"min_first_dsc": "0", "promotion_margin": "1", "max_organ_drop": "1"}
 """Rules under which any model may serve, even one that learned nothing."""
 

@@ -1,7 +1,7 @@
-"""The thread that has scores computed, one after another, for the model that serves.
+"""The thread that has things computed behind the server, one after another, in a process of its own.
 
 Of several servers over one studies folder one does it; when it ends, another takes over. What is computed next
-is decided anew each time (`order`), so that a submitted label or a new model counts at once.
+is decided anew each time, so that a submitted label or a new model counts at once.
 """
 
 import json
@@ -10,18 +10,15 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.activelearning.known import Known
-from lib.activelearning.order import Backlog, Work, next_work
 from lib.background.priority import fewer_threads
 from lib.background.start import start_child
 from lib.errors import OrganNetError
 from lib.locks import Claim
-from lib.state.scores import Computed, Kind, Scores
 
 logger = logging.getLogger(__name__)
 
@@ -37,78 +34,70 @@ _LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Studies:
-    """What there is to look at.
+class Answer:
+    """What came of an errand.
 
     Attributes:
-        unlabelled: Images that may be asked for.
-        labelled: Image id -> SHA-256 of its final label.
+        found: As `lib.activelearning.worker` answers; empty where it failed.
+        trouble: Why it failed.
+        seconds: That it took.
     """
 
-    unlabelled: tuple[str, ...]
-    labelled: Mapping[str, str]
+    found: Mapping[str, Any]
+    trouble: str | None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
-    """Where things lie; each raises an `OrganNetError` where there is none.
+class Errand:
+    """One thing to have computed.
 
     Attributes:
-        image: Image id -> scan.
-        label: SHA-256 -> label.
-        model: Version -> weights.
+        about: What it is, for the log.
+        order: Returns what the process is told; raises an `OrganNetError` where a file is gone.
+        keep: Keeps the answer, so that the errand does not come again, whatever the answer is.
     """
 
-    image: Callable[[str], Path]
-    label: Callable[[str], Path]
-    model: Callable[[str], Path]
+    about: str
+    order: Callable[[], Mapping[str, Any]]
+    keep: Callable[[Answer], object]
 
 
-class Scorer:
-    """Keeps the scores up to date.
+class Runner:
+    """Has errands done as long as there are any.
 
     Args:
         folder: The workflow's.
-        scores: Where they are kept.
-        known: Where they are read from.
-        studies: Returns what there is to look at.
-        served: Returns the version that serves.
-        files: Where things lie.
-        flags: Of the worker process.
+        sources: Each returns its next errand, or None; an earlier source goes first.
+        flags: Of `lib.activelearning.worker`.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        scores: Scores,
-        known: Known,
-        studies: Callable[[], Studies],
-        served: Callable[[], str | None],
-        files: Files,
-        flags: list[str],
+        self, folder: Path, sources: Sequence[Callable[[], Errand | None]], *, flags: Sequence[str]
     ) -> None:
         self._folder = folder
-        self._scores = scores
-        self._known = known
-        self._studies = studies
-        self._served = served
-        self._files = files
+        self._sources = sources
         self._flags = flags
         self._claim = Claim(folder / LOCK)
         self._wake = threading.Event()
         self._ending = threading.Event()
         # One thread for all its life: a child is told to die with the thread that started it.
-        self._thread = threading.Thread(target=self._live, name="scorer", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="runner", daemon=True)
         self._child: subprocess.Popen[bytes] | None = None
         self._used = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None where none was started, or it has ended."""
+        child = self._child
+        return None if child is None or child.poll() is not None else child.pid
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and the process with it; what it was at is computed again by the next server."""
+        """End, and the process with it; what it was at is done again by the next server."""
         self._ending.set()
         self._wake.set()
         if self._thread.is_alive():
@@ -135,64 +124,29 @@ class Scorer:
                 self._wake.clear()
 
     def step(self) -> bool:
-        """Compute the next score, if there is one; return whether there was."""
-        work = self._next()
-        if work is None:
+        """Have the next errand done, if there is one; return whether there was."""
+        errand = next((e for e in (source() for source in self._sources) if e is not None), None)
+        if errand is None:
             return False
         try:
-            answer = self._ask(self._order(work))
+            answer = self._ask(errand.order())
         except OrganNetError as error:
-            answer = {"found": {}, "trouble": str(error), "seconds": 0.0}
+            answer = Answer(found={}, trouble=str(error))
         except (OSError, ValueError) as error:
             self._end_child()
             if self._ending.is_set():
                 return False
-            answer = {"found": {}, "trouble": f"its process ended: {error}", "seconds": 0.0}
-        if answer["trouble"]:
-            logger.warning("%s, %s: %s", work.image_id, work.kind.value, answer["trouble"])
-        self._scores.keep(
-            Computed(
-                image_id=work.image_id,
-                model_version=work.model_version,
-                kind=work.kind,
-                found=answer["found"],
-                trouble=answer["trouble"],
-                seconds=answer["seconds"],
-            )
-        )
+            answer = Answer(found={}, trouble=f"its process ended: {error}")
+        if answer.trouble:
+            logger.warning("%s: %s", errand.about, answer.trouble)
+        errand.keep(answer)
         return True
 
-    def _next(self) -> Work | None:
-        self._known.refresh()
-        studies, served = self._studies(), self._served()
-        interest = {i: dated.score.entropy for i, dated in self._known.scores(served).items()}
-        return next_work(
-            Backlog(
-                unlabelled=studies.unlabelled,
-                labelled=studies.labelled,
-                served=served,
-                known=self._known.keys(),
-                interest=interest,
-            )
-        )
-
-    def _order(self, work: Work) -> dict[str, Any]:
-        order = {
-            "kind": work.kind.value,
-            "image_id": work.image_id,
-            "image": str(self._files.image(work.image_id)),
-        }
-        if work.kind is Kind.DRAWN:
-            order["label"] = str(self._files.label(work.model_version))
-        elif work.kind is not Kind.APPEARANCE:
-            order["model"] = str(self._files.model(work.model_version))
-        return order
-
-    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the worker's answer.
+    def _ask(self, order: Mapping[str, Any]) -> Answer:
+        """Return the process's answer.
 
         Raises:
-            OSError: If its process has ended, or does not answer.
+            OSError: If it has ended, or does not answer.
         """
         child = self._child_process()
         if child.stdin is None or child.stdout is None:
@@ -209,11 +163,11 @@ class Scorer:
         if not line:
             raise OSError(f"exit code {child.wait(10)}; its log is {self._folder / LOG}")
         self._used = time.monotonic()
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return Answer(**json.loads(line))
 
     def _child_process(self) -> "subprocess.Popen[bytes]":
         if self._child is None or self._child.poll() is not None:
+            self._end_child()
             with (self._folder / LOG).open("ab") as log:
                 self._child = start_child(
                     "lib.activelearning.worker", self._flags, threads=fewer_threads(),

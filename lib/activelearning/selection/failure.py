@@ -1,0 +1,167 @@
+"""By how likely the model's contours are wrong, as far as their size, place and number of pieces show it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lib.activelearning.pool import Choice, ImageScore, Pool, Shape
+from lib.activelearning.selection.ranking import LEAD_ORGANS, NO_SCORES, at_random, best, in_order
+from lib.activelearning.selection.shapes import (
+    FEWEST_CASES,
+    Measures,
+    Usual,
+    either,
+    measures,
+    median,
+    usual,
+)
+from lib.units import FloatArray, MaskArray
+
+STANDS_OUT = 2.0
+"""Spreads from the median: one contour in twenty lies further off by nature."""
+MOST = 10.0
+"""Further off is not more wrong."""
+SWAPPED = 10.0
+MISSING = 6.0
+"""An organ that is nearly always there may lie outside a short scan: less certain than swapped sides."""
+NEARLY_ALWAYS = 0.9
+PIECES_SPREAD = 0.5
+"""One piece more than usual is as odd as two spreads."""
+REASONS = ("size", "place", "pieces", "missing", "sides")
+
+
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """How odd each contour is.
+
+    Attributes:
+        by_reason: `(N, K, 5)`, in spreads, 0 to `MOST`, in the order of `REASONS`.
+        off_mm: `(N, K)`, how far each organ lies from its usual place among the others.
+        reference: What is usual.
+        is_drawn: `(K,)`, whether people's contours say so, or the model's own.
+    """
+
+    by_reason: FloatArray
+    off_mm: FloatArray
+    reference: Usual
+    is_drawn: MaskArray
+
+
+def failure_first(pool: Pool) -> Choice | None:
+    """Return the candidate with the oddest contour, as compared with the contours that people drew.
+
+    Hui et al., *Quality assurance tool for organ at risk delineation*, Med Phys 45 (2018): a contour whose size
+    or place is far from those that people drew is likely to be wrong. Here by robust z-scores (median and MAD,
+    Iglewicz and Hoaglin 1993) of each organ's log volume and of its place: the median over the other organs of
+    where it lies from them, for which no origin is needed, and in which one other organ that is off does not
+    count. To these come pieces beyond the usual number, an organ that is missing although nine of ten cases
+    have it, and left and right swapped. A case is as odd as its oddest organ; the sum over its organs decides
+    between equal ones. An organ that people drew in fewer than three cases is compared with the model's other
+    contours.
+    """
+    names = [name for name in in_order(pool) if name in pool.scores]
+    if not names:
+        return at_random(pool, NO_SCORES)
+    of_names = [pool.scores[name] for name in names]
+    drawn = [dict(pool.shapes[name]) for name in sorted(pool.shapes) if pool.shapes[name]]
+    organs = sorted({organ for score in of_names for organ in score.organs})
+    found = _doubts(pool, of_names, drawn, organs)
+    by_organ = found.by_reason.max(axis=2)
+    worst = by_organ.max(axis=1, initial=0.0)
+    chosen = best(pool.generator(), np.round(worst, 9), np.round(by_organ.sum(axis=1), 9))
+    order = [int(k) for k in np.argsort(-by_organ[chosen], kind="stable")]
+    odd = [k for k in order if by_organ[chosen, k] >= STANDS_OUT] or order[:1]
+    shapes = _predicted(of_names[chosen])
+    return Choice(
+        image_id=names[chosen],
+        rank=1,
+        of=len(names),
+        score=float(worst[chosen]),
+        organs=tuple(organs[k] for k in odd[:LEAD_ORGANS]) if worst[chosen] > 0 else (),
+        why=_why(found, chosen, order[0], organs, shapes)
+        if worst[chosen] >= STANDS_OUT
+        else "no contour stands out by size or place; this case is the least usual",
+    )
+
+
+def _predicted(score: ImageScore) -> dict[str, Shape]:
+    return {name: organ.shape for name, organ in score.organs.items() if organ.shape is not None}
+
+
+def _doubts(
+    pool: Pool,
+    scores: Sequence[ImageScore],
+    drawn: Sequence[Mapping[str, Shape]],
+    organs: Sequence[str],
+) -> Doubts:
+    """Return how odd each organ of each of `scores` is."""
+    everyone = [_predicted(pool.scores[name]) for name in sorted(pool.scores)]
+    of_drawn, of_model = usual(measures(drawn, organs)), usual(measures(everyone, organs))
+    reference = either(of_drawn, of_model)
+    seen = measures([_predicted(score) for score in scores], organs)
+    is_asked = np.array([[organ in score.organs for organ in organs] for score in scores], bool)
+    size = np.abs(seen.log_ml - reference.log_ml) / reference.log_ml_spread
+    off_mm = seen.offset_mm - reference.offset_mm
+    place = np.abs(median(off_mm / reference.offset_spread_mm, axis=2)).max(axis=2)
+    pieces = (seen.pieces - reference.pieces) / PIECES_SPREAD
+    is_missing = is_asked & np.isnan(seen.log_ml) & (reference.share >= NEARLY_ALWAYS)
+    sides = SWAPPED * _is_swapped(seen, organs)
+    by_reason = np.stack([size, place, pieces, MISSING * is_missing, sides], axis=2)
+    return Doubts(
+        by_reason=np.clip(np.nan_to_num(by_reason, nan=0.0), 0.0, MOST),
+        off_mm=np.linalg.norm(median(off_mm, axis=2), axis=2),
+        reference=reference,
+        is_drawn=~np.isnan(of_drawn.log_ml),
+    )
+
+
+def _is_swapped(seen: Measures, organs: Sequence[str]) -> MaskArray:
+    """Return `(N, K)`: organs of one side that lie on the other; +x is the patient's right.
+
+    As in `lib.plausibility`: a pair is compared with each other, a lone one with what lies in the middle.
+    """
+    x = seen.centroid_mm[:, :, 0]
+    index = {organ: number for number, organ in enumerate(organs)}
+    in_middle = [k for organ, k in index.items() if not organ.endswith(("_L", "_R"))]
+    middle = median(x[:, in_middle], axis=1)
+    swapped = np.zeros(x.shape, bool)
+    nowhere = np.full(len(x), np.nan)
+    for stem in {organ[:-2] for organ in organs if organ.endswith(("_L", "_R"))}:
+        left_at, right_at = index.get(f"{stem}_L"), index.get(f"{stem}_R")
+        left = nowhere if left_at is None else x[:, left_at]
+        right = nowhere if right_at is None else x[:, right_at]
+        # A comparison with NaN, with an organ that is not there, is false.
+        if left_at is not None:
+            swapped[:, left_at] = left > np.where(np.isnan(right), middle, right)
+        if right_at is not None:
+            swapped[:, right_at] = right < np.where(np.isnan(left), middle, left)
+    return swapped
+
+
+def _why(
+    found: Doubts, case: int, k: int, organs: Sequence[str], shapes: Mapping[str, Shape]
+) -> str:
+    """Return what is odd about organ `k`, in a sentence."""
+    organ = organs[k]
+    whose = "in the contours that people drew"
+    if not found.is_drawn[k]:
+        whose = f"in the model's other contours (people drew it in fewer than {FEWEST_CASES} cases)"
+    reason = REASONS[int(found.by_reason[case, k].argmax())]
+    if reason == "sides":
+        return f"the model's {organ} lies on the wrong side; left and right may be swapped"
+    if reason == "missing":
+        return f"the model found no {organ}, which is nearly always there {whose}"
+    shape = shapes[organ]
+    if reason == "size":
+        usual_ml = float(np.exp(found.reference.log_ml[k]))
+        return (
+            f"the model's {organ} has {shape.volume_ml:.3g} mL, {usual_ml:.3g} mL is usual {whose}"
+        )
+    if reason == "pieces":
+        usual_pieces = found.reference.pieces[k]
+        return (
+            f"the model's {organ} is in {shape.pieces} pieces, {usual_pieces:.0f} is usual {whose}"
+        )
+    off_mm = found.off_mm[case, k]
+    return f"the model's {organ} lies {off_mm:.0f} mm from its usual place {whose}"

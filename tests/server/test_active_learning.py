@@ -1,0 +1,185 @@
+"""Asking for the next case over HTTP, as both clients do, alone and ten at a time."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from lib.scans import write_ct, write_label
+from tests.server.running import (
+    ANSWER_LIMIT_S,
+    Server,
+    put_case,
+    put_model,
+    running,
+    small_ct,
+    two_organs,
+)
+
+pytestmark = pytest.mark.server
+
+CASES, CLIENTS = 200, 10
+LEASE_S = 45.0
+SLICER = {"client_id": "slicer-1", "strategy": ["claspe"], "model": ["organnet25d"]}
+"""Slicer sends its whole configuration with it."""
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with 200 scans, no model, and leases that end soon."""
+    folder = tmp_path_factory.mktemp("clinic")
+    studies = folder / "studies"
+    studies.mkdir()
+    first = studies / "case_000.nii.gz"
+    write_ct(first, small_ct())
+    for number in range(1, CASES):
+        (studies / f"case_{number:03d}.nii.gz").hardlink_to(first)
+    with running(folder, conf={"lease_minutes": str(LEASE_S / 60)}) as started:
+        yield started
+
+
+class Annotator(threading.Thread):
+    """Asks for a case, submits it, and asks for the next until all are labelled."""
+
+    def __init__(self, url: str, name: str, label: Path, strategy: str) -> None:
+        super().__init__(name=name)
+        self.url, self.label, self.strategy = url, label, strategy
+        self.http = requests.Session()
+        self.given: list[str] = []
+        self.last: dict[str, Any] = {}
+        self.trouble: list[str] = []
+
+    def ask(self) -> dict[str, Any]:
+        answer = self.http.post(
+            f"{self.url}/activelearning/{self.strategy}",
+            json={"client_id": self.name},
+            timeout=ANSWER_LIMIT_S,
+        )
+        if answer.status_code != 200:
+            self.trouble.append(answer.text)
+        self.last = answer.json()
+        return self.last
+
+    def submit(self, image_id: str) -> None:
+        with self.label.open("rb") as file:
+            answer = self.http.put(
+                f"{self.url}/datastore/label?image={image_id}&tag=final",
+                data={"params": json.dumps({"client_id": self.name})},
+                files={"label": ("label.nii.gz", file)},
+                timeout=ANSWER_LIMIT_S,
+            )
+        if answer.status_code != 200:
+            self.trouble.append(answer.text)
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline and not self.trouble:
+            image_id = self.ask().get("id")
+            if image_id is not None:
+                self.given.append(image_id)
+                self.submit(image_id)
+            elif self.last.get("is_all_labelled"):
+                return
+            else:
+                time.sleep(1.0)
+        self.trouble.append(f"not at its end in time: {self.last}")
+
+
+def test_ten_clients_contour_two_hundred_cases_and_none_twice(
+    clinic: Server, tmp_path: Path
+) -> None:
+    label = tmp_path / "label.nii.gz"
+    write_label(label, two_organs(small_ct().grid))
+    dead = Annotator(clinic.url, "dead", label, "first")
+    left_behind = dead.ask()["id"]
+    clients = [
+        Annotator(clinic.url, f"client-{n}", label, strategy)
+        for n, strategy in zip(range(CLIENTS), ["claspe", "random", "first"] * 4, strict=False)
+    ]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+        client.http.close()
+    dead.http.close()
+    assert [client.trouble for client in clients if client.trouble] == []
+    given = Counter(image_id for client in clients for image_id in client.given)
+    assert set(given) == {f"case_{n:03d}" for n in range(CASES)}
+    assert given.most_common(1)[0][1] == 1
+    # Nobody waits for the others to finish: each has had his part.
+    assert min(len(client.given) for client in clients) >= CASES // CLIENTS // 3
+    # Its client never came back for it: somebody else got it, and not before the lease had ended.
+    holders = [client.name for client in clients if left_behind in client.given]
+    assert len(holders) == 1
+    assert clinic.ask("GET", "/organnet/leases").json() == []
+    labelled = clinic.ask("GET", "/organnet/labels").json()["labels"]
+    assert len(labelled) == CASES
+
+
+def test_when_all_are_labelled_both_clients_get_an_answer_they_can_show(clinic: Server) -> None:
+    for strategy in ("claspe", "first", "coldstart"):
+        answer = clinic.ask("POST", f"/activelearning/{strategy}", json=SLICER)
+        assert answer.status_code == 200
+        assert "id" not in answer.json()
+        assert answer.json()["why"] == "all cases are labelled"
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a model whose scores are computed."""
+    folder = tmp_path_factory.mktemp("scored")
+    (folder / "models").mkdir()
+    put_model(folder / "models")
+    with running(folder, conf={"scoring": "on"}) as started:
+        for name in ("a", "b", "c"):
+            put_case(started, name)
+        put_case(started, "done", is_labelled=True)
+        (started.studies / "broken.nii.gz").write_bytes(b"no scan")
+        yield started
+
+
+def standing(server: Server) -> dict[str, Any]:
+    status: dict[str, Any] = server.ask("GET", "/organnet/status").json()["active_learning"]
+    return status
+
+
+def test_images_are_scored_in_the_background_for_the_model_that_serves(scored: Server) -> None:
+    deadline = time.monotonic() + 120
+    while standing(scored)["sampled"] < 3 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    status = standing(scored)
+    assert (status["scored"], status["sampled"], status["unlabelled"]) == (3, 3, 4)
+    assert list(status["unreadable"]) == ["broken"]
+    version = scored.ask("GET", "/organnet/status").json()["served"]["version"]
+    assert status["model_version"] == version
+
+
+def test_slicer_and_ohif_are_told_why_this_case(scored: Server) -> None:
+    slicer = scored.ask("POST", "/activelearning/claspe", json=SLICER).json()
+    assert Path(slicer["path"]).is_file()
+    assert slicer["lease"]["holder"] == "slicer-1"
+    # OHIF sends no id of its own.
+    ohif = scored.ask("POST", "/activelearning/entropy", json={}).json()
+    for answer in (slicer, ohif):
+        assert answer["rank"] >= 1
+        assert answer["of"] >= 2
+        assert answer["why"]
+        assert answer["is_stale"] is False
+    last = scored.ask("POST", "/activelearning/structure_qc", json={}).json()
+    assert {slicer["id"], ohif["id"], last["id"]} == {"a", "b", "c"}
+    none = scored.ask("POST", "/activelearning/random", json={}).json()
+    assert "id" not in none
+    assert "broken" in none["why"]
+
+
+def test_the_default_strategy_is_the_one_that_clients_preselect(scored: Server) -> None:
+    strategies = scored.ask("GET", "/info/").json()["strategies"]
+    assert next(iter(strategies)) == "claspe"
+    assert len(strategies) == 9
+    assert all(one["description"] for one in strategies.values())

@@ -1,0 +1,89 @@
+"""What people changed of predictions, over HTTP."""
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from lib.edit_cost import edit_cost
+from lib.scans import write_ct, write_label
+from lib.state.database import FILE, Database, state_folder
+from lib.state.edit_costs import EditCostRecords
+from lib.state.labels import LabelHistory, Submission
+from tests.server.running import TINY, Server, running, small_ct, two_organs
+
+pytestmark = pytest.mark.server
+
+CASES = ("accepted", "edited", "known")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose three submissions were measured before it started."""
+    folder = tmp_path_factory.mktemp("measured")
+    put_submissions(folder)
+    with running(folder) as server:
+        yield server
+
+
+def put_submissions(folder: Path) -> None:
+    studies = folder / "studies"
+    state = state_folder(str(studies), folder / "models")
+    database = Database(state / FILE)
+    history, records = LabelHistory(database, state), EditCostRecords(database)
+    file = folder / "label.nii.gz"
+    for steps, image_id in enumerate(CASES):
+        ct = small_ct(image_id)
+        write_ct(studies / f"{image_id}.nii.gz", ct)
+        label = two_organs(ct.grid)
+        write_label(file, label)
+        submission = Submission(source="client", author="ada", model_version="net-tiny-0123")
+        version = history.add(image_id, "final", file, submission)
+        prediction = np.roll(label.array, steps, 0)
+        costs = edit_cost(prediction, label.array, TINY.labels, grid=ct.grid)
+        records.keep(version, costs, was_trained_on=image_id == "known")
+    database.close()
+
+
+def test_the_curve_and_its_verdict_are_told(measured: Server) -> None:
+    answer = measured.ask("GET", "/organnet/edit-cost")
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    accepted, edited, known = found["submissions"]
+    assert [one["image"] for one in found["submissions"]] == list(CASES)
+    assert (accepted["mean_dsc"], accepted["added_path_mm"]) == (1.0, 0.0)
+    # Blocks of 7 x 5 and 4 x 5 pixels on 6 slices, moved by one along x: each gets 5 new pixels on one side
+    # and 3 on the other, of 1.5 x 2 mm; 5 + 5 voxels of each slice change.
+    assert edited["added_path_mm"] == pytest.approx(6 * 2 * (5 + 3) * 1.75)
+    assert edited["changed_voxels"] == 6 * 2 * 10
+    assert (edited["author"], edited["model_version"]) == ("ada", "net-tiny-0123")
+    assert [one["counts"] for one in found["submissions"]] == [True, True, False]
+    assert known["was_trained_on"] is True
+    assert found["organs"]["Parotid_L"]["n"] == 2
+    assert found["unchanged_share"] == 0.5
+    assert found["verdict"] == "too few submissions to say: 2 of 10"
+
+
+def test_the_chart_is_a_picture(measured: Server) -> None:
+    answer = measured.ask("GET", "/organnet/edit-cost.png")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "image/png"
+    picture = imread(BytesIO(answer.content))
+    assert picture.shape[1] > 1000
+    assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_label_that_was_removed_is_not_in_the_curve(measured: Server) -> None:
+    measured.wait_for_label("edited")
+    assert measured.ask("DELETE", "/datastore/label?id=edited&tag=final").status_code == 200
+    found = measured.ask("GET", "/organnet/edit-cost").json()
+    assert [one["image"] for one in found["submissions"]] == ["accepted", "known"]
+
+
+def test_a_server_without_submissions_says_so(bare_server: Server) -> None:
+    found = bare_server.ask("GET", "/organnet/edit-cost").json()
+    assert found["verdict"].startswith("too few submissions to say: ")
+    assert bare_server.ask("GET", "/organnet/edit-cost.png").status_code == 200
