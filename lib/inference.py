@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from monai.inferers.utils import sliding_window_inference
@@ -43,10 +43,19 @@ def contour(
         device: Where the network runs.
         overlap: Share of each window that its neighbours see too.
     """
+    clock = StageClock()
+    prepared = Pipeline(model.recipe).prepare(ct)
+    clock.lap("prepare")
+    found = contour_prepared(prepared, model, device=device, overlap=overlap)
+    return replace(found, seconds={**clock.seconds, **found.seconds})
+
+
+def contour_prepared(
+    prepared: Prepared, model: Model, *, device: str = "cpu", overlap: float = OVERLAP
+) -> Contours:
+    """Return the organs that `model` finds in a CT that was prepared for its recipe, now or earlier."""
     pipeline = Pipeline(model.recipe)
     clock = StageClock()
-    prepared = pipeline.prepare(ct)
-    clock.lap("prepare")
     found = probabilities(prepared, model, pipeline=pipeline, device=device, overlap=overlap)
     clock.lap("network")
     label = pipeline.restore(found, prepared)

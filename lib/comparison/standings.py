@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import wilcoxon
 
 from lib.comparison.outcomes import Outcome
+from lib.comparison.paired import holm, paired
 from lib.errors import ConfigError
-
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,25 +80,15 @@ def standings(outcomes: Sequence[Outcome], organs: Sequence[str]) -> list[Standi
         )
     several = len({network for _, network in groups}) < len(groups)
     means = [_case_means(group) for group in groups.values()]
-    tests = [_difference(own, means[0]) for own in means[1:]]
-    corrected = holm([p for *_, p in tests])
+    tests = [paired(own, means[0]) for own in means[1:]]
+    corrected = holm([test.p for test in tests])
     found: list[Difference | None] = [None]
-    for (dsc, low, high, _), p in zip(tests, corrected, strict=True):
-        found.append(Difference(dsc=dsc, low=low, high=high, p=p))
+    for test, p in zip(tests, corrected, strict=True):
+        found.append(Difference(dsc=test.mean, low=test.low, high=test.high, p=p))
     return [
         _standing(recipe if several else network, group, organs, difference)
         for ((recipe, network), group), difference in zip(groups.items(), found, strict=True)
     ]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return `p_values` after Holm's step-down correction (Scand J Statist 1979), in their own order."""
-    corrected = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
-        corrected[index] = highest
-    return corrected
 
 
 def _standing(
@@ -127,15 +115,3 @@ def _case_means(group: Sequence[Outcome]) -> npt.NDArray[np.float64]:
         for row in outcome.rows:
             values.setdefault(row.case, []).append(row.dsc)
     return np.array([np.mean(values[case]) for case in sorted(values)])
-
-
-def _difference(
-    own: npt.NDArray[np.float64], first: npt.NDArray[np.float64]
-) -> tuple[float, float, float, float]:
-    """Return mean, 95 % interval and p of the paired difference `own - first`."""
-    paired = own - first
-    rng = np.random.default_rng(0)
-    resampled = paired[rng.integers(len(paired), size=(RESAMPLES, len(paired)))].mean(axis=1)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    p = float(wilcoxon(paired).pvalue) if bool(np.any(paired)) else 1.0
-    return float(paired.mean()), float(low), float(high), p

@@ -1,6 +1,5 @@
 """The report: one HTML page with its charts inside, without scripts, read from anywhere."""
 
-import base64
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from lib.evaluation.charts import (
     surface_dsc_chart,
     volume_chart,
 )
+from lib.evaluation.page import figure, page
 from lib.evaluation.published import HUMAN, NETWORKS
 from lib.evaluation.table import Evaluation, Row, organ_statistics, overall, read_pair
 from lib.evaluation.worst import worst_picture, worst_rows
@@ -27,19 +27,6 @@ from lib.scans import read_ct
 _log = logging.getLogger(__name__)
 
 WORST = 6
-
-_CSS = """
-body{font:16px/1.5 Georgia,'Times New Roman',serif;color:#222;max-width:52rem;margin:2.5rem auto;padding:0 1rem}
-h1{font-size:1.6rem;line-height:1.25;margin-bottom:.3rem}h2{font-size:1.15rem;margin-top:2.4rem}
-p.by{color:#666;margin-top:0}figure{margin:1.6rem 0}figure img{width:100%;height:auto}
-figcaption,caption,small,.notes{font-size:.86rem;color:#333;text-align:left;line-height:1.4}
-caption{padding-bottom:.5rem}table{border-collapse:collapse;width:100%;font-size:.82rem;margin:1rem 0}
-thead{border-top:1.5px solid #222;border-bottom:.8px solid #222}tbody{border-bottom:1.5px solid #222}
-th,td{padding:.16rem .4rem;text-align:right;white-space:nowrap;font-weight:normal}
-thead th{font-weight:bold;vertical-align:bottom}th:first-child,td:first-child{text-align:left}
-tfoot td{border-bottom:1.5px solid #222}.wide{overflow-x:auto}
-@media print{body{margin:0;max-width:none}figure,table{break-inside:avoid}}
-"""
 
 REFERENCES = (
     "Dice LR. Measures of the amount of ecologic association between species. Ecology 26:297-302, 1945.",
@@ -159,14 +146,8 @@ def write_report(
             *_definitions(),
         ]
     )
-    title = escape(f"Agreement of {sides[1]} with {sides[0]}")
-    page = (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_CSS}</style></head>\n'
-        f"<body>\n{body}\n</body></html>\n"
-    )
     with replacing(path) as beside:
-        beside.write_text(page, encoding="utf-8")
+        beside.write_text(page(f"Agreement of {sides[1]} with {sides[0]}", body), encoding="utf-8")
 
 
 def _opening(found: Evaluation, sides: tuple[str, str], made: str) -> list[str]:
@@ -266,7 +247,7 @@ def _figures(found: Evaluation, pictures: Mapping[str, bytes]) -> list[str]:
         ),
     )
     return ["<h2>Figures</h2>"] + [
-        _figure(number, pictures[name], caption, alt=name)
+        figure(number, pictures[name], caption, alt=name)
         for number, (name, caption) in enumerate(captions, start=1)
     ]
 
@@ -287,7 +268,7 @@ def _worst_section(worst: Sequence[Worst], first: int) -> list[str]:
             f"{escape(row.organ)} of {escape(row.case)}: {numbers}; {_volume(row.volume_reference_ml)} mL "
             f"in the reference, {_volume(row.volume_prediction_ml)} mL in the prediction. {escape(one.note)}"
         )
-        figures.append(_figure(number, one.picture, caption, alt=f"{row.organ}, {row.case}"))
+        figures.append(figure(number, one.picture, caption, alt=f"{row.organ}, {row.case}"))
     return [
         "<h2>Where agreement is lowest</h2>",
         '<p class="notes">The contours of lowest surface DSC, at most one of each kind of organ, in the slices '
@@ -370,14 +351,6 @@ def _definitions() -> list[str]:
         *(f"<li>{escape(text)}</li>" for text in cited),
         "</ol>",
     ]
-
-
-def _figure(number: int, picture: bytes, caption: str, *, alt: str) -> str:
-    data = base64.b64encode(picture).decode("ascii")
-    return (
-        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
-        f"<figcaption><b>Figure {number}.</b> {caption}</figcaption></figure>"
-    )
 
 
 def _cases(cases: Sequence[str]) -> str:

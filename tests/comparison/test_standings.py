@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from lib.comparison.paired import holm
 from lib.comparison.report import markdown, write_comparison
-from lib.comparison.standings import holm, standings
+from lib.comparison.standings import standings
 from lib.errors import ConfigError
 from lib.evaluation.table import read_csv, write_csv
 from tests.comparison.outcomes import ORGANS, all_at, make_outcome, make_row
