@@ -232,7 +232,7 @@ def test_eight_processes_take_two_hundred_cases_and_none_twice(database: Databas
         assert one.stdin is not None
         one.stdin.write("go\n")
         one.stdin.flush()
-    assert [one.communicate(timeout=60) and one.returncode for one in people] == [0] * 8
+    assert [one.communicate(timeout=120) and one.returncode for one in people] == [0] * 8
     with database.reading() as session:
         granted = list(session.scalars(select(Lease)))
     assert sorted(lease.image_id for lease in granted) == IMAGES
@@ -242,7 +242,7 @@ def test_eight_processes_take_two_hundred_cases_and_none_twice(database: Databas
 
 def test_the_case_of_a_process_that_died_comes_back(database: Database, desk: Leases) -> None:
     dying = start(DYING, str(database.path), "0.5")
-    dying.communicate(timeout=60)
+    dying.communicate(timeout=120)
     assert dying.returncode == -signal.SIGKILL
     assert [image for image, *_ in rows(database)] == ["kept"]
     assert desk.grant("undone", "bob", for_s=HOUR_S).holder == "bob"
