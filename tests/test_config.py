@@ -11,6 +11,7 @@ def test_without_settings_every_default_holds() -> None:
     config = AppConfig.from_conf({})
     assert (config.recipe, config.access) == (OPENKBP, "local")
     assert config.device in ("cpu", "cuda")
+    assert (config.lease_minutes, config.consensus) == (120, "staple")
     assert config.model_dir.is_relative_to(Path(__file__).parents[1] / "model")
 
 
@@ -44,6 +45,10 @@ def test_keys_of_monai_label_are_passed_over(key: str) -> None:
         ({"access": "all"}, "--conf access: 'all' is neither 'local' nor 'network'"),
         ({"min_new_labels": "few"}, "min_new_labels: 'few'"),
         ({"quiet_s": "-1"}, "quiet_s must be at least 0"),
+        ({"lease_minutes": "0"}, "--conf lease_minutes: 0 minutes; more than 0 expected"),
+        ({"lease_minutes": "nan"}, "--conf lease_minutes: nan minutes; more than 0 expected"),
+        ({"lease_minutes": "long"}, "--conf lease_minutes: 'long' is no number"),
+        ({"consensus": "mean"}, "--conf consensus: 'mean' is neither 'staple' nor 'majority'"),
         ({"device": "toaster"}, "--conf device: 'toaster' is no device"),
     ],
 )

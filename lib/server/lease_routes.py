@@ -8,7 +8,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from lib.names import require_image_id
 from lib.server.requests import as_number, only
-from lib.server.roles import ANNOTATOR, USER, holder_of, may_review
+from lib.server.roles import ANNOTATOR, ANNOTATOR_OR_REVIEWER, USER, holder_of, may_review
 from lib.state.tables import Lease
 
 router = APIRouter(prefix="/organnet/leases")
@@ -56,7 +56,7 @@ def take_lease(
 
 @router.delete("/{image}")
 def release_lease(
-    image: str, client_id: str = "", holder: str | None = None, user: User = ANNOTATOR
+    image: str, client_id: str = "", holder: str | None = None, user: User = ANNOTATOR_OR_REVIEWER
 ) -> dict[str, Any]:
     """End the client's own lease; a reviewer ends anybody's, named by `holder`."""
     own = holder_of(user, client_id)

@@ -12,6 +12,16 @@ REVIEWER = Depends(
 )
 
 
+ANNOTATOR_OR_REVIEWER = Depends(
+    RBAC(
+        [
+            settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR,
+            settings.MONAI_LABEL_AUTH_ROLE_REVIEWER,
+            settings.MONAI_LABEL_AUTH_ROLE_ADMIN,
+        ]
+    )
+)
+
 _REVIEWERS = frozenset(
     {settings.MONAI_LABEL_AUTH_ROLE_REVIEWER, settings.MONAI_LABEL_AUTH_ROLE_ADMIN}
 )

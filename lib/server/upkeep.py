@@ -48,8 +48,11 @@ class Repeating:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._is_over.is_set():
+        while True:
+            # Before the look at what ends it: a `stop` or a `wake` from here on is not lost.
             self._wake.clear()
+            if self._is_over.is_set():
+                return
             try:
                 self._action()
             except (OrganNetError, OSError, SQLAlchemyError):

@@ -233,7 +233,7 @@ def test_eight_processes_take_two_hundred_cases_and_none_twice(database: Databas
         one.stdin.write("go\n")
         one.stdin.flush()
     for one in people:
-        one.communicate(timeout=60)
+        one.communicate(timeout=120)
     assert [one.returncode for one in people] == [0] * 8
     with database.reading() as session:
         granted = list(session.scalars(select(Lease)))
@@ -244,7 +244,7 @@ def test_eight_processes_take_two_hundred_cases_and_none_twice(database: Databas
 
 def test_the_case_of_a_process_that_died_comes_back(database: Database, desk: Leases) -> None:
     dying = start(DYING, str(database.path), "0.5")
-    dying.communicate(timeout=60)
+    dying.communicate(timeout=120)
     assert dying.returncode == -signal.SIGKILL
     assert [image for image, *_ in rows(database)] == ["kept"]
     assert desk.grant("undone", "bob", for_s=HOUR_S).holder == "bob"

@@ -1,0 +1,101 @@
+"""Who somebody is and what he may do where people log in; in a process that is told so at its start."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.config import APP_DIR
+
+PEOPLE = """
+import asyncio
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from fastapi import HTTPException
+from monailabel.endpoints.user.auth import DEFAULT_USER, User
+from lib.errors import StateError
+from lib.server import roles
+from lib.server.blinding import require_sight
+from lib.state.database import Database
+from lib.state.labels import LabelHistory
+from lib.state.reader_studies import ReaderStudies
+from tests.readings import add_reading
+
+folder = Path(sys.argv[1])
+database = Database(folder / "workflow.sqlite")
+app = SimpleNamespace(readers=ReaderStudies(database), labels_kept=LabelHistory(database, folder))
+people = {
+    name: User(username=name, roles=[f"monailabel-{role}" for role in ("user", *given)])
+    for name, *given in (["ada", "annotator"], ["bob", "annotator"], ["rita", "reviewer"], ["root", "admin"])
+}
+people["nobody"] = DEFAULT_USER
+
+
+def may(action):
+    try:
+        action()
+    except (HTTPException, StateError):
+        return "no"
+    return "yes"
+
+
+def row(name, of):
+    print(name, *(of(user) for user in people.values()))
+
+
+row("holder", lambda u: roles.holder_of(u, "slicer"))
+row("reviews", lambda u: "yes" if roles.may_review(u) else "no")
+row("releases", lambda u: may(lambda: asyncio.run(roles.ANNOTATOR_OR_REVIEWER.dependency(u))))
+row("opens", lambda u: may(lambda: asyncio.run(roles.REVIEWER.dependency(u))))
+
+
+def sees(tag, is_version):
+    return lambda u: may(lambda: require_sight(app, "a", tag, u, is_version=is_version))
+
+
+app.readers.ask("a", 2, "rita")
+add_reading(app.labels_kept, "a", "ada", "one")
+row("current", sees("final", False))
+row("version", sees("final", True))
+row("draft", sees("original", False))
+add_reading(app.labels_kept, "a", "bob", "two")
+row("finished", sees("final", False))
+"""
+"""Prints a row for each question: the answers for ada, bob, rita, root, and whom nobody logged in as."""
+
+
+def answers(folder: Path, *, log_in: bool) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONPATH": str(APP_DIR), "MONAI_LABEL_AUTH_ENABLE": str(log_in)}
+    command = [sys.executable, "-W", "ignore", "-c", PEOPLE, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = (line.partition(" ") for line in done.stdout.splitlines())
+    return {name: found for name, _, found in rows}
+
+
+@pytest.mark.server
+def test_where_people_log_in_each_is_who_he_is(tmp_path: Path) -> None:
+    assert answers(tmp_path, log_in=True) == {
+        "holder": "ada bob rita root admin",
+        "reviews": "no no yes yes yes",
+        "releases": "yes yes yes yes yes",
+        "opens": "no no yes yes yes",
+        "current": "yes no yes yes yes",
+        "version": "yes no yes yes yes",
+        "draft": "yes yes yes yes yes",
+        "finished": "yes yes yes yes yes",
+    }
+
+
+@pytest.mark.server
+def test_where_nobody_logs_in_a_client_is_its_id_and_the_current_label_waits(
+    tmp_path: Path,
+) -> None:
+    found = answers(tmp_path, log_in=False)
+    assert found["holder"] == "slicer slicer slicer slicer slicer"
+    assert found["opens"] == found["releases"] == "yes yes yes yes yes"
+    assert found["current"] == "no no no no no"
+    assert found["version"] == found["draft"] == found["finished"] == "yes yes yes yes yes"
