@@ -56,10 +56,11 @@ class Watcher:
 
     def _live(self) -> None:
         while not self._over.wait(0.25):
-            found = len(self.stage.trainers())
+            trainers = self.stage.trainers()
+            found = len(trainers)
             self.most = max(self.most, found)
             if found > 1:
-                self.wrong.append(f"{found} trainings run at once")
+                self.wrong.append(f"{found} trainings run at once: {trainers}")
             self._look_for_a_forgotten_run(found)
 
     def _look_for_a_forgotten_run(self, trainers: int) -> None:

@@ -189,14 +189,20 @@ class Stage:
             self._nursery.close()
 
     def trainers(self) -> list[psutil.Process]:
-        """Return the processes that train for these studies, or are about to."""
-        found = []
+        """Return the processes that train for these studies, or are about to.
+
+        A training that starts a program (git, for its record) is two processes of one command line until that
+        program has begun: the younger is none.
+        """
+        found: dict[int, psutil.Process] = {}
+        parents = {}
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 line = process.cmdline()
                 if "lib.retrain.worker" in line and any(str(self.state) in word for word in line):
-                    found.append(process)
-        return found
+                    found[process.pid] = process
+                    parents[process.pid] = process.ppid()
+        return [process for pid, process in found.items() if parents[pid] not in found]
 
     def kill_trainers(self) -> list[int]:
         """Kill every process that trains, and return their ids."""
