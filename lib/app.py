@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lib import __version__
 from lib.activelearning.control import ActiveLearning
 from lib.activelearning.strategies import strategies
+from lib.background.repeating import Repeating
 from lib.background.turns import Turns
 from lib.config import AppConfig
 from lib.datastores.labelled import labelled_cases
@@ -31,7 +32,6 @@ from lib.server.desk import Desk
 from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
-from lib.server.upkeep import Repeating
 from lib.serving import ServedModel
 from lib.state.database import FILE, Database, state_folder
 from lib.state.labels import LabelHistory
@@ -99,13 +99,24 @@ class OrganNetApp(MONAILabelApp):
         self._reconcile_models()
         store = self.datastore()
         if isinstance(store, FolderStore):
-            at_shutdown(Repeating(lambda: self._adopt(store), every_s=ADOPT_EVERY_S).stop)
+            adopting = Repeating(
+                "adoption",
+                lambda: self._adopt(store),
+                every_s=ADOPT_EVERY_S,
+                trouble="the labels' folder could not be looked at",
+            )
+            at_shutdown(adopting.start().stop)
             at_shutdown(self.desk.start(store).stop)
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
-        if self.config.scoring:
+        if self.is_scoring:
             self.active_learning.runner.start()
             at_shutdown(self.active_learning.runner.stop)
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether images are looked at in the background: not those of a PACS, which would all be fetched."""
+        return self.config.scoring and isinstance(self.datastore(), FolderStore)
 
     def _adopt(self, store: FolderStore) -> None:
         """Take up what people laid into the labels' folder, as if they had submitted it."""

@@ -49,7 +49,6 @@ class ActiveLearning:
         self._unlabelled = unlabelled
         self._labels = labels
         self._served = served
-        self.is_scoring = config.scoring
         self.known = Known(Scores(database))
         self.edit_costs = EditCostRecords(database)
         files = Files(image=image, label=labels.path, model=registry.weights_path)
@@ -93,7 +92,6 @@ class ActiveLearning:
         dated = self.known.scores(served)
         is_current = {i for i, d in dated.items() if d.score.model_version == served}
         return {
-            "scoring": self.is_scoring,
             "model_version": served,
             "unlabelled": len(studies.unlabelled),
             "scored": sum(i in is_current for i in studies.unlabelled),

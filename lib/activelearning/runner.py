@@ -8,7 +8,6 @@ import json
 import logging
 import select
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.background.priority import fewer_threads
+from lib.background.repeating import Repeating
 from lib.background.start import start_child
 from lib.errors import OrganNetError
 from lib.locks import Claim
@@ -79,10 +79,12 @@ class Runner:
         self._sources = sources
         self._flags = flags
         self._claim = Claim(folder / LOCK)
-        self._wake = threading.Event()
-        self._ending = threading.Event()
-        # One thread for all its life: a child is told to die with the thread that started it.
-        self._thread = threading.Thread(target=self._live, name="runner", daemon=True)
+        self._loop = Repeating(
+            "runner",
+            self._turn,
+            every_s=IDLE_S,
+            trouble="what is computed behind the server failed",
+        )
         self._child: subprocess.Popen[bytes] | None = None
         self._used = 0.0
 
@@ -94,34 +96,23 @@ class Runner:
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """End, and the process with it; what it was at is done again by the next server."""
-        self._ending.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
+        self._loop.stop()
         self._end_child()
         self._claim.release()
 
     def wake(self) -> None:
         """Look now: something has changed."""
-        self._wake.set()
+        self._loop.wake()
 
-    def _live(self) -> None:
-        while not self._ending.is_set():
-            try:
-                is_busy = self._claim.take() and self.step()
-            except Exception:
-                # A full disk or a locked database must not end the loop for ever.
-                logger.exception("scoring goes on after an error")
-                is_busy = False
-            if not is_busy:
-                if time.monotonic() - self._used > KEEP_S:
-                    self._end_child()
-                self._wake.wait(IDLE_S)
-                self._wake.clear()
+    def _turn(self) -> bool:
+        is_busy = self._claim.take() and self.step()
+        if not is_busy and time.monotonic() - self._used > KEEP_S:
+            self._end_child()
+        return is_busy
 
     def step(self) -> bool:
         """Have the next errand done, if there is one; return whether there was."""
@@ -134,7 +125,7 @@ class Runner:
             answer = Answer(found={}, trouble=str(error))
         except (OSError, ValueError) as error:
             self._end_child()
-            if self._ending.is_set():
+            if self._loop.is_over:
                 return False
             answer = Answer(found={}, trouble=f"its process ended: {error}")
         if answer.trouble:
@@ -155,7 +146,7 @@ class Runner:
         child.stdin.flush()
         deadline = time.monotonic() + LIMIT_S
         while not select.select([child.stdout], [], [], _LOOK_S)[0]:
-            if self._ending.is_set():
+            if self._loop.is_over:
                 raise OSError("the server ends")
             if time.monotonic() > deadline:
                 raise OSError(f"no answer within {LIMIT_S:.0f} s")

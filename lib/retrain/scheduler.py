@@ -6,12 +6,12 @@ on. Of several servers over one studies folder one schedules; when it ends, anot
 
 import logging
 import subprocess
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from lib.background.child import PARENT_GONE
 from lib.background.priority import fewer_threads
+from lib.background.repeating import Repeating
 from lib.background.start import start_child
 from lib.config import RetrainConfig
 from lib.locks import Claim
@@ -64,10 +64,9 @@ class Scheduler:
         self._settle = settle
         self._claim = Claim(place.state / SCHEDULING)
         self._training = Claim(place.state / CLAIM)
-        self._wake = threading.Event()
-        self._ending = threading.Event()
-        # One thread for all its life: a child is told to die with the thread that started it.
-        self._thread = threading.Thread(target=self._live, name="scheduler", daemon=True)
+        self._loop = Repeating(
+            "scheduler", self.tick, every_s=TICK_S, trouble="the scheduler met an error"
+        )
         self._child: subprocess.Popen[bytes] | None = None
         self._child_run = 0
         self._child_began = (0, 0)
@@ -76,21 +75,18 @@ class Scheduler:
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """End, and the training with it; the next server lets that go on."""
-        self._ending.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
+        self._loop.stop()
         self.kill_child()
         self._claim.release()
 
     def wake(self) -> None:
         """Look now: something has changed."""
         self._ticks = 0
-        self._wake.set()
+        self._loop.wake()
 
     def kill_child(self) -> None:
         """End the training's process, if it is ours."""
@@ -98,16 +94,6 @@ class Scheduler:
         if child is not None and child.poll() is None:
             child.kill()
             child.wait(10)
-
-    def _live(self) -> None:
-        while not self._ending.is_set():
-            try:
-                self.tick()
-            except Exception:
-                # A full disk or a locked database must not end the loop for ever.
-                logger.exception("the scheduler goes on after an error")
-            self._wake.wait(TICK_S)
-            self._wake.clear()
 
     def tick(self) -> None:
         """Do what is to be done now."""

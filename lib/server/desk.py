@@ -5,11 +5,11 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from lib.background.repeating import Repeating
 from lib.config import AppConfig
 from lib.datastores.consensus import ConsensusMaker
 from lib.datastores.local import FolderStore
 from lib.errors import OrganNetError
-from lib.server.upkeep import Repeating
 from lib.state.database import Database
 from lib.state.leases import Leases
 from lib.state.reader_studies import ReaderStudies
@@ -40,7 +40,9 @@ class Desk:
         """Make each consensus that is due from now on, and return what does it."""
         maker = ConsensusMaker(store, self.readers, self._folder, method=self._config.consensus)
         trouble = "the readings of reader studies could not be looked at"
-        self._consensus = Repeating(maker.run, every_s=CONSENSUS_EVERY_S, trouble=trouble)
+        self._consensus = Repeating(
+            "consensus", maker.run, every_s=CONSENSUS_EVERY_S, trouble=trouble
+        ).start()
         return self._consensus
 
     def wake(self) -> None:

@@ -19,7 +19,7 @@ def get_status(_user: User = USER) -> Any:
     app = app_instance()
     return {
         **status.status(app.retraining, app.served_now()),
-        "active_learning": app.active_learning.status(),
+        "active_learning": {"scoring": app.is_scoring, **app.active_learning.status()},
     }
 
 

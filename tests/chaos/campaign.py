@@ -61,6 +61,8 @@ class Watcher:
             self.most = max(self.most, found)
             if found > 1:
                 self.wrong.append(f"{found} trainings run at once: {trainers}")
+            if len(scorers := self.stage.scorers()) > 1:
+                self.wrong.append(f"{len(scorers)} processes score at once: {scorers}")
             self._look_for_a_forgotten_run(found)
 
     def _look_for_a_forgotten_run(self, trainers: int) -> None:
@@ -169,9 +171,10 @@ class Campaign:
         return aged
 
     def _require_no_trainer(self, stage: Stage) -> None:
-        if not until(lambda: not stage.trainers(), ORPHAN_LIMIT_S):
-            self._blame([f"a training outlives its server by {ORPHAN_LIMIT_S:g} s"])
-            until(lambda: not stage.trainers(), 60)
+        for what, still in (("a training", stage.trainers), ("scoring", stage.scorers)):
+            if not until(lambda still=still: not still(), ORPHAN_LIMIT_S):  # type: ignore[misc]
+                self._blame([f"{what} outlives its server by {ORPHAN_LIMIT_S:g} s"])
+                until(lambda still=still: not still(), 60)  # type: ignore[misc]
 
     def _require_another_trainer(self, stage: Stage, killed: list[int]) -> None:
         """Wait for the server to let the run go on, by itself."""

@@ -189,9 +189,17 @@ class Stage:
             self._nursery.close()
 
     def trainers(self) -> list[psutil.Process]:
-        """Return the processes that train for these studies, or are about to.
+        """Return the processes that train for these studies, or are about to."""
+        return self._running("lib.retrain.worker")
 
-        A training that starts a program (git, for its record) is two processes of one command line until that
+    def scorers(self) -> list[psutil.Process]:
+        """Return the processes that look at images for these studies, or are about to."""
+        return self._running("lib.activelearning.worker")
+
+    def _running(self, module: str) -> list[psutil.Process]:
+        """Return the processes that run `module` for these studies.
+
+        One that starts a program (git, for a training's record) is two processes of one command line until that
         program has begun: the younger is none.
         """
         found: dict[int, psutil.Process] = {}
@@ -199,7 +207,7 @@ class Stage:
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 line = process.cmdline()
-                if "lib.retrain.worker" in line and any(str(self.state) in word for word in line):
+                if module in line and any(str(self.state) in word for word in line):
                     found[process.pid] = process
                     parents[process.pid] = process.ppid()
         return [process for pid, process in found.items() if parents[pid] not in found]
