@@ -12,6 +12,7 @@ from lib.activelearning.readings import (
     readings,
     standing,
 )
+from lib.errors import StateError
 from lib.state import leases
 from lib.state.database import FILE, Database
 from lib.state.labels import LabelHistory
@@ -98,7 +99,7 @@ def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHist
                     try:
                         leases.grant(session, image, holder, for_s=60.0, at=at)
                         was_granted = True
-                    except leases.StateError:
+                    except StateError:
                         was_granted = False
                     attempt.rollback()
                 assert was_granted is may, (image, holder)

@@ -72,7 +72,7 @@ def first_organ(clinic: Clinic, version: LabelVersion) -> list[int]:
     """Return where in x a version has organ 1, in the middle of it."""
     path = clinic.history.path(version.digest)
     array, _ = read_label(path, image_id="a", image_grid=make_grid())
-    return np.flatnonzero(array[:, 6, 5] == 1).tolist()
+    return [int(x) for x in np.flatnonzero(array[:, 6, 5] == 1)]
 
 
 @pytest.mark.parametrize("method", ["staple", "majority"])
