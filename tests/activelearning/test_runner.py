@@ -28,6 +28,8 @@ from lib.state.scores import Kind, Scores
 from tests.tiny import TINY
 
 CASES = 3
+LIMIT_S = 240.0
+"""For what takes a few seconds on a machine that does nothing else."""
 
 
 class Clinic:
@@ -164,14 +166,14 @@ def test_scoring_waits_while_a_server_contours(clinic: Clinic) -> None:
         worker.start()
         worker.join(3.0)
         assert worker.is_alive()
-    worker.join(30)
+    worker.join(LIMIT_S)
     assert not worker.is_alive()
 
 
 def test_of_two_servers_one_scores_and_the_other_takes_over(clinic: Clinic) -> None:
     other = clinic.new_runner()
     clinic.runner.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_S
     while len(list(clinic.scores.since(0))) < 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     other.start()
@@ -191,7 +193,7 @@ def test_of_two_servers_one_scores_and_the_other_takes_over(clinic: Clinic) -> N
 def test_an_end_while_it_computes_is_quick_and_leaves_nothing_behind(clinic: Clinic) -> None:
     clinic.publish(1)
     clinic.runner.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_S
     while clinic.runner.pid is None and time.monotonic() < deadline:
         time.sleep(0.05)
     pid = clinic.runner.pid
