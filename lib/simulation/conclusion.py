@@ -11,8 +11,9 @@ FEWEST_SEEDS = 2
 
 def conclusion(lines: Sequence[Standing], every: Sequence[Pair]) -> list[str]:
     """Return one sentence or more for each baseline: who beats it beyond chance; and what limits that."""
-    seeds = len(lines[0].aubc)
-    said = []
+    if not every:
+        return [f"`{lines[0].strategy}` alone took part: there is nothing to compare it with."]
+    seeds, said = len(lines[0].aubc), []
     if seeds < FEWEST_SEEDS:
         said.append(
             "One seed: whether a difference is more than the luck of one draw cannot be told, and no strategy "

@@ -66,6 +66,10 @@ def test_a_baseline_that_is_missing_is_said_to_be() -> None:
     assert "`random_foreground` did not take part" in text
 
 
+def test_one_strategy_has_nobody_to_beat() -> None:
+    assert said(BASE) == "`random` alone took part: there is nothing to compare it with."
+
+
 def test_report_holds_the_numbers(tmp_path: Path) -> None:
     found = [*BASE, *three("entropy", *CLEAR)]
     told = write_report(
