@@ -50,6 +50,7 @@ class Round:
         per_case: Test case -> organ -> DSC.
         seconds: Stage -> time it took: `score`, `choose`, `train`, `test`.
         model_version: Of the model that was trained on them.
+        initial_version: Of the model that this training started from; None from scratch.
         steps: Of that training.
     """
 
@@ -60,6 +61,7 @@ class Round:
     per_case: Mapping[str, Mapping[str, float]]
     seconds: Mapping[str, float]
     model_version: str
+    initial_version: str | None
     steps: int
 
     @property

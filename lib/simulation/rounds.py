@@ -89,6 +89,7 @@ def play(simulation: Simulation, place: Place) -> Round:
         per_case=per_case,
         seconds=clock.seconds,
         model_version=trained.version,
+        initial_version=initial.version if initial else None,
         steps=int(trained.card["training"]["steps"]),
     )
     write_round(simulation.output, found_round)

@@ -77,6 +77,7 @@ def rounds(output: Path) -> dict[str, Mapping[str, Any]]:
 def test_strategies_of_a_seed_start_alike_and_no_case_is_asked_for_twice(undisturbed: Path) -> None:
     found = rounds(undisturbed)
     assert len(found) == 2 * (1 + 2 * 2)
+    assert {one["initial_version"] for one in found.values()} == {None}
     for seed in range(2):
         start = found[f"seed{seed}-round0-start"]["labelled"]
         assert len(start) == 2
@@ -205,5 +206,10 @@ def test_several_processes_and_warm_starts(studies: Path, tmp_path: Path) -> Non
     assert program.main(arguments(studies, tmp_path, *more)) == 0
     found = rounds(tmp_path)
     assert len(found) == 2 * (1 + 2)
-    assert len({one["model_version"] for one in found.values()}) == 6
+    for seed in range(2):
+        start = found[f"seed{seed}-round0-start"]
+        assert start["initial_version"] is None
+        for strategy in STRATEGIES:
+            one = found[f"seed{seed}-round1-{strategy}"]
+            assert one["initial_version"] == start["model_version"] != one["model_version"]
     assert not list((tmp_path / "work").iterdir())

@@ -26,6 +26,7 @@ def make_round(
         per_case=per_case,
         seconds={"score": 2.0, "choose": 0.5, "train": 60.0},
         model_version="m",
+        initial_version=None,
         steps=100,
     )
 

@@ -164,6 +164,7 @@ def test_flags_go_before_the_preset() -> None:
     recipe = smaller(OPENKBP, Overrides(width=6).over(PRESETS["small"]))
     assert recipe.network.width == 6
     assert recipe.spacing_mm == PRESETS["small"].spacing_mm
+    assert recipe.spacing_tolerance == 0
     assert smaller(OPENKBP, PRESETS["full"]) == OPENKBP
     with pytest.raises(ConfigError, match="at least 1 step"):
         smaller(OPENKBP, Overrides(steps=0))
