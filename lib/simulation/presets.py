@@ -36,7 +36,7 @@ class Overrides:
 
 PRESETS: Mapping[str, Overrides] = {
     "full": Overrides(),
-    "small": Overrides(spacing_mm=(6.0, 6.0, 4.0), crop_vox=(32, 32, 32), width=4, steps=600),
+    "small": Overrides(spacing_mm=(6.0, 6.0, 4.0), crop_vox=(32, 32, 32), width=8, steps=600),
 }
 """Name -> what it changes. `small` is for two CPU cores and a few hours."""
 
