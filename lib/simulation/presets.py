@@ -42,7 +42,7 @@ class Overrides:
 
 # One small crop a step: an organ is found after a number of steps, whatever the size of a step. On 32 OpenKBP
 # cases 500 steps of one crop of 32 voxels a side (63 s of one core) found four of seven organs, 1,000 of 24
-# voxels (77 s) six, 1,600 of them (125 s) all, with a mean DSC of 0.55; with half the width 1,000 steps found one.
+# voxels (77 s) six, 1,600 of them (125 s) all, with a mean DSC of 0.55; half the width found one in 1,000.
 PRESETS: Mapping[str, Overrides] = {
     "full": Overrides(),
     "small": Overrides(
@@ -57,9 +57,9 @@ PRESETS: Mapping[str, Overrides] = {
 }
 """Name -> what it changes.
 
-`small` is for two CPU cores: a round takes some three minutes of one of them (two for the training, a quarter for
-20 test cases, one for the scores of 60; four times that where they are scored by samples), the default simulation
-about 90 minutes of both.
+`small` is for two CPU cores: a round takes some three minutes of one of them (two for the training, a quarter
+for 20 test cases, one for the scores of 60, four times that for samples), the default simulation about 90
+minutes of both.
 """
 
 
