@@ -8,7 +8,7 @@ from typing import Any
 from lib.config import AppConfig
 from lib.errors import CheckpointError
 from lib.recipes import Recipe
-from lib.registry import Model, load_model
+from lib.registry import Model, load_model, read_card
 from lib.retrain.cards import trained_cases
 from lib.retrain.plan import LabelledCase, Planned, Planner, request_for, require_enough
 from lib.retrain.promotion import Promoter
@@ -19,7 +19,7 @@ from lib.state.database import Database
 from lib.state.models import PROMOTED, REJECTED, WAITING
 from lib.state.runs import Runs, RunState
 from lib.state.settings import Settings
-from lib.state.tables import Run
+from lib.state.tables import ModelVersion, Run
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Retraining:
         One that was not decided about is rejected: nobody will judge it any more.
         """
         for row in self.models.all():
-            if row.run_id != run.id:
+            if not self._is_of(row, run):
                 continue
             if row.decision == WAITING:
                 reason = "its training failed before it was judged"
@@ -150,6 +150,16 @@ class Retraining:
             is_promoted = row.decision == PROMOTED
             return (RunState.PROMOTED if is_promoted else RunState.REJECTED), row.reason
         return None
+
+    def _is_of(self, row: ModelVersion, run: Run) -> bool:
+        """Return whether a run made a model; killed before it recorded that, it left word on the card alone."""
+        if row.run_id is not None or row.decision != WAITING:
+            return row.run_id == run.id
+        try:
+            card = read_card(self.registry.weights_path(row.version))
+        except CheckpointError:
+            return False
+        return card.get("run") == run.id and card.get("parent") == run.initial_version
 
     def _trained_cases(self) -> set[str]:
         return trained_cases(self.place.models, self.place.starter)

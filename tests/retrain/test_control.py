@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lib.config import AppConfig, RetrainConfig
-from lib.registry import Registry
+from lib.networks.build import build_network
+from lib.registry import Registry, save_model
 from lib.retrain.control import Retraining
 from lib.retrain.promotion import Promoter
 from lib.retrain.scheduler import MAX_ATTEMPTS
@@ -14,6 +15,7 @@ from lib.state.database import FILE, Database
 from lib.state.models import Candidate, Models
 from lib.state.runs import RunState
 from lib.state.tables import Run
+from tests.tiny import TINY
 
 
 @pytest.fixture
@@ -53,6 +55,24 @@ def test_it_has_failed_and_its_candidate_is_rejected_where_nothing_was_decided(
     row = retraining.models.get("candidate")
     assert row is not None
     assert (row.decision, row.reason) == ("rejected", "its training failed before it was judged")
+
+
+@pytest.mark.parametrize(("parent", "decision"), [(None, "rejected"), ("another", "waiting")])
+def test_what_it_left_in_the_models_folder_alone_is_rejected_with_it_and_no_other(
+    retraining: Retraining, parent: str | None, decision: str
+) -> None:
+    run = retraining.runs.queue(why="", request={}, cases=[], initial_version=None)
+    card = {"training": {}, "run": run.id, "parent": parent}
+    weights = build_network(TINY).state_dict()
+    version = save_model(retraining.registry.folder, weights, TINY, card)
+    # Killed before it wrote a row: the next look at the folder writes one that knows no run.
+    retraining.promoter.reconcile()
+    retraining.runs.change(run.id, attempts=MAX_ATTEMPTS - 1)
+    retraining.scheduler._count(retraining.runs.get(run.id), -9)
+    row = retraining.models.get(version)
+    assert row is not None
+    assert (row.run_id, row.decision) == (None, decision)
+    assert retraining.runs.get(run.id).state == RunState.FAILED
 
 
 def test_it_has_failed_where_it_made_no_candidate(retraining: Retraining) -> None:
