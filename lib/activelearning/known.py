@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from lib.activelearning.measures import features_of, image_score, shapes_of
 from lib.activelearning.pool import ImageScore, Shape
@@ -33,7 +32,8 @@ class Known:
         self._scores = scores
         self._mutex = threading.Lock()
         self._last_id = 0
-        self._rows: dict[tuple[str, str, Kind], Score] = {}
+        self._done: set[tuple[str, str, Kind]] = set()
+        self._halves: dict[tuple[str, str], dict[Kind, Score]] = defaultdict(dict)
         self._dated: dict[str, dict[str, Dated]] = defaultdict(dict)
         self._appearance: dict[str, FloatArray] = {}
         self._shapes: dict[str, Mapping[str, Shape]] = {}
@@ -48,7 +48,7 @@ class Known:
 
     def _take_in(self, row: Score) -> None:
         kind = Kind(row.kind)
-        self._rows[row.image_id, row.model_version, kind] = row
+        self._done.add((row.image_id, row.model_version, kind))
         if row.trouble is not None:
             if row.found.get("is_unreadable"):
                 self._unreadable[row.image_id] = row.trouble
@@ -57,24 +57,25 @@ class Known:
         elif kind is Kind.DRAWN:
             self._shapes[row.model_version] = shapes_of(row.found)
         else:
+            self._halves[row.image_id, row.model_version][kind] = row
             self._put_together(row.image_id, row.model_version)
             self._unreadable.pop(row.image_id, None)
 
     def _put_together(self, image_id: str, version: str) -> None:
-        plain = self._rows.get((image_id, version, Kind.PREDICTION))
-        if plain is None or plain.trouble is not None:
+        half = self._halves[image_id, version]
+        plain, sampled = half.get(Kind.PREDICTION), half.get(Kind.SAMPLES)
+        if plain is None:
             return
-        sampled = self._rows.get((image_id, version, Kind.SAMPLES))
-        found: Mapping[str, Any] | None = None
-        if sampled is not None and sampled.trouble is None:
-            found = sampled.found
-        score = image_score(image_id, version, plain.found, found)
+        score = image_score(image_id, version, plain.found, sampled.found if sampled else None)
         self._dated[image_id][version] = Dated(score, plain.computed_at)
+        if sampled is not None:
+            # Both are in the score: what they were read from would only fill the memory.
+            del self._halves[image_id, version]
 
     def done(self) -> frozenset[tuple[str, str, Kind]]:
         """Return what was computed, or tried in vain: (image id, model version or SHA-256, kind)."""
         with self._mutex:
-            return frozenset(self._rows)
+            return frozenset(self._done)
 
     def scores(self, served: str | None) -> dict[str, Dated]:
         """Return each image's score by the served model, or by the newest model that looked at it before."""
