@@ -12,6 +12,7 @@
     |   `-- UnknownModelError (LookupError) no model has that version
     |-- TrainingError     (RuntimeError)  a training run cannot start or go on
     |-- StateError        (RuntimeError)  the workflow's database cannot be used
+    |-- PacsError         (RuntimeError)  the PACS does not answer, or refuses
     `-- StorageFullError  (RuntimeError)  the disk is full; what is on it is untouched
 
 A message names the case, what was found, what was expected, and what to do; it names the image id,
@@ -65,6 +66,10 @@ class TrainingError(OrganNetError, RuntimeError):
 
 class StateError(OrganNetError, RuntimeError):
     """The workflow's database cannot be used."""
+
+
+class PacsError(OrganNetError, RuntimeError):
+    """The PACS cannot be reached, or does not do what it is asked for."""
 
 
 class StorageFullError(OrganNetError, RuntimeError):

@@ -46,6 +46,7 @@ LAYERS = [
         "lib.comparison",
         "lib.activelearning",
         "lib.simulation",
+        "lib.pacs",
     },
     {
         "lib.infers",

@@ -1,0 +1,177 @@
+"""Orthanc, a small PACS, on this machine alone: for the demo, and for whoever tries the server with one.
+
+Debian: `apt-get install orthanc orthanc-dicomweb`. The system's own service is neither used nor changed.
+"""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import requests
+
+from lib.errors import PacsError
+
+PACKAGES = "orthanc orthanc-dicomweb"
+PLUGINS = (Path("/usr/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
+START_LIMIT_S = 30.0
+
+
+def find_orthanc() -> tuple[Path, Path]:
+    """Return the program and its DICOMweb plugin.
+
+    Raises:
+        PacsError: If one of them is not installed.
+    """
+    # Debian puts it where only root's PATH looks.
+    program = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+    found = [path for folder in PLUGINS for path in folder.glob("libOrthancDicomWeb.so*")]
+    if program is None or not found:
+        missing = "Orthanc" if program is None else "Orthanc's DICOMweb plugin"
+        raise PacsError(f"{missing} is not installed: apt-get install {PACKAGES}")
+    return Path(program), found[0]
+
+
+class Orthanc:
+    """An Orthanc process over a folder, on 127.0.0.1; it ends with the `with` block, its patients stay.
+
+    Args:
+        folder: Its database and files.
+        port: Where it listens.
+        users: Name -> password; empty to let in whoever can reach the port.
+        options: More of its configuration, in its own words.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *,
+        users: Mapping[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.port = port
+        self.users = dict(users or {})
+        self.options = dict(options or {})
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Address of its own routes."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def dicomweb_url(self) -> str:
+        """What `--studies` takes."""
+        return f"{self.url}/dicom-web"
+
+    @property
+    def auth(self) -> tuple[str, str] | None:
+        """A user and his password, None where nobody logs in."""
+        return next(iter(self.users.items()), None)
+
+    def __enter__(self) -> "Orthanc":
+        """Start it."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop it."""
+        self.stop()
+
+    def start(self) -> None:
+        """Start it, and return when it answers.
+
+        Raises:
+            PacsError: If it is not installed, or does not come up.
+        """
+        program, plugin = find_orthanc()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = self.folder / "orthanc.json"
+        settings.write_text(json.dumps(self._settings(plugin), indent=2))
+        with (self.folder / "orthanc.log").open("ab") as log:
+            # Out of the terminal's reach: Ctrl-C is for whoever started us.
+            self.process = subprocess.Popen(
+                [program, settings],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        limit = time.monotonic() + START_LIMIT_S
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > limit:
+                self.kill()
+                raise PacsError(
+                    f"Orthanc did not start on port {self.port}; see {self.folder / 'orthanc.log'}"
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop it politely; nothing where it does not run."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.process = None
+
+    def kill(self) -> None:
+        """Kill it, as a power cut does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def upload(self, files: Iterable[Path]) -> None:
+        """Store DICOM files.
+
+        Raises:
+            PacsError: If it does not take one of them.
+        """
+        with requests.Session() as http:
+            for file in files:
+                answer = http.post(
+                    f"{self.url}/instances", data=file.read_bytes(), auth=self.auth, timeout=60
+                )
+                if not answer.ok:
+                    raise PacsError(f"{file.name}: Orthanc answers {answer.status_code}")
+
+    def _answers(self) -> bool:
+        try:
+            # Whatever it says: a refusal is an answer, too.
+            requests.get(f"{self.url}/system", timeout=2, auth=self.auth)
+        except requests.RequestException:
+            return False
+        return True
+
+    def _settings(self, plugin: Path) -> dict[str, Any]:
+        return {
+            "Name": "OrganNet Label",
+            "StorageDirectory": str(self.folder),
+            "IndexDirectory": str(self.folder),
+            "HttpPort": self.port,
+            "RemoteAccessAllowed": False,
+            "DicomServerEnabled": False,
+            "AuthenticationEnabled": bool(self.users),
+            "RegisteredUsers": self.users,
+            "Plugins": [str(plugin)],
+            "DicomWeb": {
+                "Enable": True,
+                "Root": "/dicom-web/",
+                # With the port: the addresses in its answers are made of this.
+                "Host": f"127.0.0.1:{self.port}",
+            },
+            **self.options,
+        }

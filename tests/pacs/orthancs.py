@@ -1,0 +1,55 @@
+"""A real PACS for tests, and series to put into it."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.dicom.writer import write_ct_series
+from lib.errors import PacsError
+from lib.pacs.orthanc import Orthanc, find_orthanc
+from lib.volumes import CtVolume
+
+
+def require_program(name: str, package: str) -> str:
+    """Return where a program lies; skip the test where it is missing, fail it where all must be there (CI)."""
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/bin")
+    if path is None:
+        _missing(f"{name} is not installed: apt-get install {package}")
+    return str(path)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def orthanc(folder: Path, **given: Any) -> Iterator[Orthanc]:
+    """Yield a running Orthanc over `folder`; skip the test where none is installed."""
+    try:
+        find_orthanc()
+    except PacsError as error:
+        _missing(str(error))
+    with Orthanc(folder, free_port(), **given) as pacs:
+        yield pacs
+
+
+def put_ct(pacs: Orthanc, ct: CtVolume, folder: Path, *, patient_id: str | None = None) -> str:
+    """Store a CT as a series of its own study, and return its SeriesInstanceUID."""
+    uid = write_ct_series(ct, folder, patient_id=patient_id or ct.image_id)
+    pacs.upload(sorted(folder.glob("*.dcm")))
+    return uid
+
+
+def _missing(why: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)

@@ -1,0 +1,27 @@
+"""The PACS of the demo: it starts, keeps what it is given, and lets in whom it should."""
+
+from pathlib import Path
+
+import requests
+
+from tests.pacs.orthancs import orthanc, put_ct
+from tests.phantoms import make_ct
+
+
+def series_of(url: str, auth: tuple[str, str] | None = None) -> requests.Response:
+    return requests.get(f"{url}/series", params={"Modality": "CT"}, auth=auth, timeout=30)
+
+
+def test_what_was_stored_outlives_a_kill(tmp_path: Path) -> None:
+    with orthanc(tmp_path / "pacs") as pacs:
+        uid = put_ct(pacs, make_ct(), tmp_path / "ct")
+        pacs.kill()
+        pacs.start()
+        (found,) = series_of(pacs.dicomweb_url).json()
+    assert found["0020000E"]["Value"] == [uid]
+
+
+def test_whoever_does_not_log_in_is_refused(tmp_path: Path) -> None:
+    with orthanc(tmp_path / "pacs", users={"label": "secret"}) as pacs:
+        assert series_of(pacs.dicomweb_url).status_code == 401
+        assert series_of(pacs.dicomweb_url, pacs.auth).status_code == 200
