@@ -87,7 +87,16 @@ def read_headers(folder: Path, *, image_id: str) -> tuple[list[FileDataset], Gri
         ScanError: As `read_series`.
         GeometryError: As `read_series`.
     """
-    headers = _ct_headers(folder, image_id)
+    return arranged(_ct_headers(folder, image_id), image_id=image_id)
+
+
+def arranged(headers: Sequence[FileDataset], *, image_id: str) -> tuple[list[FileDataset], Grid]:
+    """Return the slices of one series in the order of the grid's z axis, and the grid.
+
+    Raises:
+        ScanError: If a slice does not say where it lies.
+        GeometryError: If they do not form a regular grid.
+    """
     _require_one_grid(headers, image_id)
     if len(headers) == 1:
         raise GeometryError(
