@@ -90,6 +90,11 @@ class ObjectAbout:
         return self.created.astimezone().strftime("%H%M%S.%f")
 
 
+def uid_of(*parts: str) -> str:
+    """Return a UID that follows from `parts`, and from them only."""
+    return str(generate_uid(entropy_srcs=list(parts)))
+
+
 def text(value: str) -> str:
     """Return `value` as a string of at most 64 characters without those that DICOM gives a meaning to."""
     return _NO_TEXT.sub(" ", value).strip()[:LONG_STRING].strip()

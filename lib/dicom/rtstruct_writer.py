@@ -185,6 +185,6 @@ def _points_lps(mask: MaskArray, grid: Grid) -> Iterator[tuple[int, FloatArray]]
     box = tuple(slice(m[0], m[-1] + 1) for m in marked)
     x, y, first = (int(m[0]) for m in marked)
     for z, plane in enumerate(mask[box].transpose(2, 0, 1), start=first):
-        offset = affine[:3, 3] + affine[:3, :3] @ [x, y, z]
+        offset = affine[:3, 3] + affine[:3, :3] @ np.array([x, y, z])
         for corners in outlines(plane):
-            yield z, corners @ affine[:3, :2].T + offset
+            yield z, np.asarray(corners @ affine[:3, :2].T + offset)

@@ -13,9 +13,9 @@ import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian
 
-from lib.dicom.about import MANUFACTURER, SOFTWARE_VERSION, ObjectAbout, text
+from lib.dicom.about import MANUFACTURER, SOFTWARE_VERSION, ObjectAbout, text, uid_of
 from lib.dicom.codes import category_code, cielab, organ_code, organ_of
 from lib.dicom.files import save
 from lib.dicom.references import frame_of_reference, items, patient_and_study, require_same_scan
@@ -144,7 +144,7 @@ def _segment(
         algorithm_identification=algorithm,
         tracking_id=organ.name,
         # The same organ of the same CT, whoever draws it and however often.
-        tracking_uid=generate_uid(entropy_srcs=[str(header.SeriesInstanceUID), organ.name]),
+        tracking_uid=uid_of(str(header.SeriesInstanceUID), organ.name),
     )
     segment.RecommendedDisplayCIELabValue = cielab(organ.colour_rgb)
     return segment

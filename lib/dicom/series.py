@@ -61,6 +61,21 @@ def holds_dicom(folder: Path) -> bool:
     return any(is_dicom(p) for p in _files_of(folder))
 
 
+def require_series(path: Path, image_id: str) -> Path:
+    """Return `path` where a DICOM series lies in it.
+
+    Raises:
+        ScanError: If the image is a file of another format.
+    """
+    inner = [p for p in path.iterdir() if p.is_dir()] if path.is_dir() else []
+    if path.is_dir() and any(holds_dicom(folder) for folder in (path, *inner)):
+        return path
+    raise ScanError(
+        f"{image_id}: the image is no DICOM series, and a SEG or RTSTRUCT refers to the slices of one; send "
+        "the CT as DICOM (a zip of the series), or take the contours as NIfTI"
+    )
+
+
 def read_series(folder: Path, *, image_id: str) -> CtVolume:
     """Return the CT whose slices lie in `folder` or in folders directly in it.
 
