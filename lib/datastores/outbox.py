@@ -5,9 +5,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pydicom.uid import generate_uid
-
 from lib.datastores.dicomweb import DicomWebStore
+from lib.datastores.exported import about_version
 from lib.datastores.local import FINAL
 from lib.datastores.received import PACS
 from lib.dicom.about import ObjectAbout
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 CLAIM = "outbox.lock"
 """Beside the database: of several servers over one database one at a time does this."""
-MODEL = "OrganNet2.5D"
 
 
 class Outbox:
@@ -87,7 +85,7 @@ class Outbox:
             return True
         except PacsError:
             return False
-        about = about_version(version)
+        about = about_version(version, "seg", version.image_id)
         before = self._deliveries.begin(version, about.sop_instance_uid)
         try:
             # The first try may have arrived, and its answer got lost.
@@ -117,21 +115,11 @@ class Outbox:
         array, found = read_label(path, image_id=image_id, image_grid=grid)
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             file = Path(scratch) / f"{about.sop_instance_uid}.dcm"
-            write_seg(file, LabelVolume(array, found, self._store.labels), headers, about)
+            write_seg(
+                file,
+                LabelVolume(array, found, self._store.labels),
+                headers,
+                about,
+                image_id=image_id,
+            )
             self._pacs.store(file)
-
-
-def about_version(version: LabelVersion) -> ObjectAbout:
-    """Return what the DICOM object of a label version says of itself: the same each time."""
-    made_of = [version.image_id, version.tag, str(version.number), version.digest]
-    return ObjectAbout(
-        sop_instance_uid=str(generate_uid(entropy_srcs=["sop", *made_of])),
-        series_instance_uid=str(generate_uid(entropy_srcs=["series", *made_of])),
-        author=version.author,
-        model=MODEL if version.model_version else None,
-        model_version=version.model_version or "",
-        is_automatic=version.source == "infer",
-        description=f"OrganNet Label: {version.tag} contours, version {version.number}",
-        created=version.submitted_at,
-        series_number=9000 + version.number,
-    )

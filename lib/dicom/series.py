@@ -62,6 +62,21 @@ def holds_dicom(folder: Path) -> bool:
     return any(is_dicom(p) for p in _files_of(folder))
 
 
+def require_series(path: Path, image_id: str) -> Path:
+    """Return `path` where a DICOM series lies in it.
+
+    Raises:
+        ScanError: If the image is a file of another format.
+    """
+    inner = [p for p in path.iterdir() if p.is_dir()] if path.is_dir() else []
+    if path.is_dir() and any(holds_dicom(folder) for folder in (path, *inner)):
+        return path
+    raise ScanError(
+        f"{image_id}: the image is no DICOM series, and a SEG or RTSTRUCT refers to the slices of one; send "
+        "the CT as DICOM (a zip of the series), or take the contours as NIfTI"
+    )
+
+
 def read_series(folder: Path, *, image_id: str) -> CtVolume:
     """Return the CT whose slices lie in `folder` or in folders directly in it.
 
@@ -96,10 +111,10 @@ def read_headers(folder: Path, *, image_id: str) -> tuple[list[FileDataset], Gri
         raise ScanError(
             f"{image_id}: no DICOM files in the folder; give the folder of one CT series"
         )
-    return in_order(headers, image_id=image_id)
+    return slices_of(headers, image_id=image_id)
 
 
-def in_order(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header], Grid]:
+def slices_of(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header], Grid]:
     """Return the slices among `headers`, in the order of the grid's z axis, and the grid.
 
     Args:
@@ -110,7 +125,16 @@ def in_order(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header
         ScanError: If they are not of one series of single-frame, monochrome CT images.
         GeometryError: If the slices do not form a regular grid.
     """
-    headers = _ct_headers(headers, image_id)
+    return arranged(_ct_headers(headers, image_id), image_id=image_id)
+
+
+def arranged(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header], Grid]:
+    """Return the slices of one series in the order of the grid's z axis, and the grid.
+
+    Raises:
+        ScanError: If a slice does not say where it lies.
+        GeometryError: If they do not form a regular grid.
+    """
     _require_one_grid(headers, image_id)
     if len(headers) == 1:
         raise GeometryError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from lib.dicom.series import in_order, is_capture, is_localizer
+from lib.dicom.series import is_capture, is_localizer, slices_of
 from lib.errors import DatastoreError, PacsError, ScanError
 from lib.pacs.client import Pacs
 from lib.scans import require_volume
@@ -140,7 +140,7 @@ class Catalogue:
         if all(is_localizer(header) or is_capture(header) for header in headers):
             return Verdict.IGNORED, "localizers or screen captures only"
         try:
-            _, grid = in_order(headers, image_id=row.uid)
+            _, grid = slices_of(headers, image_id=row.uid)
             require_volume(row.uid, grid)
         except ScanError as error:
             return Verdict.REFUSED, str(error)

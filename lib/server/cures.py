@@ -26,6 +26,7 @@ from starlette.middleware.cors import CORSMiddleware
 from lib.config import AppConfig
 from lib.server import (
     edit_cost_routes,
+    export_routes,
     failures,
     label_routes,
     lease_routes,
@@ -57,6 +58,7 @@ OURS = (
     lease_routes.router,
     reader_routes.router,
     edit_cost_routes.router,
+    export_routes.router,
 )
 
 DROPPED = (model, wsi_infer, batch_infer, scoring, logs)
