@@ -116,15 +116,16 @@ def running(
     *,
     conf: Mapping[str, str] | None = None,
     app: Path = APP,
-    studies: Path | None = None,
+    studies: Path | str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Yield a server over `folder`/studies and `folder`/models, and end it with all its children.
 
-    `studies` is where another server has its studies, if they are to be shared.
+    `studies` is where another server has its studies, if they are to be shared, or the address of a PACS.
     """
     places = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
-    places["studies"] = studies or places["studies"]
+    if isinstance(studies, Path):
+        places["studies"] = studies
     for place in places.values():
         place.mkdir(exist_ok=True)
     recipe = folder / "tiny.yaml"
@@ -134,7 +135,8 @@ def running(
     port = _free_port()
     programs = Path(sys.executable).parent
     command = [str(programs / "monailabel"), "start_server", "--app", str(app),
-               "--studies", str(places["studies"]), "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+               "--studies", str(studies or places["studies"]),
+               "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     for key, value in settings.items():
         command += ["--conf", key, value]
     variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
