@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
 import pytest
 import requests
 
 from lib.dicom.writer import write_ct_series
 from lib.pacs.orthanc import Orthanc
-from lib.scans import read_ct, write_label
+from lib.scans import read_ct, read_label, write_label
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.server.running import TINY, Server, parts, put_model, running, small_ct, two_organs
 
@@ -129,7 +127,7 @@ def test_a_submitted_label_counts_at_once_and_reaches_the_pacs(clinic: Clinic) -
     back = clinic.server.ask("GET", f"/datastore/label?label={uid}&tag=final")
     file = clinic.folder / "back.nii.gz"
     file.write_bytes(back.content)
-    array = np.asarray(nibabel.load(file).dataobj)
+    array, _ = read_label(file, image_id=uid, image_grid=None)
     assert (array == two_organs(read_ct(clinic.folder / uid).grid).array).all()
     eventually(lambda: clinic.status()["outbox"] == [])
     exported = clinic.server.ask("GET", f"/organnet/export/{uid}?format=rtstruct")
