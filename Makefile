@@ -10,8 +10,13 @@ ROUNDS ?= 100
 
 .PHONY: install install-dev demo serve test test-fast check lint types format cov chaos bench lock clean
 
+# A PACS for the demo; for the tests also a browser, and other people's readers of what we write.
+PACS := orthanc orthanc-dicomweb
+TOOLS := $(PACS) chromium plastimatch dicom3tools
+
 install: $(VENV)/.runtime
 install-dev: $(VENV)/.dev
+	@bash tools/system_packages.sh $(TOOLS)
 
 $(PY):
 	bash tools/make_venv.sh "$(PYTHON)" $(VENV)
@@ -25,6 +30,7 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	@touch $@
 
 demo: install
+	@bash tools/system_packages.sh $(PACS)
 	@$(PY) -m apps.demo --port $(PORT)
 
 serve: install

@@ -36,6 +36,7 @@ LAYERS = [
         "lib.training",
         "lib.pictures",
         "lib.phantom.cohort",
+        "lib.phantom.dicom_cohort",
         "lib.archives",
         "lib.backup",
         "lib.retrain",
