@@ -198,6 +198,8 @@ def _names(dataset: Dataset, image_id: str) -> dict[int, str]:
         raise LabelError(
             f"{image_id}: the file's modality is {dataset.get('Modality', 'unknown')}; SEG expected"
         )
+    if "SegmentSequence" not in dataset or "PixelData" not in dataset:
+        raise LabelError(f"{image_id}: the SEG is cut short: it has no pixels; export it again")
     return {
         int(segment.SegmentNumber): str(
             segment.get("SegmentLabel") or segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning
