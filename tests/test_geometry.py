@@ -9,6 +9,7 @@ from lib.geometry import (
     require_right_angles,
     require_same_grid,
     to_sitk,
+    turned_onto,
 )
 from tests.phantoms import (
     MARK_RAS_MM,
@@ -106,3 +107,22 @@ def test_a_flat_or_undefined_grid_is_refused(value: float) -> None:
     affine[:3, 2] = value
     with pytest.raises(GeometryError, match=r"three positive numbers expected"):
         require_right_angles("case7", Grid.from_affine((20, 16, 12), affine))
+
+
+@pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
+def test_a_label_is_turned_onto_the_axes_of_its_scan(
+    order: tuple[int, int, int], flips: tuple[bool, bool, bool]
+) -> None:
+    scan = make_oblique_ct()
+    other = stored_as(scan, order, flips)
+    turned = turned_onto(other.array_hu, other.grid, scan.grid, image_id="case7")
+    np.testing.assert_array_equal(turned, scan.array_hu)
+
+
+def test_a_label_half_a_voxel_away_is_not_turned_onto_a_scan() -> None:
+    scan, other = make_oblique_ct(), stored_as(make_oblique_ct(), (2, 0, 1), (True, False, False))
+    affine = other.grid.affine_ras
+    affine[:3, 3] += affine[:3, 1] / 2
+    moved = Grid.from_affine(other.grid.shape_vox, affine)
+    with pytest.raises(GeometryError, match="case7: the label lies on 12 x 20 x 16 voxels"):
+        turned_onto(other.array_hu, moved, scan.grid, image_id="case7")

@@ -1,1 +1,1 @@
-"""DICOM: reading a CT series, and writing one."""
+"""DICOM: a CT series, and the organs on it as SEG and RTSTRUCT; out and in."""

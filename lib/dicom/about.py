@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
 
-from pydicom.uid import UID, generate_uid
+from pydicom.uid import RE_VALID_UID, generate_uid
 
 from lib import __version__
 from lib.errors import ConfigError
@@ -56,7 +56,7 @@ class ObjectAbout:
                 `is_automatic` names no model.
         """
         for uid in (self.sop_instance_uid, self.series_instance_uid):
-            if not UID(uid).is_valid:
+            if len(uid) > 64 or not re.fullmatch(RE_VALID_UID, uid):
                 raise ConfigError(
                     f"{uid!r} is no UID: at most 64 digits and points (PS3.5 section 9.1)"
                 )

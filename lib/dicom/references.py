@@ -1,9 +1,10 @@
 """What a SEG or an RTSTRUCT says of the CT it belongs to, and what one of ours says of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.valuerep import DA, TM
 
 from lib.errors import GeometryError
 
@@ -11,6 +12,9 @@ _PATIENT_AND_STUDY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSe
                       "StudyDate", "StudyTime", "AccessionNumber", "StudyID",
                       "ReferringPhysicianName")  # fmt: skip
 """Attributes of type 1 and 2 of the modules Patient and General Study (PS3.3 C.7.1.1, C.7.2.1)."""
+
+_MOMENTS: Mapping[str, Callable[[str], Any]] = {
+    "PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}  # fmt: skip
 
 _MORE_OF_THE_STUDY = ("StudyDescription", "PatientAge", "PatientSize", "PatientWeight", "IssuerOfPatientID",
                       "PatientIdentityRemoved", "DeidentificationMethod")  # fmt: skip
@@ -74,8 +78,13 @@ def require_same_scan(
 
 
 def patient_and_study(header: FileDataset) -> dict[str, Any]:
-    """Return, by keyword, what an object in the CT's study repeats of it; empty where the CT lacks it."""
+    """Return, by keyword, what an object in the CT's study repeats of it, empty where it is unusable."""
     found = {keyword: header.get(keyword) or "" for keyword in _PATIENT_AND_STUDY}
+    for keyword, kind in _MOMENTS.items():
+        try:
+            kind(found[keyword])
+        except ValueError:
+            found[keyword] = ""
     if found["PatientSex"] not in ("M", "F", "O"):
         found["PatientSex"] = ""
     more = {keyword: header.get(keyword) for keyword in _MORE_OF_THE_STUDY}

@@ -8,6 +8,7 @@ import logging
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -39,6 +40,13 @@ _ARTIFICIAL_INTELLIGENCE = hd.sr.CodedConcept("123110", "DCM", "Artificial Intel
 _DAMAGE = (*PARSING_ERRORS, IndexError, RuntimeError, zlib.error)
 
 
+class _Segmentation(hd.seg.Segmentation):
+    """highdicom's, with a packing of bits that takes no further memory; pydicom's takes nine bytes a voxel."""
+
+    def _encode_pixels_native(self, planes: "np.ndarray[Any, Any]") -> bytes:
+        return np.packbits(planes, bitorder="little").tobytes()
+
+
 def write_seg(
     path: Path,
     label: LabelVolume,
@@ -50,8 +58,8 @@ def write_seg(
     """Write the organs of `label` that have a voxel as a binary SEG, a segment each, and return notes.
 
     Every segment has a frame for every slice: viewers that count frames instead of looking where they lie
-    shift the overlay otherwise. That is 32 KiB an organ and slice of 512 x 512; nine organs on 120 slices
-    are 34 MiB, and eight times twice that is held while they are packed.
+    shift the overlay otherwise. That is 32 KiB an organ and slice of 512 x 512, and sixteen times as much
+    memory while they are packed: 34 MiB and 540 MiB for nine organs on 120 slices.
 
     Args:
         path: The file; replaced in one step.
@@ -74,7 +82,7 @@ def write_seg(
         _segment(number, organ_of(name, image_id), slices[0], about)
         for number, name in enumerate(organs, start=1)
     ]
-    dataset = hd.seg.Segmentation(
+    dataset = _Segmentation(
         source_images=_sources(slices, grid, image_id),
         pixel_array=np.ascontiguousarray(number_of[array].transpose(2, 1, 0)),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -198,6 +206,8 @@ def _names(dataset: Dataset, image_id: str) -> dict[int, str]:
         raise LabelError(
             f"{image_id}: the file's modality is {dataset.get('Modality', 'unknown')}; SEG expected"
         )
+    if "SegmentSequence" not in dataset or "PixelData" not in dataset:
+        raise LabelError(f"{image_id}: the SEG is cut short: it has no pixels; export it again")
     return {
         int(segment.SegmentNumber): str(
             segment.get("SegmentLabel") or segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning

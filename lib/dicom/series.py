@@ -6,6 +6,7 @@ uneven steps as a regular grid and only warns; here both are refused. DICOM's wo
 """
 
 import logging
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ _ONE_VALUE = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatie
 _POSITIVE = ("Rows", "Columns", "PixelSpacing", "RescaleSlope")
 
 PARSING_ERRORS = (InvalidDicomError, BytesLengthException, OSError, EOFError, AttributeError, KeyError,
-                   NotImplementedError, OverflowError, TypeError, ValueError)  # fmt: skip
+                   NotImplementedError, OverflowError, TypeError, ValueError, struct.error)  # fmt: skip
 """What pydicom raises at damaged files; values are converted when they are first looked at."""
 
 _log = logging.getLogger(__name__)

@@ -7,6 +7,10 @@ import pytest
 import yaml
 
 from apps import infer, train
+from lib.dicom.objects import read_object
+from lib.dicom.series import read_headers
+from lib.dicom.structures import label_from
+from lib.dicom.writer import write_ct_series
 from lib.recipes import OPENKBP
 from lib.registry import Registry, load_model, save_model
 from lib.scans import read_ct, read_label, write_ct
@@ -70,6 +74,28 @@ def test_infer_of_one_file_succeeds(trained: tuple[Path, Path], tmp_path: Path) 
     label, grid = read_label(tmp_path / scan.name, image_id=name, image_grid=read_ct(scan).grid)
     assert np.count_nonzero(label) >= 0
     assert grid.is_same_as(read_ct(scan).grid)
+
+
+def test_infer_writes_dicom_objects_of_a_series_and_refuses_them_for_a_file(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = tmp_path / "scans"
+    case = read_ct(next(trained[1].glob("*.nii.gz")))
+    write_ct_series(case, scans / "series", patient_id="x")
+    write_ct(scans / "file" / "ct.nii.gz", case)
+    arguments = ["--input", str(scans), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--model-dir", str(trained[0]), "--format", "nifti", "seg", "rtstruct"]
+    assert infer.main(arguments) == 1
+    assert "file: the image is no DICOM series" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("file*"))
+    headers, grid = read_headers(scans / "series", image_id="series")
+    path = tmp_path / "out" / "series.nii.gz"
+    array, _ = read_label(path, image_id="series", image_grid=grid)
+    for kind in ("seg", "rtstruct"):
+        path = tmp_path / "out" / f"series.{kind}.dcm"
+        found = read_object(path, headers, grid, image_id="series")
+        label = label_from(found, TINY.labels, grid, "series")
+        np.testing.assert_array_equal(label.array, array)
 
 
 def test_infer_deep_writes_the_map_and_how_sure_each_organ_is(

@@ -1,0 +1,100 @@
+"""DICOM SEG as viewers write it (dcmjs, and with it OHIF): frames of some slices only, in any order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+SEGMENTATION = UID("1.2.840.10008.5.1.4.1.1.66.4")
+
+
+@dataclass
+class FrameSpec:
+    """A frame of a segment on a slice of the CT; `position` and `orientation` replace the slice's."""
+
+    segment: int
+    slice: FileDataset
+    pixels_yx: npt.NDArray[np.uint8]
+    position: Sequence[float] | None = None
+    orientation: Sequence[float] | None = None
+
+
+@dataclass
+class SegSpec:
+    """A SEG: segment numbers and labels, and frames."""
+
+    segments: dict[int, str]
+    frames: list[FrameSpec] = field(default_factory=list)
+    kind: str = "BINARY"
+    series: str | None = None
+    frame_of_reference: str | None = None
+    has_places: bool = True
+
+
+def write_viewer_seg(path: Path, spec: SegSpec) -> None:
+    """Write `spec`; `series` and `frame_of_reference` replace the CT's, "" omits."""
+    ct = spec.frames[0].slice
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SEGMENTATION, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    file.is_little_endian, file.is_implicit_VR = True, False
+    file.SOPClassUID, file.SOPInstanceUID = SEGMENTATION, meta.MediaStorageSOPInstanceUID
+    file.Modality, file.SegmentationType = "SEG", spec.kind
+    frame = ct.FrameOfReferenceUID if spec.frame_of_reference is None else spec.frame_of_reference
+    if frame:
+        file.FrameOfReferenceUID = frame
+    if spec.series != "":
+        series = Dataset()
+        series.SeriesInstanceUID = spec.series or ct.SeriesInstanceUID
+        file.ReferencedSeriesSequence = [series]
+    file.SegmentSequence = [_segment(number, label) for number, label in spec.segments.items()]
+    shared = Dataset()
+    if spec.has_places:
+        measures = Dataset()
+        measures.PixelSpacing = ct.PixelSpacing
+        shared.PixelMeasuresSequence = [measures]
+    file.SharedFunctionalGroupsSequence = [shared]
+    file.PerFrameFunctionalGroupsSequence = [_group(f, spec) for f in spec.frames]
+    file.NumberOfFrames = len(spec.frames)
+    file.Rows, file.Columns = spec.frames[0].pixels_yx.shape
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    file.BitsAllocated = file.BitsStored = 1 if spec.kind == "BINARY" else 8
+    file.HighBit, file.PixelRepresentation = file.BitsStored - 1, 0
+    if spec.kind == "FRACTIONAL":
+        file.MaximumFractionalValue = 255
+    pixels = np.concatenate([f.pixels_yx.ravel() for f in spec.frames]).astype(np.uint8)
+    packed = np.packbits(pixels, bitorder="little") if spec.kind == "BINARY" else pixels
+    file.PixelData = packed.tobytes() + b"\0" * (packed.size % 2)
+    file.save_as(path, write_like_original=False)
+
+
+def _segment(number: int, label: str) -> Dataset:
+    segment, code = Dataset(), Dataset()
+    segment.SegmentNumber, segment.SegmentLabel = number, label
+    segment.SegmentAlgorithmType = "MANUAL"
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "85756007", "SCT", "Tissue"
+    segment.SegmentedPropertyTypeCodeSequence = [code]
+    return segment
+
+
+def _group(frame: FrameSpec, spec: SegSpec) -> Dataset:
+    group, plane, orientation, identified = Dataset(), Dataset(), Dataset(), Dataset()
+    if spec.has_places:
+        plane.ImagePositionPatient = list(frame.position or frame.slice.ImagePositionPatient)
+        group.PlanePositionSequence = [plane]
+        own = frame.slice.ImageOrientationPatient
+        orientation.ImageOrientationPatient = list(frame.orientation or own)
+        group.PlaneOrientationSequence = [orientation]
+    identified.ReferencedSegmentNumber = frame.segment
+    group.SegmentIdentificationSequence = [identified]
+    derivation, source = Dataset(), Dataset()
+    source.ReferencedSOPClassUID = frame.slice.SOPClassUID
+    source.ReferencedSOPInstanceUID = frame.slice.SOPInstanceUID
+    derivation.SourceImageSequence = [source]
+    group.DerivationImageSequence = [derivation]
+    return group

@@ -1,0 +1,327 @@
+"""SEGs of other writers: dcmqi, highdicom as others call it, and viewers."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from lib.dicom.about import ObjectAbout
+from lib.dicom.rtstruct_writer import write_rtstruct
+from lib.dicom.seg import read_seg, write_seg
+from lib.dicom.structures import StructureSet
+from lib.errors import GeometryError, LabelError
+from lib.geometry import to_sitk
+from lib.organs import ORGANS
+from tests.dicom.organ_phantom import LABELS, Case, make_case
+from tests.dicom.other_readers import PROGRAMS
+from tests.dicom.seg_files import FrameSpec, SegSpec, write_viewer_seg
+
+Plane = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return make_case(tmp_path_factory.mktemp("seg_reading") / "ct")
+
+
+def plane(case: Case, *boxes: Sequence[int]) -> Plane:
+    """Return a frame `(Y, X)` with boxes `x_0, y_0, x_1, y_1`, ends included, marked."""
+    pixels = np.zeros(case.grid.shape_vox[1::-1], np.uint8)
+    for x_0, y_0, x_1, y_1 in boxes:
+        pixels[y_0 : y_1 + 1, x_0 : x_1 + 1] = 1
+    return pixels
+
+
+def read(case: Case, tmp_path: Path, spec: SegSpec) -> StructureSet:
+    write_viewer_seg(tmp_path / "viewer.dcm", spec)
+    return read_seg(tmp_path / "viewer.dcm", case.headers, case.grid, image_id="case7")
+
+
+def voxels(found: StructureSet, name: str) -> list[list[int]]:
+    marked: list[list[int]] = np.argwhere(found.masks[name]).tolist()
+    return marked
+
+
+# --- viewers
+
+
+def test_frames_of_some_slices_in_any_order_lie_where_they_say(case: Case, tmp_path: Path) -> None:
+    spec = SegSpec(
+        {1: "Parotid_L", 5: "Brainstem", 7: "Segment 7"},
+        [
+            FrameSpec(5, case.headers[9], plane(case, (3, 4, 3, 4))),
+            FrameSpec(1, case.headers[2], plane(case, (10, 11, 11, 11))),
+            FrameSpec(5, case.headers[7], plane(case, (4, 4, 4, 4))),
+            FrameSpec(5, case.headers[1], plane(case)),
+        ],
+    )
+    found = read(case, tmp_path, spec)
+    assert found.names == ("Parotid_L", "Brainstem", "Segment 7")
+    assert found.notes == ("Segment 7: the segment has no voxel",)
+    assert set(found.masks) == {"Parotid_L", "Brainstem"}
+    assert voxels(found, "Brainstem") == [[3, 4, 9], [4, 4, 7]]
+    assert voxels(found, "Parotid_L") == [[10, 11, 2], [11, 11, 2]]
+
+
+def test_segments_may_overlap(case: Case, tmp_path: Path) -> None:
+    frames = [
+        FrameSpec(1, case.headers[3], plane(case, (5, 5, 8, 8))),
+        FrameSpec(2, case.headers[3], plane(case, (8, 8, 9, 9))),
+    ]
+    found = read(case, tmp_path, SegSpec({1: "A", 2: "B"}, frames))
+    assert [int(mask.sum()) for mask in found.masks.values()] == [16, 4]
+
+
+def test_a_fractional_segment_holds_what_is_at_least_half(case: Case, tmp_path: Path) -> None:
+    pixels = plane(case)
+    pixels[6, 3:6] = (127, 128, 255)  # of 255: 0.498, 0.502, 1
+    frames = [FrameSpec(1, case.headers[3], pixels)]
+    found = read(case, tmp_path, SegSpec({1: "A"}, frames, kind="FRACTIONAL"))
+    assert voxels(found, "A") == [[4, 6, 3], [5, 6, 3]]
+
+
+def test_a_label_map_holds_a_segment_for_each_value(case: Case, tmp_path: Path) -> None:
+    pixels = plane(case)
+    pixels[6, 3:6] = (1, 2, 2)
+    frames = [FrameSpec(0, case.headers[3], pixels)]
+    found = read(case, tmp_path, SegSpec({1: "A", 2: "B"}, frames, kind="LABELMAP"))
+    assert voxels(found, "A") == [[3, 6, 3]]
+    assert voxels(found, "B") == [[4, 6, 3], [5, 6, 3]]
+
+
+def test_a_frame_without_a_place_lies_on_the_slice_it_was_made_from(
+    case: Case, tmp_path: Path
+) -> None:
+    frames = [FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))]
+    found = read(case, tmp_path, SegSpec({1: "A"}, frames, has_places=False))
+    assert voxels(found, "A") == [[2, 3, 4]]
+
+
+def corner_lps(case: Case, x: int, y: int, z: int) -> list[float]:
+    """Return where a voxel lies, from the header of its slice alone (PS3.3 C.7.6.2.1.1)."""
+    header = case.headers[z]
+    row, column = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+    down_mm, right_mm = (float(v) for v in header.PixelSpacing)
+    start = np.array(header.ImagePositionPatient, float)
+    return [float(v) for v in start + row * right_mm * x + column * down_mm * y]
+
+
+def test_frames_whose_rows_run_the_other_way_are_turned(case: Case, tmp_path: Path) -> None:
+    size_x, size_y, _ = case.grid.shape_vox
+    row, column = np.array(case.headers[0].ImageOrientationPatient, float).reshape(2, 3)
+    frame = FrameSpec(
+        1,
+        case.headers[4],
+        plane(case, (1, 2, 1, 2)),
+        position=corner_lps(case, size_x - 1, size_y - 1, 4),
+        orientation=[*(-row), *(-column)],
+    )
+    found = read(case, tmp_path, SegSpec({1: "A"}, [frame]))
+    assert voxels(found, "A") == [[size_x - 2, size_y - 3, 4]]
+
+
+def test_frames_whose_rows_are_the_scans_columns_are_turned(case: Case, tmp_path: Path) -> None:
+    row, column = np.array(case.headers[0].ImageOrientationPatient, float).reshape(2, 3)
+    pixels = np.zeros(case.grid.shape_vox[:2], np.uint8)
+    pixels[7, 2] = 1  # 7 along the scan's x, 2 along its y
+    frame = FrameSpec(1, case.headers[4], pixels, orientation=[*column, *row])
+    write_viewer_seg(tmp_path / "turned.dcm", SegSpec({1: "A"}, [frame]))
+    dataset = pydicom.dcmread(tmp_path / "turned.dcm")
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.PixelSpacing = list(reversed(measures.PixelSpacing))
+    dataset.save_as(tmp_path / "turned.dcm")
+    found = read_seg(tmp_path / "turned.dcm", case.headers, case.grid, image_id="case7")
+    assert voxels(found, "A") == [[7, 2, 4]]
+
+
+def test_a_seg_that_names_the_frame_of_reference_only_is_read_with_a_note(
+    case: Case, tmp_path: Path
+) -> None:
+    frames = [FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))]
+    found = read(case, tmp_path, SegSpec({1: "A"}, frames, series=""))
+    assert found.notes == ("the SEG names no series; its frame of reference is the CT's",)
+
+
+# --- what cannot be read
+
+
+def off_by(case: Case, share: float, along: int) -> list[float]:
+    """Return slice 4's position, moved by a share of a voxel along one of the grid's axes."""
+    step = case.grid.affine_ras[:3, along] * [-1, -1, 1]
+    start = np.array(case.headers[4].ImagePositionPatient, float)
+    return [float(v) for v in start + share * step]
+
+
+@pytest.mark.parametrize("along", [0, 1, 2])
+def test_a_frame_that_lies_off_the_slices_is_refused(
+    case: Case, tmp_path: Path, along: int
+) -> None:
+    frames = [
+        FrameSpec(1, case.headers[3], plane(case, (2, 3, 2, 3))),
+        FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)), position=off_by(case, 0.3, along)),
+    ]
+    message = (
+        r"case7: frame 2 \('A'\) does not lie on the CT's voxels; it is off by up to 0\.30 voxels"
+    )
+    with pytest.raises(GeometryError, match=message):
+        read(case, tmp_path, SegSpec({1: "A"}, frames))
+
+
+def test_a_frame_of_another_pixel_size_is_refused(case: Case, tmp_path: Path) -> None:
+    frame = FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))
+    write_viewer_seg(tmp_path / "coarse.dcm", SegSpec({1: "A"}, [frame]))
+    dataset = pydicom.dcmread(tmp_path / "coarse.dcm")
+    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [4.0, 3.0]
+    dataset.save_as(tmp_path / "coarse.dcm")
+    with pytest.raises(GeometryError, match=r"frame 1 \('A'\) .* it is off in size or direction"):
+        read_seg(tmp_path / "coarse.dcm", case.headers, case.grid, image_id="case7")
+
+
+def test_a_frame_beyond_the_scans_end_is_refused(case: Case, tmp_path: Path) -> None:
+    frame = FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)), position=off_by(case, 16.0, 2))
+    with pytest.raises(GeometryError, match=r"frame 1 \('A'\) marks voxels outside the CT"):
+        read(case, tmp_path, SegSpec({1: "A"}, [frame]))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"series": "1.2.3.4"}, r"case7: the SEG was drawn on series 1\.2\.3\.4, the CT is series"),
+        (
+            {"frame_of_reference": "1.2.3.4"},
+            r"case7: the SEG lies in the frame of reference 1\.2\.3\.4",
+        ),
+        ({"series": "", "frame_of_reference": ""}, "case7: the SEG names neither the series nor"),
+    ],
+)
+def test_a_seg_of_another_scan_is_refused(
+    case: Case, tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    frame = FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))
+    with pytest.raises(GeometryError, match=message):
+        read(case, tmp_path, SegSpec({1: "A"}, [frame], **given))
+
+
+def test_two_segments_of_one_name_are_refused(case: Case, tmp_path: Path) -> None:
+    frames = [FrameSpec(n, case.headers[4], plane(case, (2, 3, 2, 3))) for n in (1, 2)]
+    with pytest.raises(LabelError, match="case7: two segments are called 'A'"):
+        read(case, tmp_path, SegSpec({1: "A", 2: "A"}, frames))
+
+
+def test_a_frame_of_a_segment_that_is_not_there_is_refused(case: Case, tmp_path: Path) -> None:
+    frames = [FrameSpec(3, case.headers[4], plane(case, (2, 3, 2, 3)))]
+    with pytest.raises(LabelError, match="case7: frame 1 of the SEG belongs to segment 3"):
+        read(case, tmp_path, SegSpec({1: "A"}, frames))
+
+
+def test_an_rtstruct_is_no_seg(case: Case, tmp_path: Path) -> None:
+    write_rtstruct(tmp_path / "rt.dcm", case.label, case.headers, ObjectAbout())
+    with pytest.raises(LabelError, match="case7: the file's modality is RTSTRUCT; SEG expected"):
+        read_seg(tmp_path / "rt.dcm", case.headers, case.grid, image_id="case7")
+
+
+def test_pixels_cut_short_are_refused(case: Case, tmp_path: Path) -> None:
+    write_seg(tmp_path / "short.dcm", case.label, case.headers, ObjectAbout())
+    dataset = pydicom.dcmread(tmp_path / "short.dcm")
+    dataset.PixelData = dataset.PixelData[:-100]
+    dataset.save_as(tmp_path / "short.dcm")
+    with pytest.raises(LabelError, match="case7: the SEG is cut short"):
+        read_seg(tmp_path / "short.dcm", case.headers, case.grid, image_id="case7")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 300, 3000, 20000])
+def test_a_damaged_file_is_refused(case: Case, tmp_path: Path, keep: int) -> None:
+    write_seg(tmp_path / "whole.dcm", case.label, case.headers, ObjectAbout())
+    (tmp_path / "part.dcm").write_bytes((tmp_path / "whole.dcm").read_bytes()[:keep])
+    with pytest.raises(LabelError, match="case7: "):
+        read_seg(tmp_path / "part.dcm", case.headers, case.grid, image_id="case7")
+
+
+# --- dcmqi and highdicom
+
+
+def by_dcmqi(case: Case, folder: Path, *more: str) -> Path:
+    """Return a SEG that dcmqi makes of the values 7 and 1 of the case's label, in that order."""
+    array = np.where(np.isin(case.expected, (1, 7)), case.expected, 0).astype(np.uint8)
+    sitk.WriteImage(to_sitk(array, case.grid), str(folder / "label.nrrd"))
+    segments = [_dcmqi_segment(name) for name in ("Parotid_R", "Brainstem")]
+    (folder / "meta.json").write_text(
+        json.dumps(
+            {
+                "ContentCreatorName": "x",
+                "SeriesDescription": "x",
+                "SeriesNumber": "1",
+                "InstanceNumber": "1",
+                "segmentAttributes": [segments],
+            }
+        )
+    )
+    path = folder / "dcmqi.dcm"
+    given = ["--inputImageList", str(folder / "label.nrrd"), "--inputMetadata", str(folder / "meta.json"),
+             "--inputDICOMDirectory", str(case.folder), "--outputDICOM", str(path)]  # fmt: skip
+    done = subprocess.run(
+        [str(PROGRAMS / "itkimage2segimage"), *given, *more],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert path.is_file(), done.stdout + done.stderr
+    return path
+
+
+def _dcmqi_segment(name: str) -> dict[str, Any]:
+    organ = ORGANS[name]
+    return {
+        "labelID": LABELS[name],
+        "SegmentLabel": name,
+        "SegmentAlgorithmType": "MANUAL",
+        "SegmentedPropertyCategoryCodeSequence": _code("123037004", "Anatomical Structure"),
+        "SegmentedPropertyTypeCodeSequence": _code(organ.snomed_code, organ.snomed_meaning),
+        "recommendedDisplayRGBValue": list(organ.colour_rgb),
+    }
+
+
+def _code(value: str, meaning: str) -> dict[str, str]:
+    return {"CodeValue": value, "CodeMeaning": meaning, "CodingSchemeDesignator": "SCT"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--skip", "1"),
+        ("--skip", "0"),
+        ("--compress", "deflate"),
+        ("--segmentationType", "labelmap"),
+    ],
+)
+def test_what_dcmqi_writes_is_read(case: Case, tmp_path: Path, more: tuple[str, ...]) -> None:
+    path = by_dcmqi(case, tmp_path, *more)
+    found = read_seg(path, case.headers, case.grid, image_id="case7")
+    assert set(found.masks) == {"Parotid_R", "Brainstem"}
+    for name, mask in found.masks.items():
+        np.testing.assert_array_equal(mask, case.expected == LABELS[name], err_msg=name)
+
+
+def test_what_highdicom_writes_without_empty_frames_is_read(case: Case, tmp_path: Path) -> None:
+    concept = hd.sr.CodedConcept("85756007", "SCT", "Tissue")
+    headers = [pydicom.dcmread(h.filename) for h in reversed(case.headers)]
+    for header in headers:
+        header.PatientName = "A^B"
+    mask = (case.expected == LABELS["Parotid_L"])[:, :, ::-1]
+    seg = hd.seg.Segmentation(
+        headers, np.ascontiguousarray(mask.transpose(2, 1, 0)), hd.seg.SegmentationTypeValues.FRACTIONAL,
+        [hd.seg.SegmentDescription(1, "Left parotid", concept, concept, "MANUAL")],
+        hd.UID(), 1, hd.UID(), 1, "x", "x", "x", "x",
+    )  # fmt: skip
+    seg.save_as(tmp_path / "hd.dcm")
+    assert seg.NumberOfFrames < len(headers)
+    found = read_seg(tmp_path / "hd.dcm", case.headers, case.grid, image_id="case7")
+    np.testing.assert_array_equal(found.masks["Left parotid"], case.expected == LABELS["Parotid_L"])

@@ -1,0 +1,109 @@
+"""Names of structures -> organs of ours, and overlapping masks -> one label."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.dicom.about import ObjectAbout
+from lib.dicom.objects import KINDS, Kind, read_object, write_object
+from lib.dicom.structures import StructureSet, label_from
+from lib.errors import ConfigError, LabelError
+from lib.geometry import Grid
+from tests.dicom.organ_phantom import LABELS, NAMES, Case, make_case
+from tests.phantoms import make_grid
+
+GRID: Grid = make_grid((10, 8, 6))
+
+
+def structures(boxes: Mapping[str, Sequence[int]], *undrawn: str) -> StructureSet:
+    """Return structures that each fill the voxels from `boxes[name][0]` to `[1]` along x, in one row."""
+    masks = {}
+    for name, (first, after) in boxes.items():
+        masks[name] = np.zeros(GRID.shape_vox, np.bool_)
+        masks[name][first:after, 0, 0] = True
+    return StructureSet((*boxes, *undrawn), masks, ())
+
+
+def test_names_in_other_spellings_are_understood() -> None:
+    found = structures({"Left parotid": (0, 2), "Brain Stem": (3, 4), "OpticNrv_R": (5, 6)})
+    label = label_from(found, LABELS, GRID, "case7")
+    assert label.labels == {"Brainstem": 1, "OpticNrv_R": 5, "Parotid_L": 6}
+    assert label.array[:, 0, 0].tolist() == [6, 6, 0, 1, 0, 5, 0, 0, 0, 0]
+    assert label.grid == GRID
+
+
+@pytest.mark.parametrize("name", ["PTV 70", "Parotid_L~", "Brainstem_PRV03", "Larynx"])
+def test_what_is_no_organ_of_ours_is_refused_by_name(name: str) -> None:
+    found = structures({"Brainstem": (0, 2), name: (3, 4), "Body": (4, 5)})
+    with pytest.raises(LabelError, match=f"case7: '{name}', 'Body': no organ of this server's"):
+        label_from(found, LABELS, GRID, "case7")
+
+
+def test_what_is_no_organ_of_ours_is_passed_over_on_demand_with_a_note() -> None:
+    notes = ["before"]
+    found = structures({"Brainstem": (0, 2), "PTV 70": (3, 4)})
+    label = label_from(found, LABELS, GRID, "case7", pass_over_unknown=True, notes=notes)
+    assert label.labels == {"Brainstem": 1}
+    assert notes == ["before", "'PTV 70' left out: it is none of the organs wanted"]
+
+
+def test_a_structure_without_a_voxel_may_be_called_anything() -> None:
+    assert label_from(structures({"Brainstem": (0, 2)}, "Segment 9"), LABELS, GRID, "x").labels
+
+
+def test_no_structure_makes_an_empty_label() -> None:
+    label = label_from(structures({}, "Brainstem"), LABELS, GRID, "case7")
+    assert label.array.shape == GRID.shape_vox
+    assert not label.array.any()
+    assert not label.labels
+
+
+def test_two_names_of_one_organ_are_refused() -> None:
+    with pytest.raises(LabelError, match="'Parotid_L' and 'left parotid' both mean Parotid_L"):
+        label_from(structures({"Parotid_L": (0, 2), "left parotid": (3, 4)}), LABELS, GRID, "x")
+
+
+def test_a_voxel_that_two_claim_is_the_smaller_ones() -> None:
+    notes: list[str] = []
+    found = structures({"OpticChiasm": (4, 7), "Brainstem": (0, 5)})
+    label = label_from(found, LABELS, GRID, "case7", notes=notes)
+    assert label.array[:, 0, 0].tolist() == [1, 1, 1, 1, 2, 2, 2, 0, 0, 0]
+    assert notes == ["Brainstem & OpticChiasm: 1 voxels that both claim went to the smaller"]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return make_case(tmp_path_factory.mktemp("objects") / "ct")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_object_is_read_by_what_it_is(case: Case, tmp_path: Path, kind: Kind) -> None:
+    path = tmp_path / "any.dcm"
+    write_object(kind, path, case.label, case.headers, ObjectAbout(), image_id="case7")
+    found = read_object(path, case.headers, case.grid, image_id="case7")
+    assert found.names == NAMES
+    back = label_from(found, LABELS, case.grid, "case7")
+    np.testing.assert_array_equal(back.array, case.expected)
+
+
+def test_a_ct_slice_is_no_object_with_organs(case: Case) -> None:
+    with pytest.raises(LabelError, match="case7: the file's modality is CT; SEG or RTSTRUCT"):
+        read_object(Path(str(case.headers[0].filename)), case.headers, case.grid, image_id="case7")
+
+
+def test_what_is_no_dicom_is_refused(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "text.dcm").write_text("no DICOM")
+    with pytest.raises(LabelError, match="case7: the file cannot be read as DICOM"):
+        read_object(tmp_path / "text.dcm", case.headers, case.grid, image_id="case7")
+
+
+def test_an_object_has_ids_number_time_and_a_model_where_one_drew_it() -> None:
+    with pytest.raises(ConfigError, match=r"'1\.\.2' is no UID"):
+        ObjectAbout(sop_instance_uid="1..2")
+    with pytest.raises(ConfigError, match="series number 0"):
+        ObjectAbout(series_number=0)
+    with pytest.raises(ConfigError, match="name the model"):
+        ObjectAbout(is_automatic=True)
+    assert ObjectAbout().sop_instance_uid != ObjectAbout().sop_instance_uid
