@@ -98,11 +98,15 @@ class Receiver:
             )
 
     def image_of(self, header: Dataset) -> str | None:
-        """Return the image that an object was drawn on, None where it is none of the store's."""
+        """Return the image that an object was drawn on, None where it is none of the store's.
+
+        Raises:
+            PacsError: If nobody looked at that image yet and the PACS does not answer.
+        """
         for uid in sorted(referenced_series(header)):
             try:
-                self._store.place(uid)
-            except DatastoreError:
+                self._store.catalogue.require(uid)
+            except (DatastoreError, ScanError):
                 continue
             return uid
         return None

@@ -109,8 +109,8 @@ class Traffic:
             if time.monotonic() >= self._next_look:
                 began = time.monotonic()
                 self._store.catalogue.refresh()
-                self._inbox.run()
                 took = time.monotonic() - began
+                self._inbox.run()
                 self._next_look = time.monotonic() + max(LOOK_EVERY_S, took / SHARE)
             more = self._store.catalogue.check_next()
         except PacsError as error:
