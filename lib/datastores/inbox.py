@@ -11,7 +11,7 @@ from lib.datastores.dicomweb import DicomWebStore
 from lib.datastores.exported import about_version
 from lib.datastores.local import FINAL
 from lib.datastores.received import PACS, Receiver, drawn_by, read_header
-from lib.dicom.objects import MODALITIES
+from lib.dicom.objects import KINDS, MODALITIES
 from lib.dicom.references import referenced_series
 from lib.errors import LabelError, PacsError, ScanError
 from lib.files import SCRATCH
@@ -116,5 +116,9 @@ class Inbox:
     def _ours(self, image_id: str) -> set[str]:
         """Return the UIDs of what was sent from here; they follow from the versions."""
         versions = self._store.history.history(image_id, FINAL)
-        made = {about_version(v, "seg", image_id).sop_instance_uid for v in versions}
+        made = {
+            about_version(version, kind, image_id).sop_instance_uid
+            for version in versions
+            for kind in KINDS
+        }
         return made | {str(v.info.get("sop_instance_uid", "")) for v in versions}

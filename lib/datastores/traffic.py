@@ -1,10 +1,13 @@
 """What goes between this server and a PACS, beside the requests: none of them waits for the PACS."""
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pydicom
 
 from lib.background.repeating import Repeating
 from lib.datastores.dicomweb import DicomWebStore
@@ -12,6 +15,7 @@ from lib.datastores.inbox import Inbox
 from lib.datastores.outbox import Outbox
 from lib.datastores.received import Receiver
 from lib.errors import DatastoreError, PacsError, ScanError
+from lib.files import SCRATCH
 from lib.pacs.client import Pacs
 from lib.state.database import Database
 from lib.state.deliveries import Deliveries
@@ -94,6 +98,18 @@ class Traffic:
     def wake(self) -> None:
         """Let a new label be sent now."""
         self._sending.wake()
+
+    def store_object(self, content: bytes) -> str:
+        """Store a DICOM object in the PACS, and return its SOPInstanceUID.
+
+        Raises:
+            PacsError: If the PACS does not answer, or does not take it.
+        """
+        with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
+            file = Path(scratch) / "object.dcm"
+            file.write_bytes(content)
+            self._pacs.store(file)
+            return str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID)
 
     def ask_now(self) -> None:
         """Let the next look ask for the list, whenever the last one was."""

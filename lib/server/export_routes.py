@@ -7,11 +7,11 @@ from monailabel.interfaces.utils.app import app_instance
 from lib.datastores.exported import about_version
 from lib.dicom.objects import Kind
 from lib.dicom.series import read_headers, require_series
-from lib.errors import DatastoreError
+from lib.errors import ConfigError, DatastoreError
 from lib.names import require_image_id, require_tag
 from lib.server.blinding import require_sight
 from lib.server.dicom_objects import answer
-from lib.server.roles import USER
+from lib.server.roles import ANNOTATOR, USER
 
 router = APIRouter(prefix="/organnet")
 
@@ -25,6 +25,29 @@ def export_label(
     user: User = USER,
 ) -> Response:
     """Return a label as DICOM SEG or RTSTRUCT, the current one or a version; to those who may see it."""
+    return _exported(image, format, tag, version, user)
+
+
+@router.post("/export/{image}/pacs")
+def send_label(
+    image: str,
+    format: Kind = "rtstruct",
+    tag: str = "final",
+    version: int | None = None,
+    user: User = ANNOTATOR,
+) -> dict[str, str]:
+    """Store a label in the PACS now, as `export_label` returns it; final ones get there by themselves."""
+    traffic = app_instance().traffic
+    if traffic is None:
+        raise ConfigError(
+            f"{image}: this server's studies lie in a folder, so there is no PACS to send to; GET the object "
+            f"from /organnet/export/{image}, and store it with your PACS's tools"
+        )
+    content = bytes(_exported(image, format, tag, version, user).body)
+    return {"image": image, "format": format, "sop_instance_uid": traffic.store_object(content)}
+
+
+def _exported(image: str, format: Kind, tag: str, version: int | None, user: User) -> Response:
     app = app_instance()
     image_id, tag = require_image_id(image), require_tag(tag)
     folder = app.image_path(image_id)

@@ -135,6 +135,19 @@ def test_a_submitted_label_counts_at_once_and_reaches_the_pacs(clinic: Clinic) -
     assert exported.content[128:132] == b"DICM"
 
 
+def test_an_rtstruct_is_sent_when_somebody_asks_for_it(clinic: Clinic) -> None:
+    (_, uid) = clinic.images
+    answer = clinic.server.ask("POST", f"/organnet/export/{uid}/pacs?format=rtstruct")
+    assert answer.status_code == 200, answer.text
+    (found,) = clinic.pacs_has("RTSTRUCT")
+    assert found["00080018"]["Value"] == [answer.json()["sop_instance_uid"]]
+    time.sleep(5)
+    history = clinic.server.ask("GET", f"/organnet/labels/{uid}").json()
+    assert [version["source"] for version in history] == ["client"], (
+        "it is ours, not somebody else's"
+    )
+
+
 def test_nobody_waits_for_a_pacs_that_was_killed(clinic: Clinic) -> None:
     (uid, _) = clinic.images
     before = len(clinic.pacs_has("SEG"))
