@@ -30,6 +30,7 @@ from lib.server import (
     label_routes,
     lease_routes,
     model_routes,
+    proxy_routes,
     reader_routes,
     routes,
     session_routes,
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 TESTED_WITH = "0.8.5"
 
-REPLACED = (info, infer, activelearning, session, train, datastore)
+REPLACED = (info, infer, activelearning, session, train, datastore, proxy)
 """Modules whose every route has its better here."""
 
 OURS = (
@@ -58,6 +59,9 @@ OURS = (
     reader_routes.router,
     edit_cost_routes.router,
 )
+
+OURS_WITH_PACS = (proxy_routes.router,)
+"""Where the studies are in a PACS."""
 
 DROPPED = (model, wsi_infer, batch_infer, scoring, logs)
 """What neither client calls and nobody is served by.
@@ -86,8 +90,7 @@ def install(config: AppConfig) -> None:
 
 def _put_routes(app: FastAPI) -> None:
     unwanted = [module.router for module in (*REPLACED, *DROPPED)]
-    if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
-        unwanted.append(proxy.router)
+    has_pacs = str(settings.MONAI_LABEL_STUDIES).startswith(("http://", "https://"))
     app.router.routes[:] = [
         route
         for route in app.router.routes
@@ -95,7 +98,7 @@ def _put_routes(app: FastAPI) -> None:
         if getattr(route, "path", None) != "/reload"
         and not any(getattr(route, "original_router", None) is one for one in unwanted)
     ]
-    for router in OURS:
+    for router in (*OURS, *(OURS_WITH_PACS if has_pacs else ())):
         app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
 
 

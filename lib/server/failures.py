@@ -20,6 +20,7 @@ from lib.errors import (
     LabelError,
     NoModelError,
     OrganNetError,
+    PacsError,
     ScanError,
     StateError,
     StorageFullError,
@@ -40,6 +41,7 @@ STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
     (UnknownModelError, 404),
     (TrainingError, 409),
     (StateError, 409),
+    (PacsError, 502),
     (CheckpointError, 503),
     (StorageFullError, 507),
 )

@@ -116,17 +116,19 @@ def running(
     *,
     conf: Mapping[str, str] | None = None,
     app: Path = APP,
-    studies: Path | None = None,
+    studies: Path | str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Yield a server over `folder`/studies and `folder`/models, and end it with all its children.
 
-    `studies` is where another server has its studies, if they are to be shared.
+    `studies` is where another server has its studies, if they are to be shared, or a PACS's DICOMweb address.
     """
-    places = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
-    places["studies"] = studies or places["studies"]
+    places = {name: folder / name for name in ("studies", "models", "scratch", "sessions", "pacs")}
+    if isinstance(studies, Path):
+        places["studies"] = studies
     for place in places.values():
         place.mkdir(exist_ok=True)
+    given = studies if isinstance(studies, str) else str(places["studies"])
     recipe = folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(TINY.as_dict()))
     settings = {"model_dir": str(places["models"]), "starter_dir": str(folder / "none"),
@@ -134,12 +136,13 @@ def running(
     port = _free_port()
     programs = Path(sys.executable).parent
     command = [str(programs / "monailabel"), "start_server", "--app", str(app),
-               "--studies", str(places["studies"]), "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+               "--studies", given, "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     for key, value in settings.items():
         command += ["--conf", key, value]
     variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
                  "TMPDIR": str(places["scratch"]), "OMP_NUM_THREADS": "1",
                  "MONAI_LABEL_SESSION_PATH": str(places["sessions"]),
+                 "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(places["pacs"]),
                  **(environment or {})}  # fmt: skip
     log = folder / "server.log"
     with log.open("wb") as output, requests.Session() as http:
