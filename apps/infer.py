@@ -1,6 +1,7 @@
 """Contour scans: a file, a DICOM folder, or a folder of scans.
 
 python -m apps.infer --input SCANS --output DIR
+python -m apps.infer --input SCANS --output DIR --format seg rtstruct     (of DICOM series, as DICOM)
 python -m apps.infer --input SCANS --output DIR --deep     (slower: steadier contours, and how sure they are)
 """
 
@@ -22,6 +23,9 @@ from lib.deep_inference import (
     plan,
     write_uncertainty_map,
 )
+from lib.dicom.about import ObjectAbout
+from lib.dicom.objects import KINDS, write_object
+from lib.dicom.series import read_headers, require_series
 from lib.errors import NoModelError, OrganNetError
 from lib.files import write_json
 from lib.inference import OVERLAP, Contours, contour
@@ -31,6 +35,8 @@ from lib.scans import find_scans, read_ct, scan_name, write_label
 from lib.serving import ServedModel
 from lib.volumes import CtVolume
 
+FORMATS = ("nifti", *KINDS)
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the flags."""
@@ -39,7 +45,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add = flags.add_argument
     add("--input", type=Path, required=True, help="a scan, a DICOM folder, or a folder of scans")
-    add("--output", type=Path, required=True, help="gets NAME.nii.gz and NAME.json for each scan")
+    add("--output", type=Path, required=True, help="gets the contours and NAME.json for each scan")
+    add(
+        "--format",
+        nargs="+",
+        choices=FORMATS,
+        default=["nifti"],
+        help="forms of the contours: NAME.nii.gz, NAME.seg.dcm, NAME.rtstruct.dcm; the DICOM ones of a "
+        "DICOM series only",
+    )
     add("--model", type=Path, help="weights (.safetensors); default: the model that is served")
     add("--model-dir", type=Path, default=default_model_dir(), help="where served models lie")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -123,12 +137,14 @@ def _named(scans: Sequence[Path]) -> dict[str, Path]:
 
 
 def _contour_one(name: str, scan: Path, by: Model | Plan, options: argparse.Namespace) -> float:
+    if set(options.format) & set(KINDS):
+        require_series(scan, name)
     ct = read_ct(scan, image_id=name)
     if isinstance(by, Plan):
         found: Contours = _contour_deeply(ct, by, options)
     else:
         found = contour(ct, by, device=options.device, overlap=options.overlap)
-    write_label(options.output / f"{name}.nii.gz", found.label)
+    _write(name, scan, found, options)
     volumes = found.label.volumes_ml()
     about: dict[str, Any] = {
         "image": name,
@@ -152,6 +168,20 @@ def _contour_one(name: str, scan: Path, by: Model | Plan, options: argparse.Name
                 title=name,
             )
     return sum(found.seconds.values())
+
+
+def _write(name: str, scan: Path, found: Contours, options: argparse.Namespace) -> None:
+    """Write the contours in each form that was asked for."""
+    if "nifti" in options.format:
+        write_label(options.output / f"{name}.nii.gz", found.label)
+    kinds = [kind for kind in KINDS if kind in options.format]
+    if not kinds:
+        return
+    headers, _ = read_headers(scan, image_id=name)
+    for kind in kinds:
+        about = ObjectAbout(model="OrganNet2.5D", model_version=found.version, is_automatic=True)
+        path = options.output / f"{name}.{kind}.dcm"
+        write_object(kind, path, found.label, headers, about, image_id=name)
 
 
 def _contour_deeply(ct: CtVolume, planned: Plan, options: argparse.Namespace) -> DeepContours:

@@ -15,13 +15,15 @@ from monailabel.interfaces.tasks.train import TrainTask
 from sqlalchemy.exc import SQLAlchemyError
 
 from lib import __version__
-from lib.activelearning.control import ActiveLearning
+from lib.activelearning.control import ActiveLearning, Images
 from lib.activelearning.strategies import strategies
 from lib.background.repeating import Repeating
 from lib.background.turns import Turns
 from lib.config import AppConfig
+from lib.datastores.dicomweb import open_pacs, open_store
 from lib.datastores.labelled import labelled_cases
-from lib.datastores.local import FINAL, FolderStore
+from lib.datastores.local import FINAL, FolderStore, StoreParts
+from lib.datastores.traffic import Traffic
 from lib.errors import CheckpointError, DatastoreError, OrganNetError
 from lib.files import finite, remove_abandoned_scratch, remove_unfinished
 from lib.infers.organnet25d import OrganNetInferTask
@@ -33,10 +35,11 @@ from lib.server.process import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
 from lib.serving import ServedModel
-from lib.state.database import FILE, Database, state_folder
+from lib.state.database import FILE, Database, is_url, state_folder
 from lib.state.labels import LabelHistory
 from lib.state.models import Models
 from lib.state.quarantine import Quarantine
+from lib.state.tables import LabelVersion
 from lib.trainers.organnet25d import OrganNetTrainTask
 
 logger = logging.getLogger(__name__)
@@ -62,11 +65,12 @@ class OrganNetApp(MONAILabelApp):
         self.models = Models(self.database)
         self.promoter = Promoter(self.registry, self.models)
         self.labels_kept = LabelHistory(self.database, self.state)
-        self.desk = Desk(self.database, self.state, self.config)
+        self.desk = Desk(self.database, self.state, self.config, history=self.labels_kept)
         self.leases, self.readers = self.desk.leases, self.desk.readers
         self.quarantine = Quarantine(
             self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)
         )
+        self.traffic: Traffic | None = None
         # Defect 17: a scoring process per method on every next sample, never merged.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
         # Defect 2: MLflow 3 refuses the file store that MONAI Label gives it.
@@ -91,32 +95,28 @@ class OrganNetApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Start what runs beside the requests; only the server calls this."""
         super().on_init_complete()
-        for folder in (self.config.model_dir, Path(self.studies)):
-            if folder.is_dir():
-                remove_unfinished(folder)
+        if self.config.model_dir.is_dir():
+            remove_unfinished(self.config.model_dir)
         remove_abandoned_scratch()
         self.labels_kept.restore_from_files()
         self._reconcile_models()
-        store = self.datastore()
-        if isinstance(store, FolderStore):
-            adopting = Repeating(
-                "adoption",
-                lambda: self._adopt(store),
-                every_s=ADOPT_EVERY_S,
-                trouble="the labels' folder could not be looked at",
-            )
-            at_shutdown(adopting.start().stop)
-            at_shutdown(self.desk.start(store).stop)
+        store = self.store
+        remove_unfinished(store.folder)
+        adopting = Repeating(
+            "adoption",
+            lambda: self._adopt(store),
+            every_s=ADOPT_EVERY_S,
+            trouble="the labels' folder could not be looked at",
+        )
+        at_shutdown(adopting.start().stop)
+        at_shutdown(self.desk.start(store).stop)
+        if self.traffic is not None:
+            at_shutdown(self.traffic.start().stop)
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
-        if self.is_scoring:
+        if self.config.scoring:
             self.active_learning.runner.start()
             at_shutdown(self.active_learning.runner.stop)
-
-    @property
-    def is_scoring(self) -> bool:
-        """Whether images are looked at in the background: not those of a PACS, which would all be fetched."""
-        return self.config.scoring and isinstance(self.datastore(), FolderStore)
 
     def _adopt(self, store: FolderStore) -> None:
         """Take up what people laid into the labels' folder, as if they had submitted it."""
@@ -133,16 +133,39 @@ class OrganNetApp(MONAILabelApp):
             logger.exception("the models' history could not be brought up to date")
 
     def init_datastore(self) -> Datastore:
-        """Return the store over the studies folder, or MONAI Label's own over a DICOMweb server."""
-        if self.studies.startswith(("http://", "https://")):
-            return super().init_datastore()
-        return FolderStore(
-            Path(self.studies),
+        """Return the store over the studies folder, or over a PACS."""
+        parts = StoreParts(
             labels=self.config.recipe.labels,
             history=self.labels_kept,
             quarantine=self.quarantine,
             served=self.served_version,
         )
+        if not is_url(self.studies):
+            self.store = FolderStore(Path(self.studies), parts)
+            return self.store
+        pacs = open_pacs(self.studies)
+        self.store = store = open_store(
+            pacs,
+            parts,
+            self.database,
+            folder=self.state / "pacs",
+            limit_gib=self.config.pacs_cache_gib,
+        )
+        self.traffic = Traffic(
+            store,
+            pacs,
+            self.database,
+            self.state,
+            on_label=lambda version: self.on_save_label(version.image_id, version.image_id),
+            may_be_sent=self.desk.is_for_all,
+            wanted=self._wanted,
+        )
+        return store
+
+    def _wanted(self) -> list[str]:
+        """Return the images that will be wanted: those that trainings read, then those to be contoured."""
+        unlabelled = self.store.get_unlabeled_images() if self.config.scoring else []
+        return [*self.labels_kept.digests(), *unlabelled]
 
     def served_version(self) -> str | None:
         """Return the version of the model that serves, None where none does."""
@@ -155,27 +178,28 @@ class OrganNetApp(MONAILabelApp):
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Return the training tasks by name."""
-        store = self.datastore()
         self.retraining = Retraining(
             self.config,
             self.database,
             self.state,
             self.promoter,
-            labelled=labelled_cases(store, self.labels_kept),
+            labelled=labelled_cases(self.store),
         )
         return {MODEL: OrganNetTrainTask(self.retraining)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Return the active-learning strategies by name."""
-        store = self.datastore()
         self.active_learning = ActiveLearning(
             self.config,
             self.database,
             self.state,
             registry=self.registry,
             labels=self.labels_kept,
-            unlabelled=store.get_unlabeled_images,
-            image=self.image_path,
+            images=Images(
+                unlabelled=self.store.get_unlabeled_images,
+                path=self.image_path,
+                is_at_hand=self.store.is_at_hand,
+            ),
             served=self.served_version,
         )
         return strategies(self.active_learning.handout)
@@ -218,8 +242,20 @@ class OrganNetApp(MONAILabelApp):
             "trouble": self.served.trouble,
         }
 
+    def take_dicom(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
+        """Keep a DICOM SEG or RTSTRUCT that somebody submitted; None where it is drawn on no scan of ours.
+
+        Raises:
+            As `lib.datastores.received.Receiver.take`.
+        """
+        if self.traffic is None:
+            return None
+        return self.traffic.receiver.take(file, author=author, client=client)
+
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
         """Do what follows from a new label, the long of it beside the requests; never raises."""
+        if self.traffic is not None:
+            self.traffic.wake()
         self.retraining.scheduler.wake()
         self.active_learning.runner.wake()
         self.desk.label_came(image_id)
@@ -236,10 +272,7 @@ class OrganNetApp(MONAILabelApp):
         Raises:
             DatastoreError: If there is no such image.
         """
-        store = self.datastore()
-        if isinstance(store, FolderStore):
-            return store.require_image(image_id)
-        return _found(store.get_image_uri(image_id), f"{image_id}: no such image")
+        return self.store.require_image(image_id)
 
     def label_path(self, image_id: str, tag: str) -> Path:
         """Return where a label of the store lies.
@@ -247,10 +280,7 @@ class OrganNetApp(MONAILabelApp):
         Raises:
             DatastoreError: If there is no such image or label.
         """
-        store = self.datastore()
-        if isinstance(store, FolderStore):
-            return store.require_label(image_id, tag)
-        return _found(store.get_label_uri(image_id, tag), f"{image_id}: no label {tag!r}")
+        return self.store.require_label(image_id, tag)
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the image to contour next, what is known of it, and why this one.
@@ -268,7 +298,9 @@ class OrganNetApp(MONAILabelApp):
         return {**store.get_image_info(sample["id"]), **sample} if "id" in sample else sample
 
     def infer(
-        self, request: Mapping[str, Any], datastore: Datastore | None = None
+        self,
+        request: Mapping[str, Any],
+        datastore: Datastore | None = None,  # noqa: ARG002 - the base's
     ) -> dict[str, Any]:
         """Return the label of a scan: `file`, which the caller removes, and `params`.
 
@@ -287,7 +319,7 @@ class OrganNetApp(MONAILabelApp):
             result["tag"] = str(request.get("label_tag") or "original")
             try:
                 author = str(request.get("author", ""))
-                result["label"] = self._save_inferred(image_id, result, datastore, author)
+                result["label"] = self._save_inferred(image_id, result, author)
             except OrganNetError:
                 Path(file).unlink(missing_ok=True)
                 raise
@@ -297,7 +329,6 @@ class OrganNetApp(MONAILabelApp):
         self,
         image_id: str,
         result: Mapping[str, Any],
-        datastore: Datastore | None,
         author: str,
     ) -> str:
         names = result["params"]["label_names"]
@@ -308,20 +339,11 @@ class OrganNetApp(MONAILabelApp):
             "label_info": [{"name": name, "idx": value} for name, value in names.items()],
             "author": author,
         }
-        store = datastore or self.datastore()
-        if isinstance(store, FolderStore):
-            tag, file = result["tag"], result["file"]
-            return store.save_label(image_id, file, tag, about, source="infer")
-        return str(store.save_label(image_id, result["file"], result["tag"], about))
+        tag, file = result["tag"], result["file"]
+        return self.store.save_label(image_id, file, tag, about, source="infer")
 
 
 def _known(tasks: Mapping[str, Any], name: str, kind: str) -> Any:
     if name not in tasks:
         raise DatastoreError(f"{name[:80]!r}: no such {kind}; there is {', '.join(tasks)}")
     return tasks[name]
-
-
-def _found(path: str, otherwise: str) -> Path:
-    if not path:
-        raise DatastoreError(otherwise)
-    return Path(path)

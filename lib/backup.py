@@ -35,7 +35,15 @@ from lib.state.database import FILE, Database, state_folder
 from lib.state.edit_costs import EditCostRecords
 from lib.state.label_records import checked
 from lib.state.labels import LabelHistory
-from lib.state.tables import Base, EditCost, LabelVersion, Meta
+from lib.state.tables import (
+    Base,
+    Delivery,
+    EditCost,
+    LabelVersion,
+    Meta,
+    PacsObject,
+    PacsSeries,
+)
 
 ABOUT = "organnet-backup.json"
 RECORDS = "labels.json"
@@ -273,7 +281,10 @@ def _merge_tables(there: Database, here: Database) -> int:
     added = 0
     taken: set[str] = set()
     # The first two are merged by what their rows mean: the ids of labels are others in each database.
-    others = (LabelVersion.__tablename__, EditCost.__tablename__, Meta.__tablename__)
+    # What is known of a PACS is found out again; a label that is there already arrives once all the same.
+    others = {
+        t.__tablename__ for t in (LabelVersion, EditCost, Meta, PacsSeries, PacsObject, Delivery)
+    }
     for table in Base.metadata.sorted_tables:
         if table.name in others:
             continue

@@ -126,6 +126,7 @@ class AppConfig:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         access: `local` answers this machine only; `network` answers everybody who can reach the port: for
             use behind a proxy that authenticates, or with MONAI Label's own authentication on.
+        pacs_cache_gib: How much of a PACS's scans is kept at hand; those with labels stay in any case.
         quarantine_gib: How much of what was refused is kept (`lib.state.quarantine`).
         scoring: Whether the images are looked at in the background, for the strategies that need it.
         lease_minutes: How long a case that was handed out stays with whoever got it, from the last sign of him.
@@ -138,6 +139,7 @@ class AppConfig:
     starter_dir: Path = field(default_factory=default_starter_dir)
     device: str = field(default_factory=best_device)
     access: Literal["local", "network"] = "local"
+    pacs_cache_gib: float = 20.0
     quarantine_gib: float = 5.0
     scoring: bool = True
     lease_minutes: float = 120.0
@@ -147,8 +149,9 @@ class AppConfig:
     def __post_init__(self) -> None:
         if self.access not in ("local", "network"):
             raise ConfigError(f"--conf access: {self.access!r} is neither 'local' nor 'network'")
-        if not 0 <= self.quarantine_gib < float("inf"):
-            raise ConfigError(f"--conf quarantine_gib: {self.quarantine_gib} is no size in GiB")
+        for name in ("quarantine_gib", "pacs_cache_gib"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"--conf {name}: {getattr(self, name)} is no size in GiB")
         if not 0 < self.lease_minutes < float("inf"):
             raise ConfigError(
                 f"--conf lease_minutes: {self.lease_minutes:g} minutes; more than 0 expected"
@@ -183,7 +186,7 @@ class AppConfig:
         for key in ("model_dir", "starter_dir"):
             if key in values:
                 values[key] = Path(conf[key]).expanduser().resolve()
-        for key in ("quarantine_gib", "lease_minutes"):
+        for key in ("quarantine_gib", "pacs_cache_gib", "lease_minutes"):
             if key in values:
                 values[key] = _as_number(key, conf[key])
         if "scoring" in values:

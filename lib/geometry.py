@@ -121,6 +121,36 @@ def require_same_grid(image_id: str, *, label: Grid, image: Grid) -> None:
         )
 
 
+def turned_onto(
+    array: "np.ndarray[Any, Any]", grid: Grid, target: Grid, *, image_id: str
+) -> "np.ndarray[Any, Any]":
+    """Return a label's `array` with the axes of `target`, each voxel where it was.
+
+    Args:
+        array: `(X, Y, Z)` on `grid`.
+        grid: The label's.
+        target: The same voxels, with axes in any order and direction.
+        image_id: For messages.
+
+    Raises:
+        GeometryError: If the two are not the same voxels.
+    """
+    between = (np.linalg.inv(target.affine_ras) @ grid.affine_ras)[:3, :3]
+    axes = [int(a) for a in np.abs(between).argmax(axis=1)]
+    if sorted(axes) != [0, 1, 2]:
+        require_same_grid(image_id, label=grid, image=target)
+    turned, affine = array.transpose(axes), grid.affine_ras[:, [*axes, 3]]
+    for axis, was in enumerate(axes):
+        if between[axis, was] < 0:
+            turned = np.flip(turned, axis)
+            affine[:3, 3] += affine[:3, axis] * (turned.shape[axis] - 1)
+            affine[:3, axis] *= -1
+    x, y, z = turned.shape
+    if not Grid.from_affine((x, y, z), affine).is_same_as(target):
+        require_same_grid(image_id, label=grid, image=target)
+    return turned
+
+
 def require_right_angles(image_id: str, grid: Grid) -> None:
     """Do nothing where the axes of `grid` are at right angles, whatever their directions.
 

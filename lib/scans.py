@@ -53,11 +53,7 @@ def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
         if path.is_dir()
         else CtVolume(case, *read_volume(path, case))
     )
-    if min(ct.grid.shape_vox) < MIN_SIDE_VOX:
-        raise ScanError(
-            f"{case}: {ct.grid} is a 2D image or localizer; at least {MIN_SIDE_VOX} slices of "
-            f"{MIN_SIDE_VOX} x {MIN_SIDE_VOX} voxels expected"
-        )
+    require_volume(case, ct.grid)
     array = ct.array_hu
     if not np.isfinite(array).all():
         raise ScanError(f"{case}: some voxels are NaN or infinite; export the CT again")
@@ -70,6 +66,19 @@ def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
             f"{NO_AIR_ABOVE_HU}, where air is: not a CT in HU; the rescale slope and intercept may be missing"
         )
     return CtVolume(case, as_hu(np.maximum(array, np.asarray(PADDING_HU, array.dtype))), ct.grid)
+
+
+def require_volume(image_id: str, grid: Grid) -> None:
+    """Do nothing where a grid can be that of a patient's CT.
+
+    Raises:
+        ScanError: If it is too small for one.
+    """
+    if min(grid.shape_vox) < MIN_SIDE_VOX:
+        raise ScanError(
+            f"{image_id}: {grid} is a 2D image or localizer; at least {MIN_SIDE_VOX} slices of "
+            f"{MIN_SIDE_VOX} x {MIN_SIDE_VOX} voxels expected"
+        )
 
 
 def read_label(

@@ -1,6 +1,7 @@
 """Everything that the server asks of active learning: the next case, the scores, how it stands."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,21 @@ from lib.state.models import Models
 from lib.state.scores import Kind, Scores
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """The scans of a store.
+
+    Attributes:
+        unlabelled: Returns those without a final label.
+        path: Image id -> scan; it may take long where the scan is not at hand.
+        is_at_hand: Whether an image can be looked at now; one that has to be fetched first is left for later.
+    """
+
+    unlabelled: Callable[[], list[str]]
+    path: Callable[[str], Path]
+    is_at_hand: Callable[[str], bool]
+
+
 class ActiveLearning:
     """Scores, choices and leases of one studies folder.
 
@@ -29,8 +45,7 @@ class ActiveLearning:
         folder: Where it lies.
         registry: The models.
         labels: The history of labels.
-        unlabelled: Returns the images without a final label.
-        image: Image id -> scan.
+        images: The scans.
         served: Returns the version that serves.
     """
 
@@ -42,16 +57,15 @@ class ActiveLearning:
         *,
         registry: Registry,
         labels: LabelHistory,
-        unlabelled: Callable[[], list[str]],
-        image: Callable[[str], Path],
+        images: Images,
         served: Callable[[], str | None],
     ) -> None:
-        self._unlabelled = unlabelled
+        self._images = images
         self._labels = labels
         self._served = served
         self.known = Known(Scores(database))
         self.edit_costs = EditCostRecords(database)
-        files = Files(image=image, label=labels.path, model=registry.weights_path)
+        files = Files(image=images.path, label=labels.path, model=registry.weights_path)
         self.runner = Runner(
             folder,
             [
@@ -62,7 +76,7 @@ class ActiveLearning:
                     files=files,
                 ),
                 ScoreErrands(
-                    Scores(database), self.known, studies=self.studies, served=served, files=files
+                    Scores(database), self.known, studies=self._readable, served=served, files=files
                 ),
             ],
             flags=flags_for(
@@ -82,7 +96,15 @@ class ActiveLearning:
 
     def studies(self) -> Studies:
         """Return what there is to look at, and to ask for."""
-        return Studies(unlabelled=tuple(self._unlabelled()), labelled=self._labels.digests())
+        return Studies(unlabelled=tuple(self._images.unlabelled()), labelled=self._labels.digests())
+
+    def _readable(self) -> Studies:
+        """Return what can be looked at now."""
+        every, is_at_hand = self.studies(), self._images.is_at_hand
+        return Studies(
+            unlabelled=tuple(filter(is_at_hand, every.unlabelled)),
+            labelled={i: digest for i, digest in every.labelled.items() if is_at_hand(i)},
+        )
 
     def status(self) -> dict[str, Any]:
         """Return how many images the served model has looked at, and what cannot be read."""

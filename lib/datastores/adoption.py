@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lib.datastores.checks import check_label
 from lib.datastores.index import LABELS, Index, is_tag, label_data, scan_files
-from lib.errors import LabelError, ScanError
+from lib.errors import LabelError, PacsError, ScanError
 from lib.files import UNFINISHED, digest_of, make_folder, replacing
 from lib.scans import write_label
 from lib.state.labels import SUFFIX, LabelHistory, Submission
@@ -73,6 +73,7 @@ class Adoption:
         index: MONAI Label's index; its lock is what makes this and the requests take turns.
         labels: TG-263 name -> value.
         set_aside: Moves a file out of sight without destroying it.
+        scan: Returns where an image's scan lies, once it can be read there.
     """
 
     def __init__(
@@ -83,11 +84,13 @@ class Adoption:
         *,
         labels: Mapping[str, int],
         set_aside: Callable[[Path], None],
+        scan: Callable[[str], Path],
     ) -> None:
         self._folder = folder
         self._history = history
         self._index = index
         self._labels = labels
+        self._scan = scan
         self._set_aside = set_aside
         self._digests: dict[Path, tuple[_Signature, str]] = {}
         self._refused: dict[Path, tuple[_Signature, _Signature, RefusedFile]] = {}
@@ -151,7 +154,7 @@ class Adoption:
         try:
             with self._draft(path, image_id) as (draft, submission):
                 self._history.add(image_id, tag, draft, submission)
-        except (LabelError, ScanError) as error:
+        except (LabelError, ScanError, PacsError) as error:
             logger.warning("%s: put aside, a submitted label takes its place: %s", path.name, error)
             self._set_aside(path)
 
@@ -219,6 +222,9 @@ class Adoption:
             if _signature(file.path) == file.signature:
                 self._refuse(file, image, str(error))
             return None
+        except PacsError as error:
+            logger.warning("%s: looked at again later: %s", file.path.name, error)
+            return None
         self._refused.pop(file.path, None)
         return made
 
@@ -249,9 +255,7 @@ class Adoption:
         Raises:
             LabelError, ScanError: If it is no label of that image.
         """
-        image = self._image(image_id)
-        if image is None:
-            raise ScanError(f"{image_id}: there is no such image")
+        image = self._scan(image_id)
         make_folder(self._history.folder)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._history.folder) as scratch:
             draft = Path(shutil.copyfile(path, Path(scratch) / path.name))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
@@ -37,17 +37,30 @@ Known = Callable[[], Mapping[tuple[str, str], Mapping[str, Any]]]
 """Returns (image id, tag) -> what is known of it, for each label that counts."""
 
 
+class Listing(Protocol):
+    """Images that are listed elsewhere, and lie in the folder only once they were fetched."""
+
+    @property
+    def revision(self) -> int:
+        """Changes with the list."""
+
+    def images(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return image id -> what is known of it."""
+
+
 class Index:
     """The images and labels in a studies folder; safe to use from threads and processes at once.
 
     Args:
         folder: The studies folder.
-        known: The labels that count; where None, every file in `labels/<tag>/` does.
+        known: The labels that count.
+        listing: The images; where None, they are the files and DICOM folders in `folder`.
     """
 
-    def __init__(self, folder: Path, *, known: Known | None = None) -> None:
+    def __init__(self, folder: Path, *, known: Known, listing: Listing | None = None) -> None:
         self.folder = folder
         self._known = known
+        self._listing = listing
         self._path = folder / FILE
         self._mutex = threading.RLock()
         self._file_lock = FileLock(folder / ".lock")
@@ -86,7 +99,7 @@ class Index:
 
     def _signature(self) -> _Signature:
         """Return names and times that change whenever an image, a label or the index comes, goes or changes."""
-        found = []
+        found = [] if self._listing is None else [("", self._listing.revision)]
         for entry in _entries(self.folder):
             is_counted = entry.is_dir() or entry.name == FILE
             found.append((entry.name, _mtime_ns(entry.path) if is_counted else 0))
@@ -119,7 +132,8 @@ class Index:
 
     def _reconcile(self, model: LocalDatastoreModel) -> None:
         """Make `model` list what lies in the folder."""
-        images = self._images()
+        listed = None if self._listing is None else self._listing.images()
+        images = self._images() if listed is None else dict.fromkeys(listed, "")
         for gone in model.objects.keys() - images.keys():
             logger.info("%s: the image is no longer there", gone)
             del model.objects[gone]
@@ -128,26 +142,27 @@ class Index:
             if known.image.ext != suffix or "name" not in known.image.info:
                 about = {"ts": int(time.time()), "name": image_id + (suffix or ".nii.gz")}
                 known.image = DataModel(ext=suffix, info={**known.image.info, **about})
-        known = None if self._known is None else self._known()
+            if listed is not None:
+                known.image.info.update(listed[image_id])
+        labelled = self._known()
         tags = [e.name for e in _entries(self.folder / LABELS) if e.is_dir()]
         for tag in {*tags, *model.tags()}:
-            self._reconcile_tag(model, tag, known if is_tag(tag) else {})
+            self._reconcile_tag(model, tag, labelled if is_tag(tag) else {})
 
     def _reconcile_tag(
         self,
         model: LocalDatastoreModel,
         tag: str,
-        known: Mapping[tuple[str, str], Mapping[str, Any]] | None,
+        known: Mapping[tuple[str, str], Mapping[str, Any]],
     ) -> None:
         files = _scan_files(self.folder / LABELS / tag)
         for image_id, entry in model.objects.items():
             suffix = files.get(image_id)
-            if suffix is None or (known is not None and (image_id, tag) not in known):
+            if suffix is None or (image_id, tag) not in known:
                 entry.labels.pop(tag, None)
             elif tag not in entry.labels or entry.labels[tag].ext != suffix:
                 about = {"ts": int(time.time()), "name": image_id + suffix}
-                said = {} if known is None else known[image_id, tag]
-                entry.labels[tag] = DataModel(ext=suffix, info={**said, **about})
+                entry.labels[tag] = DataModel(ext=suffix, info={**known[image_id, tag], **about})
 
     def _images(self) -> dict[str, str]:
         """Return image id -> suffix of the file, empty for the folder of a DICOM series."""

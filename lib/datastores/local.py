@@ -5,7 +5,10 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,16 @@ from monailabel.datastore.local import (
 from lib.archives import unpack
 from lib.datastores.adoption import RefusedFile
 from lib.datastores.checks import CheckedLabel, check_label
-from lib.datastores.index import LABELS, Index, entry_of, label_data, suffix_of
+from lib.datastores.index import LABELS, Index, Listing, entry_of, suffix_of
 from lib.datastores.versions import LabelVersions
-from lib.errors import DatastoreError, ImageExistsError, LabelError, ScanError, StorageFullError
+from lib.errors import (
+    DatastoreError,
+    ImageExistsError,
+    LabelError,
+    PacsError,
+    ScanError,
+    StorageFullError,
+)
 from lib.files import UNFINISHED, is_disk_full, replacing
 from lib.names import require_image_id, require_tag
 from lib.scans import read_ct, write_label
@@ -36,9 +46,25 @@ from lib.volumes import LabelVolume
 
 logger = logging.getLogger(__name__)
 
-NO_HISTORY = "this server keeps no history of labels"
 REMOVED = ".removed"
 """Folder of what was removed: nothing that a client asks for destroys a scan or a contour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreParts:
+    """What a store works with, wherever its images are.
+
+    Attributes:
+        labels: TG-263 name -> value.
+        history: The versions of the labels.
+        quarantine: Where refused labels are kept.
+        served: Returns the version of the model that serves.
+    """
+
+    labels: Mapping[str, int]
+    history: LabelHistory
+    quarantine: Quarantine
+    served: Callable[[], str | None] = lambda: None
 
 
 class FolderStore(LocalDatastore):
@@ -47,42 +73,40 @@ class FolderStore(LocalDatastore):
     What comes in is read before it is kept: an image must be one regular CT, a label must lie on its image's
     grid and hold organs. Labels are stored with the values of `labels`, as compressed NIfTI.
 
-    With a history each label is a version that stays for ever (`lib.state.labels`), `labels/<tag>/` holds a
-    copy of the current one, and what people change there by hand becomes a version too (`adopt`).
+    Each label is a version that stays for ever (`lib.state.labels`), `labels/<tag>/` holds a copy of the
+    current one, and what people change there by hand becomes a version too (`adopt`).
 
     Args:
         folder: The studies folder.
-        labels: TG-263 name -> value.
-        history: The versions of the labels; None for a folder that keeps only the last one.
-        quarantine: Where refused labels are kept; None to keep none.
-        served: Returns the version of the model that serves.
+        parts: What it works with.
+        listing: Images that are listed elsewhere; None where they are what lies in `folder`.
     """
 
     def __init__(
         self,
         folder: Path,
+        parts: "StoreParts",
         *,
-        labels: Mapping[str, int],
-        history: LabelHistory | None = None,
-        quarantine: Quarantine | None = None,
-        served: Callable[[], str | None] = lambda: None,
+        listing: Listing | None = None,
     ) -> None:
         # MONAI Label's own __init__ is not called: it starts a thread and writes in place (see Index).
-        self._labels = labels
+        self._labels = parts.labels
         self._folder = folder
         self._datastore_path = str(folder)
-        self._history = history
-        self._served = served
-        self.quarantine = quarantine
+        self.history = parts.history
+        """The versions of the labels."""
+        self._served = parts.served
+        self.quarantine = parts.quarantine
         for tag in (FINAL, "original"):
             (folder / LABELS / tag).mkdir(parents=True, exist_ok=True)
-        self._index = Index(folder, known=None if history is None else self._known)
-        self._versions = (
-            None
-            if history is None
-            else LabelVersions(
-                folder, history, self._index, labels=labels, set_aside=self._set_aside
-            )
+        self._index = Index(folder, known=self._known, listing=listing)
+        self._versions = LabelVersions(
+            folder,
+            self.history,
+            self._index,
+            labels=self._labels,
+            set_aside=self._set_aside,
+            scan=self.require_image,
         )
         self.refresh()
 
@@ -90,15 +114,9 @@ class FolderStore(LocalDatastore):
         return {(v.image_id, v.tag): v.info for v in self.history.current(None)}
 
     @property
-    def history(self) -> LabelHistory:
-        """The versions of the labels.
-
-        Raises:
-            DatastoreError: If this store keeps only the last one.
-        """
-        if self._history is None:
-            raise DatastoreError(NO_HISTORY)
-        return self._history
+    def folder(self) -> Path:
+        """Where labels lie, and scans, unless somebody else has them."""
+        return self._folder
 
     @property
     def _datastore(self) -> LocalDatastoreModel:
@@ -125,7 +143,23 @@ class FolderStore(LocalDatastore):
         self._index.snapshot()
 
     def require_image(self, image_id: str) -> Path:
-        """Return where the image lies.
+        """Return where the image lies, ready to be read.
+
+        Raises:
+            DatastoreError: If there is no such image.
+        """
+        return self.place(image_id)
+
+    def is_at_hand(self, image_id: str) -> bool:
+        """Return whether an image can be read without waiting for somebody else."""
+        return image_id in self._datastore.objects
+
+    def refused_images(self) -> Mapping[str, str]:
+        """Return image id -> why it cannot be contoured, of what is known to be no scan for us."""
+        return {}
+
+    def place(self, image_id: str) -> Path:
+        """Return where the image lies, or will once it was fetched.
 
         Raises:
             DatastoreError: If there is no such image.
@@ -144,12 +178,12 @@ class FolderStore(LocalDatastore):
         Raises:
             DatastoreError: If there is no such image or label.
         """
-        self.require_image(image_id)
+        self.place(image_id)
         known = self._datastore.label(image_id, require_tag(tag))
         if known is None:
             raise DatastoreError(f"{image_id}: there is no label with the tag {tag!r}")
         path = self._label_path(image_id, tag, known.ext)
-        return path if self._versions is None else self._versions.readable(path, image_id, tag)
+        return self._versions.readable(path, image_id, tag)
 
     def _label_path(self, image_id: str, tag: str, suffix: str) -> Path:
         return self._folder / LABELS / tag / (image_id + suffix)
@@ -212,15 +246,31 @@ class FolderStore(LocalDatastore):
         *,
         source: str = "client",
     ) -> str:
-        """Keep a label of an image, and return its id, which is the image's; it is on disk then.
+        """Keep a label as `keep_label` does, and return its id, which is the image's."""
+        return self.keep_label(
+            image_id, Path(label_filename), label_tag, label_info, source=source
+        ).image_id
+
+    def keep_label(
+        self,
+        image_id: str,
+        file: Path,
+        label_tag: str,
+        label_info: Mapping[str, Any],
+        *,
+        source: str = "client",
+        submitted_at: datetime | None = None,
+    ) -> LabelVersion:
+        """Keep a label of an image as a version, and return that; it is on disk then.
 
         Args:
             image_id: The image that it was drawn on.
-            label_filename: The file; not changed.
+            file: Not changed.
             label_tag: `final`, `original` or another.
             label_info: What the client sent; `label_info` names the values, `author`, `client_id` and
                 `model_version` go into the history.
             source: As in `LabelVersion`.
+            submitted_at: When, if not now.
 
         Raises:
             DatastoreError: If there is no such image, or the tag is not allowed.
@@ -231,39 +281,32 @@ class FolderStore(LocalDatastore):
         """
         tag = require_tag(label_tag)
         require_image_id(image_id)
-        file, info = Path(label_filename), dict(label_info or {})
+        info = dict(label_info or {})
         try:
             image = self.require_image(image_id)
             entries = info.get("label_info") or []
             checked = check_label(
                 file, image=image, image_id=image_id, label_info=entries, labels=self._labels
             )
-        except (LabelError, ScanError, DatastoreError) as error:
+        except (LabelError, ScanError, DatastoreError, PacsError) as error:
             about = {"image": image_id, "tag": tag, "user": info.get("author", "")}
             raise type(error)(self.refuse(file, about, str(error))) from error
-        try:
-            if self._versions is None:
-                self._replace_label(image_id, tag, checked, info)
-            else:
-                self._versions.save(image_id, tag, checked, self._submission(info, source, checked))
-        except Exception as error:
-            if is_disk_full(error):
-                raise StorageFullError(
-                    f"{image_id}: the disk is full, so the label was not kept; every label before it is. "
-                    "Keep it in your program, and submit it again when there is space"
-                ) from error
-            raise
-        logger.info("%s: label %r saved", image_id, tag)
-        return image_id
+        submission = self._submission(info, source, checked, submitted_at)
+        with _saying_so_where_full(image_id):
+            return self._versions.save(image_id, tag, checked, submission)
 
     def refuse(self, file: Path, about: Mapping[str, Any], reason: str) -> str:
         """Put a refused label into quarantine, and return the reason with where it is kept."""
-        if self.quarantine is None:
-            return reason
         suffix = suffix_of(file.name) or file.suffix
         return f"{reason}; {self.quarantine.keep(file, {**about, 'reason': reason}, suffix=suffix)}"
 
-    def _submission(self, info: dict[str, Any], source: str, checked: CheckedLabel) -> Submission:
+    def _submission(
+        self,
+        info: dict[str, Any],
+        source: str,
+        checked: CheckedLabel,
+        submitted_at: datetime | None = None,
+    ) -> Submission:
         return Submission(
             source=source,
             author=str(info.pop("author", "")),
@@ -272,28 +315,17 @@ class FolderStore(LocalDatastore):
             organs=checked.organs,
             doubts=checked.doubts,
             info=info,
+            submitted_at=submitted_at,
         )
-
-    def _replace_label(
-        self, image_id: str, tag: str, checked: CheckedLabel, info: dict[str, Any]
-    ) -> None:
-        target = self._label_path(image_id, tag, LABEL_SUFFIX)
-        with self._index.changing() as index:
-            # Defects 4 and 11: written beside and renamed, under a name that was checked.
-            entry = entry_of(index, image_id)
-            write_label(target, checked.volume)
-            entry.labels[tag] = label_data(info, target)
 
     def restore_label(self, image_id: str, tag: str, number: int, author: str) -> LabelVersion:
         """Make an older version the current one again, as a new version, and return that.
 
         Raises:
-            DatastoreError: If there is no such image, no such version, or no history.
+            DatastoreError: If there is no such image, or no such version.
             StateError: If its volume is gone or damaged.
         """
-        self.require_image(image_id)
-        if self._versions is None:
-            raise DatastoreError(NO_HISTORY)
+        self.place(image_id)
         return self._versions.restore(image_id, require_tag(tag), number, author)
 
     def save_consensus(
@@ -307,12 +339,10 @@ class FolderStore(LocalDatastore):
             about: How it was made; `consensus` in the version's `info`.
 
         Raises:
-            DatastoreError: If there is no such image, or no history.
+            DatastoreError: If there is no such image.
             GeometryError: If it does not lie on the image's grid.
         """
         image = self.require_image(image_id)
-        if self._versions is None:
-            raise DatastoreError(NO_HISTORY)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:
             file = Path(folder) / f"label{LABEL_SUFFIX}"
             write_label(file, label)
@@ -328,11 +358,11 @@ class FolderStore(LocalDatastore):
         It reads files, so it runs beside the requests, every few seconds; where nothing changed it looks at
         names and times only.
         """
-        return [] if self._versions is None else self._versions.adoption.run()
+        return self._versions.adoption.run()
 
     def refused_files(self) -> list[RefusedFile]:
         """Return the files in `labels/` that are no labels, with the reason."""
-        return [] if self._versions is None else self._versions.adoption.refused()
+        return self._versions.adoption.refused()
 
     def remove_image(self, image_id: str) -> None:
         """Put an image and its labels out of the store, into `REMOVED`.
@@ -359,8 +389,7 @@ class FolderStore(LocalDatastore):
             known = entry_of(index, label_id).labels.pop(label_tag, None)
             if known is not None:
                 self._set_aside(self._label_path(label_id, label_tag, known.ext))
-            if self._history is not None:
-                self._history.hide(label_id, label_tag)
+            self.history.hide(label_id, label_tag)
 
     def _set_aside(self, path: Path) -> None:
         target = self._folder / REMOVED / str(time.time_ns()) / path.relative_to(self._folder)
@@ -373,7 +402,7 @@ class FolderStore(LocalDatastore):
         Raises:
             DatastoreError: If there is no such image.
         """
-        self.require_image(image_id)
+        self.place(image_id)
         with self._index.changing() as index:
             entry_of(index, image_id).image.info.update(info)
 
@@ -404,9 +433,7 @@ class FolderStore(LocalDatastore):
         ]
 
     def _listed(self, image_id: str, suffix: str, full_path: bool) -> Path:  # noqa: FBT001 - as above
-        path = self._label_path(image_id, FINAL, suffix)
-        if self._versions is not None:
-            path = self._versions.readable(path, image_id, FINAL)
+        path = self._versions.readable(self._label_path(image_id, FINAL, suffix), image_id, FINAL)
         return path if full_path else path.relative_to(self._folder)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:  # noqa: ARG002 - the base's
@@ -416,6 +443,24 @@ class FolderStore(LocalDatastore):
             DatastoreError: Always.
         """
         raise DatastoreError("an archive of all cases is not offered; copy the studies folder")
+
+
+@contextmanager
+def _saying_so_where_full(image_id: str) -> Iterator[None]:
+    """Turn a full disk into a sentence for whoever submits.
+
+    Raises:
+        StorageFullError: If it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise StorageFullError(
+            f"{image_id}: the disk is full, so the label was not kept; every label before it is. "
+            "Keep it in your program, and submit it again when there is space"
+        ) from error
 
 
 def _content(path: Path) -> str:

@@ -31,6 +31,7 @@ class LabelVersions:
         index: MONAI Label's index, whose lock makes requests and processes take turns.
         labels: TG-263 name -> value.
         set_aside: Moves a file out of sight without destroying it.
+        scan: Returns where an image's scan lies, once it can be read there.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class LabelVersions:
         *,
         labels: Mapping[str, int],
         set_aside: Callable[[Path], None],
+        scan: Callable[[str], Path],
     ) -> None:
         self._folder = folder
         self._history = history
         self._index = index
         self._set_aside = set_aside
-        self.adoption = Adoption(folder, history, index, labels=labels, set_aside=set_aside)
+        self.adoption = Adoption(
+            folder, history, index, labels=labels, set_aside=set_aside, scan=scan
+        )
 
     def readable(self, path: Path, image_id: str, tag: str) -> Path:
         """Return the copy in `labels/<tag>/`; the version itself while something else lies in its place."""
@@ -58,10 +62,14 @@ class LabelVersions:
     def save(
         self, image_id: str, tag: str, label: CheckedLabel, submission: Submission
     ) -> LabelVersion:
-        """Keep a label as the current version, and return that; on disk then."""
+        """Keep a label as a version, the current one unless it is older than that; on disk then."""
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:
             file = Path(folder) / f"label{SUFFIX}"
             write_label(file, label.volume)
+            current = self._history.newest(image_id, tag)
+            moment = submission.submitted_at
+            if current is not None and moment is not None and moment < current.submitted_at:
+                return self._history.add(image_id, tag, file, submission)
             return self._add(
                 image_id, tag, file, lambda: self._history.add(image_id, tag, file, submission)
             )

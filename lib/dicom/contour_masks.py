@@ -33,6 +33,9 @@ Coordinates rounded to 0.1 mm on an oblique scan of 1 mm slices differ by half o
 HALF_WAY_TOLERANCE = 1e-3
 """A contour half-way between slices, within this share of their distance, belongs to the lower."""
 
+RIM_TOLERANCE = 1e-3
+"""A contour along the slice's rim does not reach beyond it: decimal strings are rounded."""
+
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
@@ -209,5 +212,5 @@ def _require_inside(
             f"{image_id}: a contour of {roi.name!r} lies beside the CT's slices; it belongs to another scan "
             "or a larger field of view: export the CT it was drawn on"
         )
-    if (low < -0.5).any() or (high > rim).any():
+    if (low < -0.5 - RIM_TOLERANCE).any() or (high > rim + RIM_TOLERANCE).any():
         roi.notes["contours reach beyond the slice and were cut at its rim"] += 1

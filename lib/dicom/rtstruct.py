@@ -4,8 +4,7 @@
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,14 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset
 
 from lib.dicom.contour_masks import Roi, draw
+from lib.dicom.references import items, require_same_scan
 from lib.dicom.series import PARSING_ERRORS
-from lib.errors import GeometryError, LabelError, OrganNetError
+from lib.dicom.structures import StructureSet
+from lib.errors import LabelError, OrganNetError
 from lib.geometry import Grid
-from lib.units import FloatArray, MaskArray
+from lib.units import FloatArray
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StructureSet:
-    """ROIs on a CT's grid.
-
-    Attributes:
-        names: Every ROI's name in the file, in its order, drawn or not.
-        masks: Name -> `(X, Y, Z)` for each wanted ROI that marks a voxel.
-        notes: What was passed over, and what was assumed; one sentence each.
-    """
-
-    names: tuple[str, ...]
-    masks: Mapping[str, MaskArray]
-    notes: tuple[str, ...]
 
 
 def read_rtstruct(
@@ -62,8 +48,9 @@ def read_rtstruct(
     try:
         dataset = pydicom.dcmread(path)
         rois, chosen = _chosen_rois(dataset, wanted, image_id)
-        items = _contour_items(dataset, chosen, image_id)
-        notes = _require_same_scan(dataset, headers, chosen, image_id)
+        contours = _contour_items(dataset, chosen, image_id)
+        frames = {repr(roi.name): roi.frame for roi in chosen}
+        notes = require_same_scan(dataset, frames, headers, image_id)
     except OrganNetError:
         raise
     except PARSING_ERRORS as error:
@@ -72,28 +59,13 @@ def read_rtstruct(
         ) from error
     masks = {}
     for roi in chosen:
-        mask = draw(items.get(roi.number, ()), roi, grid, image_id)
+        mask = draw(contours.get(roi.number, ()), roi, grid, image_id)
         if mask.any():
             masks[roi.name] = mask
     notes += [f"{r.name}: {n} {what}" for r in chosen for what, n in sorted(r.notes.items())]
     for note in notes:
         _log.info("%s: %s", image_id, note)
     return StructureSet(tuple(roi.name for roi in rois), masks, tuple(notes))
-
-
-def referenced_series(dataset: Dataset) -> set[str]:
-    """Return the SeriesInstanceUIDs that an RTSTRUCT says it was drawn on; often one, sometimes none."""
-    return {
-        str(series.SeriesInstanceUID)
-        for frame in _items(dataset, "ReferencedFrameOfReferenceSequence")
-        for study in _items(frame, "RTReferencedStudySequence")
-        for series in _items(study, "RTReferencedSeriesSequence")
-        if "SeriesInstanceUID" in series
-    }
-
-
-def _items(dataset: Dataset, keyword: str) -> Sequence[Any]:
-    return dataset.get(keyword) or ()
 
 
 def _chosen_rois(
@@ -110,7 +82,7 @@ def _chosen_rois(
             int(item.ROINumber),
             str(item.get("ReferencedFrameOfReferenceUID", "") or ""),
         )
-        for item in _items(dataset, "StructureSetROISequence")
+        for item in items(dataset, "StructureSetROISequence")
     ]
     names = [roi.name for roi in rois]
     chosen = set(wanted(names))
@@ -126,7 +98,7 @@ def _contour_items(
     """Return, for each ROI's number, the type and the points `(N, 3)`, LPS mm, of its contours."""
     by_number = {roi.number: roi for roi in rois}
     found: dict[int, list[tuple[str, FloatArray]]] = {}
-    for entry in _items(dataset, "ROIContourSequence"):
+    for entry in items(dataset, "ROIContourSequence"):
         roi = by_number.get(int(entry.ReferencedROINumber))
         if roi is not None:
             found.setdefault(roi.number, []).extend(
@@ -134,37 +106,9 @@ def _contour_items(
                     str(item.get("ContourGeometricType", "") or "unknown"),
                     _points_lps(item, roi, image_id),
                 )
-                for item in _items(entry, "ContourSequence")
+                for item in items(entry, "ContourSequence")
             )
     return found
-
-
-def _require_same_scan(
-    dataset: Dataset, headers: Sequence[FileDataset], rois: Sequence[Roi], image_id: str
-) -> list[str]:
-    """Return notes; raise where `rois` were drawn on anything but the scan of `headers`."""
-    own_series = str(headers[0].SeriesInstanceUID)
-    own_frame = str(headers[0].get("FrameOfReferenceUID", "") or "")
-    series = referenced_series(dataset)
-    if series and own_series not in series:
-        raise GeometryError(
-            f"{image_id}: the RTSTRUCT was drawn on series {', '.join(sorted(series))}, the CT is series "
-            f"{own_series}; export the CT that it was drawn on"
-        )
-    foreign = [roi for roi in rois if roi.frame and roi.frame != own_frame]
-    if foreign:
-        raise GeometryError(
-            f"{image_id}: {foreign[0].name!r} lies in the frame of reference {foreign[0].frame}, the CT in "
-            f"{own_frame or 'none'}; its coordinates mean another place: export it with the CT it was drawn on"
-        )
-    if series:
-        return []
-    if not own_frame or not all(roi.frame for roi in rois):
-        raise GeometryError(
-            f"{image_id}: the RTSTRUCT names neither the series nor the frame of reference that it was drawn "
-            "in; export it again"
-        )
-    return ["the RTSTRUCT names no series; its frame of reference is the CT's"]
 
 
 def _points_lps(item: Dataset, roi: Roi, image_id: str) -> FloatArray:

@@ -9,12 +9,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from lib.errors import GeometryError, ScanError
@@ -54,11 +54,27 @@ PARSING_ERRORS = (InvalidDicomError, BytesLengthException, OSError, EOFError, At
 """What pydicom raises at damaged files; values are converted when they are first looked at."""
 
 _log = logging.getLogger(__name__)
+_Header = TypeVar("_Header", bound=Dataset)
 
 
 def holds_dicom(folder: Path) -> bool:
     """Return whether a DICOM file other than a DICOMDIR lies directly in `folder`."""
     return any(is_dicom(p) for p in _files_of(folder))
+
+
+def require_series(path: Path, image_id: str) -> Path:
+    """Return `path` where a DICOM series lies in it.
+
+    Raises:
+        ScanError: If the image is a file of another format.
+    """
+    inner = [p for p in path.iterdir() if p.is_dir()] if path.is_dir() else []
+    if path.is_dir() and any(holds_dicom(folder) for folder in (path, *inner)):
+        return path
+    raise ScanError(
+        f"{image_id}: the image is no DICOM series, and a SEG or RTSTRUCT refers to the slices of one; send "
+        "the CT as DICOM (a zip of the series), or take the contours as NIfTI"
+    )
 
 
 def read_series(folder: Path, *, image_id: str) -> CtVolume:
@@ -87,7 +103,38 @@ def read_headers(folder: Path, *, image_id: str) -> tuple[list[FileDataset], Gri
         ScanError: As `read_series`.
         GeometryError: As `read_series`.
     """
-    headers = _ct_headers(folder, image_id)
+    try:
+        headers = [_header(path, image_id) for path in _dicom_files(folder, image_id)]
+    except OSError as error:
+        raise ScanError(f"{image_id}: the folder cannot be read: {error}") from error
+    if not headers:
+        raise ScanError(
+            f"{image_id}: no DICOM files in the folder; give the folder of one CT series"
+        )
+    return slices_of(headers, image_id=image_id)
+
+
+def slices_of(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header], Grid]:
+    """Return the slices among `headers`, in the order of the grid's z axis, and the grid.
+
+    Args:
+        headers: All attributes but the pixels, from files or as a PACS tells them.
+        image_id: For messages.
+
+    Raises:
+        ScanError: If they are not of one series of single-frame, monochrome CT images.
+        GeometryError: If the slices do not form a regular grid.
+    """
+    return arranged(_ct_headers(headers, image_id), image_id=image_id)
+
+
+def arranged(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header], Grid]:
+    """Return the slices of one series in the order of the grid's z axis, and the grid.
+
+    Raises:
+        ScanError: If a slice does not say where it lies.
+        GeometryError: If they do not form a regular grid.
+    """
     _require_one_grid(headers, image_id)
     if len(headers) == 1:
         raise GeometryError(
@@ -142,23 +189,15 @@ def _dicom_files(folder: Path, image_id: str) -> Iterator[Path]:
             )
 
 
-def _ct_headers(folder: Path, image_id: str) -> list[FileDataset]:
-    """Return the headers of the one CT series in `folder`, in no particular order."""
-    try:
-        headers = [_header(path, image_id) for path in _dicom_files(folder, image_id)]
-    except OSError as error:
-        raise ScanError(f"{image_id}: the folder cannot be read: {error}") from error
-    if not headers:
-        raise ScanError(
-            f"{image_id}: no DICOM files in the folder; give the folder of one CT series"
-        )
+def _ct_headers(headers: Sequence[_Header], image_id: str) -> list[_Header]:
+    """Return those of the one CT series among `headers`, in no particular order."""
     slices = [h for h in headers if _text(h, "Modality") not in _COMPANIONS]
     if not slices:
         found = ", ".join(sorted({_text(h, "Modality") for h in headers}))
         raise ScanError(
             f"{image_id}: the folder holds {found} but no CT; export the CT series as well"
         )
-    scans = [h for h in slices if "LOCALIZER" not in _text(h, "ImageType")]
+    scans = [h for h in slices if not is_localizer(h)]
     if not scans:
         raise ScanError(
             f"{image_id}: the folder holds localizers only; export the CT series itself"
@@ -186,7 +225,17 @@ def _header(path: Path, image_id: str) -> FileDataset:
     return header
 
 
-def _require_ct_slice(header: FileDataset, image_id: str) -> None:
+def is_localizer(header: Dataset) -> bool:
+    """Return whether it is a projection that scans were planned on (PS3.3 C.8.2.1.1.1)."""
+    return "LOCALIZER" in _text(header, "ImageType")
+
+
+def is_capture(header: Dataset) -> bool:
+    """Return whether it is of another kind than CT images: a screen capture, a dose page."""
+    return _text(header, "SOPClassUID") not in (_CT_IMAGE, *_MULTI_FRAME)
+
+
+def _require_ct_slice(header: Dataset, image_id: str) -> None:
     """Do nothing where `header` belongs to one monochrome slice of CT."""
     modality, sop_class = _text(header, "Modality"), _text(header, "SOPClassUID")
     if modality != "CT":
@@ -211,7 +260,7 @@ def _require_ct_slice(header: FileDataset, image_id: str) -> None:
         )
 
 
-def _require_one_grid(headers: Sequence[FileDataset], image_id: str) -> None:
+def _require_one_grid(headers: Sequence[Dataset], image_id: str) -> None:
     """Do nothing where all slices have one size, spacing, direction and frame of reference."""
     found: dict[str, list[tuple[float | str, ...]]] = {
         keyword: [tuple(_numbers(h, keyword, size, image_id)) for h in headers]
@@ -312,18 +361,20 @@ def _pixels_hu(header: FileDataset, image_id: str) -> "np.ndarray[Any, np.dtype[
     return np.where(is_padding, np.asarray(PADDING_HU, slice_yx.dtype), slice_yx)
 
 
-def _name(header: FileDataset) -> str:
-    return Path(str(header.filename)).name
+def _name(header: Dataset) -> str:
+    """Return what to call a slice: its file, or what the PACS knows it by."""
+    file = getattr(header, "filename", None)
+    return Path(str(file)).name if file else f"instance {_text(header, 'SOPInstanceUID')}"
 
 
-def _text(header: FileDataset, keyword: str) -> str:
+def _text(header: Dataset, keyword: str) -> str:
     try:
         return str(header.get(keyword, "") or "")
     except PARSING_ERRORS:
         return ""
 
 
-def _numbers(header: FileDataset, keyword: str, size: int, image_id: str) -> list[float]:
+def _numbers(header: Dataset, keyword: str, size: int, image_id: str) -> list[float]:
     try:
         value = header[keyword].value
         numbers = [float(v) for v in ([value] if isinstance(value, str | float | int) else value)]

@@ -17,7 +17,8 @@ from typing import Literal
 import pydicom
 from pydicom.dataset import FileDataset
 
-from lib.dicom.rtstruct import read_rtstruct, referenced_series
+from lib.dicom.references import referenced_series
+from lib.dicom.rtstruct import read_rtstruct
 from lib.dicom.series import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, read_headers
 from lib.errors import ScanError
 from lib.importers.cases import Drawing, SourceCase

@@ -1,6 +1,5 @@
 """Names of structures in a source -> TG-263 names, by our table and the user's."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,9 @@ import yaml
 
 from lib.errors import ConfigError, LabelError
 from lib.organs import ORGANS, organ_set
-from lib.transforms.labels import tg263_name
+from lib.transforms.labels import organ_of_structure
 
 IGNORE = "ignore"
-
-_ANOTHER_STRUCTURE = re.compile(r"[0-9~+!*%^]")
-"""`Cord+5`, `SpinalCord_PRV05`, `Parotid_L~`: a margin, a part or a version, which our table would not see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +74,7 @@ class OrganNames:
         told = self.table.get(_key(name))
         if told is not None:
             return told
-        return None if _ANOTHER_STRUCTURE.search(name) else tg263_name(name)
+        return organ_of_structure(name)
 
 
 def read_names(path: Path) -> dict[str, str]:

@@ -27,6 +27,7 @@ from starlette.middleware.cors import CORSMiddleware
 from lib.config import AppConfig
 from lib.server import (
     edit_cost_routes,
+    export_routes,
     failures,
     label_routes,
     lease_routes,
@@ -60,6 +61,7 @@ OURS = (
     lease_routes.router,
     reader_routes.router,
     edit_cost_routes.router,
+    export_routes.router,
 )
 
 OURS_WITH_PACS = (proxy_routes.router, viewer_routes.router)

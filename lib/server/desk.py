@@ -11,8 +11,10 @@ from lib.datastores.consensus import ConsensusMaker
 from lib.datastores.local import FolderStore
 from lib.errors import OrganNetError
 from lib.state.database import Database
+from lib.state.labels import LabelHistory
 from lib.state.leases import Leases
-from lib.state.reader_studies import ReaderStudies
+from lib.state.reader_studies import FINAL, ReaderStudies, by_reader, may_be_shown
+from lib.state.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +29,13 @@ class Desk:
         database: Where leases and reader studies are.
         folder: Of the database.
         config: The server's.
+        history: The versions of the labels.
     """
 
-    def __init__(self, database: Database, folder: Path, config: AppConfig) -> None:
+    def __init__(
+        self, database: Database, folder: Path, config: AppConfig, *, history: LabelHistory
+    ) -> None:
+        self._history = history
         self.leases = Leases(database)
         self.readers = ReaderStudies(database)
         self._folder = folder
@@ -57,6 +63,14 @@ class Desk:
         except (OrganNetError, SQLAlchemyError):
             logger.exception("%s: the label is kept; its lease ends by itself", image_id)
         self.wake()
+
+    def is_for_all(self, version: LabelVersion) -> bool:
+        """Return whether everybody may see a final label: in a reader study not before all have drawn."""
+        wanted = self.readers.readers_of(version.image_id)
+        if wanted == 1:
+            return True
+        submitted = by_reader(self._history.history(version.image_id, FINAL))
+        return may_be_shown(wanted=wanted, submitted=submitted, asks=None, is_reviewer=False)
 
     def is_at_work(self, image_id: str, holder: str) -> None:
         """Extend the lease that somebody has of an image, if he has one; never raises."""

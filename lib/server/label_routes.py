@@ -12,16 +12,13 @@ from lib.errors import DatastoreError
 from lib.names import require_image_id, require_tag
 from lib.server.blinding import require_sight
 from lib.server.roles import ADMIN, REVIEWER, USER, author_of
-from lib.state.quarantine import Quarantine
 from lib.state.tables import LabelVersion
 
 router = APIRouter(prefix="/organnet")
 
 
 def _store() -> FolderStore:
-    store = app_instance().datastore()
-    if not isinstance(store, FolderStore):
-        raise DatastoreError("the history of labels is kept for a studies folder only")
+    store: FolderStore = app_instance().datastore()
     return store
 
 
@@ -95,21 +92,14 @@ def restore_version(
     return _about(version, store.history.history(image_id, tag))
 
 
-def _quarantine() -> Quarantine:
-    quarantine = _store().quarantine
-    if quarantine is None:
-        raise DatastoreError("this server keeps no quarantine")
-    return quarantine
-
-
 @router.get("/quarantine")
 def get_quarantine(_user: User = ADMIN) -> list[dict[str, Any]]:
     """Return what was refused, by whom and why, newest first."""
-    return _quarantine().entries()
+    return _store().quarantine.entries()
 
 
 @router.get("/quarantine/{name}")
 def get_refused_file(name: str, _user: User = ADMIN) -> Response:
     """Return one refused file."""
-    path = _quarantine().file(name)
+    path = _store().quarantine.file(name)
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)

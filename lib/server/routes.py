@@ -6,22 +6,27 @@ ids, tags and parameters are checked before anything is done with them (defect 1
 removed whatever happens (defect 26).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, File, Form, HTTPException, Response, UploadFile
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
 from lib.archives import unpack
+from lib.dicom.objects import Kind
 from lib.errors import ConfigError
 from lib.names import require_session_id
-from lib.server import answers
+from lib.server import answers, dicom_objects
 from lib.server.requests import INFER_KEYS, only, parse_params, strategy_wishes
 from lib.server.roles import USER, author_of, holder_of
 from lib.server.uploads import received, stem_of
 
 router = APIRouter()
+
+Output = answers.Output | Literal["dicom_seg", "rtstruct"]
+KINDS: Mapping[Output, Kind] = {"dicom_seg": "seg", "rtstruct": "rtstruct"}
 
 
 @router.get("/info/")
@@ -35,7 +40,7 @@ def infer(
     model: str,
     image: str = "",
     session_id: str = "",
-    output: answers.Output = "all",
+    output: Output = "all",
     params: str = Form("{}"),
     file: UploadFile | None = File(None),
     user: User = USER,
@@ -46,16 +51,22 @@ def infer(
     request["author"] = author_of(user)
     if session_id:
         request |= {"scan": _session_scan(session_id), "image": "session"}
-        return answers.contours(app_instance().infer(request), output)
+        return _contours(request, output)
     if file is not None:
         with received(file) as (path,):
             name = stem_of(file) or "upload"
             scan = unpack(path, path.with_suffix(""), name) if path.suffix == ".zip" else path
             request |= {"scan": str(scan), "image": name}
-            return answers.contours(app_instance().infer(request), output)
+            return _contours(request, output)
     if not image:
         raise ConfigError("infer needs an image id (?image=), a session (?session_id=) or a file")
     app_instance().desk.is_at_work(image, holder_of(user, given.get("client_id")))
+    return _contours(request, output)
+
+
+def _contours(request: Mapping[str, Any], output: Output) -> Response:
+    if output == "dicom_seg" or output == "rtstruct":
+        return dicom_objects.inferred(app_instance(), request, KINDS[output])
     return answers.contours(app_instance().infer(request), output)
 
 

@@ -15,11 +15,12 @@ router = APIRouter(prefix="/organnet")
 
 @router.get("/status")
 def get_status(_user: User = USER) -> Any:
-    """Return labels waiting, the training, what serves, the last decision, the scores, and what went before."""
+    """Return labels waiting, the training, what serves and why, the PACS, the scores, and what went before."""
     app = app_instance()
     return {
         **status.status(app.retraining, app.served_now()),
-        "active_learning": {"scoring": app.is_scoring, **app.active_learning.status()},
+        "pacs": None if app.traffic is None else app.traffic.status(),
+        "active_learning": {"scoring": app.config.scoring, **app.active_learning.status()},
     }
 
 

@@ -10,7 +10,6 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum
 
-from lib.datastores.local import FolderStore
 from lib.names import require_image_id, require_tag
 from lib.server import answers
 from lib.server.blinding import require_sight
@@ -23,8 +22,10 @@ router = APIRouter(prefix="/datastore")
 
 @router.get("/")
 def get_store(output: Literal["all", "stats", "train"] = "stats", _user: User = USER) -> Any:
-    """Return how many images are labelled, or all that is known of each."""
-    return datastore.datastore(datastore.ResultType(output))
+    """Return how many images are labelled, or all that is known of each, and why others are not offered."""
+    found = datastore.datastore(datastore.ResultType(output))
+    refused = dict(app_instance().datastore().refused_images())
+    return {**found, "refused": refused} if output == "all" else found
 
 
 @router.put("/")
@@ -98,10 +99,8 @@ def save_label(
     app = app_instance()
 
     def refuse(file: Path, reason: str) -> str:
-        store = app.datastore()
-        if not isinstance(store, FolderStore):
-            return reason
-        return store.refuse(file, {"image": image_id, "tag": tag, "user": author}, reason)
+        about = {"image": image_id, "tag": tag, "user": author}
+        return str(app.datastore().refuse(file, about, reason))
 
     with received(label, limit_bytes=MAX_LABEL_BYTES, refuse=refuse) as (path,):
         label_id = app.datastore().save_label(image_id, str(path), tag, about)

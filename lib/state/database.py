@@ -103,9 +103,14 @@ class Database:
         )  # fmt: skip
 
 
+def is_url(studies: str) -> bool:
+    """Return whether the studies are those of a DICOMweb server, and not of a folder."""
+    return studies.startswith(("http://", "https://"))
+
+
 def state_folder(studies: str, model_dir: Path) -> Path:
     """Return where the workflow is kept: in the studies folder; for a DICOMweb url, with the models."""
-    if studies.startswith(("http://", "https://")):
+    if is_url(studies):
         return model_dir / FOLDER
     return Path(studies).absolute() / FOLDER
 

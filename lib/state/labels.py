@@ -40,13 +40,14 @@ class Submission:
     """Where a label comes from; the columns of `LabelVersion` that somebody has to say.
 
     Attributes:
-        source: `client`, `folder`, `infer`, `restore` or `consensus`.
+        source: As in `LabelVersion`.
         author: Who submitted it; empty where nobody logs in.
         client: The program's `client_id`.
         model_version: The model that served, or that the client named.
         organs: TG-263 names with at least one voxel.
         doubts: What looks wrong about it, in sentences.
         info: What the client sent with it.
+        submitted_at: When, if not now; what is older than the current version does not take its place.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Submission:
     organs: Sequence[str] = ()
     doubts: Sequence[str] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    submitted_at: datetime | None = None
 
 
 class LabelHistory:
@@ -115,7 +117,7 @@ class LabelHistory:
                     organs=list(submission.organs),
                     doubts=list(submission.doubts),
                     info=_plain(submission.info),
-                    submitted_at=_after(versions),
+                    submitted_at=_moment(submission, versions),
                 )
                 session.add(version)
                 session.flush()
@@ -311,6 +313,17 @@ def _ordered(session: Session, image_id: str, tag: str) -> list[LabelVersion]:
     """Return the versions of one label, oldest first."""
     of_it = select(LabelVersion).where(LabelVersion.image_id == image_id, LabelVersion.tag == tag)
     return list(session.scalars(_in_order(of_it)))
+
+
+def _moment(submission: Submission, versions: Sequence[LabelVersion]) -> datetime:
+    """Return when a label was submitted, by a clock that runs ahead at the latest now; no two at once."""
+    if submission.submitted_at is None:
+        return _after(versions)
+    taken = {version.submitted_at for version in versions}
+    moment = min(submission.submitted_at, now())
+    while moment in taken:
+        moment += _TICK
+    return moment
 
 
 def _after(versions: Sequence[LabelVersion]) -> datetime:

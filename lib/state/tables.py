@@ -68,8 +68,8 @@ class LabelVersion(Base):
         number: 1, 2, 3 ... for an image and tag.
         digest: SHA-256 of the stored file.
         parent_id: The version that it took the place of.
-        source: `client`, `folder` (a file that somebody laid there), `infer`, `restore`, or
-            `consensus` (of the readings of a reader study).
+        source: `client`, `folder` (a file that somebody laid there), `infer`, `restore`,
+            `consensus` (of the readings of a reader study), or `pacs` (a SEG or RTSTRUCT that was found there).
         author: Who submitted it; empty where nobody logs in.
         client: The program's `client_id`.
         model_version: The model that served when it was submitted, or that the client named.
@@ -286,6 +286,79 @@ class EditCost(Base):
     changed_voxels: Mapped[int | None]
     trouble: Mapped[str | None]
     computed_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class PacsSeries(Base):
+    """A series that a PACS lists as a scan, and whether it is one that can be contoured.
+
+    Attributes:
+        pacs: Address of the PACS.
+        uid: SeriesInstanceUID (0020,000E); the image's id.
+        study_uid: StudyInstanceUID (0020,000D).
+        about: What the PACS tells of it, by DICOM keyword.
+        verdict: One of `lib.state.pacs_series.Verdict`.
+        reason: Why it is refused or passed over.
+        is_listed: Whether the PACS listed it last time.
+    """
+
+    __tablename__ = "pacs_series"
+    pacs: Mapped[str] = mapped_column(String(500), primary_key=True)
+    uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    study_uid: Mapped[str] = mapped_column(String(64))
+    about: Mapped[dict[str, Any]]
+    verdict: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(default="")
+    is_listed: Mapped[bool] = mapped_column(default=True)
+    first_seen_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class PacsObject(Base):
+    """A DICOM SEG or RTSTRUCT that was found in a PACS, and what became of it.
+
+    Attributes:
+        sop_uid: SOPInstanceUID (0008,0018).
+        series_uid: SeriesInstanceUID of the series that it is in.
+        study_uid: StudyInstanceUID.
+        image_id: The CT that it was drawn on; empty where it says none.
+        verdict: `kept` as a label version, `ours`, `refused`, or `waiting` for its CT to be listed.
+        reason: Why it was refused.
+    """
+
+    __tablename__ = "pacs_objects"
+    sop_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    series_uid: Mapped[str] = mapped_column(String(64))
+    study_uid: Mapped[str] = mapped_column(String(64))
+    image_id: Mapped[str] = mapped_column(String(200), default="")
+    verdict: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(default="")
+    looked_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Delivery(Base):
+    """A label version on its way to a PACS, as a DICOM SEG.
+
+    Attributes:
+        pacs: Address of the PACS.
+        sop_uid: Of the SEG; it follows from the version, so that it can be sent twice and is there once.
+        image_id: The image, and
+        number: the number of its final label.
+        attempts: How often it was tried.
+        next_at: When it is tried again.
+        trouble: Why it did not arrive yet, or never will.
+        delivered_at: When it was there.
+        is_given_up: Whether there is nothing to send, or no use in trying again.
+    """
+
+    __tablename__ = "deliveries"
+    pacs: Mapped[str] = mapped_column(String(500), primary_key=True)
+    sop_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    image_id: Mapped[str] = mapped_column(String(200), index=True)
+    number: Mapped[int]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime] = mapped_column(default=now)
+    trouble: Mapped[str] = mapped_column(default="")
+    delivered_at: Mapped[datetime | None]
+    is_given_up: Mapped[bool] = mapped_column(default=False)
 
 
 class Setting(Base):

@@ -57,6 +57,9 @@ _STEMS: Mapping[str, str] = {
 Nikolov et al. contour the eyeball and call it orbit, after the atlas of Brouwer et al. 2015.
 """
 
+_ANOTHER_STRUCTURE = re.compile(r"[0-9~+!*%^]")
+"""`Cord+5`, `SpinalCord_PRV05`, `Parotid_L~`: a margin, a part or a version, which the letters do not show."""
+
 _SIDES = {"l": "_L", "lt": "_L", "left": "_L", "r": "_R", "rt": "_R", "right": "_R"}
 
 
@@ -80,6 +83,14 @@ def tg263_name(spelling: str) -> str | None:
         return None
     name = _STEMS.get(stem, "") + "".join(sides)
     return name if name in ORGANS else None
+
+
+def organ_of_structure(name: str) -> str | None:
+    """Return the TG-263 name of the organ that a ROI or segment of that name is, whole and without a margin.
+
+    None where it is no organ of ours, or a part, a margin or a version of one.
+    """
+    return None if _ANOTHER_STRUCTURE.search(name) else tg263_name(name)
 
 
 def to_our_values(

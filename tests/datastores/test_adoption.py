@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lib.datastores import adoption
-from lib.datastores.local import FolderStore
+from lib.datastores.local import FolderStore, StoreParts
 from lib.files import digest_of
 from lib.geometry import Grid
 from lib.organs import ORGAN_SETS
@@ -30,10 +30,12 @@ def open_store(folder: Path) -> FolderStore:
     history = LabelHistory(Database(state / "workflow.sqlite"), state)
     return FolderStore(
         folder,
-        labels=LABELS,
-        history=history,
-        quarantine=Quarantine(state),
-        served=lambda: "organnet25d-tiny-00000000",
+        StoreParts(
+            labels=LABELS,
+            history=history,
+            quarantine=Quarantine(state),
+            served=lambda: "organnet25d-tiny-00000000",
+        ),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from lib.consensus import Method
 from lib.datastores.consensus import CLAIM, ConsensusMaker
 from lib.datastores.labelled import labelled_cases
-from lib.datastores.local import FolderStore
+from lib.datastores.local import FolderStore, StoreParts
 from lib.locks import Claim
 from lib.organs import ORGAN_SETS
 from lib.scans import read_label, write_ct, write_label
@@ -37,7 +37,8 @@ class Clinic:
         self.studies = ReaderStudies(self.database)
         self.quarantine = Quarantine(self.state, limit_bytes=10**9)
         self.store = FolderStore(
-            self.studies_folder, labels=LABELS, history=self.history, quarantine=self.quarantine
+            self.studies_folder,
+            StoreParts(labels=LABELS, history=self.history, quarantine=self.quarantine),
         )
         write_ct(self.studies_folder / "a.nii.gz", make_ct())
 
@@ -106,7 +107,7 @@ def test_it_is_trained_on_like_any_other_label(clinic: Clinic) -> None:
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     (made,) = clinic.maker().run()
-    (case,) = labelled_cases(clinic.store, clinic.history)()
+    (case,) = labelled_cases(clinic.store)()
     assert (case.digest, case.number) == (made.digest, 3)
     assert case.organs == frozenset(made.organs) != frozenset()
     assert case.doubts == tuple(made.doubts)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.datastores.local import FolderStore
+from lib.datastores.local import FolderStore, StoreParts
 from lib.dicom.writer import write_ct_series
 from lib.errors import (
     DatastoreError,
@@ -19,6 +19,9 @@ from lib.errors import (
 )
 from lib.organs import ORGAN_SETS
 from lib.scans import read_ct, read_label, write_ct, write_label
+from lib.state.database import FILE, Database
+from lib.state.labels import LabelHistory
+from lib.state.quarantine import Quarantine
 from lib.volumes import LabelVolume
 from tests.phantoms import make_ct, make_grid, make_label, make_oblique_ct
 
@@ -26,7 +29,12 @@ LABELS = ORGAN_SETS["openkbp"]
 
 
 def open_store(folder: Path) -> FolderStore:
-    return FolderStore(folder, labels=LABELS)
+    # Beside the folder: what a test compares is the folder's own files.
+    state = folder.parent / "state"
+    history = LabelHistory(Database(state / FILE), state)
+    return FolderStore(
+        folder, StoreParts(labels=LABELS, history=history, quarantine=Quarantine(state))
+    )
 
 
 @pytest.fixture
@@ -79,10 +87,12 @@ def test_only_a_file_has_a_path_that_slicer_may_load(store: FolderStore, studies
     assert store.get_image_info("series")["name"] == "series.nii.gz"
 
 
-def test_images_come_and_go_with_their_files(store: FolderStore, studies: Path) -> None:
+def test_images_come_and_go_with_their_files(
+    store: FolderStore, studies: Path, label_file: Path
+) -> None:
     write_ct(studies / "a.nii.gz", make_ct())
     assert store.list_images() == ["a"]
-    (studies / "labels" / "final" / "a.nii.gz").write_bytes(b"by hand")
+    store.save_label("a", str(label_file), "final", {})
     assert store.get_labeled_images() == ["a"]
     (studies / "labels" / "final" / "a.nii.gz").unlink()
     assert store.get_unlabeled_images() == ["a"]
@@ -106,9 +116,7 @@ def test_damaged_index_is_kept_aside_and_made_anew(
 ) -> None:
     store = open_store(studies)
     write_ct(studies / "a.nii.gz", make_ct())
-    label = LabelVolume(make_label(), make_grid(), LABELS)
-    write_label(studies / "labels" / "final" / "a.nii.gz", label)
-    assert store.list_images() == ["a"]
+    store.save_label("a", str(label_file), "final", {})
     (studies / "datastore_v2.json").write_bytes(damage)
     again = open_store(studies)
     assert again.get_labeled_images() == ["a"]
@@ -140,12 +148,12 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_foreign_index_is_made_anew_from_the_files(studies: Path, kind: str) -> None:
+def test_foreign_index_is_made_anew_from_the_files(
+    studies: Path, label_file: Path, kind: str
+) -> None:
     store = open_store(studies)
     write_ct(studies / "a.nii.gz", make_ct())
-    label = LabelVolume(make_label(), make_grid(), LABELS)
-    write_label(studies / "labels" / "final" / "a.nii.gz", label)
-    assert store.list_images() == ["a"]
+    store.save_label("a", str(label_file), "final", {})
     (studies / "datastore_v2.json").write_text(json.dumps(FOREIGN[kind]))
     for again in (store, open_store(studies)):
         assert again.list_images() == ["a"]

@@ -9,8 +9,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from lib.dicom.rtstruct import StructureSet, read_rtstruct
+from lib.dicom.rtstruct import read_rtstruct
 from lib.dicom.series import read_headers
+from lib.dicom.structures import StructureSet
 from lib.dicom.writer import write_ct_series
 from lib.errors import GeometryError, LabelError
 from lib.units import MaskArray

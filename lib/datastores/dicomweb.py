@@ -1,0 +1,118 @@
+"""The scans of a PACS, and the labels drawn on them, which are kept here first."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+
+from lib.datastores.local import FolderStore, StoreParts
+from lib.errors import DatastoreError, ScanError
+from lib.pacs.catalogue import Catalogue
+from lib.pacs.client import Pacs
+from lib.pacs.mirror import Mirror
+from lib.state.database import Database
+from lib.state.pacs_series import SeriesOfPacs
+
+NOT_OURS = "the PACS is the hospital's: nothing is {what} there; do it with the PACS's own tools"
+
+
+def open_pacs(url: str) -> Pacs:
+    """Return the PACS at an address, with the credentials and paths that MONAI Label's settings give.
+
+    Raises:
+        ConfigError: If the address is none.
+    """
+    return Pacs(
+        url,
+        user=settings.MONAI_LABEL_DICOMWEB_USERNAME,
+        password=settings.MONAI_LABEL_DICOMWEB_PASSWORD,
+        prefixes={
+            "qido": settings.MONAI_LABEL_QIDO_PREFIX,
+            "wado": settings.MONAI_LABEL_WADO_PREFIX,
+            "stow": settings.MONAI_LABEL_STOW_PREFIX,
+        },
+    )
+
+
+def open_store(
+    pacs: Pacs, parts: StoreParts, database: Database, *, folder: Path, limit_gib: float
+) -> "DicomWebStore":
+    """Return the store over a PACS.
+
+    Args:
+        pacs: The PACS.
+        parts: What the store works with.
+        database: The workflow's.
+        folder: Of scans and labels.
+        limit_gib: How much of scans is kept at hand.
+    """
+    catalogue = Catalogue(
+        SeriesOfPacs(database, pacs.url), pacs, filters=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+    )
+    mirror = Mirror(
+        folder, pacs, limit_bytes=int(limit_gib * 2**30), must_stay=parts.history.digests
+    )
+    return DicomWebStore(folder, parts, catalogue=catalogue, mirror=mirror)
+
+
+class DicomWebStore(FolderStore):
+    """A store whose images are the CT series of a PACS, by their SeriesInstanceUID.
+
+    Labels are versions in a folder of this server's own, as with a studies folder, so that nothing depends on
+    the PACS when somebody submits (defect 18). Scans are fetched into the same folder when somebody needs
+    them. What is asked for often, such as the list of images, is answered from memory (defects 19 and 23).
+
+    Args:
+        folder: Scans and labels; not the workflow's own folder.
+        parts: What it works with.
+        catalogue: What the PACS has.
+        mirror: What is at hand of it; in `folder`.
+    """
+
+    def __init__(
+        self, folder: Path, parts: StoreParts, *, catalogue: Catalogue, mirror: Mirror
+    ) -> None:
+        self.catalogue = catalogue
+        self.mirror = mirror
+        super().__init__(folder, parts, listing=catalogue)
+
+    def require_image(self, image_id: str) -> Path:
+        """Return the folder of a series, fetched now if it is not at hand.
+
+        Raises:
+            DatastoreError: If the PACS lists no such series.
+            ScanError: If it is no CT that can be contoured.
+            PacsError: If it is not at hand and the PACS does not answer.
+        """
+        series = self.catalogue.require(image_id)
+        try:
+            return self.mirror.fetch(image_id, series.study_uid, series.about["slices"])
+        except ScanError as error:
+            # Its headers were in order, its pixels are not.
+            self.catalogue.refuse(image_id, str(error))
+            raise
+
+    def is_at_hand(self, image_id: str) -> bool:
+        """Return whether an image was fetched."""
+        return self.mirror.is_at_hand(image_id)
+
+    def refused_images(self) -> Mapping[str, str]:
+        """Return SeriesInstanceUID -> why it cannot be contoured, of each CT series of the PACS that cannot."""
+        return self.catalogue.refused()
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:  # noqa: ARG002 - the base's
+        """Refuse: scans come into a PACS another way.
+
+        Raises:
+            DatastoreError: Always.
+        """
+        raise DatastoreError(f"{image_id or image_filename}: {NOT_OURS.format(what='added')}")
+
+    def remove_image(self, image_id: str) -> None:
+        """Refuse.
+
+        Raises:
+            DatastoreError: Always.
+        """
+        raise DatastoreError(f"{image_id}: {NOT_OURS.format(what='removed')}")

@@ -1,0 +1,120 @@
+"""Contours that others put into the PACS: each SEG and RTSTRUCT of our scans becomes a label version, once."""
+
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from lib.datastores.dicomweb import DicomWebStore
+from lib.datastores.exported import about_version
+from lib.datastores.local import FINAL
+from lib.datastores.received import PACS, Receiver, drawn_by, read_header
+from lib.dicom.objects import MODALITIES
+from lib.dicom.references import referenced_series
+from lib.errors import LabelError, PacsError, ScanError
+from lib.files import SCRATCH
+from lib.locks import Claim
+from lib.pacs.client import Pacs
+from lib.state.pacs_objects import KEPT, OURS, REFUSED, WAITING, PacsObjects
+from lib.state.tables import LabelVersion, PacsObject
+
+logger = logging.getLogger(__name__)
+
+CLAIM = "inbox.lock"
+"""Beside the database: of several servers over one database one at a time does this."""
+
+
+class Inbox:
+    """Takes what is drawn on our scans from a PACS; what we sent there ourselves is left.
+
+    All are kept, with their authors and the time that they were drawn at; of one scan's the newest is current.
+
+    Args:
+        store: Scans and labels.
+        objects: What was looked at.
+        pacs: The PACS.
+        receiver: Makes versions of objects.
+        folder: Of the database.
+        on_label: Called with each new version.
+    """
+
+    def __init__(
+        self,
+        store: DicomWebStore,
+        objects: PacsObjects,
+        pacs: Pacs,
+        receiver: Receiver,
+        *,
+        folder: Path,
+        on_label: Callable[[LabelVersion], object],
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._pacs = pacs
+        self._receiver = receiver
+        self._claim = Claim(folder / CLAIM)
+        self._on_label = on_label
+
+    def run(self) -> None:
+        """Look at what is new.
+
+        Raises:
+            PacsError: If the PACS does not answer.
+        """
+        if not self._claim.take():
+            return
+        try:
+            known = self._objects.known()
+            images = self._store.catalogue.images()
+            for modality in MODALITIES:
+                for item in self._pacs.instances(Modality=modality):
+                    before = known.get(str(item.SOPInstanceUID))
+                    if before is None or (before.verdict == WAITING and before.image_id in images):
+                        self._look(item)
+        finally:
+            self._claim.release()
+
+    def _look(self, item: Dataset) -> None:
+        found = PacsObject(
+            sop_uid=str(item.SOPInstanceUID),
+            series_uid=str(item.SeriesInstanceUID),
+            study_uid=str(item.StudyInstanceUID),
+            image_id="",
+            reason="",
+        )
+        with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
+            file = Path(scratch) / "object.dcm"
+            self._pacs.fetch_instance(found.study_uid, found.series_uid, found.sop_uid, file)
+            try:
+                header = read_header(file)
+                image_id = self._receiver.image_of(header)
+                found.image_id = image_id or next(iter(sorted(referenced_series(header))), "")
+                if image_id is None:
+                    found.verdict = WAITING
+                elif found.sop_uid in self._ours(image_id):
+                    found.verdict = OURS
+                else:
+                    self._keep(file, header, image_id)
+                    found.verdict = KEPT
+            except PacsError:
+                raise
+            except (LabelError, ScanError) as error:
+                found.verdict, found.reason = REFUSED, str(error)
+                logger.warning("%s in the PACS is no label: %s", found.sop_uid, error)
+        self._objects.keep(found)
+
+    def _keep(self, file: Path, header: Dataset, image_id: str) -> None:
+        about = {
+            "author": drawn_by(header),
+            "client_id": str(header.get("Manufacturer") or PACS),
+            "series_instance_uid": str(header.SeriesInstanceUID),
+        }
+        self._on_label(self._receiver.keep(file, header, image_id, about, source=PACS))
+
+    def _ours(self, image_id: str) -> set[str]:
+        """Return the UIDs of what was sent from here; they follow from the versions."""
+        versions = self._store.history.history(image_id, FINAL)
+        made = {about_version(v, "seg", image_id).sop_instance_uid for v in versions}
+        return made | {str(v.info.get("sop_instance_uid", "")) for v in versions}

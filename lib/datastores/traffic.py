@@ -1,0 +1,168 @@
+"""What goes between this server and a PACS, beside the requests: none of them waits for the PACS."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lib.background.repeating import Repeating
+from lib.datastores.dicomweb import DicomWebStore
+from lib.datastores.inbox import Inbox
+from lib.datastores.outbox import Outbox
+from lib.datastores.received import Receiver
+from lib.errors import DatastoreError, PacsError, ScanError
+from lib.pacs.client import Pacs
+from lib.state.database import Database
+from lib.state.deliveries import Deliveries
+from lib.state.pacs_objects import PacsObjects
+from lib.state.tables import LabelVersion
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 3.0
+"""How often the PACS is asked what is new."""
+SHARE = 0.1
+"""Of the time, at most, that the PACS is busy with that: a list that takes it long is asked for less often."""
+SEND_EVERY_S = 2.0
+FETCH_EVERY_S = 5.0
+
+
+class Traffic:
+    """Lists, labels and scans on their way.
+
+    Args:
+        store: Scans and labels.
+        pacs: The PACS.
+        database: The workflow's.
+        folder: Of the database.
+        on_label: Called with each label that came from the PACS.
+        may_be_sent: As in `Outbox`.
+        wanted: Returns the images that will be wanted, first those that are wanted first.
+    """
+
+    def __init__(
+        self,
+        store: DicomWebStore,
+        pacs: Pacs,
+        database: Database,
+        folder: Path,
+        *,
+        on_label: Callable[[LabelVersion], object],
+        may_be_sent: Callable[[LabelVersion], bool],
+        wanted: Callable[[], list[str]],
+    ) -> None:
+        self._store = store
+        self._pacs = pacs
+        self._wanted = wanted
+        self.receiver = Receiver(store)
+        self.deliveries = Deliveries(database, pacs.url)
+        self.objects = PacsObjects(database)
+        self._outbox = Outbox(store, self.deliveries, pacs, folder, may_be_sent=may_be_sent)
+        self._inbox = Inbox(
+            store, self.objects, pacs, self.receiver, folder=folder, on_label=on_label
+        )
+        self._next_look = 0.0
+        self._was_down = False
+        self._unfetchable: set[str] = set()
+        trouble = "the PACS could not be asked"
+        self._looking = Repeating("pacs-list", self.look, every_s=1.0, trouble=trouble)
+        self._sending = Repeating(
+            "pacs-outbox",
+            self._outbox.run,
+            every_s=SEND_EVERY_S,
+            trouble="labels could not be sent",
+        )
+        self._fetching = Repeating(
+            "pacs-fetch",
+            self.fetch_next,
+            every_s=FETCH_EVERY_S,
+            trouble="scans could not be fetched",
+        )
+
+    def start(self) -> "Traffic":
+        """Begin, and return this."""
+        for one in (self._looking, self._sending, self._fetching):
+            one.start()
+        return self
+
+    def stop(self) -> None:
+        """End."""
+        for one in (self._looking, self._sending, self._fetching):
+            one.stop()
+
+    def wake(self) -> None:
+        """Let a new label be sent now."""
+        self._sending.wake()
+
+    def look(self) -> bool:
+        """Ask for the list where it is time, judge one new series, and take what others drew.
+
+        Returns:
+            Whether there is more to do at once.
+        """
+        try:
+            if time.monotonic() >= self._next_look:
+                began = time.monotonic()
+                self._store.catalogue.refresh()
+                self._inbox.run()
+                took = time.monotonic() - began
+                self._next_look = time.monotonic() + max(LOOK_EVERY_S, took / SHARE)
+            more = self._store.catalogue.check_next()
+        except PacsError as error:
+            if not self._was_down:
+                logger.warning("%s", error)
+            self._was_down = True
+            self._next_look = time.monotonic() + LOOK_EVERY_S
+            return False
+        if self._was_down:
+            self._was_down = False
+            logger.info("the PACS at %s answers again", self._pacs.url)
+            self.deliveries.try_now()
+            self._sending.wake()
+        return more
+
+    def fetch_next(self) -> bool:
+        """Fetch one scan that will be wanted, while there is room; return whether one was fetched."""
+        for image_id in self._wanted():
+            if self._store.is_at_hand(image_id) or image_id in self._unfetchable:
+                continue
+            if not self._store.mirror.has_room():
+                return False
+            try:
+                self._store.require_image(image_id)
+            except PacsError as error:
+                logger.warning("%s", error)
+                return False
+            except (ScanError, DatastoreError) as error:
+                self._unfetchable.add(image_id)
+                logger.warning("%s", error)
+            return True
+        return False
+
+    def status(self) -> dict[str, Any]:
+        """Return how it stands, for people."""
+        catalogue = self._store.catalogue
+        waiting = self.deliveries.waiting()
+        return {
+            "url": self._pacs.url,
+            "trouble": catalogue.trouble,
+            "images": len(catalogue.images()),
+            "at_hand": sum(map(self._store.is_at_hand, catalogue.images())),
+            "unchecked": len(catalogue.unchecked()),
+            "refused": catalogue.refused(),
+            "outbox": [
+                {
+                    "image": row.image_id,
+                    "number": row.number,
+                    "attempts": row.attempts,
+                    "next_try": row.next_at.isoformat(),
+                    "trouble": row.trouble,
+                }
+                for row in waiting
+            ],
+            "refused_objects": [
+                {"sop_instance_uid": row.sop_uid, "image": row.image_id, "reason": row.reason}
+                for row in self.objects.refused()
+            ],
+        }

@@ -1,0 +1,81 @@
+"""DICOM objects that hold organs, whichever of the two kinds: one way out, one way in."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import pydicom
+from pydicom.dataset import FileDataset
+
+from lib.dicom.about import ObjectAbout
+from lib.dicom.rtstruct import read_rtstruct
+from lib.dicom.rtstruct_writer import write_rtstruct
+from lib.dicom.seg import read_seg, write_seg
+from lib.dicom.series import PARSING_ERRORS
+from lib.dicom.structures import StructureSet
+from lib.errors import LabelError
+from lib.geometry import Grid
+from lib.volumes import LabelVolume
+
+Kind = Literal["seg", "rtstruct"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+MODALITIES = ("SEG", "RTSTRUCT")
+"""What objects that hold organs are called in DICOM (0008,0060)."""
+
+
+class _Writer(Protocol):
+    def __call__(
+        self,
+        path: Path,
+        label: LabelVolume,
+        headers: Sequence[FileDataset],
+        about: ObjectAbout,
+        *,
+        image_id: str = ...,
+    ) -> tuple[str, ...]: ...
+
+
+_WRITERS: Mapping[Kind, _Writer] = {"seg": write_seg, "rtstruct": write_rtstruct}
+
+
+def write_object(
+    kind: Kind,
+    path: Path,
+    label: LabelVolume,
+    headers: Sequence[FileDataset],
+    about: ObjectAbout,
+    *,
+    image_id: str,
+) -> tuple[str, ...]:
+    """Write the organs of `label` as a DICOM object on the CT of `headers`, and return notes.
+
+    Raises:
+        LabelError: As `write_seg` and `write_rtstruct`.
+        GeometryError: As they do.
+        StorageFullError: If the disk is full.
+    """
+    return _WRITERS[kind](path, label, headers, about, image_id=image_id)
+
+
+def read_object(
+    path: Path, headers: Sequence[FileDataset], grid: Grid, *, image_id: str
+) -> StructureSet:
+    """Return the structures of a SEG or an RTSTRUCT as masks on the CT's grid.
+
+    Raises:
+        LabelError: If the file is damaged or neither of the two.
+        GeometryError: If it was drawn on anything but this CT.
+    """
+    try:
+        modality = str(
+            pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True).Modality
+        )
+    except PARSING_ERRORS as error:
+        raise LabelError(
+            f"{image_id}: the file cannot be read as DICOM ({error}); export it again"
+        ) from error
+    if modality == "SEG":
+        return read_seg(path, headers, grid, image_id=image_id)
+    if modality == "RTSTRUCT":
+        return read_rtstruct(path, headers, grid, image_id=image_id)
+    raise LabelError(f"{image_id}: the file's modality is {modality}; SEG or RTSTRUCT expected")

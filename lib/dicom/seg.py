@@ -1,0 +1,234 @@
+"""DICOM SEG (PS3.3 A.51, C.8.20): organs as segments, written by highdicom, and read from any writer.
+
+Segments are told by their label, never by their number or place. Frames are told by where they lie in the
+patient, never by their order; `seg_frames` puts them on the CT's voxels.
+"""
+
+import logging
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from lib.dicom.about import MANUFACTURER, SOFTWARE_VERSION, ObjectAbout, text, uid_of
+from lib.dicom.codes import category_code, cielab, organ_code, organ_of
+from lib.dicom.files import save
+from lib.dicom.references import frame_of_reference, items, patient_and_study, require_same_scan
+from lib.dicom.seg_frames import frames_of, mark
+from lib.dicom.series import PARSING_ERRORS, arranged
+from lib.dicom.structures import StructureSet, present
+from lib.errors import LabelError, OrganNetError
+from lib.geometry import Grid, turned_onto
+from lib.organs import Organ
+from lib.units import MaskArray
+from lib.volumes import LabelVolume
+
+_log = logging.getLogger(__name__)
+
+_PLACE = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "PixelSpacing",
+          "ImageOrientationPatient", "ImagePositionPatient")  # fmt: skip
+
+_ARTIFICIAL_INTELLIGENCE = hd.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
+"""Of the algorithm families (PS3.16 CID 7162)."""
+
+_DAMAGE = (*PARSING_ERRORS, IndexError, RuntimeError, zlib.error)
+
+
+def write_seg(
+    path: Path,
+    label: LabelVolume,
+    headers: Sequence[FileDataset],
+    about: ObjectAbout,
+    *,
+    image_id: str = "label",
+) -> tuple[str, ...]:
+    """Write the organs of `label` that have a voxel as a binary SEG, a segment each, and return notes.
+
+    Every segment has a frame for every slice: viewers that count frames instead of looking where they lie
+    shift the overlay otherwise. That is 32 KiB an organ and slice of 512 x 512; nine organs on 120 slices
+    are 34 MiB, and eight times twice that is held while they are packed.
+
+    Args:
+        path: The file; replaced in one step.
+        label: On the CT's voxels; its axes may run another way.
+        headers: The CT's slices, as `lib.dicom.series.read_headers` returns them.
+        about: The object's ids, author and time.
+        image_id: For messages.
+
+    Raises:
+        LabelError: If no organ has a voxel, or a voxel's value has no name.
+        GeometryError: If the label does not lie on the CT's voxels, or the CT names no frame of reference.
+        StorageFullError: If the disk is full.
+    """
+    slices, grid = arranged(headers, image_id=image_id)
+    array = turned_onto(label.array, label.grid, grid, image_id=image_id)
+    organs = present(label, image_id)
+    number_of = np.zeros(256, np.uint8)
+    number_of[list(organs.values())] = np.arange(1, len(organs) + 1)
+    segments = [
+        _segment(number, organ_of(name, image_id), slices[0], about)
+        for number, name in enumerate(organs, start=1)
+    ]
+    dataset = hd.seg.Segmentation(
+        source_images=_sources(slices, grid, image_id),
+        pixel_array=np.ascontiguousarray(number_of[array].transpose(2, 1, 0)),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=about.series_instance_uid,
+        series_number=about.series_number,
+        sop_instance_uid=about.sop_instance_uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MANUFACTURER,
+        software_versions=SOFTWARE_VERSION,
+        device_serial_number=SOFTWARE_VERSION,
+        content_description=text(about.description),
+        content_label="ORGANS",
+        series_description=text(about.description),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=False,
+    )
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.PatientName = slices[0].get("PatientName") or ""
+    dataset.ContentCreatorName = about.person
+    for part in ("Content", "InstanceCreation", "Series"):
+        setattr(dataset, f"{part}Date", about.date)
+        setattr(dataset, f"{part}Time", about.time)
+    save(path, dataset, image_id)
+    return ()
+
+
+def _sources(slices: Sequence[FileDataset], grid: Grid, image_id: str) -> list[Dataset]:
+    """Return what highdicom has to know of the slices, so that nothing else in them can trouble it."""
+    common = {
+        **patient_and_study(slices[0]),
+        "PatientName": "",  # highdicom warns of names of one part; `write_seg` puts it in
+        "FrameOfReferenceUID": frame_of_reference(slices[0], image_id),
+        "PositionReferenceIndicator": slices[0].get("PositionReferenceIndicator") or "",
+        # A label has no thickness of its own: its voxels reach from slice to slice.
+        "SliceThickness": f"{grid.spacing_mm[2]:.10g}",
+        "SpacingBetweenSlices": f"{grid.spacing_mm[2]:.10g}",
+    }
+    sources = []
+    for header in slices:
+        source = Dataset()
+        for keyword, value in common.items():
+            setattr(source, keyword, value)
+        for keyword in _PLACE:
+            setattr(source, keyword, header[keyword].value)
+        sources.append(source)
+    return sources
+
+
+def _segment(
+    number: int, organ: Organ, header: FileDataset, about: ObjectAbout
+) -> hd.seg.SegmentDescription:
+    algorithm = None
+    if about.model:
+        algorithm = hd.AlgorithmIdentificationSequence(
+            name=text(about.model),
+            family=_ARTIFICIAL_INTELLIGENCE,
+            version=text(about.model_version) or "unknown",
+        )
+    segment = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=organ.name,
+        segmented_property_category=hd.sr.CodedConcept.from_dataset(category_code()),
+        segmented_property_type=hd.sr.CodedConcept.from_dataset(organ_code(organ)),
+        algorithm_type=about.generation,
+        algorithm_identification=algorithm,
+        tracking_id=organ.name,
+        # The same organ of the same CT, whoever draws it and however often.
+        tracking_uid=uid_of(str(header.SeriesInstanceUID), organ.name),
+    )
+    segment.RecommendedDisplayCIELabValue = cielab(organ.colour_rgb)
+    return segment
+
+
+def read_seg(
+    path: Path, headers: Sequence[FileDataset], grid: Grid, *, image_id: str
+) -> StructureSet:
+    """Return the segments of a SEG, by their labels, as masks on the whole of `grid`.
+
+    Of a fractional SEG, voxels of at least a half; segments may overlap, have no frame, or frames for some
+    slices only.
+
+    Args:
+        path: The SEG's file: binary, fractional or a label map.
+        headers: The slices that it was drawn on, and
+        grid: their grid, as `lib.dicom.series.read_headers` returns them.
+        image_id: For messages.
+
+    Raises:
+        LabelError: If the file is damaged or no SEG, or two segments with voxels have one label.
+        GeometryError: If it was drawn on another series or in another frame of reference, or a frame that is
+            not empty does not lie on the scan's voxels.
+    """
+    try:
+        dataset = pydicom.dcmread(path)
+        names = _names(dataset, image_id)
+        frame = str(dataset.get("FrameOfReferenceUID", "") or "")
+        notes = require_same_scan(dataset, {"the SEG": frame}, headers, image_id)
+        masks = _masks(dataset, names, headers, grid, image_id)
+    except OrganNetError:
+        raise
+    except _DAMAGE as error:
+        raise LabelError(f"{image_id}: the SEG is damaged ({error}); export it again") from error
+    by_name: dict[str, MaskArray] = {}
+    for number, name in names.items():
+        if number not in masks:
+            notes.append(f"{name}: the segment has no voxel")
+        elif name in by_name:
+            raise LabelError(f"{image_id}: two segments are called {name!r}; rename or join them")
+        else:
+            by_name[name] = masks[number]
+    for note in notes:
+        _log.info("%s: %s", image_id, note)
+    return StructureSet(tuple(names.values()), by_name, tuple(notes))
+
+
+def _names(dataset: Dataset, image_id: str) -> dict[int, str]:
+    """Return the label of each segment by its number; its code's meaning where it has none."""
+    if dataset.get("Modality") != "SEG":
+        raise LabelError(
+            f"{image_id}: the file's modality is {dataset.get('Modality', 'unknown')}; SEG expected"
+        )
+    return {
+        int(segment.SegmentNumber): str(
+            segment.get("SegmentLabel") or segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning
+        )
+        for segment in items(dataset, "SegmentSequence")
+    }
+
+
+def _masks(
+    dataset: Dataset,
+    names: dict[int, str],
+    headers: Sequence[FileDataset],
+    grid: Grid,
+    image_id: str,
+) -> dict[int, MaskArray]:
+    """Return the masks of the segments that mark a voxel, by their numbers."""
+    masks: dict[int, MaskArray] = {}
+    for frame in frames_of(dataset, headers, image_id):
+        if not frame.marked_yx.any():
+            continue
+        if frame.segment not in names:
+            raise LabelError(
+                f"{image_id}: frame {frame.number} of the SEG belongs to segment {frame.segment}, which it "
+                f"does not describe; its segments are {names}: export it again"
+            )
+        if frame.segment not in masks:
+            masks[frame.segment] = np.zeros(grid.shape_vox, np.bool_)
+        mark(
+            masks[frame.segment],
+            frame,
+            grid,
+            f"{image_id}: frame {frame.number} ({names[frame.segment]!r})",
+        )
+    return masks

@@ -1,0 +1,173 @@
+"""Which series of a PACS are scans that can be contoured, known without asking it each time.
+
+The list is asked for every few seconds. A series that is new or changed is judged by its slices' headers: one
+that is no regular CT is refused by name, long before anybody wants it contoured; localizers and screen captures
+are passed over. What was found out is in the database, so a start without the PACS knows its patients.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from lib.dicom.series import is_capture, is_localizer, slices_of
+from lib.errors import DatastoreError, PacsError, ScanError
+from lib.pacs.client import Pacs
+from lib.scans import require_volume
+from lib.state.pacs_series import ListedSeries, SeriesOfPacs, Verdict
+from lib.state.tables import PacsSeries
+
+logger = logging.getLogger(__name__)
+
+ABOUT = ("PatientID", "StudyDate", "SeriesDate", "SeriesDescription", "Modality")
+"""What is kept of a series, and told to whoever may list it; no names."""
+SCANS: Mapping[str, Any] = {"Modality": "CT"}
+
+
+class Catalogue:
+    """The scans of one PACS; safe to use from threads.
+
+    Args:
+        series: What is remembered of it.
+        pacs: The PACS.
+        filters: DICOM keyword -> value that a scan's series must have.
+    """
+
+    def __init__(
+        self, series: SeriesOfPacs, pacs: Pacs, *, filters: Mapping[str, Any] = SCANS
+    ) -> None:
+        self._series = series
+        self._pacs = pacs
+        self._filters = dict(filters)
+        self._mutex = threading.Lock()
+        self._rows: Mapping[str, PacsSeries] = {}
+        self.revision = 0
+        """Changes with the list."""
+        self.trouble = ""
+        """Why the PACS was asked in vain last time; empty where it answered."""
+        self._read()
+
+    def images(self) -> dict[str, dict[str, Any]]:
+        """Return SeriesInstanceUID -> what is known of each scan that can be contoured."""
+        return {uid: _told(row) for uid, row in self._rows.items() if row.verdict == Verdict.USABLE}
+
+    def refused(self) -> dict[str, str]:
+        """Return SeriesInstanceUID -> what is wrong with it, of each CT that cannot be contoured."""
+        return {
+            uid: row.reason for uid, row in self._rows.items() if row.verdict == Verdict.REFUSED
+        }
+
+    def unchecked(self) -> list[str]:
+        """Return the series that nobody looked at yet, the newest first."""
+        waiting = [row for row in self._rows.values() if row.verdict == Verdict.UNCHECKED]
+        waiting.sort(key=lambda row: (row.first_seen_at, row.uid), reverse=True)
+        return [row.uid for row in waiting]
+
+    def require(self, uid: str) -> PacsSeries:
+        """Return what is known of a scan that can be contoured, looked at now if it was not yet.
+
+        Raises:
+            DatastoreError: If the PACS lists no such scan.
+            ScanError: If it is no CT that can be contoured.
+            PacsError: If it was not looked at yet and the PACS does not answer.
+        """
+        row = self._rows.get(uid)
+        if row is not None and row.verdict == Verdict.UNCHECKED:
+            self.check(uid)
+            row = self._rows.get(uid)
+        if row is None or row.verdict == Verdict.IGNORED:
+            raise DatastoreError(f"{uid}: the PACS lists no such CT series")
+        if row.verdict == Verdict.REFUSED:
+            raise ScanError(row.reason)
+        return row
+
+    def refresh(self) -> bool:
+        """Ask for the list, and return whether it changed.
+
+        Raises:
+            PacsError: If the PACS does not answer; what it listed before stays.
+        """
+        try:
+            found = _listed(self._pacs.series(**self._filters))
+        except PacsError as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        changed = self._series.replace(found)
+        if changed:
+            self._read()
+        return changed
+
+    def check_next(self) -> bool:
+        """Look at one series that nobody looked at yet, and return whether there was one.
+
+        Raises:
+            PacsError: If the PACS does not answer.
+        """
+        waiting = self.unchecked()
+        if waiting:
+            self.check(waiting[0])
+        return bool(waiting)
+
+    def check(self, uid: str) -> None:
+        """Find out whether a series is a CT that can be contoured.
+
+        Raises:
+            PacsError: If the PACS does not answer.
+        """
+        self._decide(uid, *self._judged(self._rows[uid]))
+
+    def refuse(self, uid: str, reason: str) -> None:
+        """Remember that a series cannot be contoured, as its pixels show."""
+        self._decide(uid, Verdict.REFUSED, reason)
+
+    def _decide(self, uid: str, verdict: Verdict, reason: str) -> None:
+        if verdict is not Verdict.USABLE:
+            logger.info("%s: %s: %s", uid, verdict.value, reason)
+        self._series.judge(uid, verdict, reason)
+        self._read()
+
+    def _judged(self, row: PacsSeries) -> tuple[Verdict, str]:
+        if row.about["studies"] > 1:
+            return Verdict.REFUSED, (
+                f"{row.uid}: the PACS has this series in {row.about['studies']} studies; which patient it is "
+                "of cannot be told: remove the wrong one there"
+            )
+        headers = self._pacs.headers(row.study_uid, row.uid)
+        if all(is_localizer(header) or is_capture(header) for header in headers):
+            return Verdict.IGNORED, "localizers or screen captures only"
+        try:
+            _, grid = slices_of(headers, image_id=row.uid)
+            require_volume(row.uid, grid)
+        except ScanError as error:
+            return Verdict.REFUSED, str(error)
+        return Verdict.USABLE, ""
+
+    def _read(self) -> None:
+        with self._mutex:
+            self._rows = {row.uid: row for row in self._series.listed()}
+            self.revision += 1
+
+
+def _listed(found: list[Dataset]) -> list[ListedSeries]:
+    """Return what a PACS listed, each series once."""
+    studies = Counter(str(item.SeriesInstanceUID) for item in found)
+    named = {
+        str(item.SeriesInstanceUID): ListedSeries(
+            uid=str(item.SeriesInstanceUID),
+            study_uid=str(item.StudyInstanceUID),
+            about={key: str(item.get(key, "") or "") for key in ABOUT},
+            slices=item.get("NumberOfSeriesRelatedInstances"),
+            studies=studies[str(item.SeriesInstanceUID)],
+        )
+        for item in sorted(found, key=lambda one: str(one.StudyInstanceUID))
+    }
+    return list(named.values())
+
+
+def _told(row: PacsSeries) -> dict[str, Any]:
+    about = {key: value for key, value in row.about.items() if key in ABOUT}
+    return {**about, "SeriesInstanceUID": row.uid, "StudyInstanceUID": row.study_uid}

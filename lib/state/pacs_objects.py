@@ -1,0 +1,35 @@
+"""The SEGs and RTSTRUCTs that were found in a PACS: each is looked at once."""
+
+from sqlalchemy import select
+
+from lib.state.database import Database
+from lib.state.tables import PacsObject, now
+
+KEPT = "kept"
+OURS = "ours"
+REFUSED = "refused"
+WAITING = "waiting"
+
+
+class PacsObjects:
+    """What became of each."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def known(self) -> dict[str, PacsObject]:
+        """Return SOPInstanceUID -> what became of the object."""
+        with self._database.reading() as session:
+            return {row.sop_uid: row for row in session.scalars(select(PacsObject))}
+
+    def refused(self) -> list[PacsObject]:
+        """Return those that are no labels, with the reason, oldest first."""
+        query = select(PacsObject).where(PacsObject.verdict == REFUSED)
+        with self._database.reading() as session:
+            return list(session.scalars(query.order_by(PacsObject.looked_at)))
+
+    def keep(self, found: PacsObject) -> None:
+        """Remember what became of one, in place of what was known of it."""
+        found.looked_at = now()
+        with self._database.writing() as session:
+            session.merge(found)
