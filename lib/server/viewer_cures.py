@@ -50,6 +50,14 @@ CURES: tuple[Cure, ...] = (
         "await dataSource.store.dicom(naturalizedReport);",
         "return window.organnet.store(naturalizedReport, { extensionManager, servicesManager });",
     ),
+    # 38: frames are made from the last slice to the first, of contours that run from the first to the last.
+    Cure(
+        38,
+        _SEGMENTATION,
+        "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));",
+        "const segImages = window.organnet.lastFirst("
+        "imageIds.map(imageId => esm.cache.getImage(imageId)), esm.metaData);",
+    ),
     # 27: the server is looked for on port 8000, or where a cookie says that any other port's server was.
     Cure(
         27,

@@ -77,10 +77,25 @@ window.organnet = (() => {
     return '/ohif/monai-label?StudyInstanceUIDs=' + encodeURIComponent(info.StudyInstanceUID);
   }
 
+  // Slices in the order in which dcmjs makes frames of them: down along cross(row, column), whatever the
+  // order that they came in. In any other order each contour lands on another slice, and nothing says so.
+  function lastFirst(images, metaData) {
+    const plane = image => metaData.get('imagePlaneModule', image.referencedImageId);
+    const [a, b, c, d, e, f] = plane(images[0]).imageOrientationPatient;
+    const normal = [b * f - c * e, c * d - a * f, a * e - b * d];
+    const height = image =>
+      plane(image).imagePositionPatient.reduce((sum, value, axis) => sum + value * normal[axis], 0);
+    return images
+      .map(image => ({ image, at: height(image) }))
+      .sort((one, other) => other.at - one.at)
+      .map(({ image }) => image);
+  }
+
   // Store what OHIF made of its contours, and tell what the server made of them (DESIGN's defect 25).
   async function store(dataset, { extensionManager, servicesManager }) {
     const [source] = extensionManager.getActiveDataSource();
     const request = new XMLHttpRequest();
+    window.dispatchEvent(new CustomEvent('organnet:submitting'));
     try {
       await source.store.dicom(dataset, request);
     } catch (error) {
@@ -108,11 +123,21 @@ window.organnet = (() => {
     }
     const items = ['00081198', '0008119A', '00081199'].flatMap(tag => answer[tag]?.Value ?? []);
     const told = items.map(item => item['00991001']?.Value?.[0]).filter(Boolean);
-    const message = told.join(' ') || answer.detail || `the server answered ${request.status}`;
+    const said = told.join(' ') || answer.detail || `the server answered ${request.status}`;
+    // A series' number tells nobody which patient he looks at.
+    const message = said.replace(/^[0-9.]{20,64}: /, '');
     return { isKept: request.status === 200, message };
   }
 
+  function isDrawn() {
+    const volume = services().segmentationService.getLabelmapVolume(LABELMAP);
+    return volume?.voxelManager.getCompleteScalarDataArray().some(value => value !== 0);
+  }
+
   async function submit() {
+    if (!isDrawn()) {
+      throw new Error('there are no contours yet; run the model, or draw some');
+    }
     const { commandsManager, extensionManager, servicesManager } = api.panel.props;
     const options = { SeriesDescription: 'Contours drawn in OHIF' };
     const made = commandsManager.runCommand('generateSegmentation', { segmentationId: LABELMAP, options });
@@ -120,7 +145,8 @@ window.organnet = (() => {
   }
 
   const api = {
-    LABELMAP, addressOf, clientId, colour, connect, notify, panel: null, reason, sample, services, store, submit,
+    LABELMAP, addressOf, clientId, colour, connect, lastFirst, notify, panel: null, reason, sample, services,
+    store, submit,
   };
   return api;
 })();

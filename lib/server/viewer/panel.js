@@ -16,10 +16,10 @@
   function build() {
     const made = element('section', 'organnet-box');
     made.setAttribute('aria-label', 'OrganNet Label');
-    const button = element('button', 'actionButton organnet-submit', 'Submit label');
+    const button = element('button', 'organnet-submit', 'Submit label');
     button.title = 'Keep the contours as this case\'s final label';
     button.addEventListener('click', () => submit(button));
-    made.append(button, line('outcome'), line('served'), line('labels'), line('training'), bar(), line('decision'));
+    made.append(button, line('outcome'), line('served'), line('labels'), line('pacs'), line('training'), bar(), line('decision'));
     return made;
   }
 
@@ -48,12 +48,20 @@
       await window.organnet.submit();
     } catch (error) {
       console.error(error);
-      window.organnet.notify(`The label was not submitted: ${error.message}`, 'error', 12000);
+      window.dispatchEvent(
+        new CustomEvent('organnet:submitted', { detail: { isKept: false, message: error.message } })
+      );
     } finally {
       button.disabled = false;
       look();
     }
   }
+
+  window.addEventListener('organnet:submitting', () => {
+    if (box) {
+      say('outcome', 'Submitting ...');
+    }
+  });
 
   window.addEventListener('organnet:submitted', ({ detail }) => {
     if (box) {
@@ -72,8 +80,14 @@
     return `Training: ${training.state}, epoch ${training.epoch} of ${training.total_epochs}, ${labels}${dsc}${left}`;
   }
 
+  function pacsLine(pacs) {
+    const waiting = pacs?.outbox.length ? `${pacs.outbox.length} labels on their way to the PACS` : '';
+    return [pacs?.trouble, waiting].filter(Boolean).join('; ');
+  }
+
   function show(status) {
-    const { served, labels, training, next_training: next, last_decision: last } = status;
+    const { served, labels, training, next_training: next, last_decision: last, pacs } = status;
+    say('pacs', pacsLine(pacs));
     say('served', served ? `Model: ${served.version}` : 'Model: none is served');
     const waiting = `${labels.waiting} new since the last training`;
     say('labels', `Labels: ${labels.total} submitted, ${waiting}`);
