@@ -58,7 +58,7 @@ class Traffic:
         self.receiver = Receiver(store)
         self.deliveries = Deliveries(database, pacs.url)
         self.objects = PacsObjects(database)
-        self._outbox = Outbox(store, self.deliveries, pacs, folder, may_be_sent=may_be_sent)
+        self.outbox = Outbox(store, self.deliveries, pacs, folder, may_be_sent=may_be_sent)
         self._inbox = Inbox(
             store, self.objects, pacs, self.receiver, folder=folder, on_label=on_label
         )
@@ -69,7 +69,7 @@ class Traffic:
         self._looking = Repeating("pacs-list", self.look, every_s=1.0, trouble=trouble)
         self._sending = Repeating(
             "pacs-outbox",
-            self._outbox.run,
+            self.outbox.run,
             every_s=SEND_EVERY_S,
             trouble="labels could not be sent",
         )
@@ -94,6 +94,10 @@ class Traffic:
     def wake(self) -> None:
         """Let a new label be sent now."""
         self._sending.wake()
+
+    def ask_now(self) -> None:
+        """Let the next look ask for the list, whenever the last one was."""
+        self._next_look = 0.0
 
     def look(self) -> bool:
         """Ask for the list where it is time, judge one new series, and take what others drew.

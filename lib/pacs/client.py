@@ -14,6 +14,7 @@ import requests
 from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
 from lib.dicom.series import PARSING_ERRORS
 from lib.errors import ConfigError, PacsError
@@ -52,7 +53,9 @@ class Pacs:
         if user:
             session.auth = (user, password)
         for scheme in ("http://", "https://"):
-            session.mount(scheme, _Limited())
+            # Once more: a server may close a connection that was kept open just when it is used again.
+            again = Retry(1, allowed_methods=["GET"], backoff_factor=0.2, raise_on_status=False)
+            session.mount(scheme, _Limited(max_retries=again))
         paths = {name: path or None for name, path in (prefixes or {}).items()}
         try:
             self._client = DICOMwebClient(
@@ -124,18 +127,25 @@ class Pacs:
         return bool(self.instances(StudyInstanceUID=study_uid, SOPInstanceUID=sop_uid))
 
     def store(self, path: Path) -> None:
-        """Store one instance (STOW-RS, PS3.18 10.5); storing it again changes nothing.
+        """Store one instance (STOW-RS, PS3.18 10.5), and see that it is there; again changes nothing.
 
         Raises:
             PacsError: If it does not answer, or does not take it.
         """
+        instance = pydicom.dcmread(path)
         with self._asked():
-            answer = self._client.store_instances([pydicom.dcmread(path)])
+            answer = self._client.store_instances([instance])
         failed = answer.get("FailedSOPSequence")
         if failed:
             reason = failed[0].get("FailureReason", "unknown")
             raise PacsError(
                 f"the PACS at {self.url} did not store {path.name} (failure reason {reason}, PS3.18 10.5.3)"
+            )
+        # Orthanc 1.10 answers that all is well where it could not write.
+        if not self.holds(instance.StudyInstanceUID, instance.SOPInstanceUID):
+            raise PacsError(
+                f"the PACS at {self.url} says that it stored {path.name}, but does not have it; "
+                "is its disk full?"
             )
 
     def _listed(

@@ -18,7 +18,7 @@ CONSENSUS = "consensus"
 """`LabelVersion.source` of a label that was made of several readings."""
 MAX_READERS = 20
 
-_DRAWN = ("client", "folder")
+_DRAWN = ("client", "folder", "pacs")
 _RESTORED = "restore"
 
 

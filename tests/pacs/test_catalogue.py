@@ -106,7 +106,8 @@ def test_the_same_slices_twice_are_refused(server: Orthanc, tmp_path: Path) -> N
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     for number, file in enumerate((tmp_path / "ct").glob("*.dcm")):
         header = pydicom.dcmread(file)
-        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+        header.SOPInstanceUID = pydicom.uid.UID(f"1.2.3.{number}")
+        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
         header.save_as(file)
     server.upload((tmp_path / "ct").glob("*.dcm"))
     assert "lie at the same position" in look(open_catalogue(server, tmp_path)).refused()[uid]

@@ -121,14 +121,13 @@ def running(
 ) -> Iterator[Server]:
     """Yield a server over `folder`/studies and `folder`/models, and end it with all its children.
 
-    `studies` is where another server has its studies, if they are to be shared, or a PACS's DICOMweb address.
+    `studies` is where another server has its studies, if they are to be shared, or the address of a PACS.
     """
-    places = {name: folder / name for name in ("studies", "models", "scratch", "sessions", "pacs")}
+    places = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
     if isinstance(studies, Path):
         places["studies"] = studies
     for place in places.values():
         place.mkdir(exist_ok=True)
-    given = studies if isinstance(studies, str) else str(places["studies"])
     recipe = folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(TINY.as_dict()))
     settings = {"model_dir": str(places["models"]), "starter_dir": str(folder / "none"),
@@ -136,13 +135,13 @@ def running(
     port = _free_port()
     programs = Path(sys.executable).parent
     command = [str(programs / "monailabel"), "start_server", "--app", str(app),
-               "--studies", given, "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+               "--studies", str(studies or places["studies"]),
+               "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     for key, value in settings.items():
         command += ["--conf", key, value]
     variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
                  "TMPDIR": str(places["scratch"]), "OMP_NUM_THREADS": "1",
                  "MONAI_LABEL_SESSION_PATH": str(places["sessions"]),
-                 "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(places["pacs"]),
                  **(environment or {})}  # fmt: skip
     log = folder / "server.log"
     with log.open("wb") as output, requests.Session() as http:
