@@ -14,6 +14,7 @@ from monailabel.endpoints import (
     info,
     logs,
     model,
+    ohif,
     proxy,
     scoring,
     session,
@@ -31,12 +32,14 @@ from lib.server import (
     label_routes,
     lease_routes,
     model_routes,
+    proxy_routes,
     reader_routes,
     routes,
     session_routes,
     status_routes,
     store_routes,
     train_routes,
+    viewer_routes,
 )
 from lib.server.access import AccessGuard, BodyLimit
 
@@ -44,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 TESTED_WITH = "0.8.5"
 
-REPLACED = (info, infer, activelearning, session, train, datastore)
+REPLACED = (info, infer, activelearning, session, train, datastore, proxy, ohif)
 """Modules whose every route has its better here."""
 
 OURS = (
@@ -60,6 +63,12 @@ OURS = (
     edit_cost_routes.router,
     export_routes.router,
 )
+
+OURS_WITH_PACS = (proxy_routes.router, viewer_routes.router)
+"""Where the studies are in a PACS."""
+
+OURS_WITHOUT_PACS = (viewer_routes.without_pacs,)
+"""Where they are files."""
 
 DROPPED = (model, wsi_infer, batch_infer, scoring, logs)
 """What neither client calls and nobody is served by.
@@ -88,8 +97,7 @@ def install(config: AppConfig) -> None:
 
 def _put_routes(app: FastAPI) -> None:
     unwanted = [module.router for module in (*REPLACED, *DROPPED)]
-    if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
-        unwanted.append(proxy.router)
+    has_pacs = str(settings.MONAI_LABEL_STUDIES).startswith(("http://", "https://"))
     app.router.routes[:] = [
         route
         for route in app.router.routes
@@ -97,7 +105,7 @@ def _put_routes(app: FastAPI) -> None:
         if getattr(route, "path", None) != "/reload"
         and not any(getattr(route, "original_router", None) is one for one in unwanted)
     ]
-    for router in OURS:
+    for router in (*OURS, *(OURS_WITH_PACS if has_pacs else OURS_WITHOUT_PACS)):
         app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
 
 

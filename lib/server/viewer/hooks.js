@@ -1,0 +1,152 @@
+// What the cured lines of OHIF's bundle call (lib/server/viewer_cures.py); loaded before the bundle.
+'use strict';
+
+window.organnet = (() => {
+  const ORGANS = {}; /* the organ table is put here when this is served: name -> [r, g, b] */
+  const WAIT_MS = 200;
+  const LABELMAP = '1'; // the name that MONAI Label's panel gives to its only segmentation
+
+  function clientId() {
+    const key = 'organnet.client';
+    const kept = window.localStorage.getItem(key);
+    if (kept) {
+      return kept;
+    }
+    const made = 'ohif-' + Math.random().toString(16).slice(2, 10);
+    window.localStorage.setItem(key, made);
+    return made;
+  }
+
+  // The organ table's colour as the panel wants it, null for a name that is not in the table.
+  function colour(name) {
+    const found = ORGANS[name];
+    return found ? { r: found[0], g: found[1], b: found[2] } : null;
+  }
+
+  function services() {
+    return api.panel.props.servicesManager.services;
+  }
+
+  function notify(message, type, duration = 8000) {
+    services().uiNotificationService.show({ title: 'OrganNet Label', message, type, duration });
+  }
+
+  function wait() {
+    return new Promise(resolve => window.setTimeout(resolve, WAIT_MS));
+  }
+
+  // Connect as soon as there is an image to lay contours on; who opens a patient has no more to do.
+  async function connect(panel) {
+    api.panel = panel;
+    while (!hasImage(panel)) {
+      await wait();
+      if (api.panel !== panel) {
+        return;
+      }
+    }
+    await panel.onInfo(window.location.origin + '/');
+  }
+
+  function hasImage(panel) {
+    const { viewportGridService, displaySetService, cornerstoneViewportService } =
+      panel.props.servicesManager.services;
+    const { viewports, activeViewportId } = viewportGridService.getState();
+    const uid = viewports.get(activeViewportId)?.displaySetInstanceUIDs?.[0];
+    const shown = cornerstoneViewportService.getCornerstoneViewport(activeViewportId);
+    return Boolean(uid && displaySetService.getDisplaySetByUID(uid) && shown?.getImageData?.());
+  }
+
+  // What the server said, in place of the panel's "Failed to ...".
+  function reason(response, otherwise) {
+    const data = response?.response?.data ?? response?.data;
+    try {
+      const text = data instanceof ArrayBuffer ? new TextDecoder().decode(data) : data;
+      const told = typeof text === 'string' ? JSON.parse(text) : text;
+      return told.detail || told.why || otherwise;
+    } catch {
+      return otherwise;
+    }
+  }
+
+  // A next sample without an id is none: `why` says so, and the panel shows that.
+  function sample(response) {
+    return response.status === 200 && !response.data.id ? { status: 0, data: response.data } : response;
+  }
+
+  function addressOf(info) {
+    return '/ohif/monai-label?StudyInstanceUIDs=' + encodeURIComponent(info.StudyInstanceUID);
+  }
+
+  // Slices in the order in which dcmjs makes frames of them: down along cross(row, column), whatever the
+  // order that they came in. In any other order each contour lands on another slice, and nothing says so.
+  function lastFirst(images, metaData) {
+    const plane = image => metaData.get('imagePlaneModule', image.referencedImageId);
+    const [a, b, c, d, e, f] = plane(images[0]).imageOrientationPatient;
+    const normal = [b * f - c * e, c * d - a * f, a * e - b * d];
+    const height = image =>
+      plane(image).imagePositionPatient.reduce((sum, value, axis) => sum + value * normal[axis], 0);
+    return images
+      .map(image => ({ image, at: height(image) }))
+      .sort((one, other) => other.at - one.at)
+      .map(({ image }) => image);
+  }
+
+  // Store what OHIF made of its contours, and tell what the server made of them (DESIGN's defect 25).
+  async function store(dataset, { extensionManager, servicesManager }) {
+    const [source] = extensionManager.getActiveDataSource();
+    const request = new XMLHttpRequest();
+    window.dispatchEvent(new CustomEvent('organnet:submitting'));
+    try {
+      await source.store.dicom(dataset, request);
+    } catch (error) {
+      if (!request.status) {
+        throw new Error('the server does not answer; the contours are still here, submit them again');
+      }
+    }
+    const outcome = outcomeOf(request);
+    servicesManager.services.uiNotificationService.show({
+      title: outcome.isKept ? 'Label submitted' : 'Label not submitted',
+      message: outcome.message,
+      type: outcome.isKept ? 'success' : 'error',
+      duration: 12000,
+    });
+    window.dispatchEvent(new CustomEvent('organnet:submitted', { detail: outcome }));
+  }
+
+  // The answer of STOW-RS; the sentences for people are in our private element.
+  function outcomeOf(request) {
+    let answer = {};
+    try {
+      answer = JSON.parse(request.responseText);
+    } catch {
+      // no JSON: the status is all there is
+    }
+    const items = ['00081198', '0008119A', '00081199'].flatMap(tag => answer[tag]?.Value ?? []);
+    const told = items.map(item => item['00991001']?.Value?.[0]).filter(Boolean);
+    const said = told.join(' ') || answer.detail || `the server answered ${request.status}`;
+    // A series' number tells nobody which patient he looks at.
+    const message = said.replace(/^[0-9.]{20,64}: /, '');
+    return { isKept: request.status === 200, message };
+  }
+
+  function isDrawn() {
+    const volume = services().segmentationService.getLabelmapVolume(LABELMAP);
+    return volume?.voxelManager.getCompleteScalarDataArray().some(value => value !== 0);
+  }
+
+  async function submit() {
+    if (!isDrawn()) {
+      throw new Error('there are no contours yet; run the model, or draw some');
+    }
+    const { commandsManager, extensionManager, servicesManager } = api.panel.props;
+    const options = { SeriesDescription: 'Contours drawn in OHIF' };
+    const made = commandsManager.runCommand('generateSegmentation', { segmentationId: LABELMAP, options });
+    await store(made.dataset, { extensionManager, servicesManager });
+  }
+
+  const api = {
+    LABELMAP, addressOf, clientId, colour, connect, lastFirst, notify, panel: null, reason, sample, services,
+    store, submit,
+  };
+  return api;
+})();

@@ -1,0 +1,147 @@
+// The box that MONAI Label's panel lacks: submit, what serves, and how the training stands.
+'use strict';
+
+(() => {
+  const LOOK_MS = 3000;
+  let box = null;
+  let shown = '';
+
+  function element(tag, className, text) {
+    const made = document.createElement(tag);
+    made.className = className;
+    made.textContent = text ?? '';
+    return made;
+  }
+
+  function build() {
+    const made = element('section', 'organnet-box');
+    made.setAttribute('aria-label', 'OrganNet Label');
+    const button = element('button', 'organnet-submit', 'Submit label');
+    button.title = 'Keep the contours as this case\'s final label';
+    button.addEventListener('click', () => submit(button));
+    made.append(button, line('outcome'), line('served'), line('labels'), line('pacs'), line('training'), bar(), line('decision'));
+    return made;
+  }
+
+  function line(name) {
+    const made = element('p', `organnet-${name}`);
+    made.setAttribute('role', 'status');
+    return made;
+  }
+
+  function bar() {
+    const made = element('progress', 'organnet-progress');
+    made.hidden = true;
+    return made;
+  }
+
+  function say(name, text) {
+    const found = box.querySelector(`.organnet-${name}`);
+    if (found.textContent !== text) {
+      found.textContent = text;
+    }
+  }
+
+  async function submit(button) {
+    button.disabled = true;
+    try {
+      await window.organnet.submit();
+    } catch (error) {
+      console.error(error);
+      window.dispatchEvent(
+        new CustomEvent('organnet:submitted', { detail: { isKept: false, message: error.message } })
+      );
+    } finally {
+      button.disabled = false;
+      look();
+    }
+  }
+
+  window.addEventListener('organnet:submitting', () => {
+    if (box) {
+      say('outcome', 'Submitting ...');
+    }
+  });
+
+  window.addEventListener('organnet:submitted', ({ detail }) => {
+    if (box) {
+      box.querySelector('.organnet-outcome').classList.toggle('organnet-refused', !detail.isKept);
+      say('outcome', (detail.isKept ? 'Label ' : 'Not submitted: ') + detail.message);
+    }
+  });
+
+  function trainingLine(training, next) {
+    if (!training) {
+      return `Training: none. ${next.reason}`;
+    }
+    const dsc = training.mean_dsc === null ? '' : `, mean DSC ${training.mean_dsc.toFixed(3)}`;
+    const left = training.eta_s ? `, ${Math.ceil(training.eta_s / 60)} min left` : '';
+    const labels = `${training.labels} labels`;
+    return `Training: ${training.state}, epoch ${training.epoch} of ${training.total_epochs}, ${labels}${dsc}${left}`;
+  }
+
+  function pacsLine(pacs) {
+    const waiting = pacs?.outbox.length ? `${pacs.outbox.length} labels on their way to the PACS` : '';
+    return [pacs?.trouble, waiting].filter(Boolean).join('; ');
+  }
+
+  function show(status) {
+    const { served, labels, training, next_training: next, last_decision: last, pacs } = status;
+    say('pacs', pacsLine(pacs));
+    say('served', served ? `Model: ${served.version}` : 'Model: none is served');
+    const waiting = `${labels.waiting} new since the last training`;
+    say('labels', `Labels: ${labels.total} submitted, ${waiting}`);
+    say('training', trainingLine(training, next));
+    const progress = box.querySelector('.organnet-progress');
+    progress.hidden = !training;
+    if (training) {
+      progress.max = training.total_epochs;
+      progress.value = training.epoch;
+    }
+    say('decision', last ? `Last decision: ${last.version} ${last.decision}: ${last.reason}` : '');
+  }
+
+  // MONAI Label's own table of the panel asks once; it follows when something has changed.
+  async function follow(status) {
+    const { served, labels, training } = status;
+    const seen = JSON.stringify([served?.version, labels.total, training?.id, training?.epoch]);
+    const panel = window.organnet.panel;
+    panel.actions.activelearning.current?.setState({ training: Boolean(training) });
+    if (seen === shown || !panel.state.isDataReady) {
+      return;
+    }
+    shown = seen;
+    const answer = await fetch('/info/');
+    if (answer.ok) {
+      const data = await answer.json();
+      panel.setState(({ info }) => ({ info: { ...info, data: { ...info.data, ...data } } }));
+    }
+  }
+
+  async function look() {
+    if (!box?.isConnected || document.hidden) {
+      return;
+    }
+    try {
+      const answer = await fetch('/organnet/status');
+      if (answer.ok) {
+        const status = await answer.json();
+        show(status);
+        await follow(status);
+      }
+    } catch (error) {
+      say('training', `The server does not answer (${error.message})`);
+    }
+  }
+
+  // React's own empty element: called with it when the panel appears, and with null when it goes.
+  window.organnet.mount = host => {
+    if (host && !host.firstChild) {
+      box = build();
+      shown = '';
+      host.append(box);
+      look();
+    }
+  };
+  window.setInterval(look, LOOK_MS);
+})();

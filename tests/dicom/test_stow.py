@@ -1,0 +1,122 @@
+"""The answers to STOW-RS, as the standard has them."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from lib.dicom.stow import (
+    CANNOT_UNDERSTAND,
+    PROCESSING_FAILURE,
+    SEG,
+    ObjectId,
+    Outcome,
+    decoded,
+    encoded,
+    read_object_id,
+    response_dataset,
+    status_of,
+)
+from lib.dicom.writer import write_ct_series
+from lib.errors import ScanError
+from tests.phantoms import make_ct
+
+ONE = ObjectId(SEG, "1.2.1", "1.2")
+TWO = ObjectId(SEG, "1.2.2", "1.2")
+KEPT = Outcome(object_id=ONE, comment="kept as version 3")
+REFUSED = Outcome(object_id=TWO, comment="no organ of ours", failure=PROCESSING_FAILURE)
+GARBAGE = Outcome(object_id=None, comment="no DICOM", failure=CANNOT_UNDERSTAND)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status"),
+    [
+        ([KEPT], 200),
+        ([KEPT, KEPT], 200),
+        ([KEPT, REFUSED], 202),
+        ([REFUSED], 409),
+        ([GARBAGE, REFUSED], 409),
+    ],
+)
+def test_the_status_says_whether_all_some_or_none_is_stored(
+    outcomes: list[Outcome], status: int
+) -> None:
+    assert status_of(outcomes) == status
+
+
+def test_json_names_what_is_stored_and_what_is_not_with_numbers_and_sentences() -> None:
+    content, media_type = encoded(response_dataset([KEPT, REFUSED, GARBAGE]), "*/*")
+    assert media_type == "application/dicom+json"
+    answer = json.loads(content)
+    (stored,) = answer["00081199"]["Value"]
+    (failed,) = answer["00081198"]["Value"]
+    (other,) = answer["0008119A"]["Value"]
+    assert stored["00081150"]["Value"] == [SEG]
+    assert stored["00081155"]["Value"] == ["1.2.1"]
+    assert stored["00991001"]["Value"] == ["kept as version 3"]
+    assert stored["00990010"]["Value"] == ["ORGANNET LABEL"]
+    assert failed["00081155"]["Value"] == ["1.2.2"]
+    assert failed["00081197"]["Value"] == [0x0110]
+    assert failed["00991001"]["Value"] == ["no organ of ours"]
+    assert other["00081197"]["Value"] == [0xC000]
+    assert "00081155" not in other
+
+
+def test_json_is_read_back() -> None:
+    content, _ = encoded(response_dataset([KEPT, REFUSED]), "application/dicom+json")
+    assert decoded(content).FailedSOPSequence[0].FailureReason == PROCESSING_FAILURE
+
+
+def test_xml_is_written_where_only_that_is_accepted() -> None:
+    content, media_type = encoded(response_dataset([KEPT, REFUSED]), "application/dicom+xml")
+    assert media_type == "application/dicom+xml"
+    root = ElementTree.fromstring(content)  # noqa: S314 - our own
+    assert root.tag == "NativeDicomModel"
+    uid = root.find("DicomAttribute[@keyword='ReferencedSOPSequence']/Item[@number='1']/"
+                    "DicomAttribute[@tag='00081155'][@vr='UI']/Value[@number='1']")  # fmt: skip
+    reason = root.find("DicomAttribute[@tag='00081198']/Item/DicomAttribute[@tag='00081197']/Value")
+    assert uid is not None
+    assert uid.text == "1.2.1"
+    assert reason is not None
+    assert reason.text == "272"
+
+
+def test_both_accepted_is_json() -> None:
+    accept = "application/dicom+xml, application/dicom+json"
+    assert encoded(response_dataset([KEPT]), accept)[1] == "application/dicom+json"
+
+
+def test_what_a_file_holds_is_read(tmp_path: Path) -> None:
+    series_uid = write_ct_series(make_ct(), tmp_path / "ct", patient_id="p")
+    first, *_ = sorted((tmp_path / "ct").iterdir())
+    found = read_object_id(first)
+    assert found.sop_class_uid == "1.2.840.10008.5.1.4.1.1.2"
+    assert found.sop_instance_uid != series_uid
+    assert len({found.sop_instance_uid, found.study_uid, series_uid}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:End of file reached:UserWarning")
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no DICOM at all", bytes(128) + b"DICM", bytes(128) + b"DICM" + b"\xff" * 400],
+    ids=["empty", "text", "no meta", "rubbish"],
+)
+def test_what_is_no_object_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "sent.dcm").write_bytes(content)
+    with pytest.raises(ScanError, match="DICOM"):
+        read_object_id(tmp_path / "sent.dcm")
+
+
+def test_half_an_object_is_refused(tmp_path: Path) -> None:
+    write_ct_series(make_ct(), tmp_path / "ct", patient_id="p")
+    first, *_ = sorted((tmp_path / "ct").iterdir())
+    first.write_bytes(first.read_bytes()[:500])
+    with pytest.raises(ScanError, match="DICOM"):
+        read_object_id(first)
+
+
+def test_an_answer_that_is_none_is_refused() -> None:
+    for content in (b"", b"<html>", b"[1]", b'{"0008": 1}'):
+        with pytest.raises(ScanError, match="expected a DICOM JSON answer"):
+            decoded(content)

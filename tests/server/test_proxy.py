@@ -1,0 +1,217 @@
+"""The proxy between the viewer and a real PACS: what passes, what does not, and what is said when it cannot."""
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+import requests
+
+from lib.pacs.orthanc import Orthanc
+from tests.pacs.orthancs import orthanc, put_ct
+from tests.phantoms import make_ct
+from tests.server.running import Server, running
+
+pytestmark = pytest.mark.server
+
+USERS = {"label": "secret"}
+ENVIRONMENT = {
+    "MONAI_LABEL_DICOMWEB_USERNAME": "label",
+    "MONAI_LABEL_DICOMWEB_PASSWORD": "secret",
+}
+PATIENTS = ("first", "second")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A PACS with two patients, and a server before it."""
+
+    pacs: Orthanc
+    server: Server
+    folder: Path
+
+    def get(self, path: str, **given: Any) -> requests.Response:
+        return self.server.ask("GET", f"/proxy/dicom/{path}", **given)
+
+    def direct(self, path: str, **given: Any) -> requests.Response:
+        url = f"{self.pacs.dicomweb_url}/{path}"
+        return requests.get(url, auth=self.pacs.auth, timeout=30, **given)
+
+    def study_of(self, patient_id: str) -> str:
+        (study,) = self.get("qido/studies", params={"PatientID": patient_id}).json()
+        return str(study["0020000D"]["Value"][0])
+
+    def slices(self, patient_id: str) -> list[Path]:
+        return sorted((self.folder / patient_id).glob("*.dcm"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("proxy")
+    (folder / "server").mkdir()
+    with orthanc(folder / "orthanc", users=USERS) as pacs:
+        for name in PATIENTS:
+            put_ct(pacs, make_ct(image_id=name), folder / name)
+        with running(
+            folder / "server", studies=pacs.dicomweb_url, environment=ENVIRONMENT
+        ) as server:
+            yield Place(pacs, server, folder)
+
+
+def patients(answer: requests.Response) -> set[str]:
+    return {study["00100020"]["Value"][0] for study in answer.json()}
+
+
+class TestASearch:
+    def test_finds_what_the_query_says_and_nothing_else(self, place: Place) -> None:
+        assert patients(place.get("qido/studies")) == set(PATIENTS)
+        for name in PATIENTS:
+            for service in ("qido/", "wado/", ""):
+                answer = place.get(f"{service}studies", params={"PatientID": name})
+                assert patients(answer) == {name}
+
+    @pytest.mark.parametrize("wildcard", ["fir*", "fir%2A", "f%69rst", "FIRST"])
+    def test_passes_the_query_on_as_it_is(self, place: Place, wildcard: str) -> None:
+        asked = f"studies?00100020={wildcard}&limit=101&offset=0&includefield=00081030%2C00080060"
+        # What Orthanc makes of a quoted asterisk is its own affair.
+        assert patients(place.get(f"qido/{asked}")) == patients(place.direct(asked))
+
+    def test_names_addresses_that_the_browser_can_ask(self, place: Place) -> None:
+        answer = place.get("qido/studies", params={"PatientID": "first"})
+        assert place.pacs.url not in answer.text
+        address = answer.json()[0]["00081190"]["Value"][0]
+        assert address.startswith("/proxy/dicom/wado/studies/")
+        found = place.server.ask("GET", f"{address}/metadata").json()
+        assert {one["00100020"]["Value"][0] for one in found} == {"first"}
+
+
+class TestARetrieval:
+    def test_brings_the_bytes_that_the_pacs_sends(self, place: Place) -> None:
+        path = f"studies/{place.study_of('first')}"
+        (instance, *_) = place.direct(f"{path}/instances").json()
+        series = instance["0020000E"]["Value"][0]
+        uid = instance["00080018"]["Value"][0]
+        path = f"{path}/series/{series}/instances/{uid}/frames/1"
+        accept = {"Accept": 'multipart/related; type="application/octet-stream"'}
+        ours, theirs = place.get(f"wado/{path}", headers=accept), place.direct(path, headers=accept)
+        boundaries = [a.headers["Content-Type"].split("boundary=")[1] for a in (ours, theirs)]
+        assert ours.status_code == 200
+        assert (
+            ours.content.replace(boundaries[0].encode(), boundaries[1].encode()) == theirs.content
+        )
+
+    def test_of_metadata_works_by_the_search_address_too(self, place: Place) -> None:
+        found = place.get(f"qido/studies/{place.study_of('second')}/metadata").json()
+        assert {one["00100020"]["Value"][0] for one in found} == {"second"}
+
+    def test_of_what_is_not_there_is_404(self, place: Place) -> None:
+        assert place.get("wado/studies/1.2.3/metadata").status_code == 404
+
+
+class TestCredentials:
+    def test_are_this_servers_and_not_the_viewers(self, place: Place) -> None:
+        given = {"Authorization": "Basic d3Jvbmc6d3Jvbmc=", "Cookie": "a=b", "Host": "127.0.0.1"}
+        answer = place.get("qido/studies", headers=given)
+        assert patients(answer) == set(PATIENTS)
+        assert "WWW-Authenticate" not in answer.headers
+
+    def test_that_are_refused_are_no_reason_to_ask_the_viewer(self, place: Place) -> None:
+        place.pacs.stop()
+        place.pacs.users = {"label": "another"}
+        place.pacs.start()
+        try:
+            answer = place.get("qido/studies")
+        finally:
+            place.pacs.stop()
+            place.pacs.users = USERS
+            place.pacs.start()
+        assert answer.status_code == 502
+        assert "WWW-Authenticate" not in answer.headers
+        assert "refuses this server's credentials" in answer.json()["detail"]
+        assert "MONAI_LABEL_DICOMWEB_PASSWORD" in answer.json()["detail"]
+
+
+class TestAPacs:
+    def test_that_is_down_is_502_and_works_again_when_it_is_up(self, place: Place) -> None:
+        place.pacs.stop()
+        try:
+            answer = place.get("qido/studies")
+        finally:
+            place.pacs.start()
+        assert answer.status_code == 502
+        assert "cannot be reached" in answer.json()["detail"]
+        assert "start it" in answer.json()["detail"]
+        assert patients(place.get("qido/studies")) == set(PATIENTS)
+
+    def test_that_is_slow_holds_no_other_request_back(self, place: Place) -> None:
+        assert place.pacs.process is not None
+        place.pacs.process.send_signal(signal.SIGSTOP)
+        try:
+            with ThreadPoolExecutor(60) as pool:
+                url = f"{place.server.url}/proxy/dicom/qido/studies"
+                waiting = [pool.submit(requests.get, url, timeout=60) for _ in range(60)]
+                time.sleep(1)
+                began = time.monotonic()
+                assert place.server.ask("GET", "/organnet/leases").status_code == 200
+                took_s = time.monotonic() - began
+                assert not any(one.done() for one in waiting)
+                place.pacs.process.send_signal(signal.SIGCONT)
+                assert {one.result().status_code for one in waiting} == {200}
+        finally:
+            place.pacs.process.send_signal(signal.SIGCONT)
+        assert took_s < 2
+
+
+class TestNothingElseIsReached:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "wado/../../system",
+            "wado/studies/../../../system",
+            "wado/%2e%2e/%2e%2e/system",
+            "wado/studies%2f..%2f..%2fsystem",
+            "wado/studies/1.2%2Fseries",
+            "wado/studies/..%5c..",
+            "wado//127.0.0.1:1/x",
+            "wado/http://127.0.0.1:1/x",
+            "wado/http:%2F%2F127.0.0.1:1",
+            "wado/",
+            "servers",
+            "qido/system",
+            "wado/studies/1.2?3",
+            "wado/studies/%00",
+            "wado/studies/@127.0.0.1",
+            "wado/studies/1.2/./series",
+            "wado/studies/" + "1" * 1000,
+        ],
+    )
+    def test_by_a_path(self, place: Place, path: str) -> None:
+        host = place.server.url.removeprefix("http://")
+        connection = HTTPConnection(host, timeout=30)
+        connection.request("GET", f"/proxy/dicom/{path}")
+        answer = connection.getresponse()
+        said = answer.read()
+        connection.close()
+        assert answer.status == 404, said
+
+    @pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH"])
+    def test_by_another_method(self, place: Place, method: str) -> None:
+        path = f"/proxy/dicom/wado/studies/{place.study_of('first')}"
+        assert place.server.ask(method, path).status_code == 405
+        assert patients(place.get("qido/studies")) == set(PATIENTS)
+
+    def test_by_a_page_of_another_site(self, place: Place) -> None:
+        answer = place.get("qido/studies", headers={"Origin": "http://elsewhere.example"})
+        assert answer.status_code == 403
+
+
+def test_the_phantoms_differ(place: Place) -> None:
+    """What the tests above tell apart is told apart."""
+    found = [{pydicom.dcmread(p).StudyInstanceUID for p in place.slices(n)} for n in PATIENTS]
+    assert not found[0] & found[1]

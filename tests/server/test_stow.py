@@ -1,0 +1,188 @@
+"""What is sent to be stored, over a real PACS: what goes on to it, and what is refused, part by part."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+import requests
+
+from lib.dicom.writer import write_ct_series
+from lib.pacs.orthanc import Orthanc
+from lib.server.uploads import MAX_UPLOAD_BYTES
+from tests.pacs.orthancs import orthanc, put_ct
+from tests.phantoms import make_ct
+from tests.server.running import Server, put_model, running
+
+pytestmark = pytest.mark.server
+
+KIND = 'multipart/related; type="application/dicom"; boundary=part-of-a-test'
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A PACS with a patient, and a server before it."""
+
+    pacs: Orthanc
+    server: Server
+    folder: Path
+    series_uid: str
+
+    def instances(self, **query: str) -> set[str]:
+        url = f"{self.pacs.dicomweb_url}/instances"
+        found = requests.get(url, params=query, timeout=30).json()
+        return {one["00080018"]["Value"][0] for one in found}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("stow")
+    for name in ("server", "server/models"):
+        (folder / name).mkdir()
+    put_model(folder / "server" / "models")
+    with orthanc(folder / "orthanc") as pacs:
+        uid = put_ct(pacs, make_ct(image_id="known"), folder / "known")
+        with running(folder / "server", studies=pacs.dicomweb_url) as server:
+            yield Place(pacs, server, folder, uid)
+
+
+@pytest.fixture
+def new_files(place: Place, tmp_path: Path) -> list[Path]:
+    """Slices of a patient whom the PACS has never seen."""
+    write_ct_series(make_ct(image_id="new"), tmp_path / "new", patient_id="new")
+    return sorted((tmp_path / "new").glob("*.dcm"))
+
+
+def body(*contents: bytes, kind: str = "application/dicom") -> bytes:
+    head = f"--part-of-a-test\r\nContent-Type: {kind}\r\n\r\n".encode()
+    return b"\r\n".join(head + one for one in contents) + b"\r\n--part-of-a-test--"
+
+
+def sent(
+    place: Place, content: bytes, path: str = "wado/studies", **headers: str
+) -> requests.Response:
+    given = {"Content-Type": KIND, **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return place.server.ask("POST", f"/proxy/dicom/{path}", data=content, headers=given)
+
+
+def uids(answer: dict[str, Any], tag: str) -> set[str]:
+    return {item["00081155"]["Value"][0] for item in answer.get(tag, {}).get("Value", ())}
+
+
+def comments(answer: dict[str, Any], tag: str) -> list[str]:
+    return [item["00991001"]["Value"][0] for item in answer[tag]["Value"]]
+
+
+def uid_of(path: Path) -> str:
+    return str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+
+
+class TestObjectsThatAreNoContours:
+    @pytest.mark.parametrize("service", ["wado/", "stow/", "qido/", ""])
+    def test_go_on_to_the_pacs_unchanged(
+        self, place: Place, new_files: list[Path], service: str
+    ) -> None:
+        answer = sent(place, body(*(file.read_bytes() for file in new_files)), f"{service}studies")
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["Content-Type"] == "application/dicom+json"
+        assert uids(answer.json(), "00081199") == set(map(uid_of, new_files))
+        assert place.instances() >= set(map(uid_of, new_files))
+        file = new_files[0]
+        found = requests.post(
+            f"{place.pacs.url}/tools/lookup", data=uid_of(file), timeout=30
+        ).json()[0]["ID"]
+        kept = requests.get(f"{place.pacs.url}/instances/{found}/file", timeout=30).content
+        assert kept == file.read_bytes()
+
+    def test_go_on_beside_others_that_are_refused(
+        self, place: Place, new_files: list[Path]
+    ) -> None:
+        first, second, *_ = new_files
+        content = body(first.read_bytes(), b"garbage", second.read_bytes())
+        answer = sent(place, content)
+        assert answer.status_code == 202
+        assert uids(answer.json(), "00081199") == {uid_of(first), uid_of(second)}
+        (comment,) = comments(answer.json(), "0008119A")
+        assert "no DICOM object" in comment
+        assert place.instances() >= {uid_of(first), uid_of(second)}
+
+    def test_are_taken_for_the_study_they_are_sent_to_alone(
+        self, place: Place, new_files: list[Path]
+    ) -> None:
+        first, *_ = new_files
+        study = str(pydicom.dcmread(first).StudyInstanceUID)
+        other = sent(place, body(first.read_bytes()), "wado/studies/1.2.3")
+        assert other.status_code == 409
+        assert "another study" in comments(other.json(), "00081198")[0]
+        assert uid_of(first) not in place.instances()
+        assert sent(place, body(first.read_bytes()), f"wado/studies/{study}").status_code == 200
+
+    def test_are_502_while_the_pacs_is_down(self, place: Place, new_files: list[Path]) -> None:
+        place.pacs.stop()
+        try:
+            answer = sent(place, body(new_files[0].read_bytes()))
+        finally:
+            place.pacs.start()
+        assert answer.status_code == 502
+        assert "cannot be reached" in answer.json()["detail"]
+
+
+class TestARequestIsRefused:
+    def test_that_holds_garbage_alone(self, place: Place) -> None:
+        before = place.instances()
+        answer = sent(place, body(b"garbage", bytes(5000)))
+        assert answer.status_code == 409
+        assert len(comments(answer.json(), "0008119A")) == 2
+        assert place.instances() == before
+
+    def test_whose_parts_say_that_they_are_something_else(
+        self, place: Place, new_files: list[Path]
+    ) -> None:
+        answer = sent(place, body(new_files[0].read_bytes(), kind="text/html"))
+        assert answer.status_code == 409
+        assert "expected application/dicom" in comments(answer.json(), "0008119A")[0]
+        assert uid_of(new_files[0]) not in place.instances()
+
+    def test_in_xml_where_only_that_is_accepted(self, place: Place) -> None:
+        answer = sent(place, body(b"garbage"), Accept="application/dicom+xml")
+        assert answer.status_code == 409
+        assert answer.headers["Content-Type"] == "application/dicom+xml"
+        assert "OtherFailuresSequence" in answer.text
+
+    def test_that_ends_too_soon(self, place: Place, new_files: list[Path]) -> None:
+        answer = sent(place, body(new_files[0].read_bytes())[:-30])
+        assert answer.status_code == 400
+        assert uid_of(new_files[0]) not in place.instances()
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "application/json",
+            "application/dicom",
+            'multipart/related; type="application/dicom+json"; boundary=b',
+        ],
+    )
+    def test_of_another_kind(self, place: Place, kind: str) -> None:
+        answer = sent(place, body(b"x"), Content_Type=kind)
+        assert answer.status_code == 415
+
+    @pytest.mark.parametrize("path", ["wado/studies/1.2/series", "wado/series", "stow/instances"])
+    def test_to_another_address(self, place: Place, path: str) -> None:
+        assert sent(place, body(b"x"), path).status_code == 405
+
+    def test_that_is_larger_than_anything_can_be(self, place: Place) -> None:
+        connection = HTTPConnection(place.server.url.removeprefix("http://"), timeout=30)
+        connection.putrequest("POST", "/proxy/dicom/wado/studies")
+        connection.putheader("Content-Type", KIND)
+        connection.putheader("Content-Length", str(MAX_UPLOAD_BYTES * 2))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+        connection.close()
+
+
+def test_nothing_that_was_sent_stays_in_temporary_folders(place: Place) -> None:
+    sent(place, body(b"garbage"))
+    assert not list(place.server.scratch.glob("organnet-upload-*"))
