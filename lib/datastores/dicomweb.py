@@ -25,8 +25,8 @@ def open_pacs(url: str) -> Pacs:
     """
     return Pacs(
         url,
-        user=settings.MONAI_LABEL_DICOMWEB_USERNAME,
-        password=settings.MONAI_LABEL_DICOMWEB_PASSWORD,
+        user=settings.MONAI_LABEL_DICOMWEB_USERNAME or settings.MONAI_LABEL_DATASTORE_USERNAME,
+        password=settings.MONAI_LABEL_DICOMWEB_PASSWORD or settings.MONAI_LABEL_DATASTORE_PASSWORD,
         prefixes={
             "qido": settings.MONAI_LABEL_QIDO_PREFIX,
             "wado": settings.MONAI_LABEL_WADO_PREFIX,
