@@ -18,7 +18,7 @@ import torch
 
 from lib.activelearning.selection.catalogue import default_method
 from lib.config import best_device
-from lib.errors import OrganNetError
+from lib.errors import OrganNetError, PacsError
 from lib.inference import contour
 from lib.networks.build import build_network
 from lib.phantom import head_and_neck_phantom
@@ -26,6 +26,7 @@ from lib.phantom.cohort import write_cohort
 from lib.recipe_files import find_recipe
 from lib.recipes import OPENKBP
 from lib.registry import Model, Registry, save_model
+from lib.rehearsal.busy_pacs import seconds_with
 from lib.rehearsal.server import serving
 from lib.state.database import FILE, Database, state_folder
 from lib.state.scores import Kind
@@ -49,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--studies", type=int, default=2000, help="to choose the next case from; 0: none"
+    )
+    flags.add_argument(
+        "--pacs",
+        type=int,
+        default=200,
+        help="studies in an Orthanc, to list and choose from; 0: none",
     )
     return flags
 
@@ -74,7 +81,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_beside_a_training(options.infers, options.device))
     if options.studies:
         print(_next_cases(options.studies, options.device))
+    if options.pacs:
+        print(_over_a_pacs(options.pacs))
     return 0
+
+
+def _over_a_pacs(studies: int) -> str:
+    """Return how long lists and choices take over HTTP with so many studies in a PACS."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            found = seconds_with(studies, Path(scratch))
+        except PacsError as error:
+            return f"no figures over a PACS: {error}"
+    rows = (
+        f"  {name:32} median {1000 * statistics.median(took):5.0f}  longest {1000 * max(took):5.0f}"
+        for name, took in found.items()
+    )
+    return "\n".join([f"ms over a PACS with {studies} studies:", *rows])
 
 
 def _next_cases(studies: int, device: str) -> str:

@@ -18,16 +18,21 @@ from lib.errors import OrganNetError
 START_LIMIT_S = 180
 
 
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
-def serving(studies: Path, conf: Mapping[str, str], *, log: Path) -> Iterator[str]:
-    """Yield the url of a server over `studies`, and end it.
+def serving(studies: Path | str, conf: Mapping[str, str], *, log: Path) -> Iterator[str]:
+    """Yield the url of a server over `studies`, a folder or the address of a PACS, and end it.
 
     Raises:
         OrganNetError: If it does not start.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP_DIR),
                "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     for key, value in conf.items():

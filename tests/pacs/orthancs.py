@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from lib.dicom.writer import write_ct_series
 from lib.errors import PacsError
 from lib.pacs.orthanc import Orthanc, find_orthanc
+from lib.rehearsal.server import free_port as free_port
 from lib.volumes import CtVolume
 
 
@@ -22,13 +22,6 @@ def require_program(name: str, package: str) -> str:
     if path is None:
         _missing(f"{name} is not installed: apt-get install {package}")
     return str(path)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
