@@ -13,7 +13,7 @@ from lib.datastores.local import FINAL
 from lib.datastores.received import PACS, Receiver, drawn_by, read_header
 from lib.dicom.objects import KINDS, MODALITIES
 from lib.dicom.references import referenced_series
-from lib.errors import LabelError, PacsError, ScanError
+from lib.errors import LabelError, ScanError
 from lib.files import SCRATCH
 from lib.locks import Claim
 from lib.pacs.client import Pacs
@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 CLAIM = "inbox.lock"
 """Beside the database: of several servers over one database one at a time does this."""
+
+
+ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What comes of an object that no reader foresaw: it must not keep those after it from being looked at."""
 
 
 class Inbox:
@@ -98,9 +102,7 @@ class Inbox:
                 else:
                     self._keep(file, header, image_id)
                     found.verdict = KEPT
-            except PacsError:
-                raise
-            except (LabelError, ScanError) as error:
+            except (LabelError, ScanError, *ODD) as error:
                 found.verdict, found.reason = REFUSED, str(error)
                 logger.warning("%s in the PACS is no label: %s", found.sop_uid, error)
         self._objects.keep(found)

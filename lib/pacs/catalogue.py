@@ -113,12 +113,14 @@ class Catalogue:
         return bool(waiting)
 
     def check(self, uid: str) -> None:
-        """Find out whether a series is a CT that can be contoured.
+        """Find out whether a series is a CT that can be contoured; nothing where it is listed no longer.
 
         Raises:
             PacsError: If the PACS does not answer.
         """
-        self._decide(uid, *self._judged(self._rows[uid]))
+        row = self._rows.get(uid)
+        if row is not None:
+            self._decide(uid, *self._judged(row))
 
     def refuse(self, uid: str, reason: str) -> None:
         """Remember that a series cannot be contoured, as its pixels show."""
@@ -127,8 +129,11 @@ class Catalogue:
     def _decide(self, uid: str, verdict: Verdict, reason: str) -> None:
         if verdict is not Verdict.USABLE:
             logger.info("%s: %s: %s", uid, verdict.value, reason)
-        self._series.judge(uid, verdict, reason)
-        self._read()
+        judged = self._series.judge(uid, verdict, reason)
+        with self._mutex:
+            if judged is not None and uid in self._rows:
+                self._rows = {**self._rows, uid: judged}
+                self.revision += 1
 
     def _judged(self, row: PacsSeries) -> tuple[Verdict, str]:
         if row.about["studies"] > 1:

@@ -107,10 +107,13 @@ class SeriesOfPacs:
                 self._set(session, uid, is_listed=False)
         return True
 
-    def judge(self, uid: str, verdict: Verdict, reason: str = "") -> None:
-        """Remember what was found out about a series."""
+    def judge(self, uid: str, verdict: Verdict, reason: str = "") -> PacsSeries | None:
+        """Remember what was found out about a series, and return what is known of it now."""
         with self._database.writing() as session:
-            self._set(session, uid, verdict=verdict.value, reason=reason)
+            row = session.get(PacsSeries, (self._pacs, uid))
+            if row is not None:
+                row.verdict, row.reason = verdict.value, reason
+        return row
 
     def _set(self, session: Any, uid: str, **values: Any) -> None:
         of_it = (PacsSeries.pacs == self._pacs, PacsSeries.uid == uid)
