@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from lib.simulation.standings import Pair, Standing, Verdict, verdict
+import numpy as np
+
+from lib.simulation.standings import Pair, Standing, Verdict, interval, verdict
 
 BASELINES = ("random", "random_foreground")
 """What a strategy has to beat."""
@@ -19,6 +21,8 @@ def conclusion(lines: Sequence[Standing], every: Sequence[Pair]) -> list[str]:
             "One seed: whether a difference is more than the luck of one draw cannot be told, and no strategy "
             "is said to beat another."
         )
+    else:
+        said.append(_worth_of_labels(lines))
     for baseline in BASELINES:
         against = [
             _turned(pair, baseline) for pair in every if baseline in (pair.first, pair.second)
@@ -34,6 +38,23 @@ def conclusion(lines: Sequence[Standing], every: Sequence[Pair]) -> list[str]:
         if line.blind > 0 and line.strategy != BASELINES[0]
     ]
     return said
+
+
+def _worth_of_labels(lines: Sequence[Standing]) -> str:
+    """Return what more labels gained at all: without a gain, no choice among them can be the better one."""
+    by_seed = np.mean([line.gain for line in lines], axis=0)
+    gain, (low, high) = float(by_seed.mean()), interval(by_seed)
+    told = f"From the first to the last budget mean DSC changed by {gain:+.3f}, all strategies together"
+    if low is None or high is None:
+        return f"{told}."
+    told += f" (95 % over seeds {low:+.3f} to {high:+.3f})"
+    if low > 0 or high < 0:
+        return f"{told}."
+    return (
+        f"{told}: no more than the luck of a training. Where more labels make no better model, none of them is "
+        "the better one to ask for: what follows cannot tell good strategies from bad ones. Longer trainings, "
+        "or fewer first labels, are needed for that."
+    )
 
 
 def _against(baseline: str, against: Sequence[Pair]) -> list[str]:

@@ -67,6 +67,7 @@ class Standing:
         aubc: Area under the curve of mean DSC over cases, normalised.
         voxel_aubc: The same over foreground voxels, within what every strategy of that seed spent.
         final: Mean DSC after the last round.
+        gain: By how much that is more than after the first.
         cost: Of the last round's labels.
         ask_s: Seconds for scores and choices, a round.
         blind: Share of the picks that nothing was known for, and that were drawn at random instead.
@@ -76,6 +77,7 @@ class Standing:
     aubc: Sequence[float]
     voxel_aubc: Sequence[float]
     final: Sequence[float]
+    gain: Sequence[float]
     cost: Sequence[Cost]
     ask_s: Sequence[float]
     blind: float
@@ -187,6 +189,7 @@ def standings(found: Sequence[Curve]) -> list[Standing]:
                 aubc=[area(curve.cases, curve.dsc) for curve in own],
                 voxel_aubc=[_voxel_area(curve, found) for curve in own],
                 final=[float(curve.dsc[-1]) for curve in own],
+                gain=[float(curve.dsc[-1] - curve.dsc[0]) for curve in own],
                 cost=[curve.rounds[-1].cost for curve in own],
                 ask_s=[_ask_s(curve) for curve in own],
                 blind=sum(pick.of == 0 for pick in picks) / max(1, len(picks)),
@@ -210,7 +213,7 @@ def pairs(found: Sequence[Curve]) -> list[Pair]:
     result = []
     for (first, second), test, p in zip(every, tests, corrected, strict=True):
         by_seed = (tables[first] - tables[second]).mean(axis=1)
-        seed_low, seed_high = _interval(by_seed)
+        seed_low, seed_high = interval(by_seed)
         result.append(
             Pair(
                 first=first,
@@ -234,7 +237,8 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _interval(by_seed: Numbers) -> tuple[float | None, float | None]:
+def interval(by_seed: Numbers) -> tuple[float | None, float | None]:
+    """Return the ends of the 95 % t interval of a mean over seeds; None for a single one."""
     n = len(by_seed)
     if n < 2:
         return None, None

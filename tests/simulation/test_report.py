@@ -55,6 +55,25 @@ def test_bad_luck_too() -> None:
     assert "Behind `random` on these test cases, but not beyond the spread of the seeds" in text
 
 
+def test_a_flat_curve_says_that_it_tells_nothing() -> None:
+    def noisy(strategy: str) -> list[Curve]:
+        return [
+            make_curve(strategy, 0, (0.5, 0.4, 0.52)),
+            make_curve(strategy, 1, (0.5, 0.6, 0.49)),
+            make_curve(strategy, 2, (0.5, 0.5, 0.51)),
+        ]
+
+    text = said(noisy("random"), noisy("entropy"))
+    assert "mean DSC changed by +0.007" in text
+    assert "cannot tell good strategies from bad ones" in text
+
+
+def test_a_curve_that_rises_says_by_how_much() -> None:
+    text = said(BASE, three("entropy", *CLEAR))
+    assert "mean DSC changed by +0.215, all strategies together (95 % over seeds" in text
+    assert "cannot tell good strategies" not in text
+
+
 def test_one_seed_allows_no_victory() -> None:
     text = said(three("random", 0.0), three("entropy", 0.05))
     assert text.startswith("One seed: whether a difference is more than the luck of one draw")
