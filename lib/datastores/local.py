@@ -20,7 +20,7 @@ from monailabel.datastore.local import (
 )
 
 from lib.archives import unpack
-from lib.datastores.adoption import RefusedFile
+from lib.datastores.adoption import Adoption, RefusedFile
 from lib.datastores.checks import CheckedLabel, check_label
 from lib.datastores.index import LABELS, Index, Listing, entry_of, suffix_of
 from lib.datastores.versions import LabelVersions
@@ -100,13 +100,16 @@ class FolderStore(LocalDatastore):
         for tag in (FINAL, "original"):
             (folder / LABELS / tag).mkdir(parents=True, exist_ok=True)
         self._index = Index(folder, known=self._known, listing=listing)
-        self._versions = LabelVersions(
+        adoption = Adoption(
             folder,
             self.history,
             self._index,
             labels=self._labels,
             set_aside=self._set_aside,
             scan=self.require_image,
+        )
+        self._versions = LabelVersions(
+            folder, self.history, self._index, adoption=adoption, set_aside=self._set_aside
         )
         self.refresh()
 

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from lib.datastores.adoption import Adoption
@@ -29,9 +29,8 @@ class LabelVersions:
         folder: The studies folder.
         history: The versions.
         index: MONAI Label's index, whose lock makes requests and processes take turns.
-        labels: TG-263 name -> value.
+        adoption: Takes up what people lay into the folder.
         set_aside: Moves a file out of sight without destroying it.
-        scan: Returns where an image's scan lies, once it can be read there.
     """
 
     def __init__(
@@ -40,17 +39,14 @@ class LabelVersions:
         history: LabelHistory,
         index: Index,
         *,
-        labels: Mapping[str, int],
+        adoption: Adoption,
         set_aside: Callable[[Path], None],
-        scan: Callable[[str], Path],
     ) -> None:
         self._folder = folder
         self._history = history
         self._index = index
         self._set_aside = set_aside
-        self.adoption = Adoption(
-            folder, history, index, labels=labels, set_aside=set_aside, scan=scan
-        )
+        self.adoption = adoption
 
     def readable(self, path: Path, image_id: str, tag: str) -> Path:
         """Return the copy in `labels/<tag>/`; the version itself while something else lies in its place."""
