@@ -19,7 +19,8 @@
     const button = element('button', 'organnet-submit', 'Submit label');
     button.title = 'Keep the contours as this case\'s final label';
     button.addEventListener('click', () => submit(button));
-    made.append(button, line('outcome'), line('served'), line('labels'), line('pacs'), line('training'), bar(), line('decision'));
+    const lines = ['outcome', 'served', 'labels', 'pacs', 'training'].map(line);
+    made.append(button, ...lines, bar(), line('decision'));
     return made;
   }
 
@@ -76,8 +77,8 @@
     }
     const dsc = training.mean_dsc === null ? '' : `, mean DSC ${training.mean_dsc.toFixed(3)}`;
     const left = training.eta_s ? `, ${Math.ceil(training.eta_s / 60)} min left` : '';
-    const labels = `${training.labels} labels`;
-    return `Training: ${training.state}, epoch ${training.epoch} of ${training.total_epochs}, ${labels}${dsc}${left}`;
+    const epoch = `epoch ${training.epoch} of ${training.total_epochs}`;
+    return `Training: ${training.state}, ${epoch}, ${training.labels} labels${dsc}${left}`;
   }
 
   function pacsLine(pacs) {
