@@ -89,9 +89,8 @@ def base_address() -> str:
 
 def credentials() -> httpx.BasicAuth | None:
     """Return what this server logs in to the PACS with, from its environment; None where it has nothing."""
-    user = settings.MONAI_LABEL_DICOMWEB_USERNAME or settings.MONAI_LABEL_DATASTORE_USERNAME
-    password = settings.MONAI_LABEL_DICOMWEB_PASSWORD or settings.MONAI_LABEL_DATASTORE_PASSWORD
-    return httpx.BasicAuth(user, password) if user and password else None
+    user = settings.MONAI_LABEL_DICOMWEB_USERNAME
+    return httpx.BasicAuth(user, settings.MONAI_LABEL_DICOMWEB_PASSWORD) if user else None
 
 
 async def retrieve(request: Request, service: str, path: str) -> Response:

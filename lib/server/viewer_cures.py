@@ -50,6 +50,13 @@ CURES: tuple[Cure, ...] = (
         "await dataSource.store.dicom(naturalizedReport);",
         "return window.organnet.store(naturalizedReport, { extensionManager, servicesManager });",
     ),
+    # 39: connecting again, as when the panel is folded and unfolded, drops what was drawn.
+    Cure(
+        39,
+        _PANEL,
+        "const volumeLoadObject = dist_esm.cache.getVolume('1');",
+        "const volumeLoadObject = window.organnet.seriesOfLabelmap();",
+    ),
     # 38: frames are made from the last slice to the first, of contours that run from the first to the last.
     Cure(
         38,
@@ -122,7 +129,8 @@ CURES: tuple[Cure, ...] = (
         31,
         _PANEL,
         "params.restore_label_idx = false;",
-        "params.restore_label_idx = false; params.client_id = window.organnet.clientId();",
+        "params.restore_label_idx = false; params.client_id = window.organnet.clientId(); "
+        "if (!(await window.organnet.layOn(image))) return { status: 0, data: { detail: 'Nothing was run' } };",
     ),
     # 32: what fails, fails without a reason.
     *(

@@ -27,10 +27,6 @@ window.organnet = (() => {
     return api.panel.props.servicesManager.services;
   }
 
-  function notify(message, type, duration = 8000) {
-    services().uiNotificationService.show({ title: 'OrganNet Label', message, type, duration });
-  }
-
   function wait() {
     return new Promise(resolve => window.setTimeout(resolve, WAIT_MS));
   }
@@ -54,6 +50,35 @@ window.organnet = (() => {
     const uid = viewports.get(activeViewportId)?.displaySetInstanceUIDs?.[0];
     const shown = cornerstoneViewportService.getCornerstoneViewport(activeViewportId);
     return Boolean(uid && displaySetService.getDisplaySetByUID(uid) && shown?.getImageData?.());
+  }
+
+  // The series that the panel's labelmap lies on; undefined where there is no labelmap, or another patient's.
+  function seriesOfLabelmap() {
+    const found = services().segmentationService.getSegmentation(LABELMAP);
+    const [first] = found?.representationData?.Labelmap?.imageIds ?? [];
+    const drawnOn = first && window.cornerstone.cache.getImage(first)?.referencedImageId;
+    const instance = drawnOn && window.cornerstone.metaData.get('instance', drawnOn);
+    const asked = new URLSearchParams(window.location.search).getAll('StudyInstanceUIDs');
+    const open = asked.flatMap(uids => uids.split(','));
+    return open.includes(instance?.StudyInstanceUID) ? instance.SeriesInstanceUID : undefined;
+  }
+
+  // Lay the labelmap on the series that is about to be contoured; false where its contours are to stay.
+  async function layOn(seriesUid) {
+    const there = seriesOfLabelmap();
+    if (there === seriesUid) {
+      return true;
+    }
+    const question = 'What was drawn on the other series goes, unless you submit it first. Go on?';
+    if (there && isDrawn() && !window.confirm(question)) {
+      return false;
+    }
+    services().segmentationService.remove(LABELMAP);
+    await api.panel.onInfo(window.location.origin + '/');
+    while (seriesOfLabelmap() !== seriesUid) {
+      await wait();
+    }
+    return true;
   }
 
   // What the server said, in place of the panel's "Failed to ...".
@@ -138,6 +163,9 @@ window.organnet = (() => {
     if (!isDrawn()) {
       throw new Error('there are no contours yet; run the model, or draw some');
     }
+    if (!seriesOfLabelmap()) {
+      throw new Error('the contours are of another patient; open this one again');
+    }
     const { commandsManager, extensionManager, servicesManager } = api.panel.props;
     const options = { SeriesDescription: 'Contours drawn in OHIF' };
     const made = commandsManager.runCommand('generateSegmentation', { segmentationId: LABELMAP, options });
@@ -145,8 +173,8 @@ window.organnet = (() => {
   }
 
   const api = {
-    LABELMAP, addressOf, clientId, colour, connect, lastFirst, notify, panel: null, reason, sample, services,
-    store, submit,
+    addressOf, clientId, colour, connect, lastFirst, layOn, panel: null, reason, sample, seriesOfLabelmap,
+    services, store, submit,
   };
   return api;
 })();

@@ -2,7 +2,7 @@
 'use strict';
 
 (() => {
-  const LOOK_MS = 3000;
+  const LOOK_MS = 4000;
   let box = null;
   let shown = '';
 
