@@ -35,9 +35,12 @@ def test_the_demo_serves_the_starter_and_ends_with_all_its_processes(tmp_path: P
                 assert time.monotonic() < deadline, said.read_text()
                 time.sleep(0.5)
             url = f"http://127.0.0.1:{port}"
+            listed = requests.get(f"{url}/datastore/?output=all", timeout=60).json()["objects"]
+            image = sorted(listed)[1]
             answer = requests.post(
-                f"{url}/infer/organnet25d?image=demo_002&output=json", timeout=120
+                f"{url}/infer/organnet25d?image={image}&output=json", timeout=120
             ).json()
+            pacs = requests.get(f"{url}/organnet/status", timeout=60).json()["pacs"]
         finally:
             demo.send_signal(signal.SIGINT)
             code = demo.wait(60)
@@ -46,5 +49,6 @@ def test_the_demo_serves_the_starter_and_ends_with_all_its_processes(tmp_path: P
     assert starter is not None
     assert answer["model_version"] == starter.stem
     assert {"Brainstem", "Bone_Mandible", "SpinalCord"} <= set(answer["label_names"])
-    with pytest.raises(requests.ConnectionError):
-        requests.get(f"{url}/info/", timeout=5)
+    for ended in [f"{url}/info/", *([f"{pacs['url']}/studies"] if pacs else [])]:
+        with pytest.raises(requests.ConnectionError):
+            requests.get(ended, timeout=5)
