@@ -1,4 +1,4 @@
-# make install | demo | serve | test | check | chaos | bench | format | clean
+# make install | demo | serve | test | e2e | check | chaos | bench | format | clean
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
 VENV := .venv
@@ -8,7 +8,7 @@ STUDIES ?= demo/studies
 PORT ?= 8000
 ROUNDS ?= 100
 
-.PHONY: install install-dev demo serve test test-fast check lint types format cov chaos bench lock clean
+.PHONY: install install-dev demo serve test test-fast e2e check lint types format cov chaos bench lock clean
 
 # A PACS for the demo; for the tests also a browser, and other people's readers of what we write.
 PACS := orthanc orthanc-dicomweb
@@ -41,6 +41,9 @@ test: install-dev
 
 test-fast: install-dev
 	$(PY) -m pytest -m "not slow and not server"
+
+e2e: install-dev
+	$(PY) -m pytest -m e2e
 
 lint: install-dev
 	$(VENV)/bin/ruff check .

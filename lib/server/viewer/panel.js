@@ -82,7 +82,8 @@
   }
 
   function pacsLine(pacs) {
-    const waiting = pacs?.outbox.length ? `${pacs.outbox.length} labels on their way to the PACS` : '';
+    const count = pacs?.outbox.length ?? 0;
+    const waiting = count ? `${count} ${count === 1 ? 'label' : 'labels'} on the way to the PACS` : '';
     return [pacs?.trouble, waiting].filter(Boolean).join('; ');
   }
 

@@ -1,0 +1,167 @@
+"""A clinic for a day: a PACS with generated patients, and the server before it with the starter."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+import SimpleITK as sitk
+import yaml
+
+from lib.config import default_starter_dir
+from lib.geometry import Grid
+from lib.pacs.orthanc import Orthanc
+from lib.phantom import head_and_neck_phantom
+from lib.phantom.cohort import lattice
+from lib.recipes import OPENKBP
+from lib.scans import write_label
+from lib.volumes import CtVolume, LabelVolume
+from tests.pacs.orthancs import orthanc, put_ct
+from tests.phantoms import rotation, stored_as
+from tests.server.running import ANYTHING_GOES, Server, running
+
+MODEL = "organnet25d"
+ALREADY_LABELLED = ("earlier_1", "earlier_2", "earlier_3")
+"""Two of these will judge models, and are never trained on."""
+TODAY, LATER, LYING_OBLIQUELY = "today", "later", "oblique"
+WAIT_S = 600
+
+RECIPE = replace(
+    OPENKBP,
+    name="e2e",
+    schedule=replace(OPENKBP.schedule, epochs=1, steps_per_epoch=2, batch_size=1, validate_every=1),
+)
+"""The starter's own network, trained for a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clinic:
+    """What a working day needs.
+
+    Attributes:
+        pacs: Where the patients are.
+        server: What the viewer talks to.
+        series: SeriesInstanceUID of each patient.
+        folder: Where files are kept.
+        pictures: Where screenshots are kept.
+    """
+
+    pacs: Orthanc
+    server: Server
+    series: dict[str, str]
+    folder: Path
+    pictures: Path
+
+    def study(self, patient: str) -> str:
+        """Return the StudyInstanceUID of a patient."""
+        found = self._search("studies", PatientID=patient)
+        return str(found[0]["0020000D"]["Value"][0])
+
+    def segmentations(self, patient: str) -> list[str]:
+        """Return the SOPInstanceUIDs of the SEGs that the PACS has of a patient."""
+        found = self._search("instances", PatientID=patient, Modality="SEG")
+        return [one["00080018"]["Value"][0] for one in found]
+
+    def _search(self, what: str, **query: str) -> Any:
+        url = f"{self.pacs.dicomweb_url}/{what}"
+        return requests.get(url, params=query, timeout=60).json()
+
+    def contoured(self, patient: str) -> sitk.Image:
+        """Return what the model makes of a patient, as OHIF asks for it."""
+        form = {"params": json.dumps({"result_extension": ".nrrd", "result_dtype": "uint8"})}
+        asked = f"/infer/{MODEL}?image={self.series[patient]}&output=image"
+        # A shared machine with a browser on it may take its time.
+        answer = requests.post(self.server.url + asked, data=form, timeout=WAIT_S)
+        return self._image(answer, "contoured.nrrd")
+
+    def submitted(self, patient: str) -> sitk.Image:
+        """Return the final label of a patient."""
+        asked = f"/datastore/label?label={self.series[patient]}&tag=final"
+        return self._image(self.server.ask("GET", asked), "submitted.nii.gz")
+
+    def _image(self, answer: requests.Response, name: str) -> sitk.Image:
+        assert answer.status_code == 200, answer.text
+        path = self.folder / name
+        path.write_bytes(answer.content)
+        return sitk.ReadImage(str(path))
+
+    def history(self, patient: str) -> list[dict[str, Any]]:
+        """Return the versions of a patient's final label, oldest first."""
+        answer = self.server.ask("GET", f"/organnet/labels/{self.series[patient]}?tag=final")
+        found: list[dict[str, Any]] = answer.json() if answer.ok else []
+        return found
+
+    def counted(self) -> int:
+        """Return how many cases count as labelled."""
+        return int(self.server.ask("GET", "/datastore/").json()["completed"])
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Clinic]:
+    """Yield a clinic in which three patients were labelled on earlier days."""
+    pictures = Path(os.environ.get("ORGANNET_PICTURES") or folder / "pictures")
+    for place in (folder / "server", pictures):
+        place.mkdir(parents=True, exist_ok=True)
+    recipe = folder / "e2e.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE.as_dict()))
+    conf = {"recipe": str(recipe), "starter_dir": str(default_starter_dir()), "retrain_epochs": "1"}
+    with orthanc(folder / "orthanc") as pacs:
+        series: dict[str, str] = {}
+        labels: dict[str, LabelVolume] = {}
+        patients = (*ALREADY_LABELLED, TODAY, LATER, LYING_OBLIQUELY)
+        for seed, name in enumerate(patients):
+            ct, labels[name] = _patient(seed, name)
+            series[name] = put_ct(pacs, ct, folder / name)
+        with running(
+            folder / "server",
+            studies=pacs.dicomweb_url,
+            conf={**ANYTHING_GOES, **conf},
+            environment={"OMP_NUM_THREADS": "2"},
+        ) as server:
+            clinic = Clinic(pacs, server, series, folder, pictures)
+            _wait_for_patients(clinic)
+            for name in ALREADY_LABELLED:
+                _label(clinic, name, labels[name], folder)
+            yield clinic
+
+
+def _patient(seed: int, name: str) -> tuple[CtVolume, LabelVolume]:
+    shape_vox, spacing_mm = lattice(OPENKBP)
+    drawn, label = head_and_neck_phantom(
+        seed, grid_shape=shape_vox, spacing_mm=spacing_mm, labels=OPENKBP.labels
+    )
+    ct = CtVolume(name, drawn.array_hu, drawn.grid)
+    if name != LYING_OBLIQUELY:
+        return ct, label
+    affine = ct.grid.affine_ras.copy()
+    affine[:3, :3] = rotation(about_x_deg=12, about_z_deg=7) @ affine[:3, :3]
+    turned = CtVolume(name, ct.array_hu, Grid.from_affine(ct.grid.shape_vox, affine))
+    return stored_as(turned, (0, 1, 2), (False, True, True)), label
+
+
+def _wait_for_patients(clinic: Clinic) -> None:
+    limit = time.monotonic() + WAIT_S
+    while set(clinic.server.images()) != set(clinic.series.values()):
+        assert time.monotonic() < limit, clinic.server.ask("GET", "/organnet/status").text
+        time.sleep(0.5)
+
+
+def _label(clinic: Clinic, name: str, label: LabelVolume, folder: Path) -> None:
+    path = folder / f"{name}.nii.gz"
+    write_label(path, label)
+    with path.open("rb") as file:
+        answer = clinic.server.ask(
+            "PUT", f"/datastore/label?image={clinic.series[name]}", files={"label": file}
+        )
+    assert answer.status_code == 200, answer.text
+
+
+def values(image: sitk.Image) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """Return the voxels of a label, `(Z, Y, X)`."""
+    return np.asarray(sitk.GetArrayFromImage(image), np.uint8)

@@ -1,0 +1,268 @@
+"""A working day: the list, a patient, the model, a correction, its submission, the next patient, a training."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import requests
+import SimpleITK as sitk
+from scipy.ndimage import binary_dilation, distance_transform_edt
+
+from lib.organs import ORGAN_SETS
+from lib.units import FloatArray
+from tests.e2e.clinic import (
+    ALREADY_LABELLED,
+    LATER,
+    LYING_OBLIQUELY,
+    MODEL,
+    TODAY,
+    Clinic,
+    opened,
+    values,
+)
+from tests.e2e.colours import has_hue_of, is_grey
+from tests.e2e.viewer import AXIAL, WAIT_MS, Viewer, browsing
+
+pytestmark = [pytest.mark.e2e, pytest.mark.server, pytest.mark.slow]
+
+LABELS = ORGAN_SETS["openkbp"]
+BRUSHED = "Brainstem"
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
+    with opened(tmp_path_factory.mktemp("clinic")) as found:
+        yield found
+
+
+@pytest.fixture
+def viewer(clinic: Clinic) -> Iterator[Viewer]:
+    with browsing(clinic.server.url) as found:
+        yield found
+        assert found.foreign == []
+        assert found.errors == []
+
+
+def points(image: sitk.Image, chosen_zyx: "np.ndarray[Any, np.dtype[np.bool_]]") -> FloatArray:
+    """Return the centres of the chosen voxels, `(N, 3)`, LPS in mm."""
+    found = np.argwhere(chosen_zyx)[:, ::-1]
+    return np.array([image.TransformIndexToPhysicalPoint([int(i) for i in one]) for one in found])
+
+
+def middle(image: sitk.Image, value: int) -> FloatArray:
+    """Return the point furthest inside an organ."""
+    depth = distance_transform_edt(values(image) == value)
+    deepest = np.zeros(depth.shape, bool)
+    deepest[np.unravel_index(int(depth.argmax()), depth.shape)] = True
+    return np.asarray(points(image, deepest)[0])
+
+
+def slice_of(image: sitk.Image, world: FloatArray, array: Any) -> Any:
+    """Return `array`, without what does not lie on the axial slice of a point."""
+    z = image.TransformPhysicalPointToIndex([float(c) for c in world])[2]
+    kept = np.zeros_like(array)
+    kept[z] = array[z]
+    return kept
+
+
+def share_in_colour(viewer: Viewer, image: sitk.Image, name: str) -> tuple[float, float]:
+    """Return which share of an organ's slice is in its colour, and which of what is far from all is grey."""
+    label = values(image)
+    at = middle(image, LABELS[name])
+    viewer.look_at(at)
+    inside = slice_of(image, at, label == LABELS[name])
+    near = binary_dilation(label > 0, iterations=3)
+    column = points(image, slice_of(image, at, near & ~binary_dilation(label > 0, iterations=2)))
+    picture = viewer.picture(AXIAL)
+    right = has_hue_of(name, picture, viewer.canvas(AXIAL, points(image, inside)))
+    return float(right.mean()), float(is_grey(picture, viewer.canvas(AXIAL, column)).mean())
+
+
+def test_a_working_day(clinic: Clinic, viewer: Viewer) -> None:
+    assert set(viewer.open_list()) == set(clinic.series)
+    viewer.open_from_list(TODAY)
+    assert clinic.study(TODAY) in viewer.page.url
+    assert viewer.page.input_value("#monailabelServerURL") == f"{clinic.server.url}/"
+    first_model = viewer.wait_for("served", "Model: organnet25d-openkbp-")
+    assert viewer.wait_for("labels", "submitted").startswith("Labels: 3 submitted")
+
+    expected = clinic.contoured(TODAY)
+    for name in LABELS:
+        assert share_in_colour(viewer, expected, name)[0] == 0, "nothing is contoured yet"
+    viewer.run_model()
+    for name in LABELS:
+        in_colour, grey = share_in_colour(viewer, expected, name)
+        assert in_colour > 0.9, name
+        assert grey > 0.95, name
+
+    painted = _correct(clinic, viewer, expected)
+    _submit(clinic, viewer, expected, painted)
+    _next_sample(clinic, viewer)
+    _train(clinic, viewer, first_model)
+
+
+def _correct(clinic: Clinic, viewer: Viewer, expected: sitk.Image) -> FloatArray:
+    """Paint beside the brainstem, and return points of the patient that are under the stroke."""
+    at = middle(expected, LABELS[BRUSHED])
+    viewer.look_at(at)
+    viewer.page.screenshot(path=clinic.pictures / "ohif-contours.png")
+    ((x, y),) = viewer.canvas(AXIAL, at[None])
+    stroke = np.array([(x + step, y) for step in range(30, 60, 5)])
+    assert is_grey(viewer.picture(AXIAL), stroke).all(), "nothing is painted yet"
+    viewer.choose_segment(BRUSHED)
+    viewer.paint(AXIAL, (x, y), (x + 65, y))
+    assert has_hue_of(BRUSHED, viewer.picture(AXIAL), stroke).all()
+    viewer.page.screenshot(path=clinic.pictures / "ohif-correction.png")
+    return np.array([viewer.world(AXIAL, place) for place in stroke])
+
+
+def _submit(clinic: Clinic, viewer: Viewer, expected: sitk.Image, painted: FloatArray) -> None:
+    assert clinic.counted() == len(ALREADY_LABELLED)
+    said = viewer.submit("kept as version 1")
+    assert "the case counts as labelled" in said
+    assert all(name in said for name in LABELS)
+    assert viewer.wait_for("labels", "4 submitted").startswith("Labels: 4 submitted, 4 new")
+    assert clinic.counted() == len(ALREADY_LABELLED) + 1
+    (version,) = clinic.history(TODAY)
+    assert (version["client"], version["source"]) == ("ohif", "client")
+    kept = clinic.submitted(TODAY)
+    before, after = values(expected), values(kept)
+    changed = np.argwhere(before != after)
+    assert len(changed) > 0
+    assert set(after[before != after]) == {LABELS[BRUSHED]}
+    assert len(set(changed[:, 0])) == 1, "a circle paints one slice"
+    for point in painted:
+        assert (
+            kept[kept.TransformPhysicalPointToIndex([float(c) for c in point])] == LABELS[BRUSHED]
+        )
+    _arrives(clinic)
+
+
+def _arrives(clinic: Clinic) -> None:
+    """The PACS gets the server's own SEG of it, once, and not the viewer's."""
+    limit = time.monotonic() + 120
+    while not (found := clinic.segmentations(TODAY)):
+        assert time.monotonic() < limit, clinic.server.ask("GET", "/organnet/status").text
+        time.sleep(1)
+    (uid,) = found
+    at = requests.post(f"{clinic.pacs.url}/tools/lookup", data=uid, timeout=30).json()[0]["ID"]
+    file = clinic.folder / "segmentation.dcm"
+    answer = requests.get(f"{clinic.pacs.url}/instances/{at}/file", timeout=30)
+    file.write_bytes(answer.content)
+    assert {s.SegmentLabel for s in pydicom.dcmread(file).SegmentSequence} == set(LABELS)
+
+
+def _next_sample(clinic: Clinic, viewer: Viewer) -> None:
+    viewer.open_active_learning()
+    strategy = viewer.page.locator("select.actionInput")
+    assert strategy.input_value() == "claspe"
+    strategy.select_option("first")
+    with viewer.page.expect_request("**/activelearning/first") as asked:
+        viewer.page.get_by_role("button", name="Next Sample").click()
+    assert '"client_id":"ohif-' in (asked.value.post_data or "")
+    viewer.page.get_by_text("the first by name").wait_for()
+    viewer.page.locator(".nextSampleForm button:has-text('OK')").click()
+    open_ = {clinic.study(name) for name in (LATER, LYING_OBLIQUELY)}
+    viewer.page.wait_for_url(lambda url: any(uid in url for uid in open_))
+    viewer.wait_until_connected()
+    assert len(viewer.asked) == 1
+
+
+def _train(clinic: Clinic, viewer: Viewer, first_model: str) -> None:
+    viewer.open_active_learning()
+    viewer.page.get_by_role("button", name="Update Model").click()
+    viewer.wait_for("training", "4 labels")
+    viewer.page.get_by_role("button", name="Stop Training").wait_for()
+    second_model = viewer.wait_for("served", "Model: organnet25d-e2e-")
+    assert second_model != first_model
+    version = second_model.removeprefix("Model: ")
+    assert f"Last decision: {version}" in viewer.wait_for("decision", version)
+    viewer.wait_for("training", "Training: none")
+    viewer.page.locator("[title='4/6 samples annotated']").wait_for(state="attached")
+    viewer.page.screenshot(path=clinic.pictures / "ohif-trained.png")
+    viewer.page.get_by_role("button", name="Update Model").click()
+    viewer.page.get_by_role("button", name="Stop Training").click()
+    viewer.wait_for("training", "Training: none")
+    status = clinic.server.ask("GET", "/organnet/status").json()
+    assert status["served"]["version"] == version
+    assert [run["state"] for run in status["history"]["trainings"]] == ["promoted", "stopped"]
+
+
+def test_an_oblique_patient_lying_the_other_way_round_keeps_every_voxel(
+    clinic: Clinic, viewer: Viewer
+) -> None:
+    viewer.open_study(clinic.study(LYING_OBLIQUELY))
+    viewer.run_model()
+    expected = clinic.contoured(LYING_OBLIQUELY)
+    viewer.submit("kept as version 1")
+    kept = clinic.submitted(LYING_OBLIQUELY)
+    there = sitk.Resample(expected, kept, sitk.Transform(), sitk.sitkNearestNeighbor)
+    assert (values(expected) > 0).any()
+    np.testing.assert_array_equal(values(there), values(kept))
+
+
+def test_a_patient_whose_label_is_in_the_pacs_opens_for_a_second_look(
+    clinic: Clinic, viewer: Viewer
+) -> None:
+    patient = ALREADY_LABELLED[0]
+    limit = time.monotonic() + 120
+    while not clinic.segmentations(patient):
+        assert time.monotonic() < limit
+        time.sleep(1)
+    viewer.open_list()
+    viewer.open_from_list(patient)
+    viewer.choose_segment("Larynx")
+    _, _, width, height = viewer.box(AXIAL)
+    viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
+    said = viewer.submit("kept as version 2")
+    assert "Larynx" in said
+    assert [version["number"] for version in clinic.history(patient)] == [1, 2]
+
+
+def test_deep_is_an_option_that_the_model_is_asked_with(clinic: Clinic, viewer: Viewer) -> None:
+    viewer.open_study(clinic.study(ALREADY_LABELLED[1]))
+    viewer.choose_option(MODEL, "deep")
+    with viewer.page.expect_response(f"**/infer/{MODEL}?**", timeout=WAIT_MS) as answered:
+        viewer.run_model()
+    assert '"deep":true' in (answered.value.request.post_data or "")
+    assert answered.value.ok
+
+
+class TestWhatIsNotTaken:
+    def test_is_told_with_the_reason_and_not_counted(self, clinic: Clinic, viewer: Viewer) -> None:
+        before = clinic.counted()
+        viewer.open_study(clinic.study(LATER))
+        assert "no contours yet" in viewer.submit("Not submitted")
+        viewer.page.get_by_text("Add Segment").click()
+        viewer.choose_segment("Segment 8")
+        _, _, width, height = viewer.box(AXIAL)
+        viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
+        said = viewer.submit("no organ of this server's")
+        assert "kept as quarantine/" in said
+        assert clinic.series[LATER] not in said
+        assert clinic.counted() == before
+        assert clinic.history(LATER) == []
+        assert clinic.segmentations(LATER) == []
+
+    def test_can_be_put_right_and_exported_by_ohifs_own_menu(
+        self, clinic: Clinic, viewer: Viewer
+    ) -> None:
+        viewer.open_study(clinic.study(LATER))
+        viewer.choose_segment("Larynx")
+        _, _, width, height = viewer.box(AXIAL)
+        viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
+        # Connecting again leaves what was drawn alone.
+        viewer.page.locator(".settingsTable button.actionButton").click()
+        viewer.settle()
+        row = viewer.page.get_by_text("Add Segment").bounding_box()
+        assert row is not None
+        viewer.page.mouse.click(18, row["y"] - 30)
+        viewer.page.get_by_text("Export & Download").hover()
+        viewer.page.get_by_text("Export DICOM SEG").click()
+        viewer.page.get_by_role("button", name="Save").click()
+        assert "Larynx" in viewer.wait_for("outcome", "kept as version 1")
+        (version,) = clinic.history(LATER)
+        assert version["organs"] == ["Larynx"]
