@@ -261,10 +261,16 @@ class OrganNetApp(MONAILabelApp):
         self.desk.label_came(image_id)
         return {}
 
-    def doubts_about(self, image_id: str, tag: str) -> list[str]:
-        """Return what looks wrong about the current label of an image, in sentences."""
-        version = self.labels_kept.newest(image_id, tag)
-        return [] if version is None else list(version.doubts)
+    def remarks_on(self, version: LabelVersion) -> dict[str, list[str]]:
+        """Return what whoever submitted a label should know.
+
+        Returns:
+            `doubts`: what looks wrong about it, in sentences; `left_out`: organs of the label before it that it
+            has not, which in a reader study nobody is told.
+        """
+        is_alone = self.readers.readers_of(version.image_id) == 1
+        left_out = self.labels_kept.left_out(version) if is_alone else ()
+        return {"doubts": list(version.doubts), "left_out": list(left_out)}
 
     def image_path(self, image_id: str) -> Path:
         """Return where an image of the store lies: a file, or the folder of a DICOM series.

@@ -9,7 +9,8 @@ from fastapi import Response
 from fastapi.responses import FileResponse
 from requests_toolbelt import MultipartEncoder
 
-from lib.scans import read_ct, write_ct
+from lib.scans import read_ct, read_label, write_ct, write_label
+from lib.volumes import LabelVolume
 
 Output = Literal["all", "image", "json"]
 _BYTES = "application/octet-stream"
@@ -23,6 +24,15 @@ def scan(path: Path, image_id: str) -> Response:
         converted = Path(folder) / f"{image_id}.nii.gz"
         write_ct(converted, read_ct(path, image_id=image_id))
         return _attachment(converted.read_bytes(), converted.name)
+
+
+def label(path: Path, name: str, *, image_id: str) -> Response:
+    """Return a label as NRRD, which a browser can read: the scan's voxels in their order, x fastest."""
+    array, grid = read_label(path, image_id=image_id, image_grid=None)
+    with tempfile.TemporaryDirectory(prefix="organnet-") as folder:
+        written = Path(folder) / f"{name}.nrrd"
+        write_label(written, LabelVolume(array, grid, {}))
+        return _attachment(written.read_bytes(), written.name)
 
 
 def contours(result: dict[str, Any], output: Output) -> Response:

@@ -1,4 +1,7 @@
-"""The route that hands out a label as a DICOM object."""
+"""The routes that hand out a label: as a DICOM object, or as a volume."""
+
+from pathlib import Path
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from monailabel.endpoints.user.auth import User
@@ -9,9 +12,13 @@ from lib.dicom.objects import Kind
 from lib.dicom.series import read_headers, require_series
 from lib.errors import ConfigError, DatastoreError
 from lib.names import require_image_id, require_tag
+from lib.server import answers
 from lib.server.blinding import require_sight
 from lib.server.dicom_objects import answer
 from lib.server.roles import ANNOTATOR, USER
+from lib.state.tables import LabelVersion
+
+Format = Literal["seg", "rtstruct", "nrrd"]
 
 router = APIRouter(prefix="/organnet")
 
@@ -19,13 +26,19 @@ router = APIRouter(prefix="/organnet")
 @router.get("/export/{image}")
 def export_label(
     image: str,
-    format: Kind = "seg",
+    format: Format = "seg",
     tag: str = "final",
     version: int | None = None,
     user: User = USER,
 ) -> Response:
-    """Return a label as DICOM SEG or RTSTRUCT, the current one or a version; to those who may see it."""
-    return _exported(image, format, tag, version, user)
+    """Return a label, the current one or a version; to those who may see it.
+
+    DICOM SEG or RTSTRUCT where the scan is a DICOM series; NRRD, on the scan's voxels, of any.
+    """
+    kept, file = _kept(image, tag, version, user)
+    if format == "nrrd":
+        return answers.label(file, _name_of(kept), image_id=image)
+    return _as_dicom(kept, file, format)
 
 
 @router.post("/export/{image}/pacs")
@@ -43,34 +56,46 @@ def send_label(
             f"{image}: this server's studies lie in a folder, so there is no PACS to send to; GET the object "
             f"from /organnet/export/{image}, and store it with your PACS's tools"
         )
-    content = bytes(_exported(image, format, tag, version, user).body)
+    kept, file = _kept(image, tag, version, user)
+    content = bytes(_as_dicom(kept, file, format).body)
     return {"image": image, "format": format, "sop_instance_uid": traffic.store_object(content)}
 
 
-def _exported(image: str, format: Kind, tag: str, version: int | None, user: User) -> Response:
+def _kept(image: str, tag: str, number: int | None, user: User) -> tuple[LabelVersion, Path]:
+    """Return a version of a label, and its volume."""
     app = app_instance()
     image_id, tag = require_image_id(image), require_tag(tag)
-    folder = app.image_path(image_id)
+    app.image_path(image_id)
     kept = (
         app.labels_kept.newest(image_id, tag)
-        if version is None
-        else app.labels_kept.version(image_id, tag, version)
+        if number is None
+        else app.labels_kept.version(image_id, tag, number)
     )
     if kept is None:
         raise DatastoreError(f"{image_id}: there is no label with the tag {tag!r}")
-    require_sight(app, image_id, tag, user, is_version=version is not None)
+    require_sight(app, image_id, tag, user, is_version=number is not None)
     file = app.labels_kept.path(kept.digest)
     if not file.is_file():
         raise DatastoreError(
             f"{image_id}: the volume of version {kept.number} is gone; restore a backup"
         )
-    headers, _ = read_headers(require_series(folder, image_id), image_id=image_id)
+    return kept, file
+
+
+def _as_dicom(kept: LabelVersion, file: Path, kind: Kind) -> Response:
+    app, image_id = app_instance(), kept.image_id
+    folder = require_series(app.image_path(image_id), image_id)
+    headers, _ = read_headers(folder, image_id=image_id)
     return answer(
-        format,
+        kind,
         file,
         app.config.recipe.labels,
         headers,
-        about_version(kept, format, str(headers[0].SeriesInstanceUID)),
+        about_version(kept, kind, str(headers[0].SeriesInstanceUID)),
         image_id=image_id,
-        name=f"{image_id}-{tag}-{kept.number}",
+        name=_name_of(kept),
     )
+
+
+def _name_of(kept: LabelVersion) -> str:
+    return f"{kept.image_id}-{kept.tag}-{kept.number}"

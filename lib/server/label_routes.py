@@ -43,13 +43,18 @@ def _about(version: LabelVersion, versions: list[LabelVersion]) -> dict[str, Any
 
 
 @router.get("/labels")
-def get_labels(tag: str = "final", _user: User = USER) -> dict[str, Any]:
-    """Return the current version of each image, and the files in the folder that are no labels."""
+def get_labels(tag: str = "final", image: str | None = None, _user: User = USER) -> dict[str, Any]:
+    """Return the current version of each image, or of one, and the files in the folder that are no labels."""
     store = _store()
-    versions = store.history.current(require_tag(tag))
+    versions = [
+        version
+        for version in store.history.current(require_tag(tag))
+        if image in (None, version.image_id)
+    ]
     refused = [
         {"image": one.image_id, "tag": one.tag, "file": one.path.name, "reason": one.reason}
         for one in store.refused_files()
+        if image in (None, one.image_id)
     ]
     listed = [
         {key: value for key, value in _about(version, []).items() if key not in ("parent", "info")}

@@ -92,7 +92,11 @@ def save_label(
     label: UploadFile = File(...),
     user: User = ANNOTATOR,
 ) -> dict[str, Any]:
-    """Keep a label of an image; `doubts` say what looks wrong about it, which keeps it from judging models."""
+    """Keep a label of an image.
+
+    `doubts` say what looks wrong about it, which keeps it from judging models; `left_out` names organs that the
+    label before it had.
+    """
     image_id, tag = require_image_id(image), require_tag(tag or "final")
     author = author_of(user)
     about = {**parse_params(params), "user": user.username, "author": author}
@@ -103,9 +107,9 @@ def save_label(
         return str(app.datastore().refuse(file, about, reason))
 
     with received(label, limit_bytes=MAX_LABEL_BYTES, refuse=refuse) as (path,):
-        label_id = app.datastore().save_label(image_id, str(path), tag, about)
-    answer = {**(app.on_save_label(image_id, label_id) or {}), "image": image_id, "label": label_id}
-    return answer | {"doubts": app.doubts_about(image_id, tag)}
+        version = app.store.keep_label(image_id, path, tag, about)
+    app.on_save_label(image_id, image_id)
+    return {"image": image_id, "label": image_id, **app.remarks_on(version)}
 
 
 @router.delete("/label")

@@ -118,8 +118,11 @@ def _label(path: Path, author: str) -> Any:
 def _told(version: Any) -> str:
     """Return what to tell whoever submitted a label that is kept."""
     organs = ", ".join(version.organs) or "no organ"
-    doubts = "".join(f". Doubt: {doubt}" for doubt in version.doubts)
-    return f"kept as version {version.number}, with {organs}; the case counts as labelled{doubts}"
+    remarks = app_instance().remarks_on(version)
+    said = f"kept as version {version.number}, with {organs}; the case counts as labelled"
+    if remarks["left_out"]:
+        said += f". Not in it, but in the version before: {', '.join(remarks['left_out'])}"
+    return said + "".join(f". Doubt: {doubt}" for doubt in remarks["doubts"])
 
 
 def _failed(object_id: ObjectId | None, error: OrganNetError) -> Outcome:

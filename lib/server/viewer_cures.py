@@ -18,7 +18,7 @@ _STYLE = "app.bundle.css"
 _PAGE = "index.html"
 _CONFIG = "app-config.js"
 
-OURS = ("hooks.js", "brushes.js", "panel.js")
+OURS = ("hooks.js", "contours.js", "brushes.js", "panel.js")
 """Our scripts, in the order in which they are loaded."""
 
 _SCRIPTS = "".join(f'<script src="/ohif/organnet/{name}"></script>' for name in OURS)

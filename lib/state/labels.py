@@ -210,6 +210,12 @@ class LabelHistory:
             raise DatastoreError(f"{image_id}: label {tag!r} has no version {number}")
         return found
 
+    def left_out(self, version: LabelVersion) -> tuple[str, ...]:
+        """Return the organs of the version that this one took the place of, and that it has not."""
+        earlier = self.history(version.image_id, version.tag)
+        before = next((v.organs for v in earlier if v.id == version.parent_id), [])
+        return tuple(organ for organ in before if organ not in version.organs)
+
     def mark_in_place(self, version_id: int) -> None:
         """Remember that the copy in `labels/<tag>/` of the studies folder is this version's."""
         with self._database.writing() as session:

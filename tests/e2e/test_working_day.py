@@ -214,12 +214,23 @@ def test_a_patient_whose_label_is_in_the_pacs_opens_for_a_second_look(
         time.sleep(1)
     viewer.open_list()
     viewer.open_from_list(patient)
+    assert "version 1 by" in viewer.wait_for("case", "This case has a label")
+    viewer.load_label()
+    first = clinic.submitted(patient)
+    for name in LABELS:
+        in_colour, grey = share_in_colour(viewer, first, name)
+        assert in_colour > 0.9, name
+        assert grey > 0.95, name
+    at = middle(first, LABELS["Larynx"])
+    viewer.look_at(at)
     viewer.choose_segment("Larynx")
-    _, _, width, height = viewer.box(AXIAL)
-    viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
-    said = viewer.submit("kept as version 2")
-    assert "Larynx" in said
+    ((x, y),) = viewer.canvas(AXIAL, at[None])
+    viewer.paint(AXIAL, (x + 30, y), (x + 60, y))
+    viewer.submit("kept as version 2")
+    viewer.wait_for("case", "version 2 by ohif")
     assert [version["number"] for version in clinic.history(patient)] == [1, 2]
+    before, after = values(first), values(clinic.submitted(patient))
+    assert set(after[before != after]) == {LABELS["Larynx"]}
 
 
 def test_deep_is_an_option_that_the_model_is_asked_with(clinic: Clinic, viewer: Viewer) -> None:
@@ -246,6 +257,27 @@ class TestWhatIsNotTaken:
         assert clinic.counted() == before
         assert clinic.history(LATER) == []
         assert clinic.segmentations(LATER) == []
+
+    def test_is_not_left_behind_unasked(self, clinic: Clinic, viewer: Viewer) -> None:
+        viewer.open_study(clinic.study(LATER))
+        viewer.run_model()
+        back = viewer.page.locator("[data-cy='return-to-work-list']")
+        viewer.choose_segment("Larynx")
+        _, _, width, height = viewer.box(AXIAL)
+        viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
+        viewer.confirms = False
+        opened_at = viewer.page.url
+        back.click()
+        viewer.page.locator(".modelSelector button:has-text('Run')").first.click()
+        viewer.page.get_by_text("Nothing was run").wait_for()
+        viewer.page.close(run_before_unload=True)
+        viewer.settle()
+        assert len(viewer.asked) == 3
+        assert viewer.page.url == opened_at
+        viewer.confirms = True
+        back.click()
+        viewer.page.get_by_text("Study List").wait_for()
+        assert len(viewer.asked) == 4
 
     def test_can_be_put_right_and_exported_by_ohifs_own_menu(
         self, clinic: Clinic, viewer: Viewer

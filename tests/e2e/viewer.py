@@ -40,6 +40,7 @@ class Viewer:
         foreign: Addresses of other servers that it asked for.
         errors: What its scripts did not catch.
         asked: What it asked a person to confirm.
+        confirms: What that person answers.
     """
 
     page: Page
@@ -47,6 +48,7 @@ class Viewer:
     foreign: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    confirms: bool = True
 
     def watch(self) -> None:
         """Keep what the page does from now on."""
@@ -60,7 +62,10 @@ class Viewer:
 
     def _confirm(self, dialog: Dialog) -> None:
         self.asked.append(dialog.message)
-        dialog.accept()
+        if self.confirms:
+            dialog.accept()
+        else:
+            dialog.dismiss()
 
     def open_list(self) -> list[str]:
         """Open the list of studies, and return the names in it."""
@@ -109,15 +114,17 @@ class Viewer:
         self.page.get_by_role("button", name="Submit label").click()
         return self.wait_for("outcome", expected)
 
+    def load_label(self) -> None:
+        """Press the button that lays the submitted label over the CT."""
+        self.page.get_by_role("button", name="Load submitted label").click()
+        self.wait_for("outcome", "The submitted label is loaded")
+        self.settle()
+
     def wait_for(self, line: str, expected: str) -> str:
         """Return a line of our box once it holds a text."""
         found = self.page.locator(f".organnet-{line}", has_text=expected)
         found.wait_for(timeout=WAIT_MS)
         return found.inner_text()
-
-    def line(self, name: str) -> str:
-        """Return a line of our box."""
-        return self.page.locator(f".organnet-{name}").inner_text()
 
     def look_at(self, world_lps_mm: FloatArray, *, zoom: float = 2.2) -> None:
         """Scroll all three viewports to a point."""

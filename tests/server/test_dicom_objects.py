@@ -156,6 +156,22 @@ def test_a_label_is_exported_as_it_was_submitted(
     assert pydicom.dcmread(path).SOPInstanceUID != dataset.SOPInstanceUID
 
 
+def test_a_label_is_exported_as_a_volume_on_the_scans_voxels(
+    server: Server, tmp_path: Path
+) -> None:
+    image = "export_nrrd"
+    put_series(server, image)
+    put_case(server, "volume", is_labelled=True)
+    submitted = submit(server, image, tmp_path)
+    answer = server.ask("GET", f"/organnet/export/{image}?format=nrrd")
+    assert answer.headers["content-disposition"] == f'attachment; filename="{image}-final-1.nrrd"'
+    path = tmp_path / "label.nrrd"
+    path.write_bytes(answer.content)
+    array, _ = read_label(path, image_id=image, image_grid=submitted.grid)
+    np.testing.assert_array_equal(array, submitted.array)
+    assert server.ask("GET", "/organnet/export/volume?format=nrrd").status_code == 200
+
+
 def test_what_cannot_be_exported_is_refused_with_the_reason(server: Server, tmp_path: Path) -> None:
     put_series(server, "unlabelled")
     put_case(server, "nifti_label", is_labelled=True)

@@ -85,6 +85,8 @@ def test_each_submit_is_a_version_and_any_can_come_back(server: Server, tmp_path
     assert server.ask("GET", "/datastore/label?label=versions&tag=final").content == first_file
     current = server.ask("GET", "/organnet/labels").json()["labels"]
     assert [v["number"] for v in current if v["image"] == "versions"] == [3]
+    of_one = server.ask("GET", "/organnet/labels?image=versions").json()["labels"]
+    assert [(v["image"], v["number"]) for v in of_one] == [("versions", 3)]
 
 
 def test_a_deleted_label_can_be_restored(server: Server, tmp_path: Path) -> None:

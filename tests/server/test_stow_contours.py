@@ -77,6 +77,14 @@ def test_contours_become_the_cases_final_label(
     assert len(history(place, patient)) == 1
 
 
+def test_organs_that_the_version_before_had_are_named(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "less.dcm"
+    draw(place.folder / "one", file, values=(1,))
+    (said,) = comments(sent(place, body(file.read_bytes())).json(), "00081199")
+    assert "with Brainstem; the case counts" in said
+    assert "Not in it, but in the version before: Parotid_L" in said
+
+
 def test_each_part_has_its_own_fate(place: Place, tmp_path: Path) -> None:
     kept, refused, foreign = (tmp_path / f"{name}.dcm" for name in ("kept", "refused", "foreign"))
     draw(place.folder / "three", kept, values=(2,))

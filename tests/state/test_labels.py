@@ -1,5 +1,6 @@
 import gzip
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,6 +52,18 @@ def test_a_version_keeps_its_file_and_who_made_it(history: LabelHistory, tmp_pat
     assert path.read_bytes() == (tmp_path / "label.nii.gz").read_bytes()
     assert digest_of(path) == kept.digest == made.digest
     assert path.stat().st_mode & 0o777 == 0o444
+
+
+def test_organs_that_a_version_no_longer_has_are_named(
+    history: LabelHistory, tmp_path: Path
+) -> None:
+    first = add(history, tmp_path, "one")
+    part = replace(CLIENT, organs=("Parotid_L", "Larynx"))
+    second = history.add("a", "final", volume(tmp_path, "two"), part)
+    assert history.left_out(first) == ()
+    assert history.left_out(second) == ("Brainstem",)
+    restored = history.restore("a", "final", 1, "rea")
+    assert history.left_out(restored) == ("Larynx",)
 
 
 def test_a_second_label_is_a_version_more(history: LabelHistory, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@
 window.organnet = (() => {
   const ORGANS = {}; /* the organ table is put here when this is served: name -> [r, g, b] */
   const WAIT_MS = 200;
-  const LABELMAP = '1'; // the name that MONAI Label's panel gives to its only segmentation
 
   function clientId() {
     const key = 'organnet.client';
@@ -34,6 +33,7 @@ window.organnet = (() => {
   // Connect as soon as there is an image to lay contours on; who opens a patient has no more to do.
   async function connect(panel) {
     api.panel = panel;
+    api.contours.watch(panel);
     while (!hasImage(panel)) {
       await wait();
       if (api.panel !== panel) {
@@ -54,7 +54,7 @@ window.organnet = (() => {
 
   // The series that the panel's labelmap lies on; undefined where there is no labelmap, or another patient's.
   function seriesOfLabelmap() {
-    const found = services().segmentationService.getSegmentation(LABELMAP);
+    const found = services().segmentationService.getSegmentation(api.contours.LABELMAP);
     const [first] = found?.representationData?.Labelmap?.imageIds ?? [];
     const drawnOn = first && window.cornerstone.cache.getImage(first)?.referencedImageId;
     const instance = drawnOn && window.cornerstone.metaData.get('instance', drawnOn);
@@ -65,15 +65,13 @@ window.organnet = (() => {
 
   // Lay the labelmap on the series that is about to be contoured; false where its contours are to stay.
   async function layOn(seriesUid) {
-    const there = seriesOfLabelmap();
-    if (there === seriesUid) {
-      return true;
-    }
-    const question = 'What was drawn on the other series goes, unless you submit it first. Go on?';
-    if (there && isDrawn() && !window.confirm(question)) {
+    if (!api.contours.mayGo()) {
       return false;
     }
-    services().segmentationService.remove(LABELMAP);
+    if (seriesOfLabelmap() === seriesUid) {
+      return true;
+    }
+    services().segmentationService.remove(api.contours.LABELMAP);
     await api.panel.onInfo(window.location.origin + '/');
     while (seriesOfLabelmap() !== seriesUid) {
       await wait();
@@ -129,6 +127,9 @@ window.organnet = (() => {
       }
     }
     const outcome = outcomeOf(request);
+    if (outcome.isKept) {
+      api.contours.settle();
+    }
     servicesManager.services.uiNotificationService.show({
       title: outcome.isKept ? 'Label submitted' : 'Label not submitted',
       message: outcome.message,
@@ -154,13 +155,8 @@ window.organnet = (() => {
     return { isKept: request.status === 200, message };
   }
 
-  function isDrawn() {
-    const volume = services().segmentationService.getLabelmapVolume(LABELMAP);
-    return volume?.voxelManager.getCompleteScalarDataArray().some(value => value !== 0);
-  }
-
   async function submit() {
-    if (!isDrawn()) {
+    if (!api.contours.isDrawn()) {
       throw new Error('there are no contours yet; run the model, or draw some');
     }
     if (!seriesOfLabelmap()) {
@@ -168,13 +164,14 @@ window.organnet = (() => {
     }
     const { commandsManager, extensionManager, servicesManager } = api.panel.props;
     const options = { SeriesDescription: 'Contours drawn in OHIF' };
-    const made = commandsManager.runCommand('generateSegmentation', { segmentationId: LABELMAP, options });
+    const made = commandsManager.runCommand('generateSegmentation', { segmentationId: api.contours.LABELMAP, options });
     await store(made.dataset, { extensionManager, servicesManager });
   }
 
   const api = {
     addressOf, clientId, colour, connect, lastFirst, layOn, panel: null, reason, sample, seriesOfLabelmap,
     services, store, submit,
+    contours: null, // contours.js
   };
   return api;
 })();

@@ -19,8 +19,16 @@
     const button = element('button', 'organnet-submit', 'Submit label');
     button.title = 'Keep the contours as this case\'s final label';
     button.addEventListener('click', () => submit(button));
-    const lines = ['outcome', 'served', 'labels', 'pacs', 'training'].map(line);
-    made.append(button, ...lines, bar(), line('decision'));
+    const lines = ['served', 'labels', 'pacs', 'training'].map(line);
+    made.append(button, line('outcome'), line('case'), loader(), ...lines, bar(), line('decision'));
+    return made;
+  }
+
+  function loader() {
+    const made = element('button', 'organnet-load', 'Load submitted label');
+    made.title = 'Lay the newest submitted label over the CT, to look at it or to correct it';
+    made.hidden = true;
+    made.addEventListener('click', () => load(made));
     return made;
   }
 
@@ -43,33 +51,63 @@
     }
   }
 
-  async function submit(button) {
+  // While a button's work is done, it is not to be pressed again.
+  async function doing(button, work) {
     button.disabled = true;
     try {
-      await window.organnet.submit();
+      await work();
     } catch (error) {
       console.error(error);
-      window.dispatchEvent(
-        new CustomEvent('organnet:submitted', { detail: { isKept: false, message: error.message } })
-      );
+      tell(error.message, false);
     } finally {
       button.disabled = false;
       look();
     }
   }
 
-  window.addEventListener('organnet:submitting', () => {
+  function submit(button) {
+    return doing(button, async () => {
+      try {
+        await window.organnet.submit();
+      } catch (error) {
+        throw new Error(`Not submitted: ${error.message}`);
+      }
+    });
+  }
+
+  function load(button) {
+    return doing(button, async () => {
+      if (await window.organnet.contours.load()) {
+        tell('The submitted label is loaded.', true);
+      }
+    });
+  }
+
+  function tell(text, isGood) {
     if (box) {
-      say('outcome', 'Submitting ...');
+      box.querySelector('.organnet-outcome').classList.toggle('organnet-refused', !isGood);
+      say('outcome', text);
     }
-  });
+  }
+
+  window.addEventListener('organnet:submitting', () => tell('Submitting ...', true));
 
   window.addEventListener('organnet:submitted', ({ detail }) => {
-    if (box) {
-      box.querySelector('.organnet-outcome').classList.toggle('organnet-refused', !detail.isKept);
-      say('outcome', (detail.isKept ? 'Label ' : 'Not submitted: ') + detail.message);
-    }
+    tell((detail.isKept ? 'Label ' : 'Not submitted: ') + detail.message, detail.isKept);
   });
+
+  // Whoever opens a case that has a label should know before he begins anew.
+  async function showCase() {
+    const label = await window.organnet.contours.label();
+    box.querySelector('.organnet-load').hidden = !label;
+    say('case', label ? caseLine(label) : '');
+  }
+
+  function caseLine({ author, client, number, organs, submitted_at: at }) {
+    const when = new Date(at).toLocaleString();
+    const who = author || client || 'somebody';
+    return `This case has a label: version ${number} by ${who}, ${when}, with ${organs.join(', ') || 'no organ'}`;
+  }
 
   function trainingLine(training, next) {
     if (!training) {
@@ -129,6 +167,7 @@
       if (answer.ok) {
         const status = await answer.json();
         show(status);
+        await showCase();
         await follow(status);
       }
     } catch (error) {
