@@ -1,4 +1,4 @@
-"""Bring labelled cases from elsewhere into a studies folder: PDDCA, OpenKBP, NIfTI pairs, DICOM CT + RTSTRUCT.
+"""Bring labelled cases from elsewhere into a studies folder: PDDCA, OpenKBP, NIfTI pairs, DICOM.
 
 python -m apps.prepare_data --input DIR --output STUDIES --organ-set openkbp
 """

@@ -1,23 +1,24 @@
 """A DICOM SEG or RTSTRUCT becomes a label of the CT that it was drawn on, whoever brings it."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import DA, TM
 
 from lib.datastores.dicomweb import DicomWebStore
 from lib.datastores.local import FINAL
 from lib.dicom.objects import MODALITIES, read_object
-from lib.dicom.references import referenced_series
+from lib.dicom.references import items, referenced_series
 from lib.dicom.series import PARSING_ERRORS, read_headers
-from lib.dicom.structures import label_from
+from lib.dicom.structures import StructureSet, label_from, organs_among
 from lib.errors import DatastoreError, LabelError, ScanError
 from lib.files import SCRATCH
+from lib.geometry import Grid
 from lib.scans import write_label
 from lib.state.tables import LabelVersion
 
@@ -43,7 +44,10 @@ class Receiver:
         self._store = store
 
     def take(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
-        """Keep what somebody submitted as a final label, and return the version; None where it is none of ours.
+        """Keep what somebody submitted as a final label, and return the version; None where it is for the PACS.
+
+        That is where it is drawn on no scan of ours, or an RTSTRUCT with more in it than our organs: a label
+        would keep less than was sent. What is in the PACS, `keep` takes our organs from.
 
         Args:
             file: A DICOM object.
@@ -58,7 +62,7 @@ class Receiver:
         """
         header = read_header(file)
         image_id = self.image_of(header)
-        if header.get("Modality") not in MODALITIES or image_id is None:
+        if header.get("Modality") not in MODALITIES or image_id is None or self._has_more(header):
             return None
         info = {"author": author, "client_id": client}
         return self.keep(file, header, image_id, info, source=CLIENT)
@@ -80,14 +84,14 @@ class Receiver:
             drawn = Path(scratch) / "label.nii.gz"
             try:
                 headers, grid = read_headers(self._store.require_image(image_id), image_id=image_id)
-                structures = read_object(file, headers, grid, image_id=image_id)
-                notes: list[str] = []
+                read = self._submitted if source == CLIENT else self._found
+                structures, notes = read(file, headers, grid, image_id)
                 label = label_from(structures, self._store.labels, grid, image_id, notes=notes)
             except (LabelError, ScanError) as error:
                 where = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
                 raise type(error)(self._store.refuse(file, where, str(error))) from error
             write_label(drawn, label)
-            about["notes"] = [*structures.notes, *notes]
+            about["notes"] = notes
             return self._store.keep_label(
                 image_id,
                 drawn,
@@ -96,6 +100,42 @@ class Receiver:
                 source=source,
                 submitted_at=drawn_at(header) if source == PACS else None,
             )
+
+    def _has_more(self, header: Dataset) -> bool:
+        names = [str(roi.get("ROIName", "")) for roi in items(header, "StructureSetROISequence")]
+        return len(organs_among(names, self._store.labels)) < len(set(names))
+
+    def _submitted(
+        self, file: Path, headers: Sequence[FileDataset], grid: Grid, image_id: str
+    ) -> tuple[StructureSet, list[str]]:
+        """Return all structures of what a person submits: he is told if one is no organ of ours."""
+        structures = read_object(file, headers, grid, image_id=image_id)
+        return structures, list(structures.notes)
+
+    def _found(
+        self, file: Path, headers: Sequence[FileDataset], grid: Grid, image_id: str
+    ) -> tuple[StructureSet, list[str]]:
+        """Return our organs among the structures of an object in the PACS, and notes.
+
+        A planning system's hold targets, the body and the couch beside the organs.
+
+        Raises:
+            LabelError: If there is no organ of ours with a voxel in it.
+        """
+        labels = self._store.labels
+        structures = read_object(
+            file, headers, grid, image_id=image_id, wanted=lambda names: organs_among(names, labels)
+        )
+        if not structures.masks:
+            raise LabelError(
+                f"{image_id}: none of the {len(structures.names)} structures in it "
+                f"({', '.join(map(repr, structures.names[:20]))}) is drawn and an organ of this server's; it "
+                f"contours {', '.join(labels)}"
+            )
+        ours = organs_among(structures.names, labels)
+        others = [repr(name) for name in structures.names if name not in ours]
+        passed_over = [f"no organs of this server's: {', '.join(others)}"] if others else []
+        return structures, [*structures.notes, *passed_over]
 
     def image_of(self, header: Dataset) -> str | None:
         """Return the image that an object was drawn on, None where it is none of the store's.

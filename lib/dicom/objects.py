@@ -12,7 +12,7 @@ from lib.dicom.rtstruct import read_rtstruct
 from lib.dicom.rtstruct_writer import write_rtstruct
 from lib.dicom.seg import read_seg, write_seg
 from lib.dicom.series import PARSING_ERRORS
-from lib.dicom.structures import StructureSet
+from lib.dicom.structures import StructureSet, Wanted
 from lib.errors import LabelError
 from lib.geometry import Grid
 from lib.volumes import LabelVolume
@@ -58,9 +58,14 @@ def write_object(
 
 
 def read_object(
-    path: Path, headers: Sequence[FileDataset], grid: Grid, *, image_id: str
+    path: Path,
+    headers: Sequence[FileDataset],
+    grid: Grid,
+    *,
+    image_id: str,
+    wanted: Wanted = tuple,
 ) -> StructureSet:
-    """Return the structures of a SEG or an RTSTRUCT as masks on the CT's grid.
+    """Return the structures of a SEG or an RTSTRUCT as masks on the CT's grid, all or those that are wanted.
 
     Raises:
         LabelError: If the file is damaged or neither of the two.
@@ -75,7 +80,7 @@ def read_object(
             f"{image_id}: the file cannot be read as DICOM ({error}); export it again"
         ) from error
     if modality == "SEG":
-        return read_seg(path, headers, grid, image_id=image_id)
+        return read_seg(path, headers, grid, image_id=image_id, wanted=wanted)
     if modality == "RTSTRUCT":
-        return read_rtstruct(path, headers, grid, image_id=image_id)
+        return read_rtstruct(path, headers, grid, image_id=image_id, wanted=wanted)
     raise LabelError(f"{image_id}: the file's modality is {modality}; SEG or RTSTRUCT expected")

@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileDataset
 from lib.dicom.contour_masks import Roi, draw
 from lib.dicom.references import items, require_same_scan
 from lib.dicom.series import PARSING_ERRORS
-from lib.dicom.structures import StructureSet
+from lib.dicom.structures import StructureSet, Wanted
 from lib.errors import LabelError, OrganNetError
 from lib.geometry import Grid
 from lib.units import FloatArray
@@ -29,7 +29,7 @@ def read_rtstruct(
     grid: Grid,
     *,
     image_id: str,
-    wanted: Callable[[Sequence[str]], Iterable[str]] = tuple,
+    wanted: Wanted = tuple,
 ) -> StructureSet:
     """Return the ROIs of an RTSTRUCT as masks on `grid`.
 
@@ -68,9 +68,7 @@ def read_rtstruct(
     return StructureSet(tuple(roi.name for roi in rois), masks, tuple(notes))
 
 
-def _chosen_rois(
-    dataset: Dataset, wanted: Callable[[Sequence[str]], Iterable[str]], image_id: str
-) -> tuple[list[Roi], list[Roi]]:
+def _chosen_rois(dataset: Dataset, wanted: Wanted, image_id: str) -> tuple[list[Roi], list[Roi]]:
     """Return all ROIs, and the wanted ones."""
     if dataset.get("Modality") != "RTSTRUCT":
         raise LabelError(

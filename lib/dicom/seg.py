@@ -6,7 +6,7 @@ patient, never by their order; `seg_frames` puts them on the CT's voxels.
 
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lib.dicom.files import save
 from lib.dicom.references import frame_of_reference, items, patient_and_study, require_same_scan
 from lib.dicom.seg_frames import frames_of, mark
 from lib.dicom.series import PARSING_ERRORS, arranged
-from lib.dicom.structures import StructureSet, present
+from lib.dicom.structures import StructureSet, Wanted, present
 from lib.errors import LabelError, OrganNetError
 from lib.geometry import Grid, turned_onto
 from lib.organs import Organ
@@ -159,7 +159,12 @@ def _segment(
 
 
 def read_seg(
-    path: Path, headers: Sequence[FileDataset], grid: Grid, *, image_id: str
+    path: Path,
+    headers: Sequence[FileDataset],
+    grid: Grid,
+    *,
+    image_id: str,
+    wanted: Wanted = tuple,
 ) -> StructureSet:
     """Return the segments of a SEG, by their labels, as masks on the whole of `grid`.
 
@@ -171,24 +176,28 @@ def read_seg(
         headers: The slices that it was drawn on, and
         grid: their grid, as `lib.dicom.series.read_headers` returns them.
         image_id: For messages.
+        wanted: Given the labels of all segments, returns those to read; the others are not looked at.
 
     Raises:
-        LabelError: If the file is damaged or no SEG, or two segments with voxels have one label.
+        LabelError: If the file is damaged or no SEG, or two wanted segments with voxels have one label.
         GeometryError: If it was drawn on another series or in another frame of reference, or a frame that is
             not empty does not lie on the scan's voxels.
     """
     try:
         dataset = pydicom.dcmread(path)
         names = _names(dataset, image_id)
+        chosen = set(wanted(tuple(names.values())))
         frame = str(dataset.get("FrameOfReferenceUID", "") or "")
         notes = require_same_scan(dataset, {"the SEG": frame}, headers, image_id)
-        masks = _masks(dataset, names, headers, grid, image_id)
+        masks = _masks(dataset, names, headers, grid, image_id, chosen=chosen)
     except OrganNetError:
         raise
     except _DAMAGE as error:
         raise LabelError(f"{image_id}: the SEG is damaged ({error}); export it again") from error
     by_name: dict[str, MaskArray] = {}
     for number, name in names.items():
+        if name not in chosen:
+            continue
         if number not in masks:
             notes.append(f"{name}: the segment has no voxel")
         elif name in by_name:
@@ -222,8 +231,10 @@ def _masks(
     headers: Sequence[FileDataset],
     grid: Grid,
     image_id: str,
+    *,
+    chosen: Container[str],
 ) -> dict[int, MaskArray]:
-    """Return the masks of the segments that mark a voxel, by their numbers."""
+    """Return the masks of the chosen segments that mark a voxel, by their numbers."""
     masks: dict[int, MaskArray] = {}
     for frame in frames_of(dataset, headers, image_id):
         if not frame.marked_yx.any():
@@ -233,6 +244,8 @@ def _masks(
                 f"{image_id}: frame {frame.number} of the SEG belongs to segment {frame.segment}, which it "
                 f"does not describe; its segments are {names}: export it again"
             )
+        if names[frame.segment] not in chosen:
+            continue
         if frame.segment not in masks:
             masks[frame.segment] = np.zeros(grid.shape_vox, np.bool_)
         mark(

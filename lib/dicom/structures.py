@@ -1,7 +1,7 @@
 """Structures that were read from a DICOM object, and the label volume that they make."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,10 @@ from lib.units import MaskArray
 from lib.volumes import LabelVolume
 
 _log = logging.getLogger(__name__)
+
+
+Wanted = Callable[[Sequence[str]], Iterable[str]]
+"""Given the names of all structures of a file, returns those to read; the others are not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,6 @@ def label_from(
     grid: Grid,
     image_id: str,
     *,
-    pass_over_unknown: bool = False,
     notes: list[str] | None = None,
 ) -> LabelVolume:
     """Return the structures as one label volume; of two that claim a voxel the smaller one gets it.
@@ -47,24 +50,19 @@ def label_from(
         labels: TG-263 name -> value, of the organs that are wanted; other spellings of them are understood.
         grid: The CT's.
         image_id: For messages.
-        pass_over_unknown: Whether to leave structures out that are no organs of `labels`.
-        notes: Gets a sentence for each structure that was left out, and for voxels that two claimed.
+        notes: Gets a sentence for each two that claimed the same voxels.
 
     Raises:
         LabelError: If a structure is no organ of `labels`, two are the same organ, or two share over half of
             the smaller one.
     """
-    meanings = {
-        name: name if name in labels else organ_of_structure(name) for name in structures.masks
-    }
-    unknown = [name for name, organ in meanings.items() if organ not in labels]
-    if unknown and not pass_over_unknown:
+    organs = organs_among(tuple(structures.masks), labels)
+    unknown = [name for name in structures.masks if name not in organs]
+    if unknown:
         raise LabelError(
             f"{image_id}: {', '.join(map(repr, unknown))}: no organ of this server's; it contours "
             f"{', '.join(labels)}: rename what is one of them, and leave out what is not"
         )
-    said = [f"{name!r} left out: it is none of the organs wanted" for name in unknown]
-    organs = {name: str(organ) for name, organ in meanings.items() if organ in labels}
     for organ in organs.values():
         same = [name for name, meaning in organs.items() if meaning == organ]
         if len(same) > 1:
@@ -73,14 +71,18 @@ def label_from(
             )
     masks = {organ: structures.masks[name] for name, organ in organs.items()}
     label, shared = combine(masks, labels, grid, image_id)
-    said += [
-        f"{pair}: {n} voxels that both claim went to the smaller" for pair, n in shared.items()
-    ]
+    said = [f"{pair}: {n} voxels that both claim went to the smaller" for pair, n in shared.items()]
     for note in said:
         _log.info("%s: %s", image_id, note)
     if notes is not None:
         notes += said
     return label
+
+
+def organs_among(names: Iterable[str], labels: Mapping[str, int]) -> dict[str, str]:
+    """Return, of structures' names, those that mean an organ of `labels`, and which."""
+    meanings = {name: name if name in labels else organ_of_structure(name) for name in names}
+    return {name: organ for name, organ in meanings.items() if organ in labels and organ}
 
 
 def present(label: LabelVolume, image_id: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lib.errors import ConfigError, ScanError
-from lib.importers import dicom_rtstruct, nifti_pairs, openkbp, pddca
+from lib.importers import dicom_contours, nifti_pairs, openkbp, pddca
 from lib.importers.cases import Drawing, SourceCase
 from lib.importers.names import OrganNames
 
@@ -16,7 +16,7 @@ BY_FOLDER: Mapping[str, Callable[[Path], list[SourceCase]]] = {
 }
 """Sources whose cases are seen in one folder; the first that knows a folder has it."""
 
-SOURCES = (*BY_FOLDER, dicom_rtstruct.SOURCE)
+SOURCES = (*BY_FOLDER, dicom_contours.SOURCE)
 
 
 def find_cases(
@@ -44,15 +44,15 @@ def find_cases(
         for place in folders:
             offers = (BY_FOLDER[name](place) for name in BY_FOLDER if name in chosen)
             cases += next((offer for offer in offers if offer), [])
-        if dicom_rtstruct.SOURCE in chosen:
-            cases += dicom_rtstruct.find(folders)
+        if dicom_contours.SOURCE in chosen:
+            cases += dicom_contours.find(folders)
     except OSError as error:
         raise ScanError(f"{folder}: cannot be read: {error.strerror}") from error
     if not cases:
         raise ScanError(
             f"{folder}: no case found; expected img.nrrd with structures/ (PDDCA), pt_N/ct.nii.gz with "
             "pt_N/label.nii.gz (OpenKBP), images/ with labels/, CASE.nii.gz with CASE_label.nii.gz, or DICOM "
-            "CT with RTSTRUCT"
+            "CT with RTSTRUCT or SEG"
         )
     return sorted(cases, key=lambda case: (case.case_id, str(case.place)))
 

@@ -88,7 +88,7 @@ def test_all_sources_become_one_studies_folder(
     clinic = clinic_case(studies)
     assert set(found["cases"]) == {"pt_1", "0522c0001", "a", clinic}
     assert set(found["refused"]) == {"pt_2"}
-    assert found["cases"][clinic]["source"] == "dicom_rtstruct"
+    assert found["cases"][clinic]["source"] == "dicom"
     assert found["cases"][clinic]["unmapped"] == ["PTV70"]
     assert found["cases"][clinic]["names"]["Lt Par"] == "Parotid_L"
     for case, entry in found["cases"].items():

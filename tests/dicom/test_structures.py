@@ -8,7 +8,7 @@ import pytest
 
 from lib.dicom.about import ObjectAbout
 from lib.dicom.objects import KINDS, Kind, read_object, write_object
-from lib.dicom.structures import StructureSet, label_from
+from lib.dicom.structures import StructureSet, label_from, organs_among
 from lib.errors import ConfigError, LabelError
 from lib.geometry import Grid
 from tests.dicom.organ_phantom import LABELS, NAMES, Case, make_case
@@ -41,12 +41,9 @@ def test_what_is_no_organ_of_ours_is_refused_by_name(name: str) -> None:
         label_from(found, LABELS, GRID, "case7")
 
 
-def test_what_is_no_organ_of_ours_is_passed_over_on_demand_with_a_note() -> None:
-    notes = ["before"]
-    found = structures({"Brainstem": (0, 2), "PTV 70": (3, 4)})
-    label = label_from(found, LABELS, GRID, "case7", pass_over_unknown=True, notes=notes)
-    assert label.labels == {"Brainstem": 1}
-    assert notes == ["before", "'PTV 70' left out: it is none of the organs wanted"]
+def test_organs_of_ours_are_found_among_names() -> None:
+    names = ["Brain Stem", "PTV 70", "Parotid_L", "Brainstem_PRV03", "Larynx"]
+    assert organs_among(names, LABELS) == {"Brain Stem": "Brainstem", "Parotid_L": "Parotid_L"}
 
 
 def test_a_structure_without_a_voxel_may_be_called_anything() -> None:

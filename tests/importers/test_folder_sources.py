@@ -182,7 +182,7 @@ def test_sources_lie_side_by_side_and_one_can_be_chosen(tmp_path: Path) -> None:
     assert [(c.source, c.case_id) for c in found] == [("pddca", "0522c0001"), ("openkbp", "pt_1")]
     assert [c.case_id for c in find_cases(tmp_path / "b", source="openkbp")] == ["pt_1"]
     with pytest.raises(ScanError, match="no case found"):
-        find_cases(tmp_path / "b", source="dicom_rtstruct")
+        find_cases(tmp_path / "b", source="dicom")
     with pytest.raises(ConfigError, match="source 'xnat' is not known"):
         find_cases(tmp_path, source="xnat")
 

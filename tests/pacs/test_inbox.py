@@ -150,6 +150,44 @@ def test_organs_that_we_do_not_know_are_refused_and_named(server: Orthanc, tmp_p
     assert len(station.quarantine.entries()) == 1
 
 
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_targets_beside_the_organs_are_passed_over_with_a_note(
+    server: Orthanc, tmp_path: Path, kind: Kind
+) -> None:
+    put_ct(server, make_ct(), tmp_path / "ct")
+    labels = {**LABELS, "Brain": 9}
+    draw(tmp_path / "ct", tmp_path / "drawn.dcm", kind=kind, values=(1, 9), labels=labels)
+    rename(tmp_path / "drawn.dcm", "Brain", "PTV_70")
+    server.upload([tmp_path / "drawn.dcm"])
+    station = Station(tmp_path / "station", server.dicomweb_url).look().look()
+    (version,) = station.came
+    assert version.organs == ["Brainstem"]
+    assert "no organs of this server's: 'PTV_70'" in version.info["notes"]
+    assert set(np.unique(read_label_of(station, version.image_id))) == {0, 1}
+
+
+def test_an_rtstruct_with_targets_is_for_the_pacs_however_it_comes(
+    server: Orthanc, tmp_path: Path
+) -> None:
+    put_ct(server, make_ct(), tmp_path / "ct")
+    file = tmp_path / "drawn.dcm"
+    draw(tmp_path / "ct", file, kind="rtstruct", values=(1, 9), labels={**LABELS, "Brain": 9})
+    rename(file, "Brain", "PTV_70")
+    station = Station(tmp_path / "station", server.dicomweb_url).look()
+    assert station.traffic.receiver.take(file, author="ada", client="planning") is None
+    assert not station.history.current()
+
+
+def rename(file: Path, name: str, new: str) -> None:
+    """Call a structure of a SEG or RTSTRUCT something else."""
+    dataset = pydicom.dcmread(file)
+    for item in dataset.get("SegmentSequence") or dataset.StructureSetROISequence:
+        for keyword in ("SegmentLabel", "ROIName"):
+            if item.get(keyword) == name:
+                setattr(item, keyword, new)
+    dataset.save_as(file)
+
+
 def test_what_was_submitted_twice_is_one_version(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")

@@ -1,4 +1,4 @@
-"""Clinical exports: CT series and the RTSTRUCTs drawn on them, anywhere below a folder.
+"""Clinical exports: CT series and the RTSTRUCTs or SEGs drawn on them, anywhere below a folder.
 
 Files belong together by what they say of each other, not by where they lie: a planning system puts all of a
 patient into one folder, an archive each series into its own. A case is called by a hash of its
@@ -17,18 +17,19 @@ from typing import Literal
 import pydicom
 from pydicom.dataset import FileDataset
 
+from lib.dicom.objects import MODALITIES, read_object
 from lib.dicom.references import referenced_series
-from lib.dicom.rtstruct import read_rtstruct
 from lib.dicom.series import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, read_headers
 from lib.errors import ScanError
 from lib.importers.cases import Drawing, SourceCase
 from lib.importers.names import Naming, OrganNames
 from lib.scans import read_ct
 
-SOURCE = "dicom_rtstruct"
+SOURCE = "dicom"
 
 _TAGS = ["Modality", "ImageType", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
-         "FrameOfReferenceUID", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence"]  # fmt: skip
+         "FrameOfReferenceUID", "ReferencedFrameOfReferenceSequence", "ReferencedSeriesSequence",
+         "StructureSetROISequence"]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class _Series:
 
 @dataclass(frozen=True, slots=True)
 class _Structures:
-    """One RTSTRUCT file."""
+    """One RTSTRUCT or SEG."""
 
     path: Path
     uid: str
@@ -54,7 +55,7 @@ class _Structures:
 
 
 def find(folders: Iterable[Path]) -> list[SourceCase]:
-    """Return a case for each CT series in `folders` taken together, and for each RTSTRUCT without its CT."""
+    """Return a case for each CT series in `folders` taken together, and for contours without their CT."""
     all_series: dict[str, _Series] = {}
     structures: dict[str, _Structures] = {}
     damaged: list[Path] = []
@@ -65,7 +66,7 @@ def find(folders: Iterable[Path]) -> list[SourceCase]:
         if not header:
             continue
         modality = str(header.get("Modality", ""))
-        if modality == "RTSTRUCT":
+        if modality in MODALITIES:
             structures.setdefault(
                 _uid(header, "SOPInstanceUID") or str(path), _structures(path, header)
             )
@@ -134,7 +135,7 @@ def _without_ct(one: _Structures, count: int, case_id: str) -> SourceCase:
         inputs=[one.path],
         read=partial(
             _refuse,
-            f"{case_id}: the RTSTRUCT was drawn on {found} of those here; export the CT that it was drawn on, "
+            f"{case_id}: the contours were drawn on {found} of those here; export the CT that it was drawn on, "
             "and that one only",
         ),
     )
@@ -163,11 +164,12 @@ def _read(
         )
     if len(structures) > 1:
         raise ScanError(
-            f"{case_id}: {len(structures)} RTSTRUCT files were drawn on this CT; keep the one that is approved"
+            f"{case_id}: {len(structures)} RTSTRUCT or SEG files were drawn on this CT; keep the one that is "
+            "approved"
         )
     with TemporaryDirectory(prefix="organnet-") as scratch:
         # File names are made of patients' names by some exports, and messages name files.
-        structure_file, folder = Path(scratch) / "rtstruct.dcm", Path(scratch) / "ct"
+        structure_file, folder = Path(scratch) / "contours.dcm", Path(scratch) / "ct"
         structure_file.symlink_to(structures[0].path.resolve())
         folder.mkdir()
         for number, path in enumerate(series.files, start=1):
@@ -179,7 +181,7 @@ def _read(
             namings.append(names.sort(list(dict.fromkeys(rois)), case_id))
             return list(namings[-1].organs)
 
-        drawn = read_rtstruct(structure_file, headers, grid, image_id=case_id, wanted=wanted)
+        drawn = read_object(structure_file, headers, grid, image_id=case_id, wanted=wanted)
         ct = read_ct(folder, image_id=case_id)
     organs = namings[-1].organs
     return Drawing(
@@ -209,11 +211,14 @@ def _structures(path: Path, header: FileDataset) -> _Structures:
     try:
         series = frozenset(referenced_series(header))
         rois = header.get("StructureSetROISequence") or ()
-        frames = frozenset(str(r.get("ReferencedFrameOfReferenceUID", "")) for r in rois) - {""}
+        frames = {str(r.get("ReferencedFrameOfReferenceUID", "")) for r in rois}
+        frames.add("" if rois else str(header.get("FrameOfReferenceUID", "")))
     except PARSING_ERRORS:
-        series = frames = frozenset()
+        series, frames = frozenset(), set()
     uid = _uid(header, "SOPInstanceUID") or str(path)
-    return _Structures(path, uid, _uid(header, "StudyInstanceUID"), series, frames)
+    return _Structures(
+        path, uid, _uid(header, "StudyInstanceUID"), series, frozenset(frames - {""})
+    )
 
 
 def _uid(header: FileDataset, keyword: str) -> str:

@@ -6,11 +6,14 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from lib.dicom.about import ObjectAbout
+from lib.dicom.seg import write_seg
 from lib.dicom.series import read_headers
 from lib.errors import LabelError, ScanError
 from lib.importers.cases import Drawing, SourceCase
 from lib.importers.detect import find_cases
 from lib.importers.names import OrganNames
+from lib.volumes import LabelVolume
 from tests.importers.sources import (
     BRAINSTEM,
     OPENKBP,
@@ -54,6 +57,23 @@ def test_ct_and_contours_are_brought_together_under_a_hash(clinic: Path) -> None
         np.testing.assert_array_equal(drawing.masks[organ], box_mask(grid, box))
 
 
+def test_a_seg_is_read_as_an_rtstruct_is(tmp_path: Path) -> None:
+    put_series(tmp_path / "ct")
+    headers, grid = read_headers(tmp_path / "ct", image_id="x")
+    array = np.zeros(grid.shape_vox, np.uint8)
+    for value, box in enumerate((BRAINSTEM, PAROTID_L, PAROTID_R), start=1):
+        array[box] = value
+    labels = {"Brainstem": 1, "Parotid_L": 2, "Brain": 3}
+    write_seg(tmp_path / "drawn.dcm", LabelVolume(array, grid, labels), headers, ObjectAbout())
+    (case,) = find_cases(tmp_path)
+    assert case.source == "dicom"
+    drawing = read(case)
+    assert set(drawing.masks) == {"Brainstem", "Parotid_L"}
+    np.testing.assert_array_equal(drawing.masks["Brainstem"], array == 1)
+    np.testing.assert_array_equal(drawing.masks["Parotid_L"], array == 2)
+    assert list(drawing.naming.outside_set) == ["Brain"]
+
+
 def test_patients_in_one_flat_folder_are_told_apart(tmp_path: Path) -> None:
     for name in ("one", "two"):
         put_series(tmp_path / name)
@@ -80,7 +100,7 @@ def test_an_rtstruct_without_its_ct_is_refused(clinic: Path) -> None:
     assert len(set(ids)) == 2
     assert {i[:13] for i in ids} == {ids[0][:13]}  # of one study: told apart by four digits more
     (lost,) = (case for case in cases if case.place.name == "lost.dcm")
-    with pytest.raises(ScanError, match="was drawn on no CT series of those here"):
+    with pytest.raises(ScanError, match="were drawn on no CT series of those here"):
         read(lost)
 
 
@@ -99,7 +119,7 @@ def test_two_structure_sets_are_refused_but_not_a_copy_of_one(clinic: Path) -> N
     assert len(read(case).masks) == 3
     put_rtstruct(clinic / "second.dcm", ct)
     (case,) = find_cases(clinic)
-    with pytest.raises(ScanError, match="2 RTSTRUCT files were drawn on this CT"):
+    with pytest.raises(ScanError, match="2 RTSTRUCT or SEG files were drawn on this CT"):
         read(case)
 
 
