@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,9 +97,21 @@ class Clinic:
         found: list[dict[str, Any]] = answer.json() if answer.ok else []
         return found
 
+    def status(self) -> str:
+        """Return what the server says of itself."""
+        return self.server.ask("GET", "/organnet/status").text
+
     def counted(self) -> int:
         """Return how many cases count as labelled."""
         return int(self.server.ask("GET", "/datastore/").json()["completed"])
+
+
+def comes_true(is_so: Callable[[], bool], *, within_s: float = WAIT_S) -> bool:
+    """Return whether something becomes so in time, on a machine that may have other things to do."""
+    limit = time.monotonic() + within_s
+    while not (found := is_so()) and time.monotonic() < limit:
+        time.sleep(0.5)
+    return found
 
 
 @contextmanager
@@ -146,10 +158,8 @@ def _patient(seed: int, name: str) -> tuple[CtVolume, LabelVolume]:
 
 
 def _wait_for_patients(clinic: Clinic) -> None:
-    limit = time.monotonic() + WAIT_S
-    while set(clinic.server.images()) != set(clinic.series.values()):
-        assert time.monotonic() < limit, clinic.server.ask("GET", "/organnet/status").text
-        time.sleep(0.5)
+    everybody = set(clinic.series.values())
+    assert comes_true(lambda: set(clinic.server.images()) == everybody), clinic.status()
 
 
 def _label(clinic: Clinic, name: str, label: LabelVolume, folder: Path) -> None:
