@@ -37,7 +37,7 @@ serve: install
 	$(PY) -m monailabel.main start_server --app . --studies $(STUDIES) --host 127.0.0.1 --port $(PORT)
 
 test: install-dev
-	$(PY) -m pytest
+	$(PY) -m pytest --durations=25
 
 test-fast: install-dev
 	$(PY) -m pytest -m "not slow and not server"
