@@ -3,13 +3,14 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import requests
 import SimpleITK as sitk
 import yaml
@@ -58,14 +59,26 @@ class Clinic:
     folder: Path
     pictures: Path
 
+    def admit(self, patient: str, files: Sequence[Path]) -> None:
+        """Put the slices of a CT into the PACS, and wait until the server lists it."""
+        self.pacs.upload(files)
+        header = pydicom.dcmread(files[0], stop_before_pixels=True)
+        self.series[patient] = str(header.SeriesInstanceUID)
+        self.wait_for_patients()
+
+    def wait_for_patients(self) -> None:
+        """Return when the server lists all."""
+        everybody = set(self.series.values())
+        assert comes_true(lambda: set(self.server.images()) == everybody), self.status()
+
     def study(self, patient: str) -> str:
         """Return the StudyInstanceUID of a patient."""
-        found = self._search("studies", PatientID=patient)
-        return str(found[0]["0020000D"]["Value"][0])
+        (found,) = self._search("series", SeriesInstanceUID=self.series[patient])
+        return str(found["0020000D"]["Value"][0])
 
     def segmentations(self, patient: str) -> list[str]:
         """Return the SOPInstanceUIDs of the SEGs that the PACS has of a patient."""
-        found = self._search("instances", PatientID=patient, Modality="SEG")
+        found = self._search("instances", StudyInstanceUID=self.study(patient), Modality="SEG")
         return [one["00080018"]["Value"][0] for one in found]
 
     def _search(self, what: str, **query: str) -> Any:
@@ -137,7 +150,7 @@ def opened(folder: Path) -> Iterator[Clinic]:
             environment={"OMP_NUM_THREADS": "2"},
         ) as server:
             clinic = Clinic(pacs, server, series, folder, pictures)
-            _wait_for_patients(clinic)
+            clinic.wait_for_patients()
             for name in ALREADY_LABELLED:
                 _label(clinic, name, labels[name], folder)
             yield clinic
@@ -155,11 +168,6 @@ def _patient(seed: int, name: str) -> tuple[CtVolume, LabelVolume]:
     affine[:3, :3] = rotation(about_x_deg=12, about_z_deg=7) @ affine[:3, :3]
     turned = CtVolume(name, ct.array_hu, Grid.from_affine(ct.grid.shape_vox, affine))
     return stored_as(turned, (0, 1, 2), (False, True, True)), label
-
-
-def _wait_for_patients(clinic: Clinic) -> None:
-    everybody = set(clinic.series.values())
-    assert comes_true(lambda: set(clinic.server.images()) == everybody), clinic.status()
 
 
 def _label(clinic: Clinic, name: str, label: LabelVolume, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,18 @@ def require_contours(viewer: Viewer, image: sitk.Image) -> None:
             name,
             share_in_colour(viewer, image, name),
         )
+
+
+def require_voxels_kept(clinic: Clinic, viewer: Viewer, patient: str) -> None:
+    """Fail unless what the model draws in the viewer comes back as it was, each voxel in its place."""
+    viewer.open_study(clinic.study(patient))
+    viewer.run_model()
+    expected = clinic.contoured(patient)
+    viewer.submit("kept as version 1")
+    kept = clinic.submitted(patient)
+    there = sitk.Resample(expected, kept, sitk.Transform(), sitk.sitkNearestNeighbor)
+    assert (values(expected) > 0).any()
+    np.testing.assert_array_equal(values(there), values(kept))
 
 
 def test_a_working_day(clinic: Clinic, viewer: Viewer) -> None:
@@ -208,14 +221,7 @@ def _train(clinic: Clinic, viewer: Viewer, first_model: str) -> None:
 def test_an_oblique_patient_lying_the_other_way_round_keeps_every_voxel(
     clinic: Clinic, viewer: Viewer
 ) -> None:
-    viewer.open_study(clinic.study(LYING_OBLIQUELY))
-    viewer.run_model()
-    expected = clinic.contoured(LYING_OBLIQUELY)
-    viewer.submit("kept as version 1")
-    kept = clinic.submitted(LYING_OBLIQUELY)
-    there = sitk.Resample(expected, kept, sitk.Transform(), sitk.sitkNearestNeighbor)
-    assert (values(expected) > 0).any()
-    np.testing.assert_array_equal(values(there), values(kept))
+    require_voxels_kept(clinic, viewer, LYING_OBLIQUELY)
 
 
 def test_a_patient_whose_label_is_in_the_pacs_opens_for_a_second_look(
@@ -306,3 +312,9 @@ class TestWhatIsNotTaken:
         assert "Larynx" in viewer.wait_for("outcome", "kept as version 1")
         (version,) = clinic.history(LATER)
         assert version["organs"] == ["Larynx"]
+
+
+def test_a_clinical_ct_keeps_every_voxel(clinic: Clinic, viewer: Viewer, shared_data: Path) -> None:
+    clinic.admit("clinical", sorted((shared_data / "hn-ct-dicom").glob("*.dcm")))
+    require_voxels_kept(clinic, viewer, "clinical")
+    require_contours(viewer, clinic.submitted("clinical"))
