@@ -55,8 +55,9 @@ async def store(request: Request, path: str, user: User = ANNOTATOR) -> Response
         raise HTTPException(
             _UNSUPPORTED, 'expected multipart/related; type="application/dicom" with DICOM objects'
         )
+    sender = stow.Sender(author_of(user), stow.client_of(request.headers))
     outcomes = await stow.store(
-        request.stream(), content_type, study_uid=found[1] or "", author=author_of(user)
+        request.stream(), content_type, study_uid=found[1] or "", sender=sender
     )
     content, media_type = encoded(response_dataset(outcomes), request.headers.get("accept", ""))
     return Response(content, status_of(outcomes), media_type=media_type)

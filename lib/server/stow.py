@@ -6,9 +6,10 @@ in the PACS, or refused.
 """
 
 import logging
+import re
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,28 @@ logger = logging.getLogger(__name__)
 
 CONTOURS = frozenset({stow.SEG, stow.RTSTRUCT})
 _CHUNK_BYTES = 2**20
+_VIEWER = "ohif"
+_CLIENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DICOM_TYPES = frozenset({"", "application/dicom", "application/octet-stream"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who stores something.
+
+    Attributes:
+        author: Who logged in, empty where nobody does.
+        client: The program, and which browser it runs in.
+    """
+
+    author: str
+    client: str
+
+
+def client_of(headers: Mapping[str, str]) -> str:
+    """Return what a viewer calls itself in a request: where nobody logs in, readers are told apart by it."""
+    called = headers.get("x-organnet-client", "")
+    return called if _CLIENT.fullmatch(called) else _VIEWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +64,7 @@ class _Waiting:
 
 
 async def store(
-    pieces: AsyncIterator[bytes], content_type: str, *, study_uid: str, author: str
+    pieces: AsyncIterator[bytes], content_type: str, *, study_uid: str, sender: Sender
 ) -> list[Outcome]:
     """Store each object of a request, and return what became of it.
 
@@ -50,7 +72,7 @@ async def store(
         pieces: The request's body.
         content_type: Of the body: multipart/related.
         study_uid: The one study whose objects are taken; empty to take any.
-        author: Who sent it, empty where nobody logs in.
+        sender: Who sends it.
 
     Raises:
         ConfigError: If the body is no whole multipart message.
@@ -61,7 +83,7 @@ async def store(
         outcomes: list[Outcome] = []
         waiting: list[_Waiting] = []
         for part in parts:
-            done = await run_in_threadpool(_take, part, study_uid, author)
+            done = await run_in_threadpool(_take, part, study_uid, sender)
             if isinstance(done, Outcome):
                 outcomes.append(done)
             else:
@@ -76,7 +98,7 @@ async def store(
         return outcomes
 
 
-def _take(part: Part, study_uid: str, author: str) -> Outcome | _Waiting:
+def _take(part: Part, study_uid: str, sender: Sender) -> Outcome | _Waiting:
     """Return what became of a part, or that it is for the PACS."""
     object_id: ObjectId | None = None
     try:
@@ -86,7 +108,7 @@ def _take(part: Part, study_uid: str, author: str) -> Outcome | _Waiting:
         if study_uid and object_id.study_uid != study_uid:
             comment = f"the object is of another study than {study_uid}, to which it was sent"
             return Outcome(object_id=object_id, comment=comment, failure=stow.DOES_NOT_MATCH)
-        kept = _label(part.path, author) if object_id.sop_class_uid in CONTOURS else None
+        kept = _label(part.path, sender) if object_id.sop_class_uid in CONTOURS else None
     except OrganNetError as error:
         return _failed(object_id, error)
     except OSError as error:
@@ -99,7 +121,7 @@ def _take(part: Part, study_uid: str, author: str) -> Outcome | _Waiting:
     return Outcome(object_id=object_id, comment=_told(kept))
 
 
-def _label(path: Path, author: str) -> Any:
+def _label(path: Path, sender: Sender) -> Any:
     """Return the version that contours became; None where they are drawn on no series of ours.
 
     Raises:
@@ -109,7 +131,7 @@ def _label(path: Path, author: str) -> Any:
         limit = MAX_LABEL_BYTES // 2**20
         raise LabelError(f"the contours take more than {limit} MiB, more than they can")
     app = app_instance()
-    version = app.take_dicom(path, author=author, client="ohif")
+    version = app.take_dicom(path, author=sender.author, client=sender.client)
     if version is not None:
         app.on_save_label(version.image_id, version.image_id)
     return version

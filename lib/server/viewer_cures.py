@@ -48,7 +48,7 @@ CURES: tuple[Cure, ...] = (
         25,
         _SEGMENTATION,
         "await dataSource.store.dicom(naturalizedReport);",
-        "return window.organnet.store(naturalizedReport, { extensionManager, servicesManager });",
+        "return window.organnet.store(naturalizedReport, segmentationId, { extensionManager });",
     ),
     # 39: connecting again, as when the panel is folded and unfolded, drops what was drawn.
     Cure(

@@ -99,9 +99,17 @@ class Viewer:
         }}"""
         self.page.wait_for_function(wait, timeout=WAIT_MS)
 
+    def go_back_to_list(self) -> None:
+        """Press OHIF's way back to the list of studies."""
+        self.page.locator("[data-cy='return-to-work-list']").click()
+
+    def press_run(self) -> None:
+        """Press Run."""
+        self.page.locator(".modelSelector button:has-text('Run')").first.click()
+
     def run_model(self) -> None:
         """Press Run and wait for the contours."""
-        self.page.locator(".modelSelector button:has-text('Run')").first.click()
+        self.press_run()
         self.page.get_by_text("Running Segmentation - Successful").wait_for(timeout=WAIT_MS)
         self.settle()
 

@@ -1,10 +1,14 @@
-// What is drawn: whether anybody has it but this page, and the label that the server has of the case.
+// What is drawn: whether anybody has it but this page, whose it is, and the label that the server has.
 'use strict';
 
 window.organnet.contours = (() => {
   const LABELMAP = '1'; // the name that MONAI Label's panel gives to its only segmentation
+  const SUBMITTED = 'submitted'; // in the panel's tables of values, beside the models
   const LOST = 'What you changed is not submitted, and goes. Go on?';
+  const ANOTHER = 'The contours that came are of another scan than the one that is open; nothing was changed.';
+  const before = new Map(); // series -> fingerprint of what was drawn when its contours were asked for
   let settled = 0; // fingerprint of the voxels when a model made them, or the server got them
+  let isGoingBack = false;
 
   function voxels() {
     const { segmentationService } = window.organnet.services();
@@ -25,27 +29,47 @@ window.organnet.contours = (() => {
     return hash;
   }
 
-  function settle() {
-    settled = fingerprint();
+  // From here on only what is changed after this counts as anybody's work.
+  function settle(at = fingerprint()) {
+    settled = at;
   }
 
   // Whether somebody changed the open patient's contours since a model made them or the server got them.
-  function isChanged() {
-    const isOpen = window.organnet.panel && window.organnet.seriesOfLabelmap();
+  function isChanged(search = window.location.search) {
+    const isOpen = window.organnet.panel && window.organnet.seriesOfLabelmap(search);
     return Boolean(isOpen) && isDrawn() && fingerprint() !== settled;
   }
 
-  function mayGo() {
-    return !isChanged() || window.confirm(LOST);
+  function mayGo(search = window.location.search) {
+    return !isChanged(search) || window.confirm(LOST);
   }
 
-  // What the panel fills in, anybody can have again: from here on only what a person changes counts.
+  // Contours of a series are asked for, which may take minutes: what is drawn now may be replaced then.
+  function expect(series) {
+    before.set(series, fingerprint());
+  }
+
+  // What comes is laid over the scan that it is of, or not at all; what was drawn meanwhile is not lost unasked.
   function watch(panel) {
     const fill = panel.updateView;
-    panel.updateView = async (...given) => {
-      await fill(...given);
+    panel.updateView = async (response, ...how) => {
+      const series = response.series ?? askedFor(response);
+      if (window.organnet.panel !== panel || window.organnet.seriesOfLabelmap() !== series) {
+        window.organnet.say(ANOTHER, false);
+        return false;
+      }
+      const isAsItWas = !isDrawn() || fingerprint() === before.get(series);
+      if (!isAsItWas && !window.confirm(LOST)) {
+        return false;
+      }
+      await fill(response, ...how);
       settle();
+      return true;
     };
+  }
+
+  function askedFor(response) {
+    return new URL(response.config.url, window.location.href).searchParams.get('image');
   }
 
   // The newest version of the open case's label, null where there is none.
@@ -55,20 +79,25 @@ window.organnet.contours = (() => {
     return answer?.ok ? ((await answer.json()).labels[0] ?? null) : null;
   }
 
-  // Lay the submitted label over the CT, in place of what is drawn; false where that is to stay.
+  // Lay the submitted label over the CT, in place of what is drawn, unless that is to stay.
   async function load() {
+    const { panel } = window.organnet;
+    const series = window.organnet.seriesOfLabelmap();
     if (!mayGo()) {
-      return false;
+      return;
     }
-    const answer = await fetch(`/organnet/export/${window.organnet.seriesOfLabelmap()}?format=nrrd`);
+    expect(series);
+    const answer = await fetch(`/organnet/export/${series}?format=nrrd`);
     if (!answer.ok) {
       throw new Error((await answer.json()).detail);
     }
-    const { panel } = window.organnet;
-    const { models, modelLabelNames } = panel.state.info;
-    const [model] = models;
-    await panel.updateView({ data: await answer.arrayBuffer() }, model, modelLabelNames[model]);
-    return true;
+    const { info } = panel.state;
+    // The server's values, which need not be those of the model that serves.
+    info.modelLabelToIdxMap[SUBMITTED] = info.data.labels;
+    const came = { series, data: await answer.arrayBuffer() };
+    if (await panel.updateView(came, SUBMITTED, Object.keys(info.data.labels))) {
+      window.organnet.say('The submitted label is loaded.', true);
+    }
   }
 
   window.addEventListener('beforeunload', event => {
@@ -89,5 +118,18 @@ window.organnet.contours = (() => {
     true
   );
 
-  return { isChanged, isDrawn, label, LABELMAP, load, mayGo, settle, watch };
+  // Nor does it where the browser's own button goes back to the list: the address has changed when we hear of it,
+  // and OHIF, which hears of it after us, is not told.
+  window.addEventListener('popstate', event => {
+    if (isGoingBack) {
+      isGoingBack = false;
+      event.stopImmediatePropagation();
+    } else if (window.organnet.panel && !mayGo(window.organnet.openedAt)) {
+      event.stopImmediatePropagation();
+      isGoingBack = true;
+      window.history.forward();
+    }
+  });
+
+  return { expect, fingerprint, isChanged, isDrawn, label, LABELMAP, load, mayGo, settle, watch };
 })();

@@ -33,6 +33,7 @@ window.organnet = (() => {
   // Connect as soon as there is an image to lay contours on; who opens a patient has no more to do.
   async function connect(panel) {
     api.panel = panel;
+    api.openedAt = window.location.search;
     api.contours.watch(panel);
     while (!hasImage(panel)) {
       await wait();
@@ -53,29 +54,33 @@ window.organnet = (() => {
   }
 
   // The series that the panel's labelmap lies on; undefined where there is no labelmap, or another patient's.
-  function seriesOfLabelmap() {
+  function seriesOfLabelmap(search = window.location.search) {
     const found = services().segmentationService.getSegmentation(api.contours.LABELMAP);
     const [first] = found?.representationData?.Labelmap?.imageIds ?? [];
     const drawnOn = first && window.cornerstone.cache.getImage(first)?.referencedImageId;
     const instance = drawnOn && window.cornerstone.metaData.get('instance', drawnOn);
-    const asked = new URLSearchParams(window.location.search).getAll('StudyInstanceUIDs');
+    const asked = new URLSearchParams(search).getAll('StudyInstanceUIDs');
     const open = asked.flatMap(uids => uids.split(','));
     return open.includes(instance?.StudyInstanceUID) ? instance.SeriesInstanceUID : undefined;
   }
 
   // Lay the labelmap on the series that is about to be contoured; false where its contours are to stay.
   async function layOn(seriesUid) {
+    const { panel } = api;
     if (!api.contours.mayGo()) {
       return false;
     }
-    if (seriesOfLabelmap() === seriesUid) {
-      return true;
+    if (seriesOfLabelmap() !== seriesUid) {
+      services().segmentationService.remove(api.contours.LABELMAP);
+      await api.panel.onInfo(window.location.origin + '/');
     }
-    services().segmentationService.remove(api.contours.LABELMAP);
-    await api.panel.onInfo(window.location.origin + '/');
     while (seriesOfLabelmap() !== seriesUid) {
       await wait();
+      if (api.panel !== panel) {
+        return false;
+      }
     }
+    api.contours.expect(seriesUid);
     return true;
   }
 
@@ -114,10 +119,11 @@ window.organnet = (() => {
       .map(({ image }) => image);
   }
 
-  // Store what OHIF made of its contours, and tell what the server made of them (DESIGN's defect 25).
-  async function store(dataset, { extensionManager, servicesManager }) {
+  // Store what OHIF made of a segmentation, and tell what the server made of it (DESIGN's defect 25).
+  async function store(dataset, segmentationId, { extensionManager }) {
     const [source] = extensionManager.getActiveDataSource();
-    const request = new XMLHttpRequest();
+    const sent = segmentationId === api.contours.LABELMAP && api.contours.fingerprint();
+    const request = signed(new XMLHttpRequest());
     window.dispatchEvent(new CustomEvent('organnet:submitting'));
     try {
       await source.store.dicom(dataset, request);
@@ -126,17 +132,32 @@ window.organnet = (() => {
         throw new Error('the server does not answer; the contours are still here, submit them again');
       }
     }
-    const outcome = outcomeOf(request);
-    if (outcome.isKept) {
-      api.contours.settle();
+    const { isKept, message } = outcomeOf(request);
+    if (isKept && sent !== false) {
+      api.contours.settle(sent);
     }
-    servicesManager.services.uiNotificationService.show({
-      title: outcome.isKept ? 'Label submitted' : 'Label not submitted',
-      message: outcome.message,
-      type: outcome.isKept ? 'success' : 'error',
+    say((isKept ? 'Label ' : 'Not submitted: ') + message, isKept);
+  }
+
+  // The request says which browser it comes from: who reads a case is known by it where nobody logs in.
+  function signed(request) {
+    const open = request.open.bind(request);
+    request.open = (...how) => {
+      open(...how);
+      request.setRequestHeader('X-OrganNet-Client', clientId());
+    };
+    return request;
+  }
+
+  // Tell a person something: in our box, and over the images, where it goes after a while.
+  function say(message, isGood) {
+    window.dispatchEvent(new CustomEvent('organnet:told', { detail: { message, isGood } }));
+    services().uiNotificationService.show({
+      title: 'OrganNet Label',
+      message,
+      type: isGood ? 'success' : 'error',
       duration: 12000,
     });
-    window.dispatchEvent(new CustomEvent('organnet:submitted', { detail: outcome }));
   }
 
   // The answer of STOW-RS; the sentences for people are in our private element.
@@ -162,16 +183,18 @@ window.organnet = (() => {
     if (!seriesOfLabelmap()) {
       throw new Error('the contours are of another patient; open this one again');
     }
-    const { commandsManager, extensionManager, servicesManager } = api.panel.props;
+    const { commandsManager, extensionManager } = api.panel.props;
     const options = { SeriesDescription: 'Contours drawn in OHIF' };
     const made = commandsManager.runCommand('generateSegmentation', { segmentationId: api.contours.LABELMAP, options });
-    await store(made.dataset, { extensionManager, servicesManager });
+    await store(made.dataset, api.contours.LABELMAP, { extensionManager });
   }
 
   const api = {
-    addressOf, clientId, colour, connect, lastFirst, layOn, panel: null, reason, sample, seriesOfLabelmap,
-    services, store, submit,
+    addressOf, clientId, colour, connect, lastFirst, layOn, reason, sample, say, seriesOfLabelmap, services,
+    store, submit,
     contours: null, // contours.js
+    openedAt: '', // which patient's address the panel appeared at
+    panel: null,
   };
   return api;
 })();

@@ -28,7 +28,7 @@
     const made = element('button', 'organnet-load', 'Load submitted label');
     made.title = 'Lay the newest submitted label over the CT, to look at it or to correct it';
     made.hidden = true;
-    made.addEventListener('click', () => load(made));
+    made.addEventListener('click', () => doing(made, window.organnet.contours.load));
     return made;
   }
 
@@ -75,14 +75,6 @@
     });
   }
 
-  function load(button) {
-    return doing(button, async () => {
-      if (await window.organnet.contours.load()) {
-        tell('The submitted label is loaded.', true);
-      }
-    });
-  }
-
   function tell(text, isGood) {
     if (box) {
       box.querySelector('.organnet-outcome').classList.toggle('organnet-refused', !isGood);
@@ -92,9 +84,7 @@
 
   window.addEventListener('organnet:submitting', () => tell('Submitting ...', true));
 
-  window.addEventListener('organnet:submitted', ({ detail }) => {
-    tell((detail.isKept ? 'Label ' : 'Not submitted: ') + detail.message, detail.isKept);
-  });
+  window.addEventListener('organnet:told', ({ detail }) => tell(detail.message, detail.isGood));
 
   // Whoever opens a case that has a label should know before he begins anew.
   async function showCase() {
