@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from monailabel.config import settings
 
 from lib.datastores.local import FolderStore, StoreParts
-from lib.errors import DatastoreError, ScanError
+from lib.errors import ConfigError, DatastoreError, ScanError
 from lib.pacs.catalogue import Catalogue
 from lib.pacs.client import Pacs
 from lib.pacs.mirror import Mirror
@@ -17,16 +18,29 @@ from lib.state.pacs_series import SeriesOfPacs
 NOT_OURS = "the PACS is the hospital's: nothing is {what} there; do it with the PACS's own tools"
 
 
+def pacs_login() -> tuple[str, str]:
+    """Return the name and the password for the PACS in MONAI Label's settings; empty where there are none."""
+    if settings.MONAI_LABEL_DICOMWEB_USERNAME:
+        return settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    return settings.MONAI_LABEL_DATASTORE_USERNAME, settings.MONAI_LABEL_DATASTORE_PASSWORD
+
+
 def open_pacs(url: str) -> Pacs:
     """Return the PACS at an address, with the credentials and paths that MONAI Label's settings give.
 
     Raises:
-        ConfigError: If the address is none.
+        ConfigError: If the address is none, or holds a password: addresses are shown to users, and logged.
     """
+    if "@" in urlsplit(url).netloc:
+        raise ConfigError(
+            "--studies: the address of the PACS holds a name or a password, which everybody would see; leave "
+            "them out, and set MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD"
+        )
+    user, password = pacs_login()
     return Pacs(
         url,
-        user=settings.MONAI_LABEL_DICOMWEB_USERNAME or settings.MONAI_LABEL_DATASTORE_USERNAME,
-        password=settings.MONAI_LABEL_DICOMWEB_PASSWORD or settings.MONAI_LABEL_DATASTORE_PASSWORD,
+        user=user,
+        password=password,
         prefixes={
             "qido": settings.MONAI_LABEL_QIDO_PREFIX,
             "wado": settings.MONAI_LABEL_WADO_PREFIX,

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pydicom
@@ -22,6 +23,7 @@ from lib.geometry import Grid
 from lib.scans import write_label
 from lib.state.tables import LabelVersion
 
+_TURNS = 64
 SOP_UID = "sop_instance_uid"
 """In a version's `info`: the object that it was made of."""
 CLIENT = "client"
@@ -42,6 +44,8 @@ class Receiver:
 
     def __init__(self, store: DicomWebStore) -> None:
         self._store = store
+        # An object comes twice at once when a viewer tries again: the second waits, and finds the first.
+        self._turns = [Lock() for _ in range(_TURNS)]
 
     def take(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
         """Keep what somebody submitted as a final label, and return the version; None where it is for the PACS.
@@ -72,14 +76,28 @@ class Receiver:
     ) -> LabelVersion:
         """Keep an object as a final label of an image, and return the version: one, though it came twice.
 
+        What a person submits again after something else was submitted, or it was removed, is a version again.
+
         Raises:
             As `take`.
         """
-        sop_uid = str(header.SOPInstanceUID)
-        for version in self._store.history.history(image_id, FINAL):
-            if version.info.get(SOP_UID) == sop_uid:
-                return version
-        about = {**info, SOP_UID: sop_uid, "modality": header.Modality}
+        with self._turns[hash(str(header.SOPInstanceUID)) % _TURNS]:
+            kept = self._kept(image_id, str(header.SOPInstanceUID), source)
+            return kept or self._add(file, header, image_id, info, source)
+
+    def _kept(self, image_id: str, sop_uid: str, source: str) -> LabelVersion | None:
+        """Return the version that an object became before, if it is not to become one again."""
+        if source == CLIENT:
+            newest = self._store.history.newest(image_id, FINAL)
+            versions = [] if newest is None else [newest]
+        else:
+            versions = self._store.history.history(image_id, FINAL)
+        return next((v for v in versions if v.info.get(SOP_UID) == sop_uid), None)
+
+    def _add(
+        self, file: Path, header: Dataset, image_id: str, info: Mapping[str, Any], source: str
+    ) -> LabelVersion:
+        about = {**info, SOP_UID: str(header.SOPInstanceUID), "modality": header.Modality}
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             drawn = Path(scratch) / "label.nii.gz"
             try:

@@ -8,9 +8,10 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
 from lib.datastores.exported import about_version
+from lib.datastores.local import FINAL
 from lib.dicom.objects import Kind
 from lib.dicom.series import read_headers, require_series
-from lib.errors import ConfigError, DatastoreError
+from lib.errors import ConfigError, DatastoreError, StateError
 from lib.names import require_image_id, require_tag
 from lib.server import answers
 from lib.server.blinding import require_sight
@@ -50,15 +51,20 @@ def send_label(
     user: User = ANNOTATOR,
 ) -> dict[str, str]:
     """Store a label in the PACS now, as `export_label` returns it; final ones get there by themselves."""
-    traffic = app_instance().traffic
-    if traffic is None:
+    app = app_instance()
+    if app.traffic is None:
         raise ConfigError(
             f"{image}: this server's studies lie in a folder, so there is no PACS to send to; GET the object "
             f"from /organnet/export/{image}, and store it with your PACS's tools"
         )
     kept, file = _kept(image, tag, version, user)
+    if kept.tag == FINAL and not app.desk.is_for_all(kept):
+        raise StateError(
+            f"{image}: in a reader study that is not complete, and in the PACS everybody would see the label; "
+            "it is sent when all have submitted"
+        )
     content = bytes(_as_dicom(kept, file, format).body)
-    return {"image": image, "format": format, "sop_instance_uid": traffic.store_object(content)}
+    return {"image": image, "format": format, "sop_instance_uid": app.traffic.store_object(content)}
 
 
 def _kept(image: str, tag: str, number: int | None, user: User) -> tuple[LabelVersion, Path]:

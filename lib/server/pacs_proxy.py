@@ -9,13 +9,13 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from monailabel.config import settings
 
+from lib.datastores.dicomweb import pacs_login
 from lib.errors import DatastoreError, PacsError
 
 logger = logging.getLogger(__name__)
@@ -81,16 +81,14 @@ def address(service: str, path: str) -> str:
 
 
 def base_address() -> str:
-    """Return the PACS's DICOMweb address, without a slash at its end and without credentials."""
-    parts = urlsplit(str(settings.MONAI_LABEL_STUDIES))
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+    """Return the PACS's DICOMweb address, without a slash at its end."""
+    return str(settings.MONAI_LABEL_STUDIES).rstrip("/")
 
 
 def credentials() -> httpx.BasicAuth | None:
     """Return what this server logs in to the PACS with, from its environment; None where it has nothing."""
-    user = settings.MONAI_LABEL_DICOMWEB_USERNAME
-    return httpx.BasicAuth(user, settings.MONAI_LABEL_DICOMWEB_PASSWORD) if user else None
+    user, password = pacs_login()
+    return httpx.BasicAuth(user, password) if user else None
 
 
 async def retrieve(request: Request, service: str, path: str) -> Response:

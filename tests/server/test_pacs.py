@@ -148,6 +148,19 @@ def test_an_rtstruct_is_sent_when_somebody_asks_for_it(clinic: Clinic) -> None:
     )
 
 
+def test_a_label_that_others_must_not_see_yet_is_not_sent(clinic: Clinic) -> None:
+    (uid, _) = clinic.images
+    opened = clinic.server.ask("POST", f"/organnet/readers/{uid}", json={"readers": 2})
+    assert opened.status_code == 200, opened.text
+    try:
+        assert clinic.submit(uid).status_code == 200
+        answer = clinic.server.ask("POST", f"/organnet/export/{uid}/pacs?version=1")
+        assert answer.status_code == 409
+        assert "is sent when all have submitted" in answer.json()["detail"]
+    finally:
+        clinic.server.ask("POST", f"/organnet/readers/{uid}", json={"readers": 1})
+
+
 def test_nobody_waits_for_a_pacs_that_was_killed(clinic: Clinic) -> None:
     (uid, _) = clinic.images
     before = len(clinic.pacs_has("SEG"))
