@@ -111,7 +111,7 @@ def _write_dicom(folder: Path, ct: CtVolume) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as beside:
         series = Path(beside) / "series"
-        write_ct_series(ct, series, patient_id=ct.image_id.upper(), series_description="Phantom")
+        write_ct_series(ct, series, patient_id=ct.image_id, series_description="Phantom")
         if folder.exists():
             shutil.move(folder, Path(beside) / "unreadable")
         series.replace(folder)
