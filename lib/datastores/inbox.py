@@ -13,10 +13,11 @@ from lib.datastores.local import FINAL
 from lib.datastores.received import PACS, Receiver, drawn_by, read_header
 from lib.dicom.objects import KINDS, MODALITIES
 from lib.dicom.references import referenced_series
-from lib.errors import LabelError, ScanError
+from lib.errors import LabelError, NotDeliveredError, PacsError, ScanError
 from lib.files import SCRATCH
 from lib.locks import Claim
 from lib.pacs.client import Pacs
+from lib.pacs.later import Later, Undelivered
 from lib.state.pacs_objects import KEPT, OURS, REFUSED, WAITING, PacsObjects
 from lib.state.tables import LabelVersion, PacsObject
 
@@ -60,9 +61,14 @@ class Inbox:
         self._receiver = receiver
         self._claim = Claim(folder / CLAIM)
         self._on_label = on_label
+        self._later = Later()
+
+    def undelivered(self) -> list[Undelivered]:
+        """Return the objects that the PACS lists and was asked for in vain."""
+        return self._later.undelivered()
 
     def run(self) -> None:
-        """Look at what is new.
+        """Look at what is new; what the PACS does not deliver is left out for a while.
 
         Raises:
             PacsError: If the PACS does not answer.
@@ -70,15 +76,33 @@ class Inbox:
         if not self._claim.take():
             return
         try:
+            found = [
+                item for modality in MODALITIES for item in self._pacs.instances(Modality=modality)
+            ]
+            self._later.keep_only({str(item.SOPInstanceUID) for item in found})
             known = self._objects.known()
-            images = self._store.catalogue.images()
-            for modality in MODALITIES:
-                for item in self._pacs.instances(Modality=modality):
-                    before = known.get(str(item.SOPInstanceUID))
-                    if before is None or (before.verdict == WAITING and before.image_id in images):
-                        self._look(item)
+            for item in found:
+                uid = str(item.SOPInstanceUID)
+                if self._later.is_due(uid) and self._is_new(known.get(uid)):
+                    self._try(item)
         finally:
             self._claim.release()
+
+    def _is_new(self, before: PacsObject | None) -> bool:
+        images = self._store.catalogue.images()
+        return before is None or (before.verdict == WAITING and before.image_id in images)
+
+    def _try(self, item: Dataset) -> None:
+        uid = str(item.SOPInstanceUID)
+        try:
+            self._look(item)
+        except PacsError as error:
+            # Whatever it was: where only this object makes the PACS fall silent, the others come first.
+            self._later.failed(uid, str(error))
+            if not isinstance(error, NotDeliveredError):
+                raise
+        else:
+            self._later.arrived(uid)
 
     def _look(self, item: Dataset) -> None:
         found = PacsObject(
