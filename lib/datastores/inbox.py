@@ -9,10 +9,10 @@ from pydicom.dataset import Dataset
 
 from lib.datastores.dicomweb import DicomWebStore
 from lib.datastores.exported import about_version
-from lib.datastores.local import FINAL
 from lib.datastores.received import PACS, Receiver, drawn_by, read_header
+from lib.dicom.about import MANUFACTURER
 from lib.dicom.objects import KINDS, MODALITIES
-from lib.dicom.references import referenced_series
+from lib.dicom.references import items, referenced_series
 from lib.errors import LabelError, NotDeliveredError, PacsError, ScanError
 from lib.files import SCRATCH
 from lib.locks import Claim
@@ -124,6 +124,7 @@ class Inbox:
                 elif found.sop_uid in self._ours(image_id):
                     found.verdict = OURS
                 else:
+                    _require_a_person(header)
                     self._keep(file, header, image_id)
                     found.verdict = KEPT
             except (LabelError, ScanError, *ODD) as error:
@@ -141,10 +142,26 @@ class Inbox:
 
     def _ours(self, image_id: str) -> set[str]:
         """Return the UIDs of what was sent from here; they follow from the versions."""
-        versions = self._store.history.history(image_id, FINAL)
+        versions = self._store.history.of_every_tag(image_id)
         made = {
             about_version(version, kind, image_id).sop_instance_uid
             for version in versions
             for kind in KINDS
         }
         return made | {str(v.info.get("sop_instance_uid", "")) for v in versions}
+
+
+def _require_a_person(header: Dataset) -> None:
+    """Raise LabelError where all that an object of this program's holds was drawn by a model.
+
+    That is SegmentAlgorithmType (0062,0008) or ROIGenerationAlgorithm (3006,0036), as `ObjectAbout` gives them.
+    """
+    if header.get("Manufacturer") != MANUFACTURER:
+        return
+    segments = [one.get("SegmentAlgorithmType") for one in items(header, "SegmentSequence")]
+    rois = [one.get("ROIGenerationAlgorithm") for one in items(header, "StructureSetROISequence")]
+    if {*segments, *rois} == {"AUTOMATIC"}:
+        raise LabelError(
+            f"{header.SOPInstanceUID}: a model's contours that nobody has looked at; open them, correct them, "
+            "and store them under a person's name"
+        )
