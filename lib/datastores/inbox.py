@@ -80,17 +80,31 @@ class Inbox:
                 item for modality in MODALITIES for item in self._pacs.instances(Modality=modality)
             ]
             self._later.keep_only({str(item.SOPInstanceUID) for item in found})
-            known = self._objects.known()
+            done = self._done()
             for item in found:
                 uid = str(item.SOPInstanceUID)
-                if self._later.is_due(uid) and self._is_new(known.get(uid)):
+                if uid not in done and self._later.is_due(uid):
                     self._try(item)
         finally:
             self._claim.release()
 
-    def _is_new(self, before: PacsObject | None) -> bool:
-        images = self._store.catalogue.images()
-        return before is None or (before.verdict == WAITING and before.image_id in images)
+    def _done(self) -> set[str]:
+        """Return the objects that would come out as they did before."""
+        images, slices = self._store.catalogue.images(), self._store.catalogue.slices()
+        scans = self._objects.scans()
+        done = set()
+        for uid, row in self._objects.known().items():
+            before = scans.get(uid, {row.image_id: None})
+            if row.verdict == WAITING:
+                has_changed = any(series in images for series in before)
+            elif row.verdict == REFUSED and row.image_id in images:
+                # More of its slices may have come since.
+                has_changed = before.get(row.image_id) != slices[row.image_id]
+            else:
+                has_changed = False
+            if not has_changed:
+                done.add(uid)
+        return done
 
     def _try(self, item: Dataset) -> None:
         uid = str(item.SOPInstanceUID)
@@ -112,13 +126,16 @@ class Inbox:
             image_id="",
             reason="",
         )
+        slices = self._store.catalogue.slices()
+        drawn_on: set[str] = set()
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             file = Path(scratch) / "object.dcm"
             self._pacs.fetch_instance(found.study_uid, found.series_uid, found.sop_uid, file)
             try:
                 header = read_header(file)
+                drawn_on = referenced_series(header)
                 image_id = self._receiver.image_of(header)
-                found.image_id = image_id or next(iter(sorted(referenced_series(header))), "")
+                found.image_id = image_id or next(iter(sorted(drawn_on)), "")
                 if image_id is None:
                     found.verdict = WAITING
                 elif found.sop_uid in self._ours(image_id):
@@ -130,7 +147,7 @@ class Inbox:
             except (LabelError, ScanError, *ODD) as error:
                 found.verdict, found.reason = REFUSED, str(error)
                 logger.warning("%s in the PACS is no label: %s", found.sop_uid, error)
-        self._objects.keep(found)
+        self._objects.keep(found, {series: slices.get(series) for series in drawn_on})
 
     def _keep(self, file: Path, header: Dataset, image_id: str) -> None:
         about = {

@@ -57,6 +57,10 @@ class Catalogue:
         """Return SeriesInstanceUID -> what is known of each scan that can be contoured."""
         return {uid: _told(row) for uid, row in self._rows.items() if row.verdict == Verdict.USABLE}
 
+    def slices(self) -> dict[str, int | None]:
+        """Return SeriesInstanceUID -> how many instances the PACS lists of it; None where it does not say."""
+        return {uid: row.about["slices"] for uid, row in self._rows.items()}
+
     def refused(self) -> dict[str, str]:
         """Return SeriesInstanceUID -> what is wrong with it, of each CT that cannot be contoured."""
         return {
