@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,18 +68,24 @@ class Inbox:
         """Return the objects that the PACS lists and was asked for in vain."""
         return self._later.undelivered()
 
-    def run(self) -> None:
+    def run(self) -> float:
         """Look at what is new; what the PACS does not deliver is left out for a while.
+
+        Returns:
+            How many seconds the PACS took for its lists, which it is asked for each time; what is new is
+            fetched once.
 
         Raises:
             PacsError: If the PACS does not answer.
         """
         if not self._claim.take():
-            return
+            return 0.0
         try:
+            began = time.monotonic()
             found = [
                 item for modality in MODALITIES for item in self._pacs.instances(Modality=modality)
             ]
+            took_s = time.monotonic() - began
             self._later.keep_only({str(item.SOPInstanceUID) for item in found})
             done = self._done()
             for item in found:
@@ -87,6 +94,7 @@ class Inbox:
                     self._try(item)
         finally:
             self._claim.release()
+        return took_s
 
     def _done(self) -> set[str]:
         """Return the objects that would come out as they did before."""

@@ -129,9 +129,9 @@ class Traffic:
             if is_time:
                 began = time.monotonic()
                 self._store.catalogue.refresh()
-                took = time.monotonic() - began
-                self._inbox.run()
-                self._next_look = time.monotonic() + max(LOOK_EVERY_S, took / SHARE)
+                took_s = time.monotonic() - began
+                took_s += self._inbox.run()
+                self._next_look = time.monotonic() + max(LOOK_EVERY_S, took_s / SHARE)
             more = self._store.catalogue.check_next()
         except PacsError as error:
             if not self._trouble:

@@ -1,5 +1,6 @@
 """What a PACS lists and does not deliver keeps nothing else from being looked at: a real Orthanc."""
 
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from lib.datastores import traffic
 from lib.errors import NotDeliveredError, PacsError
 from lib.pacs import later
 from lib.pacs.client import Pacs
@@ -157,6 +159,21 @@ def test_a_pacs_that_falls_silent_ends_the_round_and_is_the_trouble(
     station.look()
     assert station.traffic.status()["trouble"] == ""
     assert len(station.came) == 2, "the others come first"
+
+
+def test_slow_lists_of_drawings_are_asked_for_less_often(
+    network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "LOOK_EVERY_S", 0.1)
+    station = Station(tmp_path / "station", network.dicomweb_url)
+    network.delay_s = 0.2
+    station.look()
+    asked = network.held
+    assert asked >= 3, "scans, SEGs and RTSTRUCTs"
+    # Ten times as long as the list of scans took, but not as all three did.
+    time.sleep(4.0)
+    station.traffic.look()
+    assert network.held == asked
 
 
 def test_what_is_refused_and_what_is_silent_are_told_apart(server: Orthanc, tmp_path: Path) -> None:
