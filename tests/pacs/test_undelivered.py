@@ -142,10 +142,10 @@ def test_a_pacs_that_falls_silent_ends_the_round_and_is_the_trouble(
     station = Station(tmp_path / "station", network.dicomweb_url)
     ask = station.pacs.fetch_instance
 
-    def silent(*given: object) -> None:
+    def silent(study_uid: str, series_uid: str, sop_uid: str, path: Path) -> None:
         # After the lists.
         network.is_cut = True
-        ask(*given)  # type: ignore[arg-type]
+        ask(study_uid, series_uid, sop_uid, path)
 
     station.pacs.fetch_instance = silent  # type: ignore[method-assign]
     station.look()
