@@ -42,6 +42,7 @@ from lib.state.tables import (
     LabelVersion,
     Meta,
     PacsObject,
+    PacsObjectScans,
     PacsSeries,
 )
 
@@ -282,9 +283,8 @@ def _merge_tables(there: Database, here: Database) -> int:
     taken: set[str] = set()
     # The first two are merged by what their rows mean: the ids of labels are others in each database.
     # What is known of a PACS is found out again; a label that is there already arrives once all the same.
-    others = {
-        t.__tablename__ for t in (LabelVersion, EditCost, Meta, PacsSeries, PacsObject, Delivery)
-    }
+    of_a_pacs = (PacsSeries, PacsObject, PacsObjectScans, Delivery)
+    others = {t.__tablename__ for t in (LabelVersion, EditCost, Meta, *of_a_pacs)}
     for table in Base.metadata.sorted_tables:
         if table.name in others:
             continue

@@ -13,6 +13,7 @@
     |-- TrainingError     (RuntimeError)  a training run cannot start or go on
     |-- StateError        (RuntimeError)  the workflow's database cannot be used
     |-- PacsError         (RuntimeError)  the PACS does not answer, or refuses
+    |   `-- NotDeliveredError (RuntimeError) it answers, but does not deliver one thing that it lists
     `-- StorageFullError  (RuntimeError)  the disk is full; what is on it is untouched
 
 A message names the case, what was found, what was expected, and what to do; it names the image id,
@@ -70,6 +71,10 @@ class StateError(OrganNetError, RuntimeError):
 
 class PacsError(OrganNetError, RuntimeError):
     """The PACS cannot be reached, or does not do what it is asked for."""
+
+
+class NotDeliveredError(PacsError):
+    """The PACS answers, but not for one series or object: the next one may well be delivered."""
 
 
 class StorageFullError(OrganNetError, RuntimeError):

@@ -14,9 +14,10 @@ from lib.datastores.dicomweb import DicomWebStore
 from lib.datastores.inbox import Inbox
 from lib.datastores.outbox import Outbox
 from lib.datastores.received import Receiver
-from lib.errors import DatastoreError, PacsError, ScanError
+from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
 from lib.files import SCRATCH
 from lib.pacs.client import Pacs
+from lib.pacs.later import Later
 from lib.state.database import Database
 from lib.state.deliveries import Deliveries
 from lib.state.pacs_objects import PacsObjects
@@ -67,8 +68,8 @@ class Traffic:
             store, self.objects, pacs, self.receiver, folder=folder, on_label=on_label
         )
         self._next_look = 0.0
-        self._was_down = False
-        self._unfetchable: set[str] = set()
+        self._trouble = ""
+        self._later = Later()
         trouble = "the PACS could not be asked"
         self._looking = Repeating("pacs-list", self.look, every_s=1.0, trouble=trouble)
         self._sending = Repeating(
@@ -121,42 +122,45 @@ class Traffic:
         Returns:
             Whether there is more to do at once.
         """
+        is_time = time.monotonic() >= self._next_look
+        if self._trouble and not is_time:
+            return False
         try:
-            if time.monotonic() >= self._next_look:
+            if is_time:
                 began = time.monotonic()
                 self._store.catalogue.refresh()
-                took = time.monotonic() - began
-                self._inbox.run()
-                self._next_look = time.monotonic() + max(LOOK_EVERY_S, took / SHARE)
+                took_s = time.monotonic() - began
+                took_s += self._inbox.run()
+                self._next_look = time.monotonic() + max(LOOK_EVERY_S, took_s / SHARE)
             more = self._store.catalogue.check_next()
         except PacsError as error:
-            if not self._was_down:
+            if not self._trouble:
                 logger.warning("%s", error)
-            self._was_down = True
+            self._trouble = str(error)
             self._next_look = time.monotonic() + LOOK_EVERY_S
             return False
-        if self._was_down:
-            self._was_down = False
+        if self._trouble:
+            self._trouble = ""
             logger.info("the PACS at %s answers again", self._pacs.url)
             self.deliveries.try_now()
             self._sending.wake()
         return more
 
     def fetch_next(self) -> bool:
-        """Fetch one scan that will be wanted, while there is room; return whether one was fetched."""
+        """Fetch one scan that will be wanted, while there is room; return whether to go on at once."""
+        if self._trouble:
+            return False
         for image_id in self._wanted():
-            if self._store.is_at_hand(image_id) or image_id in self._unfetchable:
+            if self._store.is_at_hand(image_id) or not self._later.is_due(image_id):
                 continue
             if not self._store.mirror.has_room():
                 return False
             try:
                 self._store.require_image(image_id)
-            except PacsError as error:
-                logger.warning("%s", error)
-                return False
-            except (ScanError, DatastoreError) as error:
-                self._unfetchable.add(image_id)
-                logger.warning("%s", error)
+            except (PacsError, ScanError, DatastoreError) as error:
+                self._later.failed(image_id, str(error))
+                return isinstance(error, NotDeliveredError) or not isinstance(error, PacsError)
+            self._later.arrived(image_id)
             return True
         return False
 
@@ -164,13 +168,27 @@ class Traffic:
         """Return how it stands, for people."""
         catalogue = self._store.catalogue
         waiting = self.deliveries.waiting()
+        images = catalogue.images()
+        at_hand = {image_id for image_id in images if self._store.is_at_hand(image_id)}
+        fetched_later = [
+            one for one in self._later.undelivered() if one.uid in images.keys() - at_hand
+        ]
         return {
             "url": self._pacs.url,
-            "trouble": catalogue.trouble,
-            "images": len(catalogue.images()),
-            "at_hand": sum(map(self._store.is_at_hand, catalogue.images())),
+            "trouble": self._trouble,
+            "images": len(images),
+            "at_hand": len(at_hand),
             "unchecked": len(catalogue.unchecked()),
             "refused": catalogue.refused(),
+            "undelivered": [
+                {
+                    "uid": one.uid,
+                    "reason": one.reason,
+                    "attempts": one.attempts,
+                    "next_try": one.next_at.isoformat(),
+                }
+                for one in catalogue.undelivered() + self._inbox.undelivered() + fetched_later
+            ],
             "outbox": [
                 {
                     "image": row.image_id,

@@ -9,13 +9,15 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydicom.dataset import Dataset
 
 from lib.dicom.series import is_capture, is_localizer, slices_of
-from lib.errors import DatastoreError, PacsError, ScanError
+from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
 from lib.pacs.client import Pacs
+from lib.pacs.later import Later, Undelivered
 from lib.scans import require_volume
 from lib.state.pacs_series import ListedSeries, SeriesOfPacs, Verdict
 from lib.state.tables import PacsSeries
@@ -43,6 +45,7 @@ class Catalogue:
         self._pacs = pacs
         self._filters = dict(filters)
         self._mutex = threading.Lock()
+        self._later = Later()
         self._rows: Mapping[str, PacsSeries] = {}
         self.revision = 0
         """Changes with the list."""
@@ -53,6 +56,10 @@ class Catalogue:
     def images(self) -> dict[str, dict[str, Any]]:
         """Return SeriesInstanceUID -> what is known of each scan that can be contoured."""
         return {uid: _told(row) for uid, row in self._rows.items() if row.verdict == Verdict.USABLE}
+
+    def slices(self) -> dict[str, int | None]:
+        """Return SeriesInstanceUID -> how many instances the PACS lists of it; None where it does not say."""
+        return {uid: row.about["slices"] for uid, row in self._rows.items()}
 
     def refused(self) -> dict[str, str]:
         """Return SeriesInstanceUID -> what is wrong with it, of each CT that cannot be contoured."""
@@ -65,6 +72,11 @@ class Catalogue:
         waiting = [row for row in self._rows.values() if row.verdict == Verdict.UNCHECKED]
         waiting.sort(key=lambda row: (row.first_seen_at, row.uid), reverse=True)
         return [row.uid for row in waiting]
+
+    def undelivered(self) -> list[Undelivered]:
+        """Return the series whose slices the PACS was asked for in vain."""
+        waiting = self.unchecked()
+        return [one for one in self._later.undelivered() if one.uid in waiting]
 
     def require(self, uid: str) -> PacsSeries:
         """Return what is known of a scan that can be contoured, looked at now if it was not yet.
@@ -104,23 +116,36 @@ class Catalogue:
     def check_next(self) -> bool:
         """Look at one series that nobody looked at yet, and return whether there was one.
 
+        One that the PACS does not tell of is left out for a while; the next ones are not.
+
         Raises:
             PacsError: If the PACS does not answer.
         """
-        waiting = self.unchecked()
-        if waiting:
-            self.check(waiting[0])
-        return bool(waiting)
+        uid = next(filter(self._later.is_due, self.unchecked()), None)
+        if uid is None:
+            return False
+        with suppress(NotDeliveredError):
+            self.check(uid)
+        return True
 
     def check(self, uid: str) -> None:
         """Find out whether a series is a CT that can be contoured; nothing where it is listed no longer.
 
         Raises:
+            NotDeliveredError: If the PACS answers, but does not tell of its slices.
             PacsError: If the PACS does not answer.
         """
         row = self._rows.get(uid)
-        if row is not None:
-            self._decide(uid, *self._judged(row))
+        if row is None:
+            return
+        try:
+            verdict, reason = self._judged(row)
+        except PacsError as error:
+            # Whatever it was: where only this series makes the PACS fall silent, the others come first.
+            self._later.failed(uid, str(error))
+            raise
+        self._later.arrived(uid)
+        self._decide(uid, verdict, reason)
 
     def refuse(self, uid: str, reason: str) -> None:
         """Remember that a series cannot be contoured, as its pixels show."""

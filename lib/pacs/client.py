@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from lib.dicom.series import PARSING_ERRORS
-from lib.errors import ConfigError, PacsError
+from lib.errors import ConfigError, NotDeliveredError, PacsError
 
 CONNECT_S = 5.0
 READ_S = 120.0
@@ -25,6 +25,8 @@ READ_S = 120.0
 PAGE = 1000
 """How many items a list is asked for at once; many servers cut longer ones off."""
 _LOG_IN = (401, 403)
+_BUSY = (408, 429, 502, 503, 504)
+"""HTTP status codes that say something of the server, whatever was asked for."""
 
 
 class Pacs:
@@ -89,9 +91,10 @@ class Pacs:
         """Return what it tells of a series' instances: all but the pixels (PS3.18 10.4, metadata).
 
         Raises:
+            NotDeliveredError: If it answers, but not for this series.
             PacsError: If it does not answer.
         """
-        with self._asked():
+        with self._asked(NotDeliveredError):
             found = self._client.retrieve_series_metadata(study_uid, series_uid)
             return [_plain(item) for item in found]
 
@@ -99,10 +102,11 @@ class Pacs:
         """Write the instances of a series into `folder`, one file each, and return how many.
 
         Raises:
-            PacsError: If it does not answer, or sends what is no DICOM.
+            NotDeliveredError: If it answers, but not for this series, or sends what is no DICOM.
+            PacsError: If it does not answer.
         """
         count = 0
-        with self._asked():
+        with self._asked(NotDeliveredError):
             for instance in self._client.iter_series(study_uid, series_uid):
                 count += 1
                 instance.save_as(folder / f"{count:05d}.dcm", write_like_original=False)
@@ -112,9 +116,10 @@ class Pacs:
         """Write one instance to `path`.
 
         Raises:
-            PacsError: If it does not answer, or sends what is no DICOM.
+            NotDeliveredError: If it answers, but not for this instance, or sends what is no DICOM.
+            PacsError: If it does not answer.
         """
-        with self._asked():
+        with self._asked(NotDeliveredError):
             found = self._client.retrieve_instance(study_uid, series_uid, sop_uid)
             found.save_as(path, write_like_original=False)
 
@@ -166,8 +171,8 @@ class Pacs:
                     return list(found.values())
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
-        """Turn what goes wrong while asking into a sentence."""
+    def _asked(self, refusal: type[PacsError] = PacsError) -> Iterator[None]:
+        """Turn what goes wrong while asking into a sentence; `refusal` is raised where the PACS did answer."""
         try:
             yield
         except requests.HTTPError as error:
@@ -178,9 +183,10 @@ class Pacs:
                     "MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD and start it again"
                 ) from error
             said = "" if error.response is None else error.response.text[:200].strip()
-            raise PacsError(f"the PACS at {self.url} answers HTTP {status}: {said}") from error
+            kind = PacsError if status in _BUSY else refusal
+            raise kind(f"the PACS at {self.url} answers HTTP {status}: {said}") from error
         except requests.JSONDecodeError as error:
-            raise self._is_none(error) from error
+            raise self._is_none(error, refusal) from error
         except (requests.RequestException, ConnectionError) as error:
             raise PacsError(
                 f"the PACS at {self.url} cannot be reached ({type(error).__name__}); is it running, and is the "
@@ -190,10 +196,10 @@ class Pacs:
             if isinstance(error, OSError) and error.errno is not None:
                 # Our own disk.
                 raise
-            raise self._is_none(error) from error
+            raise self._is_none(error, refusal) from error
 
-    def _is_none(self, error: Exception) -> PacsError:
-        return PacsError(
+    def _is_none(self, error: Exception, refusal: type[PacsError]) -> PacsError:
+        return refusal(
             f"the PACS at {self.url} answers what is no DICOMweb ({error}); is the address right?"
         )
 

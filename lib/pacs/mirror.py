@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from lib.errors import PacsError
+from lib.errors import NotDeliveredError
 from lib.files import UNFINISHED
 from lib.pacs.client import Pacs
 from lib.scans import read_ct
@@ -67,7 +67,8 @@ class Mirror:
             slices: How many instances the PACS says it has; None where it does not say.
 
         Raises:
-            PacsError: If the PACS does not answer, or does not send all of it.
+            NotDeliveredError: If the PACS does not send all of it.
+            PacsError: If it does not answer.
             ScanError: If it is no regular CT; then it is not kept.
         """
         path = self.path(uid)
@@ -89,7 +90,7 @@ class Mirror:
             draft.mkdir()
             count = self._pacs.fetch_series(study_uid, uid, draft)
             if slices is not None and count < slices:
-                raise PacsError(
+                raise NotDeliveredError(
                     f"{uid}: the PACS sent {count} of {slices} slices; it is asked again next time"
                 )
             read_ct(draft, image_id=uid)

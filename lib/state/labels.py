@@ -199,6 +199,12 @@ class LabelHistory:
         with self._database.reading() as session:
             return _ordered(session, image_id, tag)
 
+    def of_every_tag(self, image_id: str) -> list[LabelVersion]:
+        """Return every version of all labels of an image, hidden ones too, oldest first."""
+        of_it = select(LabelVersion).where(LabelVersion.image_id == image_id)
+        with self._database.reading() as session:
+            return list(session.scalars(_in_order(of_it)))
+
     def version(self, image_id: str, tag: str, number: int) -> LabelVersion:
         """Return one version of an image's label.
 

@@ -334,6 +334,19 @@ class PacsObject(Base):
     looked_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class PacsObjectScans(Base):
+    """What an object of a PACS was drawn on, as it was when it was looked at.
+
+    Attributes:
+        sop_uid: As in `PacsObject`.
+        slices: SeriesInstanceUID -> how many instances the PACS listed of it; None where it listed none.
+    """
+
+    __tablename__ = "pacs_object_scans"
+    sop_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    slices: Mapped[dict[str, Any]]
+
+
 class Delivery(Base):
     """A label version on its way to a PACS, as a DICOM SEG.
 

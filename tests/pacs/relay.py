@@ -18,6 +18,7 @@ class Relay:
         delay_s: How long each answer is held back.
         is_cut: Whether nothing comes through.
         loses_answers: Whether requests come through, but their answers do not.
+        refuses: What is in its path is answered with 404 in place of the target; empty to pass on all.
         held: How many answers were held back or lost.
     """
 
@@ -26,6 +27,7 @@ class Relay:
     delay_s: float = 0.0
     is_cut: bool = False
     loses_answers: bool = False
+    refuses: str = ""
     held: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -58,7 +60,10 @@ class Relay:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while (data := source.recv(65536)) and not self.is_cut:
-                sink.sendall(data)
+                if self.refuses and self.refuses.encode() in data.split(b"\r\n", 1)[0]:
+                    source.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone")
+                else:
+                    sink.sendall(data)
         with suppress(OSError):
             # Whoever asked is gone: the answer has nowhere to go.
             sink.shutdown(socket.SHUT_RDWR)
