@@ -12,7 +12,14 @@ from lib.datastores.received import PACS
 from lib.dicom.about import ObjectAbout
 from lib.dicom.seg import write_seg
 from lib.dicom.series import read_headers
-from lib.errors import DatastoreError, LabelError, OrganNetError, PacsError, ScanError
+from lib.errors import (
+    DatastoreError,
+    LabelError,
+    NotDeliveredError,
+    OrganNetError,
+    PacsError,
+    ScanError,
+)
 from lib.files import SCRATCH
 from lib.locks import Claim
 from lib.pacs.client import Pacs
@@ -80,8 +87,8 @@ class Outbox:
         """Send one version; return whether there is use in sending the next."""
         try:
             study_uid = self._store.catalogue.require(version.image_id).study_uid
-        except (DatastoreError, ScanError):
-            # The PACS does not list its scan now; the label is kept here.
+        except (DatastoreError, NotDeliveredError, ScanError):
+            # The PACS does not list its scan now, or does not tell of it; the label is kept here.
             return True
         except PacsError:
             return False
@@ -103,7 +110,7 @@ class Outbox:
                 version.number,
                 error,
             )
-            return not isinstance(error, PacsError)
+            return isinstance(error, NotDeliveredError) or not isinstance(error, PacsError)
         self._deliveries.arrived(about.sop_instance_uid)
         logger.info("%s: version %d is in the PACS", version.image_id, version.number)
         return True

@@ -49,12 +49,20 @@ def is_grey(picture: FloatArray, at: FloatArray) -> "np.ndarray[tuple[int], np.d
     return np.asarray(np.isnan(hue_deg(medians(picture, at))))
 
 
+def is_inside(picture: FloatArray, at: FloatArray) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    """Return for places whether they are in a picture, all of the 3 x 3 pixels around them."""
+    height, width, _ = picture.shape
+    rounded = np.rint(at)
+    return np.asarray(((rounded >= 1) & (rounded < [width - 1, height - 1])).all(axis=1))
+
+
 def medians(picture: FloatArray, at: FloatArray) -> FloatArray:
     """Return the median colour of the 3 x 3 pixels around each place."""
-    height, width, _ = picture.shape
-    found = []
-    for x, y in np.rint(at).astype(int):
-        assert 1 <= x < width - 1, "the place is not in the picture"
-        assert 1 <= y < height - 1, "the place is not in the picture"
-        found.append(np.median(picture[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3), axis=0))
-    return np.array(found)
+    assert is_inside(picture, at).all(), "a place is not in the picture"
+    assert len(at), "no place is in the picture"
+    return np.array(
+        [
+            np.median(picture[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3), axis=0)
+            for x, y in np.rint(at).astype(int)
+        ]
+    )

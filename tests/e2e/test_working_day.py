@@ -25,7 +25,7 @@ from tests.e2e.clinic import (
     opened,
     values,
 )
-from tests.e2e.colours import has_hue_of, is_grey
+from tests.e2e.colours import has_hue_of, is_grey, is_inside
 from tests.e2e.viewer import AXIAL, WAIT_MS, Viewer, browsing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.server, pytest.mark.slow]
@@ -33,6 +33,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.server, pytest.mark.slow]
 LABELS = ORGAN_SETS["openkbp"]
 BRUSHED = "Brainstem"
 DRAWN_WITHIN_S = 30.0
+FILLING, CLOSE = 2.2, 4.0
+"""Zooms: a generated patient fills the viewport; a millimetre of a scan with air around is two pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -49,54 +51,65 @@ def viewer(clinic: Clinic) -> Iterator[Viewer]:
         assert found.errors == []
 
 
-def points(image: sitk.Image, chosen_zyx: "np.ndarray[Any, np.dtype[np.bool_]]") -> FloatArray:
-    """Return the centres of the chosen voxels, `(N, 3)`, LPS in mm."""
-    found = np.argwhere(chosen_zyx)[:, ::-1]
-    return np.array([image.TransformIndexToPhysicalPoint([int(i) for i in one]) for one in found])
+def points(image: sitk.Image, chosen_zyx: "np.ndarray[Any, np.dtype[np.intp]]") -> FloatArray:
+    """Return the centres of voxels `(N, 3)`, LPS in mm."""
+    return np.array(
+        [image.TransformIndexToPhysicalPoint([int(i) for i in one[::-1]]) for one in chosen_zyx]
+    )
+
+
+def deepest(image: sitk.Image, value: int) -> tuple[int, int, int]:
+    """Return the voxel furthest inside an organ, `(z, y, x)`."""
+    found = values(image) == value
+    corner = np.argwhere(found).min(axis=0)
+    box = found[
+        tuple(slice(*ends) for ends in zip(corner, np.argwhere(found).max(axis=0) + 1, strict=True))
+    ]
+    depth = distance_transform_edt(np.pad(box, 1))
+    z, y, x = np.unravel_index(int(depth.argmax()), depth.shape) + corner - 1
+    return int(z), int(y), int(x)
 
 
 def middle(image: sitk.Image, value: int) -> FloatArray:
     """Return the point furthest inside an organ."""
-    depth = distance_transform_edt(values(image) == value)
-    deepest = np.zeros(depth.shape, bool)
-    deepest[np.unravel_index(int(depth.argmax()), depth.shape)] = True
-    return np.asarray(points(image, deepest)[0])
+    return np.asarray(points(image, np.array([deepest(image, value)]))[0])
 
 
-def slice_of(image: sitk.Image, world: FloatArray, array: Any) -> Any:
-    """Return `array`, without what does not lie on the axial slice of a point."""
-    z = image.TransformPhysicalPointToIndex([float(c) for c in world])[2]
-    kept = np.zeros_like(array)
-    kept[z] = array[z]
-    return kept
+def share_in_colour(
+    viewer: Viewer, image: sitk.Image, name: str, zoom: float = FILLING
+) -> tuple[float, float]:
+    """Return which share of an organ's slice is in its colour, and which of what lies beside organs is grey."""
+    z, y, x = deepest(image, LABELS[name])
+    label_yx = values(image)[z]
+    around_yx = binary_dilation(label_yx > 0, iterations=3) & ~binary_dilation(
+        label_yx > 0, iterations=2
+    )
 
-
-def share_in_colour(viewer: Viewer, image: sitk.Image, name: str) -> tuple[float, float]:
-    """Return which share of an organ's slice is in its colour, and which of what is far from all is grey."""
-    label = values(image)
-    at = middle(image, LABELS[name])
-    viewer.look_at(at)
-    inside = slice_of(image, at, label == LABELS[name])
-    near = binary_dilation(label > 0, iterations=3)
-    column = points(image, slice_of(image, at, near & ~binary_dilation(label > 0, iterations=2)))
+    viewer.look_at(points(image, np.array([(z, y, x)]))[0], zoom=zoom)
     picture = viewer.picture(AXIAL)
-    right = has_hue_of(name, picture, viewer.canvas(AXIAL, points(image, inside)))
-    return float(right.mean()), float(is_grey(picture, viewer.canvas(AXIAL, column)).mean())
+
+    def seen_at(chosen_yx: Any) -> FloatArray:
+        chosen = np.insert(np.argwhere(chosen_yx), 0, z, axis=1)
+        places = viewer.canvas(AXIAL, points(image, chosen))
+        return places[is_inside(picture, places)]
+
+    right = has_hue_of(name, picture, seen_at(label_yx == LABELS[name]))
+    return float(right.mean()), float(is_grey(picture, seen_at(around_yx)).mean())
 
 
-def is_drawn(viewer: Viewer, image: sitk.Image, name: str) -> bool:
+def is_drawn(viewer: Viewer, image: sitk.Image, name: str, zoom: float) -> bool:
     """Return whether an organ is seen in its own colour where it lies, and no colour where none lies."""
-    in_colour, grey = share_in_colour(viewer, image, name)
+    in_colour, grey = share_in_colour(viewer, image, name, zoom)
     return in_colour > 0.9 and grey > 0.95
 
 
-def require_contours(viewer: Viewer, image: sitk.Image) -> None:
+def require_contours(viewer: Viewer, image: sitk.Image, zoom: float = FILLING) -> None:
     """Fail unless every organ of a label is drawn."""
     for name in LABELS:
-        seen = partial(is_drawn, viewer, image, name)
+        seen = partial(is_drawn, viewer, image, name, zoom)
         assert comes_true(seen, within_s=DRAWN_WITHIN_S), (
             name,
-            share_in_colour(viewer, image, name),
+            share_in_colour(viewer, image, name, zoom),
         )
 
 
@@ -134,7 +147,7 @@ def test_a_working_day(clinic: Clinic, viewer: Viewer) -> None:
 def _correct(clinic: Clinic, viewer: Viewer, expected: sitk.Image) -> FloatArray:
     """Paint beside the brainstem, and return points of the patient that are under the stroke."""
     at = middle(expected, LABELS[BRUSHED])
-    viewer.look_at(at)
+    viewer.look_at(at, zoom=FILLING)
     viewer.page.screenshot(path=clinic.pictures / "ohif-contours.png")
     ((x, y),) = viewer.canvas(AXIAL, at[None])
     stroke = np.array([(x + step, y) for step in range(30, 60, 5)])
@@ -237,7 +250,7 @@ def test_a_patient_whose_label_is_in_the_pacs_opens_for_a_second_look(
     first = clinic.submitted(patient)
     require_contours(viewer, first)
     at = middle(first, LABELS["Larynx"])
-    viewer.look_at(at)
+    viewer.look_at(at, zoom=FILLING)
     viewer.choose_segment("Larynx")
     ((x, y),) = viewer.canvas(AXIAL, at[None])
     viewer.paint(AXIAL, (x + 30, y), (x + 60, y))
@@ -329,4 +342,4 @@ class TestWhatIsNotTaken:
 def test_a_clinical_ct_keeps_every_voxel(clinic: Clinic, viewer: Viewer, shared_data: Path) -> None:
     clinic.admit("clinical", sorted((shared_data / "hn-ct-dicom").glob("*.dcm")))
     require_voxels_kept(clinic, viewer, "clinical")
-    require_contours(viewer, clinic.submitted("clinical"))
+    require_contours(viewer, clinic.submitted("clinical"), zoom=CLOSE)

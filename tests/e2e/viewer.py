@@ -134,13 +134,19 @@ class Viewer:
         found.wait_for(timeout=WAIT_MS)
         return found.inner_text()
 
-    def look_at(self, world_lps_mm: FloatArray, *, zoom: float = 2.2) -> None:
-        """Scroll all three viewports to a point."""
+    def look_at(self, world_lps_mm: FloatArray, *, zoom: float) -> None:
+        """Bring a point into the middle of all three viewports."""
+        script = f"""([id, at, zoom]) => {{
+          const v = {_VIEW};
+          v.setZoom(zoom);
+          v.jumpToWorld(at);
+          const {{ focalPoint, position }} = v.getCamera();
+          const moved = position.map((value, axis) => value + at[axis] - focalPoint[axis]);
+          v.setCamera({{ focalPoint: at, position: moved }});
+          v.render();
+        }}"""
         for id_ in (AXIAL, SAGITTAL, CORONAL):
-            self.page.evaluate(
-                f"([id, at, zoom]) => {{ const v = {_VIEW}; v.setZoom(zoom); v.jumpToWorld(at); v.render(); }}",
-                [id_, world_lps_mm.tolist(), zoom],
-            )
+            self.page.evaluate(script, [id_, world_lps_mm.tolist(), zoom])
         self.settle()
 
     def canvas(self, viewport: str, world_lps_mm: FloatArray) -> FloatArray:
