@@ -85,14 +85,17 @@ class Outbox:
 
     def _send(self, version: LabelVersion) -> bool:
         """Send one version; return whether there is use in sending the next."""
+        about = about_version(version, "seg", version.image_id)
         try:
             study_uid = self._store.catalogue.require(version.image_id).study_uid
-        except (DatastoreError, NotDeliveredError, ScanError):
-            # The PACS does not list its scan now, or does not tell of it; the label is kept here.
+        except (DatastoreError, ScanError):
+            # The PACS does not list its scan now; the label is kept here.
             return True
-        except PacsError:
-            return False
-        about = about_version(version, "seg", version.image_id)
+        except PacsError as error:
+            # Whatever it was: where only this scan makes the PACS fall silent, the others come first.
+            self._deliveries.begin(version, about.sop_instance_uid)
+            self._deliveries.failed(about.sop_instance_uid, str(error))
+            return isinstance(error, NotDeliveredError)
         before = self._deliveries.begin(version, about.sop_instance_uid)
         try:
             # The first try may have arrived, and its answer got lost.

@@ -4,13 +4,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import DA, TM
 
+from lib.background.one_at_a_time import OneAtATime
 from lib.datastores.dicomweb import DicomWebStore
 from lib.datastores.local import FINAL
 from lib.dicom.objects import MODALITIES, read_object
@@ -23,7 +23,6 @@ from lib.geometry import Grid
 from lib.scans import write_label
 from lib.state.tables import LabelVersion
 
-_TURNS = 64
 SOP_UID = "sop_instance_uid"
 """In a version's `info`: the object that it was made of."""
 CLIENT = "client"
@@ -44,8 +43,7 @@ class Receiver:
 
     def __init__(self, store: DicomWebStore) -> None:
         self._store = store
-        # An object comes twice at once when a viewer tries again: the second waits, and finds the first.
-        self._turns = [Lock() for _ in range(_TURNS)]
+        self._turns = OneAtATime()
 
     def take(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
         """Keep what somebody submitted as a final label, and return the version; None where it is for the PACS.
@@ -81,7 +79,8 @@ class Receiver:
         Raises:
             As `take`.
         """
-        with self._turns[hash(str(header.SOPInstanceUID)) % _TURNS]:
+        # An object comes twice at once when a viewer tries again: the second waits, and finds the first.
+        with self._turns.of(str(header.SOPInstanceUID)):
             kept = self._kept(image_id, str(header.SOPInstanceUID), source)
             return kept or self._add(file, header, image_id, info, source)
 
@@ -120,8 +119,17 @@ class Receiver:
             )
 
     def _has_more(self, header: Dataset) -> bool:
-        names = [str(roi.get("ROIName", "")) for roi in items(header, "StructureSetROISequence")]
-        return len(organs_among(names, self._store.labels)) < len(set(names))
+        drawn = {
+            one.get("ReferencedROINumber")
+            for one in items(header, "ROIContourSequence")
+            if items(one, "ContourSequence")
+        }
+        names = {
+            str(roi.get("ROIName", ""))
+            for roi in items(header, "StructureSetROISequence")
+            if roi.get("ROINumber") in drawn
+        }
+        return len(organs_among(names, self._store.labels)) < len(names)
 
     def _submitted(
         self, file: Path, headers: Sequence[FileDataset], grid: Grid, image_id: str

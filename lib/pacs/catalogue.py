@@ -167,6 +167,8 @@ class Catalogue:
                 "of cannot be told: remove the wrong one there"
             )
         headers = self._pacs.headers(row.study_uid, row.uid)
+        if not headers:
+            raise NotDeliveredError(f"{row.uid}: the PACS lists this series and tells of no slice")
         if all(is_localizer(header) or is_capture(header) for header in headers):
             return Verdict.IGNORED, "localizers or screen captures only"
         try:

@@ -192,7 +192,8 @@ class Pacs:
                 f"the PACS at {self.url} cannot be reached ({type(error).__name__}); is it running, and is the "
                 "address right?"
             ) from error
-        except PARSING_ERRORS as error:
+        except (*PARSING_ERRORS, IndexError) as error:
+            # IndexError: an answer without any part.
             if isinstance(error, OSError) and error.errno is not None:
                 # Our own disk.
                 raise

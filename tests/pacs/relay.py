@@ -8,6 +8,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 
+def answer(status: str, content_type: str, body: bytes) -> bytes:
+    """Return an answer of HTTP/1.1."""
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+NOT_FOUND = answer("404 Not Found", "text/plain", b"gone")
+NO_PART = answer(
+    "200 OK", 'multipart/related; type="application/dicom"; boundary=x', b"\r\n--x--\r\n"
+)
+NO_ITEM = answer("200 OK", "application/dicom+json", b"[]")
+
+
 @dataclass
 class Relay:
     """Passes connections on to a port of this machine.
@@ -18,7 +33,8 @@ class Relay:
         delay_s: How long each answer is held back.
         is_cut: Whether nothing comes through.
         loses_answers: Whether requests come through, but their answers do not.
-        refuses: What is in its path is answered with 404 in place of the target; empty to pass on all.
+        refuses: What is in its path is answered in place of the target; empty to pass on all.
+        refusal: With what, by default 404.
         held: How many answers were held back or lost.
     """
 
@@ -28,6 +44,7 @@ class Relay:
     is_cut: bool = False
     loses_answers: bool = False
     refuses: str = ""
+    refusal: bytes = NOT_FOUND
     held: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -61,7 +78,7 @@ class Relay:
         with suppress(OSError):
             while (data := source.recv(65536)) and not self.is_cut:
                 if self.refuses and self.refuses.encode() in data.split(b"\r\n", 1)[0]:
-                    source.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone")
+                    source.sendall(self.refusal)
                 else:
                     sink.sendall(data)
         with suppress(OSError):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from lib.datastores.dicomweb import open_pacs, pacs_login
@@ -65,6 +66,18 @@ def test_an_object_that_comes_twice_at_once_is_one_version(
     with ThreadPoolExecutor(4) as pool:
         numbers = list(pool.map(submit, [station] * 4, [tmp_path / "drawn.dcm"] * 4))
     assert numbers == [1, 1, 1, 1]
+
+
+def test_structures_without_contours_keep_no_rtstruct_from_being_a_label(
+    station: Station, tmp_path: Path
+) -> None:
+    file = tmp_path / "drawn.dcm"
+    draw(tmp_path / "ct", file, kind="rtstruct", values=(1, 2))
+    dataset = pydicom.dcmread(file)
+    dataset.StructureSetROISequence[1].ROIName = "BODY"
+    del dataset.ROIContourSequence[1].ContourSequence
+    dataset.save_as(file)
+    assert submit(station, file) == 1
 
 
 def test_an_address_with_a_password_is_refused_before_anybody_sees_it() -> None:

@@ -14,7 +14,7 @@ from lib.pacs import later
 from lib.pacs.client import Pacs
 from lib.pacs.orthanc import Orthanc
 from tests.pacs.orthancs import orthanc, put_ct
-from tests.pacs.relay import Relay, relay
+from tests.pacs.relay import NO_ITEM, NO_PART, NOT_FOUND, Relay, relay
 from tests.pacs.station import Station
 from tests.pacs.test_inbox import draw
 from tests.phantoms import make_ct
@@ -58,17 +58,25 @@ def put_drawings(server: Orthanc, folder: Path, count: int) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    "answered", [(NOT_FOUND, "HTTP 404"), (NO_PART, "answers what is no DICOMweb")]
+)
 def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
-    server: Orthanc, network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Orthanc,
+    network: Relay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answered: tuple[bytes, str],
 ) -> None:
+    refusal, reason = answered
     first, *others = put_drawings(server, tmp_path, 3)
-    network.refuses = first
+    network.refuses, network.refusal = first, refusal
     station = Station(tmp_path / "station", network.dicomweb_url).look()
     late = put_ct(server, make_ct(), tmp_path / "late", patient_id="late")
     station.look()
     assert {v.info["sop_instance_uid"] for v in station.came} == set(others)
     assert late in station.store.list_images(), "series are judged all the same"
-    assert "HTTP 404" in undelivered(station)[first]
+    assert reason in undelivered(station)[first]
     assert station.traffic.status()["trouble"] == ""
     assert station.look().traffic.status()["undelivered"][0]["attempts"] == 1, "not each time"
     network.refuses = ""
@@ -78,18 +86,24 @@ def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
     assert not undelivered(station)
 
 
+@pytest.mark.parametrize("answered", [(NOT_FOUND, "HTTP 404"), (NO_ITEM, "tells of no slice")])
 def test_a_series_that_is_not_delivered_keeps_none_from_being_judged(
-    server: Orthanc, network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Orthanc,
+    network: Relay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answered: tuple[bytes, str],
 ) -> None:
+    refusal, reason = answered
     good = put_ct(server, make_ct(), tmp_path / "good", patient_id="good")
     station = Station(tmp_path / "station", network.dicomweb_url)
     station.store.catalogue.refresh()
     # The newest is judged first.
     bad = put_ct(server, make_ct(), tmp_path / "bad", patient_id="bad")
-    network.refuses = bad
+    network.refuses, network.refusal = bad, refusal
     station.look()
     assert station.store.list_images() == [good]
-    assert "HTTP 404" in undelivered(station)[bad]
+    assert reason in undelivered(station)[bad]
     assert station.traffic.status()["unchecked"] == 1
     network.refuses = ""
     let_an_hour_pass(monkeypatch)

@@ -54,12 +54,12 @@ window.organnet.contours = (() => {
     const fill = panel.updateView;
     panel.updateView = async (response, ...how) => {
       const series = response.series ?? askedFor(response);
-      if (window.organnet.panel !== panel || window.organnet.seriesOfLabelmap() !== series) {
+      if (window.organnet.seriesOfLabelmap() !== series) {
         window.organnet.say(ANOTHER, false);
         return false;
       }
-      const isAsItWas = !isDrawn() || fingerprint() === before.get(series);
-      if (!isAsItWas && !window.confirm(LOST)) {
+      const isAsItWas = fingerprint() === before.get(series);
+      if (!isAsItWas && !mayGo()) {
         return false;
       }
       await fill(response, ...how);
@@ -118,16 +118,20 @@ window.organnet.contours = (() => {
     true
   );
 
-  // Nor does it where the browser's own button goes back to the list: the address has changed when we hear of it,
-  // and OHIF, which hears of it after us, is not told.
+  // Nor does it where the browser's own buttons lead to the list or another patient: the address has changed when
+  // we hear of it, and OHIF, which hears of it after us, is not told. It numbers the entries of the history.
   window.addEventListener('popstate', event => {
     if (isGoingBack) {
       isGoingBack = false;
       event.stopImmediatePropagation();
-    } else if (window.organnet.panel && !mayGo(window.organnet.openedAt)) {
+      return;
+    }
+    const { opened, panel } = window.organnet;
+    const way = opened.index - event.state?.idx;
+    if (panel && way && !mayGo(opened.search)) {
       event.stopImmediatePropagation();
       isGoingBack = true;
-      window.history.forward();
+      window.history.go(way);
     }
   });
 

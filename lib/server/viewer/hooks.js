@@ -33,7 +33,7 @@ window.organnet = (() => {
   // Connect as soon as there is an image to lay contours on; who opens a patient has no more to do.
   async function connect(panel) {
     api.panel = panel;
-    api.openedAt = window.location.search;
+    api.opened = { search: window.location.search, index: window.history.state?.idx };
     api.contours.watch(panel);
     while (!hasImage(panel)) {
       await wait();
@@ -193,7 +193,7 @@ window.organnet = (() => {
     addressOf, clientId, colour, connect, lastFirst, layOn, reason, sample, say, seriesOfLabelmap, services,
     store, submit,
     contours: null, // contours.js
-    openedAt: '', // which patient's address the panel appeared at
+    opened: {}, // the patient's address where the panel appeared, and its number in the browser's history
     panel: null,
   };
   return api;
