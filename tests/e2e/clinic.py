@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ import SimpleITK as sitk
 import yaml
 
 from lib.config import default_starter_dir
+from lib.dicom.writer import write_ct_series
 from lib.geometry import Grid
 from lib.pacs.orthanc import Orthanc
 from lib.phantom import head_and_neck_phantom
 from lib.phantom.cohort import lattice
 from lib.recipes import OPENKBP
 from lib.scans import write_label
+from lib.training.split import is_held_out
 from lib.volumes import CtVolume, LabelVolume
-from tests.pacs.orthancs import orthanc, put_ct
+from tests.pacs.orthancs import orthanc
 from tests.phantoms import rotation, stored_as
 from tests.server.running import ANYTHING_GOES, Server, running
 
@@ -142,7 +145,7 @@ def opened(folder: Path) -> Iterator[Clinic]:
         patients = (*ALREADY_LABELLED, TODAY, LATER, LYING_OBLIQUELY)
         for seed, name in enumerate(patients):
             ct, labels[name] = _patient(seed, name)
-            series[name] = put_ct(pacs, ct, folder / name)
+            series[name] = _admitted(pacs, ct, folder)
         with running(
             folder / "server",
             studies=pacs.dicomweb_url,
@@ -168,6 +171,18 @@ def _patient(seed: int, name: str) -> tuple[CtVolume, LabelVolume]:
     affine[:3, :3] = rotation(about_x_deg=12, about_z_deg=7) @ affine[:3, :3]
     turned = CtVolume(name, ct.array_hu, Grid.from_affine(ct.grid.shape_vox, affine))
     return stored_as(turned, (0, 1, 2), (False, True, True)), label
+
+
+def _admitted(pacs: Orthanc, ct: CtVolume, folder: Path) -> str:
+    """Store a CT as a series that may be trained on, and return its SeriesInstanceUID.
+
+    The hash of that decides who judges models, after the first two: by chance too few might be left.
+    """
+    places = (folder / f"{ct.image_id}_{number}" for number in count())
+    written = ((write_ct_series(ct, place, patient_id=ct.image_id), place) for place in places)
+    uid, place = next((uid, place) for uid, place in written if not is_held_out(uid))
+    pacs.upload(sorted(place.glob("*.dcm")))
+    return uid
 
 
 def _label(clinic: Clinic, name: str, label: LabelVolume, folder: Path) -> None:

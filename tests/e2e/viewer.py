@@ -25,7 +25,7 @@ FLAGS = [
     "--enable-unsafe-swiftshader",
 ]
 WINDOW = {"width": 1500, "height": 900}
-WAIT_MS = 600_000
+WAIT_MS = 300_000
 AXIAL, SAGITTAL, CORONAL = "mpr-axial", "mpr-sagittal", "mpr-coronal"
 _VIEW = "window.organnet.services().cornerstoneViewportService.getCornerstoneViewport(id)"
 
