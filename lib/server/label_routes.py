@@ -46,11 +46,13 @@ def _about(version: LabelVersion, versions: list[LabelVersion]) -> dict[str, Any
 def get_labels(tag: str = "final", image: str | None = None, _user: User = USER) -> dict[str, Any]:
     """Return the current version of each image, or of one, and the files in the folder that are no labels."""
     store = _store()
-    versions = [
-        version
-        for version in store.history.current(require_tag(tag))
-        if image in (None, version.image_id)
-    ]
+    tag = require_tag(tag)
+    if image is None:
+        versions = store.history.current(tag)
+    else:
+        # A viewer asks every few seconds, and of its own image alone.
+        newest = store.history.newest(require_image_id(image), tag)
+        versions = [] if newest is None else [newest]
     refused = [
         {"image": one.image_id, "tag": one.tag, "file": one.path.name, "reason": one.reason}
         for one in store.refused_files()
