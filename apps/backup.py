@@ -17,7 +17,7 @@ from pathlib import Path
 from lib import backup
 from lib.config import default_model_dir
 from lib.errors import OrganNetError, StorageFullError
-from lib.files import is_disk_full
+from lib.storage.atomic_files import is_disk_full
 
 
 def parser() -> argparse.ArgumentParser:

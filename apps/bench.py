@@ -16,22 +16,22 @@ import numpy as np
 import requests
 import torch
 
+from apps.support.pacs_benchmark import seconds_with
+from apps.support.server_process import serving
+from lib.activelearning.score_records import Kind
 from lib.activelearning.selection.catalogue import default_method
 from lib.config import best_device
 from lib.errors import OrganNetError, PacsError
-from lib.inference import contour
+from lib.imaging.volumes import CtVolume
+from lib.inference.single_pass import contour
+from lib.models.registry import Model, Registry, save_model
 from lib.networks.build import build_network
-from lib.phantom import head_and_neck_phantom
-from lib.phantom.cohort import write_cohort
-from lib.recipe_files import find_recipe
-from lib.recipes import OPENKBP
-from lib.registry import Model, Registry, save_model
-from lib.rehearsal.busy_pacs import seconds_with
-from lib.rehearsal.server import serving
-from lib.state.database import FILE, Database, state_folder
-from lib.state.scores import Kind
-from lib.state.tables import Score
-from lib.volumes import CtVolume
+from lib.recipes.schema import OPENKBP
+from lib.recipes.yaml_files import find_recipe
+from lib.storage.database import FILE, Database, state_folder
+from lib.storage.tables import Score
+from phantom import head_and_neck_phantom
+from phantom.cohort import write_cohort
 
 GRID_SHAPE = (512, 512, 120)
 SPACING_MM = (1.0, 1.0, 2.5)

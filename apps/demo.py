@@ -17,15 +17,15 @@ from pathlib import Path
 
 import requests
 
+from apps.support.server_process import wait_until_up
 from lib.config import APP_DIR, default_starter_dir
 from lib.errors import OrganNetError, PacsError
+from lib.models.registry import Registry
 from lib.pacs.client import Pacs
 from lib.pacs.orthanc import Orthanc, find_orthanc
-from lib.phantom.cohort import write_cohort
-from lib.phantom.dicom_cohort import write_dicom_cohort
-from lib.recipes import OPENKBP
-from lib.registry import Registry
-from lib.rehearsal.server import wait_until_up
+from lib.recipes.schema import OPENKBP
+from phantom.cohort import write_cohort
+from phantom.dicom_cohort import write_dicom_cohort
 
 CASES, LABELLED = 12, 9
 MODEL = "organnet25d"

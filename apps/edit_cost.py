@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.activelearning.edit_chart import edit_chart, write_tables
-from lib.activelearning.editing import summary
+from lib.activelearning.edit_cost_chart import edit_chart, write_tables
+from lib.activelearning.edit_cost_curve import summary
+from lib.activelearning.edit_cost_records import EditCostRecords
 from lib.config import default_model_dir
 from lib.errors import ConfigError, OrganNetError
-from lib.files import replacing
-from lib.state.database import FILE, Database, state_folder
-from lib.state.edit_costs import EditCostRecords
+from lib.storage.atomic_files import replacing
+from lib.storage.database import FILE, Database, state_folder
 
 
 def parser() -> argparse.ArgumentParser:

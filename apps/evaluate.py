@@ -13,12 +13,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lib.errors import ConfigError, OrganNetError
-from lib.evaluation.cases import find_cases, read_labels_file
+from lib.evaluation.case_loading import find_cases, read_labels_file
 from lib.evaluation.report import charts, draw_worst, write_report
 from lib.evaluation.table import WORKERS, Evaluation, evaluate, overall, summary, write_csv
-from lib.files import replacing, write_json
-from lib.scans import find_scans, scan_name
-from lib.transforms.labels import tg263_name
+from lib.imaging.scans import find_scans, scan_name
+from lib.organs.naming import tg263_name
+from lib.storage.atomic_files import replacing, write_json
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,25 +15,25 @@ import torch
 from tqdm import tqdm
 
 from lib.config import default_model_dir, default_starter_dir
-from lib.deep_inference import (
+from lib.dicom.about import ObjectProvenance
+from lib.dicom.objects import KINDS, write_object
+from lib.errors import NoModelError, OrganNetError
+from lib.imaging.dicom_series import read_headers, require_series
+from lib.imaging.scans import find_scans, read_ct, scan_name, write_label
+from lib.imaging.volumes import CtVolume
+from lib.inference.ensemble import (
     DeepContours,
     DeepOptions,
-    Plan,
+    EnsemblePlan,
     contour_deeply,
     plan,
     write_uncertainty_map,
 )
-from lib.dicom.about import ObjectAbout
-from lib.dicom.objects import KINDS, write_object
-from lib.dicom.series import read_headers, require_series
-from lib.errors import NoModelError, OrganNetError
-from lib.files import write_json
-from lib.inference import OVERLAP, Contours, contour
-from lib.pictures import contour_picture, uncertainty_picture
-from lib.registry import Model, Registry, load_model
-from lib.scans import find_scans, read_ct, scan_name, write_label
-from lib.serving import ServedModel
-from lib.volumes import CtVolume
+from lib.inference.single_pass import OVERLAP, ContourResult, contour
+from lib.models.registry import Model, Registry, load_model
+from lib.models.served_model import ServedModel
+from lib.reports.ct_overlays import contour_picture, uncertainty_picture
+from lib.storage.atomic_files import write_json
 
 FORMATS = ("nifti", *KINDS)
 
@@ -116,7 +116,7 @@ def _model(options: argparse.Namespace) -> Model:
         raise NoModelError("no model is served yet: train one, or give one with --model") from error
 
 
-def _plan(model: Model, options: argparse.Namespace) -> Plan:
+def _plan(model: Model, options: argparse.Namespace) -> EnsemblePlan:
     overlap = max(DeepOptions().overlap, options.overlap)
     deep = DeepOptions(overlap=overlap, models=options.ensemble)
     if options.model:
@@ -136,12 +136,14 @@ def _named(scans: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def _contour_one(name: str, scan: Path, by: Model | Plan, options: argparse.Namespace) -> float:
+def _contour_one(
+    name: str, scan: Path, by: Model | EnsemblePlan, options: argparse.Namespace
+) -> float:
     if set(options.format) & set(KINDS):
         require_series(scan, name)
     ct = read_ct(scan, image_id=name)
-    if isinstance(by, Plan):
-        found: Contours = _contour_deeply(ct, by, options)
+    if isinstance(by, EnsemblePlan):
+        found: ContourResult = _contour_deeply(ct, by, options)
     else:
         found = contour(ct, by, device=options.device, overlap=options.overlap)
     _write(name, scan, found, options)
@@ -170,7 +172,7 @@ def _contour_one(name: str, scan: Path, by: Model | Plan, options: argparse.Name
     return sum(found.seconds.values())
 
 
-def _write(name: str, scan: Path, found: Contours, options: argparse.Namespace) -> None:
+def _write(name: str, scan: Path, found: ContourResult, options: argparse.Namespace) -> None:
     """Write the contours in each form that was asked for."""
     if "nifti" in options.format:
         write_label(options.output / f"{name}.nii.gz", found.label)
@@ -179,12 +181,16 @@ def _write(name: str, scan: Path, found: Contours, options: argparse.Namespace) 
         return
     headers, _ = read_headers(scan, image_id=name)
     for kind in kinds:
-        about = ObjectAbout(model="OrganNet2.5D", model_version=found.version, is_automatic=True)
+        about = ObjectProvenance(
+            model="OrganNet2.5D", model_version=found.version, is_automatic=True
+        )
         path = options.output / f"{name}.{kind}.dcm"
         write_object(kind, path, found.label, headers, about, image_id=name)
 
 
-def _contour_deeply(ct: CtVolume, planned: Plan, options: argparse.Namespace) -> DeepContours:
+def _contour_deeply(
+    ct: CtVolume, planned: EnsemblePlan, options: argparse.Namespace
+) -> DeepContours:
     with tqdm(total=len(planned.passes), unit="pass", desc=ct.image_id, leave=False) as bar:
         return contour_deeply(
             ct, planned, device=options.device, progress=lambda done, _: _advance(bar, done)

@@ -14,14 +14,14 @@ from typing import Any
 
 from lib.config import default_model_dir, default_starter_dir
 from lib.errors import ConfigError, OrganNetError
-from lib.recipe_files import find_recipe
-from lib.recipes import OPENKBP
-from lib.registry import Registry
-from lib.retrain import model_overview
-from lib.retrain.promotion import Promoter
-from lib.serving import ServedModel
-from lib.state.database import FILE, FOLDER, Database, state_folder
-from lib.state.models import Models
+from lib.models.model_history import ModelHistory
+from lib.models.promotion import Promoter
+from lib.models.registry import Registry
+from lib.models.served_model import ServedModel
+from lib.recipes.schema import OPENKBP
+from lib.recipes.yaml_files import find_recipe
+from lib.retrain import model_views
+from lib.storage.database import FILE, FOLDER, Database, state_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _promoter(options: argparse.Namespace) -> Promoter:
     organ_set = find_recipe(options.recipe).organ_set
     registry = Registry(options.model_dir, starter=options.starter_dir, organ_set=organ_set)
-    return Promoter(registry, Models(Database(_database_file(options))))
+    return Promoter(registry, ModelHistory(Database(_database_file(options))))
 
 
 def _database_file(options: argparse.Namespace) -> Path:
@@ -92,16 +92,16 @@ def _database_file(options: argparse.Namespace) -> Path:
 
 
 def _list(promoter: Promoter, _options: argparse.Namespace) -> dict[str, Any]:
-    return model_overview.overview(promoter.models, ServedModel(promoter.registry))
+    return model_views.overview(promoter.models, ServedModel(promoter.registry))
 
 
 def _show(promoter: Promoter, options: argparse.Namespace) -> dict[str, Any]:
     served = ServedModel(promoter.registry)
-    return model_overview.everything(promoter.models, served, options.version)
+    return model_views.everything(promoter.models, served, options.version)
 
 
 def _compare(promoter: Promoter, options: argparse.Namespace) -> dict[str, Any]:
-    return model_overview.compare(promoter.models, promoter.registry, options.a, options.b)
+    return model_views.compare(promoter.models, promoter.registry, options.a, options.b)
 
 
 def _promote(promoter: Promoter, options: argparse.Namespace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lib.importers.detect import SOURCES, find_cases
 from lib.importers.names import OrganNames, read_names
 from lib.importers.run import IMPORTED, NO_CONTOURS, REPORT, UNCHANGED, import_cases
 from lib.importers.summary import summary_lines
-from lib.organs import ORGAN_SETS
+from lib.organs.table import ORGAN_SETS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,18 +15,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apps.support.server_process import serving
+from apps.support.simulated_clients import SimulatedAnnotator, SimulatedViewer, Timeline
+from apps.support.timeline_chart import timeline_chart
 from lib.config import best_device, default_starter_dir
 from lib.errors import OrganNetError
-from lib.files import write_json
-from lib.recipe_files import find_recipe
-from lib.registry import load_model
-from lib.rehearsal.chart import timeline_chart
-from lib.rehearsal.clinic import Annotator, Reader, Timeline
-from lib.rehearsal.server import serving
-from lib.retrain.cards import trained_cases
-from lib.scans import read_ct, write_ct
-from lib.studies import labelled_cases
+from lib.imaging.scans import read_ct, write_ct
+from lib.models.model_cards import trained_cases
+from lib.models.registry import load_model
+from lib.recipes.yaml_files import find_recipe
+from lib.storage.atomic_files import write_json
 from lib.training.cases import Case
+from lib.training.labelled_folder import labelled_cases
 from lib.training.validate import validate
 
 
@@ -76,8 +76,8 @@ def _rehearse(options: argparse.Namespace) -> int:
     labels = dict(find_recipe(options.recipe).labels)
     with serving(studies, conf, log=options.output / "server.log") as url:
         ids = [case.image_id for case in pool]
-        reader = Reader(url, ids, every_s=options.infer_every)
-        annotator = Annotator(url, timeline)
+        reader = SimulatedViewer(url, ids, every_s=options.infer_every)
+        annotator = SimulatedAnnotator(url, timeline)
         reader.start()
         for case in pool:
             annotator.submit(case, labels)
@@ -134,7 +134,7 @@ def _measured(
     return found
 
 
-def _infers(reader: Reader) -> dict[str, Any]:
+def _infers(reader: SimulatedViewer) -> dict[str, Any]:
     seconds = sorted(one["s"] for one in reader.answers if one["status"] == 200)
     return {
         "asked": len(reader.answers),

@@ -17,16 +17,16 @@ from tqdm import tqdm
 
 from lib.activelearning.selection.catalogue import METHODS
 from lib.errors import ConfigError, OrganNetError
-from lib.recipe_files import find_recipe
-from lib.simulation.presets import PRESETS, Overrides, smaller
-from lib.simulation.protocol import Protocol, divided, read_ids, write_protocol
-from lib.simulation.records import Round, places, read_rounds
-from lib.simulation.report import write_report
-from lib.simulation.rounds import Simulation
-from lib.simulation.run import simulate
-from lib.simulation.standings import curves
-from lib.studies import labelled_cases
+from lib.experiments.presets import PRESETS, Overrides, smaller
+from lib.experiments.protocol import Protocol, divided, read_ids, write_protocol
+from lib.experiments.round_records import Round, places, read_rounds
+from lib.experiments.strategies import simulate
+from lib.experiments.strategy_ranking import curves
+from lib.experiments.strategy_report import write_report
+from lib.experiments.strategy_round import Simulation
+from lib.recipes.yaml_files import find_recipe
 from lib.training.cases import digest_of
+from lib.training.labelled_folder import labelled_cases
 
 _Number = TypeVar("_Number", int, float)
 STRATEGIES = ("random", "random_foreground", "entropy", "claspe", "structure_qc", "suggestive")

@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from apps.progress_bar import Bar
-from lib.comparison.contenders import Contender, contenders
-from lib.comparison.run import compare
+from apps.support.progress_bar import Bar
 from lib.errors import ConfigError, OrganNetError
+from lib.experiments.network_runs import NetworkRun, network_runs
+from lib.experiments.networks import compare
+from lib.models.registry import Registry, load_model, save_model
 from lib.networks.build import NETWORKS, with_network
-from lib.recipe_files import find_recipe
-from lib.recipes import Recipe
-from lib.registry import Registry, load_model, save_model
-from lib.state.case_sets import judges_of
-from lib.studies import labelled_cases
+from lib.recipes.schema import Recipe
+from lib.recipes.yaml_files import find_recipe
+from lib.retrain.case_set_records import judges_of
 from lib.training.cases import Case
 from lib.training.distributed import Group, is_shared, joined
 from lib.training.gate import publish_if_not_worse
+from lib.training.labelled_folder import labelled_cases
 from lib.training.mlflow_tracker import Mlflow
 from lib.training.run import RunOptions, TrainedModel, Watch, train
 from lib.training.split import split
@@ -201,16 +201,16 @@ def _keep(
         print(f"{'published' if published else 'not published'}: {reason}")
 
 
-def _everyone(options: argparse.Namespace) -> list[Contender]:
+def _everyone(options: argparse.Namespace) -> list[NetworkRun]:
     """Return the runs that were asked for; of one recipe without `--network`, its own network."""
     if options.all:
         networks = list(NETWORKS)
     else:
         networks = options.network or [find_recipe(options.recipe[0]).network.name]
-    return contenders(options.recipe, networks, options.seed)
+    return network_runs(options.recipe, networks, options.seed)
 
 
-def _compare(everyone: Sequence[Contender], options: argparse.Namespace) -> int:
+def _compare(everyone: Sequence[NetworkRun], options: argparse.Namespace) -> int:
     """Train and compare; return 0 if every run came to its end, else 1."""
     if options.publish or options.initial:
         raise ConfigError(
@@ -224,7 +224,7 @@ def _compare(everyone: Sequence[Contender], options: argparse.Namespace) -> int:
     failed = []
     with tqdm(total=len(everyone), unit="run") as bar:
 
-        def ended(contender: Contender, why: str | None) -> None:
+        def ended(contender: NetworkRun, why: str | None) -> None:
             bar.update()
             if why is not None:
                 failed.append(contender.folder)

@@ -15,32 +15,32 @@ from monailabel.interfaces.tasks.train import TrainTask
 from sqlalchemy.exc import SQLAlchemyError
 
 from lib import __version__
-from lib.activelearning.control import ActiveLearning, Images
-from lib.activelearning.strategies import strategies
-from lib.background.repeating import Repeating
-from lib.background.turns import Turns
+from lib.activelearning.service import ActiveLearningService, Images
+from lib.assignment.service import Assignments
 from lib.config import AppConfig
 from lib.datastores.dicomweb import open_pacs, open_store
-from lib.datastores.labelled import labelled_cases
-from lib.datastores.local import FINAL, FolderStore, StoreParts
-from lib.datastores.traffic import Traffic
+from lib.datastores.labelled_cases import labelled_cases
+from lib.datastores.local import FolderStore, StoreParts
 from lib.errors import CheckpointError, DatastoreError, OrganNetError
-from lib.files import finite, remove_abandoned_scratch, remove_unfinished
-from lib.infers.organnet25d import OrganNetInferTask
-from lib.registry import Registry
-from lib.retrain.control import Retraining
-from lib.retrain.promotion import Promoter
-from lib.server.desk import Desk
-from lib.server.process import at_shutdown, in_server_process
+from lib.jobs.periodic_task import PeriodicTask
+from lib.jobs.serving_priority import ServingPriority
+from lib.labels.history import FINAL, LabelHistory
+from lib.labels.quarantine import Quarantine
+from lib.models.model_history import ModelHistory
+from lib.models.promotion import Promoter
+from lib.models.registry import Registry
+from lib.models.served_model import ServedModel
+from lib.monailabel_tasks.infer_task import OrganNetInferTask
+from lib.monailabel_tasks.strategies import strategies
+from lib.monailabel_tasks.train_task import OrganNetTrainTask
+from lib.pacs_sync.sync import PacsSync
+from lib.retrain.service import RetrainingService
+from lib.server.lifecycle import at_shutdown, in_server_process
 from lib.server.requests import as_flag
 from lib.server.sessions import ScanSessions
-from lib.serving import ServedModel
-from lib.state.database import FILE, Database, is_url, state_folder
-from lib.state.labels import LabelHistory
-from lib.state.models import Models
-from lib.state.quarantine import Quarantine
-from lib.state.tables import LabelVersion
-from lib.trainers.organnet25d import OrganNetTrainTask
+from lib.storage.atomic_files import finite, remove_abandoned_scratch, remove_unfinished
+from lib.storage.database import FILE, Database, is_url, state_folder
+from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +62,17 @@ class OrganNetApp(MONAILabelApp):
         self.served = ServedModel(self.registry, device=self.config.device)
         self.state = state_folder(studies, self.config.model_dir)
         self.database = Database(self.state / FILE)
-        self.models = Models(self.database)
+        self.models = ModelHistory(self.database)
         self.promoter = Promoter(self.registry, self.models)
-        self.labels_kept = LabelHistory(self.database, self.state)
-        self.desk = Desk(self.database, self.state, self.config, history=self.labels_kept)
-        self.leases, self.readers = self.desk.leases, self.desk.readers
+        self.label_history = LabelHistory(self.database, self.state)
+        self.assignments = Assignments(
+            self.database, self.state, self.config, history=self.label_history
+        )
+        self.leases, self.readers = self.assignments.leases, self.assignments.readers
         self.quarantine = Quarantine(
             self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)
         )
-        self.traffic: Traffic | None = None
+        self.pacs_sync: PacsSync | None = None
         # Defect 17: a scoring process per method on every next sample, never merged.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
         # Defect 2: MLflow 3 refuses the file store that MONAI Label gives it.
@@ -88,9 +90,9 @@ class OrganNetApp(MONAILabelApp):
         )
         if in_server_process():
             # Only there: a script may build the app too, and has no use for routes.
-            from lib.server import cures
+            from lib.server import monailabel_patches
 
-            cures.install(self.config)
+            monailabel_patches.install(self.config)
 
     def on_init_complete(self) -> None:
         """Start what runs beside the requests; only the server calls this."""
@@ -98,20 +100,20 @@ class OrganNetApp(MONAILabelApp):
         if self.config.model_dir.is_dir():
             remove_unfinished(self.config.model_dir)
         remove_abandoned_scratch()
-        self.labels_kept.restore_from_files()
+        self.label_history.restore_from_files()
         self._reconcile_models()
         store = self.store
         remove_unfinished(store.folder)
-        adopting = Repeating(
+        adopting = PeriodicTask(
             "adoption",
             lambda: self._adopt(store),
             every_s=ADOPT_EVERY_S,
             trouble="the labels' folder could not be looked at",
         )
         at_shutdown(adopting.start().stop)
-        at_shutdown(self.desk.start(store).stop)
-        if self.traffic is not None:
-            at_shutdown(self.traffic.start().stop)
+        at_shutdown(self.assignments.start(store).stop)
+        if self.pacs_sync is not None:
+            at_shutdown(self.pacs_sync.start().stop)
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
         if self.config.scoring:
@@ -136,7 +138,7 @@ class OrganNetApp(MONAILabelApp):
         """Return the store over the studies folder, or over a PACS."""
         parts = StoreParts(
             labels=self.config.recipe.labels,
-            history=self.labels_kept,
+            history=self.label_history,
             quarantine=self.quarantine,
             served=self.served_version,
         )
@@ -151,13 +153,13 @@ class OrganNetApp(MONAILabelApp):
             folder=self.state / "pacs",
             limit_gib=self.config.pacs_cache_gib,
         )
-        self.traffic = Traffic(
+        self.pacs_sync = PacsSync(
             store,
             pacs,
             self.database,
             self.state,
             on_label=lambda version: self.on_save_label(version.image_id, version.image_id),
-            may_be_sent=self.desk.is_for_all,
+            may_be_sent=self.assignments.is_for_all,
             wanted=self._wanted,
         )
         return store
@@ -165,7 +167,7 @@ class OrganNetApp(MONAILabelApp):
     def _wanted(self) -> list[str]:
         """Return the images that will be wanted: those that trainings read, then those to be contoured."""
         unlabelled = self.store.get_unlabeled_images() if self.config.scoring else []
-        return [*self.labels_kept.digests(), *unlabelled]
+        return [*self.label_history.digests(), *unlabelled]
 
     def served_version(self) -> str | None:
         """Return the version of the model that serves, None where none does."""
@@ -174,11 +176,13 @@ class OrganNetApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return the inference tasks by name."""
-        return {MODEL: OrganNetInferTask(self.served, self.config.recipe, Turns(self.state))}
+        return {
+            MODEL: OrganNetInferTask(self.served, self.config.recipe, ServingPriority(self.state))
+        }
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Return the training tasks by name."""
-        self.retraining = Retraining(
+        self.retraining = RetrainingService(
             self.config,
             self.database,
             self.state,
@@ -189,12 +193,12 @@ class OrganNetApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Return the active-learning strategies by name."""
-        self.active_learning = ActiveLearning(
+        self.active_learning = ActiveLearningService(
             self.config,
             self.database,
             self.state,
             registry=self.registry,
-            labels=self.labels_kept,
+            labels=self.label_history,
             images=Images(
                 unlabelled=self.store.get_unlabeled_images,
                 path=self.image_path,
@@ -202,7 +206,7 @@ class OrganNetApp(MONAILabelApp):
             ),
             served=self.served_version,
         )
-        return strategies(self.active_learning.handout)
+        return strategies(self.active_learning.case_assigner)
 
     def info(self) -> dict[str, Any]:
         """Return what the app offers, as JSON can hold it (defect 13)."""
@@ -242,26 +246,26 @@ class OrganNetApp(MONAILabelApp):
             "trouble": self.served.trouble,
         }
 
-    def take_dicom(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
+    def import_dicom(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
         """Keep a DICOM SEG or RTSTRUCT that somebody submitted; None where it is drawn on no scan of ours.
 
         Raises:
-            As `lib.datastores.received.Receiver.take`.
+            As `lib.pacs_sync.dicom_import.DicomImporter.take`.
         """
-        if self.traffic is None:
+        if self.pacs_sync is None:
             return None
-        return self.traffic.receiver.take(file, author=author, client=client)
+        return self.pacs_sync.receiver.take(file, author=author, client=client)
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
         """Do what follows from a new label, the long of it beside the requests; never raises."""
-        if self.traffic is not None:
-            self.traffic.wake()
+        if self.pacs_sync is not None:
+            self.pacs_sync.wake()
         self.retraining.scheduler.wake()
         self.active_learning.runner.wake()
-        self.desk.label_came(image_id)
+        self.assignments.on_label_submitted(image_id)
         return {}
 
-    def remarks_on(self, version: LabelVersion) -> dict[str, list[str]]:
+    def submission_warnings(self, version: LabelVersion) -> dict[str, list[str]]:
         """Return what whoever submitted a label should know.
 
         Returns:
@@ -269,7 +273,7 @@ class OrganNetApp(MONAILabelApp):
             has not, which in a reader study nobody is told.
         """
         is_alone = self.readers.readers_of(version.image_id) == 1
-        left_out = self.labels_kept.left_out(version) if is_alone else ()
+        left_out = self.label_history.left_out(version) if is_alone else ()
         return {"doubts": list(version.doubts), "left_out": list(left_out)}
 
     def image_path(self, image_id: str) -> Path:

@@ -28,14 +28,14 @@ from typing import IO, Any
 from sqlalchemy import String, insert, select
 
 from lib import __version__
+from lib.activelearning.edit_cost_records import EditCostRecords
 from lib.errors import StateError
-from lib.files import UNFINISHED, digest_of, make_folder, replacing
-from lib.registry import SERVED, Registry
-from lib.state.database import FILE, Database, state_folder
-from lib.state.edit_costs import EditCostRecords
-from lib.state.label_records import checked
-from lib.state.labels import LabelHistory
-from lib.state.tables import (
+from lib.labels.history import LabelHistory
+from lib.labels.manifests import checked
+from lib.models.registry import SERVED, Registry
+from lib.storage.atomic_files import UNFINISHED, digest_of, make_folder, replacing
+from lib.storage.database import FILE, Database, state_folder
+from lib.storage.tables import (
     Base,
     Delivery,
     EditCost,

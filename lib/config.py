@@ -10,8 +10,8 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lib.errors import ConfigError
-from lib.recipe_files import find_recipe
-from lib.recipes import OPENKBP, Recipe
+from lib.recipes.schema import OPENKBP, Recipe
+from lib.recipes.yaml_files import find_recipe
 
 APP_DIR = Path(__file__).resolve().parents[1]
 
@@ -56,7 +56,7 @@ class RetrainConfig:
             worse (a non-inferiority margin).
         promotion_confidence: One-sided, of the bound on the mean difference in DSC.
         max_organ_drop: By how much the mean DSC of no organ may fall.
-        doubted_may_judge: Whether a label that looks wrong (`lib.plausibility`) may judge models.
+        doubted_may_judge: Whether a label that looks wrong (`lib.organs.plausibility`) may judge models.
         min_first_dsc: Mean DSC that the first model of all needs to take the place of none, or of the starter.
     """
 
@@ -127,10 +127,10 @@ class AppConfig:
         access: `local` answers this machine only; `network` answers everybody who can reach the port: for
             use behind a proxy that authenticates, or with MONAI Label's own authentication on.
         pacs_cache_gib: How much of a PACS's scans is kept at hand; those with labels stay in any case.
-        quarantine_gib: How much of what was refused is kept (`lib.state.quarantine`).
+        quarantine_gib: How much of what was refused is kept (`lib.labels.quarantine`).
         scoring: Whether the images are looked at in the background, for the strategies that need it.
         lease_minutes: How long a case that was handed out stays with whoever got it, from the last sign of him.
-        consensus: What becomes of the readings of a reader study (`lib.consensus`).
+        consensus: What becomes of the readings of a reader study (`lib.assignment.consensus`).
         retrain: See `RetrainConfig`; each of its settings is a key of its own.
     """
 

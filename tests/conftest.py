@@ -1,13 +1,16 @@
 """Fixtures of every test."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lib.phantom import head_and_neck_phantom
-from lib.scans import write_ct, write_label
+from lib.imaging.scans import write_ct, write_label
+from lib.labels.history import LabelHistory
+from lib.storage.database import FILE, Database
 from lib.training.cases import Case
+from phantom import head_and_neck_phantom
 from tests.tiny import TINY
 
 
@@ -44,3 +47,17 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
         write_label(folder / "labels" / "final" / image.name, label)
         made.append(Case(f"case_{seed}", image, folder / "labels" / "final" / image.name))
     return made
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """An empty database."""
+    made = Database(tmp_path / FILE)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def history(database: Database) -> LabelHistory:
+    """The label versions of that database; none yet."""
+    return LabelHistory(database, database.path.parent)

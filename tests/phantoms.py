@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lib.geometry import Grid, ras_to_lps
-from lib.units import FloatArray, LabelArray, ShapeVox, SpacingMm
-from lib.volumes import CtVolume
+from lib.imaging.geometry import Grid, ras_to_lps
+from lib.imaging.quantities import FloatArray, LabelArray, ShapeVox, SpacingMm
+from lib.imaging.volumes import CtVolume
 
 SHAPE_VOX: ShapeVox = (20, 16, 12)
 SPACING_MM: SpacingMm = (1.5, 2.0, 3.0)

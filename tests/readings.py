@@ -4,8 +4,8 @@ import gzip
 from pathlib import Path
 from typing import Any
 
-from lib.state.labels import LabelHistory, Submission
-from lib.state.tables import LabelVersion
+from lib.labels.history import LabelHistory, Submission
+from lib.storage.tables import LabelVersion
 
 
 def add_reading(

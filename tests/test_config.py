@@ -4,7 +4,7 @@ import pytest
 
 from lib.config import AppConfig, RetrainConfig, is_loopback
 from lib.errors import ConfigError
-from lib.recipes import OPENKBP, PDDCA
+from lib.recipes.schema import OPENKBP, PDDCA
 
 
 def test_without_settings_every_default_holds() -> None:

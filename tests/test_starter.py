@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from lib.config import default_starter_dir
-from lib.inference import contour
-from lib.metrics import organ_dice
-from lib.recipes import OPENKBP
-from lib.registry import Model, Registry, load_model
-from lib.scans import read_ct, read_label
+from lib.evaluation.metrics import organ_dice
+from lib.imaging.scans import read_ct, read_label
+from lib.inference.single_pass import contour
+from lib.models.registry import Model, Registry, load_model
+from lib.recipes.schema import OPENKBP
 
 FIVE = ("Brainstem", "SpinalCord", "Bone_Mandible", "Parotid_L", "Parotid_R")
 MAX_BYTES = 20 * 1024 * 1024

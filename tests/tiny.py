@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lib.recipes import OPENKBP, NetworkConfig, ScheduleConfig
+from lib.recipes.schema import OPENKBP, NetworkConfig, ScheduleConfig
 
 TINY = replace(
     OPENKBP,

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lib.units import FloatArray
+from lib.imaging.quantities import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class OrganShape:
     """Size and place of one organ, drawn by a person or by a model.
 
     Attributes:
@@ -36,12 +36,12 @@ class OrganScore:
     Attributes:
         entropy: Mean normalised entropy over the voxels predicted as this organ, 0 to 1; None where none is.
         shape: Of the prediction before pieces are removed; None where nothing is predicted.
-        volume_cv: Variation of the volume over several samples (`lib.uncertainty`); None until computed.
+        volume_cv: Variation of the volume over several samples; None until computed.
         pairwise_dice: Mean Dice of each two samples; None until computed, or where no sample has the organ.
     """
 
     entropy: float | None
-    shape: Shape | None
+    shape: OrganShape | None
     volume_cv: float | None = None
     pairwise_dice: float | None = None
 
@@ -85,7 +85,7 @@ class Pool:
     candidates: Sequence[str]
     taken: Sequence[str] = ()
     scores: Mapping[str, ImageScore] = field(default_factory=dict)
-    shapes: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict)
+    shapes: Mapping[str, Mapping[str, OrganShape]] = field(default_factory=dict)
     appearance: Mapping[str, FloatArray] = field(default_factory=dict)
     seed: int = 0
 

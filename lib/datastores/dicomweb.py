@@ -9,11 +9,11 @@ from monailabel.config import settings
 
 from lib.datastores.local import FolderStore, StoreParts
 from lib.errors import ConfigError, DatastoreError, ScanError
-from lib.pacs.catalogue import Catalogue
 from lib.pacs.client import Pacs
-from lib.pacs.mirror import Mirror
-from lib.state.database import Database
-from lib.state.pacs_series import SeriesOfPacs
+from lib.pacs.series_cache import SeriesCache
+from lib.pacs.series_catalog import SeriesCatalog
+from lib.pacs.series_records import SeriesOfPacs
+from lib.storage.database import Database
 
 NOT_OURS = "the PACS is the hospital's: nothing is {what} there; do it with the PACS's own tools"
 
@@ -61,10 +61,10 @@ def open_store(
         folder: Of scans and labels.
         limit_gib: How much of scans is kept at hand.
     """
-    catalogue = Catalogue(
+    catalogue = SeriesCatalog(
         SeriesOfPacs(database, pacs.url), pacs, filters=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
     )
-    mirror = Mirror(
+    mirror = SeriesCache(
         folder, pacs, limit_bytes=int(limit_gib * 2**30), must_stay=parts.history.digests
     )
     return DicomWebStore(folder, parts, catalogue=catalogue, mirror=mirror)
@@ -85,7 +85,7 @@ class DicomWebStore(FolderStore):
     """
 
     def __init__(
-        self, folder: Path, parts: StoreParts, *, catalogue: Catalogue, mirror: Mirror
+        self, folder: Path, parts: StoreParts, *, catalogue: SeriesCatalog, mirror: SeriesCache
     ) -> None:
         self.catalogue = catalogue
         self.mirror = mirror

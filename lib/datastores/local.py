@@ -19,11 +19,6 @@ from monailabel.datastore.local import (
     LocalDatastoreModel,
 )
 
-from lib.archives import unpack
-from lib.datastores.adoption import Adoption, RefusedFile
-from lib.datastores.checks import CheckedLabel, check_label
-from lib.datastores.index import LABELS, Index, Listing, entry_of, suffix_of
-from lib.datastores.versions import LabelVersions
 from lib.errors import (
     DatastoreError,
     ImageExistsError,
@@ -32,17 +27,20 @@ from lib.errors import (
     ScanError,
     StorageFullError,
 )
-from lib.files import UNFINISHED, is_disk_full, replacing
-from lib.names import require_image_id, require_tag
-from lib.scans import read_ct, write_label
-from lib.state.labels import SUFFIX as LABEL_SUFFIX
-from lib.state.labels import LabelHistory, Submission
-from lib.state.quarantine import Quarantine
-from lib.state.reader_studies import CONSENSUS
-from lib.state.reader_studies import FINAL as FINAL
-from lib.state.tables import LabelVersion
-from lib.volume_files import SCAN_SUFFIXES
-from lib.volumes import LabelVolume
+from lib.imaging.formats import SCAN_SUFFIXES
+from lib.imaging.scans import read_ct, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.imaging.zip_archives import unpack
+from lib.labels.folder_watcher import FolderWatcher, RefusedFile
+from lib.labels.history import CONSENSUS, FINAL, LabelHistory, Submission
+from lib.labels.history import SUFFIX as LABEL_SUFFIX
+from lib.labels.monailabel_index import LABELS, Index, Listing, entry_of, suffix_of
+from lib.labels.quarantine import Quarantine
+from lib.labels.validation import CheckedLabel, check_label
+from lib.labels.working_copy import WorkingCopy
+from lib.storage.atomic_files import UNFINISHED, is_disk_full, replacing
+from lib.storage.identifiers import require_image_id, require_tag
+from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class FolderStore(LocalDatastore):
     What comes in is read before it is kept: an image must be one regular CT, a label must lie on its image's
     grid and hold organs. Labels are stored with the values of `labels`, as compressed NIfTI.
 
-    Each label is a version that stays for ever (`lib.state.labels`), `labels/<tag>/` holds a copy of the
+    Each label is a version that stays for ever (`lib.labels.history`), `labels/<tag>/` holds a copy of the
     current one, and what people change there by hand becomes a version too (`adopt`).
 
     Args:
@@ -100,7 +98,7 @@ class FolderStore(LocalDatastore):
         for tag in (FINAL, "original"):
             (folder / LABELS / tag).mkdir(parents=True, exist_ok=True)
         self._index = Index(folder, known=self._known, listing=listing)
-        adoption = Adoption(
+        adoption = FolderWatcher(
             folder,
             self.history,
             self._index,
@@ -108,7 +106,7 @@ class FolderStore(LocalDatastore):
             set_aside=self._set_aside,
             scan=self.require_image,
         )
-        self._versions = LabelVersions(
+        self._versions = WorkingCopy(
             folder, self.history, self._index, adoption=adoption, set_aside=self._set_aside
         )
         self.refresh()

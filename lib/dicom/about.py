@@ -22,7 +22,7 @@ _NO_TEXT = re.compile(r"[\\^=\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectAbout:
+class ObjectProvenance:
     """Of one DICOM object that holds organs.
 
     Attributes:

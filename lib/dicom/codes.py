@@ -3,7 +3,7 @@
 from pydicom.dataset import Dataset
 
 from lib.errors import LabelError
-from lib.organs import LATERALITY, ORGANS, Organ
+from lib.organs.table import LATERALITY, ORGANS, Organ
 
 ANATOMICAL_STRUCTURE = ("123037004", "Anatomical Structure")
 """Of the segmentation property categories (PS3.16 CID 7150)."""
@@ -20,7 +20,7 @@ def organ_of(name: str, image_id: str) -> Organ:
     """
     if name not in ORGANS:
         raise LabelError(
-            f"{image_id}: {name!r} has no code and no colour in lib/organs.py; it has {', '.join(ORGANS)}"
+            f"{image_id}: {name!r} has no code and no colour in lib/organs/table.py; it has {', '.join(ORGANS)}"
         )
     return ORGANS[name]
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from lib.dicom.polygons import PixelBox, centroid, fill_polygon
 from lib.errors import GeometryError
-from lib.geometry import Grid, ras_to_lps
-from lib.units import FloatArray, MaskArray
+from lib.imaging.geometry import Grid, ras_to_lps
+from lib.imaging.quantities import FloatArray, MaskArray
 
 PLANE_TOLERANCE = 0.2
 """Points of one plane may differ by this share of the slice distance along the slices' normal.

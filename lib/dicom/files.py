@@ -5,7 +5,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from lib.errors import StorageFullError
-from lib.files import is_disk_full, replacing
+from lib.storage.atomic_files import is_disk_full, replacing
 
 
 def save(path: Path, dataset: Dataset, image_id: str) -> None:

@@ -7,15 +7,15 @@ from typing import Literal, Protocol, get_args
 import pydicom
 from pydicom.dataset import FileDataset
 
-from lib.dicom.about import ObjectAbout
+from lib.dicom.about import ObjectProvenance
 from lib.dicom.rtstruct import read_rtstruct
 from lib.dicom.rtstruct_writer import write_rtstruct
 from lib.dicom.seg import read_seg, write_seg
-from lib.dicom.series import PARSING_ERRORS
 from lib.dicom.structures import StructureSet, Wanted
 from lib.errors import LabelError
-from lib.geometry import Grid
-from lib.volumes import LabelVolume
+from lib.imaging.dicom_series import PARSING_ERRORS
+from lib.imaging.geometry import Grid
+from lib.imaging.volumes import LabelVolume
 
 Kind = Literal["seg", "rtstruct"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -29,7 +29,7 @@ class _Writer(Protocol):
         path: Path,
         label: LabelVolume,
         headers: Sequence[FileDataset],
-        about: ObjectAbout,
+        about: ObjectProvenance,
         *,
         image_id: str = ...,
     ) -> tuple[str, ...]: ...
@@ -43,7 +43,7 @@ def write_object(
     path: Path,
     label: LabelVolume,
     headers: Sequence[FileDataset],
-    about: ObjectAbout,
+    about: ObjectProvenance,
     *,
     image_id: str,
 ) -> tuple[str, ...]:

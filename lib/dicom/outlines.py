@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import shapely
 
-from lib.units import FloatArray, MaskArray
+from lib.imaging.quantities import FloatArray, MaskArray
 
 
 def outlines(mask: MaskArray) -> list[FloatArray]:

@@ -6,7 +6,7 @@ the direction of drawing: `skimage.draw.polygon` and Pillow count edges in, `mat
 
 import numpy as np
 
-from lib.units import FloatArray, MaskArray
+from lib.imaging.quantities import FloatArray, MaskArray
 
 SNAP_VOX = 6
 """Decimals of a pixel that count; what is left of decimal strings and matrix inverses is beyond them."""

@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset, FileDataset
 
 from lib.dicom.contour_masks import Roi, draw
 from lib.dicom.references import items, require_same_scan
-from lib.dicom.series import PARSING_ERRORS
 from lib.dicom.structures import StructureSet, Wanted
 from lib.errors import LabelError, OrganNetError
-from lib.geometry import Grid
-from lib.units import FloatArray
+from lib.imaging.dicom_series import PARSING_ERRORS
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import FloatArray
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def read_rtstruct(
     Args:
         path: The RTSTRUCT's file.
         headers: The slices that it was drawn on, and
-        grid: their grid, as `lib.dicom.series.read_headers` returns them.
+        grid: their grid, as `lib.imaging.dicom_series.read_headers` returns them.
         image_id: For messages.
         wanted: Given the names of all ROIs, returns those to draw; the others are not looked at.
 

@@ -11,17 +11,17 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from lib.dicom.about import MANUFACTURER, SOFTWARE_VERSION, ObjectAbout, text
+from lib.dicom.about import MANUFACTURER, SOFTWARE_VERSION, ObjectProvenance, text
 from lib.dicom.codes import category_code, cielab, organ_code, organ_of
 from lib.dicom.files import save
 from lib.dicom.outlines import outlines
 from lib.dicom.references import frame_of_reference, patient_and_study
-from lib.dicom.series import arranged
 from lib.dicom.structures import present
-from lib.geometry import Grid, ras_to_lps, turned_onto
-from lib.organs import Organ
-from lib.units import FloatArray, MaskArray
-from lib.volumes import LabelVolume
+from lib.imaging.dicom_series import arranged
+from lib.imaging.geometry import Grid, ras_to_lps, turned_onto
+from lib.imaging.quantities import FloatArray, MaskArray
+from lib.imaging.volumes import LabelVolume
+from lib.organs.table import Organ
 
 RT_STRUCTURE_SET = UID("1.2.840.10008.5.1.4.1.1.481.3")
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
@@ -35,7 +35,7 @@ def write_rtstruct(
     path: Path,
     label: LabelVolume,
     headers: Sequence[FileDataset],
-    about: ObjectAbout,
+    about: ObjectProvenance,
     *,
     image_id: str = "label",
 ) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def write_rtstruct(
     Args:
         path: The file; replaced in one step.
         label: On the CT's voxels; its axes may run another way.
-        headers: The CT's slices, as `lib.dicom.series.read_headers` returns them.
+        headers: The CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
         about: The object's ids, author and time.
         image_id: For messages.
 
@@ -68,7 +68,7 @@ def write_rtstruct(
 
 
 def _dataset(
-    path: Path, slices: Sequence[FileDataset], about: ObjectAbout, image_id: str
+    path: Path, slices: Sequence[FileDataset], about: ObjectProvenance, image_id: str
 ) -> FileDataset:
     """Return everything but the ROIs."""
     meta = FileMetaDataset()
@@ -133,7 +133,7 @@ def _image(header: FileDataset) -> Dataset:
     return image
 
 
-def _roi(number: int, organ: Organ, about: ObjectAbout) -> Dataset:
+def _roi(number: int, organ: Organ, about: ObjectProvenance) -> Dataset:
     roi = Dataset()
     roi.ROINumber, roi.ROIName = number, organ.name
     roi.ROIGenerationAlgorithm = about.generation
@@ -142,7 +142,7 @@ def _roi(number: int, organ: Organ, about: ObjectAbout) -> Dataset:
     return roi
 
 
-def _observation(number: int, organ: Organ, about: ObjectAbout) -> Dataset:
+def _observation(number: int, organ: Organ, about: ObjectProvenance) -> Dataset:
     observation = Dataset()
     observation.ObservationNumber = observation.ReferencedROINumber = number
     observation.ROIObservationLabel = organ.name

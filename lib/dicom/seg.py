@@ -16,18 +16,18 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from lib.dicom.about import MANUFACTURER, SOFTWARE_VERSION, ObjectAbout, text, uid_of
+from lib.dicom.about import MANUFACTURER, SOFTWARE_VERSION, ObjectProvenance, text, uid_of
 from lib.dicom.codes import category_code, cielab, organ_code, organ_of
 from lib.dicom.files import save
 from lib.dicom.references import frame_of_reference, items, patient_and_study, require_same_scan
 from lib.dicom.seg_frames import frames_of, mark
-from lib.dicom.series import PARSING_ERRORS, arranged
 from lib.dicom.structures import StructureSet, Wanted, present
 from lib.errors import LabelError, OrganNetError
-from lib.geometry import Grid, turned_onto
-from lib.organs import Organ
-from lib.units import MaskArray
-from lib.volumes import LabelVolume
+from lib.imaging.dicom_series import PARSING_ERRORS, arranged
+from lib.imaging.geometry import Grid, turned_onto
+from lib.imaging.quantities import MaskArray
+from lib.imaging.volumes import LabelVolume
+from lib.organs.table import Organ
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def write_seg(
     path: Path,
     label: LabelVolume,
     headers: Sequence[FileDataset],
-    about: ObjectAbout,
+    about: ObjectProvenance,
     *,
     image_id: str = "label",
 ) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def write_seg(
     Args:
         path: The file; replaced in one step.
         label: On the CT's voxels; its axes may run another way.
-        headers: The CT's slices, as `lib.dicom.series.read_headers` returns them.
+        headers: The CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
         about: The object's ids, author and time.
         image_id: For messages.
 
@@ -134,7 +134,7 @@ def _sources(slices: Sequence[FileDataset], grid: Grid, image_id: str) -> list[D
 
 
 def _segment(
-    number: int, organ: Organ, header: FileDataset, about: ObjectAbout
+    number: int, organ: Organ, header: FileDataset, about: ObjectProvenance
 ) -> hd.seg.SegmentDescription:
     algorithm = None
     if about.model:
@@ -174,7 +174,7 @@ def read_seg(
     Args:
         path: The SEG's file: binary, fractional or a label map.
         headers: The slices that it was drawn on, and
-        grid: their grid, as `lib.dicom.series.read_headers` returns them.
+        grid: their grid, as `lib.imaging.dicom_series.read_headers` returns them.
         image_id: For messages.
         wanted: Given the labels of all segments, returns those to read; the others are not looked at.
 

@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset, FileDataset
 
 from lib.dicom.references import items
 from lib.errors import GeometryError, LabelError
-from lib.geometry import Grid, ras_to_lps
-from lib.units import FloatArray, MaskArray
+from lib.imaging.geometry import Grid, ras_to_lps
+from lib.imaging.quantities import FloatArray, MaskArray
 
 OFF_TOLERANCE_VOX = 0.1
 """A frame lies on the CT's voxels where no corner is further from a voxel's centre, along any axis.
@@ -27,7 +27,7 @@ _FrameArray = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class SegFrame:
     """One frame of one segment.
 
     Attributes:
@@ -43,7 +43,9 @@ class Frame:
     to_lps: FloatArray
 
 
-def frames_of(dataset: Dataset, headers: Sequence[FileDataset], image_id: str) -> Iterator[Frame]:
+def frames_of(
+    dataset: Dataset, headers: Sequence[FileDataset], image_id: str
+) -> Iterator[SegFrame]:
     """Yield the frames of a SEG, one after another; of a label map one for each segment in a frame.
 
     Raises:
@@ -67,16 +69,16 @@ def frames_of(dataset: Dataset, headers: Sequence[FileDataset], image_id: str) -
         to_lps = _place(group, shared, sources, where)
         if kind == "LABELMAP":
             for segment in np.unique(pixels_yx[pixels_yx != 0]).tolist():
-                yield Frame(number, segment, pixels_yx == segment, to_lps)
+                yield SegFrame(number, segment, pixels_yx == segment, to_lps)
             continue
         marked = pixels_yx != 0
         if kind == "FRACTIONAL":
             marked = pixels_yx >= _HALF * int(dataset.MaximumFractionalValue)
         identified = _group("SegmentIdentificationSequence", group, shared)
-        yield Frame(number, int(identified.ReferencedSegmentNumber), marked, to_lps)
+        yield SegFrame(number, int(identified.ReferencedSegmentNumber), marked, to_lps)
 
 
-def mark(mask: MaskArray, frame: Frame, grid: Grid, where: str) -> None:
+def mark(mask: MaskArray, frame: SegFrame, grid: Grid, where: str) -> None:
     """Add a frame's pixels to `mask` `(X, Y, Z)`, whichever of the grid's axes its own run along.
 
     Args:

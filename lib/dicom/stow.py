@@ -47,7 +47,7 @@ class ObjectId:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class StoreResult:
     """What became of one part of a request.
 
     Attributes:
@@ -78,7 +78,7 @@ def read_object_id(path: Path) -> ObjectId:
     return ObjectId(*values)
 
 
-def status_of(outcomes: Sequence[Outcome]) -> int:
+def status_of(outcomes: Sequence[StoreResult]) -> int:
     """Return the HTTP status: all stored, some, or none (PS3.18 table 10.5.3-1)."""
     failed = sum(outcome.failure is not None for outcome in outcomes)
     if not failed:
@@ -86,7 +86,7 @@ def status_of(outcomes: Sequence[Outcome]) -> int:
     return CONFLICT if failed == len(outcomes) else ACCEPTED
 
 
-def response_dataset(outcomes: Sequence[Outcome]) -> Dataset:
+def response_dataset(outcomes: Sequence[StoreResult]) -> Dataset:
     """Return the Store Instances Response Module (PS3.18 table 10.5.3-2)."""
     response = Dataset()
     # Type 2, empty: what is kept here is not for retrieval until the PACS has it.
@@ -103,7 +103,7 @@ def response_dataset(outcomes: Sequence[Outcome]) -> Dataset:
     return response
 
 
-def _item(outcome: Outcome) -> Dataset:
+def _item(outcome: StoreResult) -> Dataset:
     item = Dataset()
     if outcome.object_id is not None:
         item.ReferencedSOPClassUID = outcome.object_id.sop_class_uid

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.errors import LabelError
-from lib.geometry import Grid
-from lib.importers.combine import combine
-from lib.transforms.labels import organ_of_structure
-from lib.units import MaskArray
-from lib.volumes import LabelVolume
+from lib.imaging.combine_masks import combine
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import MaskArray
+from lib.imaging.volumes import LabelVolume
+from lib.organs.naming import organ_of_structure
 
 _log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from lib.errors import ScanError
-from lib.geometry import ras_to_lps, require_right_angles
-from lib.units import FloatArray
-from lib.volumes import CtVolume
+from lib.imaging.geometry import ras_to_lps, require_right_angles
+from lib.imaging.quantities import FloatArray
+from lib.imaging.volumes import CtVolume
 
 _INTERCEPT_HU = -1024
 

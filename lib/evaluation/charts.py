@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from lib.evaluation.published import HUMAN, NETWORKS, Published
+from lib.evaluation.published_results import HUMAN, NETWORKS, PublishedResult
 from lib.evaluation.table import Evaluation, Row, stem
 
 DPI = 150
@@ -170,7 +170,7 @@ def _box_chart(
     *,
     label: str,
     limits: tuple[float | None, float | None],
-    published: Sequence[Published] = (),
+    published: Sequence[PublishedResult] = (),
     note: Callable[[Row], str] | None = None,
     note_title: str = "",
 ) -> bytes:
@@ -217,7 +217,9 @@ def _box(axis: Any, place: int, sample: "np.ndarray[Any, Any]") -> None:
         axis.scatter(sample, place + spread, s=7, color=_POINT, linewidths=0, alpha=0.75, zorder=3)
 
 
-def _reference_marks(axis: Any, organs: Sequence[str], published: Sequence[Published]) -> None:
+def _reference_marks(
+    axis: Any, organs: Sequence[str], published: Sequence[PublishedResult]
+) -> None:
     networks = [line for line in published if line is not HUMAN]
     for line in published:
         places = [i for i, organ in enumerate(organs) if organ in line.dsc]

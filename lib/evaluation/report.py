@@ -15,14 +15,14 @@ from lib.evaluation.charts import (
     surface_dsc_chart,
     volume_chart,
 )
-from lib.evaluation.page import figure, page
-from lib.evaluation.published import HUMAN, NETWORKS
+from lib.evaluation.published_results import HUMAN, NETWORKS
 from lib.evaluation.table import Evaluation, Row, organ_statistics, overall, read_pair
-from lib.evaluation.worst import worst_picture, worst_rows
-from lib.files import replacing
-from lib.geometry import require_same_grid
-from lib.organs import NIKOLOV, ORGANS
-from lib.scans import read_ct
+from lib.evaluation.worst_cases import worst_picture, worst_rows
+from lib.imaging.geometry import require_same_grid
+from lib.imaging.scans import read_ct
+from lib.organs.table import NIKOLOV, ORGANS
+from lib.reports.html_page import figure, page
+from lib.storage.atomic_files import replacing
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ REFERENCES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worst:
+class WorstCase:
     """One of the contours that agree least.
 
     Attributes:
@@ -65,7 +65,7 @@ def draw_worst(
     *,
     values: Mapping[str, int] | None = None,
     count: int = WORST,
-) -> list[Worst]:
+) -> list[WorstCase]:
     """Return pictures of the contours that agree least, over the CT where `images` has it.
 
     A CT that cannot be read, or lies on another grid than the contours, is named in the note and left out.
@@ -78,7 +78,7 @@ def draw_worst(
         values: As evaluated.
         count: How many contours.
     """
-    drawn: dict[Row, Worst] = {}
+    drawn: dict[Row, WorstCase] = {}
     rows = worst_rows(found, count)
     with ThreadPoolExecutor(2) as pool:
         for case in dict.fromkeys(row.case for row in rows):
@@ -94,7 +94,7 @@ def draw_worst(
                     _log.warning("%s: drawn without its CT: %s", case, error)
             for row in (r for r in rows if r.case == case):
                 picture = worst_picture(row.organ, *pair, ct)
-                drawn[row] = Worst(row=row, picture=picture, note=note)
+                drawn[row] = WorstCase(row=row, picture=picture, note=note)
     return [drawn[row] for row in rows]
 
 
@@ -113,7 +113,7 @@ def write_report(
     path: Path,
     found: Evaluation,
     pictures: Mapping[str, bytes],
-    worst: Sequence[Worst],
+    worst: Sequence[WorstCase],
     *,
     sides: tuple[str, str],
     made: str,
@@ -252,7 +252,7 @@ def _figures(found: Evaluation, pictures: Mapping[str, bytes]) -> list[str]:
     ]
 
 
-def _worst_section(worst: Sequence[Worst], first: int) -> list[str]:
+def _worst_section(worst: Sequence[WorstCase], first: int) -> list[str]:
     if not worst:
         return []
     figures = []

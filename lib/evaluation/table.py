@@ -12,11 +12,18 @@ from typing import Any
 import numpy as np
 
 from lib.errors import ConfigError, OrganNetError
-from lib.evaluation.cases import Box, Contours, Piece, card_values, read_contours, same_grid
-from lib.files import replacing
-from lib.metrics import agreement
-from lib.organs import ORGANS
-from lib.units import SpacingMm
+from lib.evaluation.case_loading import (
+    Box,
+    CaseContours,
+    CroppedMask,
+    card_values,
+    read_contours,
+    same_grid,
+)
+from lib.evaluation.metrics import agreement
+from lib.imaging.quantities import SpacingMm
+from lib.organs.table import ORGANS
+from lib.storage.atomic_files import replacing
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +139,7 @@ def evaluate(
     A case that cannot be read or compared is named in `refused`, and the others go on.
 
     Args:
-        references: Case -> what `lib.evaluation.cases.find_cases` found.
+        references: Case -> what `lib.evaluation.case_loading.find_cases` found.
         predictions: Likewise.
         values: Spelling -> value of label volumes, on both sides; None to find out.
         organs: TG-263 names to look at; None for every organ of the references.
@@ -186,7 +193,7 @@ def read_pair(
     prediction: Path,
     values: Mapping[str, int] | None,
     pool: Executor,
-) -> tuple[Contours, Contours]:
+) -> tuple[CaseContours, CaseContours]:
     """Return the contours of both sides of one case.
 
     Raises:
@@ -303,14 +310,17 @@ def summary(found: Evaluation) -> dict[str, Any]:
 
 
 def _compare(
-    reference: Contours, prediction: Contours, organs: Collection[str] | None, pool: Executor
+    reference: CaseContours,
+    prediction: CaseContours,
+    organs: Collection[str] | None,
+    pool: Executor,
 ) -> list[Row]:
     names = [name for name in ORGANS if name in reference.organs]
     names = [name for name in names if organs is None or name in organs]
     return list(pool.map(lambda name: _row(reference, prediction, name), names))
 
 
-def _row(reference: Contours, prediction: Contours, organ: str) -> Row:
+def _row(reference: CaseContours, prediction: CaseContours, organ: str) -> Row:
     drawn, predicted = reference.organs[organ], prediction.organs.get(organ)
     tolerance_mm = ORGANS[organ].tolerance_mm
     box = union_box([drawn] if predicted is None else [drawn, predicted])
@@ -330,7 +340,7 @@ def _row(reference: Contours, prediction: Contours, organ: str) -> Row:
     )
 
 
-def union_box(pieces: Sequence[Piece]) -> Box:
+def union_box(pieces: Sequence[CroppedMask]) -> Box:
     """Return the smallest box that holds all of `pieces`, at least one."""
     x, y, z = (
         slice(min(p.box[a].start for p in pieces), max(p.box[a].stop for p in pieces))
@@ -339,12 +349,12 @@ def union_box(pieces: Sequence[Piece]) -> Box:
     return (x, y, z)
 
 
-def _spacing_mm(contours: Contours) -> SpacingMm:
+def _spacing_mm(contours: CaseContours) -> SpacingMm:
     x, y, z = (round(s, SPACING_DECIMALS) for s in contours.grid.spacing_mm)
     return (x, y, z)
 
 
-def _note(found: Evaluation, reference: Contours, prediction: Contours) -> None:
+def _note(found: Evaluation, reference: CaseContours, prediction: CaseContours) -> None:
     for side, contours in (("reference", reference), ("prediction", prediction)):
         for name in contours.unmatched:
             found.unmatched.setdefault(side, {}).setdefault(name, []).append(contours.case)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.imaging.quantities import MaskArray
+from lib.imaging.volumes import CtVolume
 from lib.importers.names import Naming, OrganNames
-from lib.units import MaskArray
-from lib.volumes import CtVolume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,11 @@ from pydicom.dataset import FileDataset
 
 from lib.dicom.objects import MODALITIES, read_object
 from lib.dicom.references import referenced_series
-from lib.dicom.series import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, read_headers
 from lib.errors import ScanError
+from lib.imaging.dicom_series import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, read_headers
+from lib.imaging.scans import read_ct
 from lib.importers.cases import Drawing, SourceCase
 from lib.importers.names import Naming, OrganNames
-from lib.scans import read_ct
 
 SOURCE = "dicom"
 

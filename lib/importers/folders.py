@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lib.volume_files import SCAN_SUFFIXES
+from lib.imaging.formats import SCAN_SUFFIXES
 
 CT_STEMS = ("ct", "img", "image")
 LABEL_STEMS = ("label", "labels", "seg", "segmentation")

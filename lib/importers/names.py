@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from lib.errors import ConfigError, LabelError
-from lib.organs import ORGANS, organ_set
-from lib.transforms.labels import organ_of_structure
+from lib.organs.naming import organ_of_structure
+from lib.organs.table import ORGANS, organ_set
 
 IGNORE = "ignore"
 

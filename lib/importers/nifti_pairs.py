@@ -1,4 +1,4 @@
-"""Pairs of a CT and one label volume, in any format that `lib.scans` reads.
+"""Pairs of a CT and one label volume, in any format that `lib.imaging.scans` reads.
 
 Three layouts: `images/` beside `labels/` (nnU-Net's `imagesTr/` and `labelsTr/` too); `<case>.nii.gz` with
 `<case>_label.nii.gz` or `<case>_seg.nii.gz`; a folder a case with `ct.*` and `label.*`.
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from lib.errors import LabelError, ScanError
+from lib.imaging.scans import read_ct, read_label
 from lib.importers.cases import Drawing, SourceCase
 from lib.importers.folders import CT_STEMS, ct_file, label_file, scan_files, stem
 from lib.importers.names import OrganNames
-from lib.scans import read_ct, read_label
 
 SOURCE = "nifti_pairs"
 _FOLDER_PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from lib.importers.cases import SourceCase
 from lib.importers.folders import ct_file, label_file
 from lib.importers.nifti_pairs import meaning_file, read_pair
-from lib.organs import organ_set
+from lib.organs.table import organ_set
 
 SOURCE = "openkbp"
 VALUES = {value: name for name, value in organ_set("openkbp").items()}

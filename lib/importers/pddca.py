@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from lib.errors import LabelError
+from lib.imaging.quantities import MaskArray
+from lib.imaging.scans import read_ct, read_label
 from lib.importers.cases import Drawing, SourceCase
 from lib.importers.folders import ct_file, scan_files, stem
 from lib.importers.names import OrganNames
-from lib.scans import read_ct, read_label
-from lib.units import MaskArray
 
 SOURCE = "pddca"
 _FOLDERS = ("structures", "segmentations")

@@ -16,15 +16,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lib.errors import ConfigError, DatastoreError, LabelError, OrganNetError
-from lib.files import write_json
+from lib.imaging.combine_masks import combine
+from lib.imaging.formats import SCAN_SUFFIXES
+from lib.imaging.scans import read_ct, read_label, write_ct, write_label
+from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.importers.cases import Drawing, SourceCase
-from lib.importers.combine import combine
 from lib.importers.detect import ids_given_twice
 from lib.importers.names import OrganNames
-from lib.names import require_image_id
-from lib.scans import read_ct, read_label, write_ct, write_label
-from lib.volume_files import SCAN_SUFFIXES
-from lib.volumes import CtVolume, LabelVolume
+from lib.storage.atomic_files import write_json
+from lib.storage.identifiers import require_image_id
 
 REPORT = "import.json"
 SUFFIX = ".nii.gz"

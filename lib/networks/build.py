@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from lib.errors import ConfigError
+from lib.imaging.quantities import ShapeVox
 from lib.networks import anatomynet, organnet25d, peers
 from lib.networks.bfloat16 import guard_gradients
-from lib.recipes import NetworkConfig, NetworkName, Recipe
-from lib.units import ShapeVox
+from lib.recipes.schema import NetworkConfig, NetworkName, Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ NETWORKS: Mapping[NetworkName, NetworkSpec] = {
         citation="Zhu et al., Medical Physics 46(2), 2019, arXiv 1808.05238; our code",
     ),
 }
-"""Name in `NetworkConfig.name` -> what it names; the keys are those of `lib.recipes.NETWORK_NAMES`."""
+"""Name in `NetworkConfig.name` -> what it names; the keys are those of `lib.recipes.schema.NETWORK_NAMES`."""
 
 
 def build_network(recipe: Recipe) -> nn.Module:

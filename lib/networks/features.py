@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 from torch import Tensor, nn
 
-from lib.units import FloatArray
+from lib.imaging.quantities import FloatArray
 
 ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish)
 

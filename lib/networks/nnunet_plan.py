@@ -8,7 +8,7 @@ topology" of the methods; the details that they leave open are those of the auth
 import math
 from dataclasses import dataclass
 
-from lib.units import ShapeVox, SpacingMm
+from lib.imaging.quantities import ShapeVox, SpacingMm
 
 SMALLEST_MAP_VOX = 4
 """An axis is pooled only while at least this many voxels remain on it."""
@@ -19,7 +19,7 @@ LARGEST_CHANNELS = 320
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class UNetPlan:
     """A U-Net's levels, from the input's own resolution down.
 
     Attributes:
@@ -42,7 +42,7 @@ class Plan:
         return [min(width * 2**level, largest) for level in range(len(self.strides))]
 
 
-def plan_unet(crop_vox: ShapeVox, spacing_mm: SpacingMm) -> Plan:
+def plan_unet(crop_vox: ShapeVox, spacing_mm: SpacingMm) -> UNetPlan:
     """Return the levels of a U-Net for crops of `crop_vox` voxels of `spacing_mm`.
 
     A level pools, of the axes that keep `SMALLEST_MAP_VOX` voxels, those whose voxels are not yet twice as
@@ -62,7 +62,7 @@ def plan_unet(crop_vox: ShapeVox, spacing_mm: SpacingMm) -> Plan:
         size = [-(-n // by) for n, by in zip(size, stride, strict=True)]
         spacing = [step * by for step, by in zip(spacing, stride, strict=True)]
     # The deepest level sees all three axes, however coarse one of them still is.
-    return Plan((*kernels, (3, 3, 3)), tuple(strides))
+    return UNetPlan((*kernels, (3, 3, 3)), tuple(strides))
 
 
 def _pooled_axes(size: list[int], spacing: list[float]) -> list[int]:

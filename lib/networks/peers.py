@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib.errors import ConfigError
+from lib.imaging.quantities import ShapeVox
 from lib.networks.anatomynet import AnatomyNet
-from lib.networks.nnunet_plan import Plan, plan_unet
-from lib.recipes import Recipe
-from lib.units import ShapeVox
+from lib.networks.nnunet_plan import UNetPlan, plan_unet
+from lib.recipes.schema import Recipe
 
 FIVE_LEVELS = (1, 2, 4, 8, 16)
 """Channels of each level, in widths, where channels double."""
@@ -56,7 +56,7 @@ class Padded(nn.Module):
         return logits[:, :, :size_x, :size_y, :size_z]
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe) -> UNetPlan:
     """Return the levels of `dynunet` for the recipe's crop and spacing.
 
     Raises:

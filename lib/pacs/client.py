@@ -16,8 +16,8 @@ from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from lib.dicom.series import PARSING_ERRORS
 from lib.errors import ConfigError, NotDeliveredError, PacsError
+from lib.imaging.dicom_series import PARSING_ERRORS
 
 CONNECT_S = 5.0
 READ_S = 120.0

@@ -9,17 +9,17 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.background.child import PARENT_GONE
-from lib.background.priority import fewer_threads
-from lib.background.repeating import Repeating
-from lib.background.start import start_child
 from lib.config import RetrainConfig
-from lib.locks import Claim
-from lib.retrain.plan import Planner
-from lib.retrain.policy import Decision, decide
-from lib.retrain.worker import BUSY, CLAIM, RUNS, STOPPED, Place
-from lib.state.runs import ACTIVE, Runs, RunState
-from lib.state.tables import Run, now
+from lib.jobs.child_process import PARENT_GONE
+from lib.jobs.low_priority import fewer_threads
+from lib.jobs.periodic_task import PeriodicTask
+from lib.jobs.start_child import start_child
+from lib.retrain.run_records import ACTIVE, Runs, RunState
+from lib.retrain.training_process import BUSY, CLAIM, RUNS, STOPPED, RunDirectory
+from lib.retrain.training_set import Planner
+from lib.retrain.trigger import TriggerDecision, decide
+from lib.storage.process_locks import ProcessLock
+from lib.storage.tables import Run, now
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Scheduler:
     def __init__(
         self,
         *,
-        place: Place,
+        place: RunDirectory,
         planner: Planner,
         runs: Runs,
         settings: Callable[[], RetrainConfig],
@@ -62,9 +62,9 @@ class Scheduler:
         self._queue = queue
         self._after_crash = after_crash
         self._settle = settle
-        self._claim = Claim(place.state / SCHEDULING)
-        self._training = Claim(place.state / CLAIM)
-        self._loop = Repeating(
+        self._claim = ProcessLock(place.state / SCHEDULING)
+        self._training = ProcessLock(place.state / CLAIM)
+        self._loop = PeriodicTask(
             "scheduler", self.tick, every_s=TICK_S, trouble="the scheduler met an error"
         )
         self._child: subprocess.Popen[bytes] | None = None
@@ -114,7 +114,7 @@ class Scheduler:
         if active is not None and self._training.is_free():
             self._begin(active)
 
-    def decision(self) -> Decision:
+    def decision(self) -> TriggerDecision:
         """Return whether a training starts now, and why or why not."""
         situation = self._planner.situation(self._planner.cases())
         return decide(self._settings(), situation, now())
@@ -126,7 +126,7 @@ class Scheduler:
         arguments = ["--place", self._place.to_json(), "--run", str(run.id)]
         with log_path(folder).open("ab") as log:
             self._child = start_child(
-                "lib.retrain.worker", arguments, threads=threads, stdin=subprocess.DEVNULL,
+                "lib.retrain.training_process", arguments, threads=threads, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log,
             )  # fmt: skip
         self._child_run = run.id

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from lib.retrain.control import Retraining
-from lib.retrain.model_overview import summary
-from lib.retrain.plan import Planned
-from lib.retrain.policy import decide
+from lib.models.model_history import STARTER, WAITING
+from lib.retrain.case_set_records import REFEREE
+from lib.retrain.model_views import summary
+from lib.retrain.run_records import ACTIVE, RunState
 from lib.retrain.scheduler import log_path, tail
-from lib.state.case_sets import REFEREE
-from lib.state.models import STARTER, WAITING
-from lib.state.runs import ACTIVE, RunState
-from lib.state.tables import ModelVersion, Run, now
+from lib.retrain.service import RetrainingService
+from lib.retrain.training_set import Planned
+from lib.retrain.trigger import decide
+from lib.storage.tables import ModelVersion, Run, now
 
 SHOWN_LINES = 20
 HISTORY = 50
@@ -28,7 +28,7 @@ _TASK_STATUS: Mapping[str, str] = {
 }
 
 
-def status(retraining: Retraining, served: Mapping[str, Any] | None) -> dict[str, Any]:
+def status(retraining: RetrainingService, served: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return everything at a glance.
 
     Args:
@@ -64,7 +64,7 @@ def status(retraining: Retraining, served: Mapping[str, Any] | None) -> dict[str
     }
 
 
-def task(retraining: Retraining, run: Run, model: str) -> dict[str, Any]:
+def task(retraining: RetrainingService, run: Run, model: str) -> dict[str, Any]:
     """Return a run as MONAI Label's clients know a task."""
     shown: dict[str, Any] = {
         "id": str(run.id),

@@ -9,14 +9,14 @@ from typing import Any
 from fastapi import Response
 from pydicom.dataset import FileDataset
 
-from lib.datastores.exported import MODEL
-from lib.dicom.about import ObjectAbout
+from lib.dicom.about import ObjectProvenance
 from lib.dicom.objects import Kind, write_object
-from lib.dicom.series import read_headers, require_series
 from lib.errors import ConfigError
-from lib.scans import read_label
+from lib.imaging.dicom_series import read_headers, require_series
+from lib.imaging.scans import read_label
+from lib.imaging.volumes import LabelVolume
+from lib.pacs_sync.dicom_export import MODEL
 from lib.server.requests import as_flag
-from lib.volumes import LabelVolume
 
 MEDIA_TYPE = "application/dicom"
 
@@ -43,7 +43,7 @@ def inferred(app: Any, request: Mapping[str, Any], kind: Kind) -> Response:
     folder = require_series(Path(scan) if scan else app.image_path(image_id), image_id)
     result = app.infer({**request, "result_extension": ".nii.gz", "result_dtype": "uint8"})
     params = result["params"]
-    about = ObjectAbout(
+    about = ObjectProvenance(
         model=MODEL,
         model_version=str(params["model_version"]),
         is_automatic=True,
@@ -62,7 +62,7 @@ def answer(
     file: Path,
     labels: Mapping[str, int],
     headers: Sequence[FileDataset],
-    about: ObjectAbout,
+    about: ObjectProvenance,
     *,
     image_id: str,
     name: str = "",

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Response
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.activelearning.edit_chart import edit_chart
-from lib.activelearning.editing import summary
+from lib.activelearning.edit_cost_chart import edit_chart
+from lib.activelearning.edit_cost_curve import summary
 from lib.server.roles import USER
 
 router = APIRouter(prefix="/organnet")

@@ -7,17 +7,17 @@ from fastapi import APIRouter, Response
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.datastores.exported import about_version
-from lib.datastores.local import FINAL
 from lib.dicom.objects import Kind
-from lib.dicom.series import read_headers, require_series
 from lib.errors import ConfigError, DatastoreError, StateError
-from lib.names import require_image_id, require_tag
-from lib.server import answers
-from lib.server.blinding import require_sight
+from lib.imaging.dicom_series import read_headers, require_series
+from lib.labels.history import FINAL
+from lib.pacs_sync.dicom_export import about_version
+from lib.server import responses
 from lib.server.dicom_objects import answer
+from lib.server.reader_blinding import require_label_access
 from lib.server.roles import ANNOTATOR, USER
-from lib.state.tables import LabelVersion
+from lib.storage.identifiers import require_image_id, require_tag
+from lib.storage.tables import LabelVersion
 
 Format = Literal["seg", "rtstruct", "nrrd"]
 
@@ -38,7 +38,7 @@ def export_label(
     """
     kept, file = _kept(image, tag, version, user)
     if format == "nrrd":
-        return answers.label(file, _name_of(kept), image_id=image)
+        return responses.label(file, _name_of(kept), image_id=image)
     return _as_dicom(kept, file, format)
 
 
@@ -52,19 +52,23 @@ def send_label(
 ) -> dict[str, str]:
     """Store a label in the PACS now, as `export_label` returns it; final ones get there by themselves."""
     app = app_instance()
-    if app.traffic is None:
+    if app.pacs_sync is None:
         raise ConfigError(
             f"{image}: this server's studies lie in a folder, so there is no PACS to send to; GET the object "
             f"from /organnet/export/{image}, and store it with your PACS's tools"
         )
     kept, file = _kept(image, tag, version, user)
-    if kept.tag == FINAL and not app.desk.is_for_all(kept):
+    if kept.tag == FINAL and not app.assignments.is_for_all(kept):
         raise StateError(
             f"{image}: in a reader study that is not complete, and in the PACS everybody would see the label; "
             "it is sent when all have submitted"
         )
     content = bytes(_as_dicom(kept, file, format).body)
-    return {"image": image, "format": format, "sop_instance_uid": app.traffic.store_object(content)}
+    return {
+        "image": image,
+        "format": format,
+        "sop_instance_uid": app.pacs_sync.store_object(content),
+    }
 
 
 def _kept(image: str, tag: str, number: int | None, user: User) -> tuple[LabelVersion, Path]:
@@ -73,14 +77,14 @@ def _kept(image: str, tag: str, number: int | None, user: User) -> tuple[LabelVe
     image_id, tag = require_image_id(image), require_tag(tag)
     app.image_path(image_id)
     kept = (
-        app.labels_kept.newest(image_id, tag)
+        app.label_history.newest(image_id, tag)
         if number is None
-        else app.labels_kept.version(image_id, tag, number)
+        else app.label_history.version(image_id, tag, number)
     )
     if kept is None:
         raise DatastoreError(f"{image_id}: there is no label with the tag {tag!r}")
-    require_sight(app, image_id, tag, user, is_version=number is not None)
-    file = app.labels_kept.path(kept.digest)
+    require_label_access(app, image_id, tag, user, is_version=number is not None)
+    file = app.label_history.path(kept.digest)
     if not file.is_file():
         raise DatastoreError(
             f"{image_id}: the volume of version {kept.number} is gone; restore a backup"

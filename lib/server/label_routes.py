@@ -9,10 +9,10 @@ from monailabel.interfaces.utils.app import app_instance
 
 from lib.datastores.local import FolderStore
 from lib.errors import DatastoreError
-from lib.names import require_image_id, require_tag
-from lib.server.blinding import require_sight
+from lib.server.reader_blinding import require_label_access
 from lib.server.roles import ADMIN, REVIEWER, USER, author_of
-from lib.state.tables import LabelVersion
+from lib.storage.identifiers import require_image_id, require_tag
+from lib.storage.tables import LabelVersion
 
 router = APIRouter(prefix="/organnet")
 
@@ -79,7 +79,7 @@ def get_version(image: str, number: int, tag: str = "final", user: User = USER) 
     """Return the file of one version; not to those who are to draw their own first."""
     history = _store().history
     version = history.version(require_image_id(image), require_tag(tag), number)
-    require_sight(app_instance(), image, tag, user, is_version=True)
+    require_label_access(app_instance(), image, tag, user, is_version=True)
     name = f"{image}-{tag}-{number}.nii.gz"
     path = history.path(version.digest)
     if not path.is_file():

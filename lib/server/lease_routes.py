@@ -6,10 +6,10 @@ from fastapi import APIRouter, HTTPException
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.names import require_image_id
 from lib.server.requests import as_number, only
 from lib.server.roles import ANNOTATOR, ANNOTATOR_OR_REVIEWER, USER, holder_of, may_review
-from lib.state.tables import Lease
+from lib.storage.identifiers import require_image_id
+from lib.storage.tables import Lease
 
 router = APIRouter(prefix="/organnet/leases")
 

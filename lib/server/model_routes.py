@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.retrain import model_overview
+from lib.retrain import model_views
 from lib.server.roles import ADMIN, USER
 
 KEEP = 5
@@ -21,21 +21,21 @@ def list_models(_user: User = USER) -> Any:
     app = app_instance()
     # What another program wrote or published since is in the list too.
     app.promoter.notice()
-    return model_overview.overview(app.models, app.served)
+    return model_views.overview(app.models, app.served)
 
 
 @router.get("/compare")
 def compare_models(a: str, b: str, _user: User = USER) -> Any:
     """Return two models side by side: DSC per organ, labels and recipe fields that differ."""
     app = app_instance()
-    return model_overview.compare(app.models, app.registry, a, b)
+    return model_views.compare(app.models, app.registry, a, b)
 
 
 @router.get("/{version}")
 def show_model(version: str, _user: User = USER) -> Any:
     """Return all that is known of a model."""
     app = app_instance()
-    return model_overview.everything(app.models, app.served, version)
+    return model_views.everything(app.models, app.served, version)
 
 
 @router.post("/rollback")

@@ -10,13 +10,14 @@ from fastapi import APIRouter
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.activelearning.readings import is_made_of, newest_consensus, numbers_of
+from lib.assignment.reader_studies import MAX_READERS, by_reader
+from lib.assignment.readings import is_made_of, newest_consensus, numbers_of
 from lib.errors import ConfigError
-from lib.names import require_image_id
+from lib.labels.history import CONSENSUS, FINAL
 from lib.server.requests import as_number
 from lib.server.roles import REVIEWER, USER, author_of
-from lib.state.reader_studies import CONSENSUS, FINAL, MAX_READERS, by_reader
-from lib.state.tables import LabelVersion, ReaderStudy
+from lib.storage.identifiers import require_image_id
+from lib.storage.tables import LabelVersion, ReaderStudy
 
 router = APIRouter(prefix="/organnet/readers")
 
@@ -82,7 +83,7 @@ def list_studies(_user: User = USER) -> list[dict[str, Any]]:
     """Return every reader study: who has read, and the mean DSC between readers of each organ."""
     app = app_instance()
     return [
-        _about(s.image_id, s.readers, s, app.labels_kept.history(s.image_id, FINAL))
+        _about(s.image_id, s.readers, s, app.label_history.history(s.image_id, FINAL))
         for s in app.readers.all()
     ]
 
@@ -94,7 +95,7 @@ def show_study(image: str, _user: User = USER) -> dict[str, Any]:
     image_id = require_image_id(image)
     app.image_path(image_id)
     study = next((s for s in app.readers.all() if s.image_id == image_id), None)
-    versions = app.labels_kept.history(image_id, FINAL)
+    versions = app.label_history.history(image_id, FINAL)
     readings = [
         {
             "reader": reader,
@@ -123,5 +124,5 @@ def open_study(image: str, body: dict[str, Any], user: User = REVIEWER) -> dict[
     if readers != int(readers):
         raise ConfigError(f"readers: {readers:g} is no whole number")
     app.readers.ask(image_id, int(readers), author_of(user))
-    app.desk.wake()
+    app.assignments.wake()
     return show_study(image, user)

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lib.assignment.reader_studies import MAX_READERS
 from lib.errors import ConfigError
-from lib.state.reader_studies import MAX_READERS
 
 INFER_KEYS = frozenset(
     {
@@ -88,7 +88,7 @@ _TRAIN: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def train_wishes(params: Any) -> dict[str, Any]:
+def train_options(params: Any) -> dict[str, Any]:
     """Return what a client may say about a training, checked.
 
     Raises:
@@ -98,7 +98,7 @@ def train_wishes(params: Any) -> dict[str, Any]:
     return {key: _TRAIN[key](value) for key, value in given.items() if value is not None}
 
 
-def strategy_wishes(params: Mapping[str, Any] | None) -> dict[str, Any]:
+def strategy_options(params: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what a client may say about the next image, checked.
 
     Raises:

@@ -14,18 +14,18 @@ from fastapi import APIRouter, File, Form, HTTPException, Response, UploadFile
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.archives import unpack
 from lib.dicom.objects import Kind
 from lib.errors import ConfigError
-from lib.names import require_session_id
-from lib.server import answers, dicom_objects
-from lib.server.requests import INFER_KEYS, only, parse_params, strategy_wishes
+from lib.imaging.zip_archives import unpack
+from lib.server import dicom_objects, responses
+from lib.server.requests import INFER_KEYS, only, parse_params, strategy_options
 from lib.server.roles import USER, author_of, holder_of
 from lib.server.uploads import received, stem_of
+from lib.storage.identifiers import require_session_id
 
 router = APIRouter()
 
-Output = answers.Output | Literal["dicom_seg", "rtstruct"]
+Output = responses.Output | Literal["dicom_seg", "rtstruct"]
 KINDS: Mapping[Output, Kind] = {"dicom_seg": "seg", "rtstruct": "rtstruct"}
 
 
@@ -60,14 +60,14 @@ def infer(
             return _contours(request, output)
     if not image:
         raise ConfigError("infer needs an image id (?image=), a session (?session_id=) or a file")
-    app_instance().desk.is_at_work(image, holder_of(user, given.get("client_id")))
+    app_instance().assignments.is_at_work(image, holder_of(user, given.get("client_id")))
     return _contours(request, output)
 
 
 def _contours(request: Mapping[str, Any], output: Output) -> Response:
     if output == "dicom_seg" or output == "rtstruct":
         return dicom_objects.inferred(app_instance(), request, KINDS[output])
-    return answers.contours(app_instance().infer(request), output)
+    return responses.contours(app_instance().infer(request), output)
 
 
 def _session_scan(session_id: str) -> str:
@@ -83,6 +83,6 @@ def _session_scan(session_id: str) -> str:
 @router.post("/activelearning/{strategy}")
 def next_sample(strategy: str, params: dict[str, Any] | None = None, user: User = USER) -> Any:
     """Lease the image to contour next to whoever asks; without `id`, and with `why`, where there is none."""
-    wishes = strategy_wishes(params)
+    wishes = strategy_options(params)
     holder = holder_of(user, wishes.get("client_id"))
     return app_instance().next_sample({**wishes, "strategy": strategy, "holder": holder})

@@ -8,12 +8,12 @@ from monailabel.endpoints import session
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.archives import unpack
-from lib.names import require_session_id
-from lib.scans import read_ct
-from lib.server import answers
+from lib.imaging.scans import read_ct
+from lib.imaging.zip_archives import unpack
+from lib.server import responses
 from lib.server.roles import USER
 from lib.server.uploads import received, stem_of
+from lib.storage.identifiers import require_session_id
 
 router = APIRouter(prefix="/session")
 
@@ -50,7 +50,7 @@ def get_session(
 ) -> Any:
     """Return a session, or its scan."""
     about = session.get_session(require_session_id(session_id), update_ts)
-    return answers.scan(Path(about["image"]), "session") if image else about
+    return responses.scan(Path(about["image"]), "session") if image else about
 
 
 @router.delete("/{session_id}")

@@ -8,8 +8,8 @@ from typing import Any
 from monailabel.utils.sessions import SessionInfo, Sessions
 
 from lib.errors import DatastoreError
-from lib.files import replacing
-from lib.names import require_session_id
+from lib.storage.atomic_files import replacing
+from lib.storage.identifiers import require_session_id
 
 
 class ScanSessions(Sessions):

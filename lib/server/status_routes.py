@@ -19,7 +19,7 @@ def get_status(_user: User = USER) -> Any:
     app = app_instance()
     return {
         **status.status(app.retraining, app.served_now()),
-        "pacs": None if app.traffic is None else app.traffic.status(),
+        "pacs": None if app.pacs_sync is None else app.pacs_sync.status(),
         "active_learning": {"scoring": app.config.scoring, **app.active_learning.status()},
     }
 

@@ -10,12 +10,12 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum
 
-from lib.names import require_image_id, require_tag
-from lib.server import answers
-from lib.server.blinding import require_sight
+from lib.server import responses
+from lib.server.reader_blinding import require_label_access
 from lib.server.requests import parse_params
 from lib.server.roles import ADMIN, ANNOTATOR, USER, author_of
 from lib.server.uploads import MAX_LABEL_BYTES, received, stem_of
+from lib.storage.identifiers import require_image_id, require_tag
 
 router = APIRouter(prefix="/datastore")
 
@@ -67,7 +67,7 @@ def check_image(image: str, check_sum: str | None = None, _user: User = USER) ->
 @router.get("/image")
 def get_image(image: str, _user: User = USER) -> Response:
     """Return a scan as its file; a DICOM folder as NIfTI."""
-    return answers.scan(app_instance().image_path(require_image_id(image)), image)
+    return responses.scan(app_instance().image_path(require_image_id(image)), image)
 
 
 @router.get("/image/info")
@@ -109,7 +109,7 @@ def save_label(
     with received(label, limit_bytes=MAX_LABEL_BYTES, refuse=refuse) as (path,):
         version = app.store.keep_label(image_id, path, tag, about)
     app.on_save_label(image_id, image_id)
-    return {"image": image_id, "label": image_id, **app.remarks_on(version)}
+    return {"image": image_id, "label": image_id, **app.submission_warnings(version)}
 
 
 @router.delete("/label")
@@ -131,7 +131,7 @@ def get_label(label: str, tag: str, user: User = USER) -> Response:
     """Return a label as its file; not to those who are to draw their own first."""
     app = app_instance()
     path = app.label_path(require_image_id(label), require_tag(tag))
-    require_sight(app, label, tag, user, is_version=False)
+    require_label_access(app, label, tag, user, is_version=False)
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 

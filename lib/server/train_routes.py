@@ -10,10 +10,10 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
 from lib.retrain import status
-from lib.retrain.control import Retraining
-from lib.server.requests import train_wishes
+from lib.retrain.service import RetrainingService
+from lib.server.requests import train_options
 from lib.server.roles import ADMIN, USER
-from lib.state.tables import Run
+from lib.storage.tables import Run
 
 router = APIRouter(prefix="/train")
 
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/train")
 @router.get("/")
 def train_status(all: bool = False, check_if_running: bool = False, _user: User = USER) -> Any:
     """Return the last training; 404 where there is none, or none is running."""
-    retraining: Retraining = app_instance().retraining
+    retraining: RetrainingService = app_instance().retraining
     if check_if_running:
         active = retraining.runs.active()
         if active is None:
@@ -55,7 +55,7 @@ def stop_training(user: User = ADMIN) -> Any:
 
 
 def _start(model: str, params: Any, user: User) -> Any:
-    wishes = train_wishes(params)
+    wishes = train_options(params)
     app = app_instance()
     app.require_trainer(model)
     active = app.retraining.runs.active()

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastapi import UploadFile
 
 from lib.errors import ScanError
-from lib.volume_files import SCAN_SUFFIXES
+from lib.imaging.formats import SCAN_SUFFIXES
 
 UPLOAD_SUFFIXES = (*SCAN_SUFFIXES, ".zip", ".dcm")
 MAX_UPLOAD_BYTES = 2 * 2**30

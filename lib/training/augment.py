@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d
 
-from lib.recipes import AugmentConfig
+from lib.imaging.quantities import LabelArray, ShapeVox, SpacingMm
+from lib.recipes.schema import AugmentConfig
 from lib.training.metal import add_fillings
-from lib.units import LabelArray, ShapeVox, SpacingMm
 
 Hu = npt.NDArray[np.float32]
 

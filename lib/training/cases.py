@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.errors import LabelError, OrganNetError, TrainingError
-from lib.files import replacing
-from lib.scans import read_ct, read_label
-from lib.transforms.pipelines import Pipeline
-from lib.units import LabelArray
+from lib.imaging.quantities import LabelArray
+from lib.imaging.scans import read_ct, read_label
+from lib.inference.preprocessing import Pipeline
+from lib.storage.atomic_files import replacing
 
 logger = logging.getLogger(__name__)
 

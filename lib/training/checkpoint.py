@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lib.errors import CheckpointError
-from lib.files import replacing
+from lib.storage.atomic_files import replacing
 
 logger = logging.getLogger(__name__)
 

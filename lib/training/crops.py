@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from lib.organs import mirror_values
-from lib.recipes import Recipe
+from lib.inference.preprocessing import Pipeline
+from lib.organs.table import mirror_values
+from lib.recipes.schema import Recipe
 from lib.training.augment import AIR_HU, Crop, Streams, Warp, augment, draw_warp
 from lib.training.cases import PreparedCase
-from lib.transforms.pipelines import Pipeline
 
 JITTER = 0.25
 """How far a crop's centre may lie from its organ's voxel, as a share of the crop."""

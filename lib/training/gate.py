@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lib.errors import CheckpointError
-from lib.registry import Registry, load_model
+from lib.models.registry import Registry, load_model
 from lib.training.cases import Case
 from lib.training.validate import validate
 

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from lib.recipes import AugmentConfig
-from lib.units import SpacingMm
+from lib.imaging.quantities import SpacingMm
+from lib.recipes.schema import AugmentConfig
 
 Hu = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

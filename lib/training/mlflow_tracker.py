@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.errors import ConfigError
-from lib.files import write_json
+from lib.imaging.volumes import CtVolume, LabelVolume
+from lib.storage.atomic_files import write_json
 from lib.training.record import flattened
 from lib.training.tracking import metrics_of
-from lib.volumes import CtVolume, LabelVolume
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lib.errors import ConfigError
-from lib.inference import fast_bfloat16
+from lib.inference.single_pass import fast_bfloat16
 from lib.training.crops import Favoured
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lib.recipes import ScheduleConfig
+from lib.recipes.schema import ScheduleConfig
 from lib.training.budget import Budget
-from lib.training.state import RunState
-from lib.training.stopping import standing
+from lib.training.state import TrainingState
+from lib.training.stopping import stopping_state
 from lib.training.tracking import Tracker
 
 
@@ -94,11 +94,11 @@ def time_left_s(done: float, planned: float, budget: Budget) -> float:
 
 
 def progress_of(
-    state: RunState, schedule: ScheduleConfig, budget: Budget, *, is_over: bool
+    state: TrainingState, schedule: ScheduleConfig, budget: Budget, *, is_over: bool
 ) -> Progress:
     """Return where the run is; one that is over takes no more time, however many epochs were planned."""
     validated = state.validated()
-    best = standing([e["mean_dice"] for e in validated], min_delta=schedule.min_delta).best
+    best = stopping_state([e["mean_dice"] for e in validated], min_delta=schedule.min_delta).best
     return Progress(
         epoch=state.epoch,
         total_epochs=schedule.epochs,

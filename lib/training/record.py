@@ -15,9 +15,9 @@ import yaml
 
 from lib import __version__
 from lib.config import APP_DIR
-from lib.files import replacing
-from lib.recipes import Recipe
-from lib.registry import Model
+from lib.models.registry import Model
+from lib.recipes.schema import Recipe
+from lib.storage.atomic_files import replacing
 from lib.training.cases import Case, PreparedCase, digest_of
 from lib.training.distributed import Group
 from lib.training.options import RunOptions

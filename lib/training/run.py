@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from lib.errors import TrainingError
-from lib.files import remove_unfinished
-from lib.losses import FocalDiceLoss
-from lib.recipes import Recipe
-from lib.registry import Model
+from lib.inference.preprocessing import Pipeline
+from lib.models.registry import Model
+from lib.networks.losses import FocalDiceLoss
+from lib.recipes.schema import Recipe
+from lib.storage.atomic_files import remove_unfinished
 from lib.training.budget import Budget
 from lib.training.cases import Case, PreparedCase, prepare_cases
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
@@ -28,12 +29,11 @@ from lib.training.distributed import Group, current_group
 from lib.training.options import RunOptions
 from lib.training.progress import Progress, Step, Watch, progress_of
 from lib.training.record import run_record, write_record
-from lib.training.state import RunState, fresh_state
+from lib.training.state import TrainingState, fresh_state
 from lib.training.steps import Trainer
-from lib.training.stopping import should_stop, standing
+from lib.training.stopping import should_stop, stopping_state
 from lib.training.tracking import FAILED, FINISHED, STOPPED, Trackers
 from lib.training.validate import validate
-from lib.transforms.pipelines import Pipeline
 
 __all__ = ["Progress", "RunOptions", "Step", "TrainedModel", "Watch", "train"]
 
@@ -124,7 +124,7 @@ class _Run:
     run_dir: Path
     watch: Watch
     group: Group
-    state: RunState
+    state: TrainingState
     budget: Budget
     fingerprint: str
     record: Mapping[str, Any]
@@ -253,7 +253,7 @@ class _Run:
     def _best_epoch(self) -> int | None:
         validated = self.state.validated()
         means = [entry["mean_dice"] for entry in validated]
-        best = standing(means, min_delta=self.recipe.schedule.min_delta).best
+        best = stopping_state(means, min_delta=self.recipe.schedule.min_delta).best
         return None if best is None else int(validated[best]["epoch"])
 
     def weights(self) -> Mapping[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 
-from lib.recipes import ScheduleConfig
+from lib.recipes.schema import ScheduleConfig
 
 
 def learning_rate(schedule: ScheduleConfig, step: int, share_of_budget: float = 0.0) -> float:

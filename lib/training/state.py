@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lib.models.registry import Model
 from lib.networks.build import build_network
-from lib.recipes import Recipe
-from lib.registry import Model
+from lib.recipes.schema import Recipe
 from lib.training.distributed import ALONE, Group
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(slots=True)
-class RunState:
+class TrainingState:
     """A run between two epochs.
 
     Attributes:
@@ -83,7 +83,7 @@ class RunState:
 
 def fresh_state(
     recipe: Recipe, device: str, initial: Model | None, *, group: Group = ALONE
-) -> RunState:
+) -> TrainingState:
     """Return a run before its first epoch, on `device`; torch's seed decides the weights, or `initial`."""
     network = build_network(recipe)
     if initial is not None:
@@ -97,7 +97,7 @@ def fresh_state(
         else None
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.schedule.learning_rate)
-    return RunState(network, average, optimizer)
+    return TrainingState(network, average, optimizer)
 
 
 def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:

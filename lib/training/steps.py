@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from lib.losses import FocalDiceLoss
+from lib.networks.losses import FocalDiceLoss
 from lib.training.budget import Budget
 from lib.training.crops import CropDataset, Sample
 from lib.training.distributed import Group
 from lib.training.progress import Step, time_left_s
 from lib.training.schedule import learning_rate, share_of_run
-from lib.training.state import RunState
+from lib.training.state import TrainingState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Trainer:
     budget: Budget
     on_step: Callable[[Step], None] | None = None
 
-    def epoch(self, state: RunState) -> tuple[float, float]:
+    def epoch(self, state: TrainingState) -> tuple[float, float]:
         """Take one epoch's steps; return the mean loss and the last learning rate."""
         schedule = self.crops.recipe.schedule
         first = state.epoch * schedule.steps_per_epoch
@@ -74,7 +74,7 @@ class Trainer:
         ]
         return DataLoader(Subset(self.crops, numbers), share, num_workers=0)
 
-    def _step(self, state: RunState, image: Tensor, label: Tensor, known: Tensor) -> float:
+    def _step(self, state: TrainingState, image: Tensor, label: Tensor, known: Tensor) -> float:
         """Move the weights by one batch; return its loss."""
         image = image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
         kind = torch.device(self.device).type

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StoppingState:
     """Where a run stands by its validations.
 
     Attributes:
@@ -17,7 +17,7 @@ class Standing:
     waited: int
 
 
-def standing(values: Sequence[float], *, min_delta: float = 0.0) -> Standing:
+def stopping_state(values: Sequence[float], *, min_delta: float = 0.0) -> StoppingState:
     """Return which validation was the best, and how many followed it.
 
     A validation is the best if it is above the best one before it, by `min_delta` at least: small steps count
@@ -31,9 +31,9 @@ def standing(values: Sequence[float], *, min_delta: float = 0.0) -> Standing:
     for index, value in enumerate(values):
         if best is None or (value > values[best] and value - values[best] >= min_delta):
             best = index
-    return Standing(best, 0 if best is None else len(values) - 1 - best)
+    return StoppingState(best, 0 if best is None else len(values) - 1 - best)
 
 
 def should_stop(values: Sequence[float], *, patience: int, min_delta: float) -> bool:
     """Return whether the last `patience` validations brought no gain of `min_delta`; 0 never stops."""
-    return 0 < patience <= standing(values, min_delta=min_delta).waited
+    return 0 < patience <= stopping_state(values, min_delta=min_delta).waited

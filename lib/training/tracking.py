@@ -17,9 +17,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import text
 
-from lib.pictures import contour_picture
+from lib.imaging.volumes import CtVolume, LabelVolume
+from lib.reports.ct_overlays import contour_picture
 from lib.training.record import as_yaml
-from lib.volumes import CtVolume, LabelVolume
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.errors import OrganNetError
-from lib.inference import contour
-from lib.metrics import organ_dice
-from lib.registry import Model
-from lib.scans import read_ct, read_label
+from lib.evaluation.metrics import organ_dice
+from lib.imaging.scans import read_ct, read_label
+from lib.imaging.volumes import CtVolume, LabelVolume
+from lib.inference.single_pass import contour
+from lib.models.registry import Model
 from lib.training.cases import Case
-from lib.volumes import CtVolume, LabelVolume
 
 logger = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
-from lib.edit_cost import EditCosts, OrganCost
-from lib.state.edit_costs import Edited
-from lib.state.tables import EditCost, LabelVersion
+from lib.activelearning.edit_cost_records import Edited
+from lib.evaluation.edit_cost import EditCosts, OrganCost
+from lib.storage.tables import EditCost, LabelVersion
 
 START = datetime(2024, 5, 1, 8, 0, tzinfo=timezone.utc)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from lib.activelearning.pool import ImageScore, OrganScore, Pool, Shape
-from lib.units import FloatArray
+from lib.activelearning.pool import ImageScore, OrganScore, OrganShape, Pool
+from lib.imaging.quantities import FloatArray
 
 USUAL: Mapping[str, tuple[float, tuple[float, float, float]]] = {
     "Brainstem": (25.0, (0.0, -10.0, 30.0)),
@@ -22,7 +22,7 @@ USUAL: Mapping[str, tuple[float, tuple[float, float, float]]] = {
 """Volume in mL and middle in mm; +x is the patient's right."""
 
 
-def patient(seed: int) -> dict[str, Shape]:
+def patient(seed: int) -> dict[str, OrganShape]:
     """Return the shapes of one patient: 15 % apart in volume, 3 mm in place, the origin anywhere."""
     generator = np.random.default_rng(seed)
     origin_mm = generator.normal(0.0, 200.0, 3)
@@ -30,17 +30,19 @@ def patient(seed: int) -> dict[str, Shape]:
     for organ, (usual_ml, usual_mm) in USUAL.items():
         x, y, z = np.array(usual_mm) + origin_mm + generator.normal(0.0, 3.0, 3)
         volume_ml = usual_ml * float(np.exp(generator.normal(0.0, 0.15)))
-        found[organ] = Shape(volume_ml=volume_ml, centroid_mm=(float(x), float(y), float(z)))
+        found[organ] = OrganShape(volume_ml=volume_ml, centroid_mm=(float(x), float(y), float(z)))
     return found
 
 
-def moved(shape: Shape, x_mm: float = 0.0, y_mm: float = 0.0, z_mm: float = 0.0) -> Shape:
+def moved(shape: OrganShape, x_mm: float = 0.0, y_mm: float = 0.0, z_mm: float = 0.0) -> OrganShape:
     x, y, z = shape.centroid_mm
     return replace(shape, centroid_mm=(x + x_mm, y + y_mm, z + z_mm))
 
 
 def organ_score(entropy: float | None = 0.1, volume_ml: float | None = 10.0) -> OrganScore:
-    shape = None if volume_ml is None else Shape(volume_ml=volume_ml, centroid_mm=(0.0, 0.0, 0.0))
+    shape = (
+        None if volume_ml is None else OrganShape(volume_ml=volume_ml, centroid_mm=(0.0, 0.0, 0.0))
+    )
     return OrganScore(entropy=entropy, shape=shape)
 
 
@@ -63,7 +65,7 @@ def image_score(
     )
 
 
-def predicted(image_id: str, shapes: Mapping[str, Shape | None]) -> ImageScore:
+def predicted(image_id: str, shapes: Mapping[str, OrganShape | None]) -> ImageScore:
     """Return what a model says that found these shapes."""
     organs = {n: OrganScore(entropy=0.1, shape=shape) for n, shape in shapes.items()}
     return image_score(image_id, organs=organs)

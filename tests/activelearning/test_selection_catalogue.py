@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from lib.activelearning.pool import Choice, Pool, Shape
+from lib.activelearning.pool import Choice, OrganShape, Pool
+from lib.activelearning.score_records import Kind
 from lib.activelearning.selection.catalogue import METHODS, default_method
 from lib.activelearning.selection.ranking import NO_SCORES
-from lib.organs import ORGANS
-from lib.state.scores import Kind
+from lib.organs.table import ORGANS
 from tests.activelearning.pools import cohort, image_score, organ_score, scored_pool
 
 ALL = sorted(METHODS)
@@ -158,7 +158,7 @@ def test_numbers_of_a_broken_model_are_none(name: str) -> None:
     pool = cohort(12)
     broken, sound = list(pool.candidates[:6]), list(pool.candidates[6:])
     nan = float("nan")
-    bad_shape = Shape(volume_ml=nan, centroid_mm=(nan, nan, nan))
+    bad_shape = OrganShape(volume_ml=nan, centroid_mm=(nan, nan, nan))
     scores = dict(pool.scores)
     for image_id in broken:
         organs = {

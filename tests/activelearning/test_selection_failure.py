@@ -4,17 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib.activelearning.pool import Choice, Pool, Shape
+from lib.activelearning.pool import Choice, OrganShape, Pool
 from lib.activelearning.selection.failure import STANDS_OUT, failure_first
 from lib.activelearning.selection.shapes import measures, median, usual
-from lib.geometry import Grid
-from lib.organs import mirror_values
-from lib.phantom import head_and_neck_phantom
-from lib.recipes import OPENKBP
-from lib.units import LabelArray
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import LabelArray
+from lib.organs.table import mirror_values
+from lib.recipes.schema import OPENKBP
+from phantom import head_and_neck_phantom
 from tests.activelearning.pools import USUAL, moved, patient, predicted
 
-Shapes = dict[str, Shape | None]
+Shapes = dict[str, OrganShape | None]
 ORGANS = list(USUAL)
 
 
@@ -110,7 +110,7 @@ def test_any_organ_that_is_20_mm_off_is_named_and_no_other(organ: str, axis: str
     # Away from the middle: a nerve that is moved over it is on the wrong side, and so is its partner.
     off_mm = -20.0 if organ.endswith("_L") else 20.0
     typical = {
-        name: Shape(volume_ml=volume_ml, centroid_mm=middle_mm)
+        name: OrganShape(volume_ml=volume_ml, centroid_mm=middle_mm)
         for name, (volume_ml, middle_mm) in USUAL.items()
     }
     found = {**typical, organ: moved(typical[organ], **{axis: off_mm})}
@@ -188,7 +188,7 @@ def shapes_of(label: LabelArray, grid: Grid, labels: Mapping[str, int]) -> Shape
         voxels = np.argwhere(label == value)
         x, y, z = (grid.affine_ras @ np.append(voxels.mean(axis=0), 1.0))[:3]
         volume_ml = len(voxels) * grid.voxel_ml
-        found[name] = Shape(volume_ml=volume_ml, centroid_mm=(float(x), float(y), float(z)))
+        found[name] = OrganShape(volume_ml=volume_ml, centroid_mm=(float(x), float(y), float(z)))
     return found
 
 
@@ -219,7 +219,9 @@ def test_medians_leave_out_what_is_missing() -> None:
 def test_spreads_are_those_of_the_cases_once_there_are_many() -> None:
     generator = np.random.default_rng(0)
     volumes_ml = np.exp(generator.normal(3.0, 0.1, 400))
-    cases = [{"Brain": Shape(volume_ml=float(v), centroid_mm=(0.0, 0.0, 0.0))} for v in volumes_ml]
+    cases = [
+        {"Brain": OrganShape(volume_ml=float(v), centroid_mm=(0.0, 0.0, 0.0))} for v in volumes_ml
+    ]
     found = usual(measures(cases, ["Brain"]))
     assert found.log_ml[0] == pytest.approx(3.0, abs=0.02)
     assert found.log_ml_spread[0] == pytest.approx(0.1, abs=0.015)

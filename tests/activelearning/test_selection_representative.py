@@ -6,7 +6,7 @@ import pytest
 from lib.activelearning.pool import Choice, ImageScore, Pool
 from lib.activelearning.selection.clusters import groups, table, typicality
 from lib.activelearning.selection.representative import coldstart, suggestive
-from lib.units import FloatArray
+from lib.imaging.quantities import FloatArray
 from tests.activelearning.pools import image_score, scored_pool
 
 

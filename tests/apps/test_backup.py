@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from apps.backup import main
+from lib.activelearning.edit_cost_records import EditCostRecords
 from lib.datastores.local import FolderStore
-from lib.files import digest_of
+from lib.imaging.scans import write_ct
+from lib.models.registry import Registry, load_model, save_model
 from lib.networks.build import build_network
-from lib.registry import Registry, load_model, save_model
-from lib.scans import write_ct
-from lib.state.database import Database
-from lib.state.edit_costs import EditCostRecords
-from lib.state.tables import CaseSet, Promotion, Setting
-from tests.datastores.test_adoption import final, open_store, write
+from lib.storage.atomic_files import digest_of
+from lib.storage.database import Database
+from lib.storage.tables import CaseSet, Promotion, Setting
+from tests.labels.test_folder_watcher import final, open_store, write
 from tests.phantoms import make_ct
 from tests.tiny import TINY
 

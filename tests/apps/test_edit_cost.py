@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from apps.edit_cost import main
-from lib.edit_cost import EditCosts
-from lib.state.database import FILE, Database, state_folder
-from lib.state.edit_costs import EditCostRecords
+from lib.activelearning.edit_cost_records import EditCostRecords
+from lib.evaluation.edit_cost import EditCosts
+from lib.storage.database import FILE, Database, state_folder
 from tests.activelearning.edited import label_of, organ
 
 

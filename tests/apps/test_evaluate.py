@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from apps import evaluate
-from lib.phantom import head_and_neck_phantom
-from lib.recipes import OPENKBP
-from lib.scans import write_ct, write_label
-from lib.volumes import LabelVolume
+from lib.imaging.scans import write_ct, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.recipes.schema import OPENKBP
+from phantom import head_and_neck_phantom
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from apps import models
+from lib.models.registry import Registry, save_model
 from lib.networks.build import build_network
-from lib.registry import Registry, save_model
 from tests.tiny import TINY
 
 

@@ -9,11 +9,11 @@ import pytest
 from filelock import FileLock
 
 from apps import prepare_data
+from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.importers import run
 from lib.importers.cases import SourceCase
 from lib.importers.names import OrganNames
-from lib.scans import read_ct, read_label, write_ct, write_label
-from lib.studies import labelled_cases
+from lib.training.labelled_folder import labelled_cases
 from tests.importers.sources import (
     BRAINSTEM,
     PAROTID_L,

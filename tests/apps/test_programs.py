@@ -8,14 +8,14 @@ import yaml
 
 from apps import infer, train
 from lib.dicom.objects import read_object
-from lib.dicom.series import read_headers
 from lib.dicom.structures import label_from
 from lib.dicom.writer import write_ct_series
-from lib.recipes import OPENKBP
-from lib.registry import Registry, load_model, save_model
-from lib.scans import read_ct, read_label, write_ct
+from lib.imaging.dicom_series import read_headers
+from lib.imaging.formats import read_volume
+from lib.imaging.scans import read_ct, read_label, write_ct
+from lib.models.registry import Registry, load_model, save_model
+from lib.recipes.schema import OPENKBP
 from lib.training.cases import Case
-from lib.volume_files import read_volume
 from tests.phantoms import make_ct, make_oblique_ct
 from tests.tiny import TINY
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from apps import rehearse
-from lib.recipes import OPENKBP
+from lib.recipes.schema import OPENKBP
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

@@ -17,15 +17,15 @@ import torch
 import yaml
 
 from apps import simulate_active_learning as program
-from lib.phantom.cohort import write_cohort
-from lib.registry import Model, load_model
-from lib.scans import read_ct, read_label
-from lib.simulation.rounds import judged
-from lib.simulation.volumes import Volumes
-from lib.studies import labelled_cases
+from lib.experiments.prepared_volumes import Volumes
+from lib.experiments.strategy_round import judged
+from lib.imaging.scans import read_ct, read_label
+from lib.inference.preprocessing import Pipeline
+from lib.models.registry import Model, load_model
 from lib.training.cases import digest_of
+from lib.training.labelled_folder import labelled_cases
 from lib.training.validate import validate
-from lib.transforms.pipelines import Pipeline
+from phantom.cohort import write_cohort
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import requests
 
-from lib.scans import write_ct, write_label
-from lib.volumes import LabelVolume
+from lib.imaging.scans import write_ct, write_label
+from lib.imaging.volumes import LabelVolume
 from tests.chaos.ledger import CaseLedger, Event, Told, voxels_of
 from tests.chaos.stage import Stage
 from tests.server.running import TINY, small_ct

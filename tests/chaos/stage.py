@@ -17,8 +17,8 @@ import psutil
 import requests
 import yaml
 
-from lib.state.database import FILE, FOLDER
-from tests.chaos.nursery import Nursery
+from lib.storage.database import FILE, FOLDER
+from tests.chaos.forked_server import ForkedServerPool
 from tests.server.running import APP, TINY
 
 START_LIMIT_S = 180.0
@@ -42,7 +42,7 @@ class Stage:
 
     Attributes:
         folder: Everything of a campaign lies here.
-        is_cold: Whether every server imports its libraries itself, not only the first (`tests.chaos.nursery`).
+        is_cold: Whether every server imports its libraries itself, instead of being forked.
         process: The server; None while there is none.
         url: Of the server that runs, or ran last.
         starts_s: Seconds that each start took, to the first answer.
@@ -55,7 +55,7 @@ class Stage:
     url: str = ""
     starts_s: list[float] = field(default_factory=list)
     is_serving: bool = False
-    _nursery: Nursery | None = None
+    _nursery: ForkedServerPool | None = None
 
     def __post_init__(self) -> None:
         for place in (self.studies, self.models, self.scratch, self.folder / "sessions"):
@@ -105,7 +105,7 @@ class Stage:
             self._launch_cold(arguments)
             return
         if self._nursery is None:
-            self._nursery = Nursery(self._environment(), APP)
+            self._nursery = ForkedServerPool(self._environment(), APP)
         self.process = self._nursery.start(
             arguments=arguments, folder=str(self.folder), log=str(self.log)
         )
@@ -190,11 +190,11 @@ class Stage:
 
     def trainers(self) -> list[psutil.Process]:
         """Return the processes that train for these studies, or are about to."""
-        return self._running("lib.retrain.worker")
+        return self._running("lib.retrain.training_process")
 
     def scorers(self) -> list[psutil.Process]:
         """Return the processes that look at images for these studies, or are about to."""
-        return self._running("lib.activelearning.worker")
+        return self._running("lib.activelearning.scoring_process")
 
     def _running(self, module: str) -> list[psutil.Process]:
         """Return the processes that run `module` for these studies.

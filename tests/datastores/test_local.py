@@ -17,12 +17,12 @@ from lib.errors import (
     ScanError,
     StorageFullError,
 )
-from lib.organs import ORGAN_SETS
-from lib.scans import read_ct, read_label, write_ct, write_label
-from lib.state.database import FILE, Database
-from lib.state.labels import LabelHistory
-from lib.state.quarantine import Quarantine
-from lib.volumes import LabelVolume
+from lib.imaging.scans import read_ct, read_label, write_ct, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.labels.history import LabelHistory
+from lib.labels.quarantine import Quarantine
+from lib.organs.table import ORGAN_SETS
+from lib.storage.database import FILE, Database
 from tests.phantoms import make_ct, make_grid, make_label, make_oblique_ct
 
 LABELS = ORGAN_SETS["openkbp"]

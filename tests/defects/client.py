@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import requests
 
-from lib.scans import write_ct
-from lib.units import LabelArray
-from lib.volumes import CtVolume, LabelVolume
+from lib.imaging.quantities import LabelArray
+from lib.imaging.scans import write_ct
+from lib.imaging.volumes import CtVolume, LabelVolume
 from tests.server.running import Server
 
 TRAINING_LIMIT_S = 300

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from lib.geometry import Grid
-from lib.units import LabelArray, MaskArray, ShapeVox
-from lib.volumes import CtVolume, LabelVolume
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import LabelArray, MaskArray, ShapeVox
+from lib.imaging.volumes import CtVolume, LabelVolume
 from tests.phantoms import make_grid
 from tests.server.running import TINY
 

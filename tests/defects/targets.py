@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from lib.recipes import AugmentConfig, LossConfig, NetworkConfig, ScheduleConfig
+from lib.recipes.schema import AugmentConfig, LossConfig, NetworkConfig, ScheduleConfig
 from tests.server import running as servers
 from tests.server.running import TINY, Server, put_model
 

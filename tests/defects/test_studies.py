@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lib.volumes import LabelVolume
+from lib.imaging.volumes import LabelVolume
 from tests.defects import scans
 from tests.defects.client import (
     as_file,

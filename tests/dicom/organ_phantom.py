@@ -8,12 +8,12 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
 
-from lib.dicom.series import read_headers
 from lib.dicom.writer import write_ct_series
-from lib.geometry import Grid
-from lib.organs import organ_set
-from lib.units import LabelArray, MaskArray
-from lib.volumes import CtVolume, LabelVolume
+from lib.imaging.dicom_series import read_headers
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import LabelArray, MaskArray
+from lib.imaging.volumes import CtVolume, LabelVolume
+from lib.organs.table import organ_set
 from tests.phantoms import make_ct, make_grid, rotation, stored_as
 
 LABELS = organ_set("pddca")

@@ -10,8 +10,8 @@ import highdicom as hd
 import SimpleITK as sitk
 from pydicom.dataset import FileDataset
 
-from lib.geometry import Grid, from_sitk, turned_onto
-from lib.units import MaskArray
+from lib.imaging.geometry import Grid, from_sitk, turned_onto
+from lib.imaging.quantities import MaskArray
 from tests.pacs.orthancs import require_program
 
 PROGRAMS = Path(sys.executable).parent

@@ -5,7 +5,7 @@ import pytest
 
 from lib.dicom.outlines import outlines
 from lib.dicom.polygons import fill_polygon
-from lib.units import FloatArray, MaskArray
+from lib.imaging.quantities import FloatArray, MaskArray
 
 
 def mask_of(*rows: str) -> MaskArray:

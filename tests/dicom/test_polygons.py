@@ -3,7 +3,7 @@ import pytest
 from matplotlib.path import Path as Outline
 
 from lib.dicom.polygons import centroid, fill_polygon
-from lib.units import FloatArray, MaskArray
+from lib.imaging.quantities import FloatArray, MaskArray
 
 SHAPE = (30, 24)
 

@@ -10,12 +10,12 @@ import pydicom
 import pytest
 
 from lib.dicom.rtstruct import read_rtstruct
-from lib.dicom.series import read_headers
 from lib.dicom.structures import StructureSet
 from lib.dicom.writer import write_ct_series
 from lib.errors import GeometryError, LabelError
-from lib.units import MaskArray
-from lib.volumes import CtVolume
+from lib.imaging.dicom_series import read_headers
+from lib.imaging.quantities import MaskArray
+from lib.imaging.volumes import CtVolume
 from tests.phantoms import make_ct, make_oblique_ct, stored_as
 from tests.rtstruct_files import Corners, RoiSpec, box_corners, in_slice, write_rtstruct
 

@@ -10,22 +10,22 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from lib.dicom.about import ObjectAbout, uid_of
+from lib.dicom.about import ObjectProvenance, uid_of
 from lib.dicom.rtstruct import read_rtstruct
 from lib.dicom.rtstruct_writer import write_rtstruct
-from lib.dicom.series import read_headers
 from lib.dicom.structures import label_from
 from lib.dicom.writer import write_ct_series
 from lib.errors import GeometryError, LabelError
-from lib.geometry import Grid
-from lib.organs import ORGANS
-from lib.units import FloatArray
-from lib.volumes import CtVolume, LabelVolume
+from lib.imaging.dicom_series import read_headers
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import FloatArray
+from lib.imaging.volumes import CtVolume, LabelVolume
+from lib.organs.table import ORGANS
 from tests.dicom.organ_phantom import LABELS, NAMES, Case, dsc, make_case, organs
 from tests.dicom.other_readers import by_plastimatch, errors_of
 from tests.phantoms import ORIENTATIONS, make_ct, make_grid, stored_as
 
-ABOUT = ObjectAbout(
+ABOUT = ObjectProvenance(
     sop_instance_uid=uid_of("a structure set"),
     series_instance_uid=uid_of("the series of it"),
     author="Ada Lovelace",

@@ -8,18 +8,18 @@ import numpy as np
 import pydicom
 import pytest
 
-from lib.dicom.about import ObjectAbout, uid_of
+from lib.dicom.about import ObjectProvenance, uid_of
 from lib.dicom.seg import read_seg, write_seg
-from lib.dicom.series import read_headers
 from lib.dicom.structures import label_from
 from lib.errors import GeometryError, LabelError
-from lib.geometry import Grid
-from lib.organs import ORGANS
-from lib.volumes import LabelVolume
+from lib.imaging.dicom_series import read_headers
+from lib.imaging.geometry import Grid
+from lib.imaging.volumes import LabelVolume
+from lib.organs.table import ORGANS
 from tests.dicom.organ_phantom import LABELS, NAMES, Case, make_case, organs
 from tests.dicom.other_readers import by_dcmqi, by_highdicom, errors_of
 
-ABOUT = ObjectAbout(
+ABOUT = ObjectProvenance(
     sop_instance_uid=uid_of("an object"),
     series_instance_uid=uid_of("its series"),
     author="Ada Lovelace",
@@ -118,7 +118,7 @@ def test_the_same_label_is_the_same_file_when_it_is_sent_again(
 def test_who_drew_it_is_said(
     case: Case, tmp_path: Path, *, model: str | None, is_automatic: bool, expected: str
 ) -> None:
-    about = ObjectAbout(model=model, is_automatic=is_automatic)
+    about = ObjectProvenance(model=model, is_automatic=is_automatic)
     write_seg(tmp_path / "who.dcm", case.label, case.headers, about)
     segments = pydicom.dcmread(tmp_path / "who.dcm").SegmentSequence
     assert {s.SegmentAlgorithmType for s in segments} == {expected}

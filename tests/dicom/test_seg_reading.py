@@ -13,13 +13,13 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from lib.dicom.about import ObjectAbout
+from lib.dicom.about import ObjectProvenance
 from lib.dicom.rtstruct_writer import write_rtstruct
 from lib.dicom.seg import read_seg, write_seg
 from lib.dicom.structures import StructureSet
 from lib.errors import GeometryError, LabelError
-from lib.geometry import to_sitk
-from lib.organs import ORGANS
+from lib.imaging.geometry import to_sitk
+from lib.organs.table import ORGANS
 from tests.dicom.organ_phantom import LABELS, Case, make_case
 from tests.dicom.other_readers import PROGRAMS
 from tests.dicom.seg_files import FrameSpec, SegSpec, write_viewer_seg
@@ -223,13 +223,13 @@ def test_a_frame_of_a_segment_that_is_not_there_is_refused(case: Case, tmp_path:
 
 
 def test_an_rtstruct_is_no_seg(case: Case, tmp_path: Path) -> None:
-    write_rtstruct(tmp_path / "rt.dcm", case.label, case.headers, ObjectAbout())
+    write_rtstruct(tmp_path / "rt.dcm", case.label, case.headers, ObjectProvenance())
     with pytest.raises(LabelError, match="case7: the file's modality is RTSTRUCT; SEG expected"):
         read_seg(tmp_path / "rt.dcm", case.headers, case.grid, image_id="case7")
 
 
 def test_pixels_cut_short_are_refused(case: Case, tmp_path: Path) -> None:
-    write_seg(tmp_path / "short.dcm", case.label, case.headers, ObjectAbout())
+    write_seg(tmp_path / "short.dcm", case.label, case.headers, ObjectProvenance())
     dataset = pydicom.dcmread(tmp_path / "short.dcm")
     dataset.PixelData = dataset.PixelData[:-100]
     dataset.save_as(tmp_path / "short.dcm")
@@ -239,7 +239,7 @@ def test_pixels_cut_short_are_refused(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 100, 300, 3000, 20000])
 def test_a_damaged_file_is_refused(case: Case, tmp_path: Path, keep: int) -> None:
-    write_seg(tmp_path / "whole.dcm", case.label, case.headers, ObjectAbout())
+    write_seg(tmp_path / "whole.dcm", case.label, case.headers, ObjectProvenance())
     (tmp_path / "part.dcm").write_bytes((tmp_path / "whole.dcm").read_bytes()[:keep])
     with pytest.raises(LabelError, match="case7: "):
         read_seg(tmp_path / "part.dcm", case.headers, case.grid, image_id="case7")

@@ -11,7 +11,7 @@ from lib.dicom.stow import (
     PROCESSING_FAILURE,
     SEG,
     ObjectId,
-    Outcome,
+    StoreResult,
     decoded,
     encoded,
     read_object_id,
@@ -24,9 +24,9 @@ from tests.phantoms import make_ct
 
 ONE = ObjectId(SEG, "1.2.1", "1.2")
 TWO = ObjectId(SEG, "1.2.2", "1.2")
-KEPT = Outcome(object_id=ONE, comment="kept as version 3")
-REFUSED = Outcome(object_id=TWO, comment="no organ of ours", failure=PROCESSING_FAILURE)
-GARBAGE = Outcome(object_id=None, comment="no DICOM", failure=CANNOT_UNDERSTAND)
+KEPT = StoreResult(object_id=ONE, comment="kept as version 3")
+REFUSED = StoreResult(object_id=TWO, comment="no organ of ours", failure=PROCESSING_FAILURE)
+GARBAGE = StoreResult(object_id=None, comment="no DICOM", failure=CANNOT_UNDERSTAND)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ GARBAGE = Outcome(object_id=None, comment="no DICOM", failure=CANNOT_UNDERSTAND)
     ],
 )
 def test_the_status_says_whether_all_some_or_none_is_stored(
-    outcomes: list[Outcome], status: int
+    outcomes: list[StoreResult], status: int
 ) -> None:
     assert status_of(outcomes) == status
 

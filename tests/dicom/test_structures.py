@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.dicom.about import ObjectAbout
+from lib.dicom.about import ObjectProvenance
 from lib.dicom.objects import KINDS, Kind, read_object, write_object
 from lib.dicom.structures import StructureSet, label_from, organs_among
 from lib.errors import ConfigError, LabelError
-from lib.geometry import Grid
+from lib.imaging.geometry import Grid
 from tests.dicom.organ_phantom import LABELS, NAMES, Case, make_case
 from tests.phantoms import make_grid
 
@@ -78,7 +78,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_object_is_read_by_what_it_is(case: Case, tmp_path: Path, kind: Kind) -> None:
     path = tmp_path / "any.dcm"
-    write_object(kind, path, case.label, case.headers, ObjectAbout(), image_id="case7")
+    write_object(kind, path, case.label, case.headers, ObjectProvenance(), image_id="case7")
     found = read_object(path, case.headers, case.grid, image_id="case7")
     assert found.names == NAMES
     back = label_from(found, LABELS, case.grid, "case7")
@@ -98,9 +98,9 @@ def test_what_is_no_dicom_is_refused(case: Case, tmp_path: Path) -> None:
 
 def test_an_object_has_ids_number_time_and_a_model_where_one_drew_it() -> None:
     with pytest.raises(ConfigError, match=r"'1\.\.2' is no UID"):
-        ObjectAbout(sop_instance_uid="1..2")
+        ObjectProvenance(sop_instance_uid="1..2")
     with pytest.raises(ConfigError, match="series number 0"):
-        ObjectAbout(series_number=0)
+        ObjectProvenance(series_number=0)
     with pytest.raises(ConfigError, match="name the model"):
-        ObjectAbout(is_automatic=True)
-    assert ObjectAbout().sop_instance_uid != ObjectAbout().sop_instance_uid
+        ObjectProvenance(is_automatic=True)
+    assert ObjectProvenance().sop_instance_uid != ObjectProvenance().sop_instance_uid

@@ -18,14 +18,14 @@ import yaml
 
 from lib.config import default_starter_dir
 from lib.dicom.writer import write_ct_series
-from lib.geometry import Grid
+from lib.imaging.geometry import Grid
+from lib.imaging.scans import write_label
+from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.pacs.orthanc import Orthanc
-from lib.phantom import head_and_neck_phantom
-from lib.phantom.cohort import lattice
-from lib.recipes import OPENKBP
-from lib.scans import write_label
+from lib.recipes.schema import OPENKBP
 from lib.training.split import is_held_out
-from lib.volumes import CtVolume, LabelVolume
+from phantom import head_and_neck_phantom
+from phantom.cohort import lattice
 from tests.pacs.orthancs import orthanc
 from tests.phantoms import rotation, stored_as
 from tests.server.running import ANYTHING_GOES, Server, running

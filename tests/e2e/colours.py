@@ -4,8 +4,8 @@ import colorsys
 
 import numpy as np
 
-from lib.organs import ORGAN_SETS, ORGANS
-from lib.units import FloatArray
+from lib.imaging.quantities import FloatArray
+from lib.organs.table import ORGAN_SETS, ORGANS
 
 LEAST_SATURATION = 0.07
 """Grey has none; the palest organ, over bone, has a little more."""

@@ -12,8 +12,8 @@ import requests
 import SimpleITK as sitk
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
-from lib.organs import ORGAN_SETS
-from lib.units import FloatArray
+from lib.imaging.quantities import FloatArray
+from lib.organs.table import ORGAN_SETS
 from tests.e2e.clinic import (
     ALREADY_LABELLED,
     LATER,

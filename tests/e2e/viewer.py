@@ -10,7 +10,7 @@ import matplotlib.image
 import numpy as np
 from playwright.sync_api import Dialog, Page, Request, sync_playwright
 
-from lib.units import FloatArray
+from lib.imaging.quantities import FloatArray
 from tests.pacs.orthancs import require_program
 
 FLAGS = [

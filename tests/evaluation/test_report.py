@@ -9,15 +9,15 @@ import pytest
 from matplotlib.image import imread
 
 from lib.errors import OrganNetError
-from lib.evaluation.cases import Contours, read_contours
+from lib.evaluation.case_loading import CaseContours, read_contours
 from lib.evaluation.charts import bland_altman, volume_chart
-from lib.evaluation.published import HUMAN, NETWORKS
+from lib.evaluation.published_results import HUMAN, NETWORKS
 from lib.evaluation.report import charts, draw_worst, write_report
 from lib.evaluation.table import Evaluation, Row
-from lib.evaluation.worst import worst_picture, worst_rows
-from lib.organs import ORGANS
-from lib.scans import write_label
-from lib.volumes import LabelVolume
+from lib.evaluation.worst_cases import worst_picture, worst_rows
+from lib.imaging.scans import write_label
+from lib.imaging.volumes import LabelVolume
+from lib.organs.table import ORGANS
 from tests.phantoms import make_grid, make_label
 
 VALUES = {"Brainstem": 1, "Parotid_R": 2, "Larynx": 7}
@@ -155,7 +155,7 @@ def test_the_worst_are_missed_ones_first_and_one_of_each_pair() -> None:
 
 
 @pytest.fixture
-def both(tmp_path: Path) -> tuple[Contours, Contours]:
+def both(tmp_path: Path) -> tuple[CaseContours, CaseContours]:
     reference = make_label()
     prediction = np.roll(reference, 2, axis=0)
     prediction[prediction == 7] = 0
@@ -170,7 +170,7 @@ def both(tmp_path: Path) -> tuple[Contours, Contours]:
 
 @pytest.mark.parametrize("organ", sorted(VALUES))
 def test_a_worst_case_is_drawn_even_where_it_was_missed(
-    organ: str, both: tuple[Contours, Contours]
+    organ: str, both: tuple[CaseContours, CaseContours]
 ) -> None:
     picture = imread(BytesIO(worst_picture(organ, *both, None)))[..., :3]
     blue = np.abs(picture - np.array([0x00, 0x72, 0xB2]) / 255).max(axis=-1) < 0.1

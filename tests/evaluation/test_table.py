@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lib.errors import ConfigError
-from lib.evaluation.cases import find_cases
+from lib.evaluation.case_loading import find_cases
 from lib.evaluation.table import (
     COLUMNS,
     Evaluation,
@@ -18,8 +18,8 @@ from lib.evaluation.table import (
     summary,
     write_csv,
 )
-from lib.scans import write_label
-from lib.volumes import LabelVolume
+from lib.imaging.scans import write_label
+from lib.imaging.volumes import LabelVolume
 from tests.phantoms import make_grid, rotation
 
 VALUES = {"Brainstem": 1, "Parotid_L": 2, "GTV": 9}

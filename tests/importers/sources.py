@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lib.dicom.series import read_headers
 from lib.dicom.writer import write_ct_series
-from lib.geometry import Grid
+from lib.imaging.dicom_series import read_headers
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import LabelArray, MaskArray
+from lib.imaging.scans import write_ct, write_label
+from lib.imaging.volumes import LabelVolume
 from lib.importers.names import OrganNames
-from lib.scans import write_ct, write_label
-from lib.units import LabelArray, MaskArray
-from lib.volumes import LabelVolume
 from tests.phantoms import make_ct
 from tests.rtstruct_files import RoiSpec, box_corners, in_slice, write_rtstruct
 

@@ -6,14 +6,14 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from lib.dicom.about import ObjectAbout
+from lib.dicom.about import ObjectProvenance
 from lib.dicom.seg import write_seg
-from lib.dicom.series import read_headers
 from lib.errors import LabelError, ScanError
+from lib.imaging.dicom_series import read_headers
+from lib.imaging.volumes import LabelVolume
 from lib.importers.cases import Drawing, SourceCase
 from lib.importers.detect import find_cases
 from lib.importers.names import OrganNames
-from lib.volumes import LabelVolume
 from tests.importers.sources import (
     BRAINSTEM,
     OPENKBP,
@@ -64,7 +64,7 @@ def test_a_seg_is_read_as_an_rtstruct_is(tmp_path: Path) -> None:
     for value, box in enumerate((BRAINSTEM, PAROTID_L, PAROTID_R), start=1):
         array[box] = value
     labels = {"Brainstem": 1, "Parotid_L": 2, "Brain": 3}
-    write_seg(tmp_path / "drawn.dcm", LabelVolume(array, grid, labels), headers, ObjectAbout())
+    write_seg(tmp_path / "drawn.dcm", LabelVolume(array, grid, labels), headers, ObjectProvenance())
     (case,) = find_cases(tmp_path)
     assert case.source == "dicom"
     drawing = read(case)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from lib.errors import ConfigError, GeometryError, LabelError, ScanError
+from lib.imaging.scans import write_ct
 from lib.importers.cases import Drawing, SourceCase
 from lib.importers.detect import find_cases, ids_given_twice
 from lib.importers.names import OrganNames
-from lib.scans import write_ct
 from tests.importers.sources import (
     BRAINSTEM,
     OPENKBP,

@@ -1,7 +1,7 @@
 import pytest
 
 from lib.networks.nnunet_plan import plan_unet
-from lib.recipes import OPENKBP, PDDCA
+from lib.recipes.schema import OPENKBP, PDDCA
 
 
 def test_openkbp_pools_every_axis_until_six_voxels_are_left() -> None:

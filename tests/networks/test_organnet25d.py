@@ -1,9 +1,9 @@
 import torch
 from torch import nn
 
-from lib.losses import FocalDiceLoss
+from lib.networks.losses import FocalDiceLoss
 from lib.networks.organnet25d import OrganNet25D, ResSE
-from lib.recipes import PDDCA
+from lib.recipes.schema import PDDCA
 
 # (channels, X, Y, Z) of the output of each stage for width 16 and an input of 1 x 16 x 24 x 8, from the
 # table of Chen et al. 2021, fig. 1.

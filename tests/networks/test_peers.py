@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lib.errors import ConfigError
-from lib.inference import probabilities
-from lib.losses import FocalDiceLoss
+from lib.inference.preprocessing import Pipeline, Prepared
+from lib.inference.single_pass import probabilities
+from lib.models.registry import Model, load_model, save_model
 from lib.networks.build import (
     NETWORKS,
     build_network,
@@ -21,13 +22,12 @@ from lib.networks.build import (
     size_divisor,
     with_network,
 )
+from lib.networks.losses import FocalDiceLoss
 from lib.networks.peers import Padded, UNetPlusPlus, VNet
-from lib.recipes import NETWORK_NAMES, OPENKBP, PDDCA, NetworkConfig, NetworkName, Recipe
-from lib.registry import Model, load_model, save_model
+from lib.recipes.schema import NETWORK_NAMES, OPENKBP, PDDCA, NetworkConfig, NetworkName, Recipe
 from lib.training.cases import Case
 from lib.training.run import RunOptions, Watch, train
 from lib.training.state import moving_average
-from lib.transforms.pipelines import Pipeline, Prepared
 from tests.phantoms import make_ct
 from tests.tiny import TINY
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from apps.support.server_process import free_port as free_port
 from lib.dicom.writer import write_ct_series
 from lib.errors import PacsError
+from lib.imaging.volumes import CtVolume
 from lib.pacs.orthanc import Orthanc, find_orthanc
-from lib.rehearsal.server import free_port as free_port
-from lib.volumes import CtVolume
 
 
 def require_program(name: str, package: str) -> str:

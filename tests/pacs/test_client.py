@@ -9,10 +9,10 @@ import pydicom
 import pytest
 
 from lib.errors import ConfigError, PacsError
+from lib.imaging.scans import read_ct
 from lib.pacs import client
 from lib.pacs.client import Pacs
 from lib.pacs.orthanc import Orthanc
-from lib.scans import read_ct
 from tests.pacs.orthancs import free_port, orthanc, put_ct
 from tests.phantoms import make_ct, make_oblique_ct
 

@@ -12,10 +12,10 @@ import threading
 import time
 from pathlib import Path
 
-from lib.registry import Registry
-from lib.retrain.promotion import Promoter
-from lib.state.database import Database
-from lib.state.models import Models
+from lib.models.model_history import ModelHistory
+from lib.models.promotion import Promoter
+from lib.models.registry import Registry
+from lib.storage.database import Database
 
 
 def kill() -> None:
@@ -44,7 +44,7 @@ def live(folder: Path, kind: str, version: str, when: str) -> None:
         timer.daemon = True
         timer.start()
     database = Database(folder / "state.sqlite")
-    promoter = Promoter(registry, Models(database))
+    promoter = Promoter(registry, ModelHistory(database))
     promoter.promote(version, reason=f"{version} is better", by="referee")
     database.close()
     os._exit(0)

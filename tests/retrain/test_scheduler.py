@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from lib.config import RetrainConfig
-from lib.retrain.plan import Planner
+from lib.retrain.case_set_records import CaseSets
+from lib.retrain.run_records import Runs, RunState
 from lib.retrain.scheduler import Scheduler
-from lib.retrain.worker import Place
-from lib.state.case_sets import CaseSets
-from lib.state.database import FILE, Database
-from lib.state.runs import Runs, RunState
-from lib.state.tables import Run
+from lib.retrain.training_process import RunDirectory
+from lib.retrain.training_set import Planner
+from lib.storage.database import FILE, Database
+from lib.storage.tables import Run
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def queued(runs: Runs) -> Run:
     return runs.queue(why="a test", request={}, cases=[], initial_version=None)
 
 
-def scheduler(place: Place, database: Database) -> Scheduler:
+def scheduler(place: RunDirectory, database: Database) -> Scheduler:
     runs = Runs(database)
     return Scheduler(
         place=place,
@@ -39,7 +39,7 @@ def scheduler(place: Place, database: Database) -> Scheduler:
     )
 
 
-def put_checkpoint(place: Place, run: Run) -> Path:
+def put_checkpoint(place: RunDirectory, run: Run) -> Path:
     folder = place.run_dir(run.id)
     folder.mkdir(parents=True)
     for name in ("checkpoint.pt", "log.txt"):
@@ -51,7 +51,7 @@ def put_checkpoint(place: Place, run: Run) -> Path:
 def test_what_runs_of_a_killed_server_left_is_removed_unless_they_may_go_on(
     database: Database, tmp_path: Path, last: RunState
 ) -> None:
-    place = Place(state=tmp_path, models=tmp_path / "models", starter=tmp_path / "none")
+    place = RunDirectory(state=tmp_path, models=tmp_path / "models", starter=tmp_path / "none")
     runs = Runs(database)
     left = []
     for state in (RunState.PROMOTED, RunState.FAILED, RunState.STOPPED, last):

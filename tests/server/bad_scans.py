@@ -13,7 +13,7 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import MRImageStorage, generate_uid
 
 from lib.dicom.writer import write_ct_series
-from lib.geometry import to_sitk
+from lib.imaging.geometry import to_sitk
 from tests.server.running import small_ct
 
 

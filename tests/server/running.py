@@ -20,13 +20,13 @@ import torch
 import yaml
 from requests_toolbelt import MultipartDecoder
 
-from lib.geometry import Grid
+from lib.imaging.geometry import Grid
+from lib.imaging.scans import write_ct, write_label
+from lib.imaging.volumes import CtVolume, LabelVolume
+from lib.models.registry import Registry, save_model
 from lib.networks.build import build_network
-from lib.recipes import OPENKBP, NetworkConfig, Recipe, ScheduleConfig
-from lib.registry import Registry, save_model
-from lib.scans import write_ct, write_label
-from lib.state.database import FILE
-from lib.volumes import CtVolume, LabelVolume
+from lib.recipes.schema import OPENKBP, NetworkConfig, Recipe, ScheduleConfig
+from lib.storage.database import FILE
 from tests.phantoms import make_ct, make_grid
 
 APP = Path(__file__).parents[2]

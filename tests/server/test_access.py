@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lib.scans import write_ct, write_label
+from lib.imaging.scans import write_ct, write_label
 from lib.server.access import AccessGuard, BodyLimit
 from tests.server.bad_scans import series
 from tests.server.running import APP, Server, put_case, small_ct, two_organs

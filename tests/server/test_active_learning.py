@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from lib.scans import write_ct, write_label
+from lib.imaging.scans import write_ct, write_label
 from tests.server.running import (
     ANSWER_LIMIT_S,
     Server,

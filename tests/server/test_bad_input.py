@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import requests
 
-from lib.scans import write_ct, write_label
-from lib.volumes import LabelVolume
+from lib.imaging.scans import write_ct, write_label
+from lib.imaging.volumes import LabelVolume
 from tests.phantoms import make_grid
 from tests.server.bad_scans import BAD_FILES, BAD_FOLDERS, BadScan
 from tests.server.running import TINY, Server, put_case, small_ct, two_organs

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 
-from lib.geometry import Grid
+from lib.imaging.geometry import Grid
 from tests.server.running import Server, put_case, small_ct, two_organs
 
 pytestmark = pytest.mark.server

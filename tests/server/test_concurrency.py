@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.scans import write_label
+from lib.imaging.scans import write_label
 from tests.server.running import Server, put_case, small_ct, two_organs
 
 pytestmark = pytest.mark.server

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.geometry import Grid
-from lib.recipes import OPENKBP
-from lib.volume_files import read_volume
+from lib.imaging.formats import read_volume
+from lib.imaging.geometry import Grid
+from lib.recipes.schema import OPENKBP
 from tests.server.running import Server, parts, put_case
 
 pytestmark = pytest.mark.server

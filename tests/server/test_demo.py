@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from lib.config import APP_DIR, default_starter_dir
-from lib.registry import Registry
+from lib.models.registry import Registry
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

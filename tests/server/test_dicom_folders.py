@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 
 from lib.dicom.writer import write_ct_series
-from lib.geometry import Grid, from_sitk
-from lib.scans import read_ct, write_ct
+from lib.imaging.geometry import Grid, from_sitk
+from lib.imaging.scans import read_ct, write_ct
 from tests.server.bad_scans import series
 from tests.server.running import Server, parts, small_ct
 

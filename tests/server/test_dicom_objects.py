@@ -11,13 +11,13 @@ import pytest
 import requests
 
 from lib.dicom.objects import read_object
-from lib.dicom.series import read_headers
 from lib.dicom.structures import label_from
 from lib.dicom.writer import write_ct_series
-from lib.geometry import turned_onto
-from lib.scans import read_label, write_ct, write_label
-from lib.units import LabelArray
-from lib.volumes import LabelVolume
+from lib.imaging.dicom_series import read_headers
+from lib.imaging.geometry import turned_onto
+from lib.imaging.quantities import LabelArray
+from lib.imaging.scans import read_label, write_ct, write_label
+from lib.imaging.volumes import LabelVolume
 from tests.dicom.other_readers import errors_of
 from tests.server.bad_scans import series
 from tests.server.running import TINY, Server, parts, put_case, small_ct, two_organs

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from lib.edit_cost import edit_cost
-from lib.scans import write_ct, write_label
-from lib.state.database import FILE, Database, state_folder
-from lib.state.edit_costs import EditCostRecords
-from lib.state.labels import LabelHistory, Submission
+from lib.activelearning.edit_cost_records import EditCostRecords
+from lib.evaluation.edit_cost import edit_cost
+from lib.imaging.scans import write_ct, write_label
+from lib.labels.history import LabelHistory, Submission
+from lib.storage.database import FILE, Database, state_folder
 from tests.server.running import TINY, Server, running, small_ct, two_organs
 
 pytestmark = pytest.mark.server

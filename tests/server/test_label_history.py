@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.scans import write_label
-from lib.volumes import LabelVolume
+from lib.imaging.scans import write_label
+from lib.imaging.volumes import LabelVolume
 from tests.server.running import (
     APP,
     TINY,

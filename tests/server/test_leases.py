@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lib.scans import write_label
-from lib.state.database import FILE as DATABASE
-from lib.state.database import Database, state_folder
-from lib.state.tables import Lease
+from lib.imaging.scans import write_label
+from lib.storage.database import FILE as DATABASE
+from lib.storage.database import Database, state_folder
+from lib.storage.tables import Lease
 from tests.server.running import Server, put_case, small_ct, two_organs
 
 pytestmark = pytest.mark.server

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from lib.models.registry import SERVED, Registry, save_model
 from lib.networks.build import build_network
-from lib.registry import SERVED, Registry, save_model
 from tests.server.running import TINY, Server, put_case, put_model, running
 
 pytestmark = pytest.mark.server

@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from lib.dicom.writer import write_ct_series
+from lib.imaging.scans import read_ct, read_label, write_label
 from lib.pacs.orthanc import Orthanc
-from lib.scans import read_ct, read_label, write_label
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.server.running import TINY, Server, parts, put_model, running, small_ct, two_organs
 

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from lib.config import default_starter_dir
-from lib.organs import mirror_values
-from lib.recipes import OPENKBP
-from lib.scans import read_ct, read_label, write_label
-from lib.units import LabelArray
-from lib.volumes import LabelVolume
+from lib.imaging.quantities import LabelArray
+from lib.imaging.scans import read_ct, read_label, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.organs.table import mirror_values
+from lib.recipes.schema import OPENKBP
 from tests.server.running import Server, running
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.scans import write_label
-from lib.volumes import LabelVolume
+from lib.imaging.scans import write_label
+from lib.imaging.volumes import LabelVolume
 from tests.server.running import TINY, Server, put_case, running, small_ct, two_organs
 
 pytestmark = pytest.mark.server

@@ -28,7 +28,7 @@ def training_of(server: Server, *, after_epoch: int = 0) -> psutil.Process:
             return next(
                 child
                 for child in server.process.children()
-                if "lib.retrain.worker" in child.cmdline()
+                if "lib.retrain.training_process" in child.cmdline()
             )
         time.sleep(0.5)
     raise AssertionError(f"no epoch ended:\n{server.log.read_text()[-3000:]}")

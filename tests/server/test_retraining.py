@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lib.config import RetrainConfig
-from lib.scans import write_label
+from lib.imaging.scans import write_label
 from tests.server.running import ANYTHING_GOES, Server, put_case, put_model, running, two_organs
 
 pytestmark = pytest.mark.server

@@ -18,15 +18,15 @@ from fastapi import HTTPException
 from monailabel.endpoints.user.auth import DEFAULT_USER, User
 from lib.errors import StateError
 from lib.server import roles
-from lib.server.blinding import require_sight
-from lib.state.database import Database
-from lib.state.labels import LabelHistory
-from lib.state.reader_studies import ReaderStudies
+from lib.server.reader_blinding import require_label_access
+from lib.storage.database import Database
+from lib.labels.history import LabelHistory
+from lib.assignment.reader_studies import ReaderStudies
 from tests.readings import add_reading
 
 folder = Path(sys.argv[1])
 database = Database(folder / "workflow.sqlite")
-app = SimpleNamespace(readers=ReaderStudies(database), labels_kept=LabelHistory(database, folder))
+app = SimpleNamespace(readers=ReaderStudies(database), label_history=LabelHistory(database, folder))
 people = {
     name: User(username=name, roles=[f"monailabel-{role}" for role in ("user", *given)])
     for name, *given in (["ada", "annotator"], ["bob", "annotator"], ["rita", "reviewer"], ["root", "admin"])
@@ -53,15 +53,15 @@ row("opens", lambda u: may(lambda: asyncio.run(roles.REVIEWER.dependency(u))))
 
 
 def sees(tag, is_version):
-    return lambda u: may(lambda: require_sight(app, "a", tag, u, is_version=is_version))
+    return lambda u: may(lambda: require_label_access(app, "a", tag, u, is_version=is_version))
 
 
 app.readers.ask("a", 2, "rita")
-add_reading(app.labels_kept, "a", "ada", "one")
+add_reading(app.label_history, "a", "ada", "one")
 row("current", sees("final", False))
 row("version", sees("final", True))
 row("draft", sees("original", False))
-add_reading(app.labels_kept, "a", "bob", "two")
+add_reading(app.label_history, "a", "bob", "two")
 row("finished", sees("final", False))
 """
 """Prints a row for each question: the answers for ada, bob, rita, root, and whom nobody logged in as."""

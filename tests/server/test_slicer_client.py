@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lib.geometry import Grid, from_sitk
-from lib.scans import write_ct, write_label
+from lib.imaging.geometry import Grid, from_sitk
+from lib.imaging.scans import write_ct, write_label
 from tests.server.running import Server, put_case, small_ct, two_organs
 
 CLIENT = Path(sys.prefix, "monailabel/plugins/slicer/MONAILabel/MONAILabelLib/client.py")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lib.geometry import Grid, from_sitk
-from lib.scans import write_ct, write_label
+from lib.imaging.geometry import Grid, from_sitk
+from lib.imaging.scans import write_ct, write_label
 from tests.server.running import TINY, Server, parts, put_case, small_ct, two_organs
 
 pytestmark = pytest.mark.server

@@ -19,7 +19,7 @@ def trainings(*servers: Server) -> list[psutil.Process]:
         for server in servers
         if server.process.is_running() and server.process.status() != psutil.STATUS_ZOMBIE
         for child in server.process.children()
-        if "lib.retrain.worker" in child.cmdline()
+        if "lib.retrain.training_process" in child.cmdline()
     ]
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lib.organs import mirror_values
-from lib.recipes import OPENKBP, AugmentConfig
+from lib.imaging.quantities import ShapeVox, SpacingMm
+from lib.organs.table import mirror_values
+from lib.recipes.schema import OPENKBP, AugmentConfig
 from lib.training import augment as aug
 from lib.training.augment import AIR_HU, MAX_HU, Crop, Hu, Streams, Warp
 from lib.training.cases import PreparedCase
 from lib.training.crops import CropDataset
-from lib.units import ShapeVox, SpacingMm
 
 SPACING_MM: SpacingMm = (3.0, 3.0, 2.5)
 CROP_VOX: ShapeVox = (40, 40, 32)

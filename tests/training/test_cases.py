@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from lib.errors import TrainingError
-from lib.geometry import Grid
-from lib.scans import write_ct, write_label
+from lib.imaging.geometry import Grid
+from lib.imaging.scans import write_ct, write_label
+from lib.imaging.volumes import CtVolume, LabelVolume
+from lib.inference.preprocessing import Pipeline
 from lib.training.cases import POINTS_PER_ORGAN, Case, prepare_cases
 from lib.training.crops import CropDataset
-from lib.transforms.pipelines import Pipeline
-from lib.volumes import CtVolume, LabelVolume
 from tests.tiny import TINY
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lib.recipes import AugmentConfig
+from lib.recipes.schema import AugmentConfig
 from lib.training.metal import add_fillings, teeth
 
 SPACING_MM = (2.0, 2.0, 2.5)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lib.errors import CheckpointError, TrainingError
-from lib.phantom import head_and_neck_phantom
-from lib.recipes import Recipe, ScheduleConfig
-from lib.registry import Registry, load_model, save_model
-from lib.scans import read_label, write_label
+from lib.imaging.scans import read_label, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.inference.preprocessing import Pipeline
+from lib.models.registry import Registry, load_model, save_model
+from lib.recipes.schema import Recipe, ScheduleConfig
 from lib.training.cases import Case, prepare_cases
 from lib.training.checkpoint import FILE
 from lib.training.crops import CropDataset
@@ -19,8 +20,7 @@ from lib.training.run import Progress, RunOptions, Step, TrainedModel, Watch, tr
 from lib.training.schedule import learning_rate
 from lib.training.split import is_held_out, split
 from lib.training.validate import validate
-from lib.transforms.pipelines import Pipeline
-from lib.volumes import LabelVolume
+from phantom import head_and_neck_phantom
 from tests.tiny import TINY
 
 

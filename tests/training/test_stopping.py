@@ -2,28 +2,28 @@ from collections.abc import Sequence
 
 import pytest
 
-from lib.training.stopping import Standing, should_stop, standing
+from lib.training.stopping import StoppingState, should_stop, stopping_state
 
 
 @pytest.mark.parametrize(
     ("values", "min_delta", "expected"),
     [
-        ([], 0.0, Standing(None, 0)),
-        ([0.5], 0.0, Standing(0, 0)),
-        ([0.5, 0.6, 0.55], 0.0, Standing(1, 1)),
+        ([], 0.0, StoppingState(None, 0)),
+        ([0.5], 0.0, StoppingState(0, 0)),
+        ([0.5, 0.6, 0.55], 0.0, StoppingState(1, 1)),
         # An equal value is no gain: the earlier weights stay.
-        ([0.6, 0.6, 0.6], 0.0, Standing(0, 2)),
-        ([0.5, 0.5 + 1e-9], 0.0, Standing(1, 0)),
+        ([0.6, 0.6, 0.6], 0.0, StoppingState(0, 2)),
+        ([0.5, 0.5 + 1e-9], 0.0, StoppingState(1, 0)),
         # Gains below min_delta count once they add up to it.
-        ([0.50, 0.51, 0.52, 0.53], 0.02, Standing(2, 1)),
-        ([0.50, 0.515, 0.5, 0.519], 0.02, Standing(0, 3)),
-        ([0.0, 0.0], 0.0, Standing(0, 1)),
+        ([0.50, 0.51, 0.52, 0.53], 0.02, StoppingState(2, 1)),
+        ([0.50, 0.515, 0.5, 0.519], 0.02, StoppingState(0, 3)),
+        ([0.0, 0.0], 0.0, StoppingState(0, 1)),
     ],
 )
 def test_the_best_validation_and_how_many_followed_it(
-    values: Sequence[float], min_delta: float, expected: Standing
+    values: Sequence[float], min_delta: float, expected: StoppingState
 ) -> None:
-    assert standing(values, min_delta=min_delta) == expected
+    assert stopping_state(values, min_delta=min_delta) == expected
 
 
 @pytest.mark.parametrize(

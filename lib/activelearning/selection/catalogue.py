@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from lib.activelearning.pool import Choice, Pool
+from lib.activelearning.score_records import Kind
 from lib.activelearning.selection.failure import failure_first
 from lib.activelearning.selection.foreground import random_foreground
 from lib.activelearning.selection.representative import coldstart, suggestive
 from lib.activelearning.selection.simple import first, random
 from lib.activelearning.selection.uncertainty import claspe, entropy, structure_qc
-from lib.state.scores import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from lib.units import FloatArray
+from lib.imaging.quantities import FloatArray
 
 RESTARTS = 3
 """k-means ends in a minimum that depends on its start; the best of so many is kept."""

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lib.activelearning.pool import Choice, ImageScore, Pool, Shape
+from lib.activelearning.pool import Choice, ImageScore, OrganShape, Pool
 from lib.activelearning.selection.ranking import LEAD_ORGANS, NO_SCORES, at_random, best, in_order
 from lib.activelearning.selection.shapes import (
     FEWEST_CASES,
-    Measures,
-    Usual,
+    ShapeMeasures,
+    UsualShape,
     either,
     measures,
     median,
     usual,
 )
-from lib.units import FloatArray, MaskArray
+from lib.imaging.quantities import FloatArray, MaskArray
 
 STANDS_OUT = 3.0
 """Spreads from the median; with nine organs, two are nothing out of the ordinary."""
@@ -33,7 +33,7 @@ REASONS = ("sides", "missing", "size", "place", "pieces")
 
 
 @dataclass(frozen=True, slots=True)
-class Doubts:
+class ContourWarnings:
     """How odd each contour is.
 
     Attributes:
@@ -45,7 +45,7 @@ class Doubts:
 
     by_reason: FloatArray
     off_mm: FloatArray
-    reference: Usual
+    reference: UsualShape
     is_drawn: MaskArray
 
 
@@ -86,16 +86,16 @@ def failure_first(pool: Pool) -> Choice | None:
     )
 
 
-def _predicted(score: ImageScore) -> dict[str, Shape]:
+def _predicted(score: ImageScore) -> dict[str, OrganShape]:
     return {name: organ.shape for name, organ in score.organs.items() if organ.shape is not None}
 
 
 def _doubts(
     pool: Pool,
     scores: Sequence[ImageScore],
-    drawn: Sequence[Mapping[str, Shape]],
+    drawn: Sequence[Mapping[str, OrganShape]],
     organs: Sequence[str],
-) -> Doubts:
+) -> ContourWarnings:
     """Return how odd each organ of each of `scores` is."""
     everyone = [_predicted(pool.scores[name]) for name in sorted(pool.scores)]
     of_drawn, of_model = usual(measures(drawn, organs)), usual(measures(everyone, organs))
@@ -109,7 +109,7 @@ def _doubts(
     pieces = (seen.pieces - reference.pieces) / PIECES_SPREAD
     sides = SWAPPED * _is_swapped(seen, organs)
     by_reason = np.stack([sides, missing, size, place, pieces], axis=2)
-    return Doubts(
+    return ContourWarnings(
         by_reason=np.clip(np.nan_to_num(by_reason, nan=0.0), 0.0, MOST),
         off_mm=np.linalg.norm(off_mm, axis=2),
         reference=reference,
@@ -122,10 +122,10 @@ def _is_absent(score: ImageScore, organ: str) -> bool:
     return organ in score.organs and score.organs[organ].shape is None
 
 
-def _is_swapped(seen: Measures, organs: Sequence[str]) -> MaskArray:
+def _is_swapped(seen: ShapeMeasures, organs: Sequence[str]) -> MaskArray:
     """Return `(N, K)`: organs of one side that lie on the other; +x is the patient's right.
 
-    As in `lib.plausibility`: a pair is compared with each other, a lone one with what lies in the middle.
+    As in `lib.organs.plausibility`: paired organs are compared with each other, a single one with the midline.
     """
     x = seen.centroid_mm[:, :, 0]
     index = {organ: number for number, organ in enumerate(organs)}
@@ -146,7 +146,11 @@ def _is_swapped(seen: Measures, organs: Sequence[str]) -> MaskArray:
 
 
 def _why(
-    found: Doubts, case: int, k: int, organs: Sequence[str], shapes: Mapping[str, Shape]
+    found: ContourWarnings,
+    case: int,
+    k: int,
+    organs: Sequence[str],
+    shapes: Mapping[str, OrganShape],
 ) -> str:
     """Return what is odd about organ `k`, in a sentence."""
     organ = organs[k]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lib.activelearning.pool import Choice, ImageScore, OrganScore, Pool
-from lib.units import FloatArray
+from lib.imaging.quantities import FloatArray
 
 LEAD_ORGANS = 3
 """So many organs are named as the reason for a choice."""

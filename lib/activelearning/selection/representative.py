@@ -13,7 +13,7 @@ from lib.activelearning.selection.ranking import (
     scored,
 )
 from lib.activelearning.selection.uncertainty import least_sure
-from lib.units import FloatArray, MaskArray
+from lib.imaging.quantities import FloatArray, MaskArray
 
 UNCERTAIN = 16
 """So many of the most uncertain are looked at more closely (K in Yang et al. 2017)."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lib.activelearning.pool import Shape
-from lib.units import FloatArray
+from lib.activelearning.pool import OrganShape
+from lib.imaging.quantities import FloatArray
 
 FEWEST_CASES = 3
 """From fewer cases with an organ nothing is said of what is usual for it."""
@@ -22,7 +22,7 @@ PRIOR_PLACE_MM = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class ShapeMeasures:
     """Shapes of `N` cases and `K` organs as arrays; NaN where a case lacks the organ, or a number is none.
 
     Attributes:
@@ -55,7 +55,7 @@ class Measures:
 
 
 @dataclass(frozen=True, slots=True)
-class Usual:
+class UsualShape:
     """Median and spread of what cases measure; NaN where fewer than `FEWEST_CASES` say it.
 
     Attributes:
@@ -75,7 +75,7 @@ class Usual:
     share: FloatArray
 
 
-def measures(cases: Sequence[Mapping[str, Shape]], organs: Sequence[str]) -> Measures:
+def measures(cases: Sequence[Mapping[str, OrganShape]], organs: Sequence[str]) -> ShapeMeasures:
     """Return the shapes of `cases` as arrays, in the order of `organs`."""
     # One flat list of numbers, and one array of it: 2,000 cases take milliseconds.
     nothing = (np.nan,) * 5
@@ -88,10 +88,10 @@ def measures(cases: Sequence[Mapping[str, Shape]], organs: Sequence[str]) -> Mea
     ]
     values = np.array(flat, float).reshape(len(cases), len(organs), 5)
     values[~np.isfinite(values)] = np.nan
-    return Measures(np.log(np.maximum(values[..., 0], 1e-3)), values[..., 2:], values[..., 1])
+    return ShapeMeasures(np.log(np.maximum(values[..., 0], 1e-3)), values[..., 2:], values[..., 1])
 
 
-def usual(seen: Measures) -> Usual:
+def usual(seen: ShapeMeasures) -> UsualShape:
     """Return what the cases in `seen` usually measure."""
     log_ml, log_ml_spread = _middle_and_spread(seen.log_ml, PRIOR_LOG_VOLUME)
     offset_mm, _ = _middle_and_spread(seen.offset_mm, PRIOR_PLACE_MM)
@@ -99,7 +99,7 @@ def usual(seen: Measures) -> Usual:
     has = ~np.isnan(seen.log_ml)
     share = has.sum(axis=0) / max(len(has), 1)
     is_known = has.sum(axis=0) >= FEWEST_CASES
-    return Usual(
+    return UsualShape(
         log_ml=log_ml,
         log_ml_spread=log_ml_spread,
         offset_mm=offset_mm,
@@ -109,10 +109,10 @@ def usual(seen: Measures) -> Usual:
     )
 
 
-def either(one: Usual, other: Usual) -> Usual:
+def either(one: UsualShape, other: UsualShape) -> UsualShape:
     """Return `one`, and what `other` says where that one says nothing."""
     knows_organ, knows_pair = ~np.isnan(one.log_ml), ~np.isnan(one.offset_mm)
-    return Usual(
+    return UsualShape(
         log_ml=np.where(knows_organ, one.log_ml, other.log_ml),
         log_ml_spread=np.where(knows_organ, one.log_ml_spread, other.log_ml_spread),
         offset_mm=np.where(knows_pair, one.offset_mm, other.offset_mm),

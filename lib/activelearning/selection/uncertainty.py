@@ -17,7 +17,7 @@ from lib.activelearning.selection.ranking import (
     scored,
     shuffled_organs,
 )
-from lib.units import FloatArray
+from lib.imaging.quantities import FloatArray
 
 CLASS_SHARE = 0.66
 """So many of the queries are for one organ (Lueth, Traub et al. 2026)."""

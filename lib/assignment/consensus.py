@@ -1,0 +1,174 @@
+"""One label out of several people's labels of the same CT, and how far those agree.
+
+An organ that somebody left out is unknown, not absent (ADR 0005): the consensus of an organ is that of the
+people who drew it. Drawn by one only, it is as he drew it; drawn by nobody, it is not there.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import distance_transform_edt
+
+from lib.errors import ConfigError, LabelError
+from lib.evaluation.metrics import organ_dice
+from lib.imaging.geometry import require_same_grid
+from lib.imaging.quantities import FloatArray, LabelArray, MaskArray, SpacingMm
+from lib.imaging.volumes import LabelVolume
+
+Method = Literal["staple", "majority"]
+METHODS: tuple[Method, ...] = ("staple", "majority")
+
+MARGIN_VOX = 2
+"""Background around an organ that STAPLE sees; with all of a CT's, its prior would shrink every organ."""
+MAX_ITERATIONS = 100
+_THRESHOLD = 0.5
+_TIE = 1e-6
+
+Agreements = dict[tuple[str, str], dict[str, float | None]]
+"""Two readers -> organ -> DSC."""
+
+
+def consensus(
+    labels: Sequence[LabelVolume], *, method: Method = "staple", image_id: str = "consensus"
+) -> LabelVolume:
+    """Return what several people's labels agree on, on their grid.
+
+    - `staple`: Warfield, Zou and Wells, IEEE TMI 2004, as ITK has it: each reader's sensitivity and
+      specificity are estimated together with the organ, on its box with `MARGIN_VOX` around it, and a voxel
+      belongs to it where that is likelier than not.
+    - `majority`: a voxel belongs to the organ where more than half of those who drew the organ say so.
+
+    A tie, which two readers have wherever they differ (STAPLE too, where one contour lies within the other), is
+    neither the union nor the intersection: the border runs halfway, where the mean of the signed distances to
+    the readers' contours is 0 mm (Rohlfing and Maurer, IEEE TITB 2007); a voxel on it belongs to the organ.
+    A voxel that two organs claim goes to the likelier one, of equally likely ones to that of the lower value.
+
+    Args:
+        labels: At least one.
+        method: See above.
+        image_id: What errors call the image.
+
+    Raises:
+        ConfigError: If there is no such method.
+        LabelError: If there is no label.
+        GeometryError: If the labels lie on different grids.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"{method!r}: no such consensus; expected one of {', '.join(METHODS)}")
+    if not labels:
+        raise LabelError(f"{image_id}: a consensus of no labels; at least one expected")
+    first = labels[0]
+    for label in labels[1:]:
+        require_same_grid(image_id, label=label.grid, image=first.grid)
+    result = np.zeros(first.array.shape, np.uint8)
+    box = _box([label.array > 0 for label in labels])
+    if box is not None:
+        arrays = [label.array[box] for label in labels]
+        result[box] = _merged(arrays, first.labels, first.grid.spacing_mm, method)
+    return LabelVolume(result, first.grid, first.labels)
+
+
+def _merged(
+    arrays: Sequence[LabelArray], values: Mapping[str, int], spacing_mm: SpacingMm, method: Method
+) -> LabelArray:
+    merged = np.zeros(arrays[0].shape, np.uint8)
+    best = np.zeros(arrays[0].shape, np.float32)
+    for value in sorted(values.values()):
+        masks = [mask for array in arrays if (mask := array == value).any()]
+        box = _box(masks)
+        if box is None:
+            continue
+        is_organ, probability = _organ([mask[box] for mask in masks], spacing_mm, method)
+        wins = is_organ & (probability > best[box])
+        merged[box][wins] = value
+        best[box][wins] = probability[wins]
+    return merged
+
+
+def _organ(
+    masks: Sequence[MaskArray], spacing_mm: SpacingMm, method: Method
+) -> tuple[MaskArray, FloatArray]:
+    """Return which voxels of its box an organ has, and how likely each is; no mask is empty."""
+    if all(np.array_equal(mask, masks[0]) for mask in masks[1:]):
+        return masks[0], masks[0].astype(np.float32)
+    padded = [np.pad(mask, MARGIN_VOX) for mask in masks]
+    votes = np.mean(padded, axis=0, dtype=np.float32)
+    probability = _staple(padded) if method == "staple" else votes
+    is_tied = np.abs(probability - _THRESHOLD) <= _TIE
+    is_organ = (probability > _THRESHOLD) & ~is_tied
+    if is_tied.any():
+        is_organ |= is_tied & (_mean_distance_mm(padded, spacing_mm) <= 0)
+    inner = (slice(MARGIN_VOX, -MARGIN_VOX),) * 3
+    # The margin itself is never organ: no reader drew it.
+    return is_organ[inner], probability[inner].astype(np.float32)
+
+
+def _staple(masks: Sequence[MaskArray]) -> FloatArray:
+    """Return the probability of each voxel to be organ."""
+    staple = sitk.STAPLEImageFilter()
+    staple.SetForegroundValue(1.0)
+    staple.SetMaximumIterations(MAX_ITERATIONS)
+    found = staple.Execute([sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in masks])
+    return np.asarray(sitk.GetArrayFromImage(found))
+
+
+def _mean_distance_mm(masks: Sequence[MaskArray], spacing_mm: SpacingMm) -> FloatArray:
+    """Return the mean over the masks of the distance to their border, negative within."""
+    total = np.zeros(masks[0].shape, np.float64)
+    for mask in masks:
+        total += distance_transform_edt(~mask, sampling=spacing_mm)
+        total -= distance_transform_edt(mask, sampling=spacing_mm)
+    return total / len(masks)
+
+
+def _box(masks: Sequence[MaskArray]) -> tuple[slice, ...] | None:
+    """Return the smallest box around several masks; None where all are empty."""
+    slices = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        inside = [np.flatnonzero(mask.any(axis=others)) for mask in masks]
+        found = np.concatenate([*inside, np.zeros(0, np.intp)])
+        if not found.size:
+            return None
+        slices.append(slice(int(found.min()), int(found.max()) + 1))
+    return tuple(slices)
+
+
+def observer_agreement(labels: Sequence[LabelVolume], names: Sequence[str]) -> Agreements:
+    """Return the DSC between every two readers, of each organ that at least one of the two drew.
+
+    An organ that only one of them drew has None: it is unknown to the other, not absent (ADR 0005). One that
+    neither drew is left out.
+
+    Args:
+        labels: Of the same image, on one grid.
+        names: Who drew each; in a pair they stand in this order.
+
+    Raises:
+        GeometryError: If the labels lie on different grids.
+    """
+    found: Agreements = {}
+    organs = [set(label.volumes_ml()) for label in labels]
+    for one, other in combinations(range(len(labels)), 2):
+        first, second = labels[one], labels[other]
+        require_same_grid(f"{names[one]} and {names[other]}", label=second.grid, image=first.grid)
+        both = {k: v for k, v in first.labels.items() if k in organs[one] & organs[other]}
+        dsc = organ_dice(first.array, second.array, both)
+        either = organs[one] | organs[other]
+        found[names[one], names[other]] = {
+            organ: dsc.get(organ) for organ in first.labels if organ in either
+        }
+    return found
+
+
+def mean_agreement(agreements: Agreements) -> dict[str, float]:
+    """Return the mean DSC of each organ over the pairs of readers who both drew it."""
+    found: dict[str, list[float]] = {}
+    for dsc in agreements.values():
+        for organ, value in dsc.items():
+            if value is not None:
+                found.setdefault(organ, []).append(value)
+    return {organ: float(np.mean(values)) for organ, values in found.items()}

@@ -1,0 +1,204 @@
+"""Reading a CT so that its geometry cannot be wrong, and reading and writing labels on its grid.
+
+The grid that comes back is the input's own, voxel for voxel; nothing is turned or resampled. What does not
+say where its voxels lie is refused.
+
+- NIfTI goes through nibabel: ITK, asked for `s.nii.gz`, returns `s.nii` where both are there, reads a file
+  without orientation as if it had one, and loses data without a word when the disk is full. Of sform and
+  qform the one is taken that ITK, and with it 3D Slicer, takes; the two may not differ by over 1 mm.
+- NRRD and MetaImage go through ITK, under another name in a folder of their own, after a look at their
+  header: ITK ignores the spaces it does not know, and would follow a header to any other file.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.errors import GeometryError, LabelError, ScanError
+from lib.imaging.dicom_series import PADDING_HU, holds_dicom, read_series
+from lib.imaging.formats import (
+    SCAN_SUFFIXES,
+    read_volume,
+    suffix_of,
+    write_volume,
+)
+from lib.imaging.geometry import Grid, require_same_grid
+from lib.imaging.quantities import LabelArray
+from lib.imaging.volumes import CtVolume, LabelVolume, as_hu
+
+MIN_SIDE_VOX = 8
+"""No CT of a patient is smaller along any axis; a projection or a localizer is."""
+
+NO_AIR_ABOVE_HU = -200
+"""Any CT of a patient has air below this; where nothing is, the values are not HU."""
+
+_CASE_STEMS = ("ct", "img", "image")
+"""File names that say nothing: the folder names the case (OpenKBP: `pt_1/ct.nii.gz`, PDDCA: `img.nrrd`)."""
+
+
+def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
+    """Return the CT in a file or in the folder of a DICOM series, named `scan_name(path)` by default.
+
+    Values below -1024 HU, which scanners write outside their field of view, become -1024.
+
+    Raises:
+        ScanError: If there is not exactly one readable 3D volume that can be a CT in HU.
+        GeometryError: If it does not say where its voxels lie, or they form no regular grid.
+    """
+    case = image_id or scan_name(path)
+    ct = (
+        read_series(path, image_id=case)
+        if path.is_dir()
+        else CtVolume(case, *read_volume(path, case))
+    )
+    require_volume(case, ct.grid)
+    array = ct.array_hu
+    if not np.isfinite(array).all():
+        raise ScanError(f"{case}: some voxels are NaN or infinite; export the CT again")
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        raise ScanError(f"{case}: every voxel is {low:g}; the image is empty")
+    if not ((array >= PADDING_HU) & (array < NO_AIR_ABOVE_HU)).any():
+        raise ScanError(
+            f"{case}: values run from {low:g} to {high:g} and none lies between {PADDING_HU} and "
+            f"{NO_AIR_ABOVE_HU}, where air is: not a CT in HU; the rescale slope and intercept may be missing"
+        )
+    return CtVolume(case, as_hu(np.maximum(array, np.asarray(PADDING_HU, array.dtype))), ct.grid)
+
+
+def require_volume(image_id: str, grid: Grid) -> None:
+    """Do nothing where a grid can be that of a patient's CT.
+
+    Raises:
+        ScanError: If it is too small for one.
+    """
+    if min(grid.shape_vox) < MIN_SIDE_VOX:
+        raise ScanError(
+            f"{image_id}: {grid} is a 2D image or localizer; at least {MIN_SIDE_VOX} slices of "
+            f"{MIN_SIDE_VOX} x {MIN_SIDE_VOX} voxels expected"
+        )
+
+
+def read_label(
+    path: Path, *, image_id: str, image_grid: Grid | None, integers_only: bool = False
+) -> tuple[LabelArray, Grid]:
+    """Return the label volume in a file, and its grid; an empty label is one of zeros.
+
+    A file on another grid is refused by its header: its voxels, which a small file can have gigabytes of, are
+    not unpacked.
+
+    Args:
+        path: A file with one of `SCAN_SUFFIXES`.
+        image_id: The image that it was drawn on.
+        image_grid: That image's grid; None where there is none to compare with.
+        integers_only: Whether to refuse floating-point voxels even where each is a whole number.
+
+    Raises:
+        LabelError: If the file holds anything but one 3D volume of whole numbers from 0 to 255.
+        GeometryError: If its grid is not the image's.
+    """
+
+    def require(grid: Grid) -> None:
+        if image_grid is not None:
+            require_same_grid(image_id, label=grid, image=image_grid)
+
+    try:
+        array, grid = read_volume(path, image_id, require=require)
+    except GeometryError:
+        raise
+    except ScanError as error:
+        raise LabelError(str(error)) from error
+    if np.issubdtype(array.dtype, np.floating) and not np.array_equal(array, np.rint(array)):
+        raise LabelError(
+            f"{image_id}: the label holds NaN or fractions; whole numbers expected: resample labels with "
+            "nearest neighbour, and send labels rather than probabilities"
+        )
+    if integers_only and not np.issubdtype(array.dtype, np.integer):
+        raise LabelError(
+            f"{image_id}: the label's voxels are {array.dtype}; whole numbers expected: save it as uint8"
+        )
+    low, high = array.min(), array.max()
+    if low < 0 or high > 255:
+        raise LabelError(
+            f"{image_id}: label values run from {low:g} to {high:g}; 0 to 255 expected: is it an image?"
+        )
+    require(grid)
+    return array.astype(np.uint8), grid
+
+
+def write_label(path: Path, label: LabelVolume, *, dtype: type[np.integer[Any]] = np.uint8) -> None:
+    """Write `label` to `path`, atomically; compressed unless `path` ends in `.nii`.
+
+    Raises:
+        LabelError: If the suffix is none of `SCAN_SUFFIXES`, or a value does not fit `dtype`.
+        StorageFullError: If the disk is full.
+    """
+    array = label.array.astype(dtype)
+    if not np.array_equal(array, label.array):
+        raise LabelError(
+            f"{path.name}: values up to {label.array.max()} do not fit {dtype.__name__}"
+        )
+    write_volume(path, array, label.grid)
+
+
+def write_ct(path: Path, ct: CtVolume) -> None:
+    """Write `ct` to `path` as `write_label` writes labels.
+
+    Raises:
+        LabelError: If the suffix is none of `SCAN_SUFFIXES`.
+        StorageFullError: If the disk is full.
+    """
+    write_volume(path, ct.array_hu, ct.grid)
+
+
+def scan_name(path: Path) -> str:
+    """Return what a scan is called: its folder for DICOM and for `ct.*`, `img.*`, `image.*`, else its stem."""
+    path = path.absolute()
+    suffix = suffix_of(path)
+    if suffix is None or path.is_dir():
+        return path.name
+    stem = path.name[: -len(suffix)]
+    return path.parent.name if stem.lower() in _CASE_STEMS else stem
+
+
+def find_scans(folder: Path) -> list[Path]:
+    """Return the scans in `folder`, sorted: files and folders that `read_ct` reads.
+
+    A file, a folder that holds DICOM files, and a folder that holds a `ct.*`, `img.*` or `image.*` file are
+    one scan. Any other folder gives its scan files, and those of its folders that are one scan.
+
+    Raises:
+        ScanError: If there are none.
+    """
+    if suffix_of(folder) and folder.is_file():
+        return [folder]
+    try:
+        scans = list(_scans_of(folder))
+        if not scans:
+            inner = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+            scans = [p for p in inner if p.is_file() and suffix_of(p)]
+            scans += [s for p in inner if p.is_dir() for s in _scans_of(p, levels=2)]
+    except OSError as error:
+        raise ScanError(
+            f"{folder}: cannot be read as a folder of scans: {error.strerror}"
+        ) from error
+    if not scans:
+        raise ScanError(
+            f"{folder}: no scans; expected DICOM files, {', '.join(SCAN_SUFFIXES)} files, or a folder of such"
+        )
+    return sorted(scans)
+
+
+def _scans_of(folder: Path, *, levels: int = 1) -> Iterator[Path]:
+    """Yield `folder` if it is a DICOM series, at most `levels` folders deep, or else its CT files."""
+    inner = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    if holds_dicom(folder) or (levels > 1 and any(holds_dicom(p) for p in inner if p.is_dir())):
+        yield folder
+        return
+    yield from (p for p in inner if p.is_file() and suffix_of(p) and _stem(p) in _CASE_STEMS)
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(suffix_of(path) or "")].lower()

@@ -1,0 +1,188 @@
+"""The way from a CT's own voxels to the network's, and back: the only place where either is decided.
+
+The network sees arrays whose axes run towards the patient's right, front and head (RAS), at the recipe's
+voxel size. Only the order and the direction of the axes are changed and the voxels resized: an oblique CT
+stays oblique. Positions are computed from shapes and voxel sizes alone, rounded to a tenth of a micrometre,
+so that one CT stored in two formats (64-bit DICOM, 32-bit NIfTI) gives the same numbers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import FloatArray, ShapeVox, SpacingMm
+from lib.recipes.schema import Recipe
+
+Box = tuple[slice, slice, slice]
+AnyArray = npt.NDArray[np.generic]
+
+SPACING_DECIMALS = 4
+ANTIALIAS_RATIO = 1.2
+"""A CT is smoothed before its voxels get larger by more than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGrid:
+    """How one CT's grid and the network's fit together.
+
+    Attributes:
+        grid: The CT's own grid.
+        axes: Which of the CT's axes becomes the network's x, y, z.
+        flips: Whether that axis is then reversed.
+        shape_ras: The CT's shape once its axes are turned.
+        spacing_ras_mm: Its voxel size, likewise.
+        shape_model: Shape at the network's voxel size.
+        spacing_model_mm: The network's voxel size.
+    """
+
+    grid: Grid
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    shape_ras: ShapeVox
+    spacing_ras_mm: SpacingMm
+    shape_model: ShapeVox
+    spacing_model_mm: SpacingMm
+
+    @classmethod
+    def of(cls, grid: Grid, recipe: Recipe) -> "ModelGrid":
+        """Return the frame for a CT on `grid` under `recipe`."""
+        axes, flips = closest_ras(grid)
+        spacing = [round(grid.spacing_mm[a], SPACING_DECIMALS) for a in axes]
+        shape = [grid.shape_vox[a] for a in axes]
+        target = [float(s) for s in recipe.spacing_mm]
+        ratios = [s / t for s, t in zip(spacing, target, strict=True)]
+        if max(abs(r - 1.0) for r in ratios) <= recipe.spacing_tolerance:
+            target = spacing
+        model = [max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, target, strict=True)]
+        return cls(
+            grid=grid,
+            axes=axes,
+            flips=flips,
+            shape_ras=(shape[0], shape[1], shape[2]),
+            spacing_ras_mm=(spacing[0], spacing[1], spacing[2]),
+            shape_model=(model[0], model[1], model[2]),
+            spacing_model_mm=(target[0], target[1], target[2]),
+        )
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether the voxels are resized at all."""
+        return self.spacing_ras_mm != self.spacing_model_mm
+
+    def turn(self, array: AnyArray) -> AnyArray:
+        """Return `array` of the CT's grid with its axes in RAS order and direction."""
+        return _turn(array, self.axes, self.flips)
+
+    def turn_back(self, array: AnyArray) -> AnyArray:
+        """Return the inverse of `turn`."""
+        for axis, flip in enumerate(self.flips):
+            array = np.flip(array, axis) if flip else array
+        return array.transpose(np.argsort(self.axes))
+
+    def to_model(self, array_hu: AnyArray) -> FloatArray:
+        """Return the CT as the network's voxels, float32, linear, smoothed where they get larger."""
+        array = np.ascontiguousarray(self.turn(array_hu), dtype=np.float32)
+        if not self.is_resampled:
+            return array
+        image = _indexed(array, self.spacing_ras_mm)
+        for axis in range(3):
+            ratio = self.spacing_model_mm[axis] / self.spacing_ras_mm[axis]
+            if ratio > ANTIALIAS_RATIO:
+                # The Gaussian that turns a box of one voxel into one of `ratio` voxels.
+                sigma_mm = self.spacing_ras_mm[axis] * np.sqrt((ratio**2 - 1) / 12)
+                image = sitk.RecursiveGaussian(image, float(sigma_mm), direction=axis)
+        return self._resample_to_model(image, sitk.sitkLinear)
+
+    def label_to_model(self, label: AnyArray, values: list[int]) -> AnyArray:
+        """Return a label volume as the network's voxels: each voxel takes the value that fills most of it.
+
+        Interpolating each organ's mask keeps thin organs whole, where picking the nearest voxel breaks them.
+        """
+        array = np.ascontiguousarray(self.turn(label))
+        if not self.is_resampled:
+            return array
+        best = np.full(self.shape_model, 0.5, np.float32)
+        result = np.zeros(self.shape_model, np.uint8)
+        for value in values:
+            mask = _indexed((array == value).astype(np.float32), self.spacing_ras_mm)
+            share = self._resample_to_model(mask, sitk.sitkLinear)
+            wins = share >= best
+            result[wins] = value
+            best[wins] = share[wins]
+        return result
+
+    def _resample_to_model(self, image: sitk.Image, how: int) -> FloatArray:
+        resample = sitk.ResampleImageFilter()
+        resample.SetSize(self.shape_model)
+        resample.SetOutputSpacing(self.spacing_model_mm)
+        resample.SetOutputOrigin([0.5 * s for s in self.spacing_model_mm])
+        resample.SetInterpolator(how)
+        resample.UseNearestNeighborExtrapolatorOn()
+        return np.asarray(sitk.GetArrayFromImage(resample.Execute(image)).transpose(2, 1, 0))
+
+    def ras_box(self, model_box: Box) -> Box:
+        """Return the box of turned CT voxels whose centres lie in `model_box`, clipped to the CT."""
+        slices = []
+        for axis in range(3):
+            ratio = self.spacing_model_mm[axis] / self.spacing_ras_mm[axis]
+            start = int(np.floor(model_box[axis].start * ratio))
+            stop = int(np.ceil(model_box[axis].stop * ratio))
+            if model_box[axis].stop == self.shape_model[axis]:
+                stop = self.shape_ras[axis]
+            slices.append(slice(max(0, start), min(self.shape_ras[axis], stop)))
+        return (slices[0], slices[1], slices[2])
+
+    def resample_back(self, values: FloatArray, model_box: Box, ras_box: Box) -> FloatArray:
+        """Return `values` of the network's `model_box` at the turned CT's voxels in `ras_box`, linear."""
+        if not self.is_resampled:
+            return values
+        image = _indexed(values, self.spacing_model_mm)
+        image.SetOrigin(
+            [(box.start + 0.5) * s for box, s in zip(model_box, self.spacing_model_mm, strict=True)]
+        )
+        resample = sitk.ResampleImageFilter()
+        resample.SetSize([box.stop - box.start for box in ras_box])
+        resample.SetOutputSpacing(self.spacing_ras_mm)
+        resample.SetOutputOrigin(
+            [(box.start + 0.5) * s for box, s in zip(ras_box, self.spacing_ras_mm, strict=True)]
+        )
+        resample.SetInterpolator(sitk.sitkLinear)
+        resample.UseNearestNeighborExtrapolatorOn()
+        return np.asarray(sitk.GetArrayFromImage(resample.Execute(image)).transpose(2, 1, 0))
+
+
+def _indexed(array: AnyArray, spacing_mm: SpacingMm) -> sitk.Image:
+    """Return `array` as an image whose first voxel's corner, not centre, lies at 0."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    image.SetSpacing(spacing_mm)
+    image.SetOrigin([0.5 * s for s in spacing_mm])
+    return image
+
+
+def turned(array: AnyArray, grid: Grid) -> AnyArray:
+    """Return `array` of `grid` with its axes in RAS order and direction, for a person to look at."""
+    return _turn(array, *closest_ras(grid))
+
+
+def _turn(array: AnyArray, axes: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> AnyArray:
+    array = array.transpose(axes)
+    for axis, flip in enumerate(flips):
+        array = np.flip(array, axis) if flip else array
+    return array
+
+
+def closest_ras(grid: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Return which array axis runs most along R, A and S, and whether it runs against it."""
+    direction = grid.affine_ras[:3, :3] / np.array(grid.spacing_mm)
+    free = {0, 1, 2}
+    chosen = [0, 0, 0]
+    # The world axis with the clearest match chooses first.
+    for world in np.argsort(-np.abs(direction).max(axis=1)):
+        axis = max(free, key=lambda a: abs(direction[world, a]))
+        chosen[world] = axis
+        free.remove(axis)
+    flips = [bool(direction[world, chosen[world]] < 0) for world in range(3)]
+    return (chosen[0], chosen[1], chosen[2]), (flips[0], flips[1], flips[2])

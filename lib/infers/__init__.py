@@ -1,1 +1,0 @@
-"""InferTask adapters, one file a task."""

@@ -1,0 +1,147 @@
+"""What was refused: kept for a while, so that a contour that somebody drew is not lost with the refusal."""
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from lib.errors import DatastoreError
+from lib.storage.atomic_files import UNFINISHED, digest_of, make_folder, sync, write_json
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "quarantine"
+WHY = "why.json"
+KEPT = timedelta(days=30)
+"""Nothing younger is removed to make room: somebody may not have seen the refusal yet."""
+LIMIT_BYTES = 5 * 2**30
+MAX_FILE_BYTES = 256 * 2**20
+"""No label is larger: a few that are must not fill the quarantine."""
+HEAD_BYTES = 2**20
+"""Of a file that is too large to keep, this much is kept: enough to see what it was."""
+_NAME = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{8}")
+_CHUNK_BYTES = 2**20
+
+
+class Quarantine:
+    """Refused files, each in a folder of its own with the reason beside it.
+
+    Above `limit_bytes` the oldest go, but none that is younger than `KEPT`; while it is full of younger ones,
+    the reason and the beginning of a further file are kept.
+
+    Args:
+        folder: The workflow's folder; files go into its `quarantine`.
+        limit_bytes: Of all files together.
+    """
+
+    def __init__(self, folder: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.folder = folder / FOLDER
+        self.limit_bytes = limit_bytes
+        self._mutex = threading.Lock()
+
+    def keep(self, file: Path, about: Mapping[str, Any], *, suffix: str) -> str:
+        """Keep a copy of a file, and return what to tell the client of it, such as `kept as quarantine/...`.
+
+        Never raises where the disk is full: the refusal is the answer, not that.
+
+        Args:
+            file: What was refused.
+            about: Image id, tag, user, reason.
+            suffix: That the kept file gets.
+        """
+        size = file.stat().st_size
+        try:
+            name, is_whole = self._keep(file, size, about, suffix)
+        except OSError as error:
+            logger.error("%s: could not be kept in quarantine: %s", file.name, error)
+            return f"not kept in quarantine ({error.strerror})"
+        if is_whole:
+            return f"kept as {FOLDER}/{name}"
+        return f"too large for the quarantine, its beginning is kept as {FOLDER}/{name}"
+
+    def _keep(
+        self, file: Path, size: int, about: Mapping[str, Any], suffix: str
+    ) -> tuple[str, bool]:
+        digest = digest_of(file)
+        moment = datetime.now(timezone.utc)
+        name = f"{moment:%Y%m%dT%H%M%S%f}Z-{digest[:8]}"
+        make_folder(self.folder)
+        with self._mutex, tempfile.TemporaryDirectory(dir=self.folder, prefix=UNFINISHED) as draft:
+            is_whole = self._make_room(size, moment)
+            entry = Path(draft) / name
+            entry.mkdir()
+            kept = entry / f"refused{suffix}"
+            _copy(file, kept, size if is_whole else HEAD_BYTES)
+            sync(kept)
+            why = {**about, "at": moment.isoformat(), "file": kept.name, "sha256": digest,
+                   "bytes": size, "is_whole": is_whole}  # fmt: skip
+            write_json(entry / WHY, why)
+            entry.rename(self.folder / name)
+        sync(self.folder)
+        return name, is_whole
+
+    def _make_room(self, size: int, moment: datetime) -> bool:
+        """Remove the oldest until `size` more fits; return whether it does."""
+        if size > MAX_FILE_BYTES:
+            return False
+        sizes = {path: _size(path) for path in self._entries()}
+        used = sum(sizes.values())
+        for path, freed in sizes.items():
+            if used + size <= self.limit_bytes or moment - _moment(path) < KEPT:
+                break
+            logger.warning("quarantine: %s is removed to make room", path.name)
+            shutil.rmtree(path)
+            used -= freed
+        return used + size <= self.limit_bytes
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return what is known of each refused file, newest first."""
+        found = []
+        for path in reversed(self._entries()):
+            try:
+                why = json.loads((path / WHY).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                why = {"reason": f"{WHY} cannot be read"}
+            found.append({"name": path.name, **why})
+        return found
+
+    def file(self, name: str) -> Path:
+        """Return where a refused file lies.
+
+        Raises:
+            DatastoreError: If there is none of that name.
+        """
+        folder = self.folder / name
+        files = sorted(folder.glob("refused*")) if _NAME.fullmatch(name) else []
+        if not files:
+            raise DatastoreError(f"{name[:80]!r}: nothing of that name is in quarantine")
+        return files[0]
+
+    def _entries(self) -> list[Path]:
+        """Return the folders, oldest first: their names begin with the time."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _moment(path: Path) -> datetime:
+    moment = datetime.strptime(path.name.partition("Z")[0], "%Y%m%dT%H%M%S%f")  # noqa: DTZ007 - set below
+    return moment.replace(tzinfo=timezone.utc)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _copy(source: Path, target: Path, limit_bytes: int) -> None:
+    left = limit_bytes
+    with source.open("rb") as reading, target.open("wb") as writing:
+        while left > 0 and (chunk := reading.read(min(left, _CHUNK_BYTES))):
+            writing.write(chunk)
+            left -= len(chunk)

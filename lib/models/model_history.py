@@ -1,0 +1,243 @@
+"""What was decided about each model, and which served when.
+
+`served.json` in the model folder says what serves; this is its history, and the reasons.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from lib.errors import StateError
+from lib.storage.database import Database
+from lib.storage.tables import ModelVersion, Promotion, now
+
+WAITING, PROMOTED, REJECTED, STARTER = "waiting", "promoted", "rejected", "starter"
+DECISIONS = (WAITING, PROMOTED, REJECTED, STARTER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A model as it was made; the fields are those of `lib.storage.tables.ModelVersion`."""
+
+    version: str
+    recipe: str
+    parent: str | None = None
+    run_id: int | None = None
+    commit: str | None = None
+    labels: Sequence[Mapping[str, Any]] = ()
+    """`image_id`, `version` and `digest` of each label that it learned from; the last two may be None."""
+    seed: int = 0
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    decision: str = WAITING
+    reason: str = ""
+    created_at: datetime | None = None
+
+
+class ModelHistory:
+    """The models of a database, and their promotions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, candidate: Candidate) -> ModelVersion:
+        """Return the row of a model, which is written unless there is one: the same weights are one model.
+
+        A row that was made of files alone, since its run was killed before it wrote one, is completed by the
+        run when that goes on: only it knows which labels those were.
+        """
+        with self._database.writing() as session:
+            row = session.get(ModelVersion, candidate.version)
+            if row is None:
+                row = _row(session, candidate)
+                session.add(row)
+            elif row.run_id is None and candidate.run_id is not None and row.decision == WAITING:
+                known = _row(session, candidate)
+                for key in (
+                    "parent",
+                    "run_id",
+                    "recipe",
+                    "commit",
+                    "labels",
+                    "labels_seen",
+                    "seed",
+                ):
+                    setattr(row, key, getattr(known, key))
+        return row
+
+    def decide(
+        self,
+        version: str,
+        *,
+        decision: str,
+        reason: str,
+        by: str = "referee",
+        metrics: Mapping[str, float | None] | None = None,
+        report: Mapping[str, Any] | None = None,
+    ) -> ModelVersion:
+        """Write down what was decided about a model; one that was promoted is now due to serve.
+
+        A decision that was taken before is kept under `earlier_decisions` of the report.
+
+        Args:
+            version: Of a recorded model.
+            decision: `promoted`, `rejected` or `waiting`.
+            reason: Why, in words.
+            by: Who decided it.
+            metrics: Organ -> mean DSC; None leaves what is there.
+            report: Everything that the decision rests on; None leaves what is there.
+
+        Raises:
+            StateError: If no such model is recorded, or there is no such decision.
+        """
+        if decision not in DECISIONS:
+            raise StateError(f"{decision!r} is no decision; expected one of {', '.join(DECISIONS)}")
+        with self._database.writing() as session:
+            row = _require(session, version)
+            new_report = dict(row.report if report is None else report)
+            earlier = [*row.report.get("earlier_decisions", []), *_past(row)]
+            if earlier:
+                new_report["earlier_decisions"] = earlier
+            row.report = new_report
+            if metrics is not None:
+                row.metrics = dict(metrics)
+            row.decision, row.reason, row.decided_at = decision, reason, now()
+            row.pending = {"reason": reason, "by": by} if decision == PROMOTED else None
+        return row
+
+    def set_due(self, version: str, *, reason: str, by: str) -> None:
+        """Say that a model is to serve again; what was decided about it stays.
+
+        Raises:
+            StateError: If no such model is recorded.
+        """
+        with self._database.writing() as session:
+            _require(session, version).pending = {"reason": reason, "by": by}
+
+    def clear_due(self, version: str) -> None:
+        """Say that a model is not to serve after all.
+
+        Raises:
+            StateError: If no such model is recorded.
+        """
+        with self._database.writing() as session:
+            _require(session, version).pending = None
+
+    def due(self) -> list[ModelVersion]:
+        """Return the models that were decided to serve and do not yet, the first decision first."""
+        query = select(ModelVersion).where(ModelVersion.pending.is_not(None))
+        with self._database.reading() as session:
+            return list(session.scalars(query.order_by(ModelVersion.decided_at)))
+
+    def add_promotion(
+        self,
+        version: str,
+        *,
+        previous: str | None,
+        reason: str,
+        by: str,
+        since: datetime | None = None,
+    ) -> None:
+        """Write down that a model serves; it is due no more, and its weights are there."""
+        with self._database.writing() as session:
+            row = Promotion(version=version, previous=previous, reason=reason, by=by)
+            row.since = since or now()
+            session.add(row)
+            model = session.get(ModelVersion, version)
+            if model is not None:
+                model.pending, model.pruned_at = None, None
+
+    def promotions(self) -> list[Promotion]:
+        """Return every change of the served model, the last first."""
+        with self._database.reading() as session:
+            return list(session.scalars(select(Promotion).order_by(Promotion.id.desc())))
+
+    def was_promoted(self, version: str) -> bool:
+        """Return whether a model ever served."""
+        query = select(Promotion.id).where(Promotion.version == version).limit(1)
+        with self._database.reading() as session:
+            return session.scalar(query) is not None
+
+    def mark_pruned(self, version: str) -> None:
+        """Write down that a model's weights were removed.
+
+        Raises:
+            StateError: If no such model is recorded.
+        """
+        with self._database.writing() as session:
+            _require(session, version).pruned_at = now()
+
+    def get(self, version: str) -> ModelVersion | None:
+        """Return a model, or None."""
+        with self._database.reading() as session:
+            return session.get(ModelVersion, version)
+
+    def all(self) -> list[ModelVersion]:
+        """Return every model, the newest first."""
+        newest = (ModelVersion.created_at.desc(), ModelVersion.version)
+        with self._database.reading() as session:
+            return list(session.scalars(select(ModelVersion).order_by(*newest)))
+
+    def lineage_labels(self, version: str) -> list[dict[str, Any]]:
+        """Return the labels that a model and the models before it learned from, each once.
+
+        A parent that is not recorded ends the line: what it learned from is not known.
+        """
+        with self._database.reading() as session:
+            row = session.get(ModelVersion, version)
+            return [] if row is None else _lineage(session, row.labels, row.parent, {version})
+
+
+def _row(session: Session, candidate: Candidate) -> ModelVersion:
+    labels = [dict(label) for label in candidate.labels]
+    decided_at = None if candidate.decision == WAITING else now()
+    return ModelVersion(
+        version=candidate.version,
+        parent=candidate.parent,
+        run_id=candidate.run_id,
+        recipe=candidate.recipe,
+        commit=candidate.commit,
+        labels=labels,
+        labels_seen=len(_lineage(session, labels, candidate.parent, {candidate.version})),
+        seed=candidate.seed,
+        metrics=dict(candidate.metrics),
+        decision=candidate.decision,
+        reason=candidate.reason,
+        report={},
+        created_at=candidate.created_at or now(),
+        decided_at=decided_at,
+    )
+
+
+def _lineage(
+    session: Session, own: Sequence[dict[str, Any]], parent: str | None, seen: set[str]
+) -> list[dict[str, Any]]:
+    """Return the labels of a model and its parents; `seen` guards against a line that bites its tail."""
+    found = {(label["image_id"], label.get("digest")): label for label in own}
+    while parent is not None and parent not in seen:
+        seen.add(parent)
+        row = session.get(ModelVersion, parent)
+        if row is None:
+            break
+        for label in row.labels:
+            found.setdefault((label["image_id"], label.get("digest")), label)
+        parent = row.parent
+    return list(found.values())
+
+
+def _require(session: Session, version: str) -> ModelVersion:
+    row = session.get(ModelVersion, version)
+    if row is None:
+        raise StateError(f"{version}: no such model is recorded; record it first")
+    return row
+
+
+def _past(row: ModelVersion) -> list[dict[str, Any]]:
+    """Return the decision that a new one takes the place of; none where nothing was decided."""
+    if row.decision == WAITING or row.decided_at is None:
+        return []
+    at = row.decided_at.isoformat(timespec="seconds")
+    return [{"decision": row.decision, "reason": row.reason, "decided_at": at}]

@@ -1,0 +1,1 @@
+"""monailabel_tasks."""

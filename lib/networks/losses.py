@@ -1,0 +1,91 @@
+"""Focal + Dice, over the organs that a case was contoured for."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lib.recipes.schema import Recipe
+
+DICE_SMOOTH = 1.0
+"""Added to both sides of the Dice ratio, in voxels: an organ absent from both costs nothing."""
+
+
+def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:
+    """Return log-probabilities in which organs that nobody contoured count as background.
+
+    Where an organ was not contoured, a background voxel may be that organ: the network must not be told
+    otherwise (Shi et al., Medical Image Analysis 2021, marginal loss).
+
+    Args:
+        logits: `(B, K, X, Y, Z)`.
+        known: `(B, K)` bool; background is always known.
+
+    Returns:
+        `(B, K, X, Y, Z)`; channel 0 holds the background together with every unknown class, the channels of
+        unknown classes are those of the plain softmax and must not be used.
+    """
+    log_p = functional.log_softmax(logits.float(), dim=1)
+    as_background = ~known
+    as_background[:, 0] = True
+    hidden = log_p.masked_fill(~as_background[:, :, None, None, None], -torch.inf)
+    merged = torch.logsumexp(hidden, dim=1, keepdim=True)
+    return torch.cat([merged, log_p[:, 1:]], dim=1)
+
+
+class FocalDiceLoss(nn.Module):
+    """`L = L_focal + lambda (1 - DSC)` (Chen et al. 2021, section 2.4, Eq. 2-4).
+
+    The focal part is the mean over voxels of `-w_c (1 - p)^gamma log p`; the Dice part the mean over the
+    known organs of one minus the soft Dice of the whole batch. Where several processes share a batch, `pool`
+    sums over them: the Dice part is then the same on each, and the mean of their losses is the batch's loss.
+    """
+
+    class_weights: Tensor
+    """`(K,)`, those of the recipe."""
+
+    def __init__(self, recipe: Recipe, *, pool: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.pool = pool or (lambda tensor: tensor)
+        self.fade_until = recipe.loss.fade_until
+        self._strength = 1.0
+        weights = torch.ones(recipe.classes)
+        weights[0] = recipe.loss.background_weight
+        for name, value in recipe.labels.items():
+            weights[value] = recipe.loss.class_weights.get(name, 1.0)
+        self.register_buffer("class_weights", weights)
+        self.gamma = recipe.loss.focal_gamma
+        self.dice_weight = recipe.loss.dice_weight
+
+    def fade(self, share: float) -> None:
+        """Set the class weights to those at `share` of the run, 0 to 1: `w ** (1 - share / fade_until)`.
+
+        A weighted cross-entropy learns probabilities that are inflated by the weights, and the most likely
+        class is then an organ too often. Ending with equal weights brings them back.
+        """
+        self._strength = max(0.0, 1 - share / self.fade_until) if self.fade_until else 1.0
+
+    def forward(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            logits: `(B, K, X, Y, Z)`.
+            label: `(B, X, Y, Z)` int64; no voxel holds an unknown organ.
+            known: `(B, K)` bool: which classes the case was contoured for.
+        """
+        log_p = merge_unknown(logits, known)
+        log_pt = log_p.gather(1, label[:, None])[:, 0]
+        weights = self.class_weights**self._strength
+        focal = -weights[label] * (1 - log_pt.exp()).pow(self.gamma) * log_pt
+
+        organs = known[:, 1:].float()
+        p = log_p[:, 1:].exp() * organs[:, :, None, None, None]
+        truth = functional.one_hot(label, log_p.shape[1])[..., 1:].movedim(-1, 1).to(p.dtype)
+        axes = (0, 2, 3, 4)
+        overlap = self.pool((p * truth).sum(axes))
+        total = self.pool(p.sum(axes) + (truth * organs[:, :, None, None, None]).sum(axes))
+        dice = (2 * overlap + DICE_SMOOTH) / (total + DICE_SMOOTH)
+        counted = (self.pool(organs.sum(0)) > 0).to(dice.dtype)
+        dice_loss = ((1 - dice) * counted).sum() / counted.sum().clamp(min=1)
+        return focal.mean() + self.dice_weight * dice_loss

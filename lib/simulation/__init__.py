@@ -1,1 +1,0 @@
-"""Query strategies against each other: labels revealed on request, retrained, judged on one test set."""

@@ -1,1 +1,0 @@
-"""TrainTask adapters, one file a task."""

@@ -1,1 +1,0 @@
-"""A CT made ready for a network, and its answer brought back."""

@@ -1,0 +1,117 @@
+"""A studies folder of generated patients, as MONAI Label's LocalDatastore lays it out."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from lib.dicom.writer import write_ct_series
+from lib.errors import ConfigError, DatastoreError, LabelError, ScanError
+from lib.imaging.quantities import ShapeVox, SpacingMm
+from lib.imaging.scans import read_ct, read_label, write_ct, write_label
+from lib.imaging.volumes import CtVolume, LabelVolume
+from lib.recipes.schema import Recipe
+from phantom import SHAPE_VOX, SPACING_MM, head_and_neck_phantom
+
+FINE_FIELD_MM = 288.0
+"""Width of the field of view where voxels are small: head and neck fit, the shoulders are cut."""
+
+_COARSE_MM = 3.0
+
+
+def write_cohort(
+    folder: Path, *, recipe: Recipe, cases: int, labelled: int, seed: int, dicom_cases: int = 1
+) -> list[str]:
+    """Write `cases` generated patients to the studies folder `folder`, and return their image ids.
+
+    The first `labelled` cases have a final label of the recipe's organs; the last `dicom_cases` are DICOM
+    folders. What is there and complete stays untouched, so that a second call writes nothing and a label
+    that somebody has submitted since is kept; what cannot be read is written again.
+
+    Raises:
+        ConfigError: If the numbers of cases contradict each other.
+        DatastoreError: If the folder has another image under one of the ids.
+    """
+    if labelled < 0 or dicom_cases < 0 or labelled + dicom_cases > cases:
+        raise ConfigError(
+            f"a cohort of {cases} cases cannot hold {labelled} labelled and {dicom_cases} DICOM cases"
+        )
+    shape_vox, spacing_mm = lattice(recipe)
+    names = [f"demo_{number:03d}" for number in range(1, cases + 1)]
+    for number, name in enumerate(names):
+        drawn, label = head_and_neck_phantom(
+            seed * 10_000 + number,
+            grid_shape=shape_vox,
+            spacing_mm=spacing_mm,
+            labels=recipe.labels,
+        )
+        ct = CtVolume(name, drawn.array_hu, drawn.grid)
+        if number >= cases - dicom_cases:
+            _write_dicom(folder / name, ct)
+            continue
+        _write_nifti(folder / f"{name}.nii.gz", ct)
+        if number < labelled:
+            _write_final(folder / "labels" / "final" / f"{name}.nii.gz", name, label)
+    return names
+
+
+def lattice(recipe: Recipe) -> tuple[ShapeVox, SpacingMm]:
+    """Return number and size of the voxels of a CT for `recipe`; large ones in steps of 0.5 mm."""
+    x, y, z = recipe.spacing_mm
+    is_coarse = max(x, y, z) > _COARSE_MM
+    if is_coarse:
+        x, y, z = (max(0.5, round(2 * step) / 2) for step in (x, y, z))
+    width_mm = SHAPE_VOX[0] * SPACING_MM[0] if is_coarse else FINE_FIELD_MM
+    height_mm = SHAPE_VOX[2] * SPACING_MM[2]
+    return (round(width_mm / x), round(width_mm / y), round(height_mm / z)), (x, y, z)
+
+
+def _is_there(path: Path, ct: CtVolume) -> bool:
+    """Return whether `path` holds `ct`, or False where it holds nothing readable.
+
+    Raises:
+        DatastoreError: If it holds another image.
+    """
+    if not path.exists():
+        return False
+    try:
+        found = read_ct(path, image_id=ct.image_id)
+    except ScanError:
+        return False
+    if not found.grid.is_same_as(ct.grid) or not np.array_equal(found.array_hu, ct.array_hu):
+        raise DatastoreError(
+            f"{ct.image_id}: {path.parent} holds another image of this name; give the cohort a folder of "
+            "its own, or the seed and recipe it was written with"
+        )
+    return True
+
+
+def _write_nifti(path: Path, ct: CtVolume) -> None:
+    if not _is_there(path, ct):
+        write_ct(path, ct)
+
+
+def _write_final(path: Path, image_id: str, label: LabelVolume) -> None:
+    if path.exists():
+        try:
+            read_label(path, image_id=image_id, image_grid=label.grid)
+        except (LabelError, ScanError):
+            pass
+        else:
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_label(path, label)
+
+
+def _write_dicom(folder: Path, ct: CtVolume) -> None:
+    """Write a DICOM folder beside `folder` and put it in its place once it is whole."""
+    if _is_there(folder, ct):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as beside:
+        series = Path(beside) / "series"
+        write_ct_series(ct, series, patient_id=ct.image_id, series_description="Phantom")
+        if folder.exists():
+            shutil.move(folder, Path(beside) / "unreadable")
+        series.replace(folder)

@@ -1,0 +1,97 @@
+"""What all parts of the drawing share: one patient's dice, the body's outline, and the spine's curve."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from lib.imaging.quantities import FloatArray
+from phantom.shapes import Column, Ellipsoid, PointMm, Tube, Union
+
+SIDES = (1, -1)
+"""Left, then right: the sign of left."""
+
+_CORD_A_MM = {-250: -72, -190: -52, -160: -39, -125: -22, -100: -13, -80: -9, -45: -5, -20: -2}
+
+FAT_HU = -100.0
+MUSCLE_HU = 55.0
+WATER_HU = 8.0
+
+
+def cord_a_mm(s: FloatArray) -> FloatArray:
+    """Return a of the spinal cord's centre: the neck's lordosis, then the chest's kyphosis."""
+    places = sorted(_CORD_A_MM)
+    return np.asarray(PchipInterpolator(places, [_CORD_A_MM[p] for p in places])(s))
+
+
+@dataclass
+class PhantomPatient:
+    """One person's dice.
+
+    Attributes:
+        rng: Draws of this patient; every draw is made whatever the grid.
+        skin: The body's outline.
+        fat_mm: Thickness of the fat under the skin, in the head and in the neck.
+        contrast_hu: Vessels' HU, with or without contrast medium.
+    """
+
+    rng: np.random.Generator
+    fat_mm: float = 0.0
+    contrast_hu: float = 0.0
+    skin: Union = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fat_mm = float(self.rng.uniform(3.0, 6.5))
+        self.contrast_hu = float(self.rng.choice([48.0, 150.0]))
+        self.skin = self._outline()
+
+    def near(self, point: PointMm, by_mm: float = 1.5) -> PointMm:
+        """Return a point within `by_mm` of `point` along each axis."""
+        left, a, s = np.array(point) + self.rng.uniform(-by_mm, by_mm, 3)
+        return float(left), float(a), float(s)
+
+    def about(self, value: float, share: float = 0.07) -> float:
+        """Return `value` give or take `share` of it."""
+        return float(value * self.rng.uniform(1 - share, 1 + share))
+
+    def blob(
+        self, centre: PointMm, radii: PointMm, *, power: float = 2.0, yaw_deg: float = 0.0,
+        pitch_deg: float = 0.0,
+    ) -> Ellipsoid:  # fmt: skip
+        """Return an ellipsoid close to the one described, never quite its mirror image's twin."""
+        left, a, s = (self.about(radius) for radius in radii)
+        turn = self.rng.uniform(-5, 5, 2)
+        yaw, pitch = yaw_deg + float(turn[0]), pitch_deg + float(turn[1])
+        return Ellipsoid(self.near(centre), (left, a, s), power, yaw, pitch)
+
+    def _outline(self) -> Union:
+        """Return head, face, neck, shoulders, nose and ears as one shape."""
+        jaw, neck = self.about(1, 0.04), self.about(1, 0.07)
+        head = Column(
+            [
+                (-58, 30, -70, -10), (-46, 52, -84, 20), (-30, 67, -94, 60), (-10, 76, -100, 88),
+                (15, 80, -102, 97), (40, 80, -100, 99), (65, 75, -92, 94), (85, 61, -74, 78),
+                (100, 38, -44, 50), (108, 8, -6, 14),
+            ],
+            power=2.3,
+        )  # fmt: skip
+        face = Column(
+            [
+                (-102, 26 * jaw, 20, 62), (-95, 42 * jaw, 0, 90), (-84, 55 * jaw, -20, 105),
+                (-70, 65 * jaw, -34, 108), (-50, 71 * jaw, -40, 110), (-30, 73, -40, 106),
+                (-12, 74, -40, 102), (12, 72, -40, 98), (30, 66, -40, 96),
+            ],
+            power=2.2,
+        )  # fmt: skip
+        trunk = Column(
+            [
+                (-260, 230, -126, 66), (-215, 222, -126, 62), (-190, 205, -125, 54),
+                (-176, 178, -121, 46), (-165, 135, -115, 41), (-154, 92, -108, 40),
+                (-140, 66 * neck, -95, 44), (-122, 58 * neck, -85, 53), (-104, 56 * neck, -78, 57),
+                (-85, 58 * neck, -76, 62), (-60, 60 * neck, -80, 40), (-40, 58, -86, 30),
+            ],
+            power=2.4,
+        )  # fmt: skip
+        nose = Tube([(0, 98, 14), (0, 116, -17), (0, 104, -26)], [6, 10, 9])
+        ears = [self.blob((78 * side, -8, -14), (8, 17, 29), yaw_deg=-22 * side) for side in SIDES]
+        return Union([head, face, trunk, nose, *ears])

@@ -1,0 +1,71 @@
+import csv
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from matplotlib.image import imread
+
+from lib.activelearning.edit_cost_chart import ORGAN_COLUMNS, edit_chart, write_tables
+from lib.activelearning.edit_cost_curve import summary
+from lib.activelearning.edit_cost_records import Edited
+from tests.activelearning.edited import curve, edited, organ
+
+RED = (0xB5, 0x33, 0x1B)
+
+
+def pixels(rows: list[Edited]) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    """Return the chart as `(height, width, 3)`, 0 to 255."""
+    picture = imread(BytesIO(edit_chart(summary(rows))))
+    return np.asarray(np.rint(255 * picture[..., :3]), np.uint8)
+
+
+def lines(rows: list[Edited]) -> int:
+    """Return how many vertical lines stand in the chart's lower half, its axis among them."""
+    is_drawn = pixels(rows)[360:600].max(axis=-1) < 215
+    is_line = is_drawn.sum(axis=0) >= 20
+    return int((is_line[1:] & ~is_line[:-1]).sum())
+
+
+def test_each_model_has_its_line() -> None:
+    def submitted(*versions: str) -> list[Edited]:
+        return [edited(10, hour=h, model_version=f"net-{v}") for h, v in enumerate(versions)]
+
+    one = lines(submitted("a", "a", "a", "a", "a", "a"))
+    assert lines(submitted("a", "a", "b", "b", "c", "c")) == one + 2
+    assert lines(submitted("a", "a", "b", "b", "a", "a")) == one + 2
+    assert lines(submitted("a", "b", "b", "b", "b", "b")) == one + 1
+
+
+def test_the_median_begins_with_the_fifth_submission() -> None:
+    def red(rows: list[Edited]) -> int:
+        return int((np.abs(pixels(rows).astype(int) - RED).max(axis=-1) < 24).sum())
+
+    assert red(curve(10, 20, 30, 40)) == 0
+    assert red(curve(10, 20, 30, 40, 50, 60)) > 100
+
+
+def test_a_chart_of_nothing_is_drawn_too() -> None:
+    failed = [edited(None)]
+    assert pixels([]).shape == pixels(failed).shape
+    assert (pixels(failed) != pixels(curve(1))).any()
+
+
+def test_the_tables_hold_what_the_summary_says(tmp_path: Path) -> None:
+    rows = [
+        *curve(10, 20),
+        edited({"Larynx": organ(7.5), "SpinalCord": organ(0, is_left_out=True)}, hour=2),
+        edited(None, hour=3),
+    ]
+    paths = write_tables(tmp_path / "out", summary(rows))
+    assert [path.name for path in paths] == ["edit-cost.csv", "edit-cost-organs.csv"]
+    with paths[0].open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert [row["added_path_mm"] for row in found] == ["10", "20", "7.5", ""]
+    assert found[2]["left_out"] == "SpinalCord"
+    assert found[3]["trouble"] == "the scan is gone"
+    assert found[3]["counts"] == "False"
+    with paths[1].open(newline="", encoding="utf-8") as file:
+        organs = {row["organ"]: row for row in csv.DictReader(file)}
+    assert list(organs) == ["Brainstem", "Larynx"]
+    assert [organs["Brainstem"][key] for key in ("n", "added_path_mm")] == ["2", "15.0"]
+    assert set(organs["Larynx"]) == {"organ", *ORGAN_COLUMNS}

@@ -1,0 +1,293 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.activelearning.edit_cost_curve import chance, measure, summary, verdict, was_trained_on
+from lib.activelearning.edit_cost_records import Edited
+from lib.errors import GeometryError
+from lib.evaluation.edit_cost import edit_cost
+from lib.imaging.scans import read_ct, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.inference.single_pass import contour
+from lib.models.model_cards import candidate_of
+from lib.models.model_history import Candidate, ModelHistory
+from lib.models.registry import Model, Registry, load_model, save_model
+from lib.networks.build import build_network
+from lib.storage.database import Database
+from lib.training.cases import Case
+from tests.activelearning.edited import curve, edited, label_of, organ
+from tests.tiny import TINY
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> ModelHistory:
+    return ModelHistory(Database(tmp_path / "workflow.sqlite"))
+
+
+FIVE = (300, 310, 320, 330, 340)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        pytest.param([], "too few submissions to say: 0 of 10", id="none"),
+        pytest.param(curve(300, 310), "too few submissions to say: 2 of 10", id="two"),
+        pytest.param(
+            curve(*FIVE, 350, 360),
+            "the last 5 cases needed 340 mm of new contour per case (median); too few submissions to compare: "
+            "7 of 10",
+            id="seven",
+        ),
+        pytest.param(
+            curve(500, 510, 540, 520, 530, *FIVE),
+            "the last 5 cases needed 320 mm of new contour per case (median), 38 % less than the 5 before",
+            id="less",
+        ),
+        pytest.param(
+            curve(9000, *FIVE, 400, 410, 420, 430, 440),
+            "the last 5 cases needed 420 mm of new contour per case (median), 31 % more than the 5 before",
+            id="more, and what is older than ten does not count",
+        ),
+        pytest.param(
+            curve(*FIVE, 305, 315, 325, 335, 250),
+            "the last 5 cases needed 315 mm of new contour per case (median), 320 mm in the 5 before: "
+            "no change beyond chance",
+            id="alike",
+        ),
+        pytest.param(
+            curve(0, 0, 0, 0, 0, *FIVE),
+            "the last 5 cases needed 320 mm of new contour per case (median), 320 mm more than the 5 before",
+            id="more than nothing",
+        ),
+        pytest.param(
+            curve(*[0] * 10),
+            "the last 5 cases needed 0 mm of new contour per case (median), 0 mm in the 5 before: no change "
+            "beyond chance",
+            id="accepted, always",
+        ),
+        pytest.param(
+            [
+                *(
+                    edited({"Brainstem": organ(v), "Larynx": organ(v)}, hour=h)
+                    for h, v in enumerate(FIVE)
+                ),
+                *curve(110, 120, 130, 140, 150),
+            ],
+            "the last 5 cases needed 130 mm of new contour per organ (median; the cases have 1 to 2 organs), "
+            "59 % less than the 5 before",
+            id="fewer organs are not less work per organ",
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence_that_an_annotator_understands(
+    rows: Sequence[Edited], said: str
+) -> None:
+    assert verdict(rows) == said
+
+
+def test_two_fives_differ_by_chance_or_not() -> None:
+    # Of the 252 ways to divide ten values, two are as far apart as 1 to 5 and 6 to 10.
+    assert chance([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(2 / 252)
+    assert chance([6, 7, 8, 9, 10], [1, 2, 3, 4, 5]) == pytest.approx(2 / 252)
+    assert chance([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) == 1
+    assert chance([7] * 5, [7] * 5) == 1
+
+
+def test_each_submission_is_listed_with_the_median_of_the_last_five() -> None:
+    found = summary(curve(10, 50, 20, 40, 30, 60))
+    first, fifth, sixth = (found["submissions"][i] for i in (0, 4, 5))
+    assert first == {
+        "time": "2024-05-01T08:00:00+00:00",
+        "image": "case_0",
+        "author": "ada",
+        "model_version": "m",
+        "was_trained_on": False,
+        "organs": 1,
+        "left_out": [],
+        "mean_dsc": 0.9,
+        "added_path_mm": 10,
+        "changed_voxels": 10,
+        "trouble": None,
+        "counts": True,
+        "running_median": None,
+    }
+    assert fifth["running_median"] == {"mean_dsc": 0.9, "added_path_mm": 30, "changed_voxels": 30}
+    # Of 50, 20, 40, 30, 60.
+    assert sixth["running_median"]["added_path_mm"] == 40
+    assert (found["counted"], found["failed"]) == (6, 0)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_what_is_no_measure_of_the_model_does_not_count() -> None:
+    rows = [
+        *curve(10, 20, 30, 40),
+        edited(1, hour=10, was_trained_on=True),
+        edited(None, hour=11),
+        edited({"Larynx": organ(0, is_left_out=True, changed_voxels=99)}, hour=12),
+        edited(50, hour=13),
+    ]
+    found = summary(rows)
+    assert [s["counts"] for s in found["submissions"]] == [True] * 4 + [False] * 3 + [True]
+    medians = [s["running_median"] for s in found["submissions"]]
+    assert medians[:-1] == [None] * 7
+    assert medians[-1]["added_path_mm"] == 30
+    assert (found["counted"], found["failed"]) == (5, 1)
+    assert found["submissions"][5]["trouble"] == "the scan is gone"
+    assert found["submissions"][6]["left_out"] == ["Larynx"]
+    assert found["submissions"][6]["mean_dsc"] is None
+    assert list(found["organs"]) == ["Brainstem"]
+
+
+def test_of_one_image_the_last_submission_counts_for_each_author_and_model() -> None:
+    rows = [
+        edited(500, hour=0, image_id="a"),
+        edited(300, hour=1, image_id="b"),
+        edited(100, hour=2, image_id="a"),
+        edited(200, hour=3, image_id="a", author="bob"),
+        edited(400, hour=4, image_id="a", model_version="newer"),
+    ]
+    found = summary(rows)
+    assert [s["counts"] for s in found["submissions"]] == [False, True, True, True, True]
+
+
+def test_organs_are_of_the_last_ten_and_say_how_many_were_accepted_unchanged() -> None:
+    old = edited({"Larynx": organ(999)}, hour=0)
+    rows = [
+        edited(
+            {
+                "Brainstem": organ(hour, dsc=hour / 10),
+                "Larynx": organ(5 if hour == 10 else 0),
+                "Esophagus": organ(0, is_left_out=True, changed_voxels=7),
+                "SpinalCord": organ(70, dsc=0.0, is_missed=True),
+            },
+            hour=hour,
+        )
+        for hour in range(1, 11)
+    ]
+    found = summary([old, *rows])
+    assert list(found["organs"]) == ["Brainstem", "Larynx", "SpinalCord"]
+    assert found["organs"]["Brainstem"] == {
+        "n": 10,
+        "unchanged": 0,
+        "missed": 0,
+        "dsc": pytest.approx(0.55),
+        "added_path_mm": 5.5,
+        "changed_voxels": 5.5,
+        "changed_ml": pytest.approx(0.055),
+    }
+    assert found["organs"]["Larynx"]["unchanged"] == 9
+    assert found["organs"]["SpinalCord"]["missed"] == 10
+    # 9 of 30 contours.
+    assert found["unchanged_share"] == 0.3
+
+
+def test_a_summary_of_nothing_says_so() -> None:
+    found = summary([])
+    assert (found["submissions"], found["organs"], found["unchanged_share"]) == ([], {}, None)
+    assert found["verdict"] == "too few submissions to say: 0 of 10"
+
+
+def learned(image_id: str) -> list[dict[str, object]]:
+    return [{"image_id": image_id, "version": 1, "digest": "0" * 64}]
+
+
+@pytest.mark.parametrize(
+    ("image_id", "model_version", "is_known"),
+    [
+        ("of_child", "child", True),
+        ("of_parent", "child", True),
+        ("of_starter", "child", True),
+        ("of_child", "parent", False),
+        ("new", "child", False),
+        ("of_nobody", "orphan", True),
+        ("new", "orphan", False),
+        ("of_nobody", "unrecorded", True),
+        ("of_nobody", "child", False),
+        ("of_orphan", "orphan", True),
+        ("new", None, False),
+        ("of_ring", "ring_a", True),
+        ("new", "ring_a", False),
+    ],
+)
+def test_what_a_model_and_its_parents_learned_from_is_no_measure_of_it(
+    models: ModelHistory, image_id: str, model_version: str | None, *, is_known: bool
+) -> None:
+    for version, parent in (
+        ("starter", None),
+        ("parent", "starter"),
+        ("child", "parent"),
+        ("orphan", "gone"),
+        ("ring_a", "ring_b"),
+        ("ring_b", "ring_a"),
+    ):
+        of = "ring" if version == "ring_b" else version
+        candidate = Candidate(
+            version=version, recipe="tiny", parent=parent, labels=learned(f"of_{of}")
+        )
+        models.record(candidate)
+    label = label_of(image_id, model_version=model_version)
+    assert was_trained_on(label, models, unrecorded={"of_nobody"}) == is_known
+
+
+def test_the_cases_on_a_starters_card_are_no_measure_of_it(
+    tmp_path: Path, models: ModelHistory
+) -> None:
+    card = {"training": {"cases": ["pt_1", "pt_2"]}}
+    version = save_model(tmp_path, build_network(TINY).state_dict(), TINY, card)
+    registry = Registry(tmp_path / "models", starter=tmp_path)
+    models.record(candidate_of(registry, version))
+    for image_id, is_known in (("pt_2", True), ("pt_3", False)):
+        assert was_trained_on(label_of(image_id, model_version=version), models) == is_known
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """One that learned nothing, and draws something all the same."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    weights = build_network(TINY).state_dict()
+    weights["head.weight"] = 100 * weights["head.weight"]
+    weights["head.bias"] = 0 * weights["head.bias"]
+    version = save_model(folder, weights, TINY, {})
+    return load_model(folder / f"{version}.safetensors")
+
+
+def test_a_submission_is_measured_against_what_the_model_draws(
+    cases: list[Case], model: Model, tmp_path: Path
+) -> None:
+    image = cases[0].image
+    predicted = contour(read_ct(image), model).label
+    drawn = set(predicted.volumes_ml())
+    assert "Bone_Mandible" in drawn
+    assert len(drawn) > 2
+    # The person accepts everything; this server's values are others, and one organ is none of its.
+    ours = {name: n + 20 for name, n in predicted.labels.items() if name != "Bone_Mandible"}
+    accepted = np.zeros_like(predicted.array)
+    for name, value in ours.items():
+        accepted[predicted.array == predicted.labels[name]] = value
+    path = tmp_path / "submitted.nii.gz"
+    write_label(path, LabelVolume(accepted, predicted.grid, ours))
+    found = measure(image, path, model, image_id="case_0", labels=ours)
+    assert (found.mean_dsc, found.added_path_mm, found.changed_voxels) == (1, 0, 0)
+    assert set(found.organs) == drawn - {"Bone_Mandible"}
+    # Moved by a voxel, it costs what the two volumes say.
+    moved = np.roll(predicted.array, 1, 0)
+    write_label(path, LabelVolume(moved, predicted.grid, predicted.labels))
+    found = measure(image, path, model, image_id="case_0", labels=predicted.labels)
+    assert found == edit_cost(predicted.array, moved, predicted.labels, grid=predicted.grid)
+    assert found.changed_voxels
+
+
+def test_a_label_on_another_grid_is_not_measured(
+    cases: list[Case], model: Model, tmp_path: Path
+) -> None:
+    grid = read_ct(cases[0].image).grid
+    path = tmp_path / "small.nii.gz"
+    small = np.zeros((10, 10, 10), np.uint8)
+    write_label(path, LabelVolume(small, grid.from_affine((10, 10, 10), grid.affine_ras), {}))
+    with pytest.raises(GeometryError, match="case_0: the label lies on 10 x 10 x 10"):
+        measure(cases[0].image, path, model, image_id="case_0", labels=model.recipe.labels)

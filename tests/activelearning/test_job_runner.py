@@ -1,0 +1,224 @@
+"""The runner with its real process, on generated patients."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from lib.activelearning.edit_cost_records import EditCostRecords
+from lib.activelearning.job_runner import JobRunner
+from lib.activelearning.score_cache import ScoreCache
+from lib.activelearning.score_records import Kind, Scores
+from lib.activelearning.scoring_jobs import EditCostJobs, JobFiles, ScoringJobs, Studies
+from lib.activelearning.scoring_process import flags_for
+from lib.jobs.serving_priority import ServingPriority
+from lib.labels.history import LabelHistory, Submission
+from lib.models.model_history import ModelHistory
+from lib.models.registry import Registry, save_model
+from lib.networks.build import build_network
+from lib.storage.atomic_files import digest_of
+from lib.storage.database import Database
+from phantom.cohort import write_cohort
+from tests.tiny import TINY
+
+CASES = 3
+LIMIT_S = 240.0
+"""For what takes a few seconds on a machine that does nothing else."""
+
+
+class Clinic:
+    """A studies folder with one contoured case, one file that is no scan, and a runner over it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / ".organnet"
+        self.ids = write_cohort(folder, recipe=TINY, cases=CASES, labelled=1, seed=5, dicom_cases=0)
+        (folder / "broken.nii.gz").write_bytes(b"no scan")
+        self.database = Database(self.state / "workflow.sqlite")
+        self.scores = Scores(self.database)
+        self.known = ScoreCache(self.scores)
+        self.registry = Registry(folder / "models")
+        self.label = folder / "labels" / "final" / f"{self.ids[0]}.nii.gz"
+        self.digest = digest_of(self.label)
+        self.labels = LabelHistory(self.database, self.state)
+        self.edit_costs = EditCostRecords(self.database)
+        self.served: str | None = None
+        self.runner = self.new_runner()
+
+    def new_runner(self) -> JobRunner:
+        files = JobFiles(
+            image=lambda image_id: self.folder / f"{image_id}.nii.gz",
+            label=lambda _digest: self.label,
+            model=self.registry.weights_path,
+        )
+        scores = ScoringJobs(
+            self.scores,
+            self.known,
+            studies=lambda: Studies(
+                unlabelled=(*self.ids[1:], "broken"), labelled={self.ids[0]: self.digest}
+            ),
+            served=lambda: self.served,
+            files=files,
+        )
+        edits = EditCostJobs(
+            self.edit_costs, ModelHistory(self.database), unrecorded=set[str], files=files
+        )
+        flags = flags_for(TINY, turns=self.state, device="cpu", gpu_share=0.5)
+        return JobRunner(self.state, [edits, scores], flags=flags)
+
+    def publish(self, seed: int) -> str:
+        torch.manual_seed(seed)
+        weights = build_network(TINY).state_dict()
+        self.served = save_model(self.registry.folder, weights, TINY, {})
+        return self.served
+
+    def finish(self) -> list[tuple[str, str]]:
+        """Compute all that there is; return kind and image in the order in which they came."""
+        before = self.known.done()
+        found = []
+        while self.runner.step():
+            self.known.refresh()
+            new = self.known.done() - before
+            before = self.known.done()
+            found += [(kind.value, image_id) for image_id, _, kind in new]
+        return found
+
+
+def is_working(runner: JobRunner) -> bool:
+    return runner.pid is not None
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Iterator[Clinic]:
+    clinic = Clinic(tmp_path)
+    yield clinic
+    clinic.runner.stop()
+
+
+def test_scores_come_for_the_model_that_serves_each_once(clinic: Clinic) -> None:
+    one, two, three = clinic.ids
+    assert clinic.finish() == [
+        ("drawn", one), ("appearance", two), ("appearance", three), ("appearance", "broken"),
+        ("appearance", one),
+    ]  # fmt: skip
+    assert list(clinic.known.unreadable()) == ["broken"]
+    assert "broken" in clinic.known.unreadable()["broken"]
+
+    first = clinic.publish(1)
+    found = clinic.finish()
+    assert len(found) == len(set(found)) == 6
+    assert found[-1][0] == "samples"
+    assert {d.score.model_version for d in clinic.known.scores(first).values()} == {first}
+    assert clinic.finish() == []
+
+    second = clinic.publish(2)
+    assert {d.score.model_version for d in clinic.known.scores(second).values()} == {first}
+    clinic.finish()
+    scores = clinic.known.scores(second)
+    assert {d.score.model_version for d in scores.values()} == {second}
+    assert set(scores) == set(clinic.ids)
+    assert all(scores[image_id].score.has_samples for image_id in (two, three))
+
+
+def test_a_process_that_is_killed_costs_one_answer_and_a_new_one_goes_on(clinic: Clinic) -> None:
+    clinic.publish(1)
+    assert clinic.runner.step()
+    pid = clinic.runner.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    clinic.finish()
+    clinic.known.refresh()
+    assert set(clinic.known.scores(clinic.served)) == set(clinic.ids)
+
+
+def test_a_process_that_dies_over_an_image_is_not_given_it_again(clinic: Clinic) -> None:
+    clinic.publish(1)
+    with ServingPriority(clinic.state).contouring():
+        # It waits for its turn over the second order, where it is killed.
+        assert clinic.runner.step()
+
+        def kill_soon() -> None:
+            time.sleep(1.0)
+            if clinic.runner.pid is not None:
+                os.kill(clinic.runner.pid, signal.SIGKILL)
+
+        threading.Thread(target=kill_soon).start()
+        assert clinic.runner.step()
+    rows = list(clinic.scores.since(0))
+    assert rows[-1].trouble is not None
+    assert "its process ended" in rows[-1].trouble
+    clinic.finish()
+    keys = [(r.image_id, r.model_version, r.kind) for r in clinic.scores.since(0)]
+    assert len(keys) == len(set(keys))
+
+
+def test_scoring_waits_while_a_server_contours(clinic: Clinic) -> None:
+    clinic.publish(1)
+    assert clinic.runner.step()
+    with ServingPriority(clinic.state).contouring():
+        worker = threading.Thread(target=clinic.runner.step)
+        worker.start()
+        worker.join(3.0)
+        assert worker.is_alive()
+    worker.join(LIMIT_S)
+    assert not worker.is_alive()
+
+
+def test_of_two_servers_one_scores_and_the_other_takes_over(clinic: Clinic) -> None:
+    other = clinic.new_runner()
+    clinic.runner.start()
+    deadline = time.monotonic() + LIMIT_S
+    while len(list(clinic.scores.since(0))) < 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    other.start()
+    time.sleep(1.0)
+    assert not is_working(other)
+    clinic.runner.stop()
+    clinic.publish(3)
+    other.wake()
+    while len(clinic.known.scores(clinic.served)) < CASES and time.monotonic() < deadline:
+        time.sleep(0.2)
+        clinic.known.refresh()
+    assert is_working(other)
+    other.stop()
+    assert set(clinic.known.scores(clinic.served)) == set(clinic.ids)
+
+
+def test_an_end_while_it_computes_is_quick_and_leaves_nothing_behind(clinic: Clinic) -> None:
+    clinic.publish(1)
+    clinic.runner.start()
+    deadline = time.monotonic() + LIMIT_S
+    while clinic.runner.pid is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pid = clinic.runner.pid
+    assert pid is not None
+    began = time.monotonic()
+    clinic.runner.stop()
+    assert time.monotonic() - began < 5
+    assert not psutil.pid_exists(pid)
+    assert all(row.trouble is None for row in clinic.scores.since(0) if row.kind != Kind.APPEARANCE)
+
+
+def test_what_a_person_changed_is_measured_against_the_model_that_served(clinic: Clinic) -> None:
+    version = clinic.publish(1)
+    submission = Submission(source="client", author="ann", model_version=version)
+    clinic.labels.add(clinic.ids[0], "final", clinic.label, submission)
+    gone = Submission(source="client", author="bob", model_version="no-such-model")
+    clinic.labels.add(clinic.ids[0], "final", clinic.label, gone)
+    assert clinic.runner.step()
+    assert clinic.runner.step()
+    bob, ann = sorted(clinic.edit_costs.curve(), key=lambda e: e.label.author, reverse=True)
+    assert ann.cost.trouble is None
+    assert set(ann.cost.found) == set(TINY.labels)
+    # The network learned nothing: all was drawn anew.
+    assert ann.cost.mean_dsc is not None
+    assert ann.cost.mean_dsc < 0.1
+    assert bob.cost.trouble is not None
+    assert "no-such-model" in bob.cost.trouble
+    assert clinic.edit_costs.due(10) == []

@@ -1,0 +1,228 @@
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lib.activelearning.next_case import MOST_HELD, Annotator, CaseAssigner
+from lib.activelearning.score_cache import ScoreCache
+from lib.activelearning.score_records import Computed, Kind, Scores
+from lib.activelearning.scoring_jobs import Studies
+from lib.activelearning.selection.catalogue import METHODS
+from lib.assignment.leases import Leases
+from lib.errors import DatastoreError
+from lib.labels.history import LabelHistory, Submission
+from lib.recipes.schema import OPENKBP
+from lib.storage.database import Database
+from lib.storage.tables import Lease, Score
+
+ANN, BOB = Annotator(holder="ann", seed=1), Annotator(holder="bob", seed=1)
+
+
+class Clinic:
+    """A database, images that exist by name only, and a model that is only a name."""
+
+    def __init__(self, folder: Path, images: int = 6) -> None:
+        self.folder = folder
+        self.database = Database(folder / "workflow.sqlite")
+        self.scores = Scores(self.database)
+        self.labels = LabelHistory(self.database, folder)
+        self.images = [f"pt_{n:04d}" for n in range(images)]
+        self.served: str | None = "m1"
+        self.leases = Leases(self.database)
+        self.case_assigner = CaseAssigner(
+            self.database,
+            known=ScoreCache(self.scores),
+            studies=self.studies,
+            served=lambda: self.served,
+            lease_s=3600.0,
+        )
+
+    def studies(self) -> Studies:
+        labelled = self.labels.digests()
+        return Studies(
+            unlabelled=tuple(i for i in self.images if i not in labelled), labelled=labelled
+        )
+
+    def score(self, image_id: str, entropy: float, version: str = "m1") -> None:
+        self.scores.keep(
+            Computed(
+                image_id=image_id,
+                model_version=version,
+                kind=Kind.PREDICTION,
+                found=prediction(entropy, np.random.default_rng(1)),
+            )
+        )
+
+    def submit(self, image_id: str, who: str) -> None:
+        file = self.folder / f"{image_id}-{who}.nii.gz"
+        file.write_bytes(f"{image_id} by {who}".encode())
+        self.labels.add(image_id, "final", file, Submission(source="client", client=who))
+        self.leases.end_what_a_label_ends(image_id)
+
+
+def prediction(entropy: float, rng: np.random.Generator) -> dict[str, Any]:
+    organs = {
+        name: {
+            "entropy": entropy * float(rng.uniform(0.5, 1.5)),
+            "shape": {"volume_ml": 20.0, "centroid_mm": [1.0, 2.0, 3.0], "pieces": 1},
+        }
+        for name in OPENKBP.labels
+    }
+    features = [float(v) for v in rng.normal(size=128).round(4)]
+    return {"entropy": entropy, "foreground": 0.1, "organs": organs, "features": features}
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Clinic:
+    return Clinic(tmp_path)
+
+
+def test_the_answer_says_which_case_why_and_for_how_long(clinic: Clinic) -> None:
+    for number, image_id in enumerate(clinic.images):
+        clinic.score(image_id, 0.1 * number)
+    answer = clinic.case_assigner.assign_next("entropy", ANN)
+    assert answer["id"] == clinic.images[-1]
+    assert (answer["rank"], answer["of"], answer["score"]) == (1, 6, 0.5)
+    assert answer["strategy"] == "entropy"
+    assert answer["scored_by"] == answer["model_version"] == "m1"
+    assert answer["is_stale"] is False
+    assert answer["lease"]["holder"] == "ann"
+    assert len(answer["why"]) > 10
+
+
+@pytest.mark.parametrize("strategy", METHODS)
+def test_no_case_is_given_twice_and_all_are_given(clinic: Clinic, strategy: str) -> None:
+    for number, image_id in enumerate(clinic.images[:4]):
+        clinic.score(image_id, 0.1 * number)
+    given = [
+        clinic.case_assigner.assign_next(strategy, Annotator(holder=f"client-{n % 3}", seed=n)).get(
+            "id", ""
+        )
+        for n in range(7)
+    ]
+    assert sorted(given[:6]) == clinic.images
+    assert given[6] == ""
+
+
+def test_an_old_model_s_scores_are_used_with_their_age_said(clinic: Clinic) -> None:
+    for number, image_id in enumerate(clinic.images):
+        clinic.score(image_id, 0.1 * number)
+    clinic.served = "m2"
+    with clinic.database.writing() as session:
+        for row in session.query(Score):
+            row.computed_at -= timedelta(hours=5)
+    answer = clinic.case_assigner.assign_next("entropy", ANN)
+    assert answer["id"] == clinic.images[-1]
+    assert answer["is_stale"] is True
+    assert "m1" in answer["note"]
+    assert "5 hours" in answer["note"]
+
+
+def test_before_any_model_a_strategy_that_needs_one_gives_way(clinic: Clinic) -> None:
+    clinic.served = None
+    for number, image_id in enumerate(clinic.images):
+        clinic.scores.keep(
+            Computed(
+                image_id=image_id,
+                model_version="",
+                kind=Kind.APPEARANCE,
+                found={"features": [float(number), 1.0]},
+            )
+        )
+    answer = clinic.case_assigner.assign_next("claspe", ANN)
+    assert answer["id"] in clinic.images
+    assert answer["strategy"] == "coldstart"
+    assert "no" in answer["note"]
+    assert "claspe" in answer["note"]
+
+
+def test_when_all_is_labelled_the_answer_has_no_id_and_says_so(clinic: Clinic) -> None:
+    for image_id in clinic.images:
+        clinic.submit(image_id, "ann")
+    answer = clinic.case_assigner.assign_next("claspe", BOB)
+    assert "id" not in answer
+    assert answer["why"] == "all cases are labelled"
+    assert answer["is_all_labelled"] is True
+
+
+def test_when_the_rest_is_with_others_the_answer_says_that(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, images=1)
+    given = clinic.case_assigner.assign_next("first", ANN)["id"]
+    answer = clinic.case_assigner.assign_next("first", BOB)
+    assert "id" not in answer
+    assert given in answer["why"]
+    assert answer["is_all_labelled"] is False
+
+
+def test_a_case_comes_back_when_its_lease_ends(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, images=1)
+    clinic.case_assigner.assign_next("first", ANN)
+    with clinic.database.writing() as session:
+        for lease in session.query(Lease):
+            lease.expires_at -= timedelta(hours=2)
+    assert clinic.case_assigner.assign_next("first", BOB)["id"] == clinic.images[0]
+
+
+def test_who_holds_many_gets_the_oldest_again_and_others_go_on(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, images=MOST_HELD + 2)
+    held = [clinic.case_assigner.assign_next("first", ANN)["id"] for _ in range(MOST_HELD)]
+    again = clinic.case_assigner.assign_next("first", ANN)
+    assert again["id"] == held[0]
+    assert str(MOST_HELD) in again["why"]
+    assert clinic.case_assigner.assign_next("first", BOB)["id"] == clinic.images[MOST_HELD]
+    clinic.submit(held[0], "ann")
+    assert clinic.case_assigner.assign_next("first", ANN)["id"] == clinic.images[MOST_HELD + 1]
+
+
+def test_a_scan_that_cannot_be_read_is_not_given_to_anybody(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, images=2)
+    bad = Computed(
+        image_id=clinic.images[0],
+        model_version="m1",
+        kind=Kind.PREDICTION,
+        found={"is_unreadable": True},
+        trouble="not a CT",
+    )
+    clinic.scores.keep(bad)
+    assert clinic.case_assigner.assign_next("first", ANN)["id"] == clinic.images[1]
+    answer = clinic.case_assigner.assign_next("first", BOB)
+    assert "id" not in answer
+    clinic.submit(clinic.images[1], "ann")
+    answer = clinic.case_assigner.assign_next("first", BOB)
+    assert "not a CT" in answer["why"]
+
+
+def test_two_readers_get_the_same_case_and_one_of_them_once(clinic: Clinic) -> None:
+    ann, bob, eve = (Annotator(holder=h, seed=1, readers=2) for h in ("ann", "bob", "eve"))
+    first = clinic.case_assigner.assign_next("random", ann)["id"]
+    assert clinic.case_assigner.assign_next("random", bob)["id"] == first
+    other = clinic.case_assigner.assign_next("random", eve)["id"]
+    assert other != first
+    clinic.submit(first, "ann")
+    assert clinic.case_assigner.assign_next("random", ann)["id"] == other
+    clinic.submit(first, "bob")
+    assert clinic.case_assigner.assign_next("random", Annotator(holder="bob", readers=2))[
+        "id"
+    ] not in (
+        first,
+        other,
+    )
+
+
+def test_a_second_reading_is_given_to_anybody_when_nothing_else_is_left(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, images=2)
+    study = clinic.case_assigner.assign_next("first", Annotator(holder="ann", readers=2))["id"]
+    clinic.submit(study, "ann")
+    other = clinic.case_assigner.assign_next("first", BOB)["id"]
+    assert other != study
+    clinic.submit(other, "bob")
+    assert clinic.case_assigner.assign_next("first", BOB)["id"] == study
+    clinic.submit(study, "bob")
+    assert clinic.case_assigner.assign_next("first", BOB)["is_all_labelled"] is True
+
+
+def test_an_unknown_strategy_is_refused_and_the_known_are_named(clinic: Clinic) -> None:
+    with pytest.raises(DatastoreError, match="claspe"):
+        clinic.case_assigner.assign_next("best", ANN)

@@ -1,0 +1,217 @@
+"""The consensus of a reader study in a studies folder: when it is made, of what, and what a kill leaves."""
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.assignment.consensus import Method
+from lib.assignment.consensus_job import CLAIM, ConsensusJob
+from lib.assignment.reader_studies import ReaderStudies
+from lib.datastores.labelled_cases import labelled_cases
+from lib.datastores.local import FolderStore, StoreParts
+from lib.imaging.scans import read_label, write_ct, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.labels.history import LabelHistory
+from lib.labels.quarantine import Quarantine
+from lib.organs.table import ORGAN_SETS
+from lib.storage.database import FILE, Database, state_folder
+from lib.storage.process_locks import ProcessLock
+from lib.storage.tables import LabelVersion
+from tests.phantoms import make_ct, make_grid, make_label
+
+LABELS = ORGAN_SETS["openkbp"]
+
+
+class Clinic:
+    """A studies folder with one scan, `a`, and who works on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.studies_folder = folder / "studies"
+        self.state = state_folder(str(self.studies_folder), folder)
+        self.database = Database(self.state / FILE)
+        self.history = LabelHistory(self.database, self.state)
+        self.studies = ReaderStudies(self.database)
+        self.quarantine = Quarantine(self.state, limit_bytes=10**9)
+        self.store = FolderStore(
+            self.studies_folder,
+            StoreParts(labels=LABELS, history=self.history, quarantine=self.quarantine),
+        )
+        write_ct(self.studies_folder / "a.nii.gz", make_ct())
+
+    def submit(self, reader: str, *, wider: int = 0) -> None:
+        """Submit a label; its organ 1 reaches from x = 13 to 16, and `wider` voxels further down."""
+        array = make_label()
+        array[13 - wider : 16, 4:9, 2:8] = 1
+        file = self.folder / "sent.nii.gz"
+        write_label(file, LabelVolume(array, make_grid(), LABELS))
+        self.store.save_label("a", str(file), "final", {"author": reader})
+
+    def maker(self, method: Method = "staple") -> ConsensusJob:
+        return ConsensusJob(self.store, self.studies, self.state, method=method)
+
+    def versions(self) -> list[tuple[str, str]]:
+        """Return source and author of each version, oldest first."""
+        return [(v.source, v.author) for v in self.history.history("a", "final")]
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Clinic:
+    return Clinic(tmp_path)
+
+
+def newest(clinic: Clinic) -> LabelVersion:
+    found = clinic.history.newest("a", "final")
+    assert found is not None
+    return found
+
+
+def first_organ(clinic: Clinic, version: LabelVersion) -> list[int]:
+    """Return where in x a version has organ 1, in the middle of it."""
+    path = clinic.history.path(version.digest)
+    array, _ = read_label(path, image_id="a", image_grid=make_grid())
+    return [int(x) for x in np.flatnonzero(array[:, 6, 5] == 1)]
+
+
+@pytest.mark.parametrize("method", ["staple", "majority"])
+def test_the_second_reading_makes_a_consensus_the_current_label(
+    clinic: Clinic, method: Method
+) -> None:
+    clinic.studies.ask("a", 2, "eve")
+    maker = clinic.maker(method)
+    clinic.submit("ada")
+    assert maker.run() == []
+    clinic.submit("bob", wider=4)
+    (made,) = maker.run()
+    assert clinic.versions() == [("client", "ada"), ("client", "bob"), ("consensus", "")]
+    assert made.id == newest(clinic).id
+    # One lies within the other: halfway.
+    assert first_organ(clinic, made) == [11, 12, 13, 14, 15]
+    about = made.info["consensus"]
+    assert (about["method"], about["of"]) == (method, [1, 2])
+    (pair,) = about["agreement"]["pairs"]
+    # Slices in x: 3 of the one, 7 of the other, but for one voxel of another organ.
+    assert pair["of"] == [1, 2]
+    assert pair["dsc"][made.organs[0]] == pytest.approx(2 * 3 / (3 + 7), abs=0.02)
+    assert about["agreement"]["mean"] == pair["dsc"]
+    copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
+    kept = clinic.history.path(made.digest)
+    assert copy.read_bytes() == kept.read_bytes()
+
+
+def test_it_is_trained_on_like_any_other_label(clinic: Clinic) -> None:
+    clinic.studies.ask("a", 2, "eve")
+    clinic.submit("ada")
+    clinic.submit("bob", wider=4)
+    (made,) = clinic.maker().run()
+    (case,) = labelled_cases(clinic.store)()
+    assert (case.digest, case.number) == (made.digest, 3)
+    assert case.organs == frozenset(made.organs) != frozenset()
+    assert case.doubts == tuple(made.doubts)
+
+
+def test_nothing_makes_another_version_of_it(clinic: Clinic) -> None:
+    clinic.studies.ask("a", 2, "eve")
+    clinic.submit("ada")
+    clinic.submit("bob", wider=4)
+    clinic.maker().run()
+    assert clinic.store.adopt() == []
+    copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
+    # Old enough for the adoption to look at its content.
+    os.utime(copy, (copy.stat().st_mtime - 60,) * 2)
+    assert clinic.store.adopt() == []
+    assert clinic.maker().run() == []
+    assert len(clinic.versions()) == 3
+    assert clinic.history.restore_from_files() == 0
+    assert not any(file.suffix == ".lock" for file in clinic.studies_folder.glob("labels/*/*"))
+
+
+def test_a_correction_makes_a_new_one(clinic: Clinic) -> None:
+    clinic.studies.ask("a", 2, "eve")
+    clinic.submit("ada")
+    clinic.submit("bob", wider=4)
+    clinic.maker().run()
+    clinic.submit("ada", wider=4)
+    assert newest(clinic).author == "ada"
+    (made,) = clinic.maker().run()
+    assert made.info["consensus"]["of"] == [2, 4]
+    assert made.info["consensus"]["agreement"]["mean"][made.organs[0]] == 1.0
+    assert first_organ(clinic, made) == [9, 10, 11, 12, 13, 14, 15]
+
+
+def test_a_copy_that_a_kill_kept_from_its_place_is_put_there(clinic: Clinic) -> None:
+    clinic.studies.ask("a", 2, "eve")
+    clinic.submit("ada")
+    clinic.submit("bob", wider=4)
+    copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
+    of_bob = copy.read_bytes()
+    (made,) = clinic.maker().run()
+    # As if the server had died between the row and the rename.
+    copy.write_bytes(of_bob)
+    os.utime(copy, (copy.stat().st_mtime - 60,) * 2)
+    with clinic.database.writing() as session:
+        row = session.get(LabelVersion, made.id)
+        assert row is not None
+        row.is_in_place = False
+    again = Clinic(clinic.folder)
+    assert again.store.adopt() == []
+    assert copy.read_bytes() == again.history.path(made.digest).read_bytes()
+    assert again.maker().run() == []
+
+
+def test_images_outside_of_studies_have_none(clinic: Clinic) -> None:
+    clinic.submit("ada")
+    clinic.submit("bob", wider=4)
+    assert clinic.maker().run() == []
+    clinic.studies.ask("a", 2, "eve")
+    assert len(clinic.maker().run()) == 1
+
+
+def test_one_server_at_a_time_makes_it(clinic: Clinic) -> None:
+    clinic.studies.ask("a", 2, "eve")
+    clinic.submit("ada")
+    clinic.submit("bob", wider=4)
+    other = ProcessLock(clinic.state / CLAIM)
+    assert other.take()
+    assert clinic.maker().run() == []
+    other.close()
+    makers = [clinic.maker() for _ in range(4)]
+    threads = [threading.Thread(target=maker.run) for maker in makers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert clinic.versions().count(("consensus", "")) == 1
+
+
+def test_readings_that_cannot_be_read_do_not_stop_the_others(
+    clinic: Clinic, caplog: pytest.LogCaptureFixture
+) -> None:
+    clinic.studies.ask("a", 2, "eve")
+    clinic.studies.ask("scan that is gone", 2, "eve")
+    clinic.submit("ada")
+    clinic.submit("bob", wider=4)
+    volume = clinic.history.path(clinic.history.version("a", "final", 1).digest)
+    volume.rename(volume.with_suffix(".away"))
+    maker = clinic.maker()
+    assert (maker.run(), maker.run()) == ([], [])
+    assert [r.message for r in caplog.records if r.levelname == "ERROR"] == [
+        "a: no consensus of the readings could be made"
+    ]
+    assert clinic.quarantine.entries() == []
+    clinic.submit("ada", wider=1)
+    assert len(maker.run()) == 1
+
+
+def test_a_scan_that_was_taken_away_waits(clinic: Clinic) -> None:
+    clinic.studies.ask("a", 2, "eve")
+    clinic.submit("ada")
+    clinic.submit("bob", wider=4)
+    scan = clinic.studies_folder / "a.nii.gz"
+    scan.rename(clinic.folder / "away.nii.gz")
+    assert clinic.maker().run() == []
+    (clinic.folder / "away.nii.gz").rename(scan)
+    assert len(clinic.maker().run()) == 1

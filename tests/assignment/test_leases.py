@@ -1,0 +1,270 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from lib.assignment import leases
+from lib.assignment.leases import Leases
+from lib.assignment.reader_studies import ReaderStudies
+from lib.config import APP_DIR
+from lib.errors import DatastoreError, StateError
+from lib.labels.history import LabelHistory
+from lib.storage.database import Database
+from lib.storage.tables import Lease
+from tests.readings import add_reading
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+HOUR_S = 3600.0
+IMAGES = [f"case_{number:03d}" for number in range(200)]
+
+CHOOSING = """
+import random, sys
+from pathlib import Path
+from lib.assignment.readings import assignment_state, open_for
+from lib.assignment import leases
+from lib.storage.database import Database
+from lib.storage.tables import now
+path, holder, images = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(",")
+database = Database(path)
+print("ready", flush=True)
+sys.stdin.readline()
+while True:
+    with database.writing() as session:
+        at = now()
+        found = assignment_state(session, at)
+        # One who holds a case may have it again: for this test each is to take a new one.
+        left = [image for image in images if not found.holding.get(image) and open_for(holder, image, found)]
+        if not left:
+            break
+        leases.grant(session, random.choice(left), holder, for_s=600.0, at=at)
+"""
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from lib.assignment import leases
+from lib.storage.database import Database
+database = Database(Path(sys.argv[1]))
+with database.writing() as session:
+    leases.grant(session, "kept", "dead", for_s=float(sys.argv[2]))
+with database.writing() as session:
+    leases.grant(session, "undone", "dead", for_s=600.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def assignments(database: Database) -> Leases:
+    return Leases(database)
+
+
+def rows(database: Database) -> list[tuple[str, str, str | None]]:
+    """Return image, holder and what ended it, of every lease there ever was."""
+    with database.reading() as session:
+        return [(r.image_id, r.holder, r.ended_by) for r in session.scalars(select(Lease))]
+
+
+def test_a_case_goes_to_one_and_to_nobody_else(assignments: Leases) -> None:
+    lease = assignments.grant("a", "ada", for_s=HOUR_S, strategy="first", why={"why": "by name"})
+    assert (lease.strategy, lease.why) == ("first", {"why": "by name"})
+    assert lease.expires_at - lease.granted_at == timedelta(hours=1)
+    with pytest.raises(
+        StateError, match="a: it needs 1 reader, 0 submitted, and it is leased to ada"
+    ):
+        assignments.grant("a", "bob", for_s=HOUR_S)
+    assignments.grant("b", "bob", for_s=HOUR_S)
+    assert [(x.image_id, x.holder) for x in assignments.active()] == [("a", "ada"), ("b", "bob")]
+    assert [x.image_id for x in assignments.held_by("bob")] == ["b"]
+
+
+def test_asking_again_extends_the_same_lease(database: Database) -> None:
+    with database.writing() as session:
+        first = leases.grant(session, "a", "ada", for_s=HOUR_S, strategy="first", at=NOON)
+        later = NOON + timedelta(minutes=30)
+        again = leases.grant(session, "a", "ada", for_s=HOUR_S, strategy="random", at=later)
+        assert (again.id, again.strategy, again.granted_at) == (first.id, "first", NOON)
+        assert again.expires_at == NOON + timedelta(minutes=90)
+        shorter = leases.extend(session, "a", "ada", 60.0, at=later)
+        assert shorter.expires_at == NOON + timedelta(minutes=90)
+
+
+def test_a_lease_ends_by_itself_at_its_expiry(database: Database) -> None:
+    with database.writing() as session:
+        leases.grant(session, "a", "ada", for_s=HOUR_S, at=NOON)
+        just_before = NOON + timedelta(minutes=59, seconds=59)
+        assert len(leases.active(session, just_before)) == 1
+    much_later = NOON + timedelta(days=2)
+    with database.writing() as session:
+        assert leases.active(session, NOON + timedelta(hours=1)) == []
+    with database.writing() as session:
+        second = leases.grant(session, "a", "bob", for_s=HOUR_S, at=much_later)
+        first = session.scalars(select(Lease).where(Lease.holder == "ada")).one()
+        assert (first.ended_at, first.ended_by) == (NOON + timedelta(hours=1), "expiry")
+        assert second.ended_at is None
+
+
+def test_looking_closes_what_has_expired(database: Database, assignments: Leases) -> None:
+    with database.writing() as session:
+        leases.grant(session, "a", "ada", for_s=1.0, at=NOON)
+    assert assignments.active() == []
+    assert rows(database) == [("a", "ada", "expiry")]
+
+
+def test_a_reader_study_has_as_many_holders_as_readers_are_missing(
+    database: Database, assignments: Leases, history: LabelHistory
+) -> None:
+    ReaderStudies(database).ask("a", 2, "eve")
+    assignments.grant("a", "ada", for_s=HOUR_S)
+    assignments.grant("a", "bob", for_s=HOUR_S)
+    with pytest.raises(StateError, match=r"needs 2 readers, 0 submitted.* to ada until .*, bob un"):
+        assignments.grant("a", "ida", for_s=HOUR_S)
+    add_reading(history, "a", "ada", "one")
+    assignments.end_by_label("a", "ada")
+    with pytest.raises(
+        StateError, match="needs 2 readers, 1 submitted, and it is leased to bob unt"
+    ):
+        assignments.grant("a", "ida", for_s=HOUR_S)
+    assignments.release("a", "bob")
+    with pytest.raises(StateError, match="ada contoured it already, and one reader contours an im"):
+        assignments.grant("a", "ada", for_s=HOUR_S)
+    assignments.grant("a", "ida", for_s=HOUR_S)
+    assert rows(database) == [("a", "ada", "label"), ("a", "bob", "release"), ("a", "ida", None)]
+
+
+def test_a_case_that_is_done_is_leased_to_nobody(
+    assignments: Leases, history: LabelHistory
+) -> None:
+    add_reading(history, "a", "", "one", source="folder")
+    with pytest.raises(StateError, match="contoured already by somebody without a name, and it ne"):
+        assignments.grant("a", "ada", for_s=HOUR_S)
+    history.hide("a", "final")
+    assert assignments.grant("a", "ada", for_s=HOUR_S).holder == "ada"
+
+
+@pytest.mark.parametrize("method", ["extend", "release", "end_by_label"])
+def test_a_lease_that_nobody_has_is_not_found(assignments: Leases, method: str) -> None:
+    def call(image_id: str, holder: str) -> None:
+        given = (HOUR_S,) if method == "extend" else ()
+        getattr(assignments, method)(image_id, holder, *given)
+
+    with pytest.raises(DatastoreError, match="a: ada has no lease of this image; there never was"):
+        call("a", "ada")
+    assignments.grant("a", "ada", for_s=HOUR_S)
+    with pytest.raises(DatastoreError, match="a: a client without a name has no lease"):
+        call("a", "")
+    assignments.release("a", "ada")
+    with pytest.raises(DatastoreError, match="the last one ended by release at 20"):
+        call("a", "ada")
+
+
+def test_work_extends_a_lease_and_grants_none(database: Database, assignments: Leases) -> None:
+    assert assignments.extend_if_held("a", "ada", HOUR_S) is False
+    assert rows(database) == []
+    before = assignments.grant("a", "ada", for_s=HOUR_S).expires_at
+    assert assignments.extend_if_held("a", "bob", 2 * HOUR_S) is False
+    assert assignments.extend_if_held("a", "ada", HOUR_S + 30) is True
+    assert assignments.active()[0].expires_at == before, "less than a minute is not written down"
+    assert assignments.extend_if_held("a", "ada", 2 * HOUR_S) is True
+    gained = assignments.active()[0].expires_at - before
+    assert timedelta(hours=1) <= gained < timedelta(hours=1, minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("readers", "holders", "submits", "left"),
+    [
+        (1, ["ada"], ["ada"], []),
+        (1, ["ada"], ["bob"], []),
+        (2, ["ada", "bob"], ["ada"], ["bob"]),
+        (2, ["ada", "bob"], ["ida"], ["ada", "bob"]),
+        (2, ["ada"], ["bob"], ["ada"]),
+        (2, ["ada"], ["bob", "ida"], []),
+        (2, ["ada", "bob"], ["ida", "eve"], ["ada", "bob"]),
+    ],
+)
+def test_a_label_ends_the_lease_that_it_makes_needless(
+    database: Database, readers: int, holders: list[str], submits: list[str], left: list[str]
+) -> None:
+    history, assignments = LabelHistory(database, database.path.parent), Leases(database)
+    ReaderStudies(database).ask("a", readers, "eve")
+    assignments.grant("b", holders[0], for_s=HOUR_S)
+    for holder in holders:
+        assignments.grant("a", holder, for_s=HOUR_S)
+    for reader in submits:
+        add_reading(history, "a", reader, reader)
+        assignments.end_what_a_label_ends("a")
+    assert [x.holder for x in assignments.active() if x.image_id == "a"] == left
+    assert assignments.held_by(holders[0])[0].image_id == "b"
+    assert {ended for *_, ended in rows(database)} <= {None, "label"}
+
+
+def test_a_label_from_before_the_lease_ends_nothing(
+    assignments: Leases, history: LabelHistory
+) -> None:
+    add_reading(history, "a", "ada", "one")
+    ReaderStudies(assignments._database).ask("a", 2, "eve")
+    assignments.grant("a", "bob", for_s=HOUR_S)
+    ReaderStudies(assignments._database).ask("a", 1, "eve")
+    assert assignments.end_what_a_label_ends("a") == []
+    assert assignments.end_what_a_label_ends("never labelled") == []
+    assert [x.holder for x in assignments.active()] == ["bob"]
+
+
+def start(code: str, *given: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(APP_DIR)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *given],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+
+
+def test_eight_processes_take_two_hundred_cases_and_none_twice(database: Database) -> None:
+    path = str(database.path)
+    people = [start(CHOOSING, path, f"reader_{n}", ",".join(IMAGES)) for n in range(8)]
+    for one in people:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    for one in people:
+        assert one.stdin is not None
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    for one in people:
+        one.communicate(timeout=120)
+    assert [one.returncode for one in people] == [0] * 8
+    with database.reading() as session:
+        granted = list(session.scalars(select(Lease)))
+    assert sorted(lease.image_id for lease in granted) == IMAGES
+    taken_by = {lease.holder for lease in granted}
+    assert len(taken_by) > 1, "several were at it"
+
+
+def test_the_case_of_a_process_that_died_comes_back(
+    database: Database, assignments: Leases
+) -> None:
+    dying = start(DYING, str(database.path), "0.5")
+    dying.communicate(timeout=120)
+    assert dying.returncode == -signal.SIGKILL
+    assert [image for image, *_ in rows(database)] == ["kept"]
+    assert assignments.grant("undone", "bob", for_s=HOUR_S).holder == "bob"
+    limit = time.monotonic() + 10
+    while assignments.held_by("dead") and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert assignments.grant("kept", "bob", for_s=HOUR_S).holder == "bob"
+    with database.reading() as session:
+        dead = session.scalars(select(Lease).where(Lease.holder == "dead")).one()
+    assert (dead.ended_by, dead.ended_at) == ("expiry", dead.expires_at)
+
+
+def test_a_lease_outlives_the_program_that_granted_it(database: Database, tmp_path: Path) -> None:
+    Leases(database).grant("a", "ada", for_s=HOUR_S)
+    later = Database(database.path)
+    assert [x.holder for x in Leases(later).active()] == ["ada"]
+    later.close()

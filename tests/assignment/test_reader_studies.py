@@ -1,0 +1,163 @@
+import pytest
+
+from lib.assignment.reader_studies import (
+    ReaderStudies,
+    by_reader,
+    may_be_given,
+    may_be_shown,
+    submitted,
+)
+from lib.errors import ConfigError
+from lib.labels.history import LabelHistory, Submission
+from lib.storage.database import Database
+from tests.readings import add_reading
+
+
+def numbers(history: LabelHistory, image_id: str = "a") -> dict[str, int]:
+    """Return reader -> number of his reading, in the order of the readings."""
+    found = by_reader(history.history(image_id, "final"))
+    return {reader: version.number for reader, version in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "have_submitted", "holding", "asks", "expected"),
+    [
+        (1, "", "", "ada", True),
+        (1, "", "bob", "ada", False),
+        (1, "", "ada", "ada", True),
+        (1, "bob", "", "ada", False),
+        (1, "ada", "", "ada", False),
+        (2, "", "bob", "ada", True),
+        (2, "", "bob eve", "ada", False),
+        (2, "bob", "", "ada", True),
+        (2, "ada", "", "ada", False),
+        (2, "bob", "eve", "ada", False),
+        (2, "bob", "ada", "ada", True),
+        (2, "bob eve", "", "ada", False),
+        (3, "bob", "eve", "ada", True),
+        (3, "ada", "eve", "ada", False),
+        (1, "bob eve", "", "ada", False),
+    ],
+)
+def test_an_image_is_given_to_as_many_as_it_needs(
+    wanted: int, have_submitted: str, holding: str, asks: str, *, expected: bool
+) -> None:
+    may = may_be_given(
+        wanted=wanted, submitted=have_submitted.split(), holding=holding.split(), asks=asks
+    )
+    assert may is expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "have_submitted", "asks", "is_reviewer", "expected"),
+    [
+        (1, "ada", "bob", False, True),
+        (1, "ada", None, False, True),
+        (2, "ada", "bob", False, False),
+        (2, "ada", "bob", True, True),
+        (2, "ada", "ada", False, True),
+        (2, "ada", None, True, False),
+        (2, "", "bob", False, True),
+        (2, "ada eve", "bob", False, True),
+        (2, "ada eve", None, False, True),
+        (3, "ada eve", "bob", False, False),
+        (3, "ada eve", "eve", False, True),
+    ],
+)
+def test_a_label_is_shown_to_who_need_not_draw_his_own(
+    wanted: int, have_submitted: str, asks: str | None, *, is_reviewer: bool, expected: bool
+) -> None:
+    submitted_by = have_submitted.split()
+    shown = may_be_shown(wanted=wanted, submitted=submitted_by, asks=asks, is_reviewer=is_reviewer)
+    assert shown is expected
+
+
+def test_an_image_has_one_reader_until_more_are_asked_for(database: Database) -> None:
+    studies = ReaderStudies(database)
+    assert studies.readers_of("a") == 1
+    studies.ask("b", 2, "eve")
+    studies.ask("a", 3, "eve")
+    assert (studies.readers_of("a"), studies.readers_of("c")) == (3, 1)
+    assert [(s.image_id, s.readers, s.by) for s in studies.all()] == [
+        ("a", 3, "eve"),
+        ("b", 2, "eve"),
+    ]
+
+
+def test_a_study_is_asked_for_once_changed_and_ended(database: Database) -> None:
+    studies = ReaderStudies(database)
+    first = studies.ask("a", 2, "eve")
+    again = studies.ask("a", 2, "mallory")
+    assert (again.by, again.since) == ("eve", first.since)
+    assert studies.ask("a", 3, "ida").by == "ida"
+    studies.ask("a", 1, "ida")
+    assert studies.all() == []
+    assert studies.readers_of("a") == 1
+
+
+@pytest.mark.parametrize("readers", [0, -1, 21])
+def test_a_number_of_readers_that_makes_no_sense_is_refused(
+    database: Database, readers: int
+) -> None:
+    with pytest.raises(ConfigError, match=f"a: {readers} readers; 1 to 20 expected"):
+        ReaderStudies(database).ask("a", readers, "eve")
+    assert ReaderStudies(database).all() == []
+
+
+def test_each_reader_counts_once_with_his_newest_label(history: LabelHistory) -> None:
+    add_reading(history, "a", "ada", "one")
+    add_reading(history, "a", "bob", "two")
+    add_reading(history, "a", "ada", "three")
+    add_reading(history, "a", "", "four", client="slicer")
+    add_reading(history, "a", "", "five", source="folder")
+    assert numbers(history) == {"bob": 2, "ada": 3, "slicer": 4, "": 5}
+
+
+def test_what_no_person_drew_is_no_reading(history: LabelHistory) -> None:
+    add_reading(history, "a", "ada", "one")
+    add_reading(history, "a", "bob", "model's", source="infer")
+    add_reading(history, "a", "", "both", source="consensus", info={"consensus": {"of": [1]}})
+    history.restore("a", "final", 2, "eve")
+    history.restore("a", "final", 3, "eve")
+    assert numbers(history) == {"ada": 1}
+
+
+def test_what_a_reviewer_brings_back_is_of_whoever_drew_it(history: LabelHistory) -> None:
+    add_reading(history, "a", "ada", "one")
+    add_reading(history, "a", "bob", "two")
+    history.hide("a", "final")
+    assert numbers(history) == {}
+    history.restore("a", "final", 1, "eve")
+    history.restore("a", "final", 3, "eve")
+    assert numbers(history) == {"ada": 4}
+
+
+def test_a_restored_label_whose_first_version_is_not_known_is_of_who_brought_it(
+    history: LabelHistory,
+) -> None:
+    add_reading(history, "a", "ada", "another")
+    add_reading(history, "a", "eve", "one", source="restore", info={"restored_number": 1})
+    add_reading(history, "a", "ida", "two", source="restore", info={"restored_number": 3})
+    assert numbers(history) == {"ada": 1, "eve": 2, "ida": 3}
+
+
+def test_all_images_at_once_give_what_each_gives_alone(
+    database: Database, history: LabelHistory
+) -> None:
+    add_reading(history, "a", "ada", "one")
+    add_reading(history, "a", "", "two", client="slicer")
+    add_reading(history, "b", "", "model's", source="infer")
+    add_reading(history, "c", "ada", "one")
+    history.hide("c", "final")
+    history.restore("c", "final", 1, "eve")
+    add_reading(history, "d", "ada", "one")
+    history.hide("d", "final")
+    history.add("e", "original", history.path(history.history("a", "final")[0].digest), _draft())
+    with database.reading() as session:
+        found = submitted(session)
+    assert found == {"a": {"ada", "slicer"}, "c": {"ada"}}
+    assert all(set(numbers(history, image)) == found.get(image, set()) for image in "abcde")
+
+
+def _draft() -> Submission:
+    return Submission(source="client", author="ada")

@@ -1,0 +1,132 @@
+import base64
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from lib.experiments.conclusion import conclusion
+from lib.experiments.strategy_ranking import Curve, pairs, strategy_ranks
+from lib.experiments.strategy_report import write_report
+from tests.experiments.strategy_rounds import make_curve, make_protocol
+
+LEVEL = (0.3, 0.4, 0.5)
+
+
+def three(strategy: str, *gains: float) -> list[Curve]:
+    return [make_curve(strategy, seed, LEVEL, gain=gain) for seed, gain in enumerate(gains)]
+
+
+def said(*found: list[Curve]) -> str:
+    every = [curve for curves in found for curve in curves]
+    return " ".join(conclusion(strategy_ranks(every), pairs(every)))
+
+
+BASE = three("random", 0.0, 0.0, 0.0)
+CLEAR = (0.020, 0.021, 0.022)
+
+
+def test_no_difference_says_so() -> None:
+    text = said(BASE, three("random_foreground", 0, 0, 0), three("entropy", 0, 0, 0))
+    assert "No strategy is better than `random` beyond chance." in text
+    assert "No strategy is better than `random_foreground` beyond chance." in text
+    assert "Not to be told from `random`: `random_foreground` (+0.000 AUBC" in text
+    assert "Beyond chance better" not in text
+
+
+def test_a_clear_winner_is_named_for_each_baseline() -> None:
+    foreground = three("random_foreground", 0.04, 0.041, 0.042)
+    text = said(BASE, foreground, three("entropy", *CLEAR))
+    assert "Beyond chance better than `random`: `random_foreground` (+0.050" in text
+    assert "`entropy` (+0.025 AUBC, p 0.0059, ahead in 3 of 3 seeds)" in text
+    assert "No strategy is better than `random_foreground` beyond chance." in text
+    assert "Beyond chance worse than `random_foreground`: `entropy` (-0.024" in text
+
+
+def test_luck_of_one_seed_is_called_that() -> None:
+    text = said(BASE, three("lucky", 0.09, -0.001, 0.002))
+    assert "No strategy is better than `random` beyond chance." in text
+    assert "Ahead of `random` on these test cases, but not beyond the spread of the seeds" in text
+    assert "Another draw of the first labels and weights could turn that." in text
+
+
+def test_bad_luck_too() -> None:
+    text = said(BASE, three("unlucky", -0.09, 0.001, -0.002))
+    assert "Behind `random` on these test cases, but not beyond the spread of the seeds" in text
+
+
+def test_a_flat_curve_says_that_it_tells_nothing() -> None:
+    def noisy(strategy: str) -> list[Curve]:
+        return [
+            make_curve(strategy, 0, (0.5, 0.4, 0.52)),
+            make_curve(strategy, 1, (0.5, 0.6, 0.49)),
+            make_curve(strategy, 2, (0.5, 0.5, 0.51)),
+        ]
+
+    text = said(noisy("random"), noisy("entropy"))
+    assert "mean DSC changed by +0.007" in text
+    assert "cannot tell good strategies from bad ones" in text
+
+
+def test_a_curve_that_rises_says_by_how_much() -> None:
+    text = said(BASE, three("entropy", *CLEAR))
+    assert "mean DSC changed by +0.215, all strategies together (95 % over seeds" in text
+    assert "cannot tell good strategies" not in text
+
+
+def test_one_seed_allows_no_victory() -> None:
+    text = said(three("random", 0.0), three("entropy", 0.05))
+    assert text.startswith("One seed: whether a difference is more than the luck of one draw")
+    assert "No strategy is better than `random` beyond chance." in text
+
+
+def test_a_baseline_that_is_missing_is_said_to_be() -> None:
+    text = said(BASE, three("entropy", *CLEAR))
+    assert "`random_foreground` did not take part" in text
+
+
+def test_one_strategy_has_nobody_to_beat() -> None:
+    assert said(BASE) == "`random` alone took part: there is nothing to compare it with."
+
+
+def test_report_holds_the_numbers(tmp_path: Path) -> None:
+    found = [*BASE, *three("entropy", *CLEAR)]
+    told = write_report(
+        tmp_path,
+        make_protocol("random", "entropy"),
+        found,
+        conditions=["Data: <made up>."],
+        command="python -m apps.simulate_active_learning --data 'a b'",
+    )
+    lines = {line.strategy: line for line in strategy_ranks(found)}
+    page = (tmp_path / "report.md").read_text()
+    html = (tmp_path / "report.html").read_text()
+    assert told[0] in page
+    assert "- Data: <made up>." in page
+    assert "| entropy | **0.487 ± 0.001** |" in page
+    # 2.5 / 6 and 0.045 of the cases; the gain of the middle seed, as in the test of the pairs.
+    assert lines["entropy"].aubc[1] == pytest.approx(2.5 / 6 + 0.045 + 0.021 * 1.45 * 5 / 6)
+    assert "<td>0.487 ± 0.001</td>" in html
+    assert "Data: &lt;made up&gt;." in html
+    with (tmp_path / "standings.csv").open(newline="") as file:
+        rows = {row["strategy"]: row for row in csv.DictReader(file)}
+    assert float(rows["random"]["aubc"]) == pytest.approx(2.5 / 6 + 0.045, abs=1e-5)
+    assert rows["random"]["voxels"] == "800"
+    with (tmp_path / "pairs.csv").open(newline="") as file:
+        (pair,) = csv.DictReader(file)
+    assert (pair["first"], pair["second"], pair["verdict"]) == ("random", "entropy", "loses")
+    with (tmp_path / "rounds.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2 * 3 * 3
+    png = (tmp_path / "learning-curves.png").read_bytes()
+    inside = re.search(r'src="data:image/png;base64,([^"]+)"', html)
+    assert inside is not None
+    assert base64.b64decode(inside[1]) == png
+    assert "http" not in html.replace("https://", "http").split("<body>")[0]
+
+
+def test_a_report_before_the_end_says_so(tmp_path: Path) -> None:
+    found = [make_curve(name, 0, LEVEL) for name in ("random", "entropy")]
+    told = write_report(
+        tmp_path, make_protocol("random", "entropy"), found, conditions=[], command="c"
+    )
+    assert told[0] == "Not over: 1 of 3 seeds have all their rounds, and are shown."

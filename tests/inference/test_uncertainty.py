@@ -1,0 +1,110 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lib.imaging.quantities import LabelArray
+from lib.inference.uncertainty import (
+    OrganUncertainty,
+    normalised_entropy,
+    organ_uncertainty,
+    pairwise_dice,
+    volume_variation,
+)
+
+LABELS = {"Brainstem": 1, "Parotid_L": 2, "Parotid_R": 3}
+
+
+def row(*values: int) -> LabelArray:
+    """Return a label volume of one row."""
+    return np.array(values, np.uint8).reshape(-1, 1, 1)
+
+
+def shares(*voxels: tuple[float, ...]) -> torch.Tensor:
+    """Return the probabilities of a row of voxels, `(K, X, 1, 1)`."""
+    return torch.tensor(voxels).T[:, :, None, None]
+
+
+def test_entropy_is_1_where_all_classes_are_equally_likely_and_0_where_one_is_certain() -> None:
+    found = normalised_entropy(shares((0.25, 0.25, 0.25, 0.25), (0.0, 1.0, 0.0, 0.0)))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.ravel(), [1.0, 0.0], atol=1e-6)
+
+
+def test_entropy_of_two_equally_likely_classes_of_eight_is_a_third() -> None:
+    found = normalised_entropy(shares((0.5, 0.5, 0, 0, 0, 0, 0, 0)))
+    assert found.item() == pytest.approx(math.log(2) / math.log(8), abs=1e-6)
+    assert found.item() == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_entropy_by_hand() -> None:
+    # -(0.8 ln 0.8 + 0.1 ln 0.1 + 0.1 ln 0.1) = 0.17851 + 2 * 0.23026 = 0.63903; ln 3 = 1.09861
+    assert normalised_entropy(shares((0.8, 0.1, 0.1))).item() == pytest.approx(0.58167, abs=1e-4)
+
+
+def test_volume_variation_by_hand() -> None:
+    # mean 10, squares of 4, 0, 4 -> variance 8 / 3
+    assert volume_variation([8, 10, 12]) == pytest.approx(math.sqrt(8 / 3) / 10)
+    assert volume_variation([5, 5, 5]) == 0.0
+    # mean 1, deviations 1 and 1: one sample has lost the organ
+    assert volume_variation([2, 0]) == 1.0
+
+
+@pytest.mark.parametrize("volumes", [[], [7.0], [0.0, 0.0]], ids=["none", "one", "all empty"])
+def test_volume_variation_of_nothing_is_none(volumes: list[float]) -> None:
+    assert volume_variation(volumes) is None
+
+
+def test_pairwise_dice_by_hand() -> None:
+    samples = [row(1, 1, 0, 2), row(1, 0, 0, 2), row(0, 1, 1, 2)]
+    # of 1: {0,1}, {0}, {1,2}: 2*1/3, 2*1/4, 2*0/3; of 2: always alike
+    background, one, two, three = pairwise_dice(samples, 4)
+    assert one == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert two == 1.0
+    assert three is None, "no sample has it"
+    assert background is None
+
+
+def test_pairwise_dice_of_an_organ_that_some_samples_lack() -> None:
+    samples = [row(1, 1), row(1, 1), row(0, 0), row(0, 0)]
+    # one pair alike, four of found and missing, the pair that lacks it twice is left out
+    assert pairwise_dice(samples, 2)[1] == pytest.approx(1 / 5)
+    assert pairwise_dice([row(1, 0), row(0, 0), row(0, 0)], 2)[1] == 0.0
+
+
+def test_one_sample_has_nothing_to_agree_with() -> None:
+    assert pairwise_dice([row(1, 1)], 2) == [None, None]
+
+
+def test_organs_are_described_one_by_one() -> None:
+    found = organ_uncertainty(
+        [row(1, 1, 0, 0), row(1, 1, 0, 2)],
+        contours=row(1, 1, 0, 0),
+        uncertainty=np.array([0.25, 0.5, 0.9, 0.9], np.float32).reshape(-1, 1, 1),
+        labels=LABELS,
+    )
+    assert found["Brainstem"] == OrganUncertainty(
+        mean_entropy=0.375,
+        volume_cv=0.0,
+        pairwise_dice=1.0,
+        samples=2,
+        found_in=2,
+    )
+    # volumes 0 and 1: mean 0.5, standard deviation 0.5; not contoured, so no entropy
+    assert found["Parotid_L"] == OrganUncertainty(
+        mean_entropy=None, volume_cv=1.0, pairwise_dice=0.0, samples=2, found_in=1
+    )
+    assert found["Parotid_R"] == OrganUncertainty(
+        mean_entropy=None, volume_cv=None, pairwise_dice=None, samples=2, found_in=0
+    )
+
+
+def test_the_contours_may_lie_on_another_grid_than_the_samples() -> None:
+    found = organ_uncertainty(
+        [row(1, 0), row(1, 0)],
+        contours=row(1, 1, 1, 0),
+        uncertainty=np.full((4, 1, 1), 0.25, np.float32),
+        labels={"Brainstem": 1},
+    )
+    assert found["Brainstem"].mean_entropy == 0.25

@@ -1,0 +1,45 @@
+"""A process that must not outlive the one that started it, not even while it imports."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from lib.jobs.child_process import PARENT_GONE
+
+ROOT = Path(__file__).parents[2]
+PARENT = """
+import os, subprocess, sys
+command = [sys.executable, "-m", "lib.jobs.child_process", "--parent", str(os.getpid())]
+child = subprocess.Popen([*command, "tests.retrain.slow_to_import"], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_child_dies_with_its_parent_while_it_imports() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    # Ctrl-C in the terminal reaches both; it is for the parent.
+    child.send_signal(signal.SIGINT)
+    assert psutil.wait_procs([child], timeout=0.5)[1]
+    parent.kill()
+    parent.communicate()
+    gone, _ = psutil.wait_procs([child], timeout=5)
+    assert gone
+
+
+def test_child_of_a_parent_that_is_gone_runs_nothing() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "lib.jobs.child_process",
+        "--parent",
+        "1",
+        "tests.retrain.no_module",
+    ]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == PARENT_GONE

@@ -1,0 +1,63 @@
+import threading
+import time
+
+import pytest
+
+from lib.jobs.periodic_task import PeriodicTask
+
+
+class Counted:
+    """Counts its calls, and says when there were so many."""
+
+    def __init__(self, enough: int = 3, *, again: bool = False, fails: bool = False) -> None:
+        self.calls, self.enough, self.again, self.fails = 0, enough, again, fails
+        self.is_enough = threading.Event()
+
+    def __call__(self) -> bool:
+        self.calls += 1
+        if self.calls >= self.enough:
+            self.is_enough.set()
+        if self.fails:
+            raise RuntimeError("no space")
+        return self.again and self.calls < self.enough
+
+
+def repeating(action: Counted, every_s: float) -> PeriodicTask:
+    return PeriodicTask("test", action, every_s=every_s, trouble="it failed").start()
+
+
+def test_it_goes_on_until_it_is_stopped() -> None:
+    action = Counted()
+    loop = repeating(action, 0.01)
+    assert action.is_enough.wait(10)
+    loop.stop()
+    calls = action.calls
+    time.sleep(0.1)
+    assert action.calls == calls
+
+
+def test_an_error_is_logged_and_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    action = Counted(fails=True)
+    loop = repeating(action, 0.01)
+    assert action.is_enough.wait(10)
+    loop.stop()
+    assert "it failed" in caplog.text
+
+
+def test_an_action_with_more_to_do_is_called_at_once() -> None:
+    action = Counted(enough=50, again=True)
+    loop = repeating(action, 3600)
+    assert action.is_enough.wait(10)
+    loop.stop()
+    assert action.calls == 50
+
+
+def test_it_is_woken_and_stopped_out_of_a_long_wait() -> None:
+    action = Counted(enough=2)
+    loop = repeating(action, 3600)
+    loop.wake()
+    assert action.is_enough.wait(10)
+    began = time.monotonic()
+    loop.stop()
+    assert time.monotonic() - began < 5
+    assert loop.is_over

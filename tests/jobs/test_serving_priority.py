@@ -1,0 +1,64 @@
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lib.config import APP_DIR
+from lib.jobs import serving_priority
+from lib.jobs.serving_priority import ServingPriority
+from lib.storage.process_locks import ProcessLock
+
+CONTOURING = """
+import sys, time
+from pathlib import Path
+from lib.jobs.serving_priority import ServingPriority
+with ServingPriority(Path(sys.argv[1])).contouring():
+    print("contouring", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_training_waits_until_nothing_is_contoured(tmp_path: Path) -> None:
+    server, training = ServingPriority(tmp_path), ServingPriority(tmp_path)
+    assert training.give_way() < 0.01
+    waited = []
+    with server.contouring(), server.contouring():
+        thread = threading.Thread(target=lambda: waited.append(training.give_way()))
+        thread.start()
+        time.sleep(0.3)
+        assert not waited
+    thread.join(10)
+    assert waited[0] >= 0.3
+
+
+def test_it_waits_no_longer_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_priority, "LONGEST_WAIT_S", 0.2)
+    with ServingPriority(tmp_path).contouring():
+        assert 0.2 <= ServingPriority(tmp_path).give_way() < 5
+
+
+def test_a_server_that_is_killed_keeps_nobody_waiting(tmp_path: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-c", CONTOURING, str(tmp_path)], stdout=subprocess.PIPE, cwd=APP_DIR
+    )
+    assert server.stdout is not None
+    server.stdout.readline()
+    assert not ProcessLock(tmp_path / serving_priority.FILE).is_free()
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    assert ServingPriority(tmp_path).give_way() < 1
+
+
+def test_a_claim_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    one, other = ProcessLock(tmp_path / "lock"), ProcessLock(tmp_path / "lock")
+    assert one.take()
+    assert one.take()
+    assert not other.take()
+    assert not other.is_free()
+    one.release()
+    assert other.is_free()
+    assert other.take()

@@ -1,0 +1,325 @@
+"""What people do to `labels/<tag>/` by hand, and what a kill leaves undone."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lib.datastores.local import FolderStore, StoreParts
+from lib.imaging.geometry import Grid
+from lib.imaging.scans import read_label, write_ct, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.labels import folder_watcher
+from lib.labels.history import LabelHistory, Submission
+from lib.labels.quarantine import Quarantine
+from lib.organs.table import ORGAN_SETS
+from lib.storage.atomic_files import digest_of
+from lib.storage.database import Database, state_folder
+from tests.phantoms import make_ct, make_grid, make_label
+
+LABELS = ORGAN_SETS["openkbp"]
+
+
+def open_store(folder: Path) -> FolderStore:
+    state = state_folder(str(folder), folder)
+    history = LabelHistory(Database(state / "workflow.sqlite"), state)
+    return FolderStore(
+        folder,
+        StoreParts(
+            labels=LABELS,
+            history=history,
+            quarantine=Quarantine(state),
+            served=lambda: "organnet25d-tiny-00000000",
+        ),
+    )
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    write_ct(folder / "a.nii.gz", make_ct())
+    return folder
+
+
+@pytest.fixture
+def store(studies: Path) -> FolderStore:
+    return open_store(studies)
+
+
+def write(path: Path, shift: int = 0, grid: Grid | None = None) -> Path:
+    """Write a label that was finished a while ago; `shift` makes it another one."""
+    grid = grid or make_grid()
+    array = np.roll(make_label(grid), shift, axis=0)
+    write_label(path, LabelVolume(array, grid, LABELS))
+    return aged(path)
+
+
+def aged(path: Path) -> Path:
+    before = time.time() - 60 - path.stat().st_size % 7
+    os.utime(path, (before, before))
+    return path
+
+
+def final(studies: Path, name: str = "a.nii.gz") -> Path:
+    return studies / "labels" / "final" / name
+
+
+def numbers(store: FolderStore, tag: str = "final") -> list[int]:
+    return [version.number for version in store.history.history("a", tag)]
+
+
+def test_a_file_laid_into_the_folder_becomes_a_version(store: FolderStore, studies: Path) -> None:
+    laid = write(final(studies))
+    assert store.get_labeled_images() == []
+    (version,) = store.adopt()
+    assert (version.source, version.organs) == (
+        "folder",
+        [name for name in LABELS if LABELS[name] in (1, 2, 7)],
+    )
+    assert version.digest == digest_of(laid)
+    assert store.history.path(version.digest).read_bytes() == laid.read_bytes()
+    assert store.get_labeled_images() == ["a"]
+    assert store.adopt() == []
+    assert store.history.current()[0].is_in_place
+
+
+def test_a_file_edited_in_place_becomes_the_next_version(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {"client_id": "me"})
+    first = store.history.current()[0]
+    write(final(studies), shift=1)
+    (second,) = store.adopt()
+    assert (second.number, second.parent_id, second.source) == (2, first.id, "folder")
+    assert store.history.path(first.digest).is_file()
+    # Somebody copies the first one back.
+    shutil.copyfile(store.history.path(first.digest), final(studies))
+    aged(final(studies))
+    (third,) = store.adopt()
+    assert (third.number, third.digest) == (3, first.digest)
+
+
+def test_a_file_of_another_format_is_converted(store: FolderStore, studies: Path) -> None:
+    laid = write(final(studies, "a.nrrd"))
+    (version,) = store.adopt()
+    label, _ = read_label(final(studies), image_id="a", image_grid=make_grid())
+    np.testing.assert_array_equal(label, make_label())
+    assert digest_of(final(studies)) == version.digest
+    assert not laid.exists()
+    assert list((studies / ".removed").rglob("a.nrrd"))
+    assert store.adopt() == []
+
+
+def test_a_file_that_is_still_being_copied_is_not_judged(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    whole = write(tmp_path / "l.nii.gz").read_bytes()
+    final(studies).write_bytes(whole[: len(whole) // 2])
+    assert store.adopt() == []
+    assert store.refused_files() == []
+    final(studies).write_bytes(whole)
+    aged(final(studies))
+    assert len(store.adopt()) == 1
+
+
+def test_a_file_from_a_clock_that_is_ahead_is_taken_when_it_lies_still(
+    store: FolderStore, studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(final(studies))
+    ahead = time.time() + 3600
+    os.utime(path, (ahead, ahead))
+    monkeypatch.setattr(folder_watcher, "SETTLED_S", 0.2)
+    assert store.adopt() == []
+    time.sleep(0.3)
+    assert len(store.adopt()) == 1
+
+
+def test_a_file_that_is_no_label_is_listed_and_read_once(
+    store: FolderStore, studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final(studies).write_bytes(b"<html>not found</html>")
+    aged(final(studies))
+    write(final(studies, "nobody.nii.gz"))
+    assert store.adopt() == []
+    assert [(r.image_id, r.tag) for r in store.refused_files()] == [
+        ("a", "final"),
+        ("nobody", "final"),
+    ]
+    reasons = [refused.reason for refused in store.refused_files()]
+    assert "holds a web page" in reasons[0]
+    assert "no such image" in reasons[1]
+    assert store.get_labeled_images() == []
+    assert store.datalist() == []
+    assert final(studies).is_file()
+
+    def fail(*_given: object, **_named: object) -> None:
+        raise AssertionError("the file was read again")
+
+    monkeypatch.setattr(folder_watcher, "check_label", fail)
+    assert store.adopt() == []
+    assert len(store.refused_files()) == 2
+
+
+def test_a_refused_file_is_looked_at_again_when_its_image_changes(
+    store: FolderStore, studies: Path
+) -> None:
+    grid = make_grid((18, 16, 12))
+    write(final(studies), grid=grid)
+    assert store.adopt() == []
+    assert "the label lies on 18 x 16 x 12" in store.refused_files()[0].reason
+    write_ct(studies / "a.nii.gz", make_ct(grid))
+    assert len(store.adopt()) == 1
+    assert store.refused_files() == []
+
+
+def test_garbage_in_the_place_of_a_label_does_not_reach_anybody(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
+    version = store.history.current()[0]
+    final(studies).write_bytes(b"garbage")
+    aged(final(studies))
+    store.adopt()
+    assert store.require_label("a", "final") == store.history.path(version.digest)
+    assert store.datalist()[0]["label"] == str(store.history.path(version.digest))
+    assert len(store.refused_files()) == 1
+    store.save_label("a", str(write(tmp_path / "l.nii.gz", shift=1)), "final", {})
+    assert next((studies / ".removed").rglob("a.nii.gz")).read_bytes() == b"garbage"
+    store.adopt()
+    assert store.refused_files() == []
+    assert numbers(store) == [1, 2]
+
+
+def test_an_edit_that_nobody_has_looked_at_survives_a_submit(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
+    edited = digest_of(write(final(studies), shift=1))
+    store.save_label("a", str(write(tmp_path / "l.nii.gz", shift=2)), "final", {})
+    versions = store.history.history("a", "final")
+    assert [v.source for v in versions] == ["client", "folder", "client"]
+    assert versions[1].digest == edited
+    assert digest_of(final(studies)) == versions[2].digest
+    assert store.adopt() == []
+
+
+def test_a_file_removed_by_hand_hides_its_version(
+    store: FolderStore, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
+    store.adopt()
+    final(studies).unlink()
+    assert store.get_labeled_images() == []
+    store.adopt()
+    assert store.history.current() != [], "a program may be about to write it again"
+    monkeypatch.setattr(folder_watcher, "SETTLED_S", 0.0)
+    store.adopt()
+    assert store.history.current() == []
+    assert numbers(store) == [1]
+    store.restore_label("a", "final", 1, "eve")
+    assert store.get_labeled_images() == ["a"]
+
+
+def test_a_folder_that_is_gone_is_no_decision_on_its_labels(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
+    before = final(studies).read_bytes()
+    shutil.rmtree(studies / "labels")
+    store.adopt()
+    assert final(studies).read_bytes() == before
+    assert store.get_labeled_images() == ["a"]
+
+
+def test_a_save_that_was_cut_short_is_finished(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
+    first = store.history.current()[0]
+    # As a kill between the commit and the rename leaves it: the second is known, the first in place.
+    other = write(tmp_path / "m.nii.gz", shift=1)
+    store.restore_label("a", "final", 1, "eve")
+    shutil.copyfile(store.history.path(first.digest), final(studies))
+    aged(final(studies))
+    made = add_only(store, other)
+    again = open_store(studies)
+    assert again.adopt() == []
+    assert digest_of(final(studies)) == made
+    assert again.history.current()[0].is_in_place
+    final(studies).unlink()
+    add_only(again, write(tmp_path / "n.nii.gz", shift=2))
+    again.adopt()
+    assert digest_of(final(studies)) == again.history.current()[0].digest
+
+
+def add_only(store: FolderStore, file: Path) -> str:
+    """Do the first half of a save."""
+    return store.history.add("a", "final", file, Submission(source="client")).digest
+
+
+def test_deleting_hides_and_keeps(store: FolderStore, studies: Path, tmp_path: Path) -> None:
+    for tag in ("final", "original"):
+        store.save_label("a", str(write(tmp_path / "l.nii.gz")), tag, {})
+    store.remove_label("a", "final")
+    assert store.history.current() == []
+    assert len(store.history.current("original")) == 1
+    assert store.adopt() == []
+    store.remove_image("a")
+    assert store.history.current(None) == []
+    assert numbers(store) == numbers(store, "original") == [1]
+
+
+def test_five_hundred_labels_that_did_not_change_are_looked_at_in_a_moment(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    image, label = studies / "a.nii.gz", write(tmp_path / "l.nii.gz")
+    for number in range(500):
+        os.link(image, studies / f"case_{number}.nii.gz")
+        shutil.copyfile(label, final(studies, f"case_{number}.nii.gz"))
+        aged(final(studies, f"case_{number}.nii.gz"))
+    records = []
+    store.history.add("case_0", "final", label, Submission(source="client"))
+    (record,) = store.history.records()
+    for number in range(1, 500):
+        records.append({**record, "image_id": f"case_{number}"})
+    store.history.merge(records)
+    store.adopt()
+    began = time.process_time()
+    store.adopt()
+    assert time.process_time() - began < 1.0
+    assert len(store.datalist()) == 500
+
+
+def test_labels_know_the_model_that_served(store: FolderStore, tmp_path: Path) -> None:
+    label = str(write(tmp_path / "l.nii.gz"))
+    store.save_label("a", label, "final", {"author": "ada", "client_id": "slicer"})
+    store.save_label("a", label, "final", {"model_version": "mine"}, source="infer")
+    first, second = store.history.history("a", "final")
+    assert (first.author, first.client, first.model_version) == (
+        "ada", "slicer", "organnet25d-tiny-00000000",
+    )  # fmt: skip
+    assert (second.source, second.model_version) == ("infer", "mine")
+
+
+def test_a_lost_index_finds_what_clients_said_again(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    label = str(write(tmp_path / "l.nii.gz"))
+    store.save_label("a", label, "final", {"client_id": "slicer"})
+    (studies / "datastore_v2.json").unlink()
+    assert open_store(studies).get_label_info("a", "final")["client_id"] == "slicer"
+
+
+def test_a_float_label_is_refused(store: FolderStore, studies: Path) -> None:
+    array = make_label().astype(np.float32)
+    image: Any = nib.Nifti1Image(array, make_grid().affine_ras)  # type: ignore[no-untyped-call]
+    nib.save(image, final(studies))
+    aged(final(studies))
+    assert store.adopt() == []
+    assert "voxels are float32" in store.refused_files()[0].reason

@@ -1,0 +1,87 @@
+"""A server's store over a PACS without the server around it: for what goes wrong between the two."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lib.datastores.dicomweb import DicomWebStore, open_store
+from lib.datastores.local import StoreParts
+from lib.imaging.scans import read_ct, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.labels.history import FINAL, LabelHistory
+from lib.labels.quarantine import Quarantine
+from lib.organs.table import ORGAN_SETS
+from lib.pacs.client import Pacs
+from lib.pacs_sync.sync import PacsSync
+from lib.storage.database import FILE, Database
+from lib.storage.tables import LabelVersion
+
+LABELS = ORGAN_SETS["openkbp"]
+
+
+class Station:
+    """What a server is to its PACS.
+
+    Args:
+        folder: Its state; another one over the same folder is the same server, started again.
+        url: Of the PACS.
+        limit_gib: How much of its scans is kept.
+        login: Name and password.
+    """
+
+    def __init__(
+        self, folder: Path, url: str, *, limit_gib: float = 1.0, login: tuple[str, str] = ("", "")
+    ) -> None:
+        self.folder = folder
+        self.database = Database(folder / FILE)
+        self.history = LabelHistory(self.database, folder)
+        self.pacs = Pacs(url, user=login[0], password=login[1])
+        self.quarantine = Quarantine(folder)
+        parts = StoreParts(
+            labels=LABELS,
+            history=self.history,
+            quarantine=self.quarantine,
+            served=lambda: "organnet25d-tiny-00000000",
+        )
+        self.store: DicomWebStore = open_store(
+            self.pacs, parts, self.database, folder=folder / "pacs", limit_gib=limit_gib
+        )
+        self.came: list[LabelVersion] = []
+        self.pacs_sync = PacsSync(
+            self.store,
+            self.pacs,
+            self.database,
+            folder,
+            on_label=self.came.append,
+            may_be_sent=lambda _: True,
+            wanted=self.store.list_images,
+        )
+
+    def look(self) -> "Station":
+        """Ask the PACS what is new, all of it, and return this."""
+        self.pacs_sync.ask_now()
+        while self.pacs_sync.look():
+            pass
+        return self
+
+    def send(self) -> list[str]:
+        """Send what waits, whenever its time would be; return why each that did not arrive did not."""
+        self.pacs_sync.deliveries.try_now()
+        self.pacs_sync.outbox.run()
+        return [row.trouble for row in self.pacs_sync.deliveries.waiting()]
+
+    def submit(
+        self, image_id: str, author: str = "ada", *, values: tuple[int, ...] = (1, 3)
+    ) -> LabelVersion:
+        """Submit a label with a block for each of `values`, and return its version."""
+        ct = read_ct(self.store.require_image(image_id))
+        array = np.zeros(ct.grid.shape_vox, np.uint8)
+        for number, value in enumerate(values):
+            array[2 + 4 * number : 5 + 4 * number, 4:9, 2:8] = value
+        file = self.folder / "sent.nii.gz"
+        write_label(file, LabelVolume(array, ct.grid, LABELS))
+        return self.store.keep_label(image_id, file, FINAL, {"author": author})
+
+    def objects(self, modality: str = "SEG") -> list[str]:
+        """Return the SOPInstanceUIDs that the PACS has of a modality."""
+        return [str(item.SOPInstanceUID) for item in self.pacs.instances(Modality=modality)]

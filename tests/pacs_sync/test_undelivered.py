@@ -1,0 +1,203 @@
+"""What a PACS lists and does not deliver keeps nothing else from being looked at: a real Orthanc."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from lib.errors import NotDeliveredError, PacsError
+from lib.pacs import retry_backoff
+from lib.pacs.client import Pacs
+from lib.pacs.orthanc import Orthanc
+from lib.pacs_sync import sync
+from tests.pacs.orthancs import orthanc, put_ct
+from tests.pacs.relay import NO_ITEM, NO_PART, NOT_FOUND, Relay, relay
+from tests.pacs_sync.station import Station
+from tests.pacs_sync.test_inbox import draw
+from tests.phantoms import make_ct
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Orthanc]:
+    with orthanc(tmp_path / "pacs") as running:
+        yield running
+
+
+@pytest.fixture
+def network(server: Orthanc) -> Iterator[Relay]:
+    with relay(server.port) as passing:
+        yield passing
+
+
+def let_an_hour_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every wait be over."""
+    moment = datetime.now(timezone.utc) + timedelta(hours=1)
+    monkeypatch.setattr(retry_backoff, "now", lambda: moment)
+
+
+def uid_of(file: Path) -> str:
+    return str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID)
+
+
+def undelivered(station: Station) -> dict[str, str]:
+    return {one["uid"]: one["reason"] for one in station.pacs_sync.status()["undelivered"]}
+
+
+def put_drawings(server: Orthanc, folder: Path, count: int) -> list[str]:
+    """Store several drawings on one CT, and return their UIDs as the PACS lists them."""
+    put_ct(server, make_ct(), folder / "ct")
+    for number in range(count):
+        file = folder / f"drawn{number}.dcm"
+        draw(folder / "ct", file, values=(number + 1,))
+        server.upload([file])
+    return [
+        str(item.SOPInstanceUID) for item in Pacs(server.dicomweb_url).instances(Modality="SEG")
+    ]
+
+
+@pytest.mark.parametrize(
+    "answered", [(NOT_FOUND, "HTTP 404"), (NO_PART, "answers what is no DICOMweb")]
+)
+def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
+    server: Orthanc,
+    network: Relay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answered: tuple[bytes, str],
+) -> None:
+    refusal, reason = answered
+    first, *others = put_drawings(server, tmp_path, 3)
+    network.refuses, network.refusal = first, refusal
+    station = Station(tmp_path / "station", network.dicomweb_url).look()
+    late = put_ct(server, make_ct(), tmp_path / "late", patient_id="late")
+    station.look()
+    assert {v.info["sop_instance_uid"] for v in station.came} == set(others)
+    assert late in station.store.list_images(), "series are judged all the same"
+    assert reason in undelivered(station)[first]
+    assert station.pacs_sync.status()["trouble"] == ""
+    assert station.look().pacs_sync.status()["undelivered"][0]["attempts"] == 1, "not each time"
+    network.refuses = ""
+    let_an_hour_pass(monkeypatch)
+    station.look()
+    assert len(station.came) == 3
+    assert not undelivered(station)
+
+
+@pytest.mark.parametrize("answered", [(NOT_FOUND, "HTTP 404"), (NO_ITEM, "tells of no slice")])
+def test_a_series_that_is_not_delivered_keeps_none_from_being_judged(
+    server: Orthanc,
+    network: Relay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answered: tuple[bytes, str],
+) -> None:
+    refusal, reason = answered
+    good = put_ct(server, make_ct(), tmp_path / "good", patient_id="good")
+    station = Station(tmp_path / "station", network.dicomweb_url)
+    station.store.catalogue.refresh()
+    # The newest is judged first.
+    bad = put_ct(server, make_ct(), tmp_path / "bad", patient_id="bad")
+    network.refuses, network.refusal = bad, refusal
+    station.look()
+    assert station.store.list_images() == [good]
+    assert reason in undelivered(station)[bad]
+    assert station.pacs_sync.status()["unchecked"] == 1
+    network.refuses = ""
+    let_an_hour_pass(monkeypatch)
+    assert sorted(station.look().store.list_images()) == sorted([good, bad])
+    assert not undelivered(station)
+
+
+def test_a_scan_that_is_not_delivered_keeps_none_from_being_fetched(
+    server: Orthanc, network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids = [put_ct(server, make_ct(), tmp_path / name, patient_id=name) for name in ("one", "two")]
+    station = Station(tmp_path / "station", network.dicomweb_url).look()
+    first, second = station.store.list_images()
+    assert {first, second} == set(uids)
+    network.refuses = first
+    while station.pacs_sync.fetch_next():
+        pass
+    assert station.store.is_at_hand(second)
+    assert not station.store.is_at_hand(first)
+    assert "HTTP 404" in undelivered(station)[first]
+    network.refuses = ""
+    let_an_hour_pass(monkeypatch)
+    assert station.pacs_sync.fetch_next()
+    assert station.store.is_at_hand(first)
+    assert not undelivered(station)
+
+
+def test_waits_grow(
+    server: Orthanc, network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (uid,) = put_drawings(server, tmp_path, 1)
+    network.refuses = uid
+    station = Station(tmp_path / "station", network.dicomweb_url)
+    waits = []
+    moment = datetime.now(timezone.utc)
+    for _ in range(3):
+        monkeypatch.setattr(retry_backoff, "now", lambda moment=moment: moment)
+        station.look()
+        (one,) = station.pacs_sync.status()["undelivered"]
+        waits.append(datetime.fromisoformat(one["next_try"]) - moment)
+        moment += waits[-1]
+    network.refuses = ""
+    assert waits[0] < waits[1] < waits[2]
+
+
+def test_a_pacs_that_falls_silent_ends_the_round_and_is_the_trouble(
+    server: Orthanc, network: Relay, tmp_path: Path
+) -> None:
+    put_drawings(server, tmp_path, 3)
+    station = Station(tmp_path / "station", network.dicomweb_url)
+    ask = station.pacs.fetch_instance
+
+    def silent(study_uid: str, series_uid: str, sop_uid: str, path: Path) -> None:
+        # After the lists.
+        network.is_cut = True
+        ask(study_uid, series_uid, sop_uid, path)
+
+    station.pacs.fetch_instance = silent  # type: ignore[method-assign]
+    station.look()
+    assert not station.came
+    assert len(undelivered(station)) == 1, "one request, not three"
+    for _ in range(2):
+        assert not station.pacs_sync.look()
+        assert "cannot be reached" in station.pacs_sync.status()["trouble"]
+    network.is_cut = False
+    station.pacs.fetch_instance = ask  # type: ignore[method-assign]
+    station.look()
+    assert station.pacs_sync.status()["trouble"] == ""
+    assert len(station.came) == 2, "the others come first"
+
+
+def test_slow_lists_of_drawings_are_asked_for_less_often(
+    network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "LOOK_EVERY_S", 0.1)
+    station = Station(tmp_path / "station", network.dicomweb_url)
+    network.delay_s = 0.2
+    station.look()
+    asked = network.held
+    assert asked >= 3, "scans, SEGs and RTSTRUCTs"
+    # Ten times as long as the list of scans took, but not as all three did.
+    time.sleep(4.0)
+    station.pacs_sync.look()
+    assert network.held == asked
+
+
+def test_what_is_refused_and_what_is_silent_are_told_apart(server: Orthanc, tmp_path: Path) -> None:
+    uid = put_ct(server, make_ct(), tmp_path / "ct")
+    pacs = Pacs(server.dicomweb_url)
+    with pytest.raises(NotDeliveredError, match="HTTP 404"):
+        pacs.headers("1.2.3", "1.2.3.4")
+    with pytest.raises(NotDeliveredError, match="HTTP 404"):
+        pacs.fetch_instance("1.2.3", uid, "1.2.3.4", tmp_path / "x.dcm")
+    server.kill()
+    with pytest.raises(PacsError, match="cannot be reached") as silent:
+        pacs.headers("1.2.3", "1.2.3.4")
+    assert not isinstance(silent.value, NotDeliveredError)

@@ -1,0 +1,127 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lib.config import RetrainConfig
+from lib.retrain.promotion_rule import bounds, decide_promotion
+
+CONFIG = RetrainConfig(
+    promotion_margin=0.01, promotion_confidence=0.9, max_organ_drop=0.05, min_first_dsc=0.5
+)
+CASES = ("case_a", "case_b", "case_c", "case_d")
+ORGANS = {"Brainstem": 0.80, "Parotid_L": 0.70, "Parotid_R": 0.72, "Bone_Mandible": 0.85}
+
+Change = Callable[[int, str], float]
+
+
+def dice(change: Change = lambda _case, _organ: 0.0) -> dict[str, dict[str, float]]:
+    return {
+        case: {
+            organ: value + 0.01 * number + change(number, organ) for organ, value in ORGANS.items()
+        }
+        for number, case in enumerate(CASES)
+    }
+
+
+def noise(size: float) -> Change:
+    """Return changes that sum to 0 over the cases, and over the organs."""
+    signs = {organ: 1 - 2 * (number % 2) for number, organ in enumerate(ORGANS)}
+    return lambda case, organ: size * signs[organ] * (1 - 2 * (case % 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "has_more_labels", "is_promoted", "reason"),
+    [
+        (lambda _c, _o: 0.02, False, True, "better"),
+        (lambda _c, _o: -0.02, True, False, "may be worse by more than 0.01"),
+        (lambda _c, _o: -0.005, True, True, "not worse, and it learned from more labels"),
+        (lambda _c, _o: -0.005, False, False, "not better, and it learned from no more labels"),
+        (lambda _c, _o: 0.0, True, True, "not worse, and it learned from more labels"),
+        (lambda _c, _o: 0.0, False, False, "not better, and it learned from no more labels"),
+        (noise(0.02), True, True, "not worse, and it learned from more labels"),
+        (noise(0.02), False, False, "not better, and it learned from no more labels"),
+        (noise(0.20), True, False, "may be worse by more than 0.01"),
+        (
+            lambda _c, o: -0.06 if o == "Parotid_L" else 0.05,
+            True,
+            False,
+            "Parotid_L falls by 0.060",
+        ),
+        (lambda _c, o: -0.04 if o == "Parotid_L" else 0.05, True, True, "better"),
+    ],
+)
+def test_a_candidate_serves_only_if_it_is_not_worse(
+    change: Change,
+    has_more_labels: bool,  # noqa: FBT001 - a table's
+    is_promoted: bool,  # noqa: FBT001 - a table's
+    reason: str,
+) -> None:
+    ruling = decide_promotion(
+        dice(change), dice(), CONFIG, has_more_labels=has_more_labels, is_first=False
+    )
+    assert ruling.is_promoted is is_promoted
+    assert ruling.reason.startswith(reason)
+
+
+def test_swapped_sides_are_refused() -> None:
+    # Both parotids are drawn on the wrong side: no overlap.
+    ruling = decide_promotion(
+        dice(lambda _c, o: -ORGANS[o] if o.startswith("Parotid") else 0.01),
+        dice(), CONFIG, has_more_labels=True, is_first=False,
+    )  # fmt: skip
+    assert not ruling.is_promoted
+
+
+@pytest.mark.parametrize(("shift", "is_promoted"), [(-0.2, True), (-0.3, False)])
+def test_the_first_model_needs_a_minimum(
+    shift: float,
+    is_promoted: bool,  # noqa: FBT001 - a table's
+) -> None:
+    # The mean is 0.7675 + 0.015.
+    ruling = decide_promotion(
+        dice(lambda _c, _o: shift), None, CONFIG, has_more_labels=True, is_first=True
+    )
+    assert ruling.candidate_dsc == pytest.approx(0.7825 + shift)
+    assert ruling.is_promoted is is_promoted
+    assert "the 0.5 that a first model needs" in ruling.reason
+
+
+def test_a_first_model_that_beats_a_poor_starter_needs_the_minimum_too() -> None:
+    poor = dice(lambda _c, _o: -0.6)
+    config = replace(CONFIG, min_first_dsc=0.2)
+    better = dice(lambda _c, _o: -0.5)
+    assert not decide_promotion(
+        better, poor, CONFIG, has_more_labels=True, is_first=True
+    ).is_promoted
+    assert decide_promotion(better, poor, config, has_more_labels=True, is_first=True).is_promoted
+    assert decide_promotion(better, poor, CONFIG, has_more_labels=True, is_first=False).is_promoted
+
+
+@pytest.mark.parametrize("served", [None, {}])
+def test_nothing_is_promoted_where_nothing_can_be_compared(
+    served: dict[str, dict[str, float]] | None,
+) -> None:
+    found = {} if served is None else dice()
+    ruling = decide_promotion(found, served, CONFIG, has_more_labels=True, is_first=False)
+    assert not ruling.is_promoted
+    assert "nothing shows that it is not worse" in ruling.reason
+
+
+def test_only_pairs_that_both_have_are_compared() -> None:
+    old = dice()
+    del old["case_a"]
+    del old["case_b"]["Brainstem"]
+    ruling = decide_promotion(dice(), old, CONFIG, has_more_labels=True, is_first=False)
+    assert ruling.pairs == 11
+    assert ruling.difference == pytest.approx(0)
+
+
+def test_the_bounds_are_students() -> None:
+    # Mean 2, standard deviation 1, three values; t with 2 degrees of freedom at 0.9 is 1.8856.
+    low, high = bounds(np.array([1.0, 2.0, 3.0]), 0.9)
+    assert low == pytest.approx(2 - 1.8856 / math.sqrt(3), abs=1e-4)
+    assert high == pytest.approx(2 + 1.8856 / math.sqrt(3), abs=1e-4)
+    assert bounds(np.array([0.1]), 0.9) == (0.1, 0.1)

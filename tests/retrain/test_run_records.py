@@ -1,0 +1,74 @@
+import pytest
+
+from lib.errors import StateError
+from lib.retrain.run_records import Runs, RunState
+from lib.storage.database import Database
+from lib.storage.tables import Run
+
+CASES = [{"image_id": "case_a", "digest": "1"}, {"image_id": "case_b", "digest": "2"}]
+
+
+@pytest.fixture
+def runs(database: Database) -> Runs:
+    return Runs(database)
+
+
+def queue(runs: Runs, *cases: dict[str, str]) -> Run:
+    return runs.queue(why="for a test", request={"seed": 1}, cases=cases, initial_version=None)
+
+
+def test_there_is_one_run_at_a_time(runs: Runs) -> None:
+    first = queue(runs)
+    with pytest.raises(StateError, match=f"training {first.id} is queued"):
+        queue(runs)
+    runs.change(first.id, state=RunState.REJECTED)
+    assert queue(runs).id > first.id
+
+
+def test_a_run_that_is_over_is_not_changed_any_more(runs: Runs) -> None:
+    run = queue(runs)
+    runs.change(run.id, state=RunState.STOPPED, outcome="stopped")
+    after = runs.change(run.id, state=RunState.PROMOTED, outcome="too late")
+    assert (after.state, after.outcome) == (RunState.STOPPED, "stopped")
+    assert after.ended_at is not None
+    assert runs.active() is None
+
+
+def test_a_stopped_run_goes_on(runs: Runs) -> None:
+    run = queue(runs)
+    runs.change(run.id, state=RunState.STOPPED)
+    assert runs.again(run.id).state == RunState.QUEUED
+    with pytest.raises(StateError, match="cannot go on"):
+        runs.again(run.id)
+
+
+def test_labels_count_as_seen_once_a_run_ended_with_a_ruling(runs: Runs) -> None:
+    run = queue(runs, CASES[0])
+    assert runs.judged_digests() == set()
+    runs.change(run.id, state=RunState.FAILED)
+    assert runs.judged_digests() == set()
+    run = queue(runs, *CASES)
+    runs.change(run.id, state=RunState.REJECTED)
+    assert runs.judged_digests() == {("case_a", "1"), ("case_b", "2")}
+
+
+def test_failures_count_up_to_the_last_run(runs: Runs) -> None:
+    for state in (RunState.FAILED, RunState.PROMOTED, RunState.FAILED, RunState.FAILED):
+        runs.change(queue(runs).id, state=state)
+    assert runs.failures() == 2
+    runs.change(queue(runs).id, state=RunState.STOPPED)
+    assert runs.failures() == 0
+
+
+def test_notes_are_kept_in_their_order(runs: Runs) -> None:
+    run = queue(runs)
+    runs.change(run.id, note="one")
+    runs.change(run.id, note="two")
+    assert [note.split()[-1] for note in runs.get(run.id).notes] == ["one", "two"]
+
+
+def test_no_such_run(runs: Runs) -> None:
+    with pytest.raises(StateError, match="there is no training 7"):
+        runs.get(7)
+    with pytest.raises(StateError, match="there is no training 7"):
+        runs.change(7, state=RunState.FAILED)

@@ -1,0 +1,81 @@
+"""What becomes of a run that is given up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.config import AppConfig, RetrainConfig
+from lib.models.model_history import Candidate, ModelHistory
+from lib.models.promotion import Promoter
+from lib.models.registry import Registry, save_model
+from lib.networks.build import build_network
+from lib.retrain.run_records import RunState
+from lib.retrain.scheduler import MAX_ATTEMPTS
+from lib.retrain.service import RetrainingService
+from lib.storage.database import FILE, Database
+from lib.storage.tables import Run
+from tests.tiny import TINY
+
+
+@pytest.fixture
+def retraining(tmp_path: Path) -> Iterator[RetrainingService]:
+    database = Database(tmp_path / FILE)
+    registry = Registry(tmp_path / "models")
+    config = AppConfig(model_dir=tmp_path / "models", starter_dir=tmp_path, retrain=RetrainConfig())
+    promoter = Promoter(registry, ModelHistory(database))
+    yield RetrainingService(config, database, tmp_path, promoter, labelled=list)
+    database.close()
+
+
+def given_up(retraining: RetrainingService, decision: str | None) -> Run:
+    """Return a run whose process died for the last time, and whose candidate was decided about like that."""
+    run = retraining.runs.queue(why="", request={}, cases=[], initial_version=None)
+    if decision:
+        retraining.models.record(Candidate(version="candidate", recipe="tiny", run_id=run.id))
+    if decision in ("promoted", "rejected"):
+        retraining.models.decide("candidate", decision=decision, reason="the reason")
+    run = retraining.runs.change(run.id, attempts=MAX_ATTEMPTS - 1)
+    retraining.scheduler._count(run, -9)
+    return retraining.runs.get(run.id)
+
+
+@pytest.mark.parametrize("decision", ["promoted", "rejected"])
+def test_it_ends_as_its_candidate_was_decided_about(
+    retraining: RetrainingService, decision: str
+) -> None:
+    run = given_up(retraining, decision)
+    assert (run.state, run.outcome) == (RunState(decision), "the reason")
+
+
+def test_it_has_failed_and_its_candidate_is_rejected_where_nothing_was_decided(
+    retraining: RetrainingService,
+) -> None:
+    run = given_up(retraining, "waiting")
+    assert run.state == RunState.FAILED
+    assert str(run.outcome).startswith("its process ended with code -9, 3 times")
+    row = retraining.models.get("candidate")
+    assert row is not None
+    assert (row.decision, row.reason) == ("rejected", "its training failed before it was judged")
+
+
+@pytest.mark.parametrize(("parent", "decision"), [(None, "rejected"), ("another", "waiting")])
+def test_what_it_left_in_the_models_folder_alone_is_rejected_with_it_and_no_other(
+    retraining: RetrainingService, parent: str | None, decision: str
+) -> None:
+    run = retraining.runs.queue(why="", request={}, cases=[], initial_version=None)
+    card = {"training": {}, "run": run.id, "parent": parent}
+    weights = build_network(TINY).state_dict()
+    version = save_model(retraining.registry.folder, weights, TINY, card)
+    # Killed before it wrote a row: the next look at the folder writes one that knows no run.
+    retraining.promoter.reconcile()
+    retraining.runs.change(run.id, attempts=MAX_ATTEMPTS - 1)
+    retraining.scheduler._count(retraining.runs.get(run.id), -9)
+    row = retraining.models.get(version)
+    assert row is not None
+    assert (row.run_id, row.decision) == (None, decision)
+    assert retraining.runs.get(run.id).state == RunState.FAILED
+
+
+def test_it_has_failed_where_it_made_no_candidate(retraining: RetrainingService) -> None:
+    assert given_up(retraining, None).state == RunState.FAILED

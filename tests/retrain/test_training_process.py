@@ -1,0 +1,135 @@
+"""The process of a training, started as the scheduler starts it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.config import APP_DIR, RetrainConfig
+from lib.models.model_history import ModelHistory
+from lib.recipes.schema import Recipe
+from lib.retrain.run_records import Runs, RunState
+from lib.retrain.training_process import BUSY, CLAIM, STOPPED, RunDirectory
+from lib.retrain.training_set import request_for
+from lib.storage.database import FILE, Database
+from lib.storage.process_locks import ProcessLock
+from lib.storage.tables import Run
+from lib.training.cases import Case
+from tests.tiny import TINY
+
+WITH_LITTLE_MEMORY = """
+import resource, sys
+import lib.retrain.training_process as worker
+used = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmSize")) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 1200 * 2**20,) * 2)
+sys.exit(worker.main(sys.argv[1:]))
+"""
+ANYTHING_GOES = RetrainConfig(min_first_dsc=0.0, retrain_threads=1)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> RunDirectory:
+    for name in ("state", "models", "starter"):
+        (tmp_path / name).mkdir()
+    return RunDirectory(
+        state=tmp_path / "state", models=tmp_path / "models", starter=tmp_path / "starter"
+    )
+
+
+@pytest.fixture
+def database(place: RunDirectory) -> Iterator[Database]:
+    made = Database(place.state / FILE)
+    yield made
+    made.close()
+
+
+def queue(database: Database, cases: Sequence[Case], recipe: Recipe = TINY) -> Run:
+    """Queue a run that learns from all cases but the first, which judges."""
+    listed: list[dict[str, Any]] = [
+        {"image_id": case.image_id, "image": str(case.image), "label": str(case.label), "number": 1,
+         "digest": str(number) * 64, "organs": [], "doubts": [], "is_new": True,
+         "set": "train" if number else "referee"}
+        for number, case in enumerate(cases)
+    ]  # fmt: skip
+    request = request_for(recipe, None, ANYTHING_GOES, {}, device="cpu")
+    return Runs(database).queue(
+        why="for a test", request=request, cases=listed, initial_version=None
+    )
+
+
+def work(
+    place: RunDirectory,
+    run: Run,
+    *,
+    program: Sequence[str] = ("-m", "lib.retrain.training_process"),
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *program, "--place", place.to_json(), "--run", str(run.id)]
+    environment = {**os.environ, "PYTHONPATH": str(APP_DIR), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=APP_DIR, env=environment
+    )
+
+
+def test_a_run_is_carried_to_its_ruling(
+    place: RunDirectory, database: Database, cases: list[Case]
+) -> None:
+    run = queue(database, cases)
+    done = work(place, run)
+    assert done.returncode == 0, done.stderr
+    ended = Runs(database).get(run.id)
+    assert ended.state == RunState.PROMOTED
+    assert ended.outcome is not None
+    assert ended.outcome.startswith("no model serves; mean DSC 0.")
+    assert ended.progress["epoch"] == TINY.schedule.epochs
+    model = ModelHistory(database).get(str(ended.candidate))
+    assert model is not None
+    assert (model.decision, model.run_id, model.recipe) == ("promoted", run.id, "tiny")
+    assert [label["image_id"] for label in model.labels] == ["case_1", "case_2"]
+    assert list(model.report["cases"]) == ["case_0"]
+    # A run that was over when its process was killed is not judged twice.
+    assert work(place, run).returncode == STOPPED
+
+
+def test_only_one_training_works_for_a_folder(
+    place: RunDirectory, database: Database, cases: list[Case]
+) -> None:
+    other = ProcessLock(place.state / CLAIM)
+    assert other.take()
+    run = queue(database, cases)
+    assert work(place, run).returncode == BUSY
+    assert Runs(database).get(run.id).state == RunState.QUEUED
+
+
+def test_want_of_memory_makes_it_smaller_and_is_said(
+    place: RunDirectory, database: Database, cases: list[Case]
+) -> None:
+    # One crop of 160^3 voxels takes some GiB in the backward pass of a network of this width.
+    large = replace(
+        TINY,
+        crop_vox=(160, 160, 160),
+        network=replace(TINY.network, width=8),
+        schedule=replace(TINY.schedule, epochs=1, steps_per_epoch=1, batch_size=2),
+    )
+    run = queue(database, cases, large)
+    done = work(place, run, program=("-c", WITH_LITTLE_MEMORY))
+    assert done.returncode == 0, done.stderr
+    ended = Runs(database).get(run.id)
+    assert "memory was short; from the beginning: a batch is 1 instead of 2 crops" in ended.notes[0]
+    assert "a crop is 80 x 80 x 80 instead of 160 x 160 x 160 voxels" in ended.notes[1]
+    assert ended.request["shrinks"] == len(ended.notes)
+
+
+def test_a_run_that_cannot_go_on_fails_with_its_reason(
+    place: RunDirectory, database: Database, cases: list[Case]
+) -> None:
+    run = queue(database, cases[:1])
+    assert work(place, run).returncode == 1
+    ended = Runs(database).get(run.id)
+    assert ended.state == RunState.FAILED
+    assert ended.outcome is not None
+    assert ended.outcome.startswith("none of 0 cases can be trained on")

@@ -1,0 +1,85 @@
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from lib.config import RetrainConfig
+from lib.retrain.trigger import TriggerState, decide
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
+CONFIG = RetrainConfig(min_new_labels=3, max_wait_s=3600, quiet_s=60, retry_after_s=300)
+
+
+def minutes_ago(*minutes: float) -> list[datetime]:
+    return [NOON - timedelta(minutes=m) for m in minutes]
+
+
+def situation(*minutes: float, **changed: object) -> TriggerState:
+    """Labels that came so many minutes before noon, among ten cases to train on."""
+    waiting = minutes_ago(*minutes)
+    plain = TriggerState(waiting=waiting, waiting_to_train=len(waiting), train_cases=10,
+                      last_submission=max(waiting, default=None))  # fmt: skip
+    return replace(plain, **changed)  # type: ignore[arg-type]
+
+
+STOPPED = {"was_stopped": True, "last_ended": minutes_ago(4)[0]}
+FAILED = {"failures": 1, "last_ended": minutes_ago(4)[0]}
+TABLE = [
+    ("nothing waits", situation(), False, "no new labels"),
+    ("too few wait", situation(5, 6), False, "2 of 3 new labels"),
+    ("enough wait", situation(5, 6, 7), True, "3 new labels are waiting"),
+    ("many more wait: one run for all", situation(*range(2, 42)), True, "40 new labels"),
+    ("the last came a moment ago", situation(0.5, 6, 7), False, "60 s without a submission"),
+    ("the last came just long enough ago", situation(1, 6, 7), True, "3 new labels"),
+    ("one waited too long", situation(61), True, "the oldest since 2030-01-01 10:59 UTC"),
+    ("one waited too long, but another has just come", situation(61, 0.1), False, "60 s without"),
+    ("one waited almost too long", situation(59), False, "1 of 3"),
+    ("a training runs", situation(5, 6, 7, is_running=True), False, "a training runs"),
+    ("no case to train on", situation(5, 6, 7, train_cases=1), False, "1 cases may be trained on"),
+    ("all are judges'", situation(5, 6, 7, waiting_to_train=0), False, "judge the models"),
+    ("stopped by hand after them", situation(5, 6, 7, **STOPPED), False, "stopped by hand"),
+    ("stopped by hand before one", situation(3, 6, 7, **STOPPED), True, "3 new labels"),
+    ("failed a moment ago", situation(5, 6, 7, **FAILED), False, "the last 1 trainings failed"),
+    ("failed longer ago", situation(8, 9, 10, failures=1, last_ended=minutes_ago(6)[0]), True, "3"),
+    ("failed twice", situation(8, 9, 10, failures=2, last_ended=minutes_ago(6)[0]), False, "last 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "starts", "reason"), [row[1:] for row in TABLE],
+                         ids=[row[0] for row in TABLE])  # fmt: skip
+def test_a_training_starts_when(
+    given: TriggerState,
+    starts: bool,  # noqa: FBT001 - a table's
+    reason: str,
+) -> None:
+    decision = decide(CONFIG, given, NOON)
+    assert decision.start is starts
+    assert reason in decision.reason
+
+
+def test_nothing_starts_while_it_is_switched_off() -> None:
+    off = replace(CONFIG, auto_retrain=False)
+    assert (
+        decide(off, situation(5, 6, 7), NOON).reason == "automatic training is off (auto_retrain)"
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [situation(5), situation(0.5, 6, 7), situation(5, 6, 7, **FAILED)]
+)
+def test_it_looks_again_at_the_very_moment_at_which_it_starts(given: TriggerState) -> None:
+    looked = decide(CONFIG, given, NOON).next_look
+    assert looked is not None
+    assert not decide(CONFIG, given, looked - timedelta(seconds=1)).start
+    assert decide(CONFIG, given, looked).start
+
+
+def test_the_wait_after_failures_doubles_and_ends_at_a_day() -> None:
+    def wait_s(failures: int) -> float:
+        given = situation(5, 6, 7, failures=failures, last_ended=NOON)
+        looked = decide(CONFIG, given, NOON).next_look
+        assert looked is not None
+        return (looked - NOON).total_seconds()
+
+    assert [wait_s(n) for n in (1, 2, 3)] == [300, 600, 1200]
+    assert wait_s(30) == 24 * 3600

@@ -1,0 +1,77 @@
+"""Parts of a body arrive byte for byte, however it is cut into pieces."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.errors import ConfigError
+from lib.server.dicomweb.multipart import Part, receive_parts
+from lib.server.dicomweb.proxy import replaced
+
+TYPE = 'multipart/related; type="application/dicom"; boundary="b-1"'
+NASTY = b"\r\n--b\r\n--b-\r\n-\r--\x00\xff\r\n\r\n--b-2\r\n"
+CONTENTS = [NASTY, b"", bytes(range(256)) * 20, b"\r\n", b"--b-1 is no boundary without its CRLF"]
+
+
+def message(contents: list[bytes], *, lead: bytes = b"\r\n") -> bytes:
+    head = b"--b-1\r\nContent-Type: application/dicom; transfer-syntax=1.2\r\n\r\n"
+    return lead + b"\r\n".join(head + one for one in contents) + b"\r\n--b-1--"
+
+
+async def in_pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+def received(body: bytes, folder: Path, *, size: int = 4096, kind: str = TYPE) -> list[Part]:
+    return asyncio.run(receive_parts(in_pieces(body, size), kind, folder))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 10**6])
+def test_parts_are_the_same_bytes_in_pieces_of_any_size(tmp_path: Path, size: int) -> None:
+    parts = received(message(CONTENTS), tmp_path, size=size)
+    assert [part.path.read_bytes() for part in parts] == CONTENTS
+    assert {part.media_type for part in parts} == {"application/dicom"}
+
+
+def test_random_bytes_survive(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    contents = [rng.integers(0, 256, n, dtype=np.uint8).tobytes() for n in (1, 4095, 4096, 70000)]
+    parts = received(message(contents, lead=b""), tmp_path)
+    assert [part.path.read_bytes() for part in parts] == contents
+
+
+@pytest.mark.parametrize("cut", [1, 3, 10, 40])
+def test_a_body_that_was_cut_is_refused(tmp_path: Path, cut: int) -> None:
+    with pytest.raises(ConfigError, match="ends before its last part"):
+        received(message([b"x" * 30])[:-cut], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "why"),
+    [
+        (b"", TYPE, "ends before its last part"),
+        (b"no multipart", TYPE, "no multipart message"),
+        (message([b"x"]), "multipart/related", "names no boundary"),
+        (message([b"x"]), f"multipart/related; boundary={'b' * 1000}", "boundary cannot be one"),
+        (b"--b-1--", TYPE, "ends before its last part|no multipart"),
+        (b"--b-1\r\nno header\r\n\r\nx\r\n--b-1--", TYPE, "no multipart message"),
+    ],
+)
+def test_what_is_no_message_is_refused(tmp_path: Path, body: bytes, kind: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        received(body, tmp_path, kind=kind)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 11, 100])
+def test_an_address_is_replaced_wherever_the_pieces_are_cut(size: int) -> None:
+    body = b'{"a":"http://pacs/x","b":"http://pac","c":"http://pacs/y http://http://pacs/"}' * 3
+
+    async def collect() -> bytes:
+        pieces = replaced(in_pieces(body, size), b"http://pacs/", b"/proxy/")
+        return b"".join([piece async for piece in pieces])
+
+    assert asyncio.run(collect()) == body.replace(b"http://pacs/", b"/proxy/")

@@ -1,0 +1,134 @@
+"""Contours that a viewer stores are labels here: kept once, counted, and not passed on as they came."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+import requests
+
+from lib.dicom.objects import Kind
+from lib.dicom.writer import write_ct_series
+from lib.imaging.scans import read_label
+from tests.pacs.orthancs import orthanc, put_ct
+from tests.pacs_sync.test_inbox import draw
+from tests.phantoms import make_ct
+from tests.server.dicomweb.test_stow import Place, body, comments, sent, uid_of, uids
+from tests.server.running import put_model, running
+
+pytestmark = pytest.mark.server
+
+PATIENTS = ("one", "two", "three", "four")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("contours")
+    for name in ("server", "server/models"):
+        (folder / name).mkdir()
+    put_model(folder / "server" / "models")
+    with orthanc(folder / "orthanc") as pacs:
+        series = [put_ct(pacs, make_ct(image_id=name), folder / name) for name in PATIENTS]
+        with running(folder / "server", studies=pacs.dicomweb_url) as server:
+            limit = time.monotonic() + 120
+            while set(server.images()) != set(series):
+                assert time.monotonic() < limit, server.ask("GET", "/organnet/status").text
+                time.sleep(0.3)
+            yield Place(pacs, server, folder, series[0])
+
+
+def series_of(place: Place, patient: str) -> str:
+    first, *_ = sorted((place.folder / patient).glob("*.dcm"))
+    return str(pydicom.dcmread(first, stop_before_pixels=True).SeriesInstanceUID)
+
+
+def history(place: Place, patient: str) -> list[dict[str, Any]]:
+    answer = place.server.ask("GET", f"/organnet/labels/{series_of(place, patient)}?tag=final")
+    found: list[dict[str, Any]] = answer.json() if answer.ok else []
+    return found
+
+
+@pytest.mark.parametrize(("kind", "patient"), [("seg", "one"), ("rtstruct", "two")])
+def test_contours_become_the_cases_final_label(
+    place: Place, tmp_path: Path, kind: Kind, patient: str
+) -> None:
+    file = tmp_path / "drawn.dcm"
+    drawn = draw(place.folder / patient, file, kind=kind, values=(1, 4))
+    before = place.server.ask("GET", "/datastore/").json()["completed"]
+    answer = sent(place, body(file.read_bytes()))
+    assert answer.status_code == 200, answer.text
+    assert uids(answer.json(), "00081199") == {uid_of(file)}
+    (said,) = comments(answer.json(), "00081199")
+    assert said.startswith("kept as version 1, with Brainstem, Parotid_L; the case counts")
+    assert place.server.ask("GET", "/datastore/").json()["completed"] == before + 1
+    (version,) = history(place, patient)
+    assert (version["client"], version["organs"]) == ("ohif", ["Brainstem", "Parotid_L"])
+    asked = f"/datastore/label?label={series_of(place, patient)}&tag=final"
+    kept = tmp_path / "kept.nii.gz"
+    kept.write_bytes(place.server.ask("GET", asked).content)
+    array, _ = read_label(kept, image_id=patient, image_grid=drawn.grid)
+    assert (array == drawn.array).mean() > (0.9999 if kind == "seg" else 0.99)
+    assert uid_of(file) not in place.instances(), "the PACS gets this server's own SEG of it"
+    # Sent again, as after an answer that was lost, it is the same label.
+    again = sent(place, body(file.read_bytes()))
+    assert again.status_code == 200
+    assert len(history(place, patient)) == 1
+
+
+def test_organs_that_the_version_before_had_are_named(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "less.dcm"
+    draw(place.folder / "one", file, values=(1,))
+    (said,) = comments(sent(place, body(file.read_bytes())).json(), "00081199")
+    assert "with Brainstem; the case counts" in said
+    assert "Not in it, but in the version before: Parotid_L" in said
+
+
+def test_each_part_has_its_own_fate(place: Place, tmp_path: Path) -> None:
+    kept, refused, foreign = (tmp_path / f"{name}.dcm" for name in ("kept", "refused", "foreign"))
+    draw(place.folder / "three", kept, values=(2,))
+    draw(place.folder / "three", refused, values=(8,), labels={"Cochlea_L": 8})
+    write_ct_series(make_ct(image_id="new"), tmp_path / "new", patient_id="new")
+    draw(tmp_path / "new", foreign)
+    slices = sorted((tmp_path / "new").glob("*.dcm"))[:2]
+    parts = [kept.read_bytes(), b"garbage", refused.read_bytes(), foreign.read_bytes()]
+    answer = sent(place, body(*parts, *(file.read_bytes() for file in slices)))
+    assert answer.status_code == 202
+    told = answer.json()
+    assert uids(told, "00081199") == {uid_of(kept), uid_of(foreign), *map(uid_of, slices)}
+    assert uids(told, "00081198") == {uid_of(refused)}
+    assert len(told["0008119A"]["Value"]) == 1
+    (why,) = comments(told, "00081198")
+    assert "Cochlea_L" in why
+    assert "quarantine/" in why
+    (version,) = history(place, "three")
+    assert version["organs"] == ["SpinalCord"]
+    there = place.instances()
+    assert {uid_of(foreign), *map(uid_of, slices)} <= there
+    assert not {uid_of(kept), uid_of(refused)} & there
+
+
+def test_contours_are_kept_while_the_pacs_is_down_and_arrive_when_it_is_up(
+    place: Place, tmp_path: Path
+) -> None:
+    series = series_of(place, "four")
+    # The scan is at hand: who contours it has looked at it.
+    assert place.server.ask("GET", f"/datastore/image?image={series}").status_code == 200
+    file = tmp_path / "drawn.dcm"
+    draw(place.folder / "four", file, values=(1, 3))
+    place.pacs.stop()
+    try:
+        answer = sent(place, body(file.read_bytes()))
+    finally:
+        place.pacs.start()
+    assert answer.status_code == 200, answer.text
+    assert len(history(place, "four")) == 1
+    study = str(pydicom.dcmread(file, stop_before_pixels=True).StudyInstanceUID)
+    url = f"{place.pacs.dicomweb_url}/studies/{study}/instances"
+    limit = time.monotonic() + 180
+    while not (found := requests.get(url, params={"Modality": "SEG"}, timeout=30).json()):
+        assert time.monotonic() < limit, place.server.ask("GET", "/organnet/status").text
+        time.sleep(1)
+    assert len(found) == 1
+    assert found[0]["00080018"]["Value"] != [uid_of(file)]

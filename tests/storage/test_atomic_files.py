@@ -1,0 +1,77 @@
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from lib.storage.atomic_files import (
+    ABANDONED_S,
+    remove_abandoned_scratch,
+    remove_unfinished,
+    replacing,
+    write_json,
+)
+
+
+def write_half(path: Path) -> None:
+    with replacing(path) as beside:
+        beside.write_text("half")
+        raise OSError("disk full")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        write_half(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
+    assert path.read_text() == "old"
+
+
+def test_a_finished_write_takes_the_old_files_place(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "scan.nii.gz"
+    with replacing(path) as beside:
+        assert beside.name.endswith(".nii.gz")
+        beside.write_text("new")
+    assert [p.name for p in path.parent.iterdir()] == ["scan.nii.gz"]
+    assert path.read_text() == "new"
+
+
+def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"dsc": [float("nan"), 0.5], "hd": {"x": float("inf")}})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"dsc": [None, 0.5], "hd": {"x": None}}
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_what_is_being_written_is_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "labels").mkdir()
+    kept = [tmp_path / "scan.nii.gz", tmp_path / "labels" / ".writing-now-scan.nii.gz"]
+    left = tmp_path / "labels" / ".writing-old-scan.nii.gz"
+    for path in (*kept, left):
+        path.write_text("x")
+    long_ago = time.time() - ABANDONED_S - 1
+    for path in (kept[0], left):
+        os.utime(path, (long_ago, long_ago))
+    assert remove_unfinished(tmp_path) == 1
+    assert not left.exists()
+    assert all(path.exists() for path in kept)
+
+
+def test_what_killed_processes_left_in_the_temporary_folder_is_removed_and_what_is_used_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, used = tmp_path / "organnet-upload-old", tmp_path / "organnet-upload-used"
+    others = tmp_path / "somebody-else"
+    for folder in (left, used, others):
+        folder.mkdir()
+        (folder / "00000.nii.gz").write_text("x")
+    long_ago = time.time() - ABANDONED_S - 1
+    # A long upload: its folder is old, and what is in it is being written.
+    for path in (left / "00000.nii.gz", left, used, others / "00000.nii.gz", others):
+        os.utime(path, (long_ago, long_ago))
+    assert remove_abandoned_scratch() == 1
+    assert sorted(tmp_path.iterdir()) == [used, others]
