@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib.evaluation.charts import drawing, png
+from lib.reports.figures import png, styled_figure
 
 _ENDED = ("promoted", "rejected", "failed", "stopped")
 _COLOURS = {"promoted": "tab:green", "rejected": "tab:red"}
@@ -19,7 +19,7 @@ def timeline_chart(
         versions: What served, since when, and its mean DSC on the cases that the server never saw.
     """
     end = max((event["s"] for event in events), default=0.0) / 60
-    with drawing(7.4, 3.6) as figure:
+    with styled_figure(7.4, 3.6) as figure:
         axes = figure.subplots()
         for begins, ends, state in trainings(events):
             axes.axvspan(begins / 60, ends / 60, color=_COLOURS.get(state, "tab:gray"), alpha=0.15)

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from lib.activelearning.edit_cost_curve import WINDOW
-from lib.evaluation.charts import drawing, png
+from lib.reports.figures import png, styled_figure
 from lib.storage.atomic_files import replacing
 
 _POINT = "#2f5d8a"
@@ -30,7 +30,7 @@ def edit_chart(found: Mapping[str, Any]) -> bytes:
         found: What `lib.activelearning.edit_cost_curve.summary` returned.
     """
     shown = [one for one in found["submissions"] if one["mean_dsc"] is not None]
-    with _DRAWING, drawing(7.4, 4.8) as figure:
+    with _DRAWING, styled_figure(7.4, 4.8) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True)
         _panel(upper, shown, lambda numbers: 100 * numbers["mean_dsc"])
         _panel(lower, shown, lambda numbers: numbers["added_path_mm"])

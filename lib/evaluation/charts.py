@@ -1,44 +1,25 @@
 """The report's charts, drawn as a journal would print them."""
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from lib.evaluation.published_results import HUMAN, NETWORKS, PublishedResult
 from lib.evaluation.table import Evaluation, Row, stem
+from lib.reports.figures import GREY, INK, png, styled_figure
 
-DPI = 150
 WHISKERS = (5, 95)
 LOG_RATIO = 20.0
 """Distances are drawn on a logarithmic axis where the largest is this many times the median."""
 
-_INK = "#222222"
-_GREY = "#8a8a8a"
 _BOX = "#c9d8e8"
 _POINT = "#2f5d8a"
 _HUMAN_COLOUR = "#b5331b"
 _MARKERS = ("o", "s", "^", "v", "D")
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.edgecolor": _INK,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.labelsize": 9,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +37,6 @@ class BlandAltman:
     bias_percent: float
     low_percent: float
     high_percent: float
-
-
-@contextmanager
-def drawing(width_in: float, height_in: float) -> Iterator[Figure]:
-    """Yield an empty figure in the report's style."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
-        yield figure
-
-
-def png(figure: Figure) -> bytes:
-    """Return `figure` as a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
 
 
 def dsc_chart(found: Evaluation) -> bytes:
@@ -120,9 +85,9 @@ def bland_altman(rows: Sequence[Row]) -> BlandAltman:
 def volume_chart(found: Evaluation) -> bytes:
     """Return a PNG: the difference of both volumes over their mean, a Bland-Altman plot in per cent."""
     limits = bland_altman(found.rows)
-    with drawing(7.4, 4.4) as figure:
+    with styled_figure(7.4, 4.4) as figure:
         axis = figure.subplots()
-        axis.axhline(0, color=_INK, linewidth=0.6)
+        axis.axhline(0, color=INK, linewidth=0.6)
         for value, style, name in (
             (limits.bias_percent, "-", "bias"),
             (limits.low_percent, "--", "-1.96 SD"),
@@ -176,7 +141,7 @@ def _box_chart(
 ) -> bytes:
     organs = found.organs
     samples = [_known([value(row) for row in found.of(organ)]) for organ in organs]
-    with drawing(7.4, 1.3 + 0.29 * len(organs) + (0.35 if published else 0)) as figure:
+    with styled_figure(7.4, 1.3 + 0.29 * len(organs) + (0.35 if published else 0)) as figure:
         axis = figure.subplots()
         for place, sample in enumerate(samples):
             _box(axis, place, sample)
@@ -207,10 +172,10 @@ def _box(axis: Any, place: int, sample: "np.ndarray[Any, Any]") -> None:
             showfliers=False,
             patch_artist=True,
             manage_ticks=False,
-            boxprops={"facecolor": _BOX, "edgecolor": _INK, "linewidth": 0.7},
-            medianprops={"color": _INK, "linewidth": 1.4},
-            whiskerprops={"color": _INK, "linewidth": 0.7},
-            capprops={"color": _INK, "linewidth": 0.7},
+            boxprops={"facecolor": _BOX, "edgecolor": INK, "linewidth": 0.7},
+            medianprops={"color": INK, "linewidth": 1.4},
+            whiskerprops={"color": INK, "linewidth": 0.7},
+            capprops={"color": INK, "linewidth": 0.7},
         )
     if len(sample):
         spread = 0.14 * np.sin(np.arange(len(sample)) * 2.4)
@@ -242,7 +207,7 @@ def _reference_marks(
                 [i + 0.36 for i in places],
                 marker=_MARKERS[networks.index(line) % len(_MARKERS)],
                 s=15,
-                facecolors="white" if line is not networks[-1] else _GREY,
+                facecolors="white" if line is not networks[-1] else GREY,
                 edgecolors="#555555",
                 linewidths=0.8,
                 zorder=5,
@@ -274,7 +239,7 @@ def _notes(axis: Any, notes: Sequence[str], title: str) -> None:
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=7.5,
-            color=_GREY,
+            color=GREY,
             annotation_clip=False,
         )
 

@@ -335,8 +335,8 @@ def _row(reference: CaseContours, prediction: CaseContours, organ: str) -> Row:
         surface_dsc=found.surface_dsc,
         tolerance_mm=tolerance_mm,
         msd_mm=found.msd_mm,
-        volume_reference_ml=np.count_nonzero(first) * reference.grid.voxel_ml,
-        volume_prediction_ml=np.count_nonzero(second) * reference.grid.voxel_ml,
+        volume_reference_ml=int(np.count_nonzero(first)) * reference.grid.voxel_ml,
+        volume_prediction_ml=int(np.count_nonzero(second)) * reference.grid.voxel_ml,
     )
 
 

@@ -10,12 +10,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from lib.evaluation.case_loading import Box, CaseContours, CroppedMask
-from lib.evaluation.charts import drawing, png
 from lib.evaluation.table import Evaluation, Row, stem, union_box
 from lib.imaging.geometry import Grid
 from lib.imaging.volumes import CtVolume
 from lib.inference.resampling import closest_ras, turned
 from lib.reports.ct_overlays import SOFT_TISSUE_HU
+from lib.reports.figures import png, styled_figure
 
 MARGIN_MM = 15.0
 SMALLEST_VIEW_MM = 40.0
@@ -72,7 +72,7 @@ def worst_picture(
     if ct is None:
         volumes += [_turned(p, box, grid) for n, p in reference.organs.items() if n != organ]
     hu = None if ct is None else turned(ct.array_hu[box], grid)
-    with drawing(7.4, 2.75) as figure:
+    with styled_figure(7.4, 2.75) as figure:
         panels = figure.subplots(1, 3)
         for axis, (plane, normal) in zip(panels, _PLANES, strict=True):
             across, up = [a for a in (0, 1, 2) if a != normal]

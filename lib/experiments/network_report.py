@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lib.evaluation.charts import drawing, png
 from lib.evaluation.table import COLUMNS, csv_cells
 from lib.experiments.network_ranking import NetworkRank
 from lib.experiments.network_results import NetworkResult
+from lib.reports.figures import png, styled_figure
 from lib.storage.atomic_files import replacing
 
 _COLOURS = (
@@ -118,7 +118,7 @@ def markdown(
 def chart(found: Sequence[NetworkRank], organs: Sequence[str]) -> bytes:
     """Return a PNG: DSC per organ and network, a dot for each seed; and the learning curves."""
     curves = any(outcome.curve for standing in found for outcome in standing.outcomes)
-    with drawing(9.5 if curves else 6.5, 3.6) as figure:
+    with styled_figure(9.5 if curves else 6.5, 3.6) as figure:
         axes: Any = figure.subplots(
             1, 2 if curves else 1, squeeze=False, width_ratios=(3, 2) if curves else None
         )[0]

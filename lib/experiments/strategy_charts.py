@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lib.evaluation.charts import drawing, png
 from lib.experiments.strategy_ranking import Curve, Numbers
+from lib.reports.figures import png, styled_figure
 
 _COLOURS = (
     "#8a8a8a", "#222222", "#2f5d8a", "#b5331b", "#3c8a4a", "#8a5fb0", "#c58b1b", "#4aa3a8", "#d0679d"
@@ -16,7 +16,7 @@ _COLOURS = (
 def learning_curves(found: Sequence[Curve]) -> bytes:
     """Return a PNG: mean DSC over labelled cases, and over foreground voxels; a thin line for each seed."""
     strategies = list(dict.fromkeys(curve.strategy for curve in found))
-    with drawing(9.5, 4.0) as figure:
+    with styled_figure(9.5, 4.0) as figure:
         axes: Any = figure.subplots(1, 2, sharey=True)
         for number, strategy in enumerate(strategies):
             own = [curve for curve in found if curve.strategy == strategy]
