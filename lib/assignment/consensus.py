@@ -95,7 +95,7 @@ def _organ(
     if all(np.array_equal(mask, masks[0]) for mask in masks[1:]):
         return masks[0], masks[0].astype(np.float32)
     padded = [np.pad(mask, MARGIN_VOX) for mask in masks]
-    votes = np.mean(padded, axis=0, dtype=np.float32)
+    votes = np.asarray(np.mean(padded, axis=0, dtype=np.float32))
     probability = _staple(padded) if method == "staple" else votes
     is_tied = np.abs(probability - _THRESHOLD) <= _TIE
     is_organ = (probability > _THRESHOLD) & ~is_tied

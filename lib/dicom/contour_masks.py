@@ -144,7 +144,7 @@ def _draw(
     mask = np.zeros((size_z, size_y, size_x), np.bool_).transpose(2, 1, 0)  # a slice in one piece
     for z, contours in planes.items():
         _draw_slice(mask[:, :, z], contours, roi, image_id)
-    return mask
+    return np.asarray(mask)
 
 
 def _draw_slice(plane: MaskArray, contours: Sequence[_Contour], roi: Roi, image_id: str) -> None:
@@ -191,8 +191,8 @@ def _cross(box: PixelBox, inside: MaskArray, other_box: PixelBox, other: MaskArr
         x_0 - other_box[0].start : x_1 - other_box[0].start,
         y_0 - other_box[1].start : y_1 - other_box[1].start,
     ]
-    shared = np.count_nonzero(here & there)
-    return 0 < shared < min(np.count_nonzero(inside), np.count_nonzero(other))
+    shared = int(np.count_nonzero(here & there))
+    return 0 < shared < min(int(np.count_nonzero(inside)), int(np.count_nonzero(other)))
 
 
 def _outline(points_vox: FloatArray) -> bytes:

@@ -330,7 +330,7 @@ def _require_even_steps(along: FloatArray, image_id: str) -> None:
         )
     drift = np.abs(along - np.linspace(along[0], along[-1], n))
     if odd.size or drift.max() > LATTICE_TOLERANCE * common:
-        i = int(odd[0]) if odd.size else int(min(drift.argmax(), n - 2))
+        i = int(odd[0]) if odd.size else min(int(drift.argmax()), n - 2)
         raise GeometryError(
             f"{image_id}: uneven slices: {steps[i]:.2f} mm between slice {i + 1} and {i + 2} of {n}, "
             f"elsewhere {common:.2f} mm; resample the series, or export it with one slice distance"

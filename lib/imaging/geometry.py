@@ -148,7 +148,7 @@ def turned_onto(
     x, y, z = turned.shape
     if not Grid.from_affine((x, y, z), affine).is_same_as(target):
         require_same_grid(image_id, label=grid, image=target)
-    return turned
+    return np.asarray(turned)
 
 
 def require_right_angles(image_id: str, grid: Grid) -> None:

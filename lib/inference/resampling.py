@@ -80,7 +80,7 @@ class ModelGrid:
         """Return the inverse of `turn`."""
         for axis, flip in enumerate(self.flips):
             array = np.flip(array, axis) if flip else array
-        return array.transpose(np.argsort(self.axes))
+        return np.asarray(array.transpose(np.argsort(self.axes)))
 
     def to_model(self, array_hu: AnyArray) -> FloatArray:
         """Return the CT as the network's voxels, float32, linear, smoothed where they get larger."""

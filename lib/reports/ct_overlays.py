@@ -94,8 +94,7 @@ def _picture(
 
 def _slice(volume: Slice, normal: int, where: int) -> Slice:
     """Return slice number `where` along `normal`, its rows running up."""
-    plane: Slice = np.moveaxis(volume, normal, 0)[where]
-    return plane.T
+    return np.asarray(np.moveaxis(volume, normal, 0)[where].T)
 
 
 def _draw_ct(axis: Axes, picture: Slice, aspect: float) -> None:
@@ -112,7 +111,7 @@ def _draw_ct(axis: Axes, picture: Slice, aspect: float) -> None:
 
 def _draw_map(axis: Axes, unsure: Slice, aspect: float) -> AxesImage:
     return axis.imshow(
-        np.ma.masked_less(unsure, SURE),  # type: ignore[no-untyped-call]
+        np.ma.masked_less(unsure, SURE),
         cmap="inferno",
         vmin=0.0,
         vmax=UNSURE,
@@ -157,7 +156,7 @@ def _busiest(organs: npt.NDArray[np.generic], normal: int) -> int:
     others = tuple(a for a in range(3) if a != normal)
     values = [v for v in np.unique(organs).tolist() if v]
     if not values:
-        return organs.shape[normal] // 2
+        return int(organs.shape[normal]) // 2
     areas = np.stack([(organs == v).sum(axis=others) for v in values])
     score = (areas > 0).sum(axis=0) * 1e6 + areas.sum(axis=0)
     return int(score.argmax())

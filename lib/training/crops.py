@@ -97,7 +97,7 @@ class CropDataset(Dataset[Sample]):
         if rng.random() >= self.recipe.schedule.organ_probability:
             case = self._one_of(self.cases, rng)
             return case, rng.random(3) * (np.array(case.hu.shape) - 1)
-        organ = self._organs[rng.integers(len(self._organs))]
+        organ = self._organs[int(rng.integers(len(self._organs)))]
         having = [case for case in self.cases if organ in case.points]
         case = self._one_of(having, rng)
         points = case.points[organ]
@@ -110,7 +110,7 @@ class CropDataset(Dataset[Sample]):
             is_favoured = rng.random() < self.favoured.share
             chosen = [c for c in cases if (c.image_id in self.favoured.image_ids) == is_favoured]
             cases = chosen or cases
-        return cases[rng.integers(len(cases))]
+        return cases[int(rng.integers(len(cases)))]
 
 
 def _extract(

@@ -65,7 +65,7 @@ def add_fillings(
         _add_streaks(result, table * strength_hu, centres_mm[number], radii_mm[number], spacing)
     for centre_mm, radius_mm in zip(centres_mm, radii_mm, strict=True):
         _add_metal(result, centre_mm, radius_mm, spacing)
-    return result
+    return np.asarray(result)
 
 
 def teeth(hu: Hu, jaw: Mask | None, spacing_mm: SpacingMm) -> Mask:
@@ -117,7 +117,7 @@ def _streaks(
         if distance > _APART_MM and abs(apart[2]) < 2 * radii_mm[other]:
             off = (angles - np.arctan2(apart[1], apart[0]) + np.pi / 2) % np.pi - np.pi / 2
             table -= np.exp(-0.5 * (off * distance / radii_mm[other]) ** 2)
-    return np.clip(table, -1, 1).astype(np.float32)
+    return np.asarray(np.clip(table, -1, 1).astype(np.float32))
 
 
 def _add_streaks(

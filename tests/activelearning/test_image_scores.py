@@ -126,7 +126,7 @@ def test_a_drawn_organ_has_its_shape_however_the_file_is_stored(
 ) -> None:
     ct, label = phantom
     turned = stored_as(ct, order, flips)
-    array = np.flip(label.array.transpose(order), [a for a, f in enumerate(flips) if f])
+    array = np.flip(label.array.transpose(order), tuple(a for a, f in enumerate(flips) if f))
     stored = LabelVolume(np.ascontiguousarray(array), turned.grid, label.labels)
     shapes = image_scores.shapes_of(json.loads(json.dumps(image_scores.drawn(stored))))
     assert set(shapes) == set(label.volumes_ml())

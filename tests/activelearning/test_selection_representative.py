@@ -145,7 +145,8 @@ def test_the_scale_of_a_feature_does_not_matter() -> None:
 
 def test_where_every_group_has_labelled_images_the_fewest_decide() -> None:
     # 58 images at two places only: there are no more groups, however many are asked for.
-    rows = {f"a_{n}": np.zeros(3) for n in range(40)} | {f"b_{n}": np.ones(3) for n in range(18)}
+    rows: dict[str, FloatArray] = {f"a_{n}": np.zeros(3) for n in range(40)}
+    rows |= {f"b_{n}": np.ones(3) for n in range(18)}
     choice = chosen(coldstart(of_appearance(rows, [f"a_{n}" for n in range(5)] + ["b_0"])))
     assert choice.image_id.startswith("b")
     assert choice.why == "typical of 18 scans that look alike; 1 of them contoured so far"

@@ -10,7 +10,7 @@ from lib.imaging.quantities import FloatArray, MaskArray
 
 def mask_of(*rows: str) -> MaskArray:
     """Return `(X, Y)`; a row of text is a row of pixels, `#` is inside."""
-    return np.array([[c == "#" for c in row] for row in rows], np.bool_).T
+    return np.asarray(np.array([[c == "#" for c in row] for row in rows], np.bool_).T)
 
 
 def area(polygon: FloatArray) -> float:

@@ -126,7 +126,7 @@ def test_who_drew_it_is_said(
 
 
 def test_a_name_in_other_letters_survives(case: Case, tmp_path: Path) -> None:
-    headers = [pydicom.dcmread(h.filename, stop_before_pixels=True) for h in case.headers]
+    headers = [pydicom.dcmread(str(h.filename), stop_before_pixels=True) for h in case.headers]
     for header in headers:
         header.SpecificCharacterSet = "ISO_IR 100"
         header.PatientName, header.PatientSex = "Müller^Jörg", "MALE"
@@ -137,7 +137,7 @@ def test_a_name_in_other_letters_survives(case: Case, tmp_path: Path) -> None:
 
 
 def test_a_study_without_a_usable_date_is_written_all_the_same(case: Case, tmp_path: Path) -> None:
-    headers = [pydicom.dcmread(h.filename, stop_before_pixels=True) for h in case.headers]
+    headers = [pydicom.dcmread(str(h.filename), stop_before_pixels=True) for h in case.headers]
     del headers[0].PatientBirthDate, headers[0].ReferringPhysicianName
     with pytest.warns(UserWarning, match="Invalid value for VR DA"):
         headers[0].StudyDate = "20031332"  # the 32nd of a 13th month
@@ -174,7 +174,7 @@ def test_a_label_of_another_grid_is_refused(case: Case, tmp_path: Path) -> None:
 
 
 def test_a_ct_without_a_frame_of_reference_is_refused(case: Case, tmp_path: Path) -> None:
-    headers = [pydicom.dcmread(h.filename, stop_before_pixels=True) for h in case.headers]
+    headers = [pydicom.dcmread(str(h.filename), stop_before_pixels=True) for h in case.headers]
     for header in headers:
         del header.FrameOfReferenceUID
     with pytest.raises(GeometryError, match="case7: the CT has no FrameOfReferenceUID"):

@@ -312,7 +312,7 @@ def test_what_dcmqi_writes_is_read(case: Case, tmp_path: Path, more: tuple[str, 
 
 def test_what_highdicom_writes_without_empty_frames_is_read(case: Case, tmp_path: Path) -> None:
     concept = hd.sr.CodedConcept("85756007", "SCT", "Tissue")
-    headers = [pydicom.dcmread(h.filename) for h in reversed(case.headers)]
+    headers = [pydicom.dcmread(str(h.filename)) for h in reversed(case.headers)]
     for header in headers:
         header.PatientName = "A^B"
     mask = (case.expected == LABELS["Parotid_L"])[:, :, ::-1]

@@ -35,7 +35,7 @@ def write(path: Path, array: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") 
 
 def mask(value: int, stored: int = 1) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     """One organ of the phantom's label, as its own volume."""
-    return np.where(make_label() == value, np.uint8(stored), np.uint8(0))
+    return np.asarray(np.where(make_label() == value, np.uint8(stored), np.uint8(0)))
 
 
 def test_cases_are_volumes_and_folders_of_masks(tmp_path: Path) -> None:
