@@ -20,7 +20,7 @@ from lib.assignment.service import Assignments
 from lib.config import AppConfig
 from lib.datastores.dicomweb import open_pacs, open_store
 from lib.datastores.labelled_cases import labelled_cases
-from lib.datastores.local import FolderStore, StoreParts
+from lib.datastores.local import FolderStore, StoreDependencies
 from lib.errors import CheckpointError, DatastoreError, OrganNetError
 from lib.jobs.periodic_task import PeriodicTask
 from lib.jobs.serving_priority import ServingPriority
@@ -105,7 +105,7 @@ class OrganNetApp(MONAILabelApp):
         store = self.store
         remove_unfinished(store.folder)
         adopting = PeriodicTask(
-            "adoption",
+            "watcher",
             lambda: self._adopt(store),
             every_s=ADOPT_EVERY_S,
             trouble="the labels' folder could not be looked at",
@@ -122,7 +122,7 @@ class OrganNetApp(MONAILabelApp):
 
     def _adopt(self, store: FolderStore) -> None:
         """Take up what people laid into the labels' folder, as if they had submitted it."""
-        for version in store.adopt():
+        for version in store.scan_folder():
             if version.tag == FINAL:
                 self.on_save_label(version.image_id, version.image_id)
 
@@ -136,7 +136,7 @@ class OrganNetApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         """Return the store over the studies folder, or over a PACS."""
-        parts = StoreParts(
+        parts = StoreDependencies(
             labels=self.config.recipe.labels,
             history=self.label_history,
             quarantine=self.quarantine,
@@ -159,7 +159,7 @@ class OrganNetApp(MONAILabelApp):
             self.database,
             self.state,
             on_label=lambda version: self.on_save_label(version.image_id, version.image_id),
-            may_be_sent=self.assignments.is_for_all,
+            may_be_sent=self.assignments.is_visible_to_all,
             wanted=self._wanted,
         )
         return store
@@ -167,7 +167,7 @@ class OrganNetApp(MONAILabelApp):
     def _wanted(self) -> list[str]:
         """Return the images that will be wanted: those that trainings read, then those to be contoured."""
         unlabelled = self.store.get_unlabeled_images() if self.config.scoring else []
-        return [*self.label_history.digests(), *unlabelled]
+        return [*self.label_history.current_digests(), *unlabelled]
 
     def served_version(self) -> str | None:
         """Return the version of the model that serves, None where none does."""
@@ -202,7 +202,7 @@ class OrganNetApp(MONAILabelApp):
             images=Images(
                 unlabelled=self.store.get_unlabeled_images,
                 path=self.image_path,
-                is_at_hand=self.store.is_at_hand,
+                is_available=self.store.is_available,
             ),
             served=self.served_version,
         )
@@ -250,11 +250,11 @@ class OrganNetApp(MONAILabelApp):
         """Keep a DICOM SEG or RTSTRUCT that somebody submitted; None where it is drawn on no scan of ours.
 
         Raises:
-            As `lib.pacs_sync.dicom_import.DicomImporter.take`.
+            As `lib.pacs_sync.dicom_import.DicomImporter.import_submitted`.
         """
         if self.pacs_sync is None:
             return None
-        return self.pacs_sync.receiver.take(file, author=author, client=client)
+        return self.pacs_sync.importer.import_submitted(file, author=author, client=client)
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
         """Do what follows from a new label, the long of it beside the requests; never raises."""
@@ -273,7 +273,7 @@ class OrganNetApp(MONAILabelApp):
             has not, which in a reader study nobody is told.
         """
         is_alone = self.readers.readers_of(version.image_id) == 1
-        left_out = self.label_history.left_out(version) if is_alone else ()
+        left_out = self.label_history.missing_organs(version) if is_alone else ()
         return {"doubts": list(version.doubts), "left_out": list(left_out)}
 
     def image_path(self, image_id: str) -> Path:

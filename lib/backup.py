@@ -57,7 +57,7 @@ _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeDeco
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class BackupSummary:
     """What a backup holds.
 
     Attributes:
@@ -72,7 +72,7 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoreSummary:
     """What a restore added: label versions, models and rows of other tables."""
 
     versions: int
@@ -80,7 +80,7 @@ class Restored:
     rows: int
 
 
-def create(studies: str, model_dir: Path, output: Path) -> Saved:
+def create(studies: str, model_dir: Path, output: Path) -> BackupSummary:
     """Write a backup to `output`, atomically; compressed where its name ends in `gz`.
 
     Raises:
@@ -127,7 +127,7 @@ class _Writer:
         self._digests: dict[str, str] = {}
         self._damaged: list[str] = []
 
-    def write(self, database: Path, history: LabelHistory, model_dir: Path) -> Saved:
+    def write(self, database: Path, history: LabelHistory, model_dir: Path) -> BackupSummary:
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._add_json(ABOUT, {"format": FORMAT, "program": __version__, "created": created})
         records = history.records()
@@ -141,7 +141,7 @@ class _Writer:
         self._add_json(RECORDS, records)
         models = self._add_models(model_dir)
         self._add_json(CHECKSUMS, self._digests)
-        return Saved(len(records), models, tuple(self._damaged))
+        return BackupSummary(len(records), models, tuple(self._damaged))
 
     def _add_models(self, model_dir: Path) -> int:
         pointer = model_dir / SERVED
@@ -190,7 +190,7 @@ class _Hashed(io.RawIOBase):
         return chunk
 
 
-def restore(archive: Path, studies: str, model_dir: Path) -> Restored:
+def restore(archive: Path, studies: str, model_dir: Path) -> RestoreSummary:
     """Add what an archive holds and what is missing here.
 
     Raises:
@@ -206,13 +206,13 @@ def restore(archive: Path, studies: str, model_dir: Path) -> Restored:
         # What lies on disk and is not in the database has its number already.
         history.restore_from_files()
         for volume in sorted((folder / "labels").glob("*.nii.gz")):
-            history.keep(volume)
+            history.keep_volume(volume)
         versions = history.merge(records)
         rows = _merge_tables(there, here) + EditCostRecords(here).merge(there)
         models = _merge_models(folder / "models", model_dir)
         there.close()
         here.close()
-    return Restored(versions, models, rows)
+    return RestoreSummary(versions, models, rows)
 
 
 @contextmanager

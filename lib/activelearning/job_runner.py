@@ -109,7 +109,7 @@ class JobRunner:
         self._loop.wake()
 
     def _turn(self) -> bool:
-        is_busy = self._claim.take() and self.step()
+        is_busy = self._claim.try_acquire() and self.step()
         if not is_busy and time.monotonic() - self._used > KEEP_S:
             self._end_child()
         return is_busy

@@ -18,7 +18,7 @@ from lib.activelearning.score_records import Kind
 from lib.activelearning.scoring_jobs import Studies
 from lib.activelearning.selection.catalogue import METHODS, Method, default_method
 from lib.assignment import leases, reader_studies
-from lib.assignment.readings import AssignmentState, assignment_state, open_for
+from lib.assignment.readings import AssignmentState, assignment_state, may_lease
 from lib.errors import DatastoreError
 from lib.storage.database import Database
 from lib.storage.tables import Lease, now
@@ -148,7 +148,7 @@ def _candidates(
             i for i in image_ids
             if i not in unreadable
             and asker.holder not in stand.holding.get(i, ())
-            and open_for(asker.holder, i, stand)
+            and may_lease(asker.holder, i, stand)
         ]  # fmt: skip
 
     begun = {*studies.labelled, *stand.holding} & stand.wanted.keys()
@@ -163,7 +163,7 @@ def _candidates(
 
 def _open_study(session: Session, image_id: str, asker: Annotator) -> None:
     wanted = max(asker.readers or 1, reader_studies.readers_of(session, image_id))
-    reader_studies.ask(session, image_id, wanted, asker.holder)
+    reader_studies.set_readers(session, image_id, wanted, asker.holder)
 
 
 def _provenance(

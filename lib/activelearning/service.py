@@ -28,12 +28,12 @@ class Images:
     Attributes:
         unlabelled: Returns those without a final label.
         path: Image id -> scan; it may take long where the scan is not at hand.
-        is_at_hand: Whether an image can be looked at now; one that has to be fetched first is left for later.
+        is_available: Whether an image can be looked at now; one that has to be fetched first is left for later.
     """
 
     unlabelled: Callable[[], list[str]]
     path: Callable[[str], Path]
-    is_at_hand: Callable[[str], bool]
+    is_available: Callable[[str], bool]
 
 
 class ActiveLearningService:
@@ -96,14 +96,16 @@ class ActiveLearningService:
 
     def studies(self) -> Studies:
         """Return what there is to look at, and to ask for."""
-        return Studies(unlabelled=tuple(self._images.unlabelled()), labelled=self._labels.digests())
+        return Studies(
+            unlabelled=tuple(self._images.unlabelled()), labelled=self._labels.current_digests()
+        )
 
     def _readable(self) -> Studies:
         """Return what can be looked at now."""
-        every, is_at_hand = self.studies(), self._images.is_at_hand
+        every, is_available = self.studies(), self._images.is_available
         return Studies(
-            unlabelled=tuple(filter(is_at_hand, every.unlabelled)),
-            labelled={i: digest for i, digest in every.labelled.items() if is_at_hand(i)},
+            unlabelled=tuple(filter(is_available, every.unlabelled)),
+            labelled={i: digest for i, digest in every.labelled.items() if is_available(i)},
         )
 
     def status(self) -> dict[str, Any]:

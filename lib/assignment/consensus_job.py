@@ -54,7 +54,7 @@ class ConsensusJob:
 
     def run(self) -> list[LabelVersion]:
         """Make each consensus that is due, and return those."""
-        if not self._claim.take():
+        if not self._claim.try_acquire():
             return []
         try:
             made = [self._look(study.image_id) for study in self._studies.all()]
@@ -97,7 +97,7 @@ class ConsensusJob:
             },
         }
         label = consensus.consensus(labels, method=self._method, image_id=image_id)
-        return self._store.save_consensus(image_id, label, about)
+        return self._store.submit_consensus(image_id, label, about)
 
     def _volume(self, image_id: str, version: LabelVersion) -> LabelVolume:
         path = self._store.history.path(version.digest)

@@ -14,7 +14,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from lib.assignment.reader_studies import by_reader, final_versions, may_be_given, readers_of
+from lib.assignment.reader_studies import (
+    final_versions,
+    may_be_leased,
+    readers_of,
+    readings_by_reader,
+)
 from lib.errors import DatastoreError, StateError
 from lib.storage.database import Database
 from lib.storage.tables import Lease, now
@@ -74,9 +79,9 @@ def grant(
     if own is not None:
         return _extend(own, for_s, moment)
     wanted = readers_of(session, image_id)
-    submitted = set(by_reader(final_versions(session, image_id)))
+    submitted = set(readings_by_reader(final_versions(session, image_id)))
     holding = {lease.holder for lease in leases}
-    if not may_be_given(wanted=wanted, submitted=submitted, holding=holding, asks=holder):
+    if not may_be_leased(wanted=wanted, submitted=submitted, holding=holding, asks=holder):
         raise StateError(_refusal(image_id, holder, wanted, submitted, leases))
     lease = Lease(
         image_id=image_id,
@@ -115,7 +120,7 @@ def end(
     return _end(_own(session, image_id, holder, moment), moment, by)
 
 
-def end_what_a_label_ends(
+def end_after_submission(
     session: Session, image_id: str, *, at: datetime | None = None
 ) -> list[Lease]:
     """End the leases of an image that its newest reading makes needless, and return them.
@@ -124,7 +129,7 @@ def end_what_a_label_ends(
     further reader, that one ends: the case is done, whoever did it.
     """
     moment = at or now()
-    readings = by_reader(final_versions(session, image_id))
+    readings = readings_by_reader(final_versions(session, image_id))
     leases = [lease for lease in active(session, moment) if lease.image_id == image_id]
     if not readings:
         return []
@@ -214,10 +219,10 @@ class Leases:
         with self._database.writing() as session:
             return end(session, image_id, holder, by=LABEL)
 
-    def end_what_a_label_ends(self, image_id: str) -> list[Lease]:
+    def end_after_submission(self, image_id: str) -> list[Lease]:
         """End the leases of an image that its newest reading makes needless, and return them."""
         with self._database.writing() as session:
-            return end_what_a_label_ends(session, image_id)
+            return end_after_submission(session, image_id)
 
 
 def _open(session: Session) -> list[Lease]:

@@ -20,7 +20,7 @@ _DRAWN = ("client", "folder", "pacs")
 _RESTORED = "restore"
 
 
-def may_be_given(
+def may_be_leased(
     *, wanted: int, submitted: Collection[str], holding: Collection[str], asks: str
 ) -> bool:
     """Return whether somebody may be given an image to contour.
@@ -36,7 +36,7 @@ def may_be_given(
     return asks not in submitted and len(submitted) + len(holding) < wanted
 
 
-def may_be_shown(
+def may_be_seen(
     *, wanted: int, submitted: Collection[str], asks: str | None, is_reviewer: bool
 ) -> bool:
     """Return whether somebody may see an image's final label: not before he has drawn his own.
@@ -52,7 +52,7 @@ def may_be_shown(
     return asks is not None and (is_reviewer or asks in submitted)
 
 
-def by_reader(versions: Sequence[LabelVersion]) -> dict[str, LabelVersion]:
+def readings_by_reader(versions: Sequence[LabelVersion]) -> dict[str, LabelVersion]:
     """Return the newest visible reading of each reader, the oldest of them first.
 
     A reader is an author, or where nobody logs in a client; a file that somebody laid into the folder is of
@@ -100,7 +100,7 @@ def submitted(session: Session) -> dict[str, set[str]]:
         found.setdefault(image_id, set()).add(author or client)
     restored = select(LabelVersion.image_id).where(*visible, LabelVersion.source == _RESTORED)
     for image_id in session.scalars(restored.distinct()).all():
-        found[image_id] = set(by_reader(final_versions(session, image_id)))
+        found[image_id] = set(readings_by_reader(final_versions(session, image_id)))
     return found
 
 
@@ -115,7 +115,7 @@ def readers_of(session: Session, image_id: str) -> int:
     return 1 if study is None else study.readers
 
 
-def ask(session: Session, image_id: str, readers: int, by: str) -> ReaderStudy:
+def set_readers(session: Session, image_id: str, readers: int, by: str) -> ReaderStudy:
     """Let so many people contour an image from now on, and return the study; 1 ends it.
 
     Raises:
@@ -139,14 +139,14 @@ class ReaderStudies:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def ask(self, image_id: str, readers: int, by: str) -> ReaderStudy:
+    def set_readers(self, image_id: str, readers: int, by: str) -> ReaderStudy:
         """Let so many people contour an image from now on, and return the study; 1 ends it.
 
         Raises:
             ConfigError: If it is not from 1 to `MAX_READERS`.
         """
         with self._database.writing() as session:
-            return ask(session, image_id, readers, by)
+            return set_readers(session, image_id, readers, by)
 
     def readers_of(self, image_id: str) -> int:
         """Return how many people an image is to be contoured by; 1 where it is in no study."""

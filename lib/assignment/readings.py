@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from lib.assignment import leases, reader_studies
-from lib.assignment.reader_studies import by_reader, may_be_given
+from lib.assignment.reader_studies import may_be_leased, readings_by_reader
 from lib.labels.history import CONSENSUS, FINAL, LabelHistory
 from lib.storage.tables import LabelVersion
 
@@ -17,7 +17,7 @@ _NOBODY: frozenset[str] = frozenset()
 
 def readings(history: LabelHistory, image_id: str) -> list[LabelVersion]:
     """Return the newest visible reading of each reader of an image, oldest first."""
-    return list(by_reader(history.history(image_id, FINAL)).values())
+    return list(readings_by_reader(history.history(image_id, FINAL)).values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +56,9 @@ def assignment_state(session: Session, at: datetime) -> AssignmentState:
     )
 
 
-def open_for(holder: str, image_id: str, now: AssignmentState) -> bool:
+def may_lease(holder: str, image_id: str, now: AssignmentState) -> bool:
     """Return whether somebody may be given an image; `lib.assignment.leases.grant` refuses what this does."""
-    return may_be_given(
+    return may_be_leased(
         wanted=now.wanted.get(image_id, 1),
         submitted=now.submitted.get(image_id, _NOBODY),
         holding=now.holding.get(image_id, _NOBODY),
@@ -72,12 +72,12 @@ def newest_consensus(versions: Sequence[LabelVersion]) -> LabelVersion | None:
     return made[-1] if made else None
 
 
-def numbers_of(consensus: LabelVersion) -> list[int]:
+def reading_numbers(consensus: LabelVersion) -> list[int]:
     """Return the numbers of the readings that a consensus was made of."""
     return list(consensus.info.get(CONSENSUS, {}).get("of", ()))
 
 
-def is_made_of(
+def is_made_from(
     consensus: LabelVersion, found: Sequence[LabelVersion], versions: Sequence[LabelVersion]
 ) -> bool:
     """Return whether a consensus was made of the contours in `found`, and of no others.
@@ -86,7 +86,7 @@ def is_made_of(
     new consensus, and stays the current label if a reviewer decided so.
     """
     digests = {version.number: version.digest for version in versions}
-    of = sorted(digests.get(number, "") for number in numbers_of(consensus))
+    of = sorted(digests.get(number, "") for number in reading_numbers(consensus))
     return of == sorted(version.digest for version in found)
 
 
@@ -96,8 +96,8 @@ def due(versions: Sequence[LabelVersion]) -> list[LabelVersion]:
     Args:
         versions: All of one image's final label, hidden ones too, oldest first.
     """
-    found = list(by_reader(versions).values())
+    found = list(readings_by_reader(versions).values())
     if len(found) < MIN_FOR_CONSENSUS:
         return []
     last = newest_consensus(versions)
-    return [] if last is not None and is_made_of(last, found, versions) else found
+    return [] if last is not None and is_made_from(last, found, versions) else found

@@ -7,7 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lib.assignment.consensus_job import ConsensusJob
 from lib.assignment.leases import Leases
-from lib.assignment.reader_studies import ReaderStudies, by_reader, may_be_shown
+from lib.assignment.reader_studies import ReaderStudies, may_be_seen, readings_by_reader
 from lib.config import AppConfig
 from lib.datastores.local import FolderStore
 from lib.errors import OrganNetError
@@ -59,20 +59,20 @@ class Assignments:
     def on_label_submitted(self, image_id: str) -> None:
         """End the lease that a new final label makes needless, and look at the readings; never raises."""
         try:
-            self.leases.end_what_a_label_ends(image_id)
+            self.leases.end_after_submission(image_id)
         except (OrganNetError, SQLAlchemyError):
             logger.exception("%s: the label is kept; its lease ends by itself", image_id)
         self.wake()
 
-    def is_for_all(self, version: LabelVersion) -> bool:
+    def is_visible_to_all(self, version: LabelVersion) -> bool:
         """Return whether everybody may see a final label: in a reader study not before all have drawn."""
         wanted = self.readers.readers_of(version.image_id)
         if wanted == 1:
             return True
-        submitted = by_reader(self._history.history(version.image_id, FINAL))
-        return may_be_shown(wanted=wanted, submitted=submitted, asks=None, is_reviewer=False)
+        submitted = readings_by_reader(self._history.history(version.image_id, FINAL))
+        return may_be_seen(wanted=wanted, submitted=submitted, asks=None, is_reviewer=False)
 
-    def is_at_work(self, image_id: str, holder: str) -> None:
+    def renew_lease(self, image_id: str, holder: str) -> None:
         """Extend the lease that somebody has of an image, if he has one; never raises."""
         try:
             self.leases.extend_if_held(image_id, holder, 60.0 * self._config.lease_minutes)

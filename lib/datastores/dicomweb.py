@@ -7,15 +7,15 @@ from urllib.parse import urlsplit
 
 from monailabel.config import settings
 
-from lib.datastores.local import FolderStore, StoreParts
+from lib.datastores.local import FolderStore, StoreDependencies
 from lib.errors import ConfigError, DatastoreError, ScanError
 from lib.pacs.client import Pacs
 from lib.pacs.series_cache import SeriesCache
 from lib.pacs.series_catalog import SeriesCatalog
-from lib.pacs.series_records import SeriesOfPacs
+from lib.pacs.series_records import SeriesRecords
 from lib.storage.database import Database
 
-NOT_OURS = "the PACS is the hospital's: nothing is {what} there; do it with the PACS's own tools"
+NOT_ALLOWED = "the PACS is the hospital's: nothing is {what} there; do it with the PACS's own tools"
 
 
 def pacs_login() -> tuple[str, str]:
@@ -50,7 +50,7 @@ def open_pacs(url: str) -> Pacs:
 
 
 def open_store(
-    pacs: Pacs, parts: StoreParts, database: Database, *, folder: Path, limit_gib: float
+    pacs: Pacs, parts: StoreDependencies, database: Database, *, folder: Path, limit_gib: float
 ) -> "DicomWebStore":
     """Return the store over a PACS.
 
@@ -61,13 +61,13 @@ def open_store(
         folder: Of scans and labels.
         limit_gib: How much of scans is kept at hand.
     """
-    catalogue = SeriesCatalog(
-        SeriesOfPacs(database, pacs.url), pacs, filters=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+    catalog = SeriesCatalog(
+        SeriesRecords(database, pacs.url), pacs, filters=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
     )
-    mirror = SeriesCache(
-        folder, pacs, limit_bytes=int(limit_gib * 2**30), must_stay=parts.history.digests
+    cache = SeriesCache(
+        folder, pacs, limit_bytes=int(limit_gib * 2**30), pinned=parts.history.current_digests
     )
-    return DicomWebStore(folder, parts, catalogue=catalogue, mirror=mirror)
+    return DicomWebStore(folder, parts, catalog=catalog, cache=cache)
 
 
 class DicomWebStore(FolderStore):
@@ -80,16 +80,16 @@ class DicomWebStore(FolderStore):
     Args:
         folder: Scans and labels; not the workflow's own folder.
         parts: What it works with.
-        catalogue: What the PACS has.
-        mirror: What is at hand of it; in `folder`.
+        catalog: What the PACS has.
+        cache: What is at hand of it; in `folder`.
     """
 
     def __init__(
-        self, folder: Path, parts: StoreParts, *, catalogue: SeriesCatalog, mirror: SeriesCache
+        self, folder: Path, parts: StoreDependencies, *, catalog: SeriesCatalog, cache: SeriesCache
     ) -> None:
-        self.catalogue = catalogue
-        self.mirror = mirror
-        super().__init__(folder, parts, listing=catalogue)
+        self.catalog = catalog
+        self.cache = cache
+        super().__init__(folder, parts, catalog=catalog)
 
     def require_image(self, image_id: str) -> Path:
         """Return the folder of a series, fetched now if it is not at hand.
@@ -99,21 +99,21 @@ class DicomWebStore(FolderStore):
             ScanError: If it is no CT that can be contoured.
             PacsError: If it is not at hand and the PACS does not answer.
         """
-        series = self.catalogue.require(image_id)
+        series = self.catalog.require(image_id)
         try:
-            return self.mirror.fetch(image_id, series.study_uid, series.about["slices"])
+            return self.cache.fetch(image_id, series.study_uid, series.about["slices"])
         except ScanError as error:
             # Its headers were in order, its pixels are not.
-            self.catalogue.refuse(image_id, str(error))
+            self.catalog.refuse(image_id, str(error))
             raise
 
-    def is_at_hand(self, image_id: str) -> bool:
+    def is_available(self, image_id: str) -> bool:
         """Return whether an image was fetched."""
-        return self.mirror.is_at_hand(image_id)
+        return self.cache.is_cached(image_id)
 
     def refused_images(self) -> Mapping[str, str]:
         """Return SeriesInstanceUID -> why it cannot be contoured, of each CT series of the PACS that cannot."""
-        return self.catalogue.refused()
+        return self.catalog.refused()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:  # noqa: ARG002 - the base's
         """Refuse: scans come into a PACS another way.
@@ -121,7 +121,7 @@ class DicomWebStore(FolderStore):
         Raises:
             DatastoreError: Always.
         """
-        raise DatastoreError(f"{image_id or image_filename}: {NOT_OURS.format(what='added')}")
+        raise DatastoreError(f"{image_id or image_filename}: {NOT_ALLOWED.format(what='added')}")
 
     def remove_image(self, image_id: str) -> None:
         """Refuse.
@@ -129,4 +129,4 @@ class DicomWebStore(FolderStore):
         Raises:
             DatastoreError: Always.
         """
-        raise DatastoreError(f"{image_id}: {NOT_OURS.format(what='removed')}")
+        raise DatastoreError(f"{image_id}: {NOT_ALLOWED.format(what='removed')}")

@@ -17,11 +17,11 @@ def _labelled(store: FolderStore) -> list[LabelledCase]:
     found = []
     for version in store.history.current(FINAL):
         try:
-            image = store.place(version.image_id)
+            image = store.image_location(version.image_id)
         except DatastoreError:
             # The scan was taken out of the folder; its contours are kept until it comes back.
             continue
-        if not store.is_at_hand(version.image_id):
+        if not store.is_available(version.image_id):
             # It is on its way from the PACS.
             continue
         case = LabelledCase(

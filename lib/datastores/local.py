@@ -34,7 +34,7 @@ from lib.imaging.zip_archives import unpack
 from lib.labels.folder_watcher import FolderWatcher, RefusedFile
 from lib.labels.history import CONSENSUS, FINAL, LabelHistory, Submission
 from lib.labels.history import SUFFIX as LABEL_SUFFIX
-from lib.labels.monailabel_index import LABELS, Index, Listing, entry_of, suffix_of
+from lib.labels.monailabel_index import LABELS, ImageCatalog, Index, entry_of, suffix_of
 from lib.labels.quarantine import Quarantine
 from lib.labels.validation import CheckedLabel, check_label
 from lib.labels.working_copy import WorkingCopy
@@ -49,7 +49,7 @@ REMOVED = ".removed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreParts:
+class StoreDependencies:
     """What a store works with, wherever its images are.
 
     Attributes:
@@ -72,20 +72,20 @@ class FolderStore(LocalDatastore):
     grid and hold organs. Labels are stored with the values of `labels`, as compressed NIfTI.
 
     Each label is a version that stays for ever (`lib.labels.history`), `labels/<tag>/` holds a copy of the
-    current one, and what people change there by hand becomes a version too (`adopt`).
+    current one, and what people change there by hand becomes a version too (`scan_folder`).
 
     Args:
         folder: The studies folder.
         parts: What it works with.
-        listing: Images that are listed elsewhere; None where they are what lies in `folder`.
+        catalog: Images that are listed elsewhere; None where they are what lies in `folder`.
     """
 
     def __init__(
         self,
         folder: Path,
-        parts: "StoreParts",
+        parts: "StoreDependencies",
         *,
-        listing: Listing | None = None,
+        catalog: ImageCatalog | None = None,
     ) -> None:
         # MONAI Label's own __init__ is not called: it starts a thread and writes in place (see Index).
         self._labels = parts.labels
@@ -97,8 +97,8 @@ class FolderStore(LocalDatastore):
         self.quarantine = parts.quarantine
         for tag in (FINAL, "original"):
             (folder / LABELS / tag).mkdir(parents=True, exist_ok=True)
-        self._index = Index(folder, known=self._known, listing=listing)
-        adoption = FolderWatcher(
+        self._index = Index(folder, known=self._known, catalog=catalog)
+        watcher = FolderWatcher(
             folder,
             self.history,
             self._index,
@@ -107,7 +107,7 @@ class FolderStore(LocalDatastore):
             scan=self.require_image,
         )
         self._versions = WorkingCopy(
-            folder, self.history, self._index, adoption=adoption, set_aside=self._set_aside
+            folder, self.history, self._index, watcher=watcher, set_aside=self._set_aside
         )
         self.refresh()
 
@@ -149,9 +149,9 @@ class FolderStore(LocalDatastore):
         Raises:
             DatastoreError: If there is no such image.
         """
-        return self.place(image_id)
+        return self.image_location(image_id)
 
-    def is_at_hand(self, image_id: str) -> bool:  # noqa: ARG002 - a PACS's store looks
+    def is_available(self, image_id: str) -> bool:  # noqa: ARG002 - a PACS's store looks
         """Return whether an image of the store can be read without waiting for somebody else."""
         return True
 
@@ -159,7 +159,7 @@ class FolderStore(LocalDatastore):
         """Return image id -> why it cannot be contoured, of what is known to be no scan for us."""
         return {}
 
-    def place(self, image_id: str) -> Path:
+    def image_location(self, image_id: str) -> Path:
         """Return where the image lies, or will once it was fetched.
 
         Raises:
@@ -179,7 +179,7 @@ class FolderStore(LocalDatastore):
         Raises:
             DatastoreError: If there is no such image or label.
         """
-        self.place(image_id)
+        self.image_location(image_id)
         known = self._datastore.label(image_id, require_tag(tag))
         if known is None:
             raise DatastoreError(f"{image_id}: there is no label with the tag {tag!r}")
@@ -247,12 +247,12 @@ class FolderStore(LocalDatastore):
         *,
         source: str = "client",
     ) -> str:
-        """Keep a label as `keep_label` does, and return its id, which is the image's."""
-        return self.keep_label(
+        """Keep a label as `submit_label` does, and return its id, which is the image's."""
+        return self.submit_label(
             image_id, Path(label_filename), label_tag, label_info, source=source
         ).image_id
 
-    def keep_label(
+    def submit_label(
         self,
         image_id: str,
         file: Path,
@@ -326,10 +326,10 @@ class FolderStore(LocalDatastore):
             DatastoreError: If there is no such image, or no such version.
             StateError: If its volume is gone or damaged.
         """
-        self.place(image_id)
+        self.image_location(image_id)
         return self._versions.restore(image_id, require_tag(tag), number, author)
 
-    def save_consensus(
+    def submit_consensus(
         self, image_id: str, label: LabelVolume, about: Mapping[str, Any]
     ) -> LabelVersion:
         """Keep what several readings agree on as the current final label, and return the version.
@@ -353,17 +353,17 @@ class FolderStore(LocalDatastore):
         submission = self._submission({CONSENSUS: dict(about)}, CONSENSUS, checked)
         return self._versions.save(image_id, FINAL, checked, submission)
 
-    def adopt(self) -> list[LabelVersion]:
+    def scan_folder(self) -> list[LabelVersion]:
         """Make history and folder agree, and return the versions that were made of files laid into it.
 
         It reads files, so it runs beside the requests, every few seconds; where nothing changed it looks at
         names and times only.
         """
-        return self._versions.adoption.run()
+        return self._versions.watcher.run()
 
     def refused_files(self) -> list[RefusedFile]:
         """Return the files in `labels/` that are no labels, with the reason."""
-        return self._versions.adoption.refused()
+        return self._versions.watcher.refused()
 
     def remove_image(self, image_id: str) -> None:
         """Put an image and its labels out of the store, into `REMOVED`.
@@ -403,7 +403,7 @@ class FolderStore(LocalDatastore):
         Raises:
             DatastoreError: If there is no such image.
         """
-        self.place(image_id)
+        self.image_location(image_id)
         with self._index.changing() as index:
             entry_of(index, image_id).image.info.update(info)
 

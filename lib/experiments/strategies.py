@@ -137,7 +137,7 @@ def _alone(simulation: Simulation) -> Iterator[None]:
     """Hold the folder: two that play the same round would write over each other."""
     claim = ProcessLock(simulation.output / LOCK)
     try:
-        if not claim.take():
+        if not claim.try_acquire():
             raise ConfigError(
                 f"{simulation.output}: another process is at work there; wait for it, or end it"
             )

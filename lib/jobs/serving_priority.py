@@ -32,7 +32,7 @@ class ServingPriority:
         with self._mutex:
             self._busy += 1
             if self._busy == 1:
-                self._claim.share()
+                self._claim.acquire_shared()
         try:
             yield
         finally:

@@ -140,7 +140,7 @@ class FolderWatcher:
         """Return whether the file at `path` was looked at and is no label."""
         return path in self._refused
 
-    def take_what_lies_at(self, path: Path, image_id: str, tag: str) -> None:
+    def keep_unseen_file(self, path: Path, image_id: str, tag: str) -> None:
         """Keep a file that is about to be replaced, if nobody has looked at it yet; call with the lock held.
 
         What is no label goes out of sight, where its owner finds it.
@@ -237,7 +237,7 @@ class FolderWatcher:
             if not self._is_as_seen(file, version):
                 return None
             if target != file.path:
-                self.take_what_lies_at(target, file.image_id, file.tag)
+                self.keep_unseen_file(target, file.image_id, file.tag)
             made = self._history.add(file.image_id, file.tag, draft, submission)
             if target == file.path:
                 self._history.mark_in_place(made.id)

@@ -82,7 +82,7 @@ class LabelHistory:
         """Return where the volume with that SHA-256 lies; it is never changed and never removed."""
         return self.folder / digest[:2] / f"{digest}{SUFFIX}"
 
-    def keep(self, file: Path) -> str:
+    def keep_volume(self, file: Path) -> str:
         """Copy a `.nii.gz` file among the volumes, where it is not there yet, and return its SHA-256."""
         digest = digest_of(file)
         target = self.path(digest)
@@ -100,7 +100,7 @@ class LabelHistory:
         Raises:
             OSError: If the disk is full; then nothing was added.
         """
-        return self._add(image_id, tag, self.keep(file), submission)
+        return self._add(image_id, tag, self.keep_volume(file), submission)
 
     def _add(self, image_id: str, tag: str, digest: str, submission: Submission) -> LabelVersion:
         manifest = None
@@ -183,7 +183,7 @@ class LabelHistory:
             found = {(v.image_id, v.tag): v for v in session.scalars(visible)}
         return [found[key] for key in sorted(found)]
 
-    def digests(self, tag: str = "final") -> dict[str, str]:
+    def current_digests(self, tag: str = "final") -> dict[str, str]:
         """Return image id -> SHA-256 of its current label; quick, for thousands of them."""
         query = (
             select(LabelVersion.image_id, LabelVersion.digest)
@@ -220,7 +220,7 @@ class LabelHistory:
             raise DatastoreError(f"{image_id}: label {tag!r} has no version {number}")
         return found
 
-    def left_out(self, version: LabelVersion) -> tuple[str, ...]:
+    def missing_organs(self, version: LabelVersion) -> tuple[str, ...]:
         """Return the organs of the version that this one took the place of, and that it has not."""
         earlier = self.history(version.image_id, version.tag)
         before = next((v.organs for v in earlier if v.id == version.parent_id), [])

@@ -33,11 +33,11 @@ LABELS = "labels"
 _Signature = tuple[tuple[str, int], ...]
 
 
-Known = Callable[[], Mapping[tuple[str, str], Mapping[str, Any]]]
+LabelInfos = Callable[[], Mapping[tuple[str, str], Mapping[str, Any]]]
 """Returns (image id, tag) -> what is known of it, for each label that counts."""
 
 
-class Listing(Protocol):
+class ImageCatalog(Protocol):
     """Images that are listed elsewhere, and lie in the folder only once they were fetched."""
 
     @property
@@ -54,13 +54,15 @@ class Index:
     Args:
         folder: The studies folder.
         known: The labels that count.
-        listing: The images; where None, they are the files and DICOM folders in `folder`.
+        catalog: The images; where None, they are the files and DICOM folders in `folder`.
     """
 
-    def __init__(self, folder: Path, *, known: Known, listing: Listing | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, known: LabelInfos, catalog: ImageCatalog | None = None
+    ) -> None:
         self.folder = folder
         self._known = known
-        self._listing = listing
+        self._listing = catalog
         self._path = folder / FILE
         self._mutex = threading.RLock()
         self._file_lock = FileLock(folder / ".lock")

@@ -23,13 +23,13 @@ class WorkingCopy:
     """Adds versions to the history and puts them in place, in an order that bears a kill at any moment.
 
     Volume, copy beside, row, rename, index. With the row on disk nothing that is left to do needs space, and
-    what a kill leaves undone the adoption does.
+    what a kill leaves undone the watcher does.
 
     Args:
         folder: The studies folder.
         history: The versions.
         index: MONAI Label's index, whose lock makes requests and processes take turns.
-        adoption: Takes up what people lay into the folder.
+        watcher: Takes up what people lay into the folder.
         set_aside: Moves a file out of sight without destroying it.
     """
 
@@ -39,18 +39,18 @@ class WorkingCopy:
         history: LabelHistory,
         index: Index,
         *,
-        adoption: FolderWatcher,
+        watcher: FolderWatcher,
         set_aside: Callable[[Path], None],
     ) -> None:
         self._folder = folder
         self._history = history
         self._index = index
         self._set_aside = set_aside
-        self.adoption = adoption
+        self.watcher = watcher
 
     def readable(self, path: Path, image_id: str, tag: str) -> Path:
         """Return the copy in `labels/<tag>/`; the version itself while something else lies in its place."""
-        if self.adoption.is_refused(path):
+        if self.watcher.is_refused(path):
             version = self._history.newest(image_id, tag)
             return path if version is None else self._history.path(version.digest)
         return path
@@ -113,6 +113,6 @@ class WorkingCopy:
         """Keep what people laid there and nobody looked at yet."""
         for suffix in SCAN_SUFFIXES:
             path = self._folder / LABELS / tag / (image_id + suffix)
-            self.adoption.take_what_lies_at(path, image_id, tag)
+            self.watcher.keep_unseen_file(path, image_id, tag)
             if suffix != SUFFIX and path.is_file():
                 self._set_aside(path)

@@ -12,7 +12,7 @@ from lib.errors import CheckpointError, UnknownModelError
 from lib.models.model_cards import candidate_of, moment
 from lib.models.model_history import PROMOTED, REJECTED, STARTER, WAITING, ModelHistory
 from lib.models.registry import LOCK, SERVED, Registry, load_model
-from lib.storage.process_locks import holding
+from lib.storage.process_locks import process_lock
 from lib.storage.tables import ModelVersion
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Promoter:
             CheckpointError: If the served model does not load: others may have to stand in for it.
         """
         pruned = []
-        with self._holding(), holding(self.registry.folder / LOCK):
+        with self._holding(), process_lock(self.registry.folder / LOCK):
             served = self.registry.published_version()
             if served is not None:
                 self._require_loadable(served)
@@ -112,7 +112,7 @@ class Promoter:
             self._record_pointer()
 
     def _holding(self) -> AbstractContextManager[None]:
-        return holding(self.registry.folder / PROMOTION_LOCK)
+        return process_lock(self.registry.folder / PROMOTION_LOCK)
 
     def _require_loadable(self, version: str) -> None:
         path = self.registry.weights_path(version)

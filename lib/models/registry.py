@@ -27,7 +27,7 @@ from lib.networks.build import build_network
 from lib.recipes.schema import Recipe
 from lib.recipes.yaml_files import recipe_from_dict
 from lib.storage.atomic_files import replacing, write_json
-from lib.storage.process_locks import holding
+from lib.storage.process_locks import process_lock
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +290,7 @@ class Registry:
             CheckpointError: If it is not there, damaged or does not load: what serves then stays.
         """
         load_model(self.folder / f"{version}.safetensors")
-        with holding(self.folder / LOCK):
+        with process_lock(self.folder / LOCK):
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             before = self._history()
             versions = [entry["version"] for entry in before]

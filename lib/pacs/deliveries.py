@@ -14,7 +14,7 @@ LONGEST_WAIT_S = 600.0
 """Between two tries: twice as long each time, up to this."""
 
 
-class Deliveries:
+class DeliveryRecords:
     """The label versions on their way to one PACS.
 
     Args:
@@ -26,7 +26,7 @@ class Deliveries:
         self._database = database
         self._pacs = pacs
 
-    def known(self) -> dict[tuple[str, int], Delivery]:
+    def by_version(self) -> dict[tuple[str, int], Delivery]:
         """Return (image id, version's number) -> delivery."""
         query = select(Delivery).where(Delivery.pacs == self._pacs)
         with self._database.reading() as session:
@@ -36,7 +36,7 @@ class Deliveries:
         self, versions: Iterable[LabelVersion], at: datetime | None = None
     ) -> list[LabelVersion]:
         """Return those of `versions` that are to be sent now, the oldest first."""
-        moment, known = at or now(), self.known()
+        moment, known = at or now(), self.by_version()
         found = []
         for version in versions:
             row = known.get((version.image_id, version.number))
@@ -46,7 +46,7 @@ class Deliveries:
                 found.append(version)
         return sorted(found, key=lambda version: version.submitted_at)
 
-    def begin(self, version: LabelVersion, sop_uid: str) -> int:
+    def record_attempt(self, version: LabelVersion, sop_uid: str) -> int:
         """Note that a version is about to be sent, and return how often it was tried before."""
         with self._database.writing() as session:
             row = session.get(Delivery, (self._pacs, sop_uid))
@@ -64,15 +64,15 @@ class Deliveries:
             row.next_at = now() + timedelta(seconds=wait_s(row.attempts))
         return before
 
-    def arrived(self, sop_uid: str) -> None:
+    def record_success(self, sop_uid: str) -> None:
         """Note that the PACS has it."""
         self._change(sop_uid, delivered_at=now(), trouble="")
 
-    def failed(self, sop_uid: str, trouble: str, *, is_final: bool = False) -> None:
+    def record_failure(self, sop_uid: str, trouble: str, *, is_final: bool = False) -> None:
         """Note why it did not arrive; where `is_final`, it is not tried again."""
         self._change(sop_uid, trouble=trouble, is_given_up=is_final)
 
-    def try_now(self) -> None:
+    def retry_now(self) -> None:
         """Let what waits be tried at once: the PACS answers again."""
         with self._database.writing() as session:
             for row in session.scalars(_waiting(self._pacs)):

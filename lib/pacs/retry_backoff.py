@@ -36,7 +36,7 @@ class RetryBackoff:
         self._mutex = threading.Lock()
         self._failed: dict[str, Undelivered] = {}
 
-    def failed(self, uid: str, reason: str) -> None:
+    def record_failure(self, uid: str, reason: str) -> None:
         """Note that one was asked for in vain; it waits twice as long each time."""
         with self._mutex:
             before = self._failed.get(uid)
@@ -50,12 +50,12 @@ class RetryBackoff:
             )
         logger.warning("%s: %s; it is asked for again in %.0f s", uid, reason, wait)
 
-    def arrived(self, uid: str) -> None:
+    def record_success(self, uid: str) -> None:
         """Note that one was delivered."""
         with self._mutex:
             self._failed.pop(uid, None)
 
-    def keep_only(self, uids: Collection[str]) -> None:
+    def forget_all_but(self, uids: Collection[str]) -> None:
         """Forget those that are not among `uids`: nobody asks for them any more."""
         with self._mutex:
             self._failed = {uid: one for uid, one in self._failed.items() if uid in uids}

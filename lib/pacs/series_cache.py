@@ -28,7 +28,7 @@ class SeriesCache:
         folder: Where they lie.
         pacs: The PACS.
         limit_bytes: Of all together; those that must stay count, but are not let go.
-        must_stay: Returns the series that are not let go: those with labels, which trainings read.
+        pinned: Returns the series that are not let go: those with labels, which trainings read.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class SeriesCache:
         pacs: Pacs,
         *,
         limit_bytes: int,
-        must_stay: Callable[[], Collection[str]],
+        pinned: Callable[[], Collection[str]],
     ) -> None:
         self._folder = folder
         self._pacs = pacs
         self._limit_bytes = limit_bytes
-        self._must_stay = must_stay
+        self._pinned = pinned
         # One lock for each series: two who want the same one fetch it once, others need not wait.
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -50,7 +50,7 @@ class SeriesCache:
         """Return where a series lies, or would."""
         return self._folder / uid
 
-    def is_at_hand(self, uid: str) -> bool:
+    def is_cached(self, uid: str) -> bool:
         """Return whether a series was fetched."""
         return self.path(uid).is_dir()
 
@@ -102,7 +102,7 @@ class SeriesCache:
         excess = self._size_bytes() - self._limit_bytes
         if excess <= 0:
             return
-        staying = {keep, *self._must_stay()}
+        staying = {keep, *self._pinned()}
         recent = time.time() - IN_USE_S
         for path in sorted(self._series(), key=lambda p: p.stat().st_mtime):
             if excess <= 0 or path.stat().st_mtime > recent:

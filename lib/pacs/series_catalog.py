@@ -19,7 +19,7 @@ from lib.imaging.dicom_series import is_capture, is_localizer, slices_of
 from lib.imaging.scans import require_volume
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff, Undelivered
-from lib.pacs.series_records import ListedSeries, SeriesCheck, SeriesOfPacs
+from lib.pacs.series_records import ListedSeries, SeriesCheck, SeriesRecords
 from lib.storage.tables import PacsSeries
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class SeriesCatalog:
     """
 
     def __init__(
-        self, series: SeriesOfPacs, pacs: Pacs, *, filters: Mapping[str, Any] = SCANS
+        self, series: SeriesRecords, pacs: Pacs, *, filters: Mapping[str, Any] = SCANS
     ) -> None:
         self._series = series
         self._pacs = pacs
@@ -144,9 +144,9 @@ class SeriesCatalog:
             verdict, reason = self._judged(row)
         except PacsError as error:
             # Whatever it was: where only this series makes the PACS fall silent, the others come first.
-            self._later.failed(uid, str(error))
+            self._later.record_failure(uid, str(error))
             raise
-        self._later.arrived(uid)
+        self._later.record_success(uid)
         self._decide(uid, verdict, reason)
 
     def refuse(self, uid: str, reason: str) -> None:
@@ -156,7 +156,7 @@ class SeriesCatalog:
     def _decide(self, uid: str, verdict: SeriesCheck, reason: str) -> None:
         if verdict is not SeriesCheck.USABLE:
             logger.info("%s: %s: %s", uid, verdict.value, reason)
-        judged = self._series.judge(uid, verdict, reason)
+        judged = self._series.set_check(uid, verdict, reason)
         with self._mutex:
             if judged is not None and uid in self._rows:
                 self._rows = {**self._rows, uid: judged}

@@ -43,12 +43,12 @@ class ListedSeries:
     studies: int = 1
 
     @property
-    def told(self) -> dict[str, Any]:
+    def as_stored(self) -> dict[str, Any]:
         """What is kept of it; where that changes, the series did."""
         return {**self.about, "slices": self.slices, "studies": self.studies}
 
 
-class SeriesOfPacs:
+class SeriesRecords:
     """The series of one PACS in the database.
 
     Args:
@@ -88,7 +88,7 @@ class SeriesOfPacs:
                     pacs=self._pacs,
                     uid=series.uid,
                     study_uid=series.study_uid,
-                    about=series.told,
+                    about=series.as_stored,
                     verdict=SeriesCheck.UNCHECKED.value,
                 )
                 for series in new
@@ -98,7 +98,7 @@ class SeriesOfPacs:
                     session,
                     series.uid,
                     study_uid=series.study_uid,
-                    about=series.told,
+                    about=series.as_stored,
                     verdict=SeriesCheck.UNCHECKED.value,
                 )
             for uid in back:
@@ -107,7 +107,7 @@ class SeriesOfPacs:
                 self._set(session, uid, is_listed=False)
         return True
 
-    def judge(self, uid: str, verdict: SeriesCheck, reason: str = "") -> PacsSeries | None:
+    def set_check(self, uid: str, verdict: SeriesCheck, reason: str = "") -> PacsSeries | None:
         """Remember what was found out about a series, and return what is known of it now."""
         with self._database.writing() as session:
             row = session.get(PacsSeries, (self._pacs, uid))
@@ -121,4 +121,4 @@ class SeriesOfPacs:
 
 
 def _differs(row: PacsSeries, series: ListedSeries) -> bool:
-    return row.study_uid != series.study_uid or row.about != series.told
+    return row.study_uid != series.study_uid or row.about != series.as_stored

@@ -7,7 +7,7 @@ from lib.storage.tables import LabelVersion
 MODEL = "OrganNet2.5D"
 
 
-def about_version(version: LabelVersion, kind: Kind, series_uid: str) -> ObjectProvenance:
+def provenance_of(version: LabelVersion, kind: Kind, series_uid: str) -> ObjectProvenance:
     """Return what the object of a label's version says of itself; the same ids each time.
 
     Args:

@@ -45,11 +45,11 @@ class DicomImporter:
         self._store = store
         self._turns = KeyedLock()
 
-    def take(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
+    def import_submitted(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
         """Keep what somebody submitted as a final label, and return the version; None where it is for the PACS.
 
         That is where it is drawn on no scan of ours, or an RTSTRUCT with more in it than our organs: a label
-        would keep less than was sent. What is in the PACS, `keep` takes our organs from.
+        would keep less than was sent. What is in the PACS, `import_object` takes our organs from.
 
         Args:
             file: A DICOM object.
@@ -67,9 +67,9 @@ class DicomImporter:
         if header.get("Modality") not in MODALITIES or image_id is None or self._has_more(header):
             return None
         info = {"author": author, "client_id": client}
-        return self.keep(file, header, image_id, info, source=CLIENT)
+        return self.import_object(file, header, image_id, info, source=CLIENT)
 
-    def keep(
+    def import_object(
         self, file: Path, header: Dataset, image_id: str, info: Mapping[str, Any], *, source: str
     ) -> LabelVersion:
         """Keep an object as a final label of an image, and return the version: one, though it came twice.
@@ -77,7 +77,7 @@ class DicomImporter:
         What a person submits again after something else was submitted, or it was removed, is a version again.
 
         Raises:
-            As `take`.
+            As `import_submitted`.
         """
         # An object comes twice at once when a viewer tries again: the second waits, and finds the first.
         with self._turns.of(str(header.SOPInstanceUID)):
@@ -109,13 +109,13 @@ class DicomImporter:
                 raise type(error)(self._store.refuse(file, where, str(error))) from error
             write_label(drawn, label)
             about["notes"] = notes
-            return self._store.keep_label(
+            return self._store.submit_label(
                 image_id,
                 drawn,
                 FINAL,
                 about,
                 source=source,
-                submitted_at=drawn_at(header) if source == PACS else None,
+                submitted_at=creation_time(header) if source == PACS else None,
             )
 
     def _has_more(self, header: Dataset) -> bool:
@@ -171,7 +171,7 @@ class DicomImporter:
         """
         for uid in sorted(referenced_series(header)):
             try:
-                self._store.catalogue.require(uid)
+                self._store.catalog.require(uid)
             except (DatastoreError, ScanError):
                 continue
             return uid
@@ -190,7 +190,7 @@ def read_header(file: Path) -> Dataset:
         raise LabelError(f"what was sent is no DICOM object ({error}); export it again") from error
 
 
-def drawn_at(header: Dataset) -> datetime | None:
+def creation_time(header: Dataset) -> datetime | None:
     """Return when an object says that it was made; None where it does not say.
 
     Without TimezoneOffsetFromUTC (0008,0201) it is this machine's time zone.
@@ -214,6 +214,6 @@ def _zone(header: Dataset) -> timezone | None:
     return timezone(sign * timedelta(hours=int(digits[:2]), minutes=int(digits[2:4])))
 
 
-def drawn_by(header: Dataset) -> str:
+def author_of_object(header: Dataset) -> str:
     """Return who an object says that made it; empty where it does not say."""
     return next((str(header[name].value) for name in _WHO if header.get(name)), "")

@@ -15,9 +15,9 @@ from lib.dicom.references import items, referenced_series
 from lib.errors import LabelError, NotDeliveredError, PacsError, ScanError
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff, Undelivered
-from lib.pacs_sync.dicom_export import about_version
-from lib.pacs_sync.dicom_import import PACS, DicomImporter, drawn_by, read_header
-from lib.pacs_sync.object_records import KEPT, OURS, REFUSED, WAITING, PacsObjects
+from lib.pacs_sync.dicom_export import provenance_of
+from lib.pacs_sync.dicom_import import PACS, DicomImporter, author_of_object, read_header
+from lib.pacs_sync.object_records import KEPT, OURS, REFUSED, WAITING, ObjectRecords
 from lib.storage.atomic_files import SCRATCH
 from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import LabelVersion, PacsObject
@@ -41,7 +41,7 @@ class Inbox:
         store: Scans and labels.
         objects: What was looked at.
         pacs: The PACS.
-        receiver: Makes versions of objects.
+        importer: Makes versions of objects.
         folder: Of the database.
         on_label: Called with each new version.
     """
@@ -49,9 +49,9 @@ class Inbox:
     def __init__(
         self,
         store: DicomWebStore,
-        objects: PacsObjects,
+        objects: ObjectRecords,
         pacs: Pacs,
-        receiver: DicomImporter,
+        importer: DicomImporter,
         *,
         folder: Path,
         on_label: Callable[[LabelVersion], object],
@@ -59,7 +59,7 @@ class Inbox:
         self._store = store
         self._objects = objects
         self._pacs = pacs
-        self._receiver = receiver
+        self._importer = importer
         self._claim = ProcessLock(folder / CLAIM)
         self._on_label = on_label
         self._later = RetryBackoff()
@@ -78,7 +78,7 @@ class Inbox:
         Raises:
             PacsError: If the PACS does not answer.
         """
-        if not self._claim.take():
+        if not self._claim.try_acquire():
             return 0.0
         try:
             began = time.monotonic()
@@ -86,7 +86,7 @@ class Inbox:
                 item for modality in MODALITIES for item in self._pacs.instances(Modality=modality)
             ]
             took_s = time.monotonic() - began
-            self._later.keep_only({str(item.SOPInstanceUID) for item in found})
+            self._later.forget_all_but({str(item.SOPInstanceUID) for item in found})
             done = self._done()
             for item in found:
                 uid = str(item.SOPInstanceUID)
@@ -98,10 +98,10 @@ class Inbox:
 
     def _done(self) -> set[str]:
         """Return the objects that would come out as they did before."""
-        images, slices = self._store.catalogue.images(), self._store.catalogue.slices()
+        images, slices = self._store.catalog.images(), self._store.catalog.slices()
         scans = self._objects.scans()
         done = set()
-        for uid, row in self._objects.known().items():
+        for uid, row in self._objects.by_uid().items():
             before = scans.get(uid, {row.image_id: None})
             if row.verdict == WAITING:
                 has_changed = any(series in images for series in before)
@@ -120,11 +120,11 @@ class Inbox:
             self._look(item)
         except PacsError as error:
             # Whatever it was: where only this object makes the PACS fall silent, the others come first.
-            self._later.failed(uid, str(error))
+            self._later.record_failure(uid, str(error))
             if not isinstance(error, NotDeliveredError):
                 raise
         else:
-            self._later.arrived(uid)
+            self._later.record_success(uid)
 
     def _look(self, item: Dataset) -> None:
         found = PacsObject(
@@ -134,7 +134,7 @@ class Inbox:
             image_id="",
             reason="",
         )
-        slices = self._store.catalogue.slices()
+        slices = self._store.catalog.slices()
         drawn_on: set[str] = set()
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             file = Path(scratch) / "object.dcm"
@@ -142,7 +142,7 @@ class Inbox:
             try:
                 header = read_header(file)
                 drawn_on = referenced_series(header)
-                image_id = self._receiver.image_of(header)
+                image_id = self._importer.image_of(header)
                 found.image_id = image_id or next(iter(sorted(drawn_on)), "")
                 if image_id is None:
                     found.verdict = WAITING
@@ -155,21 +155,21 @@ class Inbox:
             except (LabelError, ScanError, *ODD) as error:
                 found.verdict, found.reason = REFUSED, str(error)
                 logger.warning("%s in the PACS is no label: %s", found.sop_uid, error)
-        self._objects.keep(found, {series: slices.get(series) for series in drawn_on})
+        self._objects.save(found, {series: slices.get(series) for series in drawn_on})
 
     def _keep(self, file: Path, header: Dataset, image_id: str) -> None:
         about = {
-            "author": drawn_by(header),
+            "author": author_of_object(header),
             "client_id": str(header.get("Manufacturer") or PACS),
             "series_instance_uid": str(header.SeriesInstanceUID),
         }
-        self._on_label(self._receiver.keep(file, header, image_id, about, source=PACS))
+        self._on_label(self._importer.import_object(file, header, image_id, about, source=PACS))
 
     def _ours(self, image_id: str) -> set[str]:
         """Return the UIDs of what was sent from here; they follow from the versions."""
         versions = self._store.history.of_every_tag(image_id)
         made = {
-            about_version(version, kind, image_id).sop_instance_uid
+            provenance_of(version, kind, image_id).sop_instance_uid
             for version in versions
             for kind in KINDS
         }

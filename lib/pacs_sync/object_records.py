@@ -13,13 +13,13 @@ REFUSED = "refused"
 WAITING = "waiting"
 
 
-class PacsObjects:
+class ObjectRecords:
     """What became of each."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def known(self) -> dict[str, PacsObject]:
+    def by_uid(self) -> dict[str, PacsObject]:
         """Return SOPInstanceUID -> what became of the object."""
         with self._database.reading() as session:
             return {row.sop_uid: row for row in session.scalars(select(PacsObject))}
@@ -35,7 +35,7 @@ class PacsObjects:
         with self._database.reading() as session:
             return list(session.scalars(query.order_by(PacsObject.looked_at)))
 
-    def keep(self, found: PacsObject, slices: Mapping[str, int | None]) -> None:
+    def save(self, found: PacsObject, slices: Mapping[str, int | None]) -> None:
         """Remember what became of one, and what of its scans was there, in place of what was known of it."""
         found.looked_at = now()
         with self._database.writing() as session:

@@ -21,8 +21,8 @@ from lib.imaging.scans import read_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import FINAL
 from lib.pacs.client import Pacs
-from lib.pacs.deliveries import Deliveries
-from lib.pacs_sync.dicom_export import about_version
+from lib.pacs.deliveries import DeliveryRecords
+from lib.pacs_sync.dicom_export import provenance_of
 from lib.pacs_sync.dicom_import import PACS
 from lib.storage.atomic_files import SCRATCH
 from lib.storage.process_locks import ProcessLock
@@ -51,7 +51,7 @@ class Outbox:
     def __init__(
         self,
         store: DicomWebStore,
-        deliveries: Deliveries,
+        deliveries: DeliveryRecords,
         pacs: Pacs,
         folder: Path,
         *,
@@ -65,7 +65,7 @@ class Outbox:
 
     def run(self) -> None:
         """Send what is due; where the PACS does not answer, the rest waits for the next time."""
-        if not self._claim.take():
+        if not self._claim.try_acquire():
             return
         try:
             current = [v for v in self._store.history.current(FINAL) if v.source != PACS]
@@ -81,32 +81,32 @@ class Outbox:
         for row in self._deliveries.waiting():
             if numbers.get(row.image_id) != row.number:
                 reason = "a newer label took its place before it was sent"
-                self._deliveries.failed(row.sop_uid, reason, is_final=True)
+                self._deliveries.record_failure(row.sop_uid, reason, is_final=True)
 
     def _send(self, version: LabelVersion) -> bool:
         """Send one version; return whether there is use in sending the next."""
-        about = about_version(version, "seg", version.image_id)
+        about = provenance_of(version, "seg", version.image_id)
         try:
-            study_uid = self._store.catalogue.require(version.image_id).study_uid
+            study_uid = self._store.catalog.require(version.image_id).study_uid
         except (DatastoreError, ScanError):
             # The PACS does not list its scan now; the label is kept here.
             return True
         except PacsError as error:
             # Whatever it was: where only this scan makes the PACS fall silent, the others come first.
-            self._deliveries.begin(version, about.sop_instance_uid)
-            self._deliveries.failed(about.sop_instance_uid, str(error))
+            self._deliveries.record_attempt(version, about.sop_instance_uid)
+            self._deliveries.record_failure(about.sop_instance_uid, str(error))
             return isinstance(error, NotDeliveredError)
-        before = self._deliveries.begin(version, about.sop_instance_uid)
+        before = self._deliveries.record_attempt(version, about.sop_instance_uid)
         try:
             # The first try may have arrived, and its answer got lost.
             if not (before and self._pacs.holds(study_uid, about.sop_instance_uid)):
                 self._store_seg(version, about)
         except LabelError as error:
-            self._deliveries.failed(about.sop_instance_uid, str(error), is_final=True)
+            self._deliveries.record_failure(about.sop_instance_uid, str(error), is_final=True)
             logger.info("%s: version %d is not sent: %s", version.image_id, version.number, error)
             return True
         except (OrganNetError, OSError) as error:
-            self._deliveries.failed(about.sop_instance_uid, str(error))
+            self._deliveries.record_failure(about.sop_instance_uid, str(error))
             logger.warning(
                 "%s: version %d is kept, and sent later: %s",
                 version.image_id,
@@ -114,7 +114,7 @@ class Outbox:
                 error,
             )
             return isinstance(error, NotDeliveredError) or not isinstance(error, PacsError)
-        self._deliveries.arrived(about.sop_instance_uid)
+        self._deliveries.record_success(about.sop_instance_uid)
         logger.info("%s: version %d is in the PACS", version.image_id, version.number)
         return True
 

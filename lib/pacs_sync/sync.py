@@ -13,11 +13,11 @@ from lib.datastores.dicomweb import DicomWebStore
 from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
 from lib.jobs.periodic_task import PeriodicTask
 from lib.pacs.client import Pacs
-from lib.pacs.deliveries import Deliveries
+from lib.pacs.deliveries import DeliveryRecords
 from lib.pacs.retry_backoff import RetryBackoff
 from lib.pacs_sync.dicom_import import DicomImporter
 from lib.pacs_sync.inbox import Inbox
-from lib.pacs_sync.object_records import PacsObjects
+from lib.pacs_sync.object_records import ObjectRecords
 from lib.pacs_sync.outbox import Outbox
 from lib.storage.atomic_files import SCRATCH
 from lib.storage.database import Database
@@ -60,12 +60,12 @@ class PacsSync:
         self._store = store
         self._pacs = pacs
         self._wanted = wanted
-        self.receiver = DicomImporter(store)
-        self.deliveries = Deliveries(database, pacs.url)
-        self.objects = PacsObjects(database)
+        self.importer = DicomImporter(store)
+        self.deliveries = DeliveryRecords(database, pacs.url)
+        self.objects = ObjectRecords(database)
         self.outbox = Outbox(store, self.deliveries, pacs, folder, may_be_sent=may_be_sent)
         self._inbox = Inbox(
-            store, self.objects, pacs, self.receiver, folder=folder, on_label=on_label
+            store, self.objects, pacs, self.importer, folder=folder, on_label=on_label
         )
         self._next_look = 0.0
         self._trouble = ""
@@ -128,11 +128,11 @@ class PacsSync:
         try:
             if is_time:
                 began = time.monotonic()
-                self._store.catalogue.refresh()
+                self._store.catalog.refresh()
                 took_s = time.monotonic() - began
                 took_s += self._inbox.run()
                 self._next_look = time.monotonic() + max(LOOK_EVERY_S, took_s / SHARE)
-            more = self._store.catalogue.check_next()
+            more = self._store.catalog.check_next()
         except PacsError as error:
             if not self._trouble:
                 logger.warning("%s", error)
@@ -142,7 +142,7 @@ class PacsSync:
         if self._trouble:
             self._trouble = ""
             logger.info("the PACS at %s answers again", self._pacs.url)
-            self.deliveries.try_now()
+            self.deliveries.retry_now()
             self._sending.wake()
         return more
 
@@ -151,25 +151,25 @@ class PacsSync:
         if self._trouble:
             return False
         for image_id in self._wanted():
-            if self._store.is_at_hand(image_id) or not self._later.is_due(image_id):
+            if self._store.is_available(image_id) or not self._later.is_due(image_id):
                 continue
-            if not self._store.mirror.has_room():
+            if not self._store.cache.has_room():
                 return False
             try:
                 self._store.require_image(image_id)
             except (PacsError, ScanError, DatastoreError) as error:
-                self._later.failed(image_id, str(error))
+                self._later.record_failure(image_id, str(error))
                 return isinstance(error, NotDeliveredError) or not isinstance(error, PacsError)
-            self._later.arrived(image_id)
+            self._later.record_success(image_id)
             return True
         return False
 
     def status(self) -> dict[str, Any]:
         """Return how it stands, for people."""
-        catalogue = self._store.catalogue
+        catalog = self._store.catalog
         waiting = self.deliveries.waiting()
-        images = catalogue.images()
-        at_hand = {image_id for image_id in images if self._store.is_at_hand(image_id)}
+        images = catalog.images()
+        at_hand = {image_id for image_id in images if self._store.is_available(image_id)}
         fetched_later = [
             one for one in self._later.undelivered() if one.uid in images.keys() - at_hand
         ]
@@ -178,8 +178,8 @@ class PacsSync:
             "trouble": self._trouble,
             "images": len(images),
             "at_hand": len(at_hand),
-            "unchecked": len(catalogue.unchecked()),
-            "refused": catalogue.refused(),
+            "unchecked": len(catalog.unchecked()),
+            "refused": catalog.refused(),
             "undelivered": [
                 {
                     "uid": one.uid,
@@ -187,7 +187,7 @@ class PacsSync:
                     "attempts": one.attempts,
                     "next_try": one.next_at.isoformat(),
                 }
-                for one in catalogue.undelivered() + self._inbox.undelivered() + fetched_later
+                for one in catalog.undelivered() + self._inbox.undelivered() + fetched_later
             ],
             "outbox": [
                 {

@@ -97,7 +97,7 @@ class Scheduler:
 
     def tick(self) -> None:
         """Do what is to be done now."""
-        if not self._claim.take():
+        if not self._claim.try_acquire():
             return
         if not self._is_tidy:
             self._is_tidy = True

@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     place = RunDirectory.from_json(given.place)
     claim = ProcessLock(place.state / CLAIM)
-    if not claim.take():
+    if not claim.try_acquire():
         logger.error("another training runs for these studies")
         return BUSY
     return _work(place, Database(place.state / FILE), given.run)

@@ -11,7 +11,7 @@ from lib.dicom.objects import Kind
 from lib.errors import ConfigError, DatastoreError, StateError
 from lib.imaging.dicom_series import read_headers, require_series
 from lib.labels.history import FINAL
-from lib.pacs_sync.dicom_export import about_version
+from lib.pacs_sync.dicom_export import provenance_of
 from lib.server import responses
 from lib.server.dicom_objects import answer
 from lib.server.reader_blinding import require_label_access
@@ -58,7 +58,7 @@ def send_label(
             f"from /organnet/export/{image}, and store it with your PACS's tools"
         )
     kept, file = _kept(image, tag, version, user)
-    if kept.tag == FINAL and not app.assignments.is_for_all(kept):
+    if kept.tag == FINAL and not app.assignments.is_visible_to_all(kept):
         raise StateError(
             f"{image}: in a reader study that is not complete, and in the PACS everybody would see the label; "
             "it is sent when all have submitted"
@@ -101,7 +101,7 @@ def _as_dicom(kept: LabelVersion, file: Path, kind: Kind) -> Response:
         file,
         app.config.recipe.labels,
         headers,
-        about_version(kept, kind, str(headers[0].SeriesInstanceUID)),
+        provenance_of(kept, kind, str(headers[0].SeriesInstanceUID)),
         image_id=image_id,
         name=_name_of(kept),
     )

@@ -17,7 +17,7 @@ MAX_MINUTES = 7 * 24 * 60.0
 _WISHES = frozenset({"minutes", "client_id"})
 
 
-def about_lease(lease: Lease) -> dict[str, Any]:
+def lease_as_dict(lease: Lease) -> dict[str, Any]:
     """Return what everybody may know of a lease; nothing in it leads to another reader's contours."""
     return {
         "image": lease.image_id,
@@ -34,7 +34,7 @@ def about_lease(lease: Lease) -> dict[str, Any]:
 @router.get("")
 def list_leases(_user: User = USER) -> list[dict[str, Any]]:
     """Return the leases that hold now, oldest first."""
-    return [about_lease(lease) for lease in app_instance().leases.active()]
+    return [lease_as_dict(lease) for lease in app_instance().leases.active()]
 
 
 @router.post("/{image}")
@@ -49,7 +49,7 @@ def take_lease(
     asked = given.get("minutes")
     minutes = app.config.lease_minutes if asked is None else asked
     for_s = 60.0 * as_number("minutes", minutes, 0.01, MAX_MINUTES)
-    return about_lease(
+    return lease_as_dict(
         app.leases.grant(image_id, holder_of(user, given.get("client_id")), for_s=for_s)
     )
 
@@ -65,4 +65,4 @@ def release_lease(
     ended = app_instance().leases.release(
         require_image_id(image), own if holder is None else holder
     )
-    return about_lease(ended)
+    return lease_as_dict(ended)

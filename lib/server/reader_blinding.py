@@ -5,7 +5,7 @@ from typing import Any
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 
-from lib.assignment.reader_studies import by_reader, may_be_shown
+from lib.assignment.reader_studies import may_be_seen, readings_by_reader
 from lib.errors import StateError
 from lib.labels.history import FINAL
 from lib.server.roles import author_of, may_review
@@ -37,11 +37,9 @@ def require_label_access(
     wanted = app.readers.readers_of(image_id)
     if wanted == 1:
         return
-    submitted = by_reader(app.label_history.history(image_id, FINAL))
+    submitted = readings_by_reader(app.label_history.history(image_id, FINAL))
     asks = author_of(user) if knows_who else None
-    if not may_be_shown(
-        wanted=wanted, submitted=submitted, asks=asks, is_reviewer=may_review(user)
-    ):
+    if not may_be_seen(wanted=wanted, submitted=submitted, asks=asks, is_reviewer=may_review(user)):
         raise StateError(
             f"{image_id}: in a reader study, {len(submitted)} of {wanted} readers have submitted; its label is "
             "shown to the others when all have, so that each draws his own. Reviewers find every version "

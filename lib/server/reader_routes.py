@@ -10,8 +10,8 @@ from fastapi import APIRouter
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.assignment.reader_studies import MAX_READERS, by_reader
-from lib.assignment.readings import is_made_of, newest_consensus, numbers_of
+from lib.assignment.reader_studies import MAX_READERS, readings_by_reader
+from lib.assignment.readings import is_made_from, newest_consensus, reading_numbers
 from lib.errors import ConfigError
 from lib.labels.history import CONSENSUS, FINAL
 from lib.server.requests import as_number
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/organnet/readers")
 def _about(
     image_id: str, wanted: int, study: ReaderStudy | None, versions: Sequence[LabelVersion]
 ) -> dict[str, Any]:
-    found = by_reader(versions)
+    found = readings_by_reader(versions)
     made = newest_consensus(versions)
     agreement = {} if made is None else made.info.get(CONSENSUS, {}).get("agreement", {})
     return {
@@ -41,14 +41,14 @@ def _about(
 
 
 def _about_consensus(made: LabelVersion, versions: Sequence[LabelVersion]) -> dict[str, Any]:
-    found = list(by_reader(versions).values())
+    found = list(readings_by_reader(versions).values())
     visible = [version for version in versions if version.hidden_at is None]
     return {
         "number": made.number,
         "method": made.info.get(CONSENSUS, {}).get("method"),
-        "of": numbers_of(made),
+        "of": reading_numbers(made),
         "submitted_at": made.submitted_at.isoformat(),
-        "is_of_all_readings": is_made_of(made, found, versions),
+        "is_of_all_readings": is_made_from(made, found, versions),
         "is_current": visible[-1].id == made.id,
     }
 
@@ -74,7 +74,7 @@ def _readers_by_number(versions: Sequence[LabelVersion]) -> dict[int, str]:
     return {
         version.number: reader
         for end in range(1, len(versions) + 1)
-        for reader, version in by_reader(versions[:end]).items()
+        for reader, version in readings_by_reader(versions[:end]).items()
     }
 
 
@@ -104,7 +104,7 @@ def show_study(image: str, _user: User = USER) -> dict[str, Any]:
             "organs": version.organs,
             "submitted_at": version.submitted_at.isoformat(),
         }
-        for reader, version in by_reader(versions).items()
+        for reader, version in readings_by_reader(versions).items()
     ]
     wanted = 1 if study is None else study.readers
     return {
@@ -123,6 +123,6 @@ def open_study(image: str, body: dict[str, Any], user: User = REVIEWER) -> dict[
     readers = as_number("readers", body.get("readers"), 1, MAX_READERS)
     if readers != int(readers):
         raise ConfigError(f"readers: {readers:g} is no whole number")
-    app.readers.ask(image_id, int(readers), author_of(user))
+    app.readers.set_readers(image_id, int(readers), author_of(user))
     app.assignments.wake()
     return show_study(image, user)

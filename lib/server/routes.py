@@ -60,7 +60,7 @@ def infer(
             return _contours(request, output)
     if not image:
         raise ConfigError("infer needs an image id (?image=), a session (?session_id=) or a file")
-    app_instance().assignments.is_at_work(image, holder_of(user, given.get("client_id")))
+    app_instance().assignments.renew_lease(image, holder_of(user, given.get("client_id")))
     return _contours(request, output)
 
 

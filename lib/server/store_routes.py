@@ -107,7 +107,7 @@ def save_label(
         return str(app.datastore().refuse(file, about, reason))
 
     with received(label, limit_bytes=MAX_LABEL_BYTES, refuse=refuse) as (path,):
-        version = app.store.keep_label(image_id, path, tag, about)
+        version = app.store.submit_label(image_id, path, tag, about)
     app.on_save_label(image_id, image_id)
     return {"image": image_id, "label": image_id, **app.submission_warnings(version)}
 

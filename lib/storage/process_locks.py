@@ -12,10 +12,10 @@ class ProcessLock:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not inherited by child processes, which would go on holding it.
+        # Not inherited by child processes, which would go on process_lock it.
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Return whether this process holds the claim now, without waiting for it."""
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -23,7 +23,7 @@ class ProcessLock:
             return False
         return True
 
-    def share(self) -> None:
+    def acquire_shared(self) -> None:
         """Hold the claim together with others that share it; wait for one who has it alone."""
         fcntl.flock(self._handle, fcntl.LOCK_SH)
 
@@ -37,14 +37,14 @@ class ProcessLock:
 
     def is_free(self) -> bool:
         """Return whether nobody else holds it; not to be asked by one who does."""
-        if not self.take():
+        if not self.try_acquire():
             return False
         self.release()
         return True
 
 
 @contextmanager
-def holding(path: Path) -> Iterator[None]:
+def process_lock(path: Path) -> Iterator[None]:
     """Hold the lock that the file at `path` stands for; others, in whatever process, wait for it.
 
     A process that ends, however it ends, lets go. It cannot be held twice by one thread: that would wait for

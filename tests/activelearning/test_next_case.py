@@ -40,7 +40,7 @@ class Clinic:
         )
 
     def studies(self) -> Studies:
-        labelled = self.labels.digests()
+        labelled = self.labels.current_digests()
         return Studies(
             unlabelled=tuple(i for i in self.images if i not in labelled), labelled=labelled
         )
@@ -59,7 +59,7 @@ class Clinic:
         file = self.folder / f"{image_id}-{who}.nii.gz"
         file.write_bytes(f"{image_id} by {who}".encode())
         self.labels.add(image_id, "final", file, Submission(source="client", client=who))
-        self.leases.end_what_a_label_ends(image_id)
+        self.leases.end_after_submission(image_id)
 
 
 def prediction(entropy: float, rng: np.random.Generator) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lib.assignment.consensus import Method
 from lib.assignment.consensus_job import CLAIM, ConsensusJob
 from lib.assignment.reader_studies import ReaderStudies
 from lib.datastores.labelled_cases import labelled_cases
-from lib.datastores.local import FolderStore, StoreParts
+from lib.datastores.local import FolderStore, StoreDependencies
 from lib.imaging.scans import read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import LabelHistory
@@ -38,7 +38,7 @@ class Clinic:
         self.quarantine = Quarantine(self.state, limit_bytes=10**9)
         self.store = FolderStore(
             self.studies_folder,
-            StoreParts(labels=LABELS, history=self.history, quarantine=self.quarantine),
+            StoreDependencies(labels=LABELS, history=self.history, quarantine=self.quarantine),
         )
         write_ct(self.studies_folder / "a.nii.gz", make_ct())
 
@@ -80,7 +80,7 @@ def first_organ(clinic: Clinic, version: LabelVersion) -> list[int]:
 def test_the_second_reading_makes_a_consensus_the_current_label(
     clinic: Clinic, method: Method
 ) -> None:
-    clinic.studies.ask("a", 2, "eve")
+    clinic.studies.set_readers("a", 2, "eve")
     maker = clinic.maker(method)
     clinic.submit("ada")
     assert maker.run() == []
@@ -103,7 +103,7 @@ def test_the_second_reading_makes_a_consensus_the_current_label(
 
 
 def test_it_is_trained_on_like_any_other_label(clinic: Clinic) -> None:
-    clinic.studies.ask("a", 2, "eve")
+    clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     (made,) = clinic.maker().run()
@@ -114,15 +114,15 @@ def test_it_is_trained_on_like_any_other_label(clinic: Clinic) -> None:
 
 
 def test_nothing_makes_another_version_of_it(clinic: Clinic) -> None:
-    clinic.studies.ask("a", 2, "eve")
+    clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     clinic.maker().run()
-    assert clinic.store.adopt() == []
+    assert clinic.store.scan_folder() == []
     copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
-    # Old enough for the adoption to look at its content.
+    # Old enough for the watcher to look at its content.
     os.utime(copy, (copy.stat().st_mtime - 60,) * 2)
-    assert clinic.store.adopt() == []
+    assert clinic.store.scan_folder() == []
     assert clinic.maker().run() == []
     assert len(clinic.versions()) == 3
     assert clinic.history.restore_from_files() == 0
@@ -130,7 +130,7 @@ def test_nothing_makes_another_version_of_it(clinic: Clinic) -> None:
 
 
 def test_a_correction_makes_a_new_one(clinic: Clinic) -> None:
-    clinic.studies.ask("a", 2, "eve")
+    clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     clinic.maker().run()
@@ -143,7 +143,7 @@ def test_a_correction_makes_a_new_one(clinic: Clinic) -> None:
 
 
 def test_a_copy_that_a_kill_kept_from_its_place_is_put_there(clinic: Clinic) -> None:
-    clinic.studies.ask("a", 2, "eve")
+    clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
@@ -157,7 +157,7 @@ def test_a_copy_that_a_kill_kept_from_its_place_is_put_there(clinic: Clinic) -> 
         assert row is not None
         row.is_in_place = False
     again = Clinic(clinic.folder)
-    assert again.store.adopt() == []
+    assert again.store.scan_folder() == []
     assert copy.read_bytes() == again.history.path(made.digest).read_bytes()
     assert again.maker().run() == []
 
@@ -166,16 +166,16 @@ def test_images_outside_of_studies_have_none(clinic: Clinic) -> None:
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     assert clinic.maker().run() == []
-    clinic.studies.ask("a", 2, "eve")
+    clinic.studies.set_readers("a", 2, "eve")
     assert len(clinic.maker().run()) == 1
 
 
 def test_one_server_at_a_time_makes_it(clinic: Clinic) -> None:
-    clinic.studies.ask("a", 2, "eve")
+    clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     other = ProcessLock(clinic.state / CLAIM)
-    assert other.take()
+    assert other.try_acquire()
     assert clinic.maker().run() == []
     other.close()
     makers = [clinic.maker() for _ in range(4)]
@@ -190,8 +190,8 @@ def test_one_server_at_a_time_makes_it(clinic: Clinic) -> None:
 def test_readings_that_cannot_be_read_do_not_stop_the_others(
     clinic: Clinic, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clinic.studies.ask("a", 2, "eve")
-    clinic.studies.ask("scan that is gone", 2, "eve")
+    clinic.studies.set_readers("a", 2, "eve")
+    clinic.studies.set_readers("scan that is gone", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     volume = clinic.history.path(clinic.history.version("a", "final", 1).digest)
@@ -207,7 +207,7 @@ def test_readings_that_cannot_be_read_do_not_stop_the_others(
 
 
 def test_a_scan_that_was_taken_away_waits(clinic: Clinic) -> None:
-    clinic.studies.ask("a", 2, "eve")
+    clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     scan = clinic.studies_folder / "a.nii.gz"

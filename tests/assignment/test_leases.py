@@ -26,7 +26,7 @@ IMAGES = [f"case_{number:03d}" for number in range(200)]
 CHOOSING = """
 import random, sys
 from pathlib import Path
-from lib.assignment.readings import assignment_state, open_for
+from lib.assignment.readings import assignment_state, may_lease
 from lib.assignment import leases
 from lib.storage.database import Database
 from lib.storage.tables import now
@@ -39,7 +39,7 @@ while True:
         at = now()
         found = assignment_state(session, at)
         # One who holds a case may have it again: for this test each is to take a new one.
-        left = [image for image in images if not found.holding.get(image) and open_for(holder, image, found)]
+        left = [image for image in images if not found.holding.get(image) and may_lease(holder, image, found)]
         if not left:
             break
         leases.grant(session, random.choice(left), holder, for_s=600.0, at=at)
@@ -119,7 +119,7 @@ def test_looking_closes_what_has_expired(database: Database, assignments: Leases
 def test_a_reader_study_has_as_many_holders_as_readers_are_missing(
     database: Database, assignments: Leases, history: LabelHistory
 ) -> None:
-    ReaderStudies(database).ask("a", 2, "eve")
+    ReaderStudies(database).set_readers("a", 2, "eve")
     assignments.grant("a", "ada", for_s=HOUR_S)
     assignments.grant("a", "bob", for_s=HOUR_S)
     with pytest.raises(StateError, match=r"needs 2 readers, 0 submitted.* to ada until .*, bob un"):
@@ -191,13 +191,13 @@ def test_a_label_ends_the_lease_that_it_makes_needless(
     database: Database, readers: int, holders: list[str], submits: list[str], left: list[str]
 ) -> None:
     history, assignments = LabelHistory(database, database.path.parent), Leases(database)
-    ReaderStudies(database).ask("a", readers, "eve")
+    ReaderStudies(database).set_readers("a", readers, "eve")
     assignments.grant("b", holders[0], for_s=HOUR_S)
     for holder in holders:
         assignments.grant("a", holder, for_s=HOUR_S)
     for reader in submits:
         add_reading(history, "a", reader, reader)
-        assignments.end_what_a_label_ends("a")
+        assignments.end_after_submission("a")
     assert [x.holder for x in assignments.active() if x.image_id == "a"] == left
     assert assignments.held_by(holders[0])[0].image_id == "b"
     assert {ended for *_, ended in rows(database)} <= {None, "label"}
@@ -207,11 +207,11 @@ def test_a_label_from_before_the_lease_ends_nothing(
     assignments: Leases, history: LabelHistory
 ) -> None:
     add_reading(history, "a", "ada", "one")
-    ReaderStudies(assignments._database).ask("a", 2, "eve")
+    ReaderStudies(assignments._database).set_readers("a", 2, "eve")
     assignments.grant("a", "bob", for_s=HOUR_S)
-    ReaderStudies(assignments._database).ask("a", 1, "eve")
-    assert assignments.end_what_a_label_ends("a") == []
-    assert assignments.end_what_a_label_ends("never labelled") == []
+    ReaderStudies(assignments._database).set_readers("a", 1, "eve")
+    assert assignments.end_after_submission("a") == []
+    assert assignments.end_after_submission("never labelled") == []
     assert [x.holder for x in assignments.active()] == ["bob"]
 
 

@@ -2,9 +2,9 @@ import pytest
 
 from lib.assignment.reader_studies import (
     ReaderStudies,
-    by_reader,
-    may_be_given,
-    may_be_shown,
+    may_be_leased,
+    may_be_seen,
+    readings_by_reader,
     submitted,
 )
 from lib.errors import ConfigError
@@ -15,7 +15,7 @@ from tests.readings import add_reading
 
 def numbers(history: LabelHistory, image_id: str = "a") -> dict[str, int]:
     """Return reader -> number of his reading, in the order of the readings."""
-    found = by_reader(history.history(image_id, "final"))
+    found = readings_by_reader(history.history(image_id, "final"))
     return {reader: version.number for reader, version in found.items()}
 
 
@@ -42,7 +42,7 @@ def numbers(history: LabelHistory, image_id: str = "a") -> dict[str, int]:
 def test_an_image_is_given_to_as_many_as_it_needs(
     wanted: int, have_submitted: str, holding: str, asks: str, *, expected: bool
 ) -> None:
-    may = may_be_given(
+    may = may_be_leased(
         wanted=wanted, submitted=have_submitted.split(), holding=holding.split(), asks=asks
     )
     assert may is expected
@@ -68,15 +68,15 @@ def test_a_label_is_shown_to_who_need_not_draw_his_own(
     wanted: int, have_submitted: str, asks: str | None, *, is_reviewer: bool, expected: bool
 ) -> None:
     submitted_by = have_submitted.split()
-    shown = may_be_shown(wanted=wanted, submitted=submitted_by, asks=asks, is_reviewer=is_reviewer)
+    shown = may_be_seen(wanted=wanted, submitted=submitted_by, asks=asks, is_reviewer=is_reviewer)
     assert shown is expected
 
 
 def test_an_image_has_one_reader_until_more_are_asked_for(database: Database) -> None:
     studies = ReaderStudies(database)
     assert studies.readers_of("a") == 1
-    studies.ask("b", 2, "eve")
-    studies.ask("a", 3, "eve")
+    studies.set_readers("b", 2, "eve")
+    studies.set_readers("a", 3, "eve")
     assert (studies.readers_of("a"), studies.readers_of("c")) == (3, 1)
     assert [(s.image_id, s.readers, s.by) for s in studies.all()] == [
         ("a", 3, "eve"),
@@ -86,11 +86,11 @@ def test_an_image_has_one_reader_until_more_are_asked_for(database: Database) ->
 
 def test_a_study_is_asked_for_once_changed_and_ended(database: Database) -> None:
     studies = ReaderStudies(database)
-    first = studies.ask("a", 2, "eve")
-    again = studies.ask("a", 2, "mallory")
+    first = studies.set_readers("a", 2, "eve")
+    again = studies.set_readers("a", 2, "mallory")
     assert (again.by, again.since) == ("eve", first.since)
-    assert studies.ask("a", 3, "ida").by == "ida"
-    studies.ask("a", 1, "ida")
+    assert studies.set_readers("a", 3, "ida").by == "ida"
+    studies.set_readers("a", 1, "ida")
     assert studies.all() == []
     assert studies.readers_of("a") == 1
 
@@ -100,7 +100,7 @@ def test_a_number_of_readers_that_makes_no_sense_is_refused(
     database: Database, readers: int
 ) -> None:
     with pytest.raises(ConfigError, match=f"a: {readers} readers; 1 to 20 expected"):
-        ReaderStudies(database).ask("a", readers, "eve")
+        ReaderStudies(database).set_readers("a", readers, "eve")
     assert ReaderStudies(database).all() == []
 
 

@@ -10,8 +10,8 @@ from lib.assignment.readings import (
     AssignmentState,
     assignment_state,
     due,
+    may_lease,
     newest_consensus,
-    open_for,
     readings,
 )
 from lib.errors import StateError
@@ -71,7 +71,7 @@ def test_an_image_is_open_for_who_may_read_it(
         submitted={"done": {"bob"}, "study": {"ada"}, "full": {"ada"}},
         holding={"held": {"bob"}, "full": {"ida"}},
     )
-    assert open_for(holder, image_id, stands) is expected
+    assert may_lease(holder, image_id, stands) is expected
 
 
 def test_a_study_is_finished_when_all_its_readers_have_submitted() -> None:
@@ -81,7 +81,7 @@ def test_a_study_is_finished_when_all_its_readers_have_submitted() -> None:
 
 
 def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHistory) -> None:
-    ReaderStudies(database).ask("study", 2, "eve")
+    ReaderStudies(database).set_readers("study", 2, "eve")
     add_reading(history, "study", "ada", "one")
     add_reading(history, "done", "ada", "one")
     at = now()
@@ -94,7 +94,7 @@ def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHist
         assert found.holding == {"held": {"bob"}}
         for image in ("study", "done", "held", "late", "other"):
             for holder in ("ada", "bob"):
-                may = open_for(holder, image, found)
+                may = may_lease(holder, image, found)
                 with session.begin_nested() as attempt:
                     try:
                         leases.grant(session, image, holder, for_s=60.0, at=at)
@@ -109,7 +109,7 @@ def test_two_thousand_images_stand_ready_in_a_moment() -> None:
     images = [f"case_{n:04d}" for n in range(2000)]
     stands = AssignmentState(submitted={image: {"ada"} for image in images[::2]})
     before = datetime.now(timezone.utc)
-    assert sum(open_for("bob", image, stands) for image in images) == 1000
+    assert sum(may_lease("bob", image, stands) for image in images) == 1000
     assert datetime.now(timezone.utc) - before < timedelta(seconds=0.5)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.datastores.local import FolderStore, StoreParts
+from lib.datastores.local import FolderStore, StoreDependencies
 from lib.dicom.writer import write_ct_series
 from lib.errors import (
     DatastoreError,
@@ -33,7 +33,7 @@ def open_store(folder: Path) -> FolderStore:
     state = folder.parent / "state"
     history = LabelHistory(Database(state / FILE), state)
     return FolderStore(
-        folder, StoreParts(labels=LABELS, history=history, quarantine=Quarantine(state))
+        folder, StoreDependencies(labels=LABELS, history=history, quarantine=Quarantine(state))
     )
 
 

@@ -55,10 +55,10 @@ def test_a_server_that_is_killed_keeps_nobody_waiting(tmp_path: Path) -> None:
 
 def test_a_claim_is_one_process_s_at_a_time(tmp_path: Path) -> None:
     one, other = ProcessLock(tmp_path / "lock"), ProcessLock(tmp_path / "lock")
-    assert one.take()
-    assert one.take()
-    assert not other.take()
+    assert one.try_acquire()
+    assert one.try_acquire()
+    assert not other.try_acquire()
     assert not other.is_free()
     one.release()
     assert other.is_free()
-    assert other.take()
+    assert other.try_acquire()

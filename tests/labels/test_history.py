@@ -60,10 +60,10 @@ def test_organs_that_a_version_no_longer_has_are_named(
     first = add(history, tmp_path, "one")
     part = replace(CLIENT, organs=("Parotid_L", "Larynx"))
     second = history.add("a", "final", volume(tmp_path, "two"), part)
-    assert history.left_out(first) == ()
-    assert history.left_out(second) == ("Brainstem",)
+    assert history.missing_organs(first) == ()
+    assert history.missing_organs(second) == ("Brainstem",)
     restored = history.restore("a", "final", 1, "rea")
-    assert history.left_out(restored) == ("Larynx",)
+    assert history.missing_organs(restored) == ("Larynx",)
 
 
 def test_a_second_label_is_a_version_more(history: LabelHistory, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lib.errors import DatastoreError, PacsError, ScanError
 from lib.pacs.client import Pacs
 from lib.pacs.orthanc import Orthanc
 from lib.pacs.series_catalog import SeriesCatalog
-from lib.pacs.series_records import SeriesOfPacs
+from lib.pacs.series_records import SeriesRecords
 from lib.storage.database import Database
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.phantoms import make_ct
@@ -25,14 +25,14 @@ def server(tmp_path: Path) -> Iterator[Orthanc]:
 
 def open_catalogue(server: Orthanc, folder: Path) -> SeriesCatalog:
     database = Database(folder / "workflow.sqlite")
-    return SeriesCatalog(SeriesOfPacs(database, server.dicomweb_url), Pacs(server.dicomweb_url))
+    return SeriesCatalog(SeriesRecords(database, server.dicomweb_url), Pacs(server.dicomweb_url))
 
 
-def look(catalogue: SeriesCatalog) -> SeriesCatalog:
-    catalogue.refresh()
-    while catalogue.check_next():
+def look(catalog: SeriesCatalog) -> SeriesCatalog:
+    catalog.refresh()
+    while catalog.check_next():
         pass
-    return catalogue
+    return catalog
 
 
 def put_changed(server: Orthanc, folder: Path, **values: object) -> str:
@@ -50,56 +50,56 @@ def put_changed(server: Orthanc, folder: Path, **values: object) -> str:
 
 def test_a_ct_is_listed_with_what_clients_open_it_by(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct", patient_id="pt_1")
-    catalogue = look(open_catalogue(server, tmp_path))
-    about = catalogue.images()[uid]
+    catalog = look(open_catalogue(server, tmp_path))
+    about = catalog.images()[uid]
     assert about["PatientID"] == "pt_1"
     assert about["SeriesInstanceUID"] == uid
-    assert about["StudyInstanceUID"] == catalogue.require(uid).study_uid
-    assert not catalogue.refused()
+    assert about["StudyInstanceUID"] == catalog.require(uid).study_uid
+    assert not catalog.refused()
 
 
 def test_a_new_patient_is_there_after_the_next_look(server: Orthanc, tmp_path: Path) -> None:
-    catalogue = look(open_catalogue(server, tmp_path))
-    before = catalogue.revision
+    catalog = look(open_catalogue(server, tmp_path))
+    before = catalog.revision
     uid = put_ct(server, make_ct(), tmp_path / "ct")
-    assert set(look(catalogue).images()) == {uid}
-    assert catalogue.revision != before
-    unchanged = catalogue.revision
-    assert look(catalogue).revision == unchanged
+    assert set(look(catalog).images()) == {uid}
+    assert catalog.revision != before
+    unchanged = catalog.revision
+    assert look(catalog).revision == unchanged
 
 
 def test_a_series_with_a_gap_is_refused_by_name(server: Orthanc, tmp_path: Path) -> None:
     uid = write_ct_series(make_ct(), tmp_path / "ct", patient_id="gap")
     server.upload(f for f in (tmp_path / "ct").glob("*.dcm") if f.name != "ct_0005.dcm")
-    catalogue = look(open_catalogue(server, tmp_path))
-    assert not catalogue.images()
-    assert f"{uid}: 1 slice missing" in catalogue.refused()[uid]
+    catalog = look(open_catalogue(server, tmp_path))
+    assert not catalog.images()
+    assert f"{uid}: 1 slice missing" in catalog.refused()[uid]
     with pytest.raises(ScanError, match="1 slice missing"):
-        catalogue.require(uid)
+        catalog.require(uid)
 
 
 def test_a_refused_series_that_was_completed_is_listed(server: Orthanc, tmp_path: Path) -> None:
     uid = write_ct_series(make_ct(), tmp_path / "ct", patient_id="gap")
     files = sorted((tmp_path / "ct").glob("*.dcm"))
     server.upload(files[:5] + files[6:])
-    catalogue = look(open_catalogue(server, tmp_path))
-    assert uid in catalogue.refused()
+    catalog = look(open_catalogue(server, tmp_path))
+    assert uid in catalog.refused()
     server.upload(files[5:6])
-    look(catalogue)
-    assert uid in catalogue.images()
-    assert not catalogue.refused()
+    look(catalog)
+    assert uid in catalog.images()
+    assert not catalog.refused()
 
 
 def test_localizers_and_captures_are_nobodys_concern(server: Orthanc, tmp_path: Path) -> None:
     localizer = put_changed(server, tmp_path / "l", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     capture = put_changed(server, tmp_path / "c", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     put_changed(server, tmp_path / "m", Modality="MR")
-    catalogue = look(open_catalogue(server, tmp_path))
-    assert not catalogue.images()
-    assert not catalogue.refused()
+    catalog = look(open_catalogue(server, tmp_path))
+    assert not catalog.images()
+    assert not catalog.refused()
     for uid in (localizer, capture):
         with pytest.raises(DatastoreError, match="no such CT series"):
-            catalogue.require(uid)
+            catalog.require(uid)
 
 
 def test_the_same_slices_twice_are_refused(server: Orthanc, tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_a_series_in_two_studies_is_refused(server: Orthanc, tmp_path: Path) -> 
         header.StudyInstanceUID, header.PatientID = "1.2.3.4", "somebody else"
         header.save_as(file)
     server.upload((tmp_path / "ct").glob("*.dcm"))
-    catalogue = look(open_catalogue(server, tmp_path))
-    assert not catalogue.images()
-    assert "in 2 studies" in catalogue.refused()[uid]
+    catalog = look(open_catalogue(server, tmp_path))
+    assert not catalog.images()
+    assert "in 2 studies" in catalog.refused()[uid]
 
 
 def test_without_the_pacs_its_patients_are_known(server: Orthanc, tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_without_the_pacs_its_patients_are_known(server: Orthanc, tmp_path: Path
 
 def test_what_the_pacs_lists_no_longer_is_gone(server: Orthanc, tmp_path: Path) -> None:
     put_ct(server, make_ct(), tmp_path / "ct")
-    catalogue = look(open_catalogue(server, tmp_path))
+    catalog = look(open_catalogue(server, tmp_path))
     server.stop()
     empty = Orthanc(tmp_path / "empty", server.port)
     with empty:
-        assert not look(catalogue).images()
+        assert not look(catalog).images()

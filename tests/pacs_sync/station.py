@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.datastores.dicomweb import DicomWebStore, open_store
-from lib.datastores.local import StoreParts
+from lib.datastores.local import StoreDependencies
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import FINAL, LabelHistory
@@ -37,7 +37,7 @@ class Station:
         self.history = LabelHistory(self.database, folder)
         self.pacs = Pacs(url, user=login[0], password=login[1])
         self.quarantine = Quarantine(folder)
-        parts = StoreParts(
+        parts = StoreDependencies(
             labels=LABELS,
             history=self.history,
             quarantine=self.quarantine,
@@ -66,7 +66,7 @@ class Station:
 
     def send(self) -> list[str]:
         """Send what waits, whenever its time would be; return why each that did not arrive did not."""
-        self.pacs_sync.deliveries.try_now()
+        self.pacs_sync.deliveries.retry_now()
         self.pacs_sync.outbox.run()
         return [row.trouble for row in self.pacs_sync.deliveries.waiting()]
 
@@ -80,7 +80,7 @@ class Station:
             array[2 + 4 * number : 5 + 4 * number, 4:9, 2:8] = value
         file = self.folder / "sent.nii.gz"
         write_label(file, LabelVolume(array, ct.grid, LABELS))
-        return self.store.keep_label(image_id, file, FINAL, {"author": author})
+        return self.store.submit_label(image_id, file, FINAL, {"author": author})
 
     def objects(self, modality: str = "SEG") -> list[str]:
         """Return the SOPInstanceUIDs that the PACS has of a modality."""

@@ -31,7 +31,7 @@ def station(server: Orthanc, tmp_path: Path) -> Station:
 
 
 def submit(station: Station, file: Path) -> int:
-    version = station.pacs_sync.receiver.take(file, author="ada", client="ohif")
+    version = station.pacs_sync.importer.import_submitted(file, author="ada", client="ohif")
     assert version is not None
     return version.number
 

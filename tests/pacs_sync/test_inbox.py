@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from lib.assignment.reader_studies import by_reader
+from lib.assignment.reader_studies import readings_by_reader
 from lib.dicom.about import ObjectProvenance
 from lib.dicom.objects import Kind, write_object
 from lib.dicom.writer import write_ct_series
@@ -104,8 +104,8 @@ def test_the_newest_counts_and_all_are_kept(server: Orthanc, tmp_path: Path) -> 
     names = {value: name for name, value in LABELS.items()}
     assert station.history.newest(uid, "final") is not None
     assert versions[-1].organs == [names[1]]
-    assert set(by_reader(versions)) == {"mallory", "eve"}
-    assert by_reader(versions)["eve"].organs == [names[1]]
+    assert set(readings_by_reader(versions)) == {"mallory", "eve"}
+    assert readings_by_reader(versions)["eve"].organs == [names[1]]
     assert set(np.unique(read_label_of(station, uid))) == {0, 1}
 
 
@@ -123,7 +123,7 @@ def test_an_older_drawing_does_not_take_the_place_of_what_was_submitted(
     assert newest is not None
     assert newest.digest == mine.digest
     assert set(np.unique(read_label_of(station, uid))) == {0, 2}
-    station.store.adopt()
+    station.store.scan_folder()
     assert set(np.unique(read_label_of(station, uid))) == {0, 2}
 
 
@@ -176,7 +176,9 @@ def test_an_rtstruct_with_targets_is_for_the_pacs_however_it_comes(
     draw(tmp_path / "ct", file, kind="rtstruct", values=(1, 9), labels={**LABELS, "Brain": 9})
     rename(file, "Brain", "PTV_70")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
-    assert station.pacs_sync.receiver.take(file, author="ada", client="planning") is None
+    assert (
+        station.pacs_sync.importer.import_submitted(file, author="ada", client="planning") is None
+    )
     assert not station.history.current()
 
 
@@ -194,7 +196,7 @@ def test_what_was_submitted_twice_is_one_version(server: Orthanc, tmp_path: Path
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
-    take = station.pacs_sync.receiver.take
+    take = station.pacs_sync.importer.import_submitted
     first = take(tmp_path / "drawn.dcm", author="ada", client="ohif")
     again = take(tmp_path / "drawn.dcm", author="ada", client="ohif")
     assert first is not None
@@ -210,7 +212,7 @@ def test_what_is_no_label_of_ours_is_not_taken(server: Orthanc, tmp_path: Path) 
     write_ct_series(make_ct(), tmp_path / "other", patient_id="not in the PACS")
     draw(tmp_path / "other", tmp_path / "drawn.dcm")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
-    take = station.pacs_sync.receiver.take
+    take = station.pacs_sync.importer.import_submitted
     assert take(tmp_path / "drawn.dcm", author="", client="") is None
     assert take(next((tmp_path / "ct").glob("*.dcm")), author="", client="") is None
     (tmp_path / "junk.dcm").write_bytes(b"junk")
@@ -228,6 +230,8 @@ def test_a_segment_off_the_slices_is_refused_and_kept(server: Orthanc, tmp_path:
     moved.save_as(tmp_path / "drawn.dcm")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     with pytest.raises(GeometryError, match="kept as quarantine/"):
-        station.pacs_sync.receiver.take(tmp_path / "drawn.dcm", author="ada", client="ohif")
+        station.pacs_sync.importer.import_submitted(
+            tmp_path / "drawn.dcm", author="ada", client="ohif"
+        )
     assert station.store.get_unlabeled_images() == [uid]
     assert len(station.quarantine.entries()) == 1

@@ -39,9 +39,9 @@ def test_what_was_refused_while_slices_were_missing_is_looked_at_again(
     assert station.store.list_images() == [uid], "eight slices are a CT, too"
     (refused,) = station.pacs_sync.status()["refused_objects"]
     assert refused["image"] == uid
-    looked_at = [row.looked_at for row in station.pacs_sync.objects.known().values()]
+    looked_at = [row.looked_at for row in station.pacs_sync.objects.by_uid().values()]
     station.look()
-    assert [row.looked_at for row in station.pacs_sync.objects.known().values()] == looked_at
+    assert [row.looked_at for row in station.pacs_sync.objects.by_uid().values()] == looked_at
     server.upload(files[:-8])
     # A server that was started again meanwhile knows it, too.
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
@@ -78,9 +78,9 @@ def test_a_drawing_waits_for_whichever_of_its_series_comes(server: Orthanc, tmp_
     server.upload([tmp_path / "drawn.dcm"])
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     put_ct(server, make_ct(), tmp_path / "unrelated", patient_id="unrelated")
-    looked_at = [row.looked_at for row in station.pacs_sync.objects.known().values()]
+    looked_at = [row.looked_at for row in station.pacs_sync.objects.by_uid().values()]
     station.look().look()
-    assert [row.looked_at for row in station.pacs_sync.objects.known().values()] == looked_at
+    assert [row.looked_at for row in station.pacs_sync.objects.by_uid().values()] == looked_at
     server.upload(slices_of(tmp_path / "ct"))
     station.look().look()
     assert [version.image_id for version in station.came] == [uid]

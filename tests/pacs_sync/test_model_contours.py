@@ -13,7 +13,7 @@ from lib.imaging.dicom_series import read_headers
 from lib.imaging.scans import read_ct, read_label, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.pacs.orthanc import Orthanc
-from lib.pacs_sync.dicom_export import MODEL, about_version
+from lib.pacs_sync.dicom_export import MODEL, provenance_of
 from lib.storage.tables import LabelVersion
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.pacs_sync.station import LABELS, Station
@@ -36,11 +36,11 @@ def blocks(series: Path) -> LabelVolume:
     return LabelVolume(array, ct.grid, LABELS)
 
 
-def keep(station: Station, uid: str, tag: str, source: str) -> LabelVersion:
+def submit(station: Station, uid: str, tag: str, source: str) -> LabelVersion:
     """Keep a label as a server does."""
     file = station.folder / "kept.nii.gz"
     write_label(file, blocks(station.store.require_image(uid)))
-    return station.store.keep_label(uid, file, tag, {"author": "ada"}, source=source)
+    return station.store.submit_label(uid, file, tag, {"author": "ada"}, source=source)
 
 
 def export(station: Station, version: LabelVersion, kind: Kind, file: Path) -> None:
@@ -50,7 +50,7 @@ def export(station: Station, version: LabelVersion, kind: Kind, file: Path) -> N
     path = station.history.path(version.digest)
     array, found = read_label(path, image_id=uid, image_grid=grid)
     label = LabelVolume(array, found, LABELS)
-    write_object(kind, file, label, headers, about_version(version, kind, uid), image_id=uid)
+    write_object(kind, file, label, headers, provenance_of(version, kind, uid), image_id=uid)
 
 
 @KINDS
@@ -60,12 +60,12 @@ def test_what_this_server_stored_itself_is_ours_whatever_its_tag(
 ) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
-    version = keep(station, uid, tag, "client")
+    version = submit(station, uid, tag, "client")
     export(station, version, kind, tmp_path / "sent.dcm")
     station.pacs_sync.store_object((tmp_path / "sent.dcm").read_bytes())
     station.look()
     assert not station.came
-    assert [row.verdict for row in station.pacs_sync.objects.known().values()] == ["ours"]
+    assert [row.verdict for row in station.pacs_sync.objects.by_uid().values()] == ["ours"]
 
 
 @KINDS
@@ -92,12 +92,12 @@ def test_another_servers_prediction_is_none_and_its_corrected_label_is_one(
     other = Station(tmp_path / "other", server.dicomweb_url).look()
     for tag, source in (("original", "infer"), ("final", "client")):
         file = tmp_path / f"{tag}.dcm"
-        export(other, keep(other, uid, tag, source), kind, file)
+        export(other, submit(other, uid, tag, source), kind, file)
         server.upload([file])
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
     (version,) = station.came
     assert "ada" in version.author
-    verdicts = [row.verdict for row in station.pacs_sync.objects.known().values()]
+    verdicts = [row.verdict for row in station.pacs_sync.objects.by_uid().values()]
     assert sorted(verdicts) == ["kept", "refused"]
 
 

@@ -97,7 +97,7 @@ def test_an_answer_that_got_lost_sends_nothing_twice(server: Orthanc, tmp_path: 
         network.loses_answers = False
         assert station.send() == []
         assert len(station.objects()) == 1
-        assert station.pacs_sync.deliveries.known()[uid, 1].attempts == 2
+        assert station.pacs_sync.deliveries.by_version()[uid, 1].attempts == 2
 
 
 def test_the_network_is_cut_and_comes_back(server: Orthanc, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_an_empty_label_is_kept_here(server: Orthanc, tmp_path: Path) -> None:
     assert station.send() == []
     assert station.objects() == []
     assert station.store.get_labeled_images() == [uid]
-    assert station.pacs_sync.deliveries.known()[uid, 1].is_given_up
+    assert station.pacs_sync.deliveries.by_version()[uid, 1].is_given_up
 
 
 def test_what_was_replaced_before_it_was_sent_is_not_sent(server: Orthanc, tmp_path: Path) -> None:
@@ -183,16 +183,16 @@ def test_what_was_replaced_before_it_was_sent_is_not_sent(server: Orthanc, tmp_p
     server.start()
     assert station.send() == []
     (sop_uid,) = station.objects()
-    assert station.pacs_sync.deliveries.known()[uid, newer.number].sop_uid == sop_uid
+    assert station.pacs_sync.deliveries.by_version()[uid, newer.number].sop_uid == sop_uid
 
 
 def test_a_scan_that_comes_in_part_is_not_kept(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
-    row = station.store.catalogue.require(uid)
+    row = station.store.catalog.require(uid)
     with pytest.raises(PacsError, match="sent 12 of 13 slices"):
-        station.store.mirror.fetch(uid, row.study_uid, 13)
-    assert not station.store.is_at_hand(uid)
+        station.store.cache.fetch(uid, row.study_uid, 13)
+    assert not station.store.is_available(uid)
     assert len(read_ct(station.store.require_image(uid)).array_hu) == 20
 
 
@@ -207,4 +207,4 @@ def test_scans_that_nobody_looks_at_make_room(
     station.submit(uids[0])
     for uid in uids[1:]:
         station.store.require_image(uid)
-    assert [station.store.is_at_hand(uid) for uid in uids] == [True, False, True]
+    assert [station.store.is_available(uid) for uid in uids] == [True, False, True]

@@ -97,7 +97,7 @@ def test_a_series_that_is_not_delivered_keeps_none_from_being_judged(
     refusal, reason = answered
     good = put_ct(server, make_ct(), tmp_path / "good", patient_id="good")
     station = Station(tmp_path / "station", network.dicomweb_url)
-    station.store.catalogue.refresh()
+    station.store.catalog.refresh()
     # The newest is judged first.
     bad = put_ct(server, make_ct(), tmp_path / "bad", patient_id="bad")
     network.refuses, network.refusal = bad, refusal
@@ -121,13 +121,13 @@ def test_a_scan_that_is_not_delivered_keeps_none_from_being_fetched(
     network.refuses = first
     while station.pacs_sync.fetch_next():
         pass
-    assert station.store.is_at_hand(second)
-    assert not station.store.is_at_hand(first)
+    assert station.store.is_available(second)
+    assert not station.store.is_available(first)
     assert "HTTP 404" in undelivered(station)[first]
     network.refuses = ""
     let_an_hour_pass(monkeypatch)
     assert station.pacs_sync.fetch_next()
-    assert station.store.is_at_hand(first)
+    assert station.store.is_available(first)
     assert not undelivered(station)
 
 
