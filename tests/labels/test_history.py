@@ -183,7 +183,7 @@ def test_merged_versions_come_between_and_take_free_numbers(tmp_path: Path) -> N
     add(there, tmp_path, "theirs 2")
     add(here, tmp_path, "ours 2")
     for version in there.history("a", "final"):
-        here.keep(there.path(version.digest))
+        here.keep_volume(there.path(version.digest))
     records = json.loads(json.dumps(there.records()))
     assert here.merge(records) == 2
     assert here.merge(records) == 0
@@ -201,9 +201,9 @@ def test_a_label_that_was_deleted_since_stays_deleted_after_a_merge(tmp_path: Pa
     add(there, tmp_path, "theirs")
     add(here, tmp_path, "ours")
     here.hide("a", "final")
-    here.keep(tmp_path / "label.nii.gz")
+    here.keep_volume(tmp_path / "label.nii.gz")
     (version,) = there.current()
-    here.keep(there.path(version.digest))
+    here.keep_volume(there.path(version.digest))
     assert here.merge(there.records()) == 1
     assert here.current() == []
     assert len(here.history("a", "final")) == 2
