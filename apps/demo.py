@@ -24,8 +24,7 @@ from lib.models.registry import Registry
 from lib.pacs.client import Pacs
 from lib.pacs.orthanc import Orthanc, find_orthanc
 from lib.recipes.schema import OPENKBP
-from phantom.cohort import write_cohort
-from phantom.dicom_cohort import write_dicom_cohort
+from phantom.cohort import write_cohort, write_dicom_cohort
 
 CASES, LABELLED = 12, 9
 MODEL = "organnet25d"

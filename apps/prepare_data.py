@@ -11,11 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lib.errors import ConfigError, OrganNetError
-from lib.importers.cases import SourceCase
+from lib.importers.cases import OrganNames, SourceCase, read_names
 from lib.importers.detect import SOURCES, find_cases
-from lib.importers.names import OrganNames, read_names
-from lib.importers.run import IMPORTED, NO_CONTOURS, REPORT, UNCHANGED, import_cases
-from lib.importers.summary import summary_lines
+from lib.importers.run import IMPORTED, NO_CONTOURS, REPORT, UNCHANGED, import_cases, summary_lines
 from lib.organs.table import ORGAN_SETS
 
 
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     for case in find_cases(options.input, source=options.source, leave_out=options.output):
-        print(f"{case.case_id}\t{case.source}\t{case.place}")
+        print(f"{case.case_id}\t{case.source}\t{case.location}")
     return 0
 
 

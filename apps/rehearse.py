@@ -25,8 +25,7 @@ from lib.models.model_cards import trained_cases
 from lib.models.registry import load_model
 from lib.recipes.yaml_files import find_recipe
 from lib.storage.atomic_files import write_json
-from lib.training.cases import Case
-from lib.training.labelled_folder import labelled_cases
+from lib.training.cases import Case, find_labelled_cases
 from lib.training.validate import validate
 
 
@@ -107,7 +106,7 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
         OrganNetError: If there are too few.
     """
     known = trained_cases(default_starter_dir()) if options.start == "starter" else set()
-    every = [case for case in labelled_cases(options.data) if case.image_id not in known]
+    every = [case for case in find_labelled_cases(options.data) if case.image_id not in known]
     wanted = options.cases + options.test
     if len(every) < wanted:
         raise OrganNetError(

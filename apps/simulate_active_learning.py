@@ -25,8 +25,7 @@ from lib.experiments.strategy_ranking import curves
 from lib.experiments.strategy_report import write_report
 from lib.experiments.strategy_round import Simulation
 from lib.recipes.yaml_files import find_recipe
-from lib.training.cases import digest_of
-from lib.training.labelled_folder import labelled_cases
+from lib.training.cases import digest_of, find_labelled_cases
 
 _Number = TypeVar("_Number", int, float)
 STRATEGIES = ("random", "random_foreground", "entropy", "claspe", "structure_qc", "suggestive")
@@ -157,7 +156,7 @@ def _run(simulation: Simulation, options: argparse.Namespace, typed: Sequence[st
 def _simulation(options: argparse.Namespace) -> Simulation:
     """Return what the flags ask for."""
     pool, test = divided(
-        labelled_cases(options.data),
+        find_labelled_cases(options.data),
         pool=options.pool,
         test=options.test,
         listed_pool=read_ids(options.pool_list) if options.pool_list else None,

@@ -22,14 +22,12 @@ from lib.networks.build import NETWORKS, with_network
 from lib.recipes.schema import Recipe
 from lib.recipes.yaml_files import find_recipe
 from lib.retrain.case_set_records import judges_of
-from lib.training.cases import Case
-from lib.training.distributed import Group, is_shared, joined
+from lib.training.cases import Case, find_labelled_cases, split
+from lib.training.distributed import ProcessGroup, is_distributed, join_processes
 from lib.training.gate import publish_if_not_worse
-from lib.training.labelled_folder import labelled_cases
-from lib.training.mlflow_tracker import Mlflow
-from lib.training.run import RunOptions, TrainedModel, Watch, train
-from lib.training.split import split
-from lib.training.tracking import TensorBoard, Tracker
+from lib.training.progress import Tracker
+from lib.training.run import RunCallbacks, RunOptions, TrainedModel, train
+from lib.training.trackers import Mlflow, TensorBoard
 
 
 def parser() -> argparse.ArgumentParser:
@@ -124,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         several = _everyone(options)
         if len(several) > 1:
             return _compare(several, options)
-        with joined(options.device) as group:
+        with join_processes(options.device) as group:
             _run(options, group)
     except OrganNetError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -135,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace, group: Group) -> None:
+def _run(options: argparse.Namespace, group: ProcessGroup) -> None:
     run_options = _run_options(options, group.device)
     recipe = find_recipe(options.recipe[0])
     if options.network:
@@ -150,7 +148,7 @@ def _run(options: argparse.Namespace, group: Group) -> None:
             cache_dir=options.cache or options.output / "cache",
             options=run_options,
             initial=load_model(options.initial) if options.initial else None,
-            watch=Watch(
+            callbacks=RunCallbacks(
                 on_start=bar.start,
                 on_progress=bar.epoch,
                 on_step=bar.step,
@@ -216,7 +214,7 @@ def _compare(everyone: Sequence[NetworkRun], options: argparse.Namespace) -> int
         raise ConfigError(
             "--publish and --initial are for one run; compare first, then publish the better"
         )
-    if is_shared():
+    if is_distributed():
         raise ConfigError("a comparison starts its runs itself: leave torchrun out, see --jobs")
     cases, held_out = _chosen(options)
     if not held_out:
@@ -285,14 +283,14 @@ def _conditions(options: argparse.Namespace, cases: int, held_out: int) -> list[
 
 
 def _chosen(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
-    every = labelled_cases(options.studies)
+    every = find_labelled_cases(options.studies)
     if options.hold_out:
         named = set(options.hold_out)
         cases = [case for case in every if case.image_id not in named]
         held_out = [case for case in every if case.image_id in named]
     else:
         # What judges the server's models is not learned from here either.
-        cases, held_out = split(every, judges=judges_of(options.studies))
+        cases, held_out = split(every, evaluation_ids=judges_of(options.studies))
     missing = sorted(set(options.hold_out) - {case.image_id for case in held_out})
     if options.hold_out and missing:
         raise ConfigError(f"--hold-out: no labelled case is called {', '.join(missing)}")

@@ -13,10 +13,8 @@ import numpy as np
 from lib.errors import LabelError
 from lib.imaging.quantities import ShapeVox, SpacingMm
 from lib.imaging.volumes import CtVolume, LabelVolume
-from phantom.body import paint_body, paint_couch
 from phantom.canvas import Canvas, Pose
-from phantom.head import paint_brainstem, paint_nose, paint_orbits, paint_skull
-from phantom.jaws import paint_jaws
+from phantom.head import paint_brainstem, paint_jaws, paint_nose, paint_orbits, paint_skull
 from phantom.neck import (
     paint_airway,
     paint_muscles,
@@ -24,7 +22,7 @@ from phantom.neck import (
     paint_spine,
     paint_vessels,
 )
-from phantom.patient import PhantomPatient
+from phantom.patient import PhantomPatient, paint_body, paint_couch
 
 SHAPE_VOX: ShapeVox = (128, 128, 96)
 SPACING_MM: SpacingMm = (4.0, 4.0, 2.5)

@@ -5,7 +5,7 @@ import numpy as np
 from phantom.canvas import Canvas
 from phantom.head import AIR_HU, BONE_HU
 from phantom.patient import MUSCLE_HU, SIDES, WATER_HU, PhantomPatient, cord_a_mm
-from phantom.shapes import Column, Common, Cut, Ellipsoid, PointMm, Tube, Union
+from phantom.shapes import Column, Difference, Ellipsoid, Intersection, PointMm, Tube, Union
 
 FLOOR_MM = -260.0
 """s below any field of view."""
@@ -19,7 +19,7 @@ def beside_cord(left: float, a: float, s: float) -> PointMm:
 def paint_muscles(canvas: Canvas, patient: PhantomPatient) -> None:
     """Paint the muscles of the neck and the shoulders."""
     for side in SIDES:
-        k = patient.about(1, 0.1)
+        k = patient.vary(1, 0.1)
         deep = Column(
             [(FLOOR_MM, 30, -44, 6), (-150, 26, -42, 2), (-90, 21 * k, -46 * k, -6),
              (-60, 24 * k, -50, -12), (-42, 24 * k, -54, -22)],
@@ -27,8 +27,8 @@ def paint_muscles(canvas: Canvas, patient: PhantomPatient) -> None:
         )  # fmt: skip
         canvas.paint(deep, MUSCLE_HU, texture=14)
         trapezius = [(14, -62, -60), (32, -62, -110), (70, -84, -158), (150, -70, -178)]
-        line = [patient.near((left * side, a, s), 2) for left, a, s in trapezius]
-        shape = Common(Tube(line, [5, 8, 12, 12]), patient.skin, patient.fat_mm)
+        line = [patient.jitter((left * side, a, s), 2) for left, a, s in trapezius]
+        shape = Intersection(Tube(line, [5, 8, 12, 12]), patient.skin, patient.fat_mm)
         canvas.paint(shape, MUSCLE_HU, texture=8)
         scalene = [
             beside_cord(20 * side, 18, -70),
@@ -39,7 +39,7 @@ def paint_muscles(canvas: Canvas, patient: PhantomPatient) -> None:
         line = [beside_cord(9 * side, 29, s) for s in (-45, -90, -150)]
         canvas.paint(Tube(line, [4.5], (1.6, 1, 1)), MUSCLE_HU)  # longus colli
         line = [
-            patient.near(p, 2)
+            patient.jitter(p, 2)
             for p in (
                 (59.0 * side, -16.0, -40.0),
                 (46.0 * side, 4.0, -95.0),
@@ -51,7 +51,7 @@ def paint_muscles(canvas: Canvas, patient: PhantomPatient) -> None:
                               ((80, 30, -215), (70, 18, 36)), ((60, -95, -205), (58, 22, 50))):  # fmt: skip
             place = (centre[0] * side, float(centre[1]), float(centre[2]))
             canvas.paint(
-                Common(patient.blob(place, radii), patient.skin, patient.fat_mm),
+                Intersection(patient.blob(place, radii), patient.skin, patient.fat_mm),
                 MUSCLE_HU,
                 texture=12,
             )
@@ -59,7 +59,7 @@ def paint_muscles(canvas: Canvas, patient: PhantomPatient) -> None:
 
 def paint_spine(canvas: Canvas, patient: PhantomPatient) -> None:
     """Paint the vertebrae with their discs and arches, the canal, and the cord."""
-    k = patient.about(1, 0.06)
+    k = patient.vary(1, 0.06)
     bodies = Column(
         [(FLOOR_MM, 17 * k, 8, 32), (-130, 14 * k, 8, 27.5), (-48, 11 * k, 8, 26)],
         cord_a_mm,
@@ -79,7 +79,7 @@ def paint_spine(canvas: Canvas, patient: PhantomPatient) -> None:
         s, number = s - height, number + 1
     canal = Column([(FLOOR_MM, 10, -7.5, 8), (-60, 11.5, -8, 8.5), (-34, 13, -9, 9)], cord_a_mm)
     canvas.paint(canal, WATER_HU)
-    thick = patient.about(1, 0.06)
+    thick = patient.vary(1, 0.06)
     cord = Column(
         [(FLOOR_MM, 7 * thick, -5.6 * thick, 5.6 * thick), (-110, 8 * thick, -6 * thick, 6 * thick),
          (-34, 7.2 * thick, -6 * thick, 6 * thick)],
@@ -93,7 +93,7 @@ def _paint_vertebra(canvas: Canvas, patient: PhantomPatient, s: float) -> None:
     parts = [Tube([beside_cord(0, -13, s - 3), tip], [4, 3.5], (0.9, 1, 1.3))]
     for side in SIDES:
         pillar = [beside_cord(16 * side, 0, s + 5), beside_cord(16 * side, -3, s - 5)]
-        wing = [beside_cord(13 * side, 11, s), patient.near(beside_cord(27 * side, 7, s - 2), 1)]
+        wing = [beside_cord(13 * side, 11, s), patient.jitter(beside_cord(27 * side, 7, s - 2), 1)]
         lamina = [beside_cord(15 * side, -4, s - 2), beside_cord(0, -13, s - 4)]
         parts += [Tube(pillar, [5]), Tube(wing, [3.5]), Tube(lamina, [3.6], (1, 1, 1.4))]
     canvas.paint(Union(parts), 600, texture=120)
@@ -101,13 +101,13 @@ def _paint_vertebra(canvas: Canvas, patient: PhantomPatient, s: float) -> None:
 
 def paint_airway(canvas: Canvas, patient: PhantomPatient) -> None:
     """Paint the esophagus, the larynx and its cartilages, the thyroid, and the air from nose to lungs."""
-    k, width = patient.about(1, 0.06), patient.about(1, 0.1)
+    k, width = patient.vary(1, 0.06), patient.vary(1, 0.1)
     rows = [(-124, 12, 38, 60), (-118, 15, 35, 63), (-108, 18, 32, 66), (-98, 18, 33, 64),
             (-90, 15, 37, 60), (-87, 11, 40, 57)]  # fmt: skip
     larynx = Column([(s, hw * k, b, f) for s, hw, b, f in rows], cord_a_mm)
     canvas.paint(larynx, 58, "Larynx", texture=6)
     _paint_cartilages(canvas, patient, k)
-    r = patient.about(1, 0.08)
+    r = patient.vary(1, 0.08)
     off_l = float(patient.rng.uniform(0, 4))
     esophagus = Column(
         [(FLOOR_MM, 11 * r, 29, 42), (-140, 11 * r, 29, 42), (-126, 10 * r, 30, 41.5)],
@@ -145,7 +145,7 @@ def _paint_cartilages(canvas: Canvas, patient: PhantomPatient, k: float) -> None
         ]
         canvas.paint(Tube(wing, [1.7], (1, 1, 6)), chalk_hu, texture=80)  # thyroid cartilage
         hyoid = [
-            patient.near(p, 1) for p in ((18.0 * side, 28.0, -85.0), (12.0 * side, 43.0, -88.0))
+            patient.jitter(p, 1) for p in ((18.0 * side, 28.0, -85.0), (12.0 * side, 43.0, -88.0))
         ]
         canvas.paint(Tube([*hyoid, (0, 47, -89)], [2, 2.4, 2.8]), 500)
         canvas.paint(
@@ -160,11 +160,11 @@ def paint_vessels(canvas: Canvas, patient: PhantomPatient) -> None:
     """Paint the carotid arteries and the jugular veins, with or without contrast medium."""
     for side in SIDES:
         line = [beside_cord(20 * side, 40, FLOOR_MM), beside_cord(24 * side, 40, -150),
-                beside_cord(27 * side, 36, -95), patient.near((34 * side, 20, -50))]  # fmt: skip
+                beside_cord(27 * side, 36, -95), patient.jitter((34 * side, 20, -50))]  # fmt: skip
         canvas.paint(Tube(line, [4, 3.8, 4.2, 2.6]), patient.contrast_hu)
-        wide = patient.about(5.0, 0.3)
+        wide = patient.vary(5.0, 0.3)
         line = [beside_cord(30 * side, 40, FLOOR_MM), beside_cord(35 * side, 37, -150),
-                beside_cord(37 * side, 28, -95), patient.near((38 * side, 10, -46))]  # fmt: skip
+                beside_cord(37 * side, 28, -95), patient.jitter((38 * side, 10, -46))]  # fmt: skip
         canvas.paint(Tube(line, [wide + 1, wide, wide, 3.5], (1, 0.9, 1)), patient.contrast_hu - 3)
 
 
@@ -176,7 +176,7 @@ def paint_shoulders(canvas: Canvas, patient: PhantomPatient) -> None:
         rib = [(20, -62, -170), (52, -62, -176), (62, -22, -186), (36, 22, -196)]
         canvas.paint(Tube([(left * side, a, s) for left, a, s in rib], [3.6]), 550)
         collarbone = [(16, 32, -184), (60, 24, -176), (120, -22, -168), (160, -36, -172)]
-        line = [patient.near((left * side, a, s), 2) for left, a, s in collarbone]
+        line = [patient.jitter((left * side, a, s), 2) for left, a, s in collarbone]
         canvas.paint(Tube(line, [6.5, 5.5, 5.5, 6]), BONE_HU)
         canvas.paint(Tube(line, [3.5, 2.6, 2.6, 3]), 350)
         blade = [(92, -88, -186), (140, -72, -176), (165, -52, -178)]
@@ -185,5 +185,6 @@ def paint_shoulders(canvas: Canvas, patient: PhantomPatient) -> None:
         canvas.paint(arm, BONE_HU)
         canvas.paint(arm, 300, grow_mm=-3)
     canvas.paint(
-        Cut(Ellipsoid((0, 40, -215), (30, 9, 24)), Ellipsoid((0, 60, -190), (10, 20, 8))), 400
+        Difference(Ellipsoid((0, 40, -215), (30, 9, 24)), Ellipsoid((0, 60, -190), (10, 20, 8))),
+        400,
     )

@@ -1,4 +1,4 @@
-"""What all parts of the drawing share: one patient's dice, the body's outline, and the spine's curve."""
+"""Random anatomy of one synthetic patient: the body outline, the spine's curve, skin and fat; the couch."""
 
 from dataclasses import dataclass, field
 
@@ -6,6 +6,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from lib.imaging.quantities import FloatArray
+from phantom.canvas import Canvas, Pose
 from phantom.shapes import Column, Ellipsoid, PointMm, Tube, Union
 
 SIDES = (1, -1)
@@ -45,12 +46,12 @@ class PhantomPatient:
         self.contrast_hu = float(self.rng.choice([48.0, 150.0]))
         self.skin = self._outline()
 
-    def near(self, point: PointMm, by_mm: float = 1.5) -> PointMm:
+    def jitter(self, point: PointMm, by_mm: float = 1.5) -> PointMm:
         """Return a point within `by_mm` of `point` along each axis."""
         left, a, s = np.array(point) + self.rng.uniform(-by_mm, by_mm, 3)
         return float(left), float(a), float(s)
 
-    def about(self, value: float, share: float = 0.07) -> float:
+    def vary(self, value: float, share: float = 0.07) -> float:
         """Return `value` give or take `share` of it."""
         return float(value * self.rng.uniform(1 - share, 1 + share))
 
@@ -59,14 +60,14 @@ class PhantomPatient:
         pitch_deg: float = 0.0,
     ) -> Ellipsoid:  # fmt: skip
         """Return an ellipsoid close to the one described, never quite its mirror image's twin."""
-        left, a, s = (self.about(radius) for radius in radii)
+        left, a, s = (self.vary(radius) for radius in radii)
         turn = self.rng.uniform(-5, 5, 2)
         yaw, pitch = yaw_deg + float(turn[0]), pitch_deg + float(turn[1])
-        return Ellipsoid(self.near(centre), (left, a, s), power, yaw, pitch)
+        return Ellipsoid(self.jitter(centre), (left, a, s), power, yaw, pitch)
 
     def _outline(self) -> Union:
         """Return head, face, neck, shoulders, nose and ears as one shape."""
-        jaw, neck = self.about(1, 0.04), self.about(1, 0.07)
+        jaw, neck = self.vary(1, 0.04), self.vary(1, 0.07)
         head = Column(
             [
                 (-58, 30, -70, -10), (-46, 52, -84, 20), (-30, 67, -94, 60), (-10, 76, -100, 88),
@@ -95,3 +96,44 @@ class PhantomPatient:
         nose = Tube([(0, 98, 14), (0, 116, -17), (0, 104, -26)], [6, 10, 9])
         ears = [self.blob((78 * side, -8, -14), (8, 17, 29), yaw_deg=-22 * side) for side in SIDES]
         return Union([head, face, trunk, nose, *ears])
+
+
+_MASK_SHARE = 0.6
+"""Share of patients in a thermoplastic mask."""
+
+_FAR_MM = 60.0
+
+
+def paint_couch(canvas: Canvas, pose: Pose) -> None:
+    """Paint a carbon plate filled with foam under the patient, and a headrest."""
+    top_mm = pose.scale[1] * (-127 - 2.3 * pose.curve_mm) + pose.offset_mm[1]
+    left, a, _ = canvas.table
+    depth = np.abs(a - (top_mm - 22) - np.float32(2e-4) * left * left) - 22
+    depth = np.maximum(depth, np.abs(left) - 230) + 0 * canvas.table[2]
+    everywhere = (slice(None), slice(None), slice(None))
+    depth = depth.astype(np.float32)
+    canvas.blend(everywhere, depth, -250)
+    canvas.blend(everywhere, depth + np.float32(2.5), -930)
+    rest = Ellipsoid((0, -116, -45), (88, 12, 90), 8)
+    canvas.paint(rest, -600, grow_mm=2)
+    canvas.paint(rest, -950)
+
+
+def paint_body(canvas: Canvas, patient: PhantomPatient) -> None:
+    """Paint skin, fat and the loose tissue between organs; some patients wear a mask."""
+    distance = np.full(canvas.hu.shape, _FAR_MM, np.float32)
+    for part in patient.skin.parts:
+        region = canvas.region(part.box, 8)
+        here = distance[region]
+        np.minimum(here, part.distance(canvas.points_in(region)), out=here)
+    everywhere = (slice(None), slice(None), slice(None))
+    if patient.rng.random() < _MASK_SHARE:
+        shell = np.maximum(
+            np.abs(distance - np.float32(3.5)) - np.float32(1.3), -30 - canvas.points[1]
+        )
+        canvas.blend(everywhere, np.maximum(shell, -175 - canvas.points[2]), -100)
+    canvas.blend(everywhere, distance, 10)
+    canvas.blend(everywhere, distance + np.float32(2), FAT_HU, texture=8)
+    low = np.clip((-120 - canvas.points[2]) / 50, 0, 1)
+    deep = distance + np.float32(patient.fat_mm) * (1 + low)
+    canvas.blend(everywhere, deep, -70, texture=28)

@@ -210,7 +210,7 @@ class Union:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Difference:
     """All points of `shape` that lie `gap_mm` or more outside `tool`."""
 
     shape: Shape
@@ -229,7 +229,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Common:
+class Intersection:
     """All points of both shapes, the second one shrunk by `inset_mm`."""
 
     shape: Shape

@@ -15,10 +15,9 @@ import SimpleITK as sitk
 from lib.activelearning.pool import ImageScore, OrganScore, OrganShape
 from lib.imaging.quantities import FloatArray, LabelArray, SpacingMm
 from lib.imaging.volumes import LabelVolume
-from lib.inference.body_mask import BODY_HU
-from lib.inference.ensemble import DeepOptions, gather, most_likely, plan
-from lib.inference.preprocessing import Pipeline, Prepared
-from lib.inference.resampling import closest_ras, turned
+from lib.inference.ensemble import DeepOptions, most_likely, plan, run_passes
+from lib.inference.preprocessing import BODY_HU, Pipeline, Prepared
+from lib.inference.resampling import closest_ras, in_ras_order
 from lib.inference.single_pass import OVERLAP, probabilities
 from lib.inference.uncertainty import normalised_entropy, pairwise_dice, volume_variation
 from lib.models.registry import Model
@@ -96,7 +95,7 @@ def samples(
     options = options or DeepOptions(overlap=OVERLAP, models=1)
     planned = plan(model, options)
     labels = model.recipe.labels
-    found = gather(planned, prepared, device=device, between=between).samples
+    found = run_passes(planned, prepared, device=device, between=between).samples
     agreement = pairwise_dice(found, max(labels.values()) + 1)
     organs = {}
     for name, value in labels.items():
@@ -132,7 +131,7 @@ def appearance(prepared: Prepared) -> dict[str, Any]:
 
 def drawn(label: LabelVolume) -> dict[str, Any]:
     """Return the shape of every organ that a person drew: name -> `Shape` as plain values."""
-    array = np.ascontiguousarray(turned(label.array, label.grid), np.uint8)
+    array = np.ascontiguousarray(in_ras_order(label.array, label.grid), np.uint8)
     axes, _ = closest_ras(label.grid)
     x, y, z = (float(label.grid.spacing_mm[axis]) for axis in axes)
     shapes = organ_shapes(array, (x, y, z), label.labels)

@@ -27,10 +27,9 @@ from lib.errors import (
     ScanError,
     StorageFullError,
 )
-from lib.imaging.formats import SCAN_SUFFIXES
+from lib.imaging.formats import SCAN_SUFFIXES, unpack_zip
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
-from lib.imaging.zip_archives import unpack
 from lib.labels.folder_watcher import FolderWatcher, RefusedFile
 from lib.labels.history import CONSENSUS, FINAL, LabelHistory, Submission
 from lib.labels.history import SUFFIX as LABEL_SUFFIX
@@ -212,7 +211,7 @@ class FolderStore(LocalDatastore):
             )
         image_id = require_image_id(image_id or source.name.removesuffix(suffix or ".zip"))
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as received:
-            scan = source if suffix else unpack(source, Path(received) / "series", image_id)
+            scan = source if suffix else unpack_zip(source, Path(received) / "series", image_id)
             read_ct(scan, image_id=image_id)
             with self._index.changing() as index:
                 if image_id not in index.objects:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.errors import LabelError
-from lib.imaging.combine_masks import combine
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import MaskArray
-from lib.imaging.volumes import LabelVolume
+from lib.imaging.volumes import LabelVolume, combine_masks
 from lib.organs.naming import organ_of_structure
 
 _log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def label_from(
                 f"{image_id}: {' and '.join(map(repr, same))} both mean {organ}; join them or rename one"
             )
     masks = {organ: structures.masks[name] for name, organ in organs.items()}
-    label, shared = combine(masks, labels, grid, image_id)
+    label, shared = combine_masks(masks, labels, grid, image_id)
     said = [f"{pair}: {n} voxels that both claim went to the smaller" for pair, n in shared.items()]
     for note in said:
         _log.info("%s: %s", image_id, note)

@@ -13,7 +13,7 @@ from lib.evaluation.case_loading import Box, CaseContours, CroppedMask
 from lib.evaluation.table import Evaluation, Row, stem, union_box
 from lib.imaging.geometry import Grid
 from lib.imaging.volumes import CtVolume
-from lib.inference.resampling import closest_ras, turned
+from lib.inference.resampling import closest_ras, in_ras_order
 from lib.reports.ct_overlays import SOFT_TISSUE_HU
 from lib.reports.figures import png, styled_figure
 
@@ -71,7 +71,7 @@ def worst_picture(
     volumes = [_turned(side.organs.get(organ), box, grid) for side in (reference, prediction)]
     if ct is None:
         volumes += [_turned(p, box, grid) for n, p in reference.organs.items() if n != organ]
-    hu = None if ct is None else turned(ct.array_hu[box], grid)
+    hu = None if ct is None else in_ras_order(ct.array_hu[box], grid)
     with styled_figure(7.4, 2.75) as figure:
         panels = figure.subplots(1, 3)
         for axis, (plane, normal) in zip(panels, _PLANES, strict=True):
@@ -103,7 +103,7 @@ def worst_picture(
 def _turned(piece: CroppedMask | None, box: Box, grid: Grid) -> Array:
     """Return the organ in `box`, axes in RAS order; False everywhere where it is missing."""
     shape = [b.stop - b.start for b in box]
-    return turned(np.zeros(shape, bool) if piece is None else piece.within(box), grid)
+    return in_ras_order(np.zeros(shape, bool) if piece is None else piece.within(box), grid)
 
 
 def _view(

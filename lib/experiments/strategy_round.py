@@ -17,10 +17,10 @@ from lib.experiments.protocol import Protocol, derived_seed, first_draw
 from lib.experiments.round_records import FOLDER as RECORDS
 from lib.experiments.round_records import START, Round, RoundKey, places, read_round, write_round
 from lib.inference.preprocessing import Pipeline
-from lib.inference.single_pass import StageClock, contour_prepared
+from lib.inference.single_pass import StageTimer, contour_prepared
 from lib.models.registry import Model, load_model, save_model
 from lib.training.cases import Case
-from lib.training.run import RunOptions, Watch, train
+from lib.training.run import RunCallbacks, RunOptions, train
 
 WORK = "work"
 CACHE = "cache"
@@ -60,7 +60,7 @@ def play(simulation: Simulation, place: RoundKey) -> Round:
     """
     if (over := read_round(simulation.output, place)) is not None:
         return over
-    protocol, clock = simulation.protocol, StageClock()
+    protocol, clock = simulation.protocol, StageTimer()
     earlier = _earlier(simulation, place)
     model = None
     if earlier is not None and (_kinds(protocol, place) or protocol.start == "previous"):
@@ -147,7 +147,7 @@ def _asked(
     place: RoundKey,
     earlier: Round | None,
     model: Model | None,
-    clock: StageClock,
+    clock: StageTimer,
 ) -> list[Choice]:
     """Return the labels that are asked for in this round, and why."""
     protocol = simulation.protocol
@@ -196,7 +196,7 @@ def _trained(
         # The same for all strategies: what differs between them is the labels alone.
         options=RunOptions(seed=derived_seed(place.seed, place.number), device=protocol.device),
         initial=initial,
-        watch=Watch(),
+        callbacks=RunCallbacks(),
     )
     version = save_model(folder, trained.weights, protocol.recipe, trained.card)
     return load_model(folder / f"{version}.safetensors", protocol.device)

@@ -60,7 +60,7 @@ _Header = TypeVar("_Header", bound=Dataset)
 
 def holds_dicom(folder: Path) -> bool:
     """Return whether a DICOM file other than a DICOMDIR lies directly in `folder`."""
-    return any(is_dicom(p) for p in _files_of(folder))
+    return any(is_dicom(p) for p in dicom_candidates(folder))
 
 
 def require_series(path: Path, image_id: str) -> Path:
@@ -166,7 +166,7 @@ def arranged(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header
     return [headers[i] for i in order], grid
 
 
-def _files_of(folder: Path) -> list[Path]:
+def dicom_candidates(folder: Path) -> list[Path]:
     """Return the files in `folder`, sorted, but for hidden ones and DICOM's own table of contents."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     return [p for p in files if p.name.upper() != "DICOMDIR"]
@@ -180,7 +180,7 @@ def is_dicom(path: Path) -> bool:
 
 def _dicom_files(folder: Path, image_id: str) -> Iterator[Path]:
     inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    for path in (p for f in (folder, *inner) for p in _files_of(f)):
+    for path in (p for f in (folder, *inner) for p in dicom_candidates(f)):
         if is_dicom(path):
             yield path
         elif path.suffix.lower() in DICOM_SUFFIXES:

@@ -1,11 +1,13 @@
-"""Files that hold one volume with its grid: NIfTI, NRRD, MHA; what is in them is not asked here.
+"""Volume files with a grid (NIfTI, NRRD, MHA), names of files in a case folder, and zip archives.
 
-NIfTI goes through nibabel, whose writer notices a full disk and whose reader shows both transforms; NRRD and
-MHA through ITK, after a look at what ITK takes for granted.
+NIfTI is read and written with nibabel: its writer notices a full disk, its reader returns both transforms.
+NRRD and MHA go through ITK, after a check of the header for everything that ITK takes for granted.
 """
 
 import gzip
+import shutil
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,19 +25,25 @@ from lib.imaging.geometry import Grid, from_sitk, require_right_angles, to_sitk
 from lib.storage.atomic_files import is_disk_full, replacing
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""Files that hold one volume with its geometry; detached headers (.nhdr, .mhd) are not read."""
+"""Suffixes of files that hold one volume with its grid; detached headers (.nhdr, .mhd) are not read."""
+
+CT_STEMS = ("ct", "img", "image")
+"""File names of the CT in a case folder (OpenKBP: `pt_1/ct.nii.gz`, PDDCA: `img.nrrd`)."""
+
+LABEL_STEMS = ("label", "labels", "seg", "segmentation")
+"""File names of the label volume in a case folder (OpenKBP: `pt_1/label.nii.gz`)."""
 
 MAX_VOXELS = 2**30
-"""Beyond any CT (1024 x 1024 x 1024): a damaged header, or a file made to fill the memory."""
+"""Largest number of voxels (1024 x 1024 x 1024); a file with more is damaged or made to fill the memory."""
 
 FORMS_TOLERANCE_MM = 1.0
-"""NIfTI's sform and qform may differ by this much at a corner.
+"""Largest distance between a corner by NIfTI's sform and by its qform, in mm.
 
-Rounding alone moves a qform by 0.2 mm where the rotation is close to 180 degrees (32-bit quaternions).
+Rounding alone moves a qform by 0.2 mm if the rotation is close to 180 degrees (32-bit quaternions).
 """
 
 MAX_NIFTI_OFFSET_BYTES = 16 * 2**20
-"""Header extensions hold notes; those of a few MiB have been seen."""
+"""Largest size of a NIfTI header with its extensions, in bytes; extensions of a few MiB exist."""
 _NIFTI2_HEADER_BYTES = 540
 
 _NRRD_SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras",
@@ -44,7 +52,7 @@ _HEADER_BYTES = 2**20
 
 _DAMAGE = (RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError,
                    KeyError, OverflowError, MemoryError)  # fmt: skip
-"""What SimpleITK, nibabel and gzip raise at damaged files."""
+"""Exceptions that SimpleITK, nibabel and gzip raise on damaged files."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -52,22 +60,22 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def read_volume(
     path: Path, case: str, *, require: Callable[[Grid], None] | None = None
 ) -> tuple[Array, Grid]:
-    """Return the one 3D volume in a file, `(X, Y, Z)`, its values as they are.
+    """Return the only 3D volume in a file, `(X, Y, Z)`, with unchanged values.
 
     Args:
         path: The file.
         case: For messages.
-        require: Asked with the grid that the header states, before any voxel is unpacked into memory; it
-            raises where that grid is not wanted.
+        require: Called with the grid of the header before any voxel is unpacked into memory; raises to refuse
+            the grid.
 
     Raises:
-        ScanError: If the file is damaged, or holds anything else; `GeometryError` if it is placed nowhere.
+        ScanError: If the file is damaged, or holds anything else; `GeometryError` if it has no position.
     """
     suffix = suffix_of(path)
     if suffix is None:
         raise ScanError(
-            f"{case}: {path.name} is none of {', '.join(SCAN_SUFFIXES)}; convert it, or give the folder of a "
-            "DICOM series rather than one of its slices"
+            f"{case}: {path.name} is not one of {', '.join(SCAN_SUFFIXES)}; convert it, or give the folder of "
+            "a DICOM series rather than one of its slices"
         )
     try:
         with path.open("rb") as file:
@@ -86,10 +94,10 @@ def read_volume(
     except ScanError:
         raise
     except EOFError as error:
-        raise ScanError(f"{case}: {path.name} is cut short; copy it again") from error
+        raise ScanError(f"{case}: {path.name} is truncated; copy it again") from error
     except _DAMAGE as error:
         raise ScanError(
-            f"{case}: {path.name} is no readable {suffix} file, or is damaged or cut short: {_reason(error)}"
+            f"{case}: {path.name} is not a readable {suffix} file, or is damaged or truncated: {_reason(error)}"
         ) from error
     require_right_angles(case, grid)
     return array, grid
@@ -123,9 +131,25 @@ def write_volume(path: Path, array: Array, grid: Grid) -> None:
         ) from error
 
 
-def suffix_of(path: Path) -> str | None:
-    """Return which of `SCAN_SUFFIXES` the file's name ends in, None where it ends in none."""
-    return next((s for s in SCAN_SUFFIXES if path.name.lower().endswith(s)), None)
+def suffix_of(file: Path | str) -> str | None:
+    """Return the one of `SCAN_SUFFIXES` that a file name ends in, in any case; None if there is none.
+
+    The result is in lower case: of `B.NII.GZ` it is `.nii.gz`, and `stem_of` gives `B`.
+    """
+    name = file if isinstance(file, str) else file.name
+    return next((suffix for suffix in SCAN_SUFFIXES if name.lower().endswith(suffix)), None)
+
+
+def stem_of(file: Path | str) -> str:
+    """Return a file name without its volume suffix."""
+    name = file if isinstance(file, str) else file.name
+    return name[: len(name) - len(suffix_of(name) or "")]
+
+
+def scan_files(folder: Path) -> list[Path]:
+    """Return the volume files directly in `folder`, sorted; hidden files are left out."""
+    files = (p for p in folder.iterdir() if suffix_of(p) and not p.name.startswith("."))
+    return sorted(p for p in files if p.is_file())
 
 
 def _reason(error: BaseException) -> str:
@@ -134,7 +158,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _require_3d(case: str, shape: tuple[int, ...], *, is_scalar: bool) -> tuple[int, int, int]:
-    """Return `shape` without dimensions of 1 at its end."""
+    """Return `shape` without trailing dimensions of 1, if the rest is one 3D volume."""
     if not is_scalar:
         raise ScanError(
             f"{case}: the voxels are colours, vectors or complex numbers; one number each expected"
@@ -153,9 +177,7 @@ def _read_nifti(
     _check_nifti_offset(path, case)
     image = nib.load(path, mmap=False)
     if not isinstance(image, nib.Nifti1Image):
-        raise ScanError(
-            f"{case}: {path.name} is no NIfTI file but {type(image).__name__}; convert it"
-        )
+        raise ScanError(f"{case}: {path.name} is not NIfTI but {type(image).__name__}; convert it")
     header: Any = image.header
     is_scalar = header.get_data_dtype().kind in "iuf"
     shape = _require_3d(case, tuple(int(n) for n in header.get_data_shape()), is_scalar=is_scalar)
@@ -166,7 +188,7 @@ def _read_nifti(
 
 
 def _check_nifti_offset(path: Path, case: str) -> None:
-    """Do nothing where a NIfTI header's extensions are of a size that can be read.
+    """Raise if the extensions of a NIfTI header are too large.
 
     nibabel reads everything before the voxels into memory; in a small `.nii.gz` that can be gigabytes.
     """
@@ -186,7 +208,7 @@ def _check_nifti_offset(path: Path, case: str) -> None:
 
 
 def _nifti_grid(header: Any, shape: tuple[int, int, int], case: str) -> Grid:
-    """Return the grid that ITK reads, where the header leaves no doubt about it."""
+    """Return the grid that ITK reads; raise if the header is ambiguous."""
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
         raise GeometryError(f"{case}: lengths are in {unit}; mm expected: convert the file")
@@ -207,7 +229,7 @@ def _nifti_grid(header: Any, shape: tuple[int, int, int], case: str) -> Grid:
     if not apart_mm <= FORMS_TOLERANCE_MM:
         raise GeometryError(
             f"{case}: sform and qform place a corner {apart_mm:.1f} mm apart, so that viewers would disagree; "
-            "set both to the one that is right"
+            "set both to the correct one"
         )
     return by_sform if sform_code == 1 else by_qform
 
@@ -221,12 +243,12 @@ def _write_nifti(path: Path, array: Array, grid: Grid) -> None:
 
 
 def _check_nrrd(start: bytes, case: str) -> None:
-    """Do nothing where an NRRD header states an anatomical space in mm, and holds its own data."""
+    """Raise unless an NRRD header states an anatomical space in mm, and the file contains its data."""
     head, end, _ = start.replace(b"\r\n", b"\n").partition(b"\n\n")
     lines = (line.partition(":") for line in head.decode("latin-1").lower().splitlines())
     fields = {key.strip(): value.strip() for key, _, value in lines if not value.startswith("=")}
     if "data file" in fields or "datafile" in fields or not end:
-        raise ScanError(f"{case}: the NRRD file does not hold its own data; save it as one file")
+        raise ScanError(f"{case}: the NRRD file does not contain its data; save it as one file")
     space = fields.get("space", "none")
     if space not in _NRRD_SPACES:
         raise GeometryError(
@@ -239,7 +261,7 @@ def _check_nrrd(start: bytes, case: str) -> None:
 
 
 def _check_mha(start: bytes, case: str) -> None:
-    """Do nothing where a MetaImage header states directions and spacing, and holds its own data."""
+    """Raise unless a MetaImage header states directions and spacing, and the file contains its data."""
     fields: dict[str, str] = {}
     for line in start.decode("latin-1").split("\n"):
         key, _, value = line.partition("=")
@@ -248,7 +270,7 @@ def _check_mha(start: bytes, case: str) -> None:
             break
     if fields.get("ElementDataFile") != "LOCAL":
         raise ScanError(
-            f"{case}: the MetaImage file does not hold its own data; save it as one file"
+            f"{case}: the MetaImage file does not contain its data; save it as one file"
         )
     if "ElementSpacing" not in fields or not fields.keys() & {
         "TransformMatrix",
@@ -264,6 +286,7 @@ def _check_mha(start: bytes, case: str) -> None:
 def _read_itk(
     path: Path, suffix: str, case: str, require: Callable[[Grid], None] | None
 ) -> tuple[Array, Grid]:
+    # ITK may read a neighbour of similar name, or follow the header to another file: the link stands alone.
     with TemporaryDirectory(prefix="organnet-") as folder:
         alone = Path(folder) / f"volume{suffix}"
         alone.symlink_to(path.resolve())
@@ -280,3 +303,35 @@ def _read_itk(
     while image.GetDimension() > 3:
         image = image[..., 0]
     return from_sitk(image), Grid.of_sitk(image)
+
+
+MAX_UNPACKED_BYTES = 2 * 2**30
+"""Largest size of the files in a zip, in bytes."""
+MAX_FILES = 10_000
+"""Largest number of files in a zip."""
+
+
+def unpack_zip(archive: Path, folder: Path, image_id: str) -> Path:
+    """Unpack a zip into the new `folder`, without its subfolders, and return `folder`.
+
+    Raises:
+        ScanError: If it is not a zip, is damaged, or unpacks to more than a CT can be.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [m for m in opened.infolist() if not m.is_dir()]
+            size = sum(member.file_size for member in members)
+            if size > MAX_UNPACKED_BYTES or len(members) > MAX_FILES:
+                raise ScanError(
+                    f"{image_id}: the zip unpacks to {len(members)} files of {size / 2**20:.0f} MiB; "
+                    f"expected at most {MAX_FILES} files of {MAX_UNPACKED_BYTES / 2**20:.0f} MiB"
+                )
+            folder.mkdir()
+            for number, member in enumerate(members):
+                # Numbered names: a file name from the zip never becomes a path (defect 11).
+                target = folder / f"{number:05d}{Path(member.filename).suffix.lower()[:8]}"
+                with opened.open(member) as packed, target.open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, RuntimeError, OSError) as error:
+        raise ScanError(f"{image_id}: the zip cannot be unpacked ({error})") from error
+    return folder

@@ -1,13 +1,13 @@
-"""Reading a CT so that its geometry cannot be wrong, and reading and writing labels on its grid.
+"""Functions to find and read CTs with a verified grid, and to read and write label volumes on that grid.
 
-The grid that comes back is the input's own, voxel for voxel; nothing is turned or resampled. What does not
-say where its voxels lie is refused.
+The grid of a volume is the input's own, voxel for voxel; nothing is reoriented or resampled. An input without a
+position in the patient is refused.
 
-- NIfTI goes through nibabel: ITK, asked for `s.nii.gz`, returns `s.nii` where both are there, reads a file
-  without orientation as if it had one, and loses data without a word when the disk is full. Of sform and
-  qform the one is taken that ITK, and with it 3D Slicer, takes; the two may not differ by over 1 mm.
-- NRRD and MetaImage go through ITK, under another name in a folder of their own, after a look at their
-  header: ITK ignores the spaces it does not know, and would follow a header to any other file.
+- NIfTI is read with nibabel: ITK, asked for `s.nii.gz`, returns `s.nii` if both exist, reads a file without
+  orientation as if it had one, and silently loses data when the disk is full. If sform and qform differ, the
+  one that ITK (and 3D Slicer) uses is taken; a difference above 1 mm is refused.
+- NRRD and MetaImage are read with ITK, through a link in a folder of its own, after a check of the header: ITK
+  ignores unknown spaces, and follows a header to any other file.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,11 @@ import numpy as np
 from lib.errors import GeometryError, LabelError, ScanError
 from lib.imaging.dicom_series import PADDING_HU, holds_dicom, read_series
 from lib.imaging.formats import (
+    CT_STEMS,
     SCAN_SUFFIXES,
     read_volume,
+    scan_files,
+    stem_of,
     suffix_of,
     write_volume,
 )
@@ -29,23 +32,20 @@ from lib.imaging.quantities import LabelArray
 from lib.imaging.volumes import CtVolume, LabelVolume, as_hu
 
 MIN_SIDE_VOX = 8
-"""No CT of a patient is smaller along any axis; a projection or a localizer is."""
+"""Smallest number of voxels of a CT along each axis; projections and localizers have fewer."""
 
 NO_AIR_ABOVE_HU = -200
-"""Any CT of a patient has air below this; where nothing is, the values are not HU."""
-
-_CASE_STEMS = ("ct", "img", "image")
-"""File names that say nothing: the folder names the case (OpenKBP: `pt_1/ct.nii.gz`, PDDCA: `img.nrrd`)."""
+"""Upper bound of air in HU; a volume without any such voxel is not in HU."""
 
 
 def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
     """Return the CT in a file or in the folder of a DICOM series, named `scan_name(path)` by default.
 
-    Values below -1024 HU, which scanners write outside their field of view, become -1024.
+    Values below -1024 HU, which some scanners write outside their field of view, become -1024.
 
     Raises:
         ScanError: If there is not exactly one readable 3D volume that can be a CT in HU.
-        GeometryError: If it does not say where its voxels lie, or they form no regular grid.
+        GeometryError: If its voxels have no position, or do not form a regular grid.
     """
     case = image_id or scan_name(path)
     ct = (
@@ -69,7 +69,7 @@ def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
 
 
 def require_volume(image_id: str, grid: Grid) -> None:
-    """Do nothing where a grid can be that of a patient's CT.
+    """Raise unless a grid can be that of a patient's CT.
 
     Raises:
         ScanError: If it is too small for one.
@@ -86,14 +86,14 @@ def read_label(
 ) -> tuple[LabelArray, Grid]:
     """Return the label volume in a file, and its grid; an empty label is one of zeros.
 
-    A file on another grid is refused by its header: its voxels, which a small file can have gigabytes of, are
-    not unpacked.
+    A file on another grid is refused by its header, before its voxels are unpacked: a small compressed file
+    can hold gigabytes of them.
 
     Args:
         path: A file with one of `SCAN_SUFFIXES`.
-        image_id: The image that it was drawn on.
-        image_grid: That image's grid; None where there is none to compare with.
-        integers_only: Whether to refuse floating-point voxels even where each is a whole number.
+        image_id: Id of the labelled image, for messages.
+        image_grid: Grid of that image; None to accept any grid.
+        integers_only: Whether to refuse floating-point voxels even if each is a whole number.
 
     Raises:
         LabelError: If the file holds anything but one 3D volume of whole numbers from 0 to 255.
@@ -154,20 +154,19 @@ def write_ct(path: Path, ct: CtVolume) -> None:
 
 
 def scan_name(path: Path) -> str:
-    """Return what a scan is called: its folder for DICOM and for `ct.*`, `img.*`, `image.*`, else its stem."""
+    """Return the name of a scan: its folder for DICOM and for `ct.*`, `img.*`, `image.*`, else its stem."""
     path = path.absolute()
-    suffix = suffix_of(path)
-    if suffix is None or path.is_dir():
+    if path.is_dir():
         return path.name
-    stem = path.name[: -len(suffix)]
-    return path.parent.name if stem.lower() in _CASE_STEMS else stem
+    stem = stem_of(path)
+    return path.parent.name if suffix_of(path) and stem.lower() in CT_STEMS else stem
 
 
 def find_scans(folder: Path) -> list[Path]:
     """Return the scans in `folder`, sorted: files and folders that `read_ct` reads.
 
-    A file, a folder that holds DICOM files, and a folder that holds a `ct.*`, `img.*` or `image.*` file are
-    one scan. Any other folder gives its scan files, and those of its folders that are one scan.
+    A file, a folder of DICOM files, and a folder with a `ct.*`, `img.*` or `image.*` file are one scan. Any
+    other folder gives its scan files, and the scans in its folders.
 
     Raises:
         ScanError: If there are none.
@@ -177,9 +176,8 @@ def find_scans(folder: Path) -> list[Path]:
     try:
         scans = list(_scans_of(folder))
         if not scans:
-            inner = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-            scans = [p for p in inner if p.is_file() and suffix_of(p)]
-            scans += [s for p in inner if p.is_dir() for s in _scans_of(p, levels=2)]
+            inner = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+            scans = scan_files(folder) + [s for p in inner for s in _scans_of(p, levels=2)]
     except OSError as error:
         raise ScanError(
             f"{folder}: cannot be read as a folder of scans: {error.strerror}"
@@ -197,8 +195,4 @@ def _scans_of(folder: Path, *, levels: int = 1) -> Iterator[Path]:
     if holds_dicom(folder) or (levels > 1 and any(holds_dicom(p) for p in inner if p.is_dir())):
         yield folder
         return
-    yield from (p for p in inner if p.is_file() and suffix_of(p) and _stem(p) in _CASE_STEMS)
-
-
-def _stem(path: Path) -> str:
-    return path.name[: -len(suffix_of(path) or "")].lower()
+    yield from (p for p in scan_files(folder) if stem_of(p).lower() in CT_STEMS)

@@ -1,13 +1,14 @@
-"""An import from its beginning, or from where it stopped, to its report.
+"""The import of cases into a studies folder, its report, and a summary for the command line.
 
-What is written: `<case>.nii.gz`, `labels/final/<case>.nii.gz`, and after each case `import.json`. What is
-there already is never lost: another CT or a label that somebody changed or drew is left as it is, and the case
-is refused.
+An import writes `<case>.nii.gz` and `labels/final/<case>.nii.gz`, and after each case `import.json`, so that an
+interrupted import can be continued. Existing data is never overwritten: if another CT or a changed label is
+there, it is kept and the case is refused.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lib.errors import ConfigError, DatastoreError, LabelError, OrganNetError
-from lib.imaging.combine_masks import combine
 from lib.imaging.formats import SCAN_SUFFIXES
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
-from lib.imaging.volumes import CtVolume, LabelVolume
-from lib.importers.cases import Drawing, SourceCase
-from lib.importers.detect import ids_given_twice
-from lib.importers.names import OrganNames
+from lib.imaging.volumes import CtVolume, LabelVolume, combine_masks
+from lib.importers.cases import ContouredScan, OrganNames, SourceCase
+from lib.importers.detect import duplicate_ids
 from lib.storage.atomic_files import write_json
 from lib.storage.identifiers import require_image_id
 
@@ -30,11 +29,11 @@ REPORT = "import.json"
 SUFFIX = ".nii.gz"
 IMPORTED, UNCHANGED, NO_CONTOURS = "imported", "unchanged", "no contours"
 _VERSION = 1
-_EVERYTHING = (OrganNetError, OSError, MemoryError)
-"""What one case may fail by without the others."""
+_CASE_ERRORS = (OrganNetError, OSError, MemoryError)
+"""Errors of one case that do not stop the import of the others."""
 
 Progress = Callable[[SourceCase, str], object]
-"""Told, after each case, `IMPORTED`, `UNCHANGED`, `NO_CONTOURS` or the reason of a refusal."""
+"""Called after each case with `IMPORTED`, `UNCHANGED`, `NO_CONTOURS` or the reason of a refusal."""
 
 
 def import_cases(
@@ -44,23 +43,23 @@ def import_cases(
     *,
     progress: Progress = lambda _case, _outcome: None,
 ) -> dict[str, Any]:
-    """Bring `cases` into the studies folder and return the report, as it lies in `import.json`.
+    """Import `cases` into the studies folder and return the report, as stored in `import.json`.
 
-    A case that was imported before from the same files, with the same names and organs, is left alone.
-    One refused case never stops the others. Refusals in the report are those of the last run.
+    A case that was imported before from the same files, with the same names and organs, is skipped.
+    A refused case does not stop the others. The report lists the refusals of the last run only.
 
     Raises:
         ConfigError: If another organ set was imported into the folder before, or an import is running there.
         DatastoreError: If the folder's `import.json` cannot be read.
     """
-    with _alone_in(studies):
+    with _locked(studies):
         report = read_report(studies, names)
-        twice = ids_given_twice(cases)
+        duplicates = duplicate_ids(cases)
         for case in cases:
             try:
-                _require_one_of_its_name(case, twice.get(case.case_id.lower(), []))
+                _require_unique_id(case, duplicates.get(case.case_id.lower(), []))
                 outcome = _import_one(case, studies, names, report)
-            except _EVERYTHING as error:
+            except _CASE_ERRORS as error:
                 outcome = (
                     str(error) if isinstance(error, OrganNetError) else _system_reason(case, error)
                 )
@@ -71,10 +70,10 @@ def import_cases(
 
 
 def read_report(studies: Path, names: OrganNames) -> dict[str, Any]:
-    """Return the folder's report so far, without the refusals of the last run; a new one if there is none.
+    """Return the folder's report without the refusals of the last run, or a new report if there is none.
 
     Raises:
-        ConfigError: If it is of another organ set.
+        ConfigError: If it belongs to another organ set.
         DatastoreError: If it cannot be read.
     """
     path = studies / REPORT
@@ -82,15 +81,15 @@ def read_report(studies: Path, names: OrganNames) -> dict[str, Any]:
     if path.exists():
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
-            found = (report["version"], report["organ_set"])
+            stored = (report["version"], report["organ_set"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatastoreError(
-                f"{path}: is damaged ({error}); move it away, and the import compares its cases with the files"
+                f"{path}: is damaged ({error}); move it away: the import then compares its cases with the files"
             ) from error
-        if found != (_VERSION, names.organ_set):
+        if stored != (_VERSION, names.organ_set):
             raise ConfigError(
-                f"{path}: the folder holds cases of the organ set {found[1]!r}, report version {found[0]}; "
-                f"now {names.organ_set!r}, version {_VERSION}: give another folder with --output"
+                f"{path}: the folder holds cases of the organ set {stored[1]!r}, report version {stored[0]}; "
+                f"expected {names.organ_set!r}, version {_VERSION}: give another folder with --output"
             )
     return {
         "version": _VERSION,
@@ -103,16 +102,18 @@ def read_report(studies: Path, names: OrganNames) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone_in(studies: Path) -> Iterator[None]:
+def _locked(studies: Path) -> Iterator[None]:
     studies.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(studies / ".import.lock", timeout=0):
             yield
     except Timeout as error:
-        raise ConfigError(f"{studies}: another import is running here; wait for its end") from error
+        raise ConfigError(
+            f"{studies}: another import is running here; wait until it ends"
+        ) from error
 
 
-def _require_one_of_its_name(case: SourceCase, same: Sequence[SourceCase]) -> None:
+def _require_unique_id(case: SourceCase, same: Sequence[SourceCase]) -> None:
     require_image_id(case.case_id)
     if len(same) > 1:
         raise DatastoreError(
@@ -122,41 +123,43 @@ def _require_one_of_its_name(case: SourceCase, same: Sequence[SourceCase]) -> No
 
 
 def _import_one(case: SourceCase, studies: Path, names: OrganNames, report: dict[str, Any]) -> str:
-    """Import one case, enter it into `report`, and return what came of it."""
+    """Import one case, add it to `report`, and return the outcome."""
     if case.read is None:
         report["without_contours"].append(case.case_id)
         return NO_CONTOURS
     before = report["cases"].get(case.case_id, {})
     inputs = _fingerprint(case, names)
-    if before.get("inputs") == inputs and all(p.is_file() for p in _places(studies, case.case_id)):
+    if before.get("inputs") == inputs and all(p.is_file() for p in _paths(studies, case.case_id)):
         return UNCHANGED
-    entry = _bring(case.source, case.read(names), studies, names, before)
+    entry = _write_case(case.source, case.read(names), studies, names, before)
     report["cases"][case.case_id] = entry | {"inputs": inputs}
     return IMPORTED
 
 
-def _bring(
-    source: str, drawing: Drawing, studies: Path, names: OrganNames, before: dict[str, Any]
+def _write_case(
+    source: str, scan: ContouredScan, studies: Path, names: OrganNames, before: dict[str, Any]
 ) -> dict[str, Any]:
     """Write one case and return its entry of the report."""
-    case_id, naming = drawing.ct.image_id, drawing.naming
-    if not drawing.masks:
-        known = [*naming.organs, *naming.outside_set, *naming.unmapped]
+    case_id, naming = scan.ct.image_id, scan.naming
+    if not scan.masks:
+        structures = [*naming.organs, *naming.outside_set, *naming.unmapped]
         raise LabelError(
-            f"{case_id}: no organ of the set {names.organ_set!r} is contoured; its names are "
-            f"{', '.join(known) or 'none'}; --names says what they mean"
+            f"{case_id}: no organ of the set {names.organ_set!r} is contoured; the structures are "
+            f"{', '.join(structures) or 'none'}; map their names with --names"
         )
-    image, final = _places(studies, case_id)
-    label, shared = combine(drawing.masks, names.labels, drawing.ct.grid, case_id)
-    image_is_there = _require_same_image(image, drawing.ct)
+    image, final = _paths(studies, case_id)
+    label, shared = combine_masks(scan.masks, names.labels, scan.ct.grid, case_id)
+    image_is_there = _require_same_image(image, scan.ct)
     label_is_there = _require_own_label(final, label, before, case_id)
     if not image_is_there:
-        write_ct(image, drawing.ct)
+        write_ct(image, scan.ct)
     if not label_is_there:
         write_label(final, label)
     volumes_ml = label.volumes_ml()
-    notes = list(drawing.notes)
-    notes += [f"{pair} share {n} voxels; the smaller organ has them" for pair, n in shared.items()]
+    notes = list(scan.notes)
+    notes += [
+        f"{pair} share {n} voxels, assigned to the smaller organ" for pair, n in shared.items()
+    ]
     return {
         "source": source,
         "organs": list(volumes_ml),
@@ -172,7 +175,7 @@ def _bring(
 
 
 def _require_same_image(path: Path, ct: CtVolume) -> bool:
-    """Return whether the image is there already; raise where another one has its name."""
+    """Return whether the image exists already; raise if another image has its name."""
     for suffix in ("", *SCAN_SUFFIXES):
         other = path.with_name(path.name.removesuffix(SUFFIX) + suffix)
         if other != path and other.exists():
@@ -182,11 +185,11 @@ def _require_same_image(path: Path, ct: CtVolume) -> bool:
             )
     if not path.exists():
         return False
-    there = read_ct(path, image_id=ct.image_id)
-    if not there.grid.is_same_as(ct.grid) or not np.array_equal(there.array_hu, ct.array_hu):
+    existing = read_ct(path, image_id=ct.image_id)
+    if not existing.grid.is_same_as(ct.grid) or not np.array_equal(existing.array_hu, ct.array_hu):
         raise DatastoreError(
-            f"{ct.image_id}: {path.name} in the studies folder is another CT; it is left as it is: choose "
-            "another folder, or rename the case"
+            f"{ct.image_id}: {path.name} in the studies folder is another CT and was kept; choose another "
+            "folder, or rename the case"
         )
     return True
 
@@ -194,27 +197,27 @@ def _require_same_image(path: Path, ct: CtVolume) -> bool:
 def _require_own_label(
     path: Path, label: LabelVolume, before: dict[str, Any], case_id: str
 ) -> bool:
-    """Return whether the label is there already; raise where somebody changed or drew it."""
+    """Return whether the label exists already; raise if it was changed or drawn by a user."""
     if not path.exists() or _sha256(path) == before.get("label_sha256"):
         return False
     array, _ = read_label(path, image_id=case_id, image_grid=label.grid)
     if not np.array_equal(array, label.array):
-        what = "was changed since its import" if before else "was not made by an import"
+        reason = "was changed since its import" if before else "was not made by an import"
         raise DatastoreError(
-            f"{case_id}: labels/final/{path.name} {what} and is left as it is; move it away to import the case"
+            f"{case_id}: labels/final/{path.name} {reason} and was kept; move it away to import the case"
         )
     return True
 
 
-def _places(studies: Path, case_id: str) -> tuple[Path, Path]:
+def _paths(studies: Path, case_id: str) -> tuple[Path, Path]:
     return studies / f"{case_id}{SUFFIX}", studies / "labels" / "final" / f"{case_id}{SUFFIX}"
 
 
 def _fingerprint(case: SourceCase, names: OrganNames) -> str:
-    """Return a hash of what decides the result: the files by name, size and time, and how names are read."""
+    """Return a hash of everything that decides the result: the files (name, size, time) and the name rules."""
     files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in case.inputs)
-    told = [_VERSION, case.source, names.organ_set, sorted(names.table.items()), files]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    content = [_VERSION, case.source, names.organ_set, sorted(names.table.items()), files]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _system_reason(case: SourceCase, error: BaseException) -> str:
@@ -228,3 +231,47 @@ def _sha256(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+_NAMES_SHOWN = 20
+
+
+def summary_lines(report: Mapping[str, Any], outcomes: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines of the summary.
+
+    Args:
+        report: As `lib.importers.run.import_cases` returns it.
+        outcomes: Case -> its outcome in this run.
+    """
+    counts = Counter(
+        o if o in (IMPORTED, UNCHANGED, NO_CONTOURS) else "refused" for o in outcomes.values()
+    )
+    yield (
+        f"{len(outcomes)} cases: {counts[IMPORTED]} imported, {counts[UNCHANGED]} unchanged, "
+        f"{counts['refused']} refused, {counts[NO_CONTOURS]} without contours"
+    )
+    cases = [report["cases"][name] for name in outcomes if name in report["cases"]]
+    contoured = Counter(organ for case in cases for organ in case["organs"])
+    for organ in report["labels"]:
+        if cases:
+            yield f"  {organ:<16}{contoured[organ]:>5} of {len(cases)} cases"
+    for key, meaning in (
+        ("unmapped", "unknown names; map or ignore them with --names"),
+        ("outside_set", f"organs outside the set {report['organ_set']!r}"),
+    ):
+        yield from _name_lines(Counter(name for case in cases for name in case[key]), meaning)
+    shared = Counter[str]()
+    for case in cases:
+        shared.update(case["shared_vox"])
+    for pair, count in shared.most_common():
+        yield f"  {pair}: {count} shared voxels, assigned to the smaller organ"
+
+
+def _name_lines(names: Mapping[str, int], meaning: str) -> Iterator[str]:
+    if not names:
+        return
+    yield f"{len(names)} {meaning}:"
+    for name, count in Counter(names).most_common(_NAMES_SHOWN):
+        yield f"  {name!r} in {count} cases"
+    if len(names) > _NAMES_SHOWN:
+        yield f"  ... all of them are listed in import.json, by case ({len(names) - _NAMES_SHOWN} more)"

@@ -27,7 +27,7 @@ from lib.imaging.formats import write_volume
 from lib.imaging.quantities import FloatArray, LabelArray
 from lib.imaging.volumes import CtVolume
 from lib.inference.preprocessing import Pipeline, Prepared, keep_largest
-from lib.inference.single_pass import OVERLAP, ContourResult, StageClock, probabilities
+from lib.inference.single_pass import OVERLAP, ContourResult, StageTimer, probabilities
 from lib.inference.uncertainty import OrganUncertainty, normalised_entropy, organ_uncertainty
 from lib.models.registry import Model
 from lib.organs.table import is_mirrorable, mirror_values
@@ -247,10 +247,10 @@ def contour_deeply(
     """
     served = planned.passes[0].model
     pipeline = Pipeline(served.recipe)
-    clock = StageClock()
+    clock = StageTimer()
     prepared = pipeline.prepare(ct)
     clock.lap("prepare")
-    gathered = gather(planned, prepared, device=device, turn=turn, progress=progress)
+    gathered = run_passes(planned, prepared, device=device, turn=turn, progress=progress)
     mean = gathered.mean()
     clock.lap("network")
     label = pipeline.restore(mean, prepared)
@@ -266,7 +266,7 @@ def contour_deeply(
     return DeepContours(label, served.version, clock.seconds, uncertainty_map, organs, planned)
 
 
-def gather(
+def run_passes(
     planned: EnsemblePlan,
     prepared: Prepared,
     *,
@@ -274,7 +274,7 @@ def gather(
     turn: AbstractContextManager[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     between: Callable[[], object] | None = None,
-) -> "Gathered":
+) -> "PassAccumulator":
     """Return what the passes of `planned` find in an image that is prepared for their models.
 
     Args:
@@ -288,10 +288,10 @@ def gather(
     turn = nullcontext() if turn is None else turn
     recipe = planned.passes[0].model.recipe
     pipeline = Pipeline(recipe)
-    gathered = Gathered(recipe.labels, prepared.hu.shape)
+    gathered = PassAccumulator(recipe.labels, prepared.hu.shape)
     for number, one in enumerate(planned.passes, 1):
         seen = one.view.of(prepared)
-        with turn, dropping_out(one.model.network, one.dropout_seed, device=device):
+        with turn, active_dropout(one.model.network, one.dropout_seed, device=device):
             # As the network saw it: mirrored where it was.
             found = probabilities(
                 seen, one.model, pipeline=pipeline, device=device, overlap=planned.overlap,
@@ -315,7 +315,7 @@ def write_uncertainty_map(path: Path, found: DeepContours) -> None:
 
 
 @contextmanager
-def dropping_out(network: nn.Module, seed: int | None, *, device: str) -> Iterator[None]:
+def active_dropout(network: nn.Module, seed: int | None, *, device: str) -> Iterator[None]:
     """Let the dropout of `network`, and nothing else of it, work as in training while this lasts.
 
     Batch normalisation keeps its learned statistics. The random numbers follow from `seed`; those of everybody
@@ -350,7 +350,7 @@ def _dropouts(network: nn.Module) -> list[_DropoutNd]:
     return [m for m in network.modules() if isinstance(m, _DropoutNd) and m.p > 0]
 
 
-class Gathered:
+class PassAccumulator:
     """The sum of the probabilities so far, and each pass's own label volume; all of them unmirrored."""
 
     def __init__(self, labels: Mapping[str, int], shape: tuple[int, ...]) -> None:

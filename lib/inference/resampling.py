@@ -162,7 +162,7 @@ def _indexed(array: AnyArray, spacing_mm: SpacingMm) -> sitk.Image:
     return image
 
 
-def turned(array: AnyArray, grid: Grid) -> AnyArray:
+def in_ras_order(array: AnyArray, grid: Grid) -> AnyArray:
     """Return `array` of `grid` with its axes in RAS order and direction, for a person to look at."""
     return _turn(array, *closest_ras(grid))
 

@@ -43,7 +43,7 @@ def contour(
         device: Where the network runs.
         overlap: Share of each window that its neighbours see too.
     """
-    clock = StageClock()
+    clock = StageTimer()
     prepared = Pipeline(model.recipe).prepare(ct)
     clock.lap("prepare")
     found = contour_prepared(prepared, model, device=device, overlap=overlap)
@@ -55,7 +55,7 @@ def contour_prepared(
 ) -> ContourResult:
     """Return the organs that `model` finds in a CT that was prepared for its recipe, now or earlier."""
     pipeline = Pipeline(model.recipe)
-    clock = StageClock()
+    clock = StageTimer()
     found = probabilities(prepared, model, pipeline=pipeline, device=device, overlap=overlap)
     clock.lap("network")
     label = pipeline.restore(found, prepared)
@@ -123,7 +123,7 @@ def fast_bfloat16(device: str) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-class StageClock:
+class StageTimer:
     """Seconds of each stage, rounded to milliseconds; a stage ends when it is named."""
 
     def __init__(self) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from lib.imaging.scans import read_ct, read_label
 from lib.imaging.volumes import LabelVolume
-from lib.organs.naming import to_our_values
-from lib.organs.plausibility import doubts
+from lib.organs.naming import to_organ_values
+from lib.organs.plausibility import plausibility_warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ def check_label(
     """
     ct = read_ct(image, image_id=image_id)
     array, _ = read_label(file, image_id=image_id, image_grid=ct.grid, integers_only=True)
-    ours = to_our_values(array, label_info, labels, image_id)
+    ours = to_organ_values(array, label_info, labels, image_id)
     present = {int(value) for value in np.unique(ours)}
     organs = [
         name for name, value in sorted(labels.items(), key=lambda i: i[1]) if value in present
     ]
-    found = doubts(ct.array_hu, ours, ct.grid, labels)
+    found = plausibility_warnings(ct.array_hu, ours, ct.grid, labels)
     return CheckedLabel(LabelVolume(ours, ct.grid, labels), tuple(organs), tuple(found))

@@ -1,4 +1,4 @@
-"""Recipe -> network: OrganNet2.5D or one of its peers, by name."""
+"""The network of a recipe, by name: OrganNet2.5D or one of its peers."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -6,13 +6,40 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib.errors import ConfigError
 from lib.imaging.quantities import ShapeVox
 from lib.networks import anatomynet, organnet25d, peers
-from lib.networks.bfloat16 import guard_gradients
 from lib.recipes.schema import NetworkConfig, NetworkName, Recipe
+
+
+class SafeConv3d(nn.Conv3d):
+    """A 3D convolution that trains in float32 on a CPU where an axis is shorter than the kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what `nn.Conv3d` does."""
+        if _is_doubtful(x, self.kernel_size):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
+def guard_gradients(network: nn.Module) -> nn.Module:
+    """Return `network` with each of its 3D convolutions made a `SafeConv3d`; weights and names stay."""
+    for module in network.modules():
+        if type(module) is nn.Conv3d:
+            module.__class__ = SafeConv3d
+    return network
+
+
+def _is_doubtful(x: Tensor, kernel: tuple[int, ...]) -> bool:
+    return (
+        x.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and torch.is_autocast_enabled("cpu")
+        and any(size < extent for size, extent in zip(x.shape[2:], kernel, strict=True))
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ DICE_SMOOTH = 1.0
 """Added to both sides of the Dice ratio, in voxels: an organ absent from both costs nothing."""
 
 
-def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:
+def merge_uncontoured(logits: Tensor, known: Tensor) -> Tensor:
     """Return log-probabilities in which organs that nobody contoured count as background.
 
     Where an organ was not contoured, a background voxel may be that organ: the network must not be told
@@ -74,7 +74,7 @@ class FocalDiceLoss(nn.Module):
             label: `(B, X, Y, Z)` int64; no voxel holds an unknown organ.
             known: `(B, K)` bool: which classes the case was contoured for.
         """
-        log_p = merge_unknown(logits, known)
+        log_p = merge_uncontoured(logits, known)
         log_pt = log_p.gather(1, label[:, None])[:, 0]
         weights = self.class_weights**self._strength
         focal = -weights[label] * (1 - log_pt.exp()).pow(self.gamma) * log_pt

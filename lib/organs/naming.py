@@ -93,7 +93,7 @@ def organ_of_structure(name: str) -> str | None:
     return None if _ANOTHER_STRUCTURE.search(name) else tg263_name(name)
 
 
-def to_our_values(
+def to_organ_values(
     array: LabelArray,
     label_info: Sequence[Mapping[str, Any]],
     labels: Mapping[str, int],

@@ -48,7 +48,7 @@ TISSUES: Mapping[str, Tissue] = {
 all are once they are shifted by 20 mm, along any axis, or their sides are swapped (docs/adr/0017)."""
 
 
-def doubts(
+def plausibility_warnings(
     hu: npt.NDArray[Any], label: LabelArray, grid: Grid, labels: Mapping[str, int]
 ) -> list[str]:
     """Return what looks wrong about a label, in sentences; nothing where it looks right.

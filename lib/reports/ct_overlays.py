@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import FloatArray, HuWindow, SpacingMm
 from lib.imaging.volumes import CtVolume, LabelVolume
-from lib.inference.resampling import closest_ras, turned
+from lib.inference.resampling import closest_ras, in_ras_order
 from lib.organs.table import ORGANS
 from lib.storage.atomic_files import replacing
 
@@ -60,10 +60,10 @@ def _picture(
     uncertainty: FloatArray | None = None,
 ) -> None:
     spacing = _ras_spacing(ct.grid)
-    hu, organs = turned(ct.array_hu, ct.grid), turned(label.array, ct.grid)
+    hu, organs = in_ras_order(ct.array_hu, ct.grid), in_ras_order(label.array, ct.grid)
     view = _view(organs, spacing)
     hu, organs = hu[view], organs[view]
-    unsure = None if uncertainty is None else turned(uncertainty, ct.grid)[view]
+    unsure = None if uncertainty is None else in_ras_order(uncertainty, ct.grid)[view]
     figure = Figure(figsize=(13, 4.6), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)

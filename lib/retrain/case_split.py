@@ -4,7 +4,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from lib.retrain.case_set_records import REFEREE, TRAIN, CaseSetName
-from lib.training.split import HELD_OUT_OF, is_held_out
+from lib.training.cases import HELD_OUT_OF, is_held_out
 
 MIN_REFEREE = 2
 SPARE = 3

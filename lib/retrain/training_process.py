@@ -38,7 +38,7 @@ from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import Run, now
 from lib.training.cases import Case
 from lib.training.crops import Favoured
-from lib.training.progress import Progress, Step, Watch
+from lib.training.progress import Progress, RunCallbacks, Step
 from lib.training.run import RunOptions, TrainedModel, train
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class TrainingProcess:
                 favoured=Favoured(image_ids=new, share=settings["new_label_share"]),
             ),
             initial=initial,
-            watch=Watch(on_progress=self._on_progress, on_step=self._on_step),
+            callbacks=RunCallbacks(on_progress=self._on_progress, on_step=self._on_step),
         )
 
     def _keep(self, trained: TrainedModel, initial: Model | None) -> str:

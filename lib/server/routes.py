@@ -16,7 +16,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from lib.dicom.objects import Kind
 from lib.errors import ConfigError
-from lib.imaging.zip_archives import unpack
+from lib.imaging.formats import unpack_zip
 from lib.server import dicom_objects, responses
 from lib.server.requests import INFER_KEYS, only, parse_params, strategy_options
 from lib.server.roles import USER, author_of, holder_of
@@ -55,7 +55,7 @@ def infer(
     if file is not None:
         with received(file) as (path,):
             name = stem_of(file) or "upload"
-            scan = unpack(path, path.with_suffix(""), name) if path.suffix == ".zip" else path
+            scan = unpack_zip(path, path.with_suffix(""), name) if path.suffix == ".zip" else path
             request |= {"scan": str(scan), "image": name}
             return _contours(request, output)
     if not image:

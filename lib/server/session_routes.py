@@ -8,8 +8,8 @@ from monailabel.endpoints import session
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
+from lib.imaging.formats import unpack_zip
 from lib.imaging.scans import read_ct
-from lib.imaging.zip_archives import unpack
 from lib.server import responses
 from lib.server.roles import USER
 from lib.server.uploads import received, stem_of
@@ -33,7 +33,7 @@ def create_session(
     with received(*files) as paths:
         scan = paths[0]
         if scan.suffix == ".zip" or uncompress:
-            scan = unpack(scan, scan.with_suffix(""), name)
+            scan = unpack_zip(scan, scan.with_suffix(""), name)
         elif len(paths) > 1 or scan.suffix == ".dcm":
             scan = scan.parent
         read_ct(scan, image_id=name)

@@ -32,7 +32,7 @@ _FIELD_RADIUS_MM = (110.0, 250.0)
 """Radius of the circle that a scanner reconstructs: fields of view of 220 to 500 mm."""
 
 
-class Streams:
+class RandomStreams:
     """The random streams of one crop, one for each variation."""
 
     def __init__(self, seed: int, number: int) -> None:
@@ -82,7 +82,7 @@ class Warp:
 
 
 def draw_warp(
-    crop_vox: ShapeVox, spacing_mm: SpacingMm, streams: Streams, config: AugmentConfig
+    crop_vox: ShapeVox, spacing_mm: SpacingMm, streams: RandomStreams, config: AugmentConfig
 ) -> Warp:
     """Return a random pose and shape: rotation, zoom and elastic deformation as one map.
 
@@ -165,7 +165,7 @@ def _rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def augment(
     crop: Crop,
-    streams: Streams,
+    streams: RandomStreams,
     config: AugmentConfig,
     *,
     mirrored: npt.NDArray[np.int_],

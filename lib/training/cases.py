@@ -1,18 +1,22 @@
-"""Cases made ready once and kept on disk: a training run reads crops, never whole files."""
+"""Training cases: found in a folder, split, and prepared once in a cache on disk.
+
+A training run reads crops from the cache and never opens a whole file again.
+"""
 
 import hashlib
 import logging
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lib.errors import LabelError, OrganNetError, TrainingError
+from lib.errors import DatastoreError, LabelError, OrganNetError, TrainingError
+from lib.imaging.formats import LABEL_STEMS, SCAN_SUFFIXES
 from lib.imaging.quantities import LabelArray
-from lib.imaging.scans import read_ct, read_label
+from lib.imaging.scans import find_scans, read_ct, read_label, scan_name
 from lib.inference.preprocessing import Pipeline
 from lib.storage.atomic_files import replacing
 
@@ -161,3 +165,61 @@ def digest_of(case: Case) -> str:
             if file.is_file():
                 digest.update(file.read_bytes())
     return digest.hexdigest()[:24]
+
+
+def find_labelled_cases(folder: Path) -> list[Case]:
+    """Return every scan in `folder` that has a final label, sorted by its id.
+
+    Two layouts are understood: the server's (`ID.nii.gz` or a DICOM folder `ID`, with
+    `labels/final/ID.nii.gz`), and one folder per case (`ID/ct.nii.gz` with `ID/label.nii.gz`).
+
+    Raises:
+        DatastoreError: If there is no labelled case, or two have one name.
+    """
+    cases = []
+    for scan in find_scans(folder):
+        name = scan_name(scan)
+        label = _label_of(folder, scan, name)
+        if label is not None:
+            cases.append(Case(name, scan, label))
+    if not cases:
+        raise DatastoreError(
+            f"{folder}: no labelled case; expected ID.nii.gz with labels/final/ID.nii.gz, "
+            "or ID/ct.nii.gz with ID/label.nii.gz"
+        )
+    names = [case.image_id for case in cases]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DatastoreError(
+            f"{folder}: several scans are called {', '.join(twice)}; keep one of each"
+        )
+    return sorted(cases, key=lambda case: case.image_id)
+
+
+def _label_of(folder: Path, scan: Path, name: str) -> Path | None:
+    places = [folder / "labels" / "final" / name]
+    if scan.is_file() and scan.parent != folder:
+        places += [scan.parent / stem for stem in LABEL_STEMS]
+    files = (place.with_name(place.name + suffix) for place in places for suffix in SCAN_SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+HELD_OUT_OF = 5
+"""About one case in this many is held out."""
+
+
+def is_held_out(image_id: str) -> bool:
+    """Return whether the case is for validation only; it follows from its id alone, for ever."""
+    return hashlib.sha256(image_id.encode()).digest()[0] % HELD_OUT_OF == 0
+
+
+def split(
+    cases: Sequence[Case], *, evaluation_ids: Set[str] = frozenset()
+) -> tuple[list[Case], list[Case]]:
+    """Return the cases to train on and those held out: `evaluation_ids` if there are any, else by the hash."""
+    held_out = [
+        case
+        for case in cases
+        if (case.image_id in evaluation_ids if evaluation_ids else is_held_out(case.image_id))
+    ]
+    return [case for case in cases if case not in held_out], held_out

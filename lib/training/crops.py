@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from lib.inference.preprocessing import Pipeline
 from lib.organs.table import mirror_values
 from lib.recipes.schema import Recipe
-from lib.training.augment import AIR_HU, Crop, Streams, Warp, augment, draw_warp
+from lib.training.augment import AIR_HU, Crop, RandomStreams, Warp, augment, draw_warp
 from lib.training.cases import PreparedCase
 
 JITTER = 0.25
@@ -74,7 +74,7 @@ class CropDataset(Dataset[Sample]):
     def crop(self, number: int) -> Crop:
         """Return crop `number` in HU, before the windows."""
         recipe = self.recipe
-        streams = Streams(self.seed, number)
+        streams = RandomStreams(self.seed, number)
         case, centre = self._place(streams["place"])
         warp = draw_warp(recipe.crop_vox, recipe.spacing_mm, streams, recipe.augment)
         hu, label = _extract(case, centre, warp, np.array(recipe.crop_vox))

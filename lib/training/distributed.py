@@ -29,7 +29,7 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ProcessGroup:
     """The processes of a run, seen from one of them; one process alone by default.
 
     Attributes:
@@ -110,23 +110,23 @@ class Group:
         return DistributedDataParallel(network, device_ids=ids, forward_sync_buffers=False)
 
 
-ALONE = Group()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def current_group(device: str) -> Group:
+def current_group(device: str) -> ProcessGroup:
     """Return the processes that this one joined (see `joined`), or this one alone, on `device`."""
     if not distributed.is_initialized():
-        return Group(device=device)
-    return Group(distributed.get_rank(), distributed.get_world_size(), device)
+        return ProcessGroup(device=device)
+    return ProcessGroup(distributed.get_rank(), distributed.get_world_size(), device)
 
 
-def is_shared() -> bool:
+def is_distributed() -> bool:
     """Return whether `torchrun` started this process beside others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Group]:
+def join_processes(device: str) -> Iterator[ProcessGroup]:
     """Yield the processes that `torchrun` started, this one among them; without it, this one alone.
 
     With `cuda` each process takes the GPU of its number on the machine and speaks by nccl; on a CPU by gloo. A
@@ -135,8 +135,8 @@ def joined(device: str) -> Iterator[Group]:
     Raises:
         ConfigError: If there are more processes than GPUs, or `device` is one certain GPU.
     """
-    if not is_shared():
-        yield Group(device=device)
+    if not is_distributed():
+        yield ProcessGroup(device=device)
         return
     is_cuda = torch.device(device).type == "cuda"
     if is_cuda:
@@ -188,10 +188,10 @@ class PooledBatchNorm(_BatchNorm):
     where channels lie last, and their mean of an input near -1 is off by up to 4e-4.
     """
 
-    group: Group = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
     @classmethod
-    def like(cls, norm: _BatchNorm, group: Group) -> "PooledBatchNorm":
+    def like(cls, norm: _BatchNorm, group: ProcessGroup) -> "PooledBatchNorm":
         """Return one with the parameters, buffers and settings of `norm`."""
         made = cls(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats

@@ -1,19 +1,24 @@
-"""Where a run is, for those who watch it."""
+"""Progress reports of a training run, and the callbacks and trackers that receive them."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.recipes.schema import ScheduleConfig
-from lib.training.budget import Budget
+from lib.training.schedule import Budget, stopping_state
 from lib.training.state import TrainingState
-from lib.training.stopping import stopping_state
-from lib.training.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+FINISHED, STOPPED, FAILED = "FINISHED", "KILLED", "FAILED"
+"""Status of a run at its end, in MLflow's terms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a run is after an epoch.
+    """Progress of a run after an epoch.
 
     Attributes:
         epoch: Epochs done.
@@ -21,12 +26,12 @@ class Progress:
         loss: Mean of the last epoch.
         learning_rate: At the end of the last epoch.
         metric: Mean DSC over cases and organs at the last validation; None before the first.
-        best_metric: The best so far, by the recipe's `min_delta`.
-        best_epoch: Its epoch.
+        best_metric: Best mean DSC so far, by the recipe's `min_delta`.
+        best_epoch: Epoch of the best validation.
         organ_dice: Organ -> mean DSC at the last validation.
         is_validated: Whether that validation was of this epoch.
-        elapsed_s: Time spent, earlier sittings of a resumed run included.
-        eta_s: Time left, by the mean of the epochs so far; early stopping is not foreseen.
+        elapsed_s: Seconds spent, including earlier sessions of a resumed run.
+        eta_s: Estimated seconds left, from the mean time of an epoch; early stopping is not predicted.
     """
 
     epoch: int
@@ -44,16 +49,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Where a run is after an optimiser step.
+    """Progress of a run after an optimiser step.
 
     Attributes:
-        step: Steps of the schedule that are behind.
+        step: Steps done.
         total_steps: Steps planned.
-        epoch: The epoch it belongs to, from 1.
-        loss: Of this step, on the crops of the first process.
-        learning_rate: Of this step.
-        elapsed_s: Time spent, earlier sittings included.
-        eta_s: Time left, by the mean of the steps so far.
+        epoch: Epoch of the step, from 1.
+        loss: Loss of this step, on the crops of the first process.
+        learning_rate: Learning rate of this step.
+        elapsed_s: Seconds spent, including earlier sessions.
+        eta_s: Estimated seconds left, from the mean time of a step.
     """
 
     step: int
@@ -65,15 +70,77 @@ class Step:
     eta_s: float
 
 
+class Tracker(Protocol):
+    """A recorder of a run's curves. An exception in a tracker ends its tracking, not the run."""
+
+    def start(self, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
+        """Begin, or continue after the epochs of `history`; anything tracked beyond them is void.
+
+        Args:
+            record: Record of the run (`lib.training.record`).
+            history: One entry for each finished epoch.
+        """
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Track an epoch: `epoch`, `loss`, `learning_rate`, `spent_s`, and `organ_dice` if validated."""
+
+    def contours(self, epoch: int, ct: CtVolume, label: LabelVolume) -> None:
+        """Track the network's contours on the first validation case."""
+
+    def end(self, status: str, /) -> None:
+        """Close; `status` is `FINISHED`, `STOPPED` or `FAILED`."""
+
+
+class Trackers:
+    """Several trackers as one. A tracker that fails is logged once and then ignored.
+
+    A full disk or a lost MLflow server must not end a training. The tracker is tried again when the run is
+    resumed.
+    """
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._working = list(trackers)
+
+    def start(self, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
+        """Start each tracker."""
+        self._call(lambda tracker: tracker.start(record, history))
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Report an epoch to each tracker."""
+        self._call(lambda tracker: tracker.epoch(entry))
+
+    def contours(self, epoch: int, ct: CtVolume, label: LabelVolume) -> None:
+        """Report contours to each tracker."""
+        self._call(lambda tracker: tracker.contours(epoch, ct, label))
+
+    def end(self, status: str) -> None:
+        """Close each tracker."""
+        self._call(lambda tracker: tracker.end(status))
+
+    def _call(self, method: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._working):
+            try:
+                method(tracker)
+            # Database drivers and HTTP clients raise exceptions of their own, with no common base.
+            except Exception as error:  # noqa: BLE001
+                self._working.remove(tracker)
+                logger.warning(
+                    "%s stopped working (%s: %s); the training continues without it",
+                    type(tracker).__name__,
+                    type(error).__name__,
+                    str(error).splitlines()[0] if str(error) else "no reason given",
+                )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
-    """Who is told how a run goes.
+class RunCallbacks:
+    """Functions and trackers that are called while a run goes on.
 
     Attributes:
-        on_start: Called with the run's record (`lib.training.record`), before the first step.
+        on_start: Called with the run's record (`lib.training.record`) before the first step.
         on_progress: Called after each epoch, once its checkpoint is on disk.
         on_step: Called after each step; steps are short, so it must return at once.
-        trackers: Told of each epoch; see `lib.training.tracking`.
+        trackers: Called after each epoch.
     """
 
     on_start: Callable[[Mapping[str, Any]], None] | None = None
@@ -83,10 +150,7 @@ class Watch:
 
 
 def time_left_s(done: float, planned: float, budget: Budget) -> float:
-    """Return the seconds that a run still takes.
-
-    By the time that each epoch or step took so far, but no longer than the budget lasts.
-    """
+    """Return the estimated seconds left, from the mean time of an epoch or step, within the budget."""
     left = (planned - done) * budget.wall_s / done
     if budget.share > 0:
         left = min(left, budget.wall_s * max(0.0, 1 / budget.share - 1))
@@ -96,7 +160,7 @@ def time_left_s(done: float, planned: float, budget: Budget) -> float:
 def progress_of(
     state: TrainingState, schedule: ScheduleConfig, budget: Budget, *, is_over: bool
 ) -> Progress:
-    """Return where the run is; one that is over takes no more time, however many epochs were planned."""
+    """Return the progress of a run; with `is_over` no time is left, however many epochs were planned."""
     validated = state.validated()
     best = stopping_state([e["mean_dice"] for e in validated], min_delta=schedule.min_delta).best
     return Progress(

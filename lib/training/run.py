@@ -21,21 +21,26 @@ from lib.models.registry import Model
 from lib.networks.losses import FocalDiceLoss
 from lib.recipes.schema import Recipe
 from lib.storage.atomic_files import remove_unfinished
-from lib.training.budget import Budget
 from lib.training.cases import Case, PreparedCase, prepare_cases
-from lib.training.checkpoint import load_checkpoint, save_checkpoint
 from lib.training.crops import CropDataset
-from lib.training.distributed import Group, current_group
-from lib.training.options import RunOptions
-from lib.training.progress import Progress, Step, Watch, progress_of
-from lib.training.record import run_record, write_record
-from lib.training.state import TrainingState, fresh_state
+from lib.training.distributed import ProcessGroup, current_group
+from lib.training.progress import (
+    FAILED,
+    FINISHED,
+    STOPPED,
+    Progress,
+    RunCallbacks,
+    Step,
+    Trackers,
+    progress_of,
+)
+from lib.training.record import RunOptions, run_record, write_record
+from lib.training.schedule import Budget, should_stop, stopping_state
+from lib.training.state import TrainingState, fresh_state, load_checkpoint, save_checkpoint
 from lib.training.steps import Trainer
-from lib.training.stopping import should_stop, stopping_state
-from lib.training.tracking import FAILED, FINISHED, STOPPED, Trackers
 from lib.training.validate import validate
 
-__all__ = ["Progress", "RunOptions", "Step", "TrainedModel", "Watch", "train"]
+__all__ = ["Progress", "RunCallbacks", "RunOptions", "Step", "TrainedModel", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +62,7 @@ def train(
     cache_dir: Path,
     options: RunOptions,
     initial: Model | None = None,
-    watch: Watch,
+    callbacks: RunCallbacks,
 ) -> TrainedModel:
     """Return the weights that `recipe` learns from `train_cases`.
 
@@ -71,7 +76,7 @@ def train(
     (`validation.chose_the_weights`).
 
     Under `torchrun` (`lib.training.distributed`) every process calls this with the same arguments, and gets the
-    same weights; the first one alone writes, validates and tells `watch`.
+    same weights; the first one alone writes, validates and tells `callbacks`.
 
     Args:
         recipe: What to train, and how.
@@ -81,7 +86,7 @@ def train(
         cache_dir: Holds prepared cases; may be shared between runs.
         options: See `RunOptions`.
         initial: Where the weights start; from the seed if None.
-        watch: Who is told how it goes.
+        callbacks: Who is told how it goes.
 
     Raises:
         ConfigError: If the processes cannot share a batch equally.
@@ -99,7 +104,7 @@ def train(
         validation_cases=validation_cases,
         options=options,
         run_dir=run_dir,
-        watch=watch if group.is_first else Watch(),
+        callbacks=callbacks if group.is_first else RunCallbacks(),
         group=group,
         state=fresh_state(recipe, options.device, initial, group=group),
         budget=Budget(
@@ -122,8 +127,8 @@ class _Run:
     validation_cases: Sequence[Case]
     options: RunOptions
     run_dir: Path
-    watch: Watch
-    group: Group
+    callbacks: RunCallbacks
+    group: ProcessGroup
     state: TrainingState
     budget: Budget
     fingerprint: str
@@ -139,9 +144,9 @@ class _Run:
         if self.group.is_first:
             remove_unfinished(self.run_dir)
             write_record(self.run_dir, self.record)
-        if self.watch.on_start:
-            self.watch.on_start(self.record)
-        trackers = Trackers(self.watch.trackers)
+        if self.callbacks.on_start:
+            self.callbacks.on_start(self.record)
+        trackers = Trackers(self.callbacks.trackers)
         status = FAILED
         try:
             with self.budget.unmetered():
@@ -187,7 +192,7 @@ class _Run:
             in_bfloat16=options.in_bfloat16,
             seed=options.seed,
             budget=self.budget,
-            on_step=self.watch.on_step,
+            on_step=self.callbacks.on_step,
         )
 
     def _train(self, trainer: Trainer, trackers: Trackers) -> None:
@@ -210,9 +215,11 @@ class _Run:
                 trackers.epoch(entry)
             self.budget.measure()
             self._save()
-            if self.watch.on_progress:
+            if self.callbacks.on_progress:
                 is_over = self._is_over()
-                self.watch.on_progress(progress_of(state, schedule, self.budget, is_over=is_over))
+                self.callbacks.on_progress(
+                    progress_of(state, schedule, self.budget, is_over=is_over)
+                )
 
     def _validate(self, trackers: Trackers) -> None:
         """Write DSC into the history's last entry, and keep the weights if the recipe wants the best."""
@@ -289,7 +296,7 @@ class _Run:
 
 
 def _prepared(
-    cases: Sequence[Case], recipe: Recipe, cache_dir: Path, group: Group
+    cases: Sequence[Case], recipe: Recipe, cache_dir: Path, group: ProcessGroup
 ) -> list[PreparedCase]:
     """Return the cases ready to be cropped: made by the first process, read by the others."""
     if not group.is_first:

@@ -1,17 +1,25 @@
-"""All that changes while a run goes on; what a checkpoint holds."""
+"""State of a training run, and the checkpoint file that stores it.
 
+The checkpoint is replaced atomically after each epoch, so that a killed run continues from there.
+"""
+
+import logging
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lib.errors import CheckpointError
 from lib.models.registry import Model
 from lib.networks.build import build_network
 from lib.recipes.schema import Recipe
-from lib.training.distributed import ALONE, Group
+from lib.storage.atomic_files import replacing
+from lib.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -82,7 +90,7 @@ class TrainingState:
 
 
 def fresh_state(
-    recipe: Recipe, device: str, initial: Model | None, *, group: Group = ALONE
+    recipe: Recipe, device: str, initial: Model | None, *, group: ProcessGroup = SINGLE_PROCESS
 ) -> TrainingState:
     """Return a run before its first epoch, on `device`; torch's seed decides the weights, or `initial`."""
     network = build_network(recipe)
@@ -117,3 +125,50 @@ def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int],
         get_ema_multi_avg_fn(now)(averaged, current, steps)  # type: ignore[no-untyped-call]
 
     return average
+
+
+logger = logging.getLogger(__name__)
+
+FILE = "checkpoint.pt"
+
+_DAMAGE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+"""What torch raises for a file that is no checkpoint, by which bytes it holds."""
+
+
+def save_checkpoint(run_dir: Path, state: Mapping[str, Any]) -> None:
+    """Write `state` (tensors and plain values) into `run_dir`, in the place of the last one."""
+    with replacing(run_dir / FILE) as beside:
+        torch.save(dict(state), beside)
+
+
+def load_checkpoint(run_dir: Path, *, fingerprint: str) -> dict[str, Any] | None:
+    """Return the state in `run_dir` if it belongs to the same run, None if there is none to go on from.
+
+    Args:
+        run_dir: The run's folder.
+        fingerprint: What the run is of: recipe, seed and cases. Another run's state is left unused.
+
+    Raises:
+        CheckpointError: If a file is there but cannot be read.
+    """
+    path = run_dir / FILE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); remove it to begin the run anew"
+        ) from error
+    if state.get("fingerprint") != fingerprint:
+        logger.info("%s is of another run (recipe, seed or cases differ): starting anew", path)
+        return None
+    return state

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from lib.networks.losses import FocalDiceLoss
-from lib.training.budget import Budget
 from lib.training.crops import CropDataset, Sample
-from lib.training.distributed import Group
+from lib.training.distributed import ProcessGroup
 from lib.training.progress import Step, time_left_s
-from lib.training.schedule import learning_rate, share_of_run
+from lib.training.schedule import Budget, learning_rate, share_of_run
 from lib.training.state import TrainingState
 
 
@@ -35,7 +34,7 @@ class Trainer:
     crops: CropDataset
     loss: FocalDiceLoss
     network: nn.Module
-    group: Group
+    group: ProcessGroup
     device: str
     in_bfloat16: bool
     seed: int

@@ -11,9 +11,8 @@ from filelock import FileLock
 from apps import prepare_data
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.importers import run
-from lib.importers.cases import SourceCase
-from lib.importers.names import OrganNames
-from lib.training.labelled_folder import labelled_cases
+from lib.importers.cases import OrganNames, SourceCase
+from lib.training.cases import find_labelled_cases
 from tests.importers.sources import (
     BRAINSTEM,
     PAROTID_L,
@@ -99,7 +98,7 @@ def test_all_sources_become_one_studies_folder(
         )
         # 80 voxels of 1.5 x 2 x 3 mm
         assert entry["volumes_ml"]["Brainstem"] == pytest.approx(80 * 9 / 1000)
-    assert [c.image_id for c in labelled_cases(studies)] == sorted(found["cases"])
+    assert [c.image_id for c in find_labelled_cases(studies)] == sorted(found["cases"])
     assert "DOE" not in (studies / "import.json").read_text() + said.out + said.err
 
 

@@ -22,8 +22,7 @@ from lib.experiments.strategy_round import judged
 from lib.imaging.scans import read_ct, read_label
 from lib.inference.preprocessing import Pipeline
 from lib.models.registry import Model, load_model
-from lib.training.cases import digest_of
-from lib.training.labelled_folder import labelled_cases
+from lib.training.cases import digest_of, find_labelled_cases
 from lib.training.validate import validate
 from phantom.cohort import write_cohort
 from tests.tiny import TINY
@@ -97,7 +96,7 @@ def test_the_test_cases_are_never_asked_for(undisturbed: Path) -> None:
 
 
 def test_cost_is_that_of_the_files(undisturbed: Path, studies: Path) -> None:
-    cases = {case.image_id: case for case in labelled_cases(studies)}
+    cases = {case.image_id: case for case in find_labelled_cases(studies)}
     for one in rounds(undisturbed).values():
         labels = []
         for name in one["labelled"]:
@@ -183,7 +182,7 @@ def test_report_alone_trains_nothing(
 
 
 def test_judging_is_validating(studies: Path, tmp_path: Path) -> None:
-    cases = labelled_cases(studies)[:2]
+    cases = find_labelled_cases(studies)[:2]
     pipeline = Pipeline(QUICK)
     volumes = Volumes(
         {case.image_id: case for case in cases},

@@ -23,7 +23,7 @@ from lib.imaging.scans import write_label
 from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.pacs.orthanc import Orthanc
 from lib.recipes.schema import OPENKBP
-from lib.training.split import is_held_out
+from lib.training.cases import is_held_out
 from phantom import head_and_neck_phantom
 from phantom.cohort import lattice
 from tests.pacs.orthancs import orthanc

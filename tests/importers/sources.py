@@ -12,7 +12,7 @@ from lib.imaging.geometry import Grid
 from lib.imaging.quantities import LabelArray, MaskArray
 from lib.imaging.scans import write_ct, write_label
 from lib.imaging.volumes import LabelVolume
-from lib.importers.names import OrganNames
+from lib.importers.cases import OrganNames
 from tests.phantoms import make_ct
 from tests.rtstruct_files import RoiSpec, box_corners, in_slice, write_rtstruct
 

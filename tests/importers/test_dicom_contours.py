@@ -11,9 +11,8 @@ from lib.dicom.seg import write_seg
 from lib.errors import LabelError, ScanError
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.volumes import LabelVolume
-from lib.importers.cases import Drawing, SourceCase
+from lib.importers.cases import ContouredScan, OrganNames, SourceCase
 from lib.importers.detect import find_cases
-from lib.importers.names import OrganNames
 from tests.importers.sources import (
     BRAINSTEM,
     OPENKBP,
@@ -34,7 +33,7 @@ def clinic(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(case: SourceCase, names: OrganNames = OPENKBP) -> Drawing:
+def read(case: SourceCase, names: OrganNames = OPENKBP) -> ContouredScan:
     assert case.read is not None
     return case.read(names)
 
@@ -99,7 +98,7 @@ def test_an_rtstruct_without_its_ct_is_refused(clinic: Path) -> None:
     ids = [case.case_id for case in cases]
     assert len(set(ids)) == 2
     assert {i[:13] for i in ids} == {ids[0][:13]}  # of one study: told apart by four digits more
-    (lost,) = (case for case in cases if case.place.name == "lost.dcm")
+    (lost,) = (case for case in cases if case.location.name == "lost.dcm")
     with pytest.raises(ScanError, match="were drawn on no CT series of those here"):
         read(lost)
 

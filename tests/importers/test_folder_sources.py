@@ -8,9 +8,8 @@ import pytest
 
 from lib.errors import ConfigError, GeometryError, LabelError, ScanError
 from lib.imaging.scans import write_ct
-from lib.importers.cases import Drawing, SourceCase
-from lib.importers.detect import find_cases, ids_given_twice
-from lib.importers.names import OrganNames
+from lib.importers.cases import ContouredScan, OrganNames, SourceCase
+from lib.importers.detect import duplicate_ids, find_cases
 from tests.importers.sources import (
     BRAINSTEM,
     OPENKBP,
@@ -31,12 +30,12 @@ def only(folder: Path) -> SourceCase:
     return case
 
 
-def read(case: SourceCase, names: OrganNames = OPENKBP) -> Drawing:
+def read(case: SourceCase, names: OrganNames = OPENKBP) -> ContouredScan:
     assert case.read is not None
     return case.read(names)
 
 
-def require_boxes(drawing: Drawing, **boxes: tuple[slice, slice, slice]) -> None:
+def require_boxes(drawing: ContouredScan, **boxes: tuple[slice, slice, slice]) -> None:
     assert set(drawing.masks) == set(boxes)
     for organ, box in boxes.items():
         np.testing.assert_array_equal(drawing.masks[organ], box_mask(drawing.ct.grid, box))
@@ -197,7 +196,7 @@ def test_ids_given_twice_are_found_in_any_case(tmp_path: Path) -> None:
     put_openkbp(tmp_path / "a" / "pt_1")
     put_openkbp(tmp_path / "b" / "pt_1")
     put_pddca(tmp_path / "PT_1")
-    assert len(ids_given_twice(find_cases(tmp_path))["pt_1"]) == 3
+    assert len(duplicate_ids(find_cases(tmp_path))["pt_1"]) == 3
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from lib.errors import ConfigError, LabelError
-from lib.importers.names import OrganNames, read_names
+from lib.importers.cases import OrganNames, read_names
 from tests.importers.sources import OPENKBP
 
 
 def test_every_name_is_accounted_for() -> None:
     names = OrganNames(organ_set="openkbp", table={"ptv70": "ignore", "bs": "Brainstem"})
-    found = names.sort(["BS", "Chiasm", "PTV70", "Heart", "Lt Parotid"], "case7")
+    found = names.classify(["BS", "Chiasm", "PTV70", "Heart", "Lt Parotid"], "case7")
     assert found.organs == {"BS": "Brainstem", "Lt Parotid": "Parotid_L"}
     assert found.outside_set == ["Chiasm"]
     assert found.ignored == ["PTV70"]
@@ -20,19 +20,19 @@ def test_every_name_is_accounted_for() -> None:
     "name", ["Cord+5", "SpinalCord_PRV05", "SpinalCord~", "Parotid_L1", "zParotid_L", "Parotid_L!"]
 )
 def test_margins_parts_and_versions_of_an_organ_are_not_the_organ(name: str) -> None:
-    assert OPENKBP.sort([name], "case7").unmapped == [name]
+    assert OPENKBP.classify([name], "case7").unmapped == [name]
 
 
 def test_the_users_table_comes_first_and_small_letters_do_not_matter() -> None:
     names = OrganNames(organ_set="openkbp", table={"cord+5 mm": "SpinalCord", "cord": "ignore"})
-    found = names.sort(["CORD+5  mm", "Cord"], "case7")
+    found = names.classify(["CORD+5  mm", "Cord"], "case7")
     assert found.organs == {"CORD+5  mm": "SpinalCord"}
     assert found.ignored == ["Cord"]
 
 
 def test_two_names_of_one_organ_are_refused() -> None:
     with pytest.raises(LabelError, match="case7: 'Cord' and 'SpinalCord' both mean SpinalCord"):
-        OPENKBP.sort(["Cord", "SpinalCord"], "case7")
+        OPENKBP.classify(["Cord", "SpinalCord"], "case7")
 
 
 def test_a_table_is_read(tmp_path: Path) -> None:

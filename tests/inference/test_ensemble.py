@@ -16,8 +16,8 @@ from lib.imaging.volumes import CtVolume
 from lib.inference.ensemble import (
     DeepContours,
     DeepOptions,
+    active_dropout,
     contour_deeply,
-    dropping_out,
     plan,
     write_uncertainty_map,
 )
@@ -219,13 +219,13 @@ def test_draws_differ_and_the_same_scan_and_model_give_the_same_answer() -> None
 def test_only_dropout_is_in_training_and_only_meanwhile() -> None:
     network = random_model(dropout=0.5).network
     before = torch.random.get_rng_state()
-    with dropping_out(network, 5, device="cpu"):
+    with active_dropout(network, 5, device="cpu"):
         training = {type(m).__name__ for m in network.modules() if m.training}
         torch.rand(3)
     assert training == {"Dropout3d"}
     assert not any(m.training for m in network.modules())
     assert torch.equal(torch.random.get_rng_state(), before)
-    failing = dropping_out(network, 5, device="cpu")
+    failing = active_dropout(network, 5, device="cpu")
     with pytest.raises(ValueError, match="in the network"), failing:
         raise ValueError("in the network")
     assert not any(m.training for m in network.modules())

@@ -10,8 +10,7 @@ from lib.imaging.geometry import Grid, from_sitk, to_sitk
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_ct, read_label
 from lib.imaging.volumes import CtVolume, LabelVolume
-from lib.inference.body_mask import body_box, body_mask
-from lib.inference.preprocessing import Pipeline, Prepared
+from lib.inference.preprocessing import Pipeline, Prepared, body_box, body_mask
 from lib.inference.resampling import ModelGrid
 from lib.recipes.schema import OPENKBP, Recipe
 from tests.phantoms import (

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib.networks.bfloat16 import SafeConv3d, guard_gradients
+from lib.networks.build import SafeConv3d, guard_gradients
 
 
 def leave_garbage() -> None:

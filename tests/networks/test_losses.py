@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib.networks.losses import FocalDiceLoss, merge_unknown
+from lib.networks.losses import FocalDiceLoss, merge_uncontoured
 from lib.recipes.schema import OPENKBP, LossConfig
 
 ALL = torch.ones(1, 8, dtype=torch.bool)
@@ -69,7 +69,7 @@ def test_an_organ_that_was_contoured_is_not_hidden_by_one_that_was_not() -> None
 
 def test_merged_probabilities_sum_to_one_over_the_known_classes() -> None:
     known = torch.tensor([[True, True, False, True, False, False, True, True]])
-    merged = merge_unknown(torch.randn(1, 8, 2, 2, 2), known).exp()
+    merged = merge_uncontoured(torch.randn(1, 8, 2, 2, 2), known).exp()
     total = merged[:, known[0]].sum(dim=1)
     torch.testing.assert_close(total, torch.ones_like(total))
 

@@ -1,6 +1,6 @@
 import pytest
 
-from lib.networks.nnunet_plan import plan_unet
+from lib.networks.peers import plan_unet
 from lib.recipes.schema import OPENKBP, PDDCA
 
 

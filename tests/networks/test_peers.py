@@ -26,7 +26,7 @@ from lib.networks.losses import FocalDiceLoss
 from lib.networks.peers import Padded, UNetPlusPlus, VNet
 from lib.recipes.schema import NETWORK_NAMES, OPENKBP, PDDCA, NetworkConfig, NetworkName, Recipe
 from lib.training.cases import Case
-from lib.training.run import RunOptions, Watch, train
+from lib.training.run import RunCallbacks, RunOptions, train
 from lib.training.state import moving_average
 from tests.phantoms import make_ct
 from tests.tiny import TINY
@@ -198,7 +198,7 @@ def test_a_peer_is_trained_by_the_loop_of_the_others(
         run_dir=tmp_path,
         cache_dir=tmp_path / "cache",
         options=RunOptions(),
-        watch=Watch(),
+        callbacks=RunCallbacks(),
     )
     version = save_model(tmp_path, trained.weights, recipe, trained.card)
     assert load_model(tmp_path / f"{version}.safetensors").recipe.network.name == name

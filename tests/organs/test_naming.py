@@ -3,7 +3,7 @@ import pytest
 
 from lib.errors import LabelError
 from lib.imaging.quantities import LabelArray
-from lib.organs.naming import tg263_name, to_our_values
+from lib.organs.naming import tg263_name, to_organ_values
 from lib.organs.table import ORGAN_SETS, ORGANS
 
 LABELS = ORGAN_SETS["openkbp"]
@@ -64,7 +64,7 @@ def named(**names: int) -> list[dict[str, object]]:
 
 
 def remapped(array: LabelArray, info: list[dict[str, object]]) -> list[int]:
-    return [int(v) for v in to_our_values(array, info, LABELS, "pt_1").ravel()]
+    return [int(v) for v in to_organ_values(array, info, LABELS, "pt_1").ravel()]
 
 
 def test_without_names_the_values_are_ours() -> None:

@@ -7,7 +7,7 @@ from lib.imaging.geometry import Grid
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_ct, read_label
 from lib.imaging.volumes import CtVolume
-from lib.organs.plausibility import doubts
+from lib.organs.plausibility import plausibility_warnings
 from lib.organs.table import mirror_values
 from lib.recipes.schema import OPENKBP
 from phantom import head_and_neck_phantom
@@ -34,7 +34,7 @@ def blocks(*organs: str) -> tuple[LabelArray, Grid]:
 
 def in_soft_tissue(*organs: str) -> list[str]:
     label, grid = blocks(*organs)
-    return doubts(np.full(label.shape, 40, np.int16), label, grid, LABELS)
+    return plausibility_warnings(np.full(label.shape, 40, np.int16), label, grid, LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_an_organ_in_the_wrong_tissue_is_doubted() -> None:
     hu = np.full(label.shape, 40, np.int16)
     hu[label == LABELS["SpinalCord"]] = 700
     hu[label == LABELS["Brainstem"]] = -900
-    assert doubts(hu, label, grid, LABELS) == [
+    assert plausibility_warnings(hu, label, grid, LABELS) == [
         "Brainstem lies in air for 100% of its volume; is it shifted?",
         "SpinalCord lies on bone for 100% of its volume; is it shifted?",
         "only 0% of Bone_Mandible is bone; is it shifted?",
@@ -86,25 +86,29 @@ def test_an_organ_of_a_few_voxels_is_not_doubted() -> None:
     label, grid = blocks("SpinalCord")
     label[label > 0] = np.arange(64) < 19
     label *= LABELS["SpinalCord"]
-    assert doubts(np.full(label.shape, 700, np.int16), label, grid, LABELS) == []
+    assert plausibility_warnings(np.full(label.shape, 700, np.int16), label, grid, LABELS) == []
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_phantom_is_doubted_only_when_its_sides_are_swapped_or_it_is_shifted(seed: int) -> None:
     ct, label = head_and_neck_phantom(seed, labels=LABELS)
-    assert doubts(ct.array_hu, label.array, ct.grid, LABELS) == []
-    assert doubts(ct.array_hu, MIRRORED[label.array], ct.grid, LABELS)
+    assert plausibility_warnings(ct.array_hu, label.array, ct.grid, LABELS) == []
+    assert plausibility_warnings(ct.array_hu, MIRRORED[label.array], ct.grid, LABELS)
     for axis, sign in AXES_AND_SIGNS:
         moved = shifted(label.array, ct.grid, axis, sign * 20)
-        assert doubts(ct.array_hu, moved, ct.grid, LABELS), (axis, sign)
+        assert plausibility_warnings(ct.array_hu, moved, ct.grid, LABELS), (axis, sign)
 
 
 def test_real_contours_are_doubted_only_when_swapped_or_shifted(
     patients: list[tuple[CtVolume, LabelArray]],
 ) -> None:
     for ct, label in patients:
-        assert doubts(ct.array_hu, label, ct.grid, LABELS) == []
-        assert doubts(ct.array_hu, MIRRORED[label], ct.grid, LABELS)
+        assert plausibility_warnings(ct.array_hu, label, ct.grid, LABELS) == []
+        assert plausibility_warnings(ct.array_hu, MIRRORED[label], ct.grid, LABELS)
         for axis, sign in AXES_AND_SIGNS:
             moved = shifted(label, ct.grid, axis, sign * 20)
-            assert doubts(ct.array_hu, moved, ct.grid, LABELS), (ct.image_id, axis, sign)
+            assert plausibility_warnings(ct.array_hu, moved, ct.grid, LABELS), (
+                ct.image_id,
+                axis,
+                sign,
+            )

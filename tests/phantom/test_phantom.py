@@ -14,7 +14,7 @@ from lib.organs.table import ORGAN_SETS, ORGANS
 from lib.recipes.schema import OPENKBP, PDDCA, NetworkConfig, Recipe
 from phantom import head_and_neck_phantom
 from phantom.cohort import lattice, write_cohort
-from phantom.shapes import Column, Common, Cut, Ellipsoid, Shape, Tube, Union
+from phantom.shapes import Column, Difference, Ellipsoid, Intersection, Shape, Tube, Union
 
 DRAWN = sorted({name for labels in ORGAN_SETS.values() for name in labels})
 ALL = {name: value for value, name in enumerate(DRAWN, start=1)}
@@ -181,8 +181,8 @@ POINTS = tuple(np.array([axis], np.float32) for axis in (0.0, 0.0, 0.0))
         (Column([(-9, 2, 3, 7), (9, 2, 3, 7)]).grown(1.0), 2.0),
         (Column([(4, 9, -9, 9), (9, 9, -9, 9)]), 4.0),  # its lower end
         (Union([Ellipsoid((10, 0, 0), (4, 4, 4)), Ellipsoid((0, 9, 0), (4, 4, 4))]), 5.0),
-        (Cut(Ellipsoid((1, 0, 0), (4, 4, 4)), Ellipsoid((1, 0, 0), (3, 3, 3)), 0.5), 2.5),
-        (Common(Ellipsoid((1, 0, 0), (4, 4, 4)), Ellipsoid((1, 0, 0), (9, 9, 9)), 8), 0.0),
+        (Difference(Ellipsoid((1, 0, 0), (4, 4, 4)), Ellipsoid((1, 0, 0), (3, 3, 3)), 0.5), 2.5),
+        (Intersection(Ellipsoid((1, 0, 0), (4, 4, 4)), Ellipsoid((1, 0, 0), (9, 9, 9)), 8), 0.0),
     ],
 )
 def test_a_distance_is_that_of_the_surface(shape: Shape, expected_mm: float) -> None:

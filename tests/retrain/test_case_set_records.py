@@ -3,8 +3,7 @@ from pathlib import Path
 
 from lib.retrain.case_set_records import CaseSets, judges_of
 from lib.storage.database import FILE, Database, state_folder
-from lib.training.cases import Case
-from lib.training.split import split
+from lib.training.cases import Case, split
 
 CASES = [(f"case_{n}", frozenset({"Brainstem"})) for n in range(4)]
 
@@ -36,6 +35,6 @@ def test_a_training_by_hand_leaves_out_what_judges_the_server_s_models(tmp_path:
     database = Database(state_folder(str(tmp_path), tmp_path) / FILE)
     CaseSets(database).assign(CASES, alternate)
     database.close()
-    train, held_out = split(cases, judges=judges_of(tmp_path))
+    train, held_out = split(cases, evaluation_ids=judges_of(tmp_path))
     assert [case.image_id for case in train] == ["case_0", "case_2"]
     assert [case.image_id for case in held_out] == ["case_1", "case_3"]

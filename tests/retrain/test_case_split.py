@@ -1,6 +1,6 @@
 from lib.retrain.case_set_records import REFEREE, TRAIN
 from lib.retrain.case_split import CaseHistory, choose_set
-from lib.training.split import is_held_out
+from lib.training.cases import is_held_out
 
 ALL = frozenset({"Brainstem", "Parotid_L", "Parotid_R"})
 

@@ -13,7 +13,7 @@ from lib.imaging.quantities import ShapeVox, SpacingMm
 from lib.organs.table import mirror_values
 from lib.recipes.schema import OPENKBP, AugmentConfig
 from lib.training import augment as aug
-from lib.training.augment import AIR_HU, MAX_HU, Crop, Hu, Streams, Warp
+from lib.training.augment import AIR_HU, MAX_HU, Crop, Hu, RandomStreams, Warp
 from lib.training.cases import PreparedCase
 from lib.training.crops import CropDataset
 
@@ -70,7 +70,11 @@ def make_crop(seed: int = 0) -> Crop:
 
 def run(crop: Crop, config: AugmentConfig, *, seed: int = 0) -> Crop:
     return aug.augment(
-        crop, Streams(seed, 0), config, mirrored=MIRRORED, mandible=OPENKBP.labels["Bone_Mandible"]
+        crop,
+        RandomStreams(seed, 0),
+        config,
+        mirrored=MIRRORED,
+        mandible=OPENKBP.labels["Bone_Mandible"],
     )
 
 
@@ -85,7 +89,7 @@ def test_a_crop_with_every_probability_at_0_is_cut_out_of_the_case() -> None:
     crop = crops_of(case, OFF).crop(3)
     assert crop.hu.shape == CROP_VOX
     middle_vox = np.array(CROP_VOX) / 2 - 0.5
-    warp = aug.draw_warp(CROP_VOX, SPACING_MM, Streams(0, 3), OFF)
+    warp = aug.draw_warp(CROP_VOX, SPACING_MM, RandomStreams(0, 3), OFF)
     np.testing.assert_array_equal(warp.matrix, np.eye(3))
     np.testing.assert_array_equal(warp.reach_vox, middle_vox + 1.5)
     assert warp.field is None
@@ -228,7 +232,7 @@ def test_the_control_grid_is_in_mm() -> None:
 
 def test_a_warp_reaches_every_voxel_it_names() -> None:
     for number in range(6):
-        warp: Warp = aug.draw_warp(CROP_VOX, SPACING_MM, Streams(0, number), SPATIAL)
+        warp: Warp = aug.draw_warp(CROP_VOX, SPACING_MM, RandomStreams(0, number), SPATIAL)
         assert np.linalg.det(warp.matrix) > 0
         half = (np.array(CROP_VOX) - 1) / 2
         offsets = np.indices(CROP_VOX) - half.reshape(3, 1, 1, 1)

@@ -3,8 +3,8 @@ from dataclasses import dataclass
 import pytest
 
 from lib.errors import ConfigError
-from lib.training.budget import Budget
 from lib.training.run import RunOptions
+from lib.training.schedule import Budget
 
 
 @dataclass

@@ -16,8 +16,8 @@ from torch import nn
 from apps import train
 from lib.errors import ConfigError
 from lib.training.cases import Case
-from lib.training.checkpoint import FILE
-from lib.training.distributed import ALONE, Group, PooledBatchNorm, joined
+from lib.training.distributed import SINGLE_PROCESS, PooledBatchNorm, ProcessGroup, join_processes
+from lib.training.state import FILE
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -30,14 +30,14 @@ QUIET = replace(
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_both_numbers() -> None:
-    assert Group(0, 2).share_of(4) == 2
+    assert ProcessGroup(0, 2).share_of(4) == 2
     with pytest.raises(ConfigError, match="batch_size 3 cannot be shared equally by 2 processes"):
-        Group(0, 2).share_of(3)
+        ProcessGroup(0, 2).share_of(3)
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined("cpu") as group:
+    with join_processes("cpu") as group:
         assert (group.rank, group.size, group.is_first) == (0, 1, True)
         assert group.sum([1.0, 2.0]) == [1.0, 2.0]
         assert group.from_first("x") == "x"
@@ -46,11 +46,14 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
 def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ConfigError, match="each process takes its own; say cuda"), joined("cuda:0"):
+    with (
+        pytest.raises(ConfigError, match="each process takes its own; say cuda"),
+        join_processes("cuda:0"),
+    ):
         pass
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     none_left = "process 2 of this machine has no GPU: there are 1"
-    with pytest.raises(ConfigError, match=none_left), joined("cuda"):
+    with pytest.raises(ConfigError, match=none_left), join_processes("cuda"):
         pass
 
 
@@ -58,7 +61,7 @@ def test_pooled_batch_normalisation_is_torchs_where_a_process_is_alone() -> None
     torch.manual_seed(0)
     plain = nn.BatchNorm3d(3)
     nn.init.normal_(plain.weight)
-    pooled = PooledBatchNorm.like(plain, ALONE)
+    pooled = PooledBatchNorm.like(plain, SINGLE_PROCESS)
     assert pooled.state_dict().keys() == plain.state_dict().keys()
     for _ in range(2):
         x = torch.randn(2, 3, 4, 5, 6) * 3 + 1
@@ -105,7 +108,7 @@ def torchrun(flags: list[str]) -> subprocess.Popen[str]:
 def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
     cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Group, "with_pooled_statistics", with_own_normalisation)
+    monkeypatch.setattr(ProcessGroup, "with_pooled_statistics", with_own_normalisation)
     assert train.main(arguments(cases, tmp_path, "one")) == 0
     flags = arguments(cases, tmp_path, "two")
     first = torchrun(flags)
@@ -145,11 +148,11 @@ def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
     assert float((theirs - mine).norm()) < 1e-3 * float(mine.norm())
 
 
-def with_own_normalisation(_: Group, network: nn.Module) -> nn.Module:
+def with_own_normalisation(_: ProcessGroup, network: nn.Module) -> nn.Module:
     """Return the network with our batch normalisation: torch's rounds more coarsely on a CPU."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm3d):
-            setattr(network, name, PooledBatchNorm.like(child, ALONE))
+            setattr(network, name, PooledBatchNorm.like(child, SINGLE_PROCESS))
         else:
             with_own_normalisation(_, child)
     return network

@@ -15,7 +15,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib.training.cases import Case
-from lib.training.checkpoint import FILE
+from lib.training.state import FILE
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import yaml
 
 from lib.training import record
 from lib.training.cases import Case
-from lib.training.checkpoint import FILE
-from lib.training.run import RunOptions, Watch, train
+from lib.training.run import RunCallbacks, RunOptions, train
+from lib.training.state import FILE
 from tests.tiny import TINY
 
 
@@ -24,7 +24,7 @@ def test_one_record_is_told_written_and_stored_with_checkpoint_and_card(
         run_dir=tmp_path / "run",
         cache_dir=tmp_path / "cache",
         options=RunOptions(seed=7, epochs=1),
-        watch=Watch(on_start=told.append),
+        callbacks=RunCallbacks(on_start=told.append),
     )
     written = yaml.safe_load((tmp_path / "run" / record.FILE).read_text(encoding="utf-8"))
     stored = torch.load(tmp_path / "run" / FILE, weights_only=True)["record"]

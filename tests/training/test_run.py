@@ -12,13 +12,12 @@ from lib.imaging.volumes import LabelVolume
 from lib.inference.preprocessing import Pipeline
 from lib.models.registry import Registry, load_model, save_model
 from lib.recipes.schema import Recipe, ScheduleConfig
-from lib.training.cases import Case, prepare_cases
-from lib.training.checkpoint import FILE
+from lib.training.cases import Case, is_held_out, prepare_cases, split
 from lib.training.crops import CropDataset
 from lib.training.gate import publish_if_not_worse
-from lib.training.run import Progress, RunOptions, Step, TrainedModel, Watch, train
+from lib.training.run import Progress, RunCallbacks, RunOptions, Step, TrainedModel, train
 from lib.training.schedule import learning_rate
-from lib.training.split import is_held_out, split
+from lib.training.state import FILE
 from lib.training.validate import validate
 from phantom import head_and_neck_phantom
 from tests.tiny import TINY
@@ -43,7 +42,7 @@ def run(
         run_dir=run_dir,
         cache_dir=run_dir.parent / "cache",
         options=options or RunOptions(),
-        watch=Watch(on_progress=on_progress),
+        callbacks=RunCallbacks(on_progress=on_progress),
     )
 
 
@@ -81,7 +80,7 @@ def test_a_finished_run_is_not_trained_again(cases: list[Case], tmp_path: Path) 
         run_dir=tmp_path / "run",
         cache_dir=tmp_path / "cache",
         options=RunOptions(),
-        watch=Watch(on_progress=lambda progress: seen.append(progress.epoch)),
+        callbacks=RunCallbacks(on_progress=lambda progress: seen.append(progress.epoch)),
     )
     assert seen == []
 
@@ -119,7 +118,7 @@ def test_progress_says_where_the_run_is(cases: list[Case], tmp_path: Path) -> No
         run_dir=tmp_path / "run",
         cache_dir=tmp_path / "cache",
         options=RunOptions(),
-        watch=Watch(on_progress=seen.append),
+        callbacks=RunCallbacks(on_progress=seen.append),
     )
     assert [p.epoch for p in seen] == [1, 2, 3]
     assert [p.metric is None for p in seen] == [True, False, False]
@@ -152,7 +151,7 @@ def test_every_step_is_told_with_the_time_left(cases: list[Case], tmp_path: Path
         run_dir=tmp_path / "run",
         cache_dir=tmp_path / "cache",
         options=RunOptions(),
-        watch=Watch(on_step=seen.append),
+        callbacks=RunCallbacks(on_step=seen.append),
     )
     assert [s.step for s in seen] == [1, 2, 3, 4, 5, 6]
     assert [s.epoch for s in seen] == [1, 1, 2, 2, 3, 3]

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from lib.training.stopping import StoppingState, should_stop, stopping_state
+from lib.training.schedule import StoppingState, should_stop, stopping_state
 
 
 @pytest.mark.parametrize(

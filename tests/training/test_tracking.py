@@ -10,9 +10,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lib.errors import ConfigError
 from lib.training.cases import Case
-from lib.training.mlflow_tracker import EXPERIMENT, Mlflow, parameters_of, without_password
-from lib.training.run import Progress, RunOptions, Watch, train
-from lib.training.tracking import TensorBoard, Tracker, Trackers, metrics_of
+from lib.training.progress import Tracker, Trackers
+from lib.training.run import Progress, RunCallbacks, RunOptions, train
+from lib.training.trackers import (
+    EXPERIMENT,
+    Mlflow,
+    TensorBoard,
+    metrics_of,
+    parameters_of,
+    without_password,
+)
 from tests.tiny import TINY
 
 RECORD = {"recipe": {"name": "tiny", "network": {"width": 2}}, "cases": {"a": "1", "b": "2"}}
@@ -76,7 +83,7 @@ def test_a_training_shows_its_curves_its_config_and_its_contours(
         run_dir=tmp_path,
         cache_dir=tmp_path / "cache",
         options=RunOptions(),
-        watch=Watch(trackers=[TensorBoard(folder, pictures=True)]),
+        callbacks=RunCallbacks(trackers=[TensorBoard(folder, pictures=True)]),
     )
     events = EventAccumulator(str(folder)).Reload()
     assert {f"dice/{organ}" for organ in TINY.labels} < set(events.Tags()["scalars"])
@@ -118,7 +125,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(
         run_dir=tmp_path,
         cache_dir=tmp_path / "cache",
         options=RunOptions(),
-        watch=Watch(on_progress=seen.append, trackers=trackers),
+        callbacks=RunCallbacks(on_progress=seen.append, trackers=trackers),
     )
     assert [progress.epoch for progress in seen] == [1, 2, 3]
     assert failing.told == 3
