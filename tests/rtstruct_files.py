@@ -54,7 +54,6 @@ def write_rtstruct(
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    file.is_little_endian, file.is_implicit_VR = True, False
     file.SOPClassUID = meta.MediaStorageSOPClassUID
     file.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     file.Modality = "RTSTRUCT"
@@ -73,7 +72,7 @@ def write_rtstruct(
         file.StructureSetROISequence.append(entry)
         file.ROIContourSequence.append(_contours(number, roi, decimals))
     path.parent.mkdir(parents=True, exist_ok=True)
-    file.save_as(path, write_like_original=False)
+    file.save_as(path, enforce_file_format=True)
 
 
 def _references(headers: Sequence[FileDataset], frame: str, series: str) -> Dataset:

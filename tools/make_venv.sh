@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Make the virtual environment; where Debian's venv package is missing and we may, install it.
+# Make the virtual environment. Where Debian's venv package is missing, install it if we may.
 set -euo pipefail
 python=$1
 venv=$2
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $version in
-3.10 | 3.11) ;;
+3.11 | 3.12 | 3.13) ;;
 *)
-    echo "Python 3.10 or 3.11 is needed (MONAI Label imports distutils), found $version at $python." >&2
-    echo "Install one (Debian 12: apt-get install python3.11 python3.11-venv) or: make PYTHON=/path/to/python3.11" >&2
+    echo "Python 3.11, 3.12 or 3.13 is needed, found $version at $python." >&2
+    echo "Install one (Debian 12: apt-get install python3.11 python3.11-venv) or: make PYTHON=/path/to/python3.12" >&2
     exit 1
     ;;
 esac

@@ -16,7 +16,7 @@ def save(path: Path, dataset: Dataset, image_id: str) -> None:
     """
     try:
         with replacing(path) as beside:
-            dataset.save_as(beside, write_like_original=False)
+            dataset.save_as(beside, enforce_file_format=True)
     except OSError as error:
         if is_disk_full(error):
             raise StorageFullError(

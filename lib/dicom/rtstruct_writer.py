@@ -76,7 +76,6 @@ def _dataset(
     meta.MediaStorageSOPInstanceUID = UID(about.sop_instance_uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.is_little_endian, dataset.is_implicit_VR = True, False
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword, value in patient_and_study(slices[0]).items():
         setattr(dataset, keyword, value)

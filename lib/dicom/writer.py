@@ -57,7 +57,7 @@ def write_ct_series(
         dataset = _slice_dataset(path, stored[:, :, z].T, common)
         dataset.InstanceNumber = number
         dataset.ImagePositionPatient = _ds(affine[:3, 3] + affine[:3, 2] * z)
-        dataset.save_as(path, write_like_original=False)
+        dataset.save_as(path, enforce_file_format=True)
     return str(common["SeriesInstanceUID"])
 
 
@@ -121,7 +121,6 @@ def _slice_dataset(path: Path, stored_yx: "np.ndarray[tuple[int, ...], np.dtype[
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.is_little_endian, dataset.is_implicit_VR = True, False
     for keyword, value in common.items():
         setattr(dataset, keyword, value)
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID

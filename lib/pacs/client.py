@@ -57,7 +57,7 @@ class Pacs:
         for scheme in ("http://", "https://"):
             # Once more: a server may close a connection that was kept open just when it is used again.
             again = Retry(1, allowed_methods=["GET"], backoff_factor=0.2, raise_on_status=False)
-            session.mount(scheme, _Limited(max_retries=again))
+            session.mount(scheme, HTTPAdapter(max_retries=again))
         paths = {name: path or None for name, path in (prefixes or {}).items()}
         try:
             self._client = DICOMwebClient(
@@ -66,6 +66,7 @@ class Pacs:
                 qido_url_prefix=paths.get("qido"),
                 wado_url_prefix=paths.get("wado"),
                 stow_url_prefix=paths.get("stow"),
+                timeout=(CONNECT_S, READ_S),
             )
         except ValueError as error:
             raise ConfigError(f"{self.url}: no address of a DICOMweb server ({error})") from error
@@ -109,7 +110,7 @@ class Pacs:
         with self._asked(NotDeliveredError):
             for instance in self._client.iter_series(study_uid, series_uid):
                 count += 1
-                instance.save_as(folder / f"{count:05d}.dcm", write_like_original=False)
+                instance.save_as(folder / f"{count:05d}.dcm", enforce_file_format=True)
         return count
 
     def fetch_instance(self, study_uid: str, series_uid: str, sop_uid: str, path: Path) -> None:
@@ -121,7 +122,7 @@ class Pacs:
         """
         with self._asked(NotDeliveredError):
             found = self._client.retrieve_instance(study_uid, series_uid, sop_uid)
-            found.save_as(path, write_like_original=False)
+            found.save_as(path, enforce_file_format=True)
 
     def holds(self, study_uid: str, sop_uid: str) -> bool:
         """Return whether it has an instance.
@@ -203,15 +204,6 @@ class Pacs:
         return refusal(
             f"the PACS at {self.url} answers what is no DICOMweb ({error}); is the address right?"
         )
-
-
-class _Limited(HTTPAdapter):
-    """Gives up on a server that does not answer."""
-
-    def send(self, *args: Any, **given: Any) -> requests.Response:
-        """Send a request with time limits, where it has none."""
-        given["timeout"] = given.get("timeout") or (CONNECT_S, READ_S)
-        return super().send(*args, **given)
 
 
 def _plain(item: Mapping[str, Any]) -> Dataset:

@@ -42,7 +42,6 @@ def write_viewer_seg(path: Path, spec: SegSpec) -> None:
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SEGMENTATION, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    file.is_little_endian, file.is_implicit_VR = True, False
     file.SOPClassUID, file.SOPInstanceUID = SEGMENTATION, meta.MediaStorageSOPInstanceUID
     file.Modality, file.SegmentationType = "SEG", spec.kind
     frame = ct.FrameOfReferenceUID if spec.frame_of_reference is None else spec.frame_of_reference
@@ -70,7 +69,7 @@ def write_viewer_seg(path: Path, spec: SegSpec) -> None:
     pixels = np.concatenate([f.pixels_yx.ravel() for f in spec.frames]).astype(np.uint8)
     packed = np.packbits(pixels, bitorder="little") if spec.kind == "BINARY" else pixels
     file.PixelData = packed.tobytes() + b"\0" * (packed.size % 2)
-    file.save_as(path, write_like_original=False)
+    file.save_as(path, enforce_file_format=True)
 
 
 def _segment(number: int, label: str) -> Dataset:
