@@ -11,7 +11,10 @@ from lib.labels.history import LabelHistory
 from lib.storage.database import FILE, Database
 from lib.training.cases import Case
 from phantom import head_and_neck_phantom
+from tests import forked_processes
 from tests.tiny import TINY
+
+forked_processes.install()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

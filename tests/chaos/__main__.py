@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests import forked_processes
 from tests.chaos.campaign import Campaign, say
 
 
@@ -30,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error(f"{folder} is not empty")
     folder.mkdir(parents=True, exist_ok=True)
     say(f"seed {seed}, in {folder}")
-    is_clean = Campaign(folder, seed, is_cold=given.cold).run(given.rounds)
+    if not given.cold:
+        forked_processes.install()
+    is_clean = Campaign(folder, seed).run(given.rounds)
     if not is_clean:
         say(f"not clean with seed {seed}: everything is kept in {folder}")
         return 1

@@ -89,7 +89,6 @@ class Campaign:
 
     folder: Path
     seed: int
-    is_cold: bool = False
     kills: Counter[str] = field(default_factory=Counter)
     missed: int = 0
     clean: int = 0
@@ -99,7 +98,7 @@ class Campaign:
 
     def run(self, rounds: int) -> bool:
         """Return whether all rounds, and what follows them, were clean."""
-        stage = Stage(self.folder, is_cold=self.is_cold)
+        stage = Stage(self.folder)
         load, checks, watcher = Load(stage, self.seed), Checks(stage), Watcher(stage)
         chance = random.Random(self.seed)  # noqa: S311 - no secret
         began = time.monotonic()

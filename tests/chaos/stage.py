@@ -18,7 +18,6 @@ import requests
 import yaml
 
 from lib.storage.database import FILE, FOLDER
-from tests.chaos.forked_server import ForkedServerPool
 from tests.server.running import APP, TINY
 
 START_LIMIT_S = 180.0
@@ -42,7 +41,6 @@ class Stage:
 
     Attributes:
         folder: Everything of a campaign lies here.
-        is_cold: Whether every server imports its libraries itself, instead of being forked.
         process: The server; None while there is none.
         url: Of the server that runs, or ran last.
         starts_s: Seconds that each start took, to the first answer.
@@ -50,12 +48,10 @@ class Stage:
     """
 
     folder: Path
-    is_cold: bool = False
     process: psutil.Process | None = None
     url: str = ""
     starts_s: list[float] = field(default_factory=list)
     is_serving: bool = False
-    _nursery: ForkedServerPool | None = None
 
     def __post_init__(self) -> None:
         for place in (self.studies, self.models, self.scratch, self.folder / "sessions"):
@@ -88,7 +84,7 @@ class Stage:
         return self.folder / "server.log"
 
     def launch(self) -> None:
-        """Start a server without waiting for it; the first one from its command line."""
+        """Start a server without waiting for it."""
         conf = {
             **ALWAYS_TRAINING,
             "model_dir": str(self.models),
@@ -101,16 +97,6 @@ class Stage:
         for key, value in conf.items():
             arguments += ["--conf", key, value]
         self.url = f"http://127.0.0.1:{port}"
-        if self.is_cold or not self.starts_s:
-            self._launch_cold(arguments)
-            return
-        if self._nursery is None:
-            self._nursery = ForkedServerPool(self._environment(), APP)
-        self.process = self._nursery.start(
-            arguments=arguments, folder=str(self.folder), log=str(self.log)
-        )
-
-    def _launch_cold(self, arguments: Sequence[str]) -> None:
         # Not by MONAI Label's script: the process that is killed must be the server itself.
         command = [sys.executable, "-m", "monailabel.main", *arguments]
         with self.log.open("ab") as output:
@@ -185,8 +171,6 @@ class Stage:
         """Leave no process behind."""
         self.kill_server()
         self.kill_trainers()
-        if self._nursery is not None:
-            self._nursery.close()
 
     def trainers(self) -> list[psutil.Process]:
         """Return the processes that train for these studies, or are about to."""

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,10 +118,17 @@ def running(
     app: Path = APP,
     studies: Path | str | None = None,
     environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "monailabel.main"),
 ) -> Iterator[Server]:
     """Yield a server over `folder`/studies and `folder`/models, and end it with all its children.
 
-    `studies` is where another server has its studies, if they are to be shared, or the address of a PACS.
+    Args:
+        folder: Where it works, and where its log lies.
+        conf: Settings beside those of all servers here.
+        app: The app's folder.
+        studies: Where another server has its studies, if they are to be shared, or the address of a PACS.
+        environment: Variables beside those of this process.
+        command: What starts MONAI Label; by default a process forked by `tests.forked_processes`.
     """
     places = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
     if isinstance(studies, Path):
@@ -134,11 +141,11 @@ def running(
                 "recipe": str(recipe), "device": "cpu", **UNDISTURBED, **(conf or {})}  # fmt: skip
     port = _free_port()
     programs = Path(sys.executable).parent
-    command = [str(programs / "monailabel"), "start_server", "--app", str(app),
-               "--studies", str(studies or places["studies"]),
-               "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+    words = [*command, "start_server", "--app", str(app),
+             "--studies", str(studies or places["studies"]),
+             "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     for key, value in settings.items():
-        command += ["--conf", key, value]
+        words += ["--conf", key, value]
     variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
                  "TMPDIR": str(places["scratch"]), "OMP_NUM_THREADS": "1",
                  "MONAI_LABEL_SESSION_PATH": str(places["sessions"]),
@@ -146,7 +153,7 @@ def running(
     log = folder / "server.log"
     with log.open("wb") as output, requests.Session() as http:
         process = psutil.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=variables
+            words, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=variables
         )
         server = Server(f"http://127.0.0.1:{port}", places["studies"], places["models"],
                         places["scratch"], log, http, process)  # fmt: skip
@@ -170,7 +177,7 @@ def _wait_until_it_answers(server: Server) -> None:
             if server.ask("GET", "/info/").status_code == 200:
                 return
         except requests.ConnectionError:
-            time.sleep(0.3)
+            time.sleep(0.1)
         if server.process.status() == psutil.STATUS_ZOMBIE:
             break
     raise AssertionError(f"the server did not start:\n{server.log.read_text()[-4000:]}")

@@ -1,0 +1,23 @@
+"""The command of the README, started as a user starts it: all other tests fork their servers."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import forked_processes
+from tests.server.running import put_case, put_model, running
+
+pytestmark = pytest.mark.server
+
+
+def test_monailabel_starts_the_server_which_contours(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    version = put_model(tmp_path / "models")
+    with (
+        forked_processes.imported_anew(),
+        running(tmp_path, command=[str(Path(sys.executable).parent / "monailabel")]) as server,
+    ):
+        put_case(server, "case")
+        assert server.ask("GET", "/info/").json()["models"]["organnet25d"]["version"] == version
+        assert server.ask("POST", "/infer/organnet25d?image=case").status_code == 200
