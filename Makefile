@@ -1,6 +1,6 @@
 # make install | demo | serve | test | e2e | check | chaos | bench | format | clean
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.11; do $$p -c '' 2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -21,8 +21,8 @@ install-dev: $(VENV)/.dev
 $(PY):
 	bash tools/make_venv.sh "$(PYTHON)" $(VENV)
 
-$(VENV)/.runtime: requirements.txt constraints.txt | $(PY)
-	$(PIP) install -q -r requirements.txt -c constraints.txt
+$(VENV)/.runtime: requirements.txt constraints.txt $(wildcard tools/stand_ins/*/*.toml tools/stand_ins/*/*.py) | $(PY)
+	@TORCH_INDEX="$(TORCH_INDEX)" bash tools/install_runtime.sh $(PY)
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
