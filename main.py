@@ -1,4 +1,4 @@
-"""What MONAI Label loads."""
+"""Entry point of MONAI Label, which looks for the app class in this file."""
 
 from lib.app import OrganNetApp
 

@@ -1,4 +1,4 @@
-"""The app that MONAI Label loads: builds the parts and hands them over."""
+"""The app that MONAI Label loads: builds the parts and connects them."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lib import __version__
 from lib.activelearning.service import ActiveLearningService, Images
 from lib.assignment.service import Assignments
-from lib.config import AppConfig
+from lib.config import TASK_NAME, AppConfig
 from lib.datastores.dicomweb import open_pacs, open_store
 from lib.datastores.labelled_cases import labelled_cases
 from lib.datastores.local import FolderStore, StoreDependencies
@@ -35,22 +35,31 @@ from lib.monailabel_tasks.strategies import strategies
 from lib.monailabel_tasks.train_task import OrganNetTrainTask
 from lib.pacs_sync.sync import PacsSync
 from lib.retrain.service import RetrainingService
-from lib.server.lifecycle import at_shutdown, in_server_process
 from lib.server.requests import as_flag
-from lib.server.sessions import ScanSessions
+from lib.server.running_app import (
+    InferResult,
+    SubmissionWarnings,
+    at_shutdown,
+    in_server_process,
+)
+from lib.server.session_routes import ScanSessions
 from lib.storage.atomic_files import finite, remove_abandoned_scratch, remove_unfinished
 from lib.storage.database import FILE, Database, is_url, state_folder
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
-MODEL = "organnet25d"
-ADOPT_EVERY_S = 2.0
-"""How often the labels' folder is looked at for files that people laid there."""
+FOLDER_CHECK_S = 2.0
+"""Interval in seconds between checks of the labels folder for new or changed files."""
 
 
 class OrganNetApp(MONAILabelApp):
-    """OrganNet2.5D behind MONAI Label's routes."""
+    """OrganNet2.5D as a MONAI Label app; the routes use it through `lib.server.running_app.RunningApp`."""
+
+    store: FolderStore
+    retraining: RetrainingService
+    active_learning: ActiveLearningService
+    pacs_sync: PacsSync | None = None
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.config = AppConfig.from_conf(conf or {})
@@ -68,16 +77,11 @@ class OrganNetApp(MONAILabelApp):
         self.assignments = Assignments(
             self.database, self.state, self.config, history=self.label_history
         )
-        self.leases, self.readers = self.assignments.leases, self.assignments.readers
-        self.quarantine = Quarantine(
-            self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)
-        )
-        self.pacs_sync: PacsSync | None = None
-        # Defect 17: a scoring process per method on every next sample, never merged.
+        # Defect 17: MONAI Label starts a scoring process per method with every next sample.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
         # Defect 2: MLflow 3 refuses the file store that MONAI Label gives it.
         settings.MONAI_LABEL_TRACKING_ENABLED = False
-        # Threads of a training that wait sleep, and leave the processor to the server.
+        # Waiting threads of a training sleep instead of spinning, which leaves the processor to the server.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         super().__init__(
             app_dir=app_dir,
@@ -89,58 +93,20 @@ class OrganNetApp(MONAILabelApp):
             labels=dict(self.config.recipe.labels),
         )
         if in_server_process():
-            # Only there: a script may build the app too, and has no use for routes.
+            # Imported here, because scripts and child processes build the app without a web server.
             from lib.server import monailabel_patches
 
             monailabel_patches.install(self.config)
 
-    def on_init_complete(self) -> None:
-        """Start what runs beside the requests; only the server calls this."""
-        super().on_init_complete()
-        if self.config.model_dir.is_dir():
-            remove_unfinished(self.config.model_dir)
-        remove_abandoned_scratch()
-        self.label_history.restore_from_files()
-        self._reconcile_models()
-        store = self.store
-        remove_unfinished(store.folder)
-        adopting = PeriodicTask(
-            "watcher",
-            lambda: self._adopt(store),
-            every_s=ADOPT_EVERY_S,
-            trouble="the labels' folder could not be looked at",
-        )
-        at_shutdown(adopting.start().stop)
-        at_shutdown(self.assignments.start(store).stop)
-        if self.pacs_sync is not None:
-            at_shutdown(self.pacs_sync.start().stop)
-        self.retraining.scheduler.start()
-        at_shutdown(self.retraining.scheduler.stop)
-        if self.config.scoring:
-            self.active_learning.runner.start()
-            at_shutdown(self.active_learning.runner.stop)
-
-    def _adopt(self, store: FolderStore) -> None:
-        """Take up what people laid into the labels' folder, as if they had submitted it."""
-        for version in store.scan_folder():
-            if version.tag == FINAL:
-                self.on_save_label(version.image_id, version.image_id)
-
-    def _reconcile_models(self) -> None:
-        """Bring what serves and what was decided together, as after a kill; the server starts anyhow."""
-        try:
-            for done in self.promoter.reconcile():
-                logger.info("models: %s", done)
-        except (OrganNetError, OSError, SQLAlchemyError):
-            logger.exception("the models' history could not be brought up to date")
+    # ---- called once by MONAI Label, in this order
 
     def init_datastore(self) -> Datastore:
         """Return the store over the studies folder, or over a PACS."""
         parts = StoreDependencies(
             labels=self.config.recipe.labels,
             history=self.label_history,
-            quarantine=self.quarantine,
-            served=self.served_version,
+            quarantine=Quarantine(self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)),
+            served=self._active_version,
         )
         if not is_url(self.studies):
             self.store = FolderStore(Path(self.studies), parts)
@@ -158,27 +124,16 @@ class OrganNetApp(MONAILabelApp):
             pacs,
             self.database,
             self.state,
-            on_label=lambda version: self.on_save_label(version.image_id, version.image_id),
+            on_label=self._on_version,
             may_be_sent=self.assignments.is_visible_to_all,
-            wanted=self._wanted,
+            wanted=self._images_to_fetch,
         )
         return store
 
-    def _wanted(self) -> list[str]:
-        """Return the images that will be wanted: those that trainings read, then those to be contoured."""
-        unlabelled = self.store.get_unlabeled_images() if self.config.scoring else []
-        return [*self.label_history.current_digests(), *unlabelled]
-
-    def served_version(self) -> str | None:
-        """Return the version of the model that serves, None where none does."""
-        path = self.registry.served_path()
-        return None if path is None else path.stem
-
     def init_infers(self) -> dict[str, InferTask]:
         """Return the inference tasks by name."""
-        return {
-            MODEL: OrganNetInferTask(self.served, self.config.recipe, ServingPriority(self.state))
-        }
+        priority = ServingPriority(self.state)
+        return {TASK_NAME: OrganNetInferTask(self.served, self.config.recipe, priority)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Return the training tasks by name."""
@@ -189,7 +144,7 @@ class OrganNetApp(MONAILabelApp):
             self.promoter,
             labelled=labelled_cases(self.store),
         )
-        return {MODEL: OrganNetTrainTask(self.retraining)}
+        return {TASK_NAME: OrganNetTrainTask(self.retraining)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Return the active-learning strategies by name."""
@@ -201,15 +156,65 @@ class OrganNetApp(MONAILabelApp):
             labels=self.label_history,
             images=Images(
                 unlabelled=self.store.get_unlabeled_images,
-                path=self.image_path,
+                path=self.store.require_image,
                 is_available=self.store.is_available,
             ),
-            served=self.served_version,
+            served=self._active_version,
         )
         return strategies(self.active_learning.case_assigner)
 
+    def on_init_complete(self) -> None:
+        """Bring stored files up to date, and start the background tasks; called in the server process only."""
+        super().on_init_complete()
+        if self.config.model_dir.is_dir():
+            remove_unfinished(self.config.model_dir)
+        remove_abandoned_scratch()
+        self.label_history.restore_from_files()
+        self._reconcile_models()
+        remove_unfinished(self.store.folder)
+        folder_check = PeriodicTask(
+            "watcher",
+            self._import_from_folder,
+            every_s=FOLDER_CHECK_S,
+            trouble="the labels folder could not be checked",
+        )
+        at_shutdown(folder_check.start().stop)
+        at_shutdown(self.assignments.start(self.store).stop)
+        if self.pacs_sync is not None:
+            at_shutdown(self.pacs_sync.start().stop)
+        self.retraining.scheduler.start()
+        at_shutdown(self.retraining.scheduler.stop)
+        if self.config.scoring:
+            self.active_learning.runner.start()
+            at_shutdown(self.active_learning.runner.stop)
+
+    def _import_from_folder(self) -> None:
+        """Submit label files that users put into the labels folder."""
+        for version in self.store.scan_folder():
+            if version.tag == FINAL:
+                self._on_version(version)
+
+    def _reconcile_models(self) -> None:
+        """Complete promotions that a killed server left unfinished; an error does not prevent the start."""
+        try:
+            for done in self.promoter.reconcile():
+                logger.info("models: %s", done)
+        except (OrganNetError, OSError, SQLAlchemyError):
+            logger.exception("the model history could not be brought up to date")
+
+    def _images_to_fetch(self) -> list[str]:
+        """Return the images to fetch from the PACS: first those for trainings, then those to be contoured."""
+        unlabelled = self.store.get_unlabeled_images() if self.config.scoring else []
+        return [*self.label_history.current_digests(), *unlabelled]
+
+    def _active_version(self) -> str | None:
+        path = self.registry.served_path()
+        return None if path is None else path.stem
+
+    # ---- called by the routes
+
     def info(self) -> dict[str, Any]:
-        """Return what the app offers, as JSON can hold it (defect 13)."""
+        """Return models, trainers and strategies, without numbers that JSON cannot hold (defect 13)."""
         plain: dict[str, Any] = finite(super().info())
         return plain
 
@@ -218,21 +223,11 @@ class OrganNetApp(MONAILabelApp):
             return None
         return ScanSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
 
-    def require_trainer(self, model: str) -> None:
-        """Do nothing where there is a trainer of that name.
+    def served_model(self) -> dict[str, Any] | None:
+        """Return version, date and reason of the active model; None if there is none.
 
-        Raises:
-            DatastoreError: If there is none.
+        Date and reason are None if the model stands in for the one promoted last; `trouble` says why it does.
         """
-        _known(self._trainers, model, "trainer")
-
-    @property
-    def trained_model(self) -> str:
-        """Name of the one trainer."""
-        return MODEL
-
-    def served_now(self) -> dict[str, Any] | None:
-        """Return what serves, since when and why; None where nothing does."""
         try:
             version = self.served.get().version
         except CheckpointError:
@@ -247,7 +242,7 @@ class OrganNetApp(MONAILabelApp):
         }
 
     def import_dicom(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
-        """Keep a DICOM SEG or RTSTRUCT that somebody submitted; None where it is drawn on no scan of ours.
+        """Store a submitted DICOM SEG or RTSTRUCT as a label version; None if no scan of the store fits it.
 
         Raises:
             As `lib.pacs_sync.dicom_import.DicomImporter.import_submitted`.
@@ -256,8 +251,11 @@ class OrganNetApp(MONAILabelApp):
             return None
         return self.pacs_sync.importer.import_submitted(file, author=author, client=client)
 
+    def _on_version(self, version: LabelVersion) -> None:
+        self.on_save_label(version.image_id, version.image_id)
+
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
-        """Do what follows from a new label, the long of it beside the requests; never raises."""
+        """Wake the background tasks that a new label concerns; never raises, since the label is stored."""
         if self.pacs_sync is not None:
             self.pacs_sync.wake()
         self.retraining.scheduler.wake()
@@ -265,66 +263,45 @@ class OrganNetApp(MONAILabelApp):
         self.assignments.on_label_submitted(image_id)
         return {}
 
-    def submission_warnings(self, version: LabelVersion) -> dict[str, list[str]]:
-        """Return what whoever submitted a label should know.
-
-        Returns:
-            `doubts`: what looks wrong about it, in sentences; `left_out`: organs of the label before it that it
-            has not, which in a reader study nobody is told.
-        """
-        is_alone = self.readers.readers_of(version.image_id) == 1
-        left_out = self.label_history.missing_organs(version) if is_alone else ()
+    def submission_warnings(self, version: LabelVersion) -> SubmissionWarnings:
+        """Return remarks on a submitted label, for the annotator."""
+        has_one_reader = self.assignments.readers.readers_of(version.image_id) == 1
+        left_out = self.label_history.missing_organs(version) if has_one_reader else ()
         return {"doubts": list(version.doubts), "left_out": list(left_out)}
 
-    def image_path(self, image_id: str) -> Path:
-        """Return where an image of the store lies: a file, or the folder of a DICOM series.
-
-        Raises:
-            DatastoreError: If there is no such image.
-        """
-        return self.store.require_image(image_id)
-
-    def label_path(self, image_id: str, tag: str) -> Path:
-        """Return where a label of the store lies.
-
-        Raises:
-            DatastoreError: If there is no such image or label.
-        """
-        return self.store.require_label(image_id, tag)
-
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the image to contour next, what is known of it, and why this one.
+        """Return the image to contour next, and why it was chosen.
 
         Args:
-            request: `strategy`, and of who asks `holder`, `seed` and `readers`.
+            request: `strategy`, `holder`, and optionally `seed` and `readers`.
 
         Raises:
-            DatastoreError: If there is no such strategy.
+            DatastoreError: If the strategy is unknown.
         """
-        strategy = _known(self._strategies, request["strategy"], "strategy")
-        store = self.datastore()
-        sample: dict[str, Any] = strategy(request, store)
-        # What the clients load it by: a file's name and path, or the ids of its DICOM series.
-        return {**store.get_image_info(sample["id"]), **sample} if "id" in sample else sample
+        strategy = _task(self._strategies, request["strategy"], "strategy")
+        sample: dict[str, Any] = strategy(request, self.store)
+        return sample
 
     def infer(
         self,
         request: Mapping[str, Any],
         datastore: Datastore | None = None,  # noqa: ARG002 - the base's
-    ) -> dict[str, Any]:
-        """Return the label of a scan: `file`, which the caller removes, and `params`.
+    ) -> InferResult:
+        """Contour a scan, and save the label in the store if the request asks for it.
 
-        Only `scan`, which the server's own routes set, is taken as a path; `image` is an id of the store
-        and nothing else (defect 11).
+        Args:
+            request: `model` and inference options. `image` is an id of the store; only `scan`, which the
+                routes set, is used as a path (defect 11).
+            datastore: Not used.
 
         Raises:
-            DatastoreError: If there is no such model or image.
+            DatastoreError: If the model or image is unknown.
         """
-        task = _known(self._infers, request["model"], "model")
+        task = _task(self._infers, request["model"], "model")
         image_id, scan = request["image"], request.get("scan")
-        path = Path(scan) if scan else self.image_path(image_id)
+        path = Path(scan) if scan else self.store.require_image(image_id)
         file, params = task({**request, "image": str(path), "image_id": image_id})
-        result = {"label": file, "tag": "original", "file": file, "params": params}
+        result = InferResult(label=file, tag="original", file=file, params=params)
         if not scan and as_flag("save_label", request.get("save_label", False)):
             result["tag"] = str(request.get("label_tag") or "original")
             try:
@@ -335,25 +312,19 @@ class OrganNetApp(MONAILabelApp):
                 raise
         return result
 
-    def _save_inferred(
-        self,
-        image_id: str,
-        result: Mapping[str, Any],
-        author: str,
-    ) -> str:
+    def _save_inferred(self, image_id: str, result: InferResult, author: str) -> str:
         names = result["params"]["label_names"]
         about = {
-            "model": MODEL,
+            "model": TASK_NAME,
             "params": result["params"],
-            # The served model's values need not be those that this server trains with.
+            # The label values of the active model can differ from those of the server's recipe.
             "label_info": [{"name": name, "idx": value} for name, value in names.items()],
             "author": author,
         }
-        tag, file = result["tag"], result["file"]
-        return self.store.save_label(image_id, file, tag, about, source="infer")
+        return self.store.save_label(image_id, result["file"], result["tag"], about, source="infer")
 
 
-def _known(tasks: Mapping[str, Any], name: str, kind: str) -> Any:
+def _task(tasks: Mapping[str, Any], name: str, kind: str) -> Any:
     if name not in tasks:
-        raise DatastoreError(f"{name[:80]!r}: no such {kind}; there is {', '.join(tasks)}")
+        raise DatastoreError(f"{name[:80]!r}: no such {kind}; expected one of {', '.join(tasks)}")
     return tasks[name]

@@ -14,6 +14,8 @@ from lib.recipes.schema import OPENKBP, Recipe
 from lib.recipes.yaml_files import find_recipe
 
 APP_DIR = Path(__file__).resolve().parents[1]
+TASK_NAME = "organnet25d"
+"""Name of the only model, which is also the only trainer, in MONAI Label's addresses."""
 
 _MONAI_LABELS_OWN = frozenset({"server_mode", "auto_update_scoring", "models", "preload"})
 """Keys that MONAI Label or its other apps read from `--conf`: passed over, not refused."""

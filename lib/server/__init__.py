@@ -1,1 +1,1 @@
-"""The HTTP server: routes, access, limits; every cure for MONAI Label's server."""
+"""Web server: routes, request and response models, access control, and changes to MONAI Label's application."""

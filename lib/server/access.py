@@ -1,32 +1,40 @@
-"""Who is let in (defect 12): this machine only, unless told otherwise, and never other sites' pages."""
+"""Access control: machines and web pages, roles of users, and labels of reader studies."""
 
 from collections.abc import Iterable
 from typing import Literal
 from urllib.parse import urlsplit
 
+from fastapi import Depends
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC, User
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lib.assignment.reader_studies import may_be_seen, readings_by_reader
 from lib.config import is_loopback
-from lib.server.uploads import MAX_UPLOAD_BYTES
+from lib.errors import StateError
+from lib.labels.history import FINAL
+from lib.server.requests import MAX_UPLOAD_BYTES
+from lib.server.running_app import RunningApp
 
 LOCAL_ONLY = (
-    "this server answers its own machine only. To let others in, turn authentication on "
-    "(MONAI_LABEL_AUTH_ENABLE), or put an authenticating proxy before it and start it with "
+    "this server answers requests from its own machine only. To allow other machines, turn authentication on "
+    "(MONAI_LABEL_AUTH_ENABLE), or put an authenticating proxy in front of it and start it with "
     "--conf access network"
 )
 OTHER_SITE = (
-    "the request comes from a page of another site; list it in MONAI_LABEL_CORS_ORIGINS to allow it"
+    "the request comes from a web page of another site; to allow it, list the site in "
+    "MONAI_LABEL_CORS_ORIGINS"
 )
 
 
 class AccessGuard:
-    """Refuses requests from other machines, and requests that a foreign web page makes a browser send.
+    """Middleware that refuses requests from other machines and from web pages of other sites (defect 12).
 
-    MONAI Label listens on all addresses by default, needs no login by default, and answers any page: so a web
-    page open in the same browser could read patients and write labels. The `Host` is checked too where
-    only this machine is let in: a foreign name that resolves to 127.0.0.1 is a foreign page.
+    MONAI Label listens on all addresses by default, needs no login by default, and answers any web page. Any
+    page open in the same browser could read patient data and write labels. With `local` access the `Host`
+    header is checked too: a page of a foreign site can resolve its own name to 127.0.0.1 (DNS rebinding).
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class AccessGuard:
 
 
 class BodyLimit:
-    """Stops reading a request that is larger than a scan can be, before it has filled the disk."""
+    """Middleware that stops reading a request body above the size of a scan, before it fills the disk."""
 
     def __init__(self, app: ASGIApp, *, limit_bytes: int = MAX_UPLOAD_BYTES + 2**20) -> None:
         self.app = app
@@ -66,21 +74,82 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with 413."""
-        read = 0
+        read_bytes = 0
+        detail = f"the request body exceeds the limit of {self.limit_bytes // 2**20} MiB"
 
-        async def counted() -> Message:
-            nonlocal read
+        async def receive_counted() -> Message:
+            nonlocal read_bytes
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.limit_bytes:
-                raise HTTPException(413, f"more than {self.limit_bytes // 2**20} MiB")
+            read_bytes += len(message.get("body", b""))
+            if read_bytes > self.limit_bytes:
+                raise HTTPException(413, detail)
             return message
 
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limit_bytes:
-            detail = {"detail": f"more than {self.limit_bytes // 2**20} MiB"}
-            # Closed: the next request on it would be taken for the body that was announced.
-            closing = {"Connection": "close"}
-            await JSONResponse(detail, 413, headers=closing)(scope, receive, send)
+            # The unread body would be taken for the next request on this connection, so it is closed.
+            headers = {"Connection": "close"}
+            await JSONResponse({"detail": detail}, 413, headers=headers)(scope, receive, send)
         else:
-            await self.app(scope, counted, send)
+            await self.app(scope, receive_counted, send)
+
+
+# MONAI Label's roles. While its authentication is off, every request has all of them.
+USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
+ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
+ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+_REVIEWERS = [settings.MONAI_LABEL_AUTH_ROLE_REVIEWER, settings.MONAI_LABEL_AUTH_ROLE_ADMIN]
+REVIEWER = Depends(RBAC(_REVIEWERS))
+ANNOTATOR_OR_REVIEWER = Depends(RBAC([settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR, *_REVIEWERS]))
+
+
+def author_of(user: User) -> str:
+    """Return the user's name; empty without authentication, where MONAI Label names every user "admin"."""
+    return str(user.username) if settings.MONAI_LABEL_AUTH_ENABLE else ""
+
+
+def holder_of(user: User, client_id: object = None) -> str:
+    """Return the name that leases are granted to: the user's, or without authentication the client's id."""
+    return author_of(user)[:200] or str(client_id or "")[:200]
+
+
+def may_review(user: User) -> bool:
+    """Return whether a user has the role of `REVIEWER`; without authentication every user has."""
+    return not set(_REVIEWERS).isdisjoint(user.roles)
+
+
+def require_label_access(
+    app: RunningApp, image_id: str, tag: str, user: User, *, is_version: bool
+) -> None:
+    """Raise an error if a user may not see the final label of an image yet.
+
+    In a reader study nobody sees another reader's contours before submitting their own. With authentication,
+    reviewers and readers who have submitted may see the label; all others when the study is complete. Without
+    authentication, readers cannot be identified: the current label is hidden until the study is complete,
+    and a version, which has to be requested by its number, is always shown. Files in the studies folder are
+    not protected.
+
+    Args:
+        app: The running app.
+        image_id: The image.
+        tag: Tag of the label.
+        user: The user who requests it.
+        is_version: Whether a numbered version is requested, not the current label.
+
+    Raises:
+        StateError: If access is denied.
+    """
+    has_users = settings.MONAI_LABEL_AUTH_ENABLE
+    if tag != FINAL or (is_version and not has_users):
+        return
+    wanted = app.assignments.readers.readers_of(image_id)
+    if wanted == 1:
+        return
+    submitted = readings_by_reader(app.label_history.history(image_id, FINAL))
+    asks = author_of(user) if has_users else None
+    if not may_be_seen(wanted=wanted, submitted=submitted, asks=asks, is_reviewer=may_review(user)):
+        raise StateError(
+            f"{image_id}: {len(submitted)} of {wanted} readers of this reader study have submitted. The label "
+            "is shown when all have, so that each reader contours independently. Reviewers find every "
+            "version under /organnet/labels/IMAGE/NUMBER"
+        )

@@ -1,112 +1,270 @@
-"""The routes to the history of labels, and to what was refused."""
+"""Routes to label versions, their export as DICOM or NRRD, and the quarantine."""
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 from monailabel.endpoints.user.auth import User
-from monailabel.interfaces.utils.app import app_instance
+from pydantic import BaseModel, ConfigDict
 
-from lib.datastores.local import FolderStore
-from lib.errors import DatastoreError
-from lib.server.reader_blinding import require_label_access
-from lib.server.roles import ADMIN, REVIEWER, USER, author_of
+from lib.dicom.objects import Kind
+from lib.errors import ConfigError, DatastoreError, StateError
+from lib.imaging.dicom_series import read_headers, require_series
+from lib.labels.history import FINAL
+from lib.pacs_sync.dicom_export import provenance_of
+from lib.server.access import ADMIN, ANNOTATOR, REVIEWER, USER, author_of, require_label_access
+from lib.server.responses import (
+    BYTES,
+    DICOM,
+    ERRORS,
+    file_of,
+    label_as_dicom,
+    label_as_nrrd,
+)
+from lib.server.running_app import RunningApp, get_app
 from lib.storage.identifiers import require_image_id, require_tag
 from lib.storage.tables import LabelVersion
 
-router = APIRouter(prefix="/organnet")
+Format = Literal["seg", "rtstruct", "nrrd"]
+
+router = APIRouter(prefix="/organnet", responses=ERRORS)
 
 
-def _store() -> FolderStore:
-    store: FolderStore = app_instance().datastore()
-    return store
+class Version(BaseModel):
+    """A version of a label; `hidden_at` is set if it was removed."""
+
+    image: str
+    tag: str
+    number: int
+    sha256: str
+    source: str
+    author: str
+    client: str
+    model_version: str | None
+    organs: list[str]
+    submitted_at: str
+    hidden_at: str | None
 
 
-def _about(version: LabelVersion, versions: list[LabelVersion]) -> dict[str, Any]:
-    """Return what a reviewer may know of a version."""
-    parent = next((v.number for v in versions if v.id == version.parent_id), None)
+class VersionInHistory(Version):
+    """A version with the number of the version that it replaced, and the information that the client sent."""
+
+    parent: int | None
+    info: dict[str, Any]
+
+
+class RefusedFile(BaseModel):
+    """A file in the labels folder that is not a valid label."""
+
+    image: str
+    tag: str
+    file: str
+    reason: str
+
+
+class Labels(BaseModel):
+    """Current labels, and invalid files in the labels folder."""
+
+    labels: list[Version]
+    refused: list[RefusedFile]
+
+
+class QuarantinedFile(BaseModel):
+    """A refused submission; only name and reason are present if its record cannot be read."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+    image: str = ""
+    tag: str = ""
+    user: str = ""
+    reason: str
+    at: str = ""
+    file: str = ""
+    sha256: str = ""
+    bytes: int = 0
+    is_whole: bool = True
+
+
+class SentObject(BaseModel):
+    """The DICOM object that was stored in the PACS."""
+
+    image: str
+    format: Kind
+    sop_instance_uid: str
+
+
+def _as_dict(version: LabelVersion) -> dict[str, Any]:
     return {
         "image": version.image_id,
         "tag": version.tag,
         "number": version.number,
-        "parent": parent,
         "sha256": version.digest,
         "source": version.source,
         "author": version.author,
         "client": version.client,
         "model_version": version.model_version,
         "organs": version.organs,
-        "info": version.info,
         "submitted_at": version.submitted_at.isoformat(),
         "hidden_at": None if version.hidden_at is None else version.hidden_at.isoformat(),
     }
 
 
+def _in_history(version: LabelVersion, versions: Sequence[LabelVersion]) -> VersionInHistory:
+    parent = next((v.number for v in versions if v.id == version.parent_id), None)
+    return VersionInHistory(**_as_dict(version), parent=parent, info=version.info)
+
+
 @router.get("/labels")
-def get_labels(tag: str = "final", image: str | None = None, _user: User = USER) -> dict[str, Any]:
-    """Return the current version of each image, or of one, and the files in the folder that are no labels."""
-    store = _store()
+def get_labels(tag: str = "final", image: str | None = None, _user: User = USER) -> Labels:
+    """Return the current label of every image, or of one, and the invalid files in the labels folder."""
+    app = get_app()
     tag = require_tag(tag)
     if image is None:
-        versions = store.history.current(tag)
+        versions = app.label_history.current(tag)
     else:
-        # A viewer asks every few seconds, and of its own image alone.
-        newest = store.history.newest(require_image_id(image), tag)
+        # A viewer asks every few seconds for its own image: only that image is looked up.
+        newest = app.label_history.newest(require_image_id(image), tag)
         versions = [] if newest is None else [newest]
     refused = [
-        {"image": one.image_id, "tag": one.tag, "file": one.path.name, "reason": one.reason}
-        for one in store.refused_files()
-        if image in (None, one.image_id)
+        RefusedFile(image=file.image_id, tag=file.tag, file=file.path.name, reason=file.reason)
+        for file in app.store.refused_files()
+        if image in (None, file.image_id)
     ]
-    listed = [
-        {key: value for key, value in _about(version, []).items() if key not in ("parent", "info")}
-        for version in versions
-    ]
-    return {"labels": listed, "refused": refused}
+    return Labels(labels=[Version(**_as_dict(version)) for version in versions], refused=refused)
 
 
 @router.get("/labels/{image}")
-def get_history(image: str, tag: str = "final", _user: User = USER) -> list[dict[str, Any]]:
+def get_history(image: str, tag: str = "final", _user: User = USER) -> list[VersionInHistory]:
     """Return every version of an image's label, hidden ones too, oldest first."""
-    versions = _store().history.history(require_image_id(image), require_tag(tag))
+    versions = get_app().label_history.history(require_image_id(image), require_tag(tag))
     if not versions:
-        raise DatastoreError(f"{image}: there never was a label with the tag {tag!r}")
-    return [_about(version, versions) for version in versions]
+        raise DatastoreError(f"{image}: no label with the tag {tag!r} was ever submitted")
+    return [_in_history(version, versions) for version in versions]
 
 
-@router.get("/labels/{image}/{number}")
-def get_version(image: str, number: int, tag: str = "final", user: User = USER) -> Response:
-    """Return the file of one version; not to those who are to draw their own first."""
-    history = _store().history
-    version = history.version(require_image_id(image), require_tag(tag), number)
-    require_label_access(app_instance(), image, tag, user, is_version=True)
-    name = f"{image}-{tag}-{number}.nii.gz"
-    path = history.path(version.digest)
-    if not path.is_file():
-        raise DatastoreError(f"{image}: the volume of version {number} is gone; restore a backup")
-    return FileResponse(path, media_type="application/octet-stream", filename=name)
+@router.get("/labels/{image}/{number}", response_class=FileResponse, responses=file_of(BYTES))
+def get_version(image: str, number: int, tag: str = "final", user: User = USER) -> FileResponse:
+    """Return the file of one version; hidden from readers of a reader study who have not submitted."""
+    app = get_app()
+    _, file = _version(app, image, tag, number, user)
+    return FileResponse(file, media_type=BYTES, filename=f"{image}-{tag}-{number}.nii.gz")
 
 
 @router.post("/labels/{image}/{number}/restore")
 def restore_version(
     image: str, number: int, tag: str = "final", user: User = REVIEWER
-) -> dict[str, Any]:
-    """Make an older version the current one again; what it replaces stays in the history."""
-    store = _store()
+) -> VersionInHistory:
+    """Make an older version the current one again, as a new version; the history keeps all versions."""
+    app = get_app()
     image_id, tag = require_image_id(image), require_tag(tag)
-    version = store.restore_label(image_id, tag, number, author_of(user))
-    app_instance().on_save_label(image_id, image_id)
-    return _about(version, store.history.history(image_id, tag))
+    version = app.store.restore_label(image_id, tag, number, author_of(user))
+    app.on_save_label(image_id, image_id)
+    return _in_history(version, app.label_history.history(image_id, tag))
 
 
-@router.get("/quarantine")
-def get_quarantine(_user: User = ADMIN) -> list[dict[str, Any]]:
-    """Return what was refused, by whom and why, newest first."""
-    return _store().quarantine.entries()
+@router.get(
+    "/export/{image}",
+    response_class=Response,
+    responses=file_of(DICOM, BYTES),
+)
+def export_label(
+    image: str,
+    format: Format = "seg",
+    tag: str = "final",
+    version: int | None = None,
+    user: User = USER,
+) -> Response:
+    """Return the current label or a version as DICOM SEG, RTSTRUCT or NRRD.
+
+    SEG and RTSTRUCT need a scan that is a DICOM series. NRRD lies on the scan's voxels. Hidden from readers of
+    a reader study who have not submitted.
+    """
+    app = get_app()
+    app.store.require_image(require_image_id(image))
+    label, file = _version(app, image, tag, version, user)
+    if format == "nrrd":
+        return label_as_nrrd(file, _file_stem(label), image_id=image)
+    return _as_dicom(app, label, file, format)
 
 
-@router.get("/quarantine/{name}")
-def get_refused_file(name: str, _user: User = ADMIN) -> Response:
+@router.post("/export/{image}/pacs")
+def send_label(
+    image: str,
+    format: Kind = "rtstruct",
+    tag: str = "final",
+    version: int | None = None,
+    user: User = ANNOTATOR,
+) -> SentObject:
+    """Store a label in the PACS now, as `export_label` returns it; final labels are also sent automatically."""
+    app = get_app()
+    if app.pacs_sync is None:
+        raise ConfigError(
+            f"{image}: this server's studies are in a folder, so there is no PACS to send to; GET the object "
+            f"from /organnet/export/{image}, and store it with your PACS's tools"
+        )
+    app.store.require_image(require_image_id(image))
+    label, file = _version(app, image, tag, version, user)
+    if label.tag == FINAL and not app.assignments.is_visible_to_all(label):
+        raise StateError(
+            f"{image}: its reader study is not complete, and every reader would see the label in the PACS; "
+            "it is sent when all readers have submitted"
+        )
+    content = bytes(_as_dicom(app, label, file, format).body)
+    uid = app.pacs_sync.store_object(content)
+    return SentObject(image=image, format=format, sop_instance_uid=uid)
+
+
+def _version(
+    app: RunningApp, image: str, tag: str, number: int | None, user: User
+) -> tuple[LabelVersion, Path]:
+    """Return a version of a label, the current one without `number`, and its volume."""
+    image_id, tag = require_image_id(image), require_tag(tag)
+    history = app.label_history
+    if number is None:
+        version = history.newest(image_id, tag)
+        if version is None:
+            raise DatastoreError(f"{image_id}: there is no label with the tag {tag!r}")
+    else:
+        version = history.version(image_id, tag, number)
+    require_label_access(app, image_id, tag, user, is_version=number is not None)
+    file = history.path(version.digest)
+    if not file.is_file():
+        raise DatastoreError(
+            f"{image_id}: the volume of version {version.number} is missing; restore a backup"
+        )
+    return version, file
+
+
+def _as_dicom(app: RunningApp, version: LabelVersion, file: Path, kind: Kind) -> Response:
+    image_id = version.image_id
+    folder = require_series(app.store.require_image(image_id), image_id)
+    headers, _ = read_headers(folder, image_id=image_id)
+    about = provenance_of(version, kind, str(headers[0].SeriesInstanceUID))
+    return label_as_dicom(
+        kind,
+        file,
+        app.config.recipe.labels,
+        headers,
+        about,
+        image_id=image_id,
+        name=_file_stem(version),
+    )
+
+
+def _file_stem(version: LabelVersion) -> str:
+    return f"{version.image_id}-{version.tag}-{version.number}"
+
+
+@router.get("/quarantine", response_model_exclude_unset=True)
+def get_quarantine(_user: User = ADMIN) -> list[QuarantinedFile]:
+    """Return the refused submissions with user and reason, newest first."""
+    return [QuarantinedFile(**entry) for entry in get_app().store.quarantine.entries()]
+
+
+@router.get("/quarantine/{name}", response_class=FileResponse, responses=file_of(BYTES))
+def get_refused_file(name: str, _user: User = ADMIN) -> FileResponse:
     """Return one refused file."""
-    path = _store().quarantine.file(name)
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+    path = get_app().store.quarantine.file(name)
+    return FileResponse(path, media_type=BYTES, filename=path.name)

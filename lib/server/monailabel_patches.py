@@ -1,4 +1,7 @@
-"""MONAI Label's server, cured: called once, in the server process, before the first request."""
+"""Changes to MONAI Label's web application: routes, error answers and access rules.
+
+docs/monailabel-defects.md lists the defects of MONAI Label by number, and where each is avoided.
+"""
 
 import logging
 import sys
@@ -26,90 +29,80 @@ from starlette.middleware.cors import CORSMiddleware
 
 from lib.config import AppConfig
 from lib.server import (
-    edit_cost_routes,
-    error_responses,
-    export_routes,
+    assignment_routes,
+    datastore_routes,
+    inference_routes,
     label_routes,
-    lease_routes,
     model_routes,
-    reader_routes,
-    routes,
+    responses,
     session_routes,
     status_routes,
-    store_routes,
-    train_routes,
+    training_routes,
 )
 from lib.server.access import AccessGuard, BodyLimit
-from lib.server.dicomweb import routes as dicomweb_routes
-from lib.server.ohif import routes as ohif_routes
+from lib.server.dicomweb import proxy_routes, stow_routes
+from lib.server.ohif import viewer_routes
 
 logger = logging.getLogger(__name__)
 
 TESTED_WITH = "0.8.5"
 
 REPLACED = (info, infer, activelearning, session, train, datastore, proxy, ohif)
-"""Modules whose every route has its better here."""
+"""MONAI Label's modules whose routes are replaced by those below."""
 
-OURS = (
-    routes.router,
-    store_routes.router,
+REMOVED = (model, wsi_infer, batch_infer, scoring, logs)
+"""MONAI Label's modules whose routes are removed: neither client uses them, and some are unsafe (defect 11).
+
+`model` sends and receives weights without a check; `wsi_infer` is for pathology; `batch_infer` and `scoring`
+accept paths (`python -m apps.infer` contours many scans); `logs` shows image ids and the server's paths.
+"""
+
+ROUTERS = (
+    inference_routes.router,
+    datastore_routes.router,
     label_routes.router,
     session_routes.router,
-    train_routes.router,
+    training_routes.router,
     status_routes.router,
     model_routes.router,
-    lease_routes.router,
-    reader_routes.router,
-    edit_cost_routes.router,
-    export_routes.router,
+    assignment_routes.router,
 )
-
-OURS_WITH_PACS = (dicomweb_routes.router, ohif_routes.router)
-"""Where the studies are in a PACS."""
-
-OURS_WITHOUT_PACS = (ohif_routes.without_pacs,)
-"""Where they are files."""
-
-DROPPED = (model, wsi_infer, batch_infer, scoring, logs)
-"""What neither client calls and nobody is served by.
-
-`model` hands out weights and takes in others unseen; `wsi_infer` is for pathology; `batch_infer` and `scoring`
-take paths and run in the server if asked to (`python -m apps.infer` does the first, and there are no scoring
-methods yet); `logs` shows image ids and the server's paths to everybody (defect 11).
-"""
+ROUTERS_WITH_PACS = (proxy_routes.router, stow_routes.router, viewer_routes.router)
+ROUTERS_WITHOUT_PACS = (viewer_routes.without_pacs,)
 
 
 def install(config: AppConfig) -> None:
-    """Put our routes, error answers and access rules on MONAI Label's application."""
+    """Change MONAI Label's application; called once, in the server process, before the first request."""
     if monailabel.__version__ != TESTED_WITH:
         logger.warning(
-            "MONAI Label %s is installed, %s was tested: routes, access rules and the store lean on its inside",
+            "MONAI Label %s is installed, but this app was tested with %s: its routes, access rules and "
+            "datastore depend on internals that may have changed",
             monailabel.__version__,
             TESTED_WITH,
         )
     app: FastAPI = sys.modules["monailabel.app"].app
-    _put_routes(app)
-    error_responses.install(app)
-    _put_access_rules(app, config)
-    # The stack was built when the application started up, which is where we are called from.
+    _replace_routes(app)
+    responses.install_error_handlers(app)
+    _add_access_rules(app, config)
+    # MONAI Label builds the app at its startup event; by then the middleware stack was built already.
     app.middleware_stack = app.build_middleware_stack()
 
 
-def _put_routes(app: FastAPI) -> None:
-    unwanted = [module.router for module in (*REPLACED, *DROPPED)]
+def _replace_routes(app: FastAPI) -> None:
+    unwanted = [module.router for module in (*REPLACED, *REMOVED)]
     has_pacs = str(settings.MONAI_LABEL_STUDIES).startswith(("http://", "https://"))
     app.router.routes[:] = [
         route
         for route in app.router.routes
-        # Defect 12: anybody could make the server forget its app.
+        # Defect 12: every client could make the server drop its app.
         if getattr(route, "path", None) != "/reload"
-        and not any(getattr(route, "original_router", None) is one for one in unwanted)
+        and not any(getattr(route, "original_router", None) is router for router in unwanted)
     ]
-    for router in (*OURS, *(OURS_WITH_PACS if has_pacs else OURS_WITHOUT_PACS)):
+    for router in (*ROUTERS, *(ROUTERS_WITH_PACS if has_pacs else ROUTERS_WITHOUT_PACS)):
         app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
 
 
-def _put_access_rules(app: FastAPI, config: AppConfig) -> None:
+def _add_access_rules(app: FastAPI, config: AppConfig) -> None:
     origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
     app.user_middleware[:] = [
         m for m in app.user_middleware if getattr(m, "cls", None) is not CORSMiddleware

@@ -1,11 +1,18 @@
-"""What a client may ask for: known keys pass, everything else is left out (defect 11)."""
+"""Request data: JSON bodies, form fields and uploaded files. Unknown keys are ignored (defect 11)."""
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
-from lib.assignment.reader_studies import MAX_READERS
-from lib.errors import ConfigError
+from fastapi import UploadFile
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, model_validator
+
+from lib.errors import ConfigError, ScanError
+from lib.imaging.formats import SCAN_SUFFIXES
 
 INFER_KEYS = frozenset(
     {
@@ -19,17 +26,23 @@ INFER_KEYS = frozenset(
         "label_tag",
     }
 )
-"""Keys that reach a task. Clients send their whole configuration, so others are passed over in silence: paths
-(`name`, `train_ds`, `tracking_uri`, `model_filename`, `image`) are among them and never arrive."""
+"""Inference options that a client may set. Clients send their whole configuration, so other keys are ignored
+without an error; among them are paths (`name`, `train_ds`, `tracking_uri`, `model_filename`, `image`)."""
 
-_MAX_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
+
+UPLOAD_SUFFIXES = (*SCAN_SUFFIXES, ".zip", ".dcm")
+MAX_UPLOAD_BYTES = 2 * 2**30
+MAX_LABEL_BYTES = 512 * 2**20
+"""Limit of a label file in bytes; 512 x 512 x 1000 voxels take 250 MiB uncompressed."""
+_CHUNK_BYTES = 2**20
 
 
 def parse_params(params: str) -> dict[str, Any]:
     """Return the JSON object in a form field.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If the text is not a JSON object.
     """
     try:
         values = json.loads(params or "{}", parse_constant=_refuse_constant)
@@ -41,73 +54,133 @@ def parse_params(params: str) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
-def only(values: Mapping[str, Any] | None, keys: frozenset[str]) -> dict[str, Any]:
-    """Return those of `values` that a task may see; of a list, as Slicer sends it, the first element."""
-    chosen = {}
-    for key in keys & set(values or {}):
-        value = (values or {})[key]
-        chosen[key] = value[0] if isinstance(value, list) and value else value
-    return chosen
+def only(values: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+    """Return the values of `keys`; of a list, as Slicer sends choices, the first element."""
+    return {key: _first(values[key]) for key in keys & set(values)}
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else value
 
 
 def as_flag(key: str, value: Any) -> bool:
-    """Return a yes or no that a client sent as such, or as text.
+    """Return a boolean that a client sent as JSON or as text.
 
     Raises:
-        ConfigError: If it is neither.
+        ConfigError: If it is neither true nor false.
     """
-    known = {"true": True, "1": True, "false": False, "0": False}
-    if str(value).lower() not in known:
+    flags = {"true": True, "1": True, "false": False, "0": False}
+    if str(value).lower() not in flags:
         raise ConfigError(f"{key}: {value!r} is neither true nor false")
-    return known[str(value).lower()]
+    return flags[str(value).lower()]
 
 
 def as_number(key: str, value: Any, low: float, high: float) -> float:
-    """Return a number that a client sent as such, or as text.
+    """Return a number that a client sent as JSON or as text.
 
     Raises:
-        ConfigError: If it is none, or not from `low` to `high`.
+        ConfigError: If it is not a number from `low` to `high`.
     """
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{key}: {value!r} is no number") from error
+        raise ConfigError(f"{key}: {value!r} is not a number") from error
     if not low <= number <= high:
         raise ConfigError(f"{key}: {number:g} is not from {low:g} to {high:g}")
     return number
 
 
-_TRAIN: Mapping[str, Callable[[Any], Any]] = {
-    "max_epochs": lambda v: int(as_number("max_epochs", v, 1, 1e6)),
-    "max_minutes": lambda v: as_number("max_minutes", v, 0, 1e5),
-    "seed": lambda v: int(as_number("seed", v, 0, _MAX_SEED)),
-    "pretrained": lambda v: as_flag("pretrained", v),
-}
+class ClientOptions(BaseModel):
+    """Base of JSON bodies that hold the configuration of a client.
+
+    Slicer sends every option with all of its choices, the chosen one first. Wrong values raise `ConfigError`,
+    which is answered with 400 (`lib.server.responses`).
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_first_choices(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {key: _first(value) for key, value in values.items()}
 
 
-def train_options(params: Any) -> dict[str, Any]:
-    """Return what a client may say about a training, checked.
+def number_between(low: float, high: float, *, is_whole: bool = False) -> BeforeValidator:
+    """Return a validator for a number from `low` to `high`, or null; decimals are cut off if `is_whole`."""
+
+    def check(value: Any, info: ValidationInfo) -> float | None:
+        if value is None:
+            return None
+        number = as_number(str(info.field_name), value, low, high)
+        return int(number) if is_whole else number
+
+    return BeforeValidator(check)
+
+
+def _optional_flag(value: Any, info: ValidationInfo) -> bool | None:
+    return None if value is None else as_flag(str(info.field_name), value)
+
+
+OptionalFlag = Annotated[bool | None, BeforeValidator(_optional_flag)]
+OptionalSeed = Annotated[int | None, number_between(0, MAX_SEED, is_whole=True)]
+ClientId = Annotated[str, BeforeValidator(lambda value: str(value or "")[:200])]
+CLIENT_ID = Field("", description="Name of the client; the lease holder without authentication.")
+
+
+@contextmanager
+def received(
+    *files: UploadFile,
+    limit_bytes: int = MAX_UPLOAD_BYTES,
+    refuse: Callable[[Path, str], str] | None = None,
+) -> Iterator[list[Path]]:
+    """Yield the uploaded files on disk, and always remove them afterwards (defect 26).
+
+    Of the client's file name only the suffix is used (defect 11).
+
+    Args:
+        files: The uploads.
+        limit_bytes: Size limit of each file.
+        refuse: Called with a refused file and the reason; returns the message for the client.
 
     Raises:
-        ConfigError: If a value is wrong.
+        ScanError: If a file has another suffix than `UPLOAD_SUFFIXES`, or is larger than `limit_bytes`.
     """
-    given = only(params if isinstance(params, dict) else {}, frozenset(_TRAIN))
-    return {key: _TRAIN[key](value) for key, value in given.items() if value is not None}
+    folder = Path(tempfile.mkdtemp(prefix="organnet-upload-"))
+    try:
+        yield [
+            _write_upload(file, folder / f"{n:05d}", limit_bytes, refuse)
+            for n, file in enumerate(files)
+        ]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def strategy_options(params: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what a client may say about the next image, checked.
+def _write_upload(
+    file: UploadFile, stem: Path, limit_bytes: int, refuse: Callable[[Path, str], str] | None
+) -> Path:
+    name = Path(file.filename or "scan.nii.gz").name
+    suffix = next((s for s in UPLOAD_SUFFIXES if name.lower().endswith(s)), None)
+    path = stem.with_name(stem.name + (suffix or ".unknown"))
+    size = 0
+    with path.open("wb") as target:
+        while size <= limit_bytes and (chunk := file.file.read(_CHUNK_BYTES)):
+            size += len(chunk)
+            target.write(chunk)
+    reason = None
+    if suffix is None:
+        reason = f"{name[:80]!r}: expected a file ending in {', '.join(UPLOAD_SUFFIXES)}"
+    elif size > limit_bytes:
+        reason = f"{name[:80]!r} exceeds the limit of {limit_bytes // 2**20} MiB"
+    if reason is not None:
+        raise ScanError(reason if refuse is None else refuse(path, reason))
+    return path
 
-    Raises:
-        ConfigError: If the seed or the number of readers is wrong.
-    """
-    given = only(params, frozenset({"client_id", "seed", "readers"}))
-    wishes: dict[str, Any] = {"client_id": str(given.get("client_id") or "")[:200] or None}
-    if given.get("seed") is not None:
-        wishes["seed"] = int(as_number("seed", given["seed"], 0, _MAX_SEED))
-    if given.get("readers") is not None:
-        wishes["readers"] = int(as_number("readers", given["readers"], 1, MAX_READERS))
-    return wishes
+
+def stem_of(file: UploadFile) -> str:
+    """Return the client's file name without folders and suffix."""
+    name = Path(file.filename or "").name
+    suffix = next((s for s in UPLOAD_SUFFIXES if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)]

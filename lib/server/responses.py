@@ -1,33 +1,116 @@
-"""What goes back to a client: scans, and contours in the forms that the clients ask for."""
+"""Responses: scans, labels and DICOM objects as files, and errors as HTTP status codes with a message."""
 
 import json
+import logging
+import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fastapi import Response
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
+from pydantic import BaseModel
+from pydicom.dataset import FileDataset
 from requests_toolbelt import MultipartEncoder
+from sqlalchemy.exc import OperationalError
 
+from lib.dicom.about import ObjectProvenance
+from lib.dicom.objects import Kind, write_object
+from lib.errors import (
+    CheckpointError,
+    ConfigError,
+    DatastoreError,
+    ImageExistsError,
+    LabelError,
+    NoModelError,
+    OrganNetError,
+    PacsError,
+    ScanError,
+    StateError,
+    StorageFullError,
+    TrainingError,
+    UnknownModelError,
+)
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
+from lib.storage.atomic_files import is_disk_full
+
+logger = logging.getLogger(__name__)
 
 Output = Literal["all", "image", "json"]
-_BYTES = "application/octet-stream"
+BYTES = "application/octet-stream"
+DICOM = "application/dicom"
+
+STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
+    (ConfigError, 400),
+    (ScanError, 422),
+    (LabelError, 422),
+    (ImageExistsError, 409),
+    (DatastoreError, 404),
+    (NoModelError, 409),
+    (UnknownModelError, 404),
+    (TrainingError, 409),
+    (StateError, 409),
+    (PacsError, 502),
+    (CheckpointError, 503),
+    (StorageFullError, 507),
+)
+"""HTTP status of each error class; the first class that matches counts."""
 
 
-def scan(path: Path, image_id: str) -> Response:
-    """Return a scan as its file; a DICOM folder as NIfTI, which is what the clients can load."""
+class InvalidField(BaseModel):
+    """One invalid field of a request, as FastAPI reports it."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ErrorResponse(BaseModel):
+    """Answer to a refused or failed request."""
+
+    detail: str | list[InvalidField]
+
+
+Responses = dict[int | str, dict[str, Any]]
+ERRORS: Responses = {
+    "4XX": {"model": ErrorResponse, "description": "Refused; `detail` is the reason."},
+    "5XX": {"model": ErrorResponse, "description": "Failed; `detail` is the reason."},
+}
+"""Error answers of every route, for the OpenAPI schema."""
+
+
+def file_of(*media_types: str) -> Responses:
+    """Return the OpenAPI description of a route that answers with a file of one of these media types."""
+    schema = {"schema": {"type": "string", "format": "binary"}}
+    return {200: {"description": "The file.", "content": dict.fromkeys(media_types, schema)}}
+
+
+NO_BODY: Responses = {200: {"description": "It is there."}}
+NULL: Responses = {200: {"content": {"application/json": {"schema": {"type": "null"}}}}}
+
+
+def scan_file(path: Path, image_id: str) -> Response:
+    """Return a scan as its file; a DICOM folder as NIfTI, which the clients can load."""
     if path.is_file():
-        return FileResponse(path, media_type=_BYTES, filename=path.name)
+        return FileResponse(path, media_type=BYTES, filename=path.name)
     with tempfile.TemporaryDirectory(prefix="organnet-") as folder:
         converted = Path(folder) / f"{image_id}.nii.gz"
         write_ct(converted, read_ct(path, image_id=image_id))
         return _attachment(converted.read_bytes(), converted.name)
 
 
-def label(path: Path, name: str, *, image_id: str) -> Response:
-    """Return a label as NRRD, which a browser can read: the scan's voxels in their order, x fastest."""
+def label_as_nrrd(path: Path, name: str, *, image_id: str) -> Response:
+    """Return a label as NRRD, which browsers can read: the scan's voxels in their order, x fastest."""
     array, grid = read_label(path, image_id=image_id, image_grid=None)
     with tempfile.TemporaryDirectory(prefix="organnet-") as folder:
         written = Path(folder) / f"{name}.nrrd"
@@ -35,29 +118,110 @@ def label(path: Path, name: str, *, image_id: str) -> Response:
         return _attachment(written.read_bytes(), written.name)
 
 
-def contours(result: dict[str, Any], output: Output) -> Response:
-    """Return a label and its parameters as the client asked for them, and remove the label's file.
+def label_as_dicom(
+    kind: Kind,
+    file: Path,
+    labels: Mapping[str, int],
+    headers: Sequence[FileDataset],
+    about: ObjectProvenance,
+    *,
+    image_id: str,
+    name: str = "",
+) -> Response:
+    """Return a label file as a DICOM object.
 
-    Slicer asks for both in one answer of several parts, OHIF for the label alone.
+    Args:
+        kind: SEG or RTSTRUCT.
+        file: The label.
+        labels: TG-263 name -> value in the file.
+        headers: Headers of the DICOM series that the label was drawn on.
+        about: Provenance attributes of the object.
+        image_id: The image, for error messages.
+        name: File name of the object without suffix; the image id by default.
     """
-    path = Path(result["file"])
+    array, label_grid = read_label(file, image_id=image_id, image_grid=None)
+    with tempfile.TemporaryDirectory(prefix="organnet-") as scratch:
+        path = Path(scratch) / "object.dcm"
+        label = LabelVolume(array, label_grid, labels)
+        write_object(kind, path, label, headers, about, image_id=image_id)
+        content = path.read_bytes()
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", name or image_id)
+    return _attachment(content, f"{stem}.{kind}.dcm", media_type=DICOM)
+
+
+def inference_result(file: Path, params: Mapping[str, Any], output: Output) -> Response:
+    """Return a label and its parameters in the form that the client asked for, and remove the label's file.
+
+    Slicer asks for both in one multipart answer, OHIF for the label alone.
+    """
     try:
-        content, params = path.read_bytes(), json.dumps(result["params"], allow_nan=False)
+        content, params_json = file.read_bytes(), json.dumps(params, allow_nan=False)
     finally:
-        path.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
     if output == "json":
-        return Response(params, media_type="application/json")
+        return Response(params_json, media_type="application/json")
     if output == "image":
-        return _attachment(content, path.name)
+        return _attachment(content, file.name)
     form = MultipartEncoder(
         fields={
-            "params": (None, params, "application/json"),
-            "image": (path.name, content, _BYTES),
+            "params": (None, params_json, "application/json"),
+            "image": (file.name, content, BYTES),
         }
     )
     return Response(form.to_string(), media_type=form.content_type)
 
 
-def _attachment(content: bytes, name: str) -> Response:
+def _attachment(content: bytes, name: str, *, media_type: str = BYTES) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(content, media_type=_BYTES, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)
+
+
+def status_of(error: OrganNetError) -> int:
+    """Return the HTTP status of an error."""
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+def answer_organnet_error(_request: Request, error: Exception) -> JSONResponse:
+    """Return an error of this project as `{"detail": message}`."""
+    if not isinstance(error, OrganNetError):
+        raise error
+    logger.warning("refused: %s", error)
+    return JSONResponse({"detail": str(error)}, status_of(error))
+
+
+def answer_monailabel_error(_request: Request, error: Exception) -> JSONResponse:
+    """Return an error of MONAI Label, which MONAI Label itself would answer with a bare 500."""
+    if not isinstance(error, MONAILabelException):
+        raise error
+    is_missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
+    is_invalid = error.error == MONAILabelError.INVALID_INPUT
+    logger.warning("refused: %s", error.msg)
+    return JSONResponse({"detail": error.msg}, 404 if is_missing else 400 if is_invalid else 500)
+
+
+async def answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    """Return an invalid request: 400 where a model raised `ConfigError`, else FastAPI's 422."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    for problem in error.errors():
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, OrganNetError):
+            return answer_organnet_error(request, cause)
+    return await request_validation_exception_handler(request, error)
+
+
+def answer_full_disk(_request: Request, error: Exception) -> JSONResponse:
+    """Return 507 if the disk is full, also where the database reports it; raise any other error."""
+    if not is_disk_full(error):
+        raise error
+    logger.error("the disk is full: %s", error)
+    return JSONResponse({"detail": "the disk is full; stored data is unchanged"}, 507)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Register the handlers of this module."""
+    app.add_exception_handler(OSError, answer_full_disk)
+    app.add_exception_handler(OperationalError, answer_full_disk)
+    app.add_exception_handler(OrganNetError, answer_organnet_error)
+    app.add_exception_handler(MONAILabelException, answer_monailabel_error)
+    app.add_exception_handler(RequestValidationError, answer_invalid_request)

@@ -1,21 +1,116 @@
-"""The routes to sessions: scans kept for a while, outside the store."""
+"""Sessions: scans that are kept for an hour outside the store, and their routes."""
 
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, File, HTTPException, UploadFile
-from monailabel.endpoints import session
 from monailabel.endpoints.user.auth import User
-from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.sessions import SessionInfo, Sessions
+from pydantic import BaseModel
 
+from lib.errors import DatastoreError
 from lib.imaging.formats import unpack_zip
 from lib.imaging.scans import read_ct
-from lib.server import responses
-from lib.server.roles import USER
-from lib.server.uploads import received, stem_of
+from lib.server.access import USER
+from lib.server.requests import received, stem_of
+from lib.server.responses import BYTES, ERRORS, file_of, scan_file
+from lib.server.running_app import get_app
+from lib.storage.atomic_files import replacing
 from lib.storage.identifiers import require_session_id
 
-router = APIRouter(prefix="/session")
+router = APIRouter(prefix="/session", responses=ERRORS)
+
+
+class ScanSessions(Sessions):
+    """MONAI Label's session store with checked ids.
+
+    An id is a UUID, so that it cannot lead out of the folder (defect 11). An incomplete session, left by a
+    killed server, does not stop the next start: MONAI Label reads every session when it starts.
+    """
+
+    def get_session(
+        self,
+        session_id: str,
+        update_ts: bool = True,
+        fetch_cache: bool = True,
+    ) -> SessionInfo | None:
+        """Return the session; None if it does not exist or its scan is gone.
+
+        Raises:
+            DatastoreError: If the id is not a UUID.
+        """
+        try:
+            return super().get_session(require_session_id(session_id), update_ts, fetch_cache)
+        except (ValueError, OSError, TypeError):
+            return None
+
+    def remove_session(self, session_id: str) -> None:
+        """Remove a session and its scan.
+
+        Raises:
+            DatastoreError: If the id is not a UUID.
+        """
+        super().remove_session(require_session_id(session_id))
+
+    def remove_expired(self) -> int:
+        """Remove the sessions whose last use is longer ago than their expiry time; return their number."""
+        count = 0
+        root = Path(self.store_path)
+        for folder in root.iterdir() if root.is_dir() else ():
+            try:
+                info = self.get_session(folder.name, update_ts=False, fetch_cache=False)
+            except DatastoreError:
+                continue
+            last_s = info.last_access_ts if info else folder.stat().st_mtime
+            if last_s + (info.expiry if info else self.expiry) < time.time():
+                self.pop(folder.name, None)
+                shutil.rmtree(folder, ignore_errors=True)
+                count += 1
+        return count
+
+    def _write_meta_info(self, session_id: str, session_info: SessionInfo) -> None:
+        with replacing(Path(self.store_path) / session_id / "meta.info") as beside:
+            beside.write_text(session_info.to_str(), encoding="utf-8")
+
+
+class SessionDescription(BaseModel):
+    """A session; times in seconds since 1970, `expiry` in seconds."""
+
+    name: str
+    path: str
+    image: str
+    meta: dict[str, Any] | None
+    create_ts: int
+    last_access_ts: int
+    expiry: int
+
+
+class CreatedSession(BaseModel):
+    """A new session."""
+
+    session_id: str
+    session_info: SessionDescription
+
+
+def _sessions() -> Sessions:
+    sessions = get_app().sessions()
+    if sessions is None:
+        raise HTTPException(406, "sessions are turned off (MONAI_LABEL_SESSIONS)")
+    return sessions
+
+
+def _session(session_id: str, *, update_ts: bool = True) -> SessionInfo:
+    session = _sessions().get_session(require_session_id(session_id), update_ts)
+    if session is None:
+        raise HTTPException(404, f"session {session_id}: not found, or expired")
+    return session
+
+
+def session_scan(session_id: str) -> Path:
+    """Return the scan of a session."""
+    return Path(_session(session_id).image)
 
 
 @router.put("/")
@@ -24,11 +119,9 @@ def create_session(
     expiry: int = 0,
     files: list[UploadFile] = File(...),
     _user: User = USER,
-) -> Any:
-    """Keep a scan for a while: a file, a zip, or the files of one DICOM series."""
-    sessions = app_instance().sessions()
-    if sessions is None:
-        raise HTTPException(406, "sessions are turned off (MONAI_LABEL_SESSIONS)")
+) -> CreatedSession:
+    """Keep a scan for a while: one file, a zip, or the files of one DICOM series."""
+    sessions = _sessions()
     name = stem_of(files[0]) or "session"
     with received(*files) as paths:
         scan = paths[0]
@@ -37,23 +130,25 @@ def create_session(
         elif len(paths) > 1 or scan.suffix == ".dcm":
             scan = scan.parent
         read_ct(scan, image_id=name)
-        session_id, about = sessions.add_session(str(scan), expiry)
-    return {"session_id": session_id, "session_info": about.to_json()}
+        session_id, info = sessions.add_session(str(scan), expiry)
+    return CreatedSession(session_id=session_id, session_info=info.to_json())
 
 
-@router.get("/{session_id}")
+@router.get("/{session_id}", response_model=SessionDescription, responses=file_of(BYTES))
 def get_session(
     session_id: str,
     update_ts: bool = False,
     image: bool = False,
     _user: User = USER,
 ) -> Any:
-    """Return a session, or its scan."""
-    about = session.get_session(require_session_id(session_id), update_ts)
-    return responses.scan(Path(about["image"]), "session") if image else about
+    """Return a session, or with `image` its scan."""
+    session = _session(session_id, update_ts=update_ts)
+    return scan_file(Path(session.image), "session") if image else session.to_json()
 
 
 @router.delete("/{session_id}")
-def remove_session(session_id: str, _user: User = USER) -> Any:
-    """Forget a session and its scan."""
-    return session.remove_session(require_session_id(session_id))
+def remove_session(session_id: str, _user: User = USER) -> SessionDescription:
+    """Remove a session and its scan."""
+    session = _session(session_id)
+    _sessions().remove_session(session_id)
+    return SessionDescription(**session.to_json())

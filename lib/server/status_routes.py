@@ -1,39 +1,231 @@
-"""The routes that say how the project stands, and the settings that an admin may change while it runs."""
+"""Routes to the status of the project and to the edit cost of predictions."""
 
-from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from monailabel.endpoints.user.auth import User
-from monailabel.interfaces.utils.app import app_instance
+from pydantic import BaseModel
 
+from lib.activelearning.edit_cost_chart import edit_chart
+from lib.activelearning.edit_cost_curve import summary
 from lib.retrain import status
-from lib.server.roles import ADMIN, USER
+from lib.server.access import USER
+from lib.server.model_routes import ModelSummary
+from lib.server.responses import ERRORS, file_of
+from lib.server.running_app import get_app
 
-router = APIRouter(prefix="/organnet")
+router = APIRouter(prefix="/organnet", responses=ERRORS)
+
+
+class Served(BaseModel):
+    """The active model; `trouble` says why it is not the one promoted last."""
+
+    version: str
+    since: str | None
+    reason: str | None
+    trouble: str | None
+
+
+class LabelCounts(BaseModel):
+    """Numbers of final labels: all, evaluation cases, and new ones since the last training.
+
+    `doubted` gives the implausible properties of labels by image.
+    """
+
+    total: int
+    referee: int
+    doubted: dict[str, list[str]]
+    waiting: int
+    waiting_cases: list[str]
+    oldest_waiting: str | None
+
+
+class TrainingRun(BaseModel):
+    """A training run."""
+
+    id: int
+    state: str
+    why: str
+    labels: int
+    new_labels: int
+    initial_version: str | None
+    epoch: int
+    total_epochs: int
+    loss: float | None
+    mean_dsc: float | None
+    eta_s: float | None
+    candidate: str | None
+    outcome: str | None
+    notes: list[str]
+    created: str
+    started: str | None
+    ended: str | None
+
+
+class NextTraining(BaseModel):
+    """Whether a training starts now, and why or why not."""
+
+    starts_now: bool
+    reason: str
+    next_look: str | None
+
+
+class Promotion(BaseModel):
+    """One change of the active model."""
+
+    version: str
+    since: str
+    reason: str
+    by: str
+
+
+class History(BaseModel):
+    """The newest models, promotions and trainings."""
+
+    models: list[ModelSummary]
+    promotions: list[Promotion]
+    trainings: list[TrainingRun]
+
+
+class Undelivered(BaseModel):
+    """A series or object that the PACS lists and does not deliver."""
+
+    uid: str
+    reason: str
+    attempts: int
+    next_try: str
+
+
+class OutboxEntry(BaseModel):
+    """A label version that is not in the PACS yet."""
+
+    image: str
+    number: int
+    attempts: int
+    next_try: str
+    trouble: str | None
+
+
+class RefusedObject(BaseModel):
+    """A SEG or RTSTRUCT in the PACS that is not a valid label."""
+
+    sop_instance_uid: str
+    image: str | None
+    reason: str | None
+
+
+class Pacs(BaseModel):
+    """State of the synchronisation with the PACS; `at_hand` is the number of cached scans."""
+
+    url: str
+    trouble: str
+    images: int
+    at_hand: int
+    unchecked: int
+    refused: dict[str, str]
+    undelivered: list[Undelivered]
+    outbox: list[OutboxEntry]
+    refused_objects: list[RefusedObject]
+
+
+class ActiveLearning(BaseModel):
+    """Numbers of images scored by the active and by earlier models; images that cannot be read, with reason."""
+
+    scoring: bool
+    model_version: str | None
+    unlabelled: int
+    scored: int
+    scored_by_an_earlier_model: int
+    sampled: int
+    unreadable: dict[str, str]
+    edit_cost: str
+
+
+class Status(BaseModel):
+    """Status of the project; `pacs` is null if the studies are in a folder."""
+
+    served: Served | None
+    labels: LabelCounts
+    training: TrainingRun | None
+    next_training: NextTraining
+    last_decision: ModelSummary | None
+    history: History
+    pacs: Pacs | None
+    active_learning: ActiveLearning
+
+
+class EditMedians(BaseModel):
+    """Medians over the last submissions."""
+
+    mean_dsc: float
+    added_path_mm: float
+    changed_voxels: float
+
+
+class Submission(BaseModel):
+    """What was changed of the prediction of one submission; `counts` says whether it enters the medians."""
+
+    time: str
+    image: str
+    author: str
+    model_version: str
+    was_trained_on: bool
+    organs: int
+    left_out: list[str]
+    mean_dsc: float | None
+    added_path_mm: float | None
+    changed_voxels: int | None
+    trouble: str | None
+    counts: bool
+    running_median: EditMedians | None
+
+
+class OrganEdits(BaseModel):
+    """Edit cost of one organ: number of contours, unchanged and missed ones, and medians."""
+
+    n: int
+    unchanged: int
+    missed: int
+    dsc: float
+    added_path_mm: float
+    changed_voxels: float
+    changed_ml: float
+
+
+class EditCost(BaseModel):
+    """Edit cost over all submissions; `verdict` is a sentence on its course."""
+
+    submissions: list[Submission]
+    organs: dict[str, OrganEdits]
+    unchanged_share: float | None
+    counted: int
+    failed: int
+    verdict: str
 
 
 @router.get("/status")
-def get_status(_user: User = USER) -> Any:
-    """Return labels waiting, the training, what serves and why, the PACS, the scores, and what went before."""
-    app = app_instance()
-    return {
-        **status.status(app.retraining, app.served_now()),
-        "pacs": None if app.pacs_sync is None else app.pacs_sync.status(),
-        "active_learning": {"scoring": app.config.scoring, **app.active_learning.status()},
-    }
+def get_status(_user: User = USER) -> Status:
+    """Return labels, training, active model, PACS, scores and history."""
+    app = get_app()
+    return Status(
+        **status.status(app.retraining, app.served_model()),
+        pacs=None if app.pacs_sync is None else Pacs(**app.pacs_sync.status()),
+        active_learning=ActiveLearning(scoring=app.config.scoring, **app.active_learning.status()),
+    )
 
 
-@router.get("/settings")
-def get_settings(_user: User = ADMIN) -> Any:
-    """Return the settings of retraining as they are now."""
-    return asdict(app_instance().retraining.settings.get())
+def _edit_cost() -> dict[str, Any]:
+    return summary(get_app().active_learning.edit_costs.curve())
 
 
-@router.put("/settings")
-def change_settings(values: dict[str, Any], user: User = ADMIN) -> Any:
-    """Change some, at once and for later servers too; null takes one back to what the server started with."""
-    retraining = app_instance().retraining
-    changed = retraining.settings.change(values, by=user.username or "")
-    retraining.scheduler.wake()
-    return asdict(changed)
+@router.get("/edit-cost")
+def get_edit_cost(_user: User = USER) -> EditCost:
+    """Return how much of the predictions was changed, by submission and by organ, and its course."""
+    return EditCost(**_edit_cost())
+
+
+@router.get("/edit-cost.png", response_class=Response, responses=file_of("image/png"))
+def get_edit_cost_chart(_user: User = USER) -> Response:
+    """Return the edit cost as a chart."""
+    picture = edit_chart(_edit_cost())
+    return Response(picture, media_type="image/png", headers={"Cache-Control": "no-store"})

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from lib.server.error_responses import answer_monailabel_error, answer_organnet_error
 from monailabel.interfaces.exception import (  # noqa: TID251 - what is answered
     ImageNotFoundException,
     MONAILabelError,
@@ -20,7 +21,6 @@ from lib.errors import (
     ScanError,
     TrainingError,
 )
-from lib.server.error_responses import answer_monailabel_error, answer_organnet_error
 
 REQUEST = Request({"type": "http"})
 

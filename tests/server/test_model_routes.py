@@ -192,8 +192,9 @@ def test_a_server_starts_on_the_last_good_model_and_says_what_is_wrong(tmp_path:
 @pytest.mark.filterwarnings("ignore:'crypt' is deprecated:DeprecationWarning")
 def test_only_an_admin_may_change_what_serves() -> None:
     # MONAI Label's accounts import what Python 3.11 warns of.
-    from lib.server import model_routes
     from lib.server.roles import ADMIN, USER
+
+    from lib.server import model_routes
 
     for route in model_routes.router.routes:
         needs = [d.call for d in route.dependant.dependencies]  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""dicomweb."""
+"""DICOMweb proxy between the viewer and the PACS."""

@@ -1,7 +1,7 @@
-"""What is cured in OHIF's bundle when it is served: one line each, replaced where it stands exactly once.
+"""Patches of OHIF's bundle: single lines that are replaced when a file is sent, where each occurs exactly once.
 
-The bundle is MONAI Label 0.8.5's, which stays as it is on disk. Defects up to 26 are the server's, those after
-it the viewer's own (docs/adr/0023). What the new lines call is in `viewer/`.
+The bundle is that of MONAI Label 0.8.5 and stays unchanged on disk. Defects above 26 are those of the viewer
+(docs/adr/0023). The functions that the new lines call are in `viewer/`.
 """
 
 import logging
@@ -18,10 +18,10 @@ _STYLE = "app.bundle.css"
 _PAGE = "index.html"
 _CONFIG = "app-config.js"
 
-OURS = ("hooks.js", "contours.js", "brushes.js", "panel.js")
-"""Our scripts, in the order in which they are loaded."""
+SCRIPTS = ("hooks.js", "contours.js", "brushes.js", "panel.js")
+"""Scripts in `viewer/`, in loading order."""
 
-_SCRIPTS = "".join(f'<script src="/ohif/organnet/{name}"></script>' for name in OURS)
+_SCRIPT_TAGS = "".join(f'<script src="/ohif/organnet/{name}"></script>' for name in SCRIPTS)
 _FONTS = "https://fonts.googleapis.com"
 
 
@@ -30,10 +30,10 @@ class BundlePatch:
     """One replacement.
 
     Attributes:
-        defect: Its number.
-        file: Pattern of the file's name.
-        old: What is replaced.
-        new: What takes its place.
+        defect: Number of the defect.
+        file: Pattern of the file name.
+        old: The text to replace.
+        new: Its replacement.
     """
 
     defect: int
@@ -42,22 +42,22 @@ class BundlePatch:
     new: str
 
 
-CURES: tuple[BundlePatch, ...] = (
-    # 25: the command is called without the data source that it stores to, and fails.
+PATCHES: tuple[BundlePatch, ...] = (
+    # 25: OHIF calls its store command without a data source, so that it fails.
     BundlePatch(
         25,
         _SEGMENTATION,
         "await dataSource.store.dicom(naturalizedReport);",
         "return window.organnet.store(naturalizedReport, segmentationId, { extensionManager });",
     ),
-    # 39: connecting again, as when the panel is folded and unfolded, drops what was drawn.
+    # 39: opening the folded panel connects again, which would delete the contours.
     BundlePatch(
         39,
         _PANEL,
         "const volumeLoadObject = dist_esm.cache.getVolume('1');",
         "const volumeLoadObject = window.organnet.seriesOfLabelmap();",
     ),
-    # 38: frames are made from the last slice to the first, of contours that run from the first to the last.
+    # 38: dcmjs makes frames from the last slice to the first, but gets the slices in the opposite order.
     BundlePatch(
         38,
         _SEGMENTATION,
@@ -65,7 +65,7 @@ CURES: tuple[BundlePatch, ...] = (
         "const segImages = window.organnet.lastFirst("
         "imageIds.map(imageId => esm.cache.getImage(imageId)), esm.metaData);",
     ),
-    # 27: the server is looked for on port 8000, or where a cookie says that any other port's server was.
+    # 27: the panel expects the server on port 8000, or at an address in a cookie that all ports share.
     BundlePatch(
         27,
         _PANEL,
@@ -79,7 +79,7 @@ CURES: tuple[BundlePatch, ...] = (
         "this.serverURI = 'http://127.0.0.1:8000';",
         "this.serverURI = window.location.origin + '/';",
     ),
-    # 28: nothing is there until somebody finds the small button; then labels as the server has them fail.
+    # 28: the panel is empty until the user presses a small button; it then fails on labels with values.
     BundlePatch(28, _PANEL, "// await this.onInfo();", "window.organnet.connect(this);"),
     BundlePatch(
         28,
@@ -87,7 +87,7 @@ CURES: tuple[BundlePatch, ...] = (
         "const all_labels = response.data.labels;",
         "const all_labels = Object.keys(response.data.labels);",
     ),
-    # 29: tabs tell what they do to services of their own, which show nothing.
+    # 29: the panel's tabs send messages to service objects of their own, which are never shown.
     BundlePatch(
         29,
         _PANEL,
@@ -100,7 +100,7 @@ CURES: tuple[BundlePatch, ...] = (
         "this.uiModelService = new src/* UIModalService */.zo();",
         "this.uiModelService = window.organnet.services().uiModalService;",
     ),
-    # 30: whichever strategy is chosen, `random` is asked.
+    # 30: the panel always uses the strategy `random`, whichever is selected.
     BundlePatch(
         30,
         _PANEL,
@@ -110,7 +110,8 @@ CURES: tuple[BundlePatch, ...] = (
     BundlePatch(
         30, _PANEL, "strategy: 'random',", "strategy: Object.keys(props.info.data.strategies)[0],"
     ),
-    # 31: who asks is not said, no sample looks like one, the reason is not shown, the address is cut wrongly.
+    # 31: no client id is sent, "no case left" is not recognised, the reason for a case is not shown, and the
+    # address of the next case is wrong.
     BundlePatch(
         31,
         _PANEL,
@@ -134,25 +135,28 @@ CURES: tuple[BundlePatch, ...] = (
         "params.restore_label_idx = false; params.client_id = window.organnet.clientId(); "
         "if (!(await window.organnet.layOn(image))) return { status: 0, data: { detail: 'Nothing was run' } };",
     ),
-    # 32: what fails, fails without a reason.
+    # 32: error messages do not give the reason.
     *(
         BundlePatch(
-            32, _PANEL, f"message: {said},", f"message: window.organnet.reason(response, {said}),"
+            32,
+            _PANEL,
+            f"message: {message},",
+            f"message: window.organnet.reason(response, {message}),",
         )
-        for said in (
+        for message in (
             "'Failed to Run Segmentation'",
             "'Failed to Fetch Next Sample'",
             "'Failed to ' + (training ? 'STOP' : 'RUN') + ' training'",
         )
     ),
-    # 33: organs have colours of chance.
+    # 33: organs have random colours.
     BundlePatch(
         33,
         _PANEL,
         "const color = getLabelColor(label);",
         "const color = window.organnet.colour(label) || getLabelColor(label);",
     ),
-    # 34: the mode has no tool to correct a contour with.
+    # 34: the mode has no tool for correcting contours.
     BundlePatch(
         34,
         _MODE,
@@ -165,7 +169,7 @@ CURES: tuple[BundlePatch, ...] = (
         "leftPanels: [ohif.leftPanel],",
         "leftPanels: [cornerstone.panelTool, ohif.leftPanel],",
     ),
-    # 35: how the training stands is shown as it was when the panel connected.
+    # 35: the status of the training is not updated after the panel has connected.
     BundlePatch(
         35,
         _PANEL,
@@ -175,7 +179,7 @@ CURES: tuple[BundlePatch, ...] = (
     ),
     BundlePatch(35, _PANEL, "'logs/?lines=100',", "'organnet/status',"),
     BundlePatch(35, _PANEL, '}, "Logs")))));', '}, "Status")))));'),
-    # 36: fonts come from another site, which learns who looks at patients when.
+    # 36: fonts are loaded from another site, which learns who looks at patients, and when.
     BundlePatch(
         36, _STYLE, f"@import url({_FONTS}/css2?family=Inter:wght@100..900&display=swap);", ""
     ),
@@ -188,32 +192,32 @@ CURES: tuple[BundlePatch, ...] = (
         '<link rel="preconnect" href="https://fonts.gstatic.com" crossorigin/>'
         f'<link href="{_FONTS}/css?family=Inter:100,300,400,500,700&display=swap" '
         'rel="stylesheet" rel="preload" as="style"/>',
-        f'<link href="/ohif/organnet/viewer.css" rel="stylesheet"/>{_SCRIPTS}',
+        f'<link href="/ohif/organnet/viewer.css" rel="stylesheet"/>{_SCRIPT_TAGS}',
     ),
-    # 37: series are offered for rejection, which is dcm4chee's own, and nothing is deleted from here.
+    # 37: the viewer offers to reject series, a function of dcm4chee; this server deletes nothing.
     BundlePatch(37, _CONFIG, "supportsReject: true,", "supportsReject: false,"),
 )
 
 
-def cured(name: str, text: str, cures: Sequence[BundlePatch] = CURES) -> str:
-    """Return a file of the bundle with its cures; where one does not fit, without it and with a warning."""
-    for cure in cures:
-        if not fnmatchcase(name, cure.file):
+def patched(name: str, text: str, patches: Sequence[BundlePatch] = PATCHES) -> str:
+    """Return the patched text of a file; a patch that does not match once is left out with a warning."""
+    for patch in patches:
+        if not fnmatchcase(name, patch.file):
             continue
-        found = text.count(cure.old)
-        if found == 1:
-            text = text.replace(cure.old, cure.new)
+        count = text.count(patch.old)
+        if count == 1:
+            text = text.replace(patch.old, patch.new)
         else:
             logger.warning(
-                "%s: the cure of defect %d fits %d times, not once: another bundle than MONAI Label 0.8.5's? "
-                "It is served without that cure",
+                "%s: the patch of defect %d matches %d times instead of once, so it is left out; is this the "
+                "bundle of MONAI Label 0.8.5?",
                 name,
-                cure.defect,
-                found,
+                patch.defect,
+                count,
             )
     return text
 
 
-def is_cured(name: str) -> bool:
-    """Return whether a file of the bundle has cures."""
-    return any(fnmatchcase(name, cure.file) for cure in CURES)
+def is_patched(name: str) -> bool:
+    """Return whether there are patches for a file of the bundle."""
+    return any(fnmatchcase(name, patch.file) for patch in PATCHES)

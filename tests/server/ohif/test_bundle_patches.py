@@ -4,9 +4,9 @@ import logging
 import re
 
 import pytest
+from lib.server.ohif.bundle_files import BUNDLE, OURS, known, media_type, served
 
 from lib.organs.table import ORGANS
-from lib.server.ohif.bundle_files import BUNDLE, OURS, known, media_type, served
 from lib.server.ohif.bundle_patches import CURES, BundlePatch, cured
 
 

@@ -1,0 +1,334 @@
+"""Routes to assignment: the next case, leases and reader studies."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException
+from monailabel.endpoints.user.auth import User
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from lib.assignment.reader_studies import MAX_READERS, readings_by_reader
+from lib.assignment.readings import is_made_from, newest_consensus, reading_numbers
+from lib.errors import ConfigError
+from lib.labels.history import CONSENSUS, FINAL
+from lib.server.access import (
+    ANNOTATOR,
+    ANNOTATOR_OR_REVIEWER,
+    REVIEWER,
+    USER,
+    author_of,
+    holder_of,
+    may_review,
+)
+from lib.server.requests import (
+    CLIENT_ID,
+    ClientId,
+    ClientOptions,
+    OptionalSeed,
+    as_number,
+    number_between,
+)
+from lib.server.responses import ERRORS
+from lib.server.running_app import get_app
+from lib.storage.identifiers import require_image_id
+from lib.storage.tables import LabelVersion, ReaderStudy
+from lib.storage.tables import Lease as LeaseRow
+
+MAX_MINUTES = 7 * 24 * 60.0
+"""Longest lease, in minutes."""
+
+router = APIRouter(responses=ERRORS)
+
+
+class StrategyOptions(ClientOptions):
+    """Options of a request for the next case.
+
+    Equal seeds choose the same case from the same candidates. `readers` above 1 asks for a case that several
+    readers contour.
+    """
+
+    client_id: ClientId = CLIENT_ID
+    seed: OptionalSeed = None
+    readers: Annotated[int | None, number_between(1, MAX_READERS, is_whole=True)] = None
+
+
+class LeaseUntil(BaseModel):
+    """Holder and end of the lease that was granted with a case."""
+
+    holder: str
+    until: str
+
+
+class NextSample(BaseModel):
+    """The case to contour next, and why it was chosen.
+
+    Without a case there is no `id`; then `why` is the reason, and `is_all_labelled` says whether every case is
+    labelled. Further keys are the information about the image.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    id: str = ""
+    why: str
+    is_all_labelled: bool = False
+    strategy: str = ""
+    model_version: str | None = None
+    score: float | None = None
+    rank: int | None = None
+    of: int = 0
+    organs: list[str] = []
+    scored_by: str = ""
+    score_age_s: int = 0
+    is_stale: bool = False
+    note: str = ""
+    lease: LeaseUntil | None = None
+
+
+class LeaseOptions(ClientOptions):
+    """Options of a lease; without `minutes` it lasts as long as the server's setting `lease_minutes`."""
+
+    minutes: Annotated[float | None, number_between(0.01, MAX_MINUTES)] = None
+    client_id: ClientId = CLIENT_ID
+
+
+class Lease(BaseModel):
+    """A lease of a case; nothing in it reveals another reader's contours."""
+
+    image: str
+    holder: str
+    strategy: str
+    why: dict[str, Any]
+    since: str
+    until: str
+    ended_at: str | None
+    ended_by: str | None
+
+
+class StudyOptions(BaseModel):
+    """The number of readers of an image; 1 ends the reader study."""
+
+    readers: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_readers(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        readers = as_number("readers", values.get("readers"), 1, MAX_READERS)
+        if readers != int(readers):
+            raise ConfigError(f"readers: {readers:g} is not a whole number")
+        return {"readers": int(readers)}
+
+
+class Consensus(BaseModel):
+    """The newest consensus label; `of` are the version numbers of the readings that it combines."""
+
+    number: int
+    method: str | None
+    of: list[int]
+    submitted_at: str
+    is_of_all_readings: bool
+    is_current: bool
+
+
+class Study(BaseModel):
+    """A reader study, and the mean DSC between readers by organ."""
+
+    image: str
+    readers: int
+    by: str | None
+    since: str | None
+    have_read: list[str]
+    is_finished: bool
+    mean_dsc: dict[str, float | None] | None
+    consensus: Consensus | None
+
+
+class Reading(BaseModel):
+    """The label of one reader."""
+
+    reader: str
+    number: int
+    source: str
+    organs: list[str]
+    submitted_at: str
+
+
+class ReaderPair(BaseModel):
+    """Agreement of two readings: DSC by organ."""
+
+    readers: list[str | None]
+    of: list[int]
+    dsc: dict[str, float | None]
+
+
+class StudyDetails(Study):
+    """A reader study with its readings and the agreement of each two."""
+
+    readings: list[Reading]
+    pairs: list[ReaderPair]
+
+
+@router.post("/activelearning/{strategy}", response_model_exclude_unset=True)
+def next_sample(
+    strategy: str, params: StrategyOptions | None = None, user: User = USER
+) -> NextSample:
+    """Choose the image to contour next, and lease it to the user or client that asks."""
+    options = (params or StrategyOptions()).model_dump(exclude_none=True)
+    holder = holder_of(user, options["client_id"])
+    app = get_app()
+    sample = app.next_sample({**options, "strategy": strategy, "holder": holder})
+    if "id" not in sample:
+        return NextSample(**sample)
+    # The clients load the image by this information: file name and path, or the ids of its DICOM series.
+    info = app.store.get_image_info(sample["id"])
+    free_form = {key: value for key, value in info.items() if key not in NextSample.model_fields}
+    return NextSample(**free_form, **sample)
+
+
+def _lease(row: LeaseRow) -> Lease:
+    return Lease(
+        image=row.image_id,
+        holder=row.holder,
+        strategy=row.strategy,
+        why=row.why,
+        since=row.granted_at.isoformat(),
+        until=row.expires_at.isoformat(),
+        ended_at=None if row.ended_at is None else row.ended_at.isoformat(),
+        ended_by=row.ended_by,
+    )
+
+
+@router.get("/organnet/leases")
+def list_leases(_user: User = USER) -> list[Lease]:
+    """Return the active leases, oldest first."""
+    return [_lease(row) for row in get_app().assignments.leases.active()]
+
+
+@router.post("/organnet/leases/{image}")
+def take_lease(image: str, body: LeaseOptions | None = None, user: User = ANNOTATOR) -> Lease:
+    """Lease a named image, or extend the client's own lease of it."""
+    app = get_app()
+    image_id = require_image_id(image)
+    app.store.require_image(image_id)
+    options = body or LeaseOptions()
+    minutes = app.config.lease_minutes if options.minutes is None else options.minutes
+    holder = holder_of(user, options.client_id)
+    return _lease(app.assignments.leases.grant(image_id, holder, for_s=60.0 * minutes))
+
+
+@router.delete("/organnet/leases/{image}")
+def release_lease(
+    image: str, client_id: str = "", holder: str | None = None, user: User = ANNOTATOR_OR_REVIEWER
+) -> Lease:
+    """End the client's own lease; reviewers may end any lease by naming its `holder`."""
+    own = holder_of(user, client_id)
+    if holder is not None and holder != own and not may_review(user):
+        raise HTTPException(403, "only a reviewer or an admin may end another user's lease")
+    image_id = require_image_id(image)
+    return _lease(get_app().assignments.leases.release(image_id, own if holder is None else holder))
+
+
+@router.get("/organnet/readers")
+def list_studies(_user: User = USER) -> list[Study]:
+    """Return every reader study: the readers who have submitted, and their mean DSC by organ."""
+    app = get_app()
+    return [
+        Study(**_study(row.image_id, row, app.label_history.history(row.image_id, FINAL)))
+        for row in app.assignments.readers.all()
+    ]
+
+
+@router.get("/organnet/readers/{image}")
+def show_study(image: str, _user: User = USER) -> StudyDetails:
+    """Return the readings of an image, their agreement and the consensus; also without a reader study.
+
+    The agreement was computed together with the consensus, in the background.
+    """
+    app = get_app()
+    image_id = require_image_id(image)
+    app.store.require_image(image_id)
+    row = next((s for s in app.assignments.readers.all() if s.image_id == image_id), None)
+    versions = app.label_history.history(image_id, FINAL)
+    readings = [
+        Reading(
+            reader=reader,
+            number=version.number,
+            source=version.source,
+            organs=version.organs,
+            submitted_at=version.submitted_at.isoformat(),
+        )
+        for reader, version in readings_by_reader(versions).items()
+    ]
+    return StudyDetails(
+        **_study(image_id, row, versions),
+        readings=readings,
+        pairs=_pairs(versions, newest_consensus(versions)),
+    )
+
+
+@router.post("/organnet/readers/{image}")
+def open_study(image: str, body: StudyOptions, user: User = REVIEWER) -> StudyDetails:
+    """Ask for several independent readers of an image; 1 ends the reader study."""
+    app = get_app()
+    image_id = require_image_id(image)
+    app.store.require_image(image_id)
+    app.assignments.readers.set_readers(image_id, body.readers, author_of(user))
+    app.assignments.wake()
+    return show_study(image, user)
+
+
+def _study(
+    image_id: str, row: ReaderStudy | None, versions: Sequence[LabelVersion]
+) -> dict[str, Any]:
+    submitted = list(readings_by_reader(versions))
+    wanted = 1 if row is None else row.readers
+    consensus = newest_consensus(versions)
+    agreement = {} if consensus is None else _agreement(consensus)
+    return {
+        "image": image_id,
+        "readers": wanted,
+        "by": None if row is None else row.by,
+        "since": None if row is None else row.since.isoformat(),
+        "have_read": submitted,
+        "is_finished": len(submitted) >= wanted,
+        "mean_dsc": agreement.get("mean"),
+        "consensus": None if consensus is None else _consensus(consensus, versions),
+    }
+
+
+def _agreement(consensus: LabelVersion) -> Mapping[str, Any]:
+    agreement: Mapping[str, Any] = consensus.info.get(CONSENSUS, {}).get("agreement", {})
+    return agreement
+
+
+def _consensus(consensus: LabelVersion, versions: Sequence[LabelVersion]) -> Consensus:
+    readings = list(readings_by_reader(versions).values())
+    visible = [version for version in versions if version.hidden_at is None]
+    return Consensus(
+        number=consensus.number,
+        method=consensus.info.get(CONSENSUS, {}).get("method"),
+        of=reading_numbers(consensus),
+        submitted_at=consensus.submitted_at.isoformat(),
+        is_of_all_readings=is_made_from(consensus, readings, versions),
+        is_current=visible[-1].id == consensus.id,
+    )
+
+
+def _pairs(versions: Sequence[LabelVersion], consensus: LabelVersion | None) -> list[ReaderPair]:
+    """Return the DSC of each two readings, as computed with the newest consensus."""
+    if consensus is None:
+        return []
+    # Readings that the same reader has replaced since are in the pairs too.
+    reader_of = {
+        version.number: reader
+        for end in range(1, len(versions) + 1)
+        for reader, version in readings_by_reader(versions[:end]).items()
+    }
+    return [
+        ReaderPair(
+            readers=[reader_of.get(number) for number in pair["of"]],
+            of=pair["of"],
+            dsc=pair["dsc"],
+        )
+        for pair in _agreement(consensus).get("pairs", [])
+    ]

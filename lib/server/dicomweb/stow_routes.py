@@ -1,0 +1,259 @@
+"""Route for DICOM objects that a viewer stores: contours become labels here, all other objects go to the PACS.
+
+A DICOM SEG or RTSTRUCT that was drawn on a series of this server is a submitted label and is validated as one
+(defect 25). It is not passed on: this server sends its own SEG of the label to the PACS. So an object is either
+a label here, or in the PACS, or refused.
+"""
+
+import logging
+import re
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from fastapi import APIRouter, HTTPException, Request, Response
+from monailabel.endpoints.user.auth import User
+from pydicom.dataset import Dataset
+from starlette.concurrency import run_in_threadpool
+
+from lib.dicom import stow
+from lib.dicom.stow import ObjectId, StoreResult
+from lib.errors import LabelError, OrganNetError, PacsError, ScanError, StorageFullError
+from lib.server.access import ANNOTATOR, author_of
+from lib.server.dicomweb import proxy_routes as proxy
+from lib.server.dicomweb.multipart import Part, receive_parts
+from lib.server.requests import MAX_LABEL_BYTES
+from lib.server.running_app import get_app
+from lib.storage.atomic_files import is_disk_full
+from lib.storage.tables import LabelVersion
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/proxy/dicom", include_in_schema=False)
+
+CONTOURS = frozenset({stow.SEG, stow.RTSTRUCT})
+_CHUNK_BYTES = 2**20
+_DEFAULT_CLIENT = "ohif"
+_CLIENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DICOM_TYPES = frozenset({"", "application/dicom", "application/octet-stream"})
+_STUDIES = re.compile(r"studies(?:/([0-9.]{1,64}))?")
+_UNSUPPORTED_MEDIA_TYPE = 415
+_METHOD_NOT_ALLOWED = 405
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Origin of a request.
+
+    Attributes:
+        author: Name of the user; empty without authentication.
+        client: Id of the program, which includes the browser it runs in.
+    """
+
+    author: str
+    client: str
+
+
+def client_of(headers: Mapping[str, str]) -> str:
+    """Return the client id that a viewer sends; it identifies readers without authentication."""
+    client = headers.get("x-organnet-client", "")
+    return client if _CLIENT.fullmatch(client) else _DEFAULT_CLIENT
+
+
+# Decorators are applied from the bottom up, so the most general path is registered last.
+@router.post("/{path:path}")
+@router.post("/stow/{path:path}")
+@router.post("/qido/{path:path}")
+@router.post("/wado/{path:path}")
+async def store(request: Request, path: str, user: User = ANNOTATOR) -> Response:
+    """Store contours as labels, and pass all other objects on to the PACS (STOW-RS, PS3.18 section 10.5)."""
+    plain = proxy.require_path(path, request.scope.get("raw_path") or b"")
+    study = _STUDIES.fullmatch(plain)
+    if study is None:
+        raise HTTPException(
+            _METHOD_NOT_ALLOWED, "objects can only be stored to /studies or /studies/STUDY"
+        )
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.lower().replace('"', "")
+    if not kind.startswith("multipart/related") or "application/dicom+" in kind:
+        raise HTTPException(
+            _UNSUPPORTED_MEDIA_TYPE,
+            'expected multipart/related; type="application/dicom" with DICOM objects',
+        )
+    sender = Sender(author_of(user), client_of(request.headers))
+    results = await store_objects(
+        request.stream(), content_type, study_uid=study[1] or "", sender=sender
+    )
+    content, media_type = stow.encoded(
+        stow.response_dataset(results), request.headers.get("accept", "")
+    )
+    return Response(content, stow.status_of(results), media_type=media_type)
+
+
+@dataclass(frozen=True, slots=True)
+class _PacsObject:
+    """An object that is to be stored in the PACS."""
+
+    path: Path
+    object_id: ObjectId
+
+
+async def store_objects(
+    chunks: AsyncIterator[bytes], content_type: str, *, study_uid: str, sender: Sender
+) -> list[StoreResult]:
+    """Store each object of a request, and return the result of each.
+
+    Args:
+        chunks: The request's body.
+        content_type: Content-Type of the body: multipart/related.
+        study_uid: The only study whose objects are accepted; empty for all.
+        sender: Origin of the request.
+
+    Raises:
+        ConfigError: If the body is not a complete multipart message.
+        PacsError: If all objects are for the PACS, and it does not accept them.
+    """
+    with tempfile.TemporaryDirectory(prefix="organnet-upload-") as folder:
+        parts = await receive_parts(chunks, content_type, Path(folder))
+        results: list[StoreResult] = []
+        for_pacs: list[_PacsObject] = []
+        for part in parts:
+            result = await run_in_threadpool(_store_if_contours, part, study_uid, sender)
+            if isinstance(result, StoreResult):
+                results.append(result)
+            else:
+                for_pacs.append(result)
+        if for_pacs:
+            try:
+                results += await _send_to_pacs(for_pacs, study_uid)
+            except PacsError as error:
+                if not results:
+                    raise
+                results += [_failure(item.object_id, error) for item in for_pacs]
+        return results
+
+
+def _store_if_contours(part: Part, study_uid: str, sender: Sender) -> StoreResult | _PacsObject:
+    """Store contours as a label; return an object that is for the PACS."""
+    object_id: ObjectId | None = None
+    try:
+        if part.media_type not in _DICOM_TYPES:
+            raise ScanError(f"expected application/dicom, found {part.media_type[:80]!r}")
+        object_id = stow.read_object_id(part.path)
+        if study_uid and object_id.study_uid != study_uid:
+            comment = f"the object belongs to another study than {study_uid}, to which it was sent"
+            return StoreResult(object_id=object_id, comment=comment, failure=stow.DOES_NOT_MATCH)
+        is_contours = object_id.sop_class_uid in CONTOURS
+        version = _submit(part.path, sender) if is_contours else None
+    except OrganNetError as error:
+        return _failure(object_id, error)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        full = StorageFullError("the disk is full; stored data is unchanged")
+        return _failure(object_id, full)
+    if version is None:
+        return _PacsObject(part.path, object_id)
+    return StoreResult(object_id=object_id, comment=_comment(version))
+
+
+def _submit(path: Path, sender: Sender) -> LabelVersion | None:
+    """Submit contours as a label; None if they were drawn on a series that this server does not have.
+
+    Raises:
+        OrganNetError: If they are refused.
+    """
+    if path.stat().st_size > MAX_LABEL_BYTES:
+        raise LabelError(f"the object exceeds the limit of {MAX_LABEL_BYTES // 2**20} MiB")
+    app = get_app()
+    version = app.import_dicom(path, author=sender.author, client=sender.client)
+    if version is not None:
+        app.on_save_label(version.image_id, version.image_id)
+    return version
+
+
+def _comment(version: LabelVersion) -> str:
+    """Return the message about a submitted label, for the annotator."""
+    organs = ", ".join(version.organs) or "no organ"
+    warnings = get_app().submission_warnings(version)
+    comment = f"kept as version {version.number}, with {organs}; the case counts as labelled"
+    if warnings["left_out"]:
+        left_out = ", ".join(warnings["left_out"])
+        comment += f". Missing, but present in the previous version: {left_out}"
+    return comment + "".join(f". Doubt: {doubt}" for doubt in warnings["doubts"])
+
+
+def _failure(object_id: ObjectId | None, error: OrganNetError) -> StoreResult:
+    logger.warning("not stored: %s", error)
+    if isinstance(error, StorageFullError):
+        failure = stow.OUT_OF_RESOURCES
+    elif isinstance(error, ScanError) and object_id is None:
+        failure = stow.CANNOT_UNDERSTAND
+    else:
+        failure = stow.PROCESSING_FAILURE
+    return StoreResult(object_id=object_id, comment=str(error), failure=failure)
+
+
+async def _send_to_pacs(objects: Sequence[_PacsObject], study_uid: str) -> list[StoreResult]:
+    """Send objects to the PACS in one request, and return the result of each.
+
+    Raises:
+        PacsError: If the PACS does not answer, fails, or answers something else.
+    """
+    boundary = uuid.uuid4().hex
+    heads = [f"\r\n--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()] * len(objects)
+    tail = f"\r\n--{boundary}--\r\n".encode()
+    sizes = [item.path.stat().st_size for item in objects]
+    headers = {
+        "accept": "application/dicom+json",
+        "content-type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+        "content-length": str(sum(map(len, heads)) + sum(sizes) + len(tail)),
+    }
+    path = f"studies/{study_uid}" if study_uid else "studies"
+    body = _body(heads, [item.path for item in objects], tail)
+    request = proxy.client().build_request(
+        "POST", httpx.URL(proxy.address("stow", path)), headers=headers, content=body
+    )
+    answer = await proxy.send(request)
+    try:
+        content = await answer.aread()
+    except httpx.HTTPError as error:
+        raise PacsError("the PACS broke off its answer; send the objects again") from error
+    finally:
+        await answer.aclose()
+    failures = _failures(content)
+    return [_pacs_result(item.object_id, failures) for item in objects]
+
+
+async def _body(heads: Iterable[bytes], paths: Iterable[Path], tail: bytes) -> AsyncIterator[bytes]:
+    for head, path in zip(heads, paths, strict=True):
+        yield head
+        with path.open("rb") as file:
+            while chunk := await run_in_threadpool(file.read, _CHUNK_BYTES):
+                yield chunk
+    yield tail
+
+
+def _failures(content: bytes) -> dict[str, int | None]:
+    """Return SOP Instance UID -> Failure Reason (0008,1197); None for a stored object."""
+    try:
+        response = stow.decoded(content)
+    except ScanError as error:
+        raise PacsError(f"the PACS returned an invalid STOW-RS response: {error}") from error
+    stored: Iterable[Dataset] = response.get("ReferencedSOPSequence") or ()
+    failed: Iterable[Dataset] = response.get("FailedSOPSequence") or ()
+    failures: dict[str, int | None] = {str(item.ReferencedSOPInstanceUID): None for item in stored}
+    for item in failed:
+        reason = int(item.get("FailureReason") or stow.PROCESSING_FAILURE)
+        failures[str(item.ReferencedSOPInstanceUID)] = reason
+    return failures
+
+
+def _pacs_result(object_id: ObjectId, failures: Mapping[str, int | None]) -> StoreResult:
+    failure = failures.get(object_id.sop_instance_uid, stow.PROCESSING_FAILURE)
+    if failure is None:
+        return StoreResult(object_id=object_id, comment="stored in the PACS")
+    return StoreResult(object_id=object_id, comment="the PACS did not store it", failure=failure)

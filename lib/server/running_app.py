@@ -1,0 +1,137 @@
+"""The running app as the routes see it, and hooks into the server process."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.sessions import Sessions
+
+from lib.activelearning.service import ActiveLearningService
+from lib.assignment.service import Assignments
+from lib.config import AppConfig
+from lib.datastores.local import FolderStore
+from lib.labels.history import LabelHistory
+from lib.models.model_history import ModelHistory
+from lib.models.promotion import Promoter
+from lib.models.registry import Registry
+from lib.models.served_model import ServedModel
+from lib.pacs_sync.sync import PacsSync
+from lib.retrain.service import RetrainingService
+from lib.storage.tables import LabelVersion
+
+
+class InferResult(TypedDict):
+    """A contoured scan.
+
+    Attributes:
+        file: Path of a temporary label file, which the caller removes.
+        params: Label values, volumes, model version and times, as the clients get them.
+        label: Path of the label, or its id where it was saved in the store.
+        tag: Tag that it was saved under.
+    """
+
+    file: str
+    params: dict[str, Any]
+    label: str
+    tag: str
+
+
+class SubmissionWarnings(TypedDict):
+    """Remarks on a submitted label.
+
+    Attributes:
+        doubts: Implausible properties of the label, in sentences.
+        left_out: Organs of the previous version that the label does not have; always empty in a reader
+            study, where readers must not learn about each other's labels.
+    """
+
+    doubts: list[str]
+    left_out: list[str]
+
+
+class RunningApp(Protocol):
+    """The parts of `lib.app.OrganNetApp` that the routes use.
+
+    A protocol, because `lib.app` imports this package.
+    """
+
+    config: AppConfig
+    registry: Registry
+    served: ServedModel
+    models: ModelHistory
+    promoter: Promoter
+    label_history: LabelHistory
+    assignments: Assignments
+    store: FolderStore
+    pacs_sync: PacsSync | None
+    retraining: RetrainingService
+    active_learning: ActiveLearningService
+
+    def info(self) -> dict[str, Any]:
+        """Return the models, trainers and strategies of the app."""
+        ...
+
+    def sessions(self) -> Sessions | None:
+        """Return the session store; None where sessions are turned off."""
+        ...
+
+    def served_model(self) -> dict[str, Any] | None:
+        """Return version, date and reason of the active model; None without one."""
+        ...
+
+    def infer(self, request: Mapping[str, Any]) -> InferResult:
+        """Contour a scan."""
+        ...
+
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the image to contour next."""
+        ...
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """Start what follows a new label."""
+        ...
+
+    def import_dicom(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
+        """Store a submitted DICOM SEG or RTSTRUCT as a label version."""
+        ...
+
+    def submission_warnings(self, version: LabelVersion) -> SubmissionWarnings:
+        """Return remarks on a submitted label."""
+        ...
+
+
+def get_app() -> RunningApp:
+    """Return the app of this server process."""
+    app: RunningApp = app_instance()
+    return app
+
+
+def in_server_process() -> bool:
+    """Return whether this process answers requests; scripts may build the app without a server."""
+    return "monailabel.app" in sys.modules
+
+
+def at_shutdown(action: Callable[[], object]) -> None:
+    """Call `action` when the running event loop ends: after the last request, before Python waits for threads.
+
+    MONAI Label itself waits for a running training: a server that is asked to stop would continue until the
+    training ends (defect 10).
+    """
+    loop = asyncio.get_running_loop()
+
+    async def wait() -> None:
+        try:
+            await loop.create_future()
+        finally:
+            action()
+
+    task = loop.create_task(wait())
+    _shutdown_tasks.add(task)
+    task.add_done_callback(_shutdown_tasks.discard)
+
+
+_shutdown_tasks: set[asyncio.Task[None]] = set()
+"""Tasks of `at_shutdown`; kept here because an event loop holds only weak references to its tasks."""
