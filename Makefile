@@ -8,7 +8,7 @@ STUDIES ?= demo/studies
 PORT ?= 8000
 ROUNDS ?= 100
 
-.PHONY: install install-dev demo serve test test-fast e2e check lint types format cov chaos bench lock clean
+.PHONY: install install-dev demo serve test test-fast e2e check lint types format cov chaos bench openapi lock clean
 
 # A PACS for the demo; for the tests also a browser, and other people's readers of what we write.
 PACS := orthanc orthanc-dicomweb
@@ -66,6 +66,9 @@ chaos: install-dev
 
 bench: install
 	$(PY) -m apps.bench
+
+openapi: install
+	$(PY) -W ignore -m apps.openapi
 
 lock: install-dev
 	(head -1 constraints.txt; $(PIP) freeze | sort -f) > constraints.new && mv constraints.new constraints.txt

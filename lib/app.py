@@ -31,6 +31,7 @@ from lib.models.promotion import Promoter
 from lib.models.registry import Registry
 from lib.models.served_model import ServedModel
 from lib.monailabel_tasks.infer_task import OrganNetInferTask
+from lib.monailabel_tasks.sessions import ScanSessions
 from lib.monailabel_tasks.strategies import strategies
 from lib.monailabel_tasks.train_task import OrganNetTrainTask
 from lib.pacs_sync.sync import PacsSync
@@ -42,7 +43,6 @@ from lib.server.running_app import (
     at_shutdown,
     in_server_process,
 )
-from lib.server.session_routes import ScanSessions
 from lib.storage.atomic_files import finite, remove_abandoned_scratch, remove_unfinished
 from lib.storage.database import FILE, Database, is_url, state_folder
 from lib.storage.tables import LabelVersion

@@ -1,12 +1,14 @@
+import inspect
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from lib.app import OrganNetApp
 from lib.errors import ConfigError, DatastoreError
+from lib.server.running_app import RunningApp
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +30,18 @@ def test_the_loader_finds_the_app_in_main() -> None:
     # MONAI Label looks for a class whose direct base has this name.
     assert [base.__name__ for base in OrganNetApp.__bases__] == ["MONAILabelApp"]
     assert (ROOT / "main.py").read_text().count("import") == 1
+
+
+def test_the_app_has_every_part_that_the_routes_use(tmp_path: Path) -> None:
+    # MONAI Label's base class is untyped, so mypy does not check this.
+    app = make_app(tmp_path)
+    for name, kind in get_type_hints(RunningApp).items():
+        assert isinstance(getattr(app, name), kind), name
+    methods = [name for name, value in vars(RunningApp).items() if inspect.isfunction(value)]
+    for name in methods:
+        if not name.startswith("_"):
+            wanted, has = (inspect.signature(getattr(c, name)) for c in (RunningApp, OrganNetApp))
+            assert list(has.parameters)[: len(wanted.parameters)] == list(wanted.parameters), name
 
 
 def test_info_is_complete_without_a_model(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""monailabel_tasks."""
+"""Adapters of MONAI Label's interfaces: inference, training, strategies and sessions."""

@@ -127,7 +127,7 @@ def test_the_uncertainty_map_has_no_dicom_form(server: Server) -> None:
     path = "/infer/organnet25d?image=with_map&output=dicom_seg"
     answer = server.ask("POST", path, data=params)
     assert answer.status_code == 400
-    assert "uncertainty_map: the map is no label" in answer.json()["detail"]
+    assert "uncertainty_map: the map cannot be returned as DICOM" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(("_output", "kind", "modality"), KINDS)

@@ -10,6 +10,8 @@ import torch
 
 from lib.models.registry import SERVED, Registry, save_model
 from lib.networks.build import build_network
+from lib.server import model_routes
+from lib.server.access import ADMIN, USER
 from tests.server.running import TINY, Server, put_case, put_model, running
 
 pytestmark = pytest.mark.server
@@ -189,13 +191,7 @@ def test_a_server_starts_on_the_last_good_model_and_says_what_is_wrong(tmp_path:
         assert listed(server)["served"] is None
 
 
-@pytest.mark.filterwarnings("ignore:'crypt' is deprecated:DeprecationWarning")
 def test_only_an_admin_may_change_what_serves() -> None:
-    # MONAI Label's accounts import what Python 3.11 warns of.
-    from lib.server.roles import ADMIN, USER
-
-    from lib.server import model_routes
-
     for route in model_routes.router.routes:
         needs = [d.call for d in route.dependant.dependencies]  # type: ignore[attr-defined]
         is_reading = route.methods == {"GET"}  # type: ignore[attr-defined]

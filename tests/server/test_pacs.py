@@ -156,7 +156,7 @@ def test_a_label_that_others_must_not_see_yet_is_not_sent(clinic: Clinic) -> Non
         assert clinic.submit(uid).status_code == 200
         answer = clinic.server.ask("POST", f"/organnet/export/{uid}/pacs?version=1")
         assert answer.status_code == 409
-        assert "is sent when all have submitted" in answer.json()["detail"]
+        assert "is sent when all readers have submitted" in answer.json()["detail"]
     finally:
         clinic.server.ask("POST", f"/organnet/readers/{uid}", json={"readers": 1})
 

@@ -1,4 +1,4 @@
-"""Who somebody is and what he may do where people log in; in a process that is told so at its start."""
+"""Roles of users with and without authentication, each in a process that is started with that setting."""
 
 import os
 import subprocess
@@ -17,8 +17,8 @@ from types import SimpleNamespace
 from fastapi import HTTPException
 from monailabel.endpoints.user.auth import DEFAULT_USER, User
 from lib.errors import StateError
-from lib.server import roles
-from lib.server.reader_blinding import require_label_access
+from lib.server import access
+from lib.server.access import require_label_access
 from lib.storage.database import Database
 from lib.labels.history import LabelHistory
 from lib.assignment.reader_studies import ReaderStudies
@@ -26,7 +26,9 @@ from tests.readings import add_reading
 
 folder = Path(sys.argv[1])
 database = Database(folder / "workflow.sqlite")
-app = SimpleNamespace(readers=ReaderStudies(database), label_history=LabelHistory(database, folder))
+readers = ReaderStudies(database)
+history = LabelHistory(database, folder)
+app = SimpleNamespace(assignments=SimpleNamespace(readers=readers), label_history=history)
 people = {
     name: User(username=name, roles=[f"monailabel-{role}" for role in ("user", *given)])
     for name, *given in (["ada", "annotator"], ["bob", "annotator"], ["rita", "reviewer"], ["root", "admin"])
@@ -46,17 +48,17 @@ def row(name, of):
     print(name, *(of(user) for user in people.values()))
 
 
-row("holder", lambda u: roles.holder_of(u, "slicer"))
-row("reviews", lambda u: "yes" if roles.may_review(u) else "no")
-row("releases", lambda u: may(lambda: asyncio.run(roles.ANNOTATOR_OR_REVIEWER.dependency(u))))
-row("opens", lambda u: may(lambda: asyncio.run(roles.REVIEWER.dependency(u))))
+row("holder", lambda u: access.holder_of(u, "slicer"))
+row("reviews", lambda u: "yes" if access.may_review(u) else "no")
+row("releases", lambda u: may(lambda: asyncio.run(access.ANNOTATOR_OR_REVIEWER.dependency(u))))
+row("opens", lambda u: may(lambda: asyncio.run(access.REVIEWER.dependency(u))))
 
 
 def sees(tag, is_version):
     return lambda u: may(lambda: require_label_access(app, "a", tag, u, is_version=is_version))
 
 
-app.readers.ask("a", 2, "rita")
+readers.set_readers("a", 2, "rita")
 add_reading(app.label_history, "a", "ada", "one")
 row("current", sees("final", False))
 row("version", sees("final", True))

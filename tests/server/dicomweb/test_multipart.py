@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lib.server.dicomweb.proxy import replaced
 
 from lib.errors import ConfigError
 from lib.server.dicomweb.multipart import Part, receive_parts
+from lib.server.dicomweb.proxy_routes import replaced
 
 TYPE = 'multipart/related; type="application/dicom"; boundary="b-1"'
 NASTY = b"\r\n--b\r\n--b-\r\n-\r--\x00\xff\r\n\r\n--b-2\r\n"
@@ -54,11 +54,15 @@ def test_a_body_that_was_cut_is_refused(tmp_path: Path, cut: int) -> None:
     ("body", "kind", "why"),
     [
         (b"", TYPE, "ends before its last part"),
-        (b"no multipart", TYPE, "no multipart message"),
-        (message([b"x"]), "multipart/related", "names no boundary"),
-        (message([b"x"]), f"multipart/related; boundary={'b' * 1000}", "boundary cannot be one"),
-        (b"--b-1--", TYPE, "ends before its last part|no multipart"),
-        (b"--b-1\r\nno header\r\n\r\nx\r\n--b-1--", TYPE, "no multipart message"),
+        (b"not a multipart", TYPE, "not a multipart message"),
+        (message([b"x"]), "multipart/related", "has no boundary"),
+        (
+            message([b"x"]),
+            f"multipart/related; boundary={'b' * 1000}",
+            "invalid multipart boundary",
+        ),
+        (b"--b-1--", TYPE, "ends before its last part|not a multipart"),
+        (b"--b-1\r\nno header\r\n\r\nx\r\n--b-1--", TYPE, "not a multipart message"),
     ],
 )
 def test_what_is_no_message_is_refused(tmp_path: Path, body: bytes, kind: str, why: str) -> None:

@@ -15,7 +15,7 @@ from lib.imaging.scans import read_label
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.pacs_sync.test_inbox import draw
 from tests.phantoms import make_ct
-from tests.server.dicomweb.test_stow import Place, body, comments, sent, uid_of, uids
+from tests.server.dicomweb.test_stow_routes import Place, body, comments, sent, uid_of, uids
 from tests.server.running import put_model, running
 
 pytestmark = pytest.mark.server

@@ -1,43 +1,49 @@
-"""The cures fit the bundle that is installed, and another bundle is served as it is, with a warning."""
+"""The patches fit the installed bundle; another bundle is sent unchanged, with a warning."""
 
 import logging
 import re
 
 import pytest
-from lib.server.ohif.bundle_files import BUNDLE, OURS, known, media_type, served
 
 from lib.organs.table import ORGANS
-from lib.server.ohif.bundle_patches import CURES, BundlePatch, cured
+from lib.server.ohif.bundle_patches import PATCHES, BundlePatch, patched
+from lib.server.ohif.viewer_routes import (
+    BUNDLE,
+    SCRIPTS,
+    media_type,
+    viewer_file,
+    viewer_files,
+)
 
 
-def names_for(cure: BundlePatch) -> list[str]:
-    return [path.name for path in BUNDLE.glob(cure.file)]
+def names_for(patch: BundlePatch) -> list[str]:
+    return [path.name for path in BUNDLE.glob(patch.file)]
 
 
-@pytest.mark.parametrize("cure", CURES, ids=lambda cure: f"{cure.defect}-{cure.old[:30]}")
-def test_each_cure_fits_the_installed_bundle_once(cure: BundlePatch) -> None:
-    (name,) = names_for(cure)
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: f"{patch.defect}-{patch.old[:30]}")
+def test_each_patch_fits_the_installed_bundle_once(patch: BundlePatch) -> None:
+    (name,) = names_for(patch)
     text = (BUNDLE / name).read_text(encoding="utf-8")
-    assert text.count(cure.old) == 1
-    assert "\n" not in cure.old
-    text = cured(name, text)
-    assert cure.new in text
-    assert text.count(cure.old) == cure.new.count(cure.old)
+    assert text.count(patch.old) == 1
+    assert "\n" not in patch.old
+    text = patched(name, text)
+    assert patch.new in text
+    assert text.count(patch.old) == patch.new.count(patch.old)
 
 
-def test_cured_files_are_served_cured() -> None:
-    for cure in CURES:
-        (name,) = names_for(cure)
-        found = served(name)
+def test_patched_files_are_sent_patched() -> None:
+    for patch in PATCHES:
+        (name,) = names_for(patch)
+        found = viewer_file(name)
         assert found is not None
         assert found.content is not None
-        assert found.content.count(cure.old.encode()) == cure.new.count(cure.old)
+        assert found.content.count(patch.old.encode()) == patch.new.count(patch.old)
 
 
 def test_nothing_is_written_into_the_bundle() -> None:
     before = {path: path.stat().st_mtime_ns for path in BUNDLE.rglob("*")}
-    for name in known():
-        served(name)
+    for name in viewer_files():
+        viewer_file(name)
     assert {path: path.stat().st_mtime_ns for path in BUNDLE.rglob("*")} == before
 
 
@@ -46,31 +52,33 @@ def test_another_bundle_is_served_as_it_is_with_a_warning(
 ) -> None:
     text = "this.serverURI = window.somewhere;"
     with caplog.at_level(logging.WARNING):
-        assert cured("3933.bundle.0123456789abcdef0123.js", text) == text
+        assert patched("3933.bundle.0123456789abcdef0123.js", text) == text
     said = [record.getMessage() for record in caplog.records]
-    wanted = {cure.defect for cure in CURES if cure.file.startswith("3933")}
-    assert {int(re.findall(r"defect (\d+) fits 0 times", line)[0]) for line in said} == wanted
+    wanted = {patch.defect for patch in PATCHES if patch.file.startswith("3933")}
+    assert {int(re.findall(r"defect (\d+) matches 0 times", line)[0]) for line in said} == wanted
 
 
 def test_a_line_that_stands_twice_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    cure = BundlePatch(1, "x.js", "old();", "new();")
-    assert cured("x.js", "old(); old();", [cure]) == "old(); old();"
-    assert "fits 2 times" in caplog.text
-    assert cured("x.js", "old();", [cure]) == "new();"
-    assert cured("y.js", "old();", [cure]) == "old();"
+    patch = BundlePatch(1, "x.js", "old();", "new();")
+    assert patched("x.js", "old(); old();", [patch]) == "old(); old();"
+    assert "matches 2 times" in caplog.text
+    assert patched("x.js", "old();", [patch]) == "new();"
+    assert patched("y.js", "old();", [patch]) == "old();"
 
 
-def test_everything_that_cured_lines_call_is_there() -> None:
-    ours = (OURS / "hooks.js").read_text() + (OURS / "brushes.js").read_text()
-    ours += (OURS / "panel.js").read_text()
-    called = {name for cure in CURES for name in re.findall(r"window\.organnet\.(\w+)", cure.new)}
+def test_every_function_that_patches_call_exists() -> None:
+    ours = (SCRIPTS / "hooks.js").read_text() + (SCRIPTS / "brushes.js").read_text()
+    ours += (SCRIPTS / "panel.js").read_text()
+    called = {
+        name for patch in PATCHES for name in re.findall(r"window\.organnet\.(\w+)", patch.new)
+    }
     assert called
     for name in called:
         assert re.search(rf"(function {name}\(|organnet\.{name} = )", ours), name
 
 
 def test_the_page_loads_ours_before_the_bundle_and_nothing_from_elsewhere() -> None:
-    page = served("index.html")
+    page = viewer_file("index.html")
     assert page is not None
     assert page.content is not None
     text = page.content.decode()
@@ -80,7 +88,7 @@ def test_the_page_loads_ours_before_the_bundle_and_nothing_from_elsewhere() -> N
 
 
 def test_the_organ_tables_colours_are_in_the_script() -> None:
-    script = served("organnet/hooks.js")
+    script = viewer_file("organnet/hooks.js")
     assert script is not None
     assert script.content is not None
     for organ in ORGANS.values():
@@ -99,18 +107,20 @@ def test_media_types(name: str, kind: str) -> None:
     assert media_type(BUNDLE / name).split(";")[0] == kind
 
 
-def test_what_has_its_hash_in_its_name_is_kept_for_ever_unless_it_is_cured() -> None:
-    (app,) = [name for name in known() if re.fullmatch(r"app\.bundle\.[0-9a-f]{20}\.js", name)]
-    plain, changed = served(app), served(names_for(CURES[0])[0])
+def test_what_has_its_hash_in_its_name_is_kept_for_ever_unless_it_is_patched() -> None:
+    (app,) = [
+        name for name in viewer_files() if re.fullmatch(r"app\.bundle\.[0-9a-f]{20}\.js", name)
+    ]
+    plain, changed = viewer_file(app), viewer_file(names_for(PATCHES[0])[0])
     assert plain is not None
-    assert "immutable" in plain.caching
+    assert "immutable" in plain.cache_control
     assert changed is not None
-    assert changed.caching == "no-cache"
+    assert changed.cache_control == "no-cache"
     assert changed.etag
 
 
 @pytest.mark.parametrize(
     "name", ["../ohif.py", "..", "", "assets/../index.html", "/etc/passwd", "organnet/"]
 )
-def test_what_is_no_name_of_a_file_is_not_served(name: str) -> None:
-    assert served(name) is None
+def test_what_is_no_name_of_a_file_is_not_viewer_file(name: str) -> None:
+    assert viewer_file(name) is None

@@ -9,10 +9,10 @@ from typing import Any
 import pydicom
 import pytest
 import requests
-from lib.server.uploads import MAX_UPLOAD_BYTES
 
 from lib.dicom.writer import write_ct_series
 from lib.pacs.orthanc import Orthanc
+from lib.server.requests import MAX_UPLOAD_BYTES
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.phantoms import make_ct
 from tests.server.running import Server, put_model, running

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from lib.server.error_responses import answer_monailabel_error, answer_organnet_error
 from monailabel.interfaces.exception import (  # noqa: TID251 - what is answered
     ImageNotFoundException,
     MONAILabelError,
@@ -21,6 +20,7 @@ from lib.errors import (
     ScanError,
     TrainingError,
 )
+from lib.server.responses import answer_monailabel_error, answer_organnet_error
 
 REQUEST = Request({"type": "http"})
 

@@ -39,7 +39,7 @@ def test_the_page_may_fetch_from_here_alone(over_pacs: Server) -> None:
     assert "http" not in rules
 
 
-def test_a_cured_file_is_not_sent_again_until_it_changes(over_pacs: Server) -> None:
+def test_a_patched_file_is_not_sent_again_until_it_changes(over_pacs: Server) -> None:
     first = over_pacs.ask("GET", "/ohif/app.bundle.css")
     again = {"If-None-Match": first.headers["ETag"]}
     assert over_pacs.ask("GET", "/ohif/app.bundle.css", headers=again).status_code == 304

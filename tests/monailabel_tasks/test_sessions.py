@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-from lib.server.sessions import ScanSessions
 
 from lib.errors import DatastoreError
+from lib.monailabel_tasks.sessions import ScanSessions
 
 
 @pytest.fixture
