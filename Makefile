@@ -1,4 +1,4 @@
-# make install | demo | serve | test | e2e | check | chaos | bench | format | clean
+# make install | demo | serve | test | test-all | check | chaos | bench | format | clean
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11; do $$p -c '' 2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv
@@ -8,7 +8,7 @@ STUDIES ?= demo/studies
 PORT ?= 8000
 ROUNDS ?= 100
 
-.PHONY: install install-dev demo serve test test-fast e2e check lint types format cov chaos bench openapi lock clean
+.PHONY: install install-dev demo serve test campaigns test-all check lint types format cov chaos bench openapi lock clean
 
 # A PACS for the demo; for the tests also a browser, and other people's readers of what we write.
 PACS := orthanc orthanc-dicomweb
@@ -36,14 +36,19 @@ demo: install
 serve: install
 	$(PY) -m monailabel.main start_server --app . --studies $(STUDIES) --host 127.0.0.1 --port $(PORT)
 
+# Two processes share the tests, file by file, the long ones first (docs/testing.md).
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Everything but what takes minutes by its nature.
 test: install-dev
-	$(PY) -m pytest --durations=25
+	$(PYTEST) -m "not campaign" --budget 10
 
-test-fast: install-dev
-	$(PY) -m pytest -m "not slow and not server"
+campaigns: install-dev
+	$(PYTEST) -m campaign --budget 25
 
-e2e: install-dev
-	$(PY) -m pytest -m e2e
+test-all:
+	$(MAKE) test
+	$(MAKE) campaigns
 
 lint: install-dev
 	$(VENV)/bin/ruff check .
@@ -52,7 +57,7 @@ lint: install-dev
 types: install-dev
 	$(VENV)/bin/mypy
 
-check: lint types test
+check: lint types test-all
 
 format: install-dev
 	$(VENV)/bin/ruff check --fix .

@@ -14,7 +14,7 @@ from phantom import head_and_neck_phantom
 from tests import forked_processes
 from tests.tiny import TINY
 
-forked_processes.install()
+pytest_plugins = ["tests.time_budget"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,6 +24,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run tests/defects against plain MONAI Label, where they fail (tests/defects/README.md)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests fork the programs they start; not pytest-xdist, which starts its workers."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        forked_processes.install()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin the files that take long first, so that the two processes of `make test` end together."""
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

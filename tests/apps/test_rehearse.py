@@ -10,7 +10,7 @@ import yaml
 from apps import rehearse
 from lib.recipes.schema import OPENKBP
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.campaign]
 
 BRIEF = replace(OPENKBP, schedule=replace(OPENKBP.schedule, steps_per_epoch=15, warmup_steps=0))
 

@@ -199,7 +199,7 @@ def test_judging_is_validating(studies: Path, tmp_path: Path) -> None:
     assert {organ for dsc in found.values() for organ in dsc} == set(QUICK.labels)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_several_processes_and_warm_starts(studies: Path, tmp_path: Path) -> None:
     more = ("--processes", "2", "--from", "previous", "--budgets", "2", "3")
     assert program.main(arguments(studies, tmp_path, *more)) == 0

@@ -328,7 +328,6 @@ def note(folder: Path, process: int) -> None:
         store.update_image_info("a", {f"note_{process}_{number}": True})
 
 
-@pytest.mark.slow
 def test_processes_do_not_lose_each_others_changes(store: FolderStore, studies: Path) -> None:
     write_ct(studies / "a.nii.gz", make_ct())
     context = multiprocessing.get_context("spawn")

@@ -191,7 +191,6 @@ def test_a_label_of_another_grid_is_refused(case: Case, tmp_path: Path) -> None:
         write_rtstruct(tmp_path / "x.dcm", small, case.headers, ABOUT, image_id="case7")
 
 
-@pytest.mark.slow
 def test_organs_on_a_real_ct_come_back_everywhere(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "hn-ct-dicom"
     headers, grid = read_headers(folder, image_id="real")

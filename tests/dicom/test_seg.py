@@ -181,7 +181,6 @@ def test_a_ct_without_a_frame_of_reference_is_refused(case: Case, tmp_path: Path
         write_seg(tmp_path / "x.dcm", case.label, headers, ABOUT, image_id="case7")
 
 
-@pytest.mark.slow
 def test_organs_on_a_real_ct_come_back_everywhere(shared_data: Path, tmp_path: Path) -> None:
     headers, grid = read_headers(shared_data / "hn-ct-dicom", image_id="real")
     array = np.zeros(grid.shape_vox, np.uint8)

@@ -28,7 +28,7 @@ from tests.e2e.clinic import (
 from tests.e2e.colours import has_hue_of, is_grey, is_inside
 from tests.e2e.viewer import AXIAL, WAIT_MS, Viewer, browsing
 
-pytestmark = [pytest.mark.e2e, pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.server, pytest.mark.campaign]
 
 LABELS = ORGAN_SETS["openkbp"]
 BRUSHED = "Brainstem"

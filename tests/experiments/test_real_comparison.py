@@ -10,7 +10,7 @@ from apps import train
 from lib.training.cases import Case
 from tests.tiny import TINY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:

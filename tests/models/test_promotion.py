@@ -287,7 +287,7 @@ def test_a_killed_return_to_an_older_model_is_finished(tmp_path: Path, doomed: S
     assert served(promoter) == first
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kills_at_any_moment_leave_what_serves_and_the_record_of_it_in_step(
     tmp_path: Path, doomed: Say
 ) -> None:

@@ -176,7 +176,7 @@ HEAVY = {"swinunetr", "basicunetplusplus", "vnet"}
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in HEAVY else ()) for n in NETWORK_NAMES],
+    [pytest.param(n, marks=pytest.mark.long if n in HEAVY else ()) for n in NETWORK_NAMES],
 )
 def test_the_openkbp_crop_goes_through_at_the_usual_width(name: str) -> None:
     recipe = with_network(OPENKBP, name)

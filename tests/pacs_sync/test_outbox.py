@@ -117,7 +117,7 @@ def test_the_network_is_cut_and_comes_back(server: Orthanc, tmp_path: Path) -> N
         assert len(station.objects()) == 1, "no need to wait for the next try"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_pacs_that_takes_half_a_minute_gets_it_once(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     with relay(server.port) as network:

@@ -182,7 +182,6 @@ class Zeros:
                 yield content or bytes(2**20)
 
 
-@pytest.mark.slow
 def test_a_label_of_700_mib_is_refused_and_its_beginning_is_kept(server: Server) -> None:
     put_case(server, "huge", is_labelled=True)
     before = server.disk()

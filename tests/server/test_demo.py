@@ -13,7 +13,7 @@ import requests
 from lib.config import APP_DIR, default_starter_dir
 from lib.models.registry import Registry
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.long]
 
 LIMIT_S = 300
 

@@ -18,7 +18,7 @@ from lib.organs.table import mirror_values
 from lib.recipes.schema import OPENKBP
 from tests.server.running import Server, running
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.campaign]
 
 CLEAN = ("pt_16", "pt_24", "pt_31", "pt_48")
 POISONED = ("pt_59", "pt_66", "pt_72", "pt_83")

@@ -104,7 +104,7 @@ def torchrun(flags: list[str]) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
     cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,7 @@ def later_than(run: Path, since_ns: int, delay_s: float) -> bool:
     return written_ns > since_ns and time.time_ns() > written_ns + delay_s * 1e9
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_one_that_was_not(
     cases: list[Case], tmp_path: Path
 ) -> None:
