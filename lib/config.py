@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lib.errors import ConfigError
@@ -33,6 +32,8 @@ def default_starter_dir() -> Path:
 
 def best_device() -> str:
     """Return `cuda` where there is a GPU, else `cpu`."""
+    import torch  # slow to import, and programs that only print their --help do not need it
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -162,6 +163,8 @@ class AppConfig:
             raise ConfigError(
                 f"--conf consensus: {self.consensus!r} is neither 'staple' nor 'majority'"
             )
+        import torch
+
         try:
             torch.device(self.device)
         except RuntimeError as error:

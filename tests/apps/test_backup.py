@@ -215,7 +215,7 @@ def test_a_lost_volume_is_named_and_the_rest_is_saved(
     store.history.path(store.history.current()[0].digest).unlink()
     given = ["--studies", str(tmp_path / "studies"), "--model-dir", str(tmp_path / "models")]
     assert main(["create", *given, "--output", str(tmp_path / "b.tar")]) == 1
-    assert "gone or damaged: label volume" in capsys.readouterr().err
+    assert "not saved, missing or damaged: label volume" in capsys.readouterr().err
     assert restore(tmp_path, tmp_path / "b.tar", "new") == 0
     assert [r["image_id"] for r in open_store(tmp_path / "new").history.records()] == ["b"]
 

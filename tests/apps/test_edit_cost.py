@@ -40,7 +40,7 @@ def test_it_prints_each_submission_the_organs_and_the_verdict(
         "submitted         image  author  model  organs  DSC    added mm  voxels",
         "2024-05-01 08:00  one    ada     m      2       0.900  120       120",
         "2024-05-01 09:00  two    ada     m      1       0.900  40        40      "
-        "does not count; learned from before; left out: SpinalCord",
+        "does not count; case used in training before; left out: SpinalCord",
         "2024-05-01 10:00  three  ada     m      0       -      -         -       "
         "not measured: three: the scan is gone",
         "",
@@ -72,5 +72,5 @@ def test_a_folder_without_a_server_is_refused_and_stays_as_it_is(
     assert main(["--studies", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: --studies: ")
-    assert "is not there; give the folder" in said
+    assert "does not exist; give the studies folder" in said
     assert list(tmp_path.iterdir()) == []

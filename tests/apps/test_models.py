@@ -39,7 +39,7 @@ def test_the_starter_shows_as_such_and_serves(
     assert models.main([*places, "list"]) == 0
     said = capsys.readouterr().out
     assert "the starter" in said
-    assert f"* serves: {row['version']}" in said
+    assert f"* active model: {row['version']}" in said
 
 
 def test_promote_compare_show_rollback_and_prune(
@@ -52,7 +52,7 @@ def test_promote_compare_show_rollback_and_prune(
     )
     for version in (a, b):
         assert models.main([*places, "promote", version, "--reason", "better"]) == 0
-    assert f"{b} serves from the next request on" in capsys.readouterr().out
+    assert f"{b} is the active model from the next request on" in capsys.readouterr().out
     assert Registry(folder).published_version() == b
     assert models.main([*places, "compare", a, b]) == 0
     said = capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_promote_compare_show_rollback_and_prune(
     assert models.main([*places, "show", b]) == 0
     said = capsys.readouterr().out
     assert "better" in said
-    assert "served since" in said
+    assert "active since" in said
     assert found(places, capsys, "show", b)["promotions"][0]["by"] == "ann"
     assert found(places, capsys, "rollback", "--reason", "odd") == {"served": a}
     assert found(places, capsys, "prune", "--keep", "1") == {"pruned": [b]}
@@ -89,8 +89,8 @@ def test_what_cannot_be_done_is_said_in_one_line(
         assert why in said
         assert said.count("\n") == 1
     assert models.main(["--model-dir", str(tmp_path / "other"), "list"]) == 1
-    assert "--studies: which?" in capsys.readouterr().err
+    assert "--studies is missing: give the studies folder" in capsys.readouterr().err
     assert models.main(["--studies", str(tmp_path / "none"), "list"]) == 1
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "other").exists()

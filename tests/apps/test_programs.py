@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from apps import infer, train
+from apps.support import contouring
 from lib.dicom.objects import read_object
 from lib.dicom.structures import label_from
 from lib.dicom.writer import write_ct_series
@@ -164,11 +165,14 @@ def test_infer_refuses_an_ensemble_of_none(
 def test_infer_without_a_model_says_how_to_get_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infer, "default_starter_dir", lambda: tmp_path / "none")
+    monkeypatch.setattr(contouring, "STARTER_DIR", tmp_path / "none")
     write_ct(tmp_path / "scan.nii.gz", make_ct())
     arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "out")]
     assert infer.main([*arguments, "--model-dir", str(tmp_path / "models")]) == 1
-    assert "no model is served yet: train one, or give one with --model" in capsys.readouterr().err
+    assert (
+        "there is no active model: train one, or give weights with --model"
+        in capsys.readouterr().err
+    )
 
 
 def test_train_without_cases_ends_in_one_line(

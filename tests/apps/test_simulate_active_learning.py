@@ -115,7 +115,7 @@ def test_weights_are_gone_when_nobody_needs_them(undisturbed: Path) -> None:
 
 def test_report_is_there(undisturbed: Path) -> None:
     page = (undisturbed / "report.md").read_text()
-    assert "5 cases can be asked for, 2 others judge" in page
+    assert "5 pool cases and 2 test cases" in page
     assert "`random_foreground` did not take part" in page
     with (undisturbed / "rounds.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -175,7 +175,7 @@ def test_report_alone_trains_nothing(
     undisturbed: Path, studies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert program.main(arguments(studies, tmp_path, "--report-only")) == 1
-    assert "0 of 10 rounds are over" in capsys.readouterr().out
+    assert "0 of 10 rounds are finished" in capsys.readouterr().out
     (undisturbed / "report.md").unlink()
     assert program.main(arguments(studies, undisturbed, "--report-only")) == 0
     assert (undisturbed / "report.md").exists()

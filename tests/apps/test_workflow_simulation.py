@@ -4,7 +4,7 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 
-from apps.support.timeline_chart import timeline_chart, trainings
+from apps.support.workflow_simulation import timeline_chart, trainings
 
 EVENTS: list[dict[str, Any]] = [
     {"s": 5.0, "kind": "label", "case": "a"},

@@ -1,4 +1,4 @@
-"""The whole loop on real patients: labels over HTTP, trainings, rulings, versions, and no failed infer."""
+"""The whole workflow on real patients: labels over HTTP, trainings, promotions, and no failed inference."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from apps import rehearse
+from apps import simulate_workflow
 from lib.recipes.schema import OPENKBP
 
 pytestmark = [pytest.mark.server, pytest.mark.campaign]
@@ -22,7 +22,7 @@ def test_labels_become_candidates_that_are_judged_while_infers_go_on(
     recipe.write_text(yaml.safe_dump(BRIEF.as_dict()))
     output = tmp_path / "out"
     conf = {"min_new_labels": "4", "retrain_epochs": "2", "retrain_threads": "2"}
-    code = rehearse.main(
+    code = simulate_workflow.main(
         ["--data", str(shared_data / "openkbp"), "--from", "starter", "--cases", "8", "--test", "2",
          "--every", "3", "--infer-every", "6", "--limit-minutes", "8",
          "--recipe", str(recipe), "--output", str(output),

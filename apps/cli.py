@@ -1,0 +1,60 @@
+"""The `organnet` command, with every program of this package as a subcommand."""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from apps import backup, models
+from apps.bench import bench
+from apps.demo import demo
+from apps.edit_cost import edit_cost
+from apps.evaluate import evaluate
+from apps.infer import infer
+from apps.prepare_data import prepare_data
+from apps.simulate_active_learning import simulate_active_learning
+from apps.simulate_workflow import simulate_workflow
+from apps.support.console import Program, new_app, program
+from apps.train import train
+from lib import __version__
+
+PROGRAMS: tuple[Callable[..., int], ...] = (
+    infer,
+    train,
+    evaluate,
+    prepare_data,
+    edit_cost,
+    simulate_workflow,
+    simulate_active_learning,
+    demo,
+    bench,
+)
+app = new_app(no_args_is_help=True)
+for _program in PROGRAMS:
+    app.command(_program.__name__.replace("_", "-"), cls=Program)(_program)
+app.add_typer(models.app, name="models")
+app.add_typer(backup.app, name="backup")
+main = program(app, "organnet")
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _organnet(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Contour organs at risk in head-and-neck CT with OrganNet2.5D, and train it on corrected contours."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Command-line options that several programs share."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import BadParameter, Option
+
+from lib.config import default_model_dir, default_starter_dir
+
+MODEL_DIR, STARTER_DIR = default_model_dir(), default_starter_dir()
+
+Studies = Annotated[
+    str, Option(help="Studies folder or DICOMweb URL with which the server is started.")
+]
+LabelledStudies = Annotated[
+    Path, Option(help="Studies folder with labels, or a folder with one subfolder per case.")
+]
+ModelDir = Annotated[
+    Path, Option(help="Folder of the trained models.", show_default="model/registry")
+]
+Device = Annotated[str, Option(help="cpu, cuda or cuda:N; auto: cuda if there is a GPU, else cpu.")]
+RecipeName = Annotated[str, Option(help="Name of a recipe, or a YAML file.")]
+
+
+def device_name(device: str) -> str:
+    """Return the device to use: `auto` is the GPU if there is one, else the CPU."""
+    from lib.config import best_device
+
+    return best_device() if device == "auto" else device
+
+
+def one_of(names: Callable[[], Collection[str]]) -> Callable[[Any], Any]:
+    """Return a Typer callback that refuses a value, or one of a list, that is not among the names.
+
+    Args:
+        names: Called when a value is checked: modules that hold the names can be slow to import.
+    """
+
+    def check(value: Any) -> Any:
+        values = [value] if isinstance(value, str) else value or []
+        for unknown in [one for one in values if one not in names()]:
+            raise BadParameter(f"{unknown!r} is unknown; choose from {', '.join(names())}")
+        return value
+
+    return check
