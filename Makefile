@@ -1,4 +1,4 @@
-# make install | demo | serve | test | test-all | check | chaos | bench | format | clean
+# make install | demo | serve | test | test-all | check | chaos | bench | docs | format | clean
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11; do $$p -c '' 2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv
@@ -8,14 +8,14 @@ STUDIES ?= demo/studies
 PORT ?= 8000
 ROUNDS ?= 100
 
-.PHONY: install install-dev demo serve test campaigns test-all check lint types format cov chaos bench openapi lock clean
+.PHONY: install install-dev demo serve test campaigns test-all check lint types format cov chaos bench docs openapi lock clean
 
 # A PACS for the demo; for the tests also a browser, and other people's readers of what we write.
 PACS := orthanc orthanc-dicomweb
 TOOLS := $(PACS) chromium plastimatch dicom3tools
 
-install: $(VENV)/.runtime
-install-dev: $(VENV)/.dev
+install: $(VENV)/.runtime $(VENV)/.package
+install-dev: $(VENV)/.dev $(VENV)/.package
 	@bash tools/system_packages.sh $(TOOLS)
 
 $(PY):
@@ -23,6 +23,11 @@ $(PY):
 
 $(VENV)/.runtime: requirements.txt constraints.txt $(wildcard tools/stand_ins/*/*.toml tools/stand_ins/*/*.py) | $(PY)
 	@TORCH_INDEX="$(TORCH_INDEX)" bash tools/install_runtime.sh $(PY)
+	@touch $@
+
+# The editable package: programs import lib from any folder, and there is an organnet command.
+$(VENV)/.package: pyproject.toml $(VENV)/.runtime
+	$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
@@ -75,9 +80,13 @@ bench: install
 openapi: install
 	$(PY) -W ignore -m apps.openapi
 
+docs: install-dev
+	$(PY) tools/check_links.py
+	$(PY) -m mkdocs build --strict
+
 lock: install-dev
 	(head -1 constraints.txt; $(PIP) freeze | sort -f) > constraints.new && mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) demo logs bin runs .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov
+	rm -rf $(VENV) demo logs bin runs .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

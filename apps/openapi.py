@@ -1,10 +1,16 @@
-"""Writes the OpenAPI schema of the server to docs/openapi.json: `python -m apps.openapi`."""
+"""Write the OpenAPI schema of the server to docs/openapi.json.
 
-import argparse
+python -m apps.openapi
+"""
+
 import json
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import Any
+
+from typer import Option
+
+from apps.support.console import program
 
 DEFAULT_OUTPUT = Path(__file__).parents[1] / "docs" / "openapi.json"
 
@@ -23,15 +29,14 @@ def schema() -> dict[str, Any]:
     return document
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the schema, and return 0."""
-    parser = argparse.ArgumentParser(prog="python -m apps.openapi", description=__doc__)
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="file to write")
-    output: Path = parser.parse_args(arguments).output
+def openapi(output: Path = Option(DEFAULT_OUTPUT, help="File to write.")) -> int:
+    """Write the OpenAPI schema of the server to docs/openapi.json."""
     output.write_text(json.dumps(schema(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"wrote {output}")
     return 0
 
 
+main = program(openapi, "openapi")
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())
