@@ -4,7 +4,7 @@ import gzip
 from pathlib import Path
 from typing import Any
 
-from lib.labels.history import LabelHistory, Submission
+from lib.labels.history import LabelHistory, Provenance
 from lib.storage.tables import LabelVersion
 
 
@@ -22,5 +22,5 @@ def add_reading(
     file = Path(history.folder).parent / "sent.nii.gz"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(gzip.compress(content.encode(), mtime=0))
-    about = Submission(source=source, author=reader, client=client, info=info or {})
+    about = Provenance(source=source, author=reader, client=client, info=info or {})
     return history.add(image_id, "final", file, about)

@@ -1,17 +1,18 @@
-"""Every label that was ever submitted: files that never change, named by their content, and who made them.
+"""All label versions ever submitted: read-only volumes named by their content, and their provenance.
 
     labels/3f/3f2a....nii.gz           a volume, named by its SHA-256, read-only
-    labels/history/IMAGE/final-2.json  what the database knows of version 2 of IMAGE's final label
+    labels/history/IMAGE/final-2.json  the database's record of version 2 of IMAGE's final label
 
-A volume is on disk before the row that names it, and the JSON file before the row is committed. So whatever
-moment a process is killed at, each row has its volume; and a database that is lost is filled again from
-the files (`restore_from_files`).
+A volume is on disk before the row that names it, and the JSON file before the row is committed. So at whatever
+moment a process is killed, each row has its volume; and a lost database is filled again from the files
+(`restore_from_files`).
 """
 
 import json
 import logging
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,37 +22,48 @@ from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
 from lib.errors import DatastoreError, StateError
-from lib.labels.manifests import as_record, read_record, version_of
 from lib.storage.atomic_files import digest_of, finite, replacing, write_json
 from lib.storage.database import Database
+from lib.storage.identifiers import require_image_id, require_tag
 from lib.storage.tables import LabelVersion, now
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "labels"
-HISTORY = "history"
 SUFFIX = ".nii.gz"
-READ_ONLY = 0o444
 FINAL = "final"
 """Tag of the labels that people submit; trainings read these."""
+
+CLIENT = "client"
 CONSENSUS = "consensus"
-"""`LabelVersion.source` of a label made from the readings of several people."""
+FOLDER = "folder"
+PACS = "pacs"
+RESTORE = "restore"
+"""Sources of labels, as in `LabelVersion`."""
+
+_VOLUMES = "labels"
+_RECORDS = "history"
+_READ_ONLY = 0o444
 _TICK = timedelta(microseconds=1)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PLAIN_COLUMNS = ("image_id", "tag", "number", "digest", "source", "author", "client",
+                  "model_version", "organs", "doubts", "info")  # fmt: skip
+_COLUMN_TYPES = {"number": int, "organs": list, "doubts": list, "info": dict, "source": str,
+                 "author": str, "client": str}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """Where a label comes from; the columns of `LabelVersion` that somebody has to say.
+class Provenance:
+    """Where a label comes from; columns of `LabelVersion`.
 
     Attributes:
         source: As in `LabelVersion`.
-        author: Who submitted it; empty where nobody logs in.
+        author: User who submitted it; empty where nobody logs in.
         client: The program's `client_id`.
-        model_version: The model that served, or that the client named.
+        model_version: The active model at that time, or the model that the client named.
         organs: TG-263 names with at least one voxel.
-        doubts: What looks wrong about it, in sentences.
-        info: What the client sent with it.
-        submitted_at: When, if not now; what is older than the current version does not take its place.
+        doubts: Warnings about the label, in sentences.
+        info: Sent by the client with the label.
+        submitted_at: Time of submission, if not now; a version older than the current one does not replace it.
     """
 
     source: str
@@ -65,45 +77,47 @@ class Submission:
 
 
 class LabelHistory:
-    """The versions of all labels; safe to use from threads and processes at once.
+    """The versions of all labels; safe to use from several threads and processes.
 
-    Of the versions of one image and tag that are not hidden, the newest by time is the current one.
+    The current version of an image and tag is the newest by time that is not hidden.
 
     Args:
-        database: Where the rows are.
-        folder: The workflow's folder (`lib.storage.database.state_folder`); files go into its `labels`.
+        database: The workflow database.
+        folder: The database's folder (`lib.storage.database.state_folder`); files go into its `labels`.
     """
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
-        self.folder = folder / FOLDER
+        self.folder = folder / _VOLUMES
 
     def path(self, digest: str) -> Path:
-        """Return where the volume with that SHA-256 lies; it is never changed and never removed."""
+        """Return the path of the volume with that SHA-256; it is never changed and never removed."""
         return self.folder / digest[:2] / f"{digest}{SUFFIX}"
 
     def keep_volume(self, file: Path) -> str:
-        """Copy a `.nii.gz` file among the volumes, where it is not there yet, and return its SHA-256."""
+        """Copy a `.nii.gz` file to the volumes, unless it is there already, and return its SHA-256."""
         digest = digest_of(file)
         target = self.path(digest)
-        # A volume that lies there may have been damaged since: then it is good again after this.
+        # The stored volume may have been damaged since: then it is replaced.
         if not target.is_file() or digest_of(target) != digest:
-            with replacing(target, mode=READ_ONLY) as beside:
+            with replacing(target, mode=_READ_ONLY) as beside:
                 shutil.copyfile(file, beside)
                 if digest_of(beside) != digest:
-                    raise StateError(f"{file.name}: changed while it was copied; send it again")
+                    raise StateError(
+                        f"{file.name}: the file changed while it was copied; submit it again"
+                    )
         return digest
 
-    def add(self, image_id: str, tag: str, file: Path, submission: Submission) -> LabelVersion:
-        """Keep a label as the newest version of its image and tag; on disk when this returns.
+    def add(self, image_id: str, tag: str, file: Path, provenance: Provenance) -> LabelVersion:
+        """Add a label as the newest version of its image and tag; on disk when this returns.
 
         Raises:
             OSError: If the disk is full; then nothing was added.
         """
-        return self._add(image_id, tag, self.keep_volume(file), submission)
+        return self._add(image_id, tag, self.keep_volume(file), provenance)
 
-    def _add(self, image_id: str, tag: str, digest: str, submission: Submission) -> LabelVersion:
-        manifest = None
+    def _add(self, image_id: str, tag: str, digest: str, provenance: Provenance) -> LabelVersion:
+        record_file = None
         try:
             with self._database.writing() as session:
                 versions = _ordered(session, image_id, tag)
@@ -114,23 +128,23 @@ class LabelHistory:
                     number=self._free_number(image_id, tag, versions),
                     digest=digest,
                     parent_id=None if current is None else current.id,
-                    source=submission.source,
-                    author=submission.author,
-                    client=submission.client,
-                    model_version=submission.model_version,
-                    organs=list(submission.organs),
-                    doubts=list(submission.doubts),
-                    info=_plain(submission.info),
-                    submitted_at=_moment(submission, versions),
+                    source=provenance.source,
+                    author=provenance.author,
+                    client=provenance.client,
+                    model_version=provenance.model_version,
+                    organs=list(provenance.organs),
+                    doubts=list(provenance.doubts),
+                    info=_as_json(provenance.info),
+                    submitted_at=_time_of(provenance, versions),
                 )
                 session.add(version)
                 session.flush()
-                manifest = self._manifest(image_id, tag, version.number)
-                self._write_manifest(session, version)
+                record_file = self._record_file(image_id, tag, version.number)
+                self._write_record(session, version)
         except BaseException:
-            if manifest is not None:
-                # Nobody was told that it is kept: it must not come back by `restore_from_files`.
-                manifest.unlink(missing_ok=True)
+            if record_file is not None:
+                # The sender gets an error, so `restore_from_files` must not bring the version back.
+                record_file.unlink(missing_ok=True)
             raise
         logger.info(
             "%s: version %d of label %r from %s", image_id, version.number, tag, version.source
@@ -142,49 +156,46 @@ class LabelHistory:
 
         Raises:
             DatastoreError: If there is no such version.
-            StateError: If its volume is gone or damaged.
+            StateError: If its volume is missing or damaged.
         """
         old = self.version(image_id, tag, number)
         path = self.path(old.digest)
         if not path.is_file() or digest_of(path) != old.digest:
             raise StateError(
-                f"{image_id}: the volume of version {number} is gone or damaged; restore a backup"
+                f"{image_id}: the volume of version {number} is missing or damaged; restore a backup"
             )
-        submission = Submission(
-            source="restore",
+        provenance = Provenance(
+            source=RESTORE,
             author=author,
             model_version=old.model_version,
             organs=old.organs,
             doubts=old.doubts,
             info={**old.info, "restored_number": number},
         )
-        return self._add(image_id, tag, old.digest, submission)
+        return self._add(image_id, tag, old.digest, provenance)
 
     def hide(self, image_id: str, tag: str) -> int:
-        """Put every version of an image's label out of sight, and return how many those were.
-
-        The history keeps them, and `restore` brings one back.
-        """
+        """Hide every version of an image's label, and return their number; `restore` brings one back."""
         with self._database.writing() as session:
             visible = [v for v in _ordered(session, image_id, tag) if v.hidden_at is None]
             moment = now()
             for version in visible:
                 version.hidden_at = moment
-                self._write_manifest(session, version)
+                self._write_record(session, version)
         return len(visible)
 
-    def current(self, tag: str | None = "final") -> list[LabelVersion]:
+    def current(self, tag: str | None = FINAL) -> list[LabelVersion]:
         """Return the newest visible version of each image, sorted by image; None means of every tag."""
         visible = _in_order(select(LabelVersion).where(LabelVersion.hidden_at.is_(None)))
         if tag is not None:
             visible = visible.where(LabelVersion.tag == tag)
         with self._database.reading() as session:
-            # The last one of a key stays.
-            found = {(v.image_id, v.tag): v for v in session.scalars(visible)}
-        return [found[key] for key in sorted(found)]
+            # In order of time, so that the newest one of each key remains.
+            newest = {(v.image_id, v.tag): v for v in session.scalars(visible)}
+        return [newest[key] for key in sorted(newest)]
 
-    def current_digests(self, tag: str = "final") -> dict[str, str]:
-        """Return image id -> SHA-256 of its current label; quick, for thousands of them."""
+    def current_digests(self, tag: str = FINAL) -> dict[str, str]:
+        """Return image id -> SHA-256 of its current label; fast for thousands of images."""
         query = (
             select(LabelVersion.image_id, LabelVersion.digest)
             .where(LabelVersion.hidden_at.is_(None), LabelVersion.tag == tag)
@@ -194,20 +205,20 @@ class LabelHistory:
             return {row.image_id: row.digest for row in session.execute(query)}
 
     def newest(self, image_id: str, tag: str) -> LabelVersion | None:
-        """Return the current version of an image's label, None where there is none or it is hidden."""
+        """Return the current version of an image's label; None if there is none that is visible."""
         visible = [v for v in self.history(image_id, tag) if v.hidden_at is None]
         return visible[-1] if visible else None
 
     def history(self, image_id: str, tag: str) -> list[LabelVersion]:
-        """Return every version of an image's label, hidden ones too, oldest first."""
+        """Return every version of an image's label, including hidden ones, oldest first."""
         with self._database.reading() as session:
             return _ordered(session, image_id, tag)
 
     def of_every_tag(self, image_id: str) -> list[LabelVersion]:
-        """Return every version of all labels of an image, hidden ones too, oldest first."""
-        of_it = select(LabelVersion).where(LabelVersion.image_id == image_id)
+        """Return the versions of all labels of an image, including hidden ones, oldest first."""
+        query = select(LabelVersion).where(LabelVersion.image_id == image_id)
         with self._database.reading() as session:
-            return list(session.scalars(_in_order(of_it)))
+            return list(session.scalars(_in_order(query)))
 
     def version(self, image_id: str, tag: str, number: int) -> LabelVersion:
         """Return one version of an image's label.
@@ -215,110 +226,118 @@ class LabelHistory:
         Raises:
             DatastoreError: If there is no such version.
         """
-        found = next((v for v in self.history(image_id, tag) if v.number == number), None)
-        if found is None:
-            raise DatastoreError(f"{image_id}: label {tag!r} has no version {number}")
-        return found
+        for version in self.history(image_id, tag):
+            if version.number == number:
+                return version
+        raise DatastoreError(f"{image_id}: label {tag!r} has no version {number}")
 
     def missing_organs(self, version: LabelVersion) -> tuple[str, ...]:
-        """Return the organs of the version that this one took the place of, and that it has not."""
+        """Return the organs that `version` lacks and the version that it replaced has."""
         earlier = self.history(version.image_id, version.tag)
         before = next((v.organs for v in earlier if v.id == version.parent_id), [])
         return tuple(organ for organ in before if organ not in version.organs)
 
     def mark_in_place(self, version_id: int) -> None:
-        """Remember that the copy in `labels/<tag>/` of the studies folder is this version's."""
+        """Record that the working copy, in `labels/<tag>/` of the studies folder, is of this version."""
         with self._database.writing() as session:
             session.execute(
                 update(LabelVersion).where(LabelVersion.id == version_id).values(is_in_place=True)
             )
 
     def records(self) -> list[dict[str, Any]]:
-        """Return all that is known of every version, as JSON holds it; `merge` takes it back."""
+        """Return the record of every version, as JSON values; `merge` reads them."""
         with self._database.reading() as session:
             versions = list(session.scalars(_in_order(select(LabelVersion))))
             numbers = {v.id: v.number for v in versions}
-        return [as_record(v, numbers.get(v.parent_id or 0)) for v in versions]
+        return [_as_record(v, numbers.get(v.parent_id or 0)) for v in versions]
 
     def restore_from_files(self) -> int:
-        """Add the versions that lie on disk and that the database does not know; return how many.
+        """Add the versions that are on disk and not in the database; return their number.
 
-        There are some after a damaged database was set aside, and after a kill before the commit.
+        There are such versions after a damaged database was set aside, and after a kill before the commit.
         """
         with self._database.reading() as session:
             rows = session.execute(
                 select(LabelVersion.image_id, LabelVersion.tag, LabelVersion.number)
             )
-            known = {self._manifest(image, tag, number) for image, tag, number in rows}
-        missing = (path for path in self._manifests() if path not in known)
-        records = (read_record(path) for path in missing)
+            in_database = {self._record_file(image, tag, number) for image, tag, number in rows}
+        files = sorted((self.folder / _RECORDS).glob("*/[!.]*.json"))
+        records = (_read_record(path) for path in files if path not in in_database)
         added = self.merge(record for record in records if record is not None)
         if added:
-            logger.warning("%d label versions were taken from the files into the database", added)
+            logger.warning("%d label versions were added to the database from their files", added)
         return added
 
     def merge(self, records: Iterable[Mapping[str, Any]]) -> int:
-        """Add the versions that are not here yet, with their history, and return how many.
+        """Add the versions that are not in the database yet, and return their number.
 
-        A version is the same if image, tag, moment and content are. One whose number is taken gets the next
-        free one. Nothing that is here is changed; what was hidden after a version's moment hides that one.
-        Each volume must be here already; a record without is left out.
+        Two versions are the same if image, tag, time and content are equal. A version whose number is taken
+        gets the next free one. Existing versions do not change; where the label was hidden after a version's
+        time, that version is hidden too. A record whose volume is missing is skipped.
         """
         ids: dict[tuple[str, str, int], int] = {}
         added = 0
         with self._database.writing() as session:
             for record in sorted(records, key=lambda r: (r["submitted_at"], r["number"])):
                 key = (record["image_id"], record["tag"])
-                here = _ordered(session, *key)
-                found = next((v for v in here if _is_same(v, record)), None)
-                if found is None:
+                existing = _ordered(session, *key)
+                version = next((v for v in existing if _is_same(v, record)), None)
+                if version is None:
                     if not self.path(record["digest"]).is_file():
                         logger.error("%s: version %d has no volume", key[0], record["number"])
                         continue
-                    found = self._row(record, here, ids)
-                    session.add(found)
+                    version = self._new_version(record, existing, ids)
+                    session.add(version)
                     session.flush()
-                    self._write_manifest(session, found)
+                    self._write_record(session, version)
                     added += 1
-                ids[key[0], key[1], record["number"]] = found.id
+                ids[key[0], key[1], record["number"]] = version.id
         return added
 
-    def _row(
+    def _new_version(
         self,
         record: Mapping[str, Any],
-        here: list[LabelVersion],
+        existing: list[LabelVersion],
         ids: Mapping[tuple[str, str, int], int],
     ) -> LabelVersion:
-        """Return a new row for a record, among those that are here."""
-        row = version_of(record)
-        if any(v.number == row.number for v in here):
-            row.number = self._free_number(row.image_id, row.tag, here)
+        """Return a row for a record of `merge`.
+
+        Args:
+            record: As `checked_record` returns it.
+            existing: The rows of the same label.
+            ids: Image id, tag and number in the records -> id of the row, of the records before this one.
+        """
+        hidden = record["hidden_at"]
+        row = LabelVersion(
+            **{key: record[key] for key in _PLAIN_COLUMNS},
+            submitted_at=datetime.fromisoformat(record["submitted_at"]),
+            hidden_at=None if hidden is None else datetime.fromisoformat(hidden),
+        )
+        if any(v.number == row.number for v in existing):
+            row.number = self._free_number(row.image_id, row.tag, existing)
         if record["parent"] is not None:
-            by_number = {v.number: v.id for v in here}
+            by_number = {v.number: v.id for v in existing}
             parent = ids.get((row.image_id, row.tag, record["parent"]))
             row.parent_id = parent or by_number.get(record["parent"])
-        hidden = [v.hidden_at for v in here if v.hidden_at and v.hidden_at >= row.submitted_at]
-        if hidden and row.hidden_at is None:
-            row.hidden_at = max(hidden)
+        later = [v.hidden_at for v in existing if v.hidden_at and v.hidden_at >= row.submitted_at]
+        if later and row.hidden_at is None:
+            row.hidden_at = max(later)
         return row
 
     def _free_number(self, image_id: str, tag: str, versions: Iterable[LabelVersion]) -> int:
-        """Return the number after all that a row or a file has."""
-        folder = self.folder / HISTORY / image_id
+        """Return the number after those of all rows and files."""
+        folder = self.folder / _RECORDS / image_id
         stems = (path.stem.rpartition("-") for path in folder.glob("*.json"))
         on_disk = [int(number) for of, _, number in stems if of == tag and number.isdecimal()]
         return 1 + max([v.number for v in versions] + on_disk, default=0)
 
-    def _manifest(self, image_id: str, tag: str, number: int) -> Path:
-        return self.folder / HISTORY / image_id / f"{tag}-{number}.json"
+    def _record_file(self, image_id: str, tag: str, number: int) -> Path:
+        return self.folder / _RECORDS / image_id / f"{tag}-{number}.json"
 
-    def _manifests(self) -> Iterator[Path]:
-        yield from sorted((self.folder / HISTORY).glob("*/[!.]*.json"))
-
-    def _write_manifest(self, session: Session, version: LabelVersion) -> None:
+    def _write_record(self, session: Session, version: LabelVersion) -> None:
         parent = session.get(LabelVersion, version.parent_id) if version.parent_id else None
-        path = self._manifest(version.image_id, version.tag, version.number)
-        write_json(path, as_record(version, None if parent is None else parent.number))
+        path = self._record_file(version.image_id, version.tag, version.number)
+        write_json(path, _as_record(version, None if parent is None else parent.number))
 
 
 def _in_order(query: Select[LabelVersion]) -> Select[LabelVersion]:
@@ -327,33 +346,71 @@ def _in_order(query: Select[LabelVersion]) -> Select[LabelVersion]:
 
 def _ordered(session: Session, image_id: str, tag: str) -> list[LabelVersion]:
     """Return the versions of one label, oldest first."""
-    of_it = select(LabelVersion).where(LabelVersion.image_id == image_id, LabelVersion.tag == tag)
-    return list(session.scalars(_in_order(of_it)))
+    query = select(LabelVersion).where(LabelVersion.image_id == image_id, LabelVersion.tag == tag)
+    return list(session.scalars(_in_order(query)))
 
 
-def _moment(submission: Submission, versions: Sequence[LabelVersion]) -> datetime:
-    """Return when a label was submitted, by a clock that runs ahead at the latest now; no two at once."""
-    if submission.submitted_at is None:
-        return _after(versions)
+def _time_of(provenance: Provenance, versions: Sequence[LabelVersion]) -> datetime:
+    """Return the time of submission, at most now and unlike that of any of `versions`."""
+    moment = now()
+    if provenance.submitted_at is None:
+        # After the newest version, even if the clock was set back.
+        return max(moment, versions[-1].submitted_at + _TICK) if versions else moment
     taken = {version.submitted_at for version in versions}
-    moment = min(submission.submitted_at, now())
+    moment = min(provenance.submitted_at, moment)
     while moment in taken:
         moment += _TICK
     return moment
 
 
-def _after(versions: Sequence[LabelVersion]) -> datetime:
-    """Return this moment; one after the newest version's where the clock was set back."""
-    moment = now()
-    return max(moment, versions[-1].submitted_at + _TICK) if versions else moment
-
-
-def _plain(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `info` as JSON can hold it."""
-    found: dict[str, Any] = json.loads(json.dumps(finite(dict(info)), default=str))
-    return found
+def _as_json(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `info` as JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(finite(dict(info)), default=str))
+    return plain
 
 
 def _is_same(version: LabelVersion, record: Mapping[str, Any]) -> bool:
     moment = datetime.fromisoformat(record["submitted_at"])
     return version.digest == record["digest"] and version.submitted_at == moment
+
+
+def _as_record(version: LabelVersion, parent: int | None) -> dict[str, Any]:
+    """Return a row as JSON values; `parent` is the number of the version that it replaced."""
+    return {
+        **{key: getattr(version, key) for key in _PLAIN_COLUMNS},
+        "parent": parent,
+        "submitted_at": version.submitted_at.isoformat(),
+        "hidden_at": None if version.hidden_at is None else version.hidden_at.isoformat(),
+    }
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Return the record in a file; None, with an error in the log, if it holds none."""
+    try:
+        return checked_record(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, DatastoreError) as error:
+        logger.error("%s/%s cannot be read (%s): skipped", path.parent.name, path.name, error)
+        return None
+
+
+def checked_record(record: Any) -> dict[str, Any]:
+    """Return `record` if `LabelHistory.records` could have returned it: its names become paths.
+
+    Raises:
+        ValueError, KeyError, TypeError, DatastoreError: If it could not.
+    """
+    require_image_id(record["image_id"])
+    require_tag(record["tag"])
+    if not _DIGEST.fullmatch(record["digest"]):
+        raise ValueError(f"{record['digest'][:70]!r} is no SHA-256")
+    for key, kind in _COLUMN_TYPES.items():
+        if not isinstance(record[key], kind):
+            raise TypeError(f"{key} is {type(record[key]).__name__}; {kind.__name__} expected")
+    for key in ("submitted_at", "hidden_at"):
+        moment = record[key]
+        is_never = moment is None and key == "hidden_at"
+        if not is_never and datetime.fromisoformat(moment).tzinfo is None:
+            raise ValueError(f"{key} has no time zone")
+    if not isinstance(record["parent"], int | None):
+        raise TypeError("parent is no number")
+    return {key: record[key] for key in (*_PLAIN_COLUMNS, "parent", "submitted_at", "hidden_at")}

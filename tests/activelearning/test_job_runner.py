@@ -18,7 +18,7 @@ from lib.activelearning.score_records import Kind, Scores
 from lib.activelearning.scoring_jobs import EditCostJobs, JobFiles, ScoringJobs, Studies
 from lib.activelearning.scoring_process import flags_for
 from lib.jobs.serving_priority import ServingPriority
-from lib.labels.history import LabelHistory, Submission
+from lib.labels.history import LabelHistory, Provenance
 from lib.models.model_history import ModelHistory
 from lib.models.registry import Registry, save_model
 from lib.networks.build import build_network
@@ -207,9 +207,9 @@ def test_an_end_while_it_computes_is_quick_and_leaves_nothing_behind(clinic: Cli
 
 def test_what_a_person_changed_is_measured_against_the_model_that_served(clinic: Clinic) -> None:
     version = clinic.publish(1)
-    submission = Submission(source="client", author="ann", model_version=version)
+    submission = Provenance(source="client", author="ann", model_version=version)
     clinic.labels.add(clinic.ids[0], "final", clinic.label, submission)
-    gone = Submission(source="client", author="bob", model_version="no-such-model")
+    gone = Provenance(source="client", author="bob", model_version="no-such-model")
     clinic.labels.add(clinic.ids[0], "final", clinic.label, gone)
     assert clinic.runner.step()
     assert clinic.runner.step()

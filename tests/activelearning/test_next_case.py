@@ -12,7 +12,7 @@ from lib.activelearning.scoring_jobs import Studies
 from lib.activelearning.selection.catalogue import METHODS
 from lib.assignment.leases import Leases
 from lib.errors import DatastoreError
-from lib.labels.history import LabelHistory, Submission
+from lib.labels.history import LabelHistory, Provenance
 from lib.recipes.schema import OPENKBP
 from lib.storage.database import Database
 from lib.storage.tables import Lease, Score
@@ -58,7 +58,7 @@ class Clinic:
     def submit(self, image_id: str, who: str) -> None:
         file = self.folder / f"{image_id}-{who}.nii.gz"
         file.write_bytes(f"{image_id} by {who}".encode())
-        self.labels.add(image_id, "final", file, Submission(source="client", client=who))
+        self.labels.add(image_id, "final", file, Provenance(source="client", client=who))
         self.leases.end_after_submission(image_id)
 
 

@@ -8,7 +8,7 @@ from lib.assignment.reader_studies import (
     submitted,
 )
 from lib.errors import ConfigError
-from lib.labels.history import LabelHistory, Submission
+from lib.labels.history import LabelHistory, Provenance
 from lib.storage.database import Database
 from tests.readings import add_reading
 
@@ -159,5 +159,5 @@ def test_all_images_at_once_give_what_each_gives_alone(
     assert all(set(numbers(history, image)) == found.get(image, set()) for image in "abcde")
 
 
-def _draft() -> Submission:
-    return Submission(source="client", author="ada")
+def _draft() -> Provenance:
+    return Provenance(source="client", author="ada")

@@ -15,7 +15,7 @@ from lib.imaging.geometry import Grid
 from lib.imaging.scans import read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels import folder_watcher
-from lib.labels.history import LabelHistory, Submission
+from lib.labels.history import LabelHistory, Provenance
 from lib.labels.quarantine import Quarantine
 from lib.organs.table import ORGAN_SETS
 from lib.storage.atomic_files import digest_of
@@ -260,7 +260,7 @@ def test_a_save_that_was_cut_short_is_finished(
 
 def add_only(store: FolderStore, file: Path) -> str:
     """Do the first half of a save."""
-    return store.history.add("a", "final", file, Submission(source="client")).digest
+    return store.history.add("a", "final", file, Provenance(source="client")).digest
 
 
 def test_deleting_hides_and_keeps(store: FolderStore, studies: Path, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_five_hundred_labels_that_did_not_change_are_looked_at_in_a_moment(
         shutil.copyfile(label, final(studies, f"case_{number}.nii.gz"))
         aged(final(studies, f"case_{number}.nii.gz"))
     records = []
-    store.history.add("case_0", "final", label, Submission(source="client"))
+    store.history.add("case_0", "final", label, Provenance(source="client"))
     (record,) = store.history.records()
     for number in range(1, 500):
         records.append({**record, "image_id": f"case_{number}"})

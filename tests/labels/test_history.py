@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from lib.errors import DatastoreError, StateError
-from lib.labels.history import LabelHistory, Submission
+from lib.labels.history import LabelHistory, Provenance
 from lib.storage.atomic_files import digest_of
 from lib.storage.database import Database
 from lib.storage.tables import LabelVersion
 
-CLIENT = Submission(
+CLIENT = Provenance(
     source="client",
     author="ada",
     client="slicer",

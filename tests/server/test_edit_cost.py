@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from lib.activelearning.edit_cost_records import EditCostRecords
 from lib.evaluation.edit_cost import edit_cost
 from lib.imaging.scans import write_ct, write_label
-from lib.labels.history import LabelHistory, Submission
+from lib.labels.history import LabelHistory, Provenance
 from lib.storage.database import FILE, Database, state_folder
 from tests.server.running import TINY, Server, running, small_ct, two_organs
 
@@ -40,7 +40,7 @@ def put_submissions(folder: Path) -> None:
         write_ct(studies / f"{image_id}.nii.gz", ct)
         label = two_organs(ct.grid)
         write_label(file, label)
-        submission = Submission(source="client", author="ada", model_version="net-tiny-0123")
+        submission = Provenance(source="client", author="ada", model_version="net-tiny-0123")
         version = history.add(image_id, "final", file, submission)
         prediction = np.roll(label.array, steps, 0)
         costs = edit_cost(prediction, label.array, TINY.labels, grid=ct.grid)

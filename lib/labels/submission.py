@@ -1,0 +1,398 @@
+"""The single entry for labels: HTTP, labels folder, PACS and STOW-RS all call `LabelSubmissions.submit`.
+
+1. Validate: the label lies on its image's grid and holds known organs (`check_label`). A label that does not
+   goes into quarantine; a file in the labels folder stays where its owner put it.
+2. Keep the volume and a version of it, which never change (`lib.labels.history`).
+3. Write the working copy `labels/<tag>/IMAGE.nii.gz`, which people and clients read.
+4. Update MONAI Label's index, and call `on_submitted`.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.errors import (
+    DatastoreError,
+    LabelError,
+    PacsError,
+    ScanError,
+    StateError,
+    StorageFullError,
+)
+from lib.imaging.formats import SCAN_SUFFIXES, suffix_of
+from lib.imaging.scans import read_ct, read_label, write_label
+from lib.imaging.volumes import LabelVolume
+from lib.labels.history import CLIENT, CONSENSUS, FINAL, FOLDER, SUFFIX, LabelHistory, Provenance
+from lib.labels.monailabel_index import LABELS, Index, entry_of, label_data
+from lib.labels.quarantine import Quarantine
+from lib.organs.naming import to_organ_values
+from lib.organs.plausibility import plausibility_warnings
+from lib.storage.atomic_files import UNFINISHED, digest_of, is_disk_full, replacing, sync
+from lib.storage.identifiers import require_image_id, require_tag
+from lib.storage.tables import LabelVersion
+
+logger = logging.getLogger(__name__)
+
+_NOT_QUARANTINED = (FOLDER, CONSENSUS)
+"""Sources whose refused labels are not lost: the file stays in the folder, the readings in the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedLabel:
+    """A valid label.
+
+    Attributes:
+        volume: With this server's label values, on the image's grid.
+        organs: TG-263 names with at least one voxel, in the order of their values.
+        doubts: Warnings, in sentences; the label is accepted all the same.
+    """
+
+    volume: LabelVolume
+    organs: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+def check_label(
+    file: Path,
+    *,
+    image: Path,
+    image_id: str,
+    label_info: Sequence[Mapping[str, Any]],
+    labels: Mapping[str, int],
+) -> CheckedLabel:
+    """Return the label in a file, with the values of `labels`.
+
+    Args:
+        file: The label as it was sent, or put into the folder.
+        image: The scan that it was drawn on.
+        image_id: Id of the scan, for messages.
+        label_info: The client's names of the values; empty where the values are this server's.
+        labels: TG-263 name -> value on this server.
+
+    Raises:
+        ScanError: If the image is not one readable CT.
+        LabelError: If the file is no label of whole numbers, or a value or a name is unknown.
+        GeometryError: If it does not lie on the image's grid.
+    """
+    ct = read_ct(image, image_id=image_id)
+    array, _ = read_label(file, image_id=image_id, image_grid=ct.grid, integers_only=True)
+    ours = to_organ_values(array, label_info, labels, image_id)
+    present = {int(value) for value in np.unique(ours)}
+    organs = [name for name in sorted(labels, key=labels.__getitem__) if labels[name] in present]
+    warnings = plausibility_warnings(ct.array_hu, ours, ct.grid, labels)
+    return CheckedLabel(LabelVolume(ours, ct.grid, labels), tuple(organs), tuple(warnings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreDependencies:
+    """What a store of labels uses, wherever its images are.
+
+    Attributes:
+        labels: TG-263 name -> value.
+        history: The label versions.
+        quarantine: Receives refused labels.
+        active_model: Returns the version of the active model.
+        on_submitted: Called with each submitted or restored version, after it was kept.
+    """
+
+    labels: Mapping[str, int]
+    history: LabelHistory
+    quarantine: Quarantine
+    active_model: Callable[[], str | None] = lambda: None
+    on_submitted: Callable[[LabelVersion], object] = lambda _: None
+
+
+class LabelSubmissions:
+    """Validates submitted labels, keeps them as versions, and writes the working copies.
+
+    The order of the steps survives a kill at any moment: volume, temporary copy, database row, rename, index.
+    With the row on disk nothing that is left to do needs space, and the folder watcher completes it.
+
+    Args:
+        folder: The studies folder.
+        index: MONAI Label's index; its lock serializes requests and processes.
+        dependencies: Label values, history, quarantine and callbacks.
+        image: Returns the readable scan of an image id.
+        set_aside: Moves a file out of the store without destroying it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        index: Index,
+        dependencies: StoreDependencies,
+        *,
+        image: Callable[[str], Path],
+        set_aside: Callable[[Path], None],
+    ) -> None:
+        self._folder = folder
+        self._index = index
+        self._labels = dependencies.labels
+        self._history = dependencies.history
+        self._quarantine = dependencies.quarantine
+        self._active_model = dependencies.active_model
+        self._on_submitted = dependencies.on_submitted
+        self._image = image
+        self._set_aside = set_aside
+        self.on_replaced: Callable[[Path], object] = lambda _: None
+        """Called with the path of a working copy before it is replaced."""
+
+    def working_copy(self, image_id: str, tag: str) -> Path:
+        """Return the path of the current label's copy, in `labels/<tag>/`."""
+        return self._folder / LABELS / tag / (image_id + SUFFIX)
+
+    def submit(
+        self,
+        image_id: str,
+        tag: str,
+        file: Path,
+        info: Mapping[str, Any] | None = None,
+        *,
+        source: str = CLIENT,
+        submitted_at: datetime | None = None,
+        precondition: Callable[[], object] | None = None,
+    ) -> LabelVersion:
+        """Validate a label, keep it as a version and return that; it is on disk then.
+
+        It becomes the current version, unless that one was submitted after `submitted_at`.
+
+        Args:
+            image_id: The image that the label was drawn on.
+            tag: `final`, `original` or another.
+            file: The label; it is not changed. One of source `folder` lies in the labels folder.
+            info: Sent by the client: `label_info` names the values; `author`, `client_id` and
+                `model_version` go into the history.
+            source: As in `LabelVersion`.
+            submitted_at: Time of submission, if not now.
+            precondition: Called with the index locked, just before the version is kept; raises to prevent it.
+
+        Raises:
+            DatastoreError: If there is no such image, or the tag is not allowed.
+            LabelError: If the file is no label, or names organs that this server does not contour.
+            GeometryError: If it does not lie on the image's grid. In each case the label before stays, and
+                the message says where the refused one is kept.
+            StorageFullError: If the disk is full; the label before stays.
+        """
+        require_tag(tag)
+        require_image_id(image_id)
+        info = dict(info or {})
+        try:
+            with self._draft(image_id, file, info.get("label_info") or [], source) as (
+                draft,
+                label,
+            ):
+                provenance = self._provenance(info, source, label, submitted_at)
+                current = self._history.newest(image_id, tag)
+                if submitted_at and current and submitted_at < current.submitted_at:
+                    version = self._history.add(image_id, tag, draft, provenance)
+                else:
+                    version = self._publish(
+                        image_id,
+                        tag,
+                        draft,
+                        lambda: self._history.add(image_id, tag, draft, provenance),
+                        in_folder=file if source == FOLDER else None,
+                        precondition=precondition,
+                    )
+        except (LabelError, ScanError, DatastoreError, PacsError) as error:
+            if source in _NOT_QUARANTINED:
+                raise
+            about = {"image": image_id, "tag": tag, "user": info.get("author", "")}
+            raise type(error)(self.refuse(file, about, str(error))) from error
+        self._on_submitted(version)
+        return version
+
+    def submit_consensus(
+        self, image_id: str, label: LabelVolume, about: Mapping[str, Any]
+    ) -> LabelVersion:
+        """Submit the consensus of several readings as the final label of an image.
+
+        Args:
+            image_id: The image.
+            label: With this server's values, on the image's grid.
+            about: How it was made; `consensus` in the version's `info`.
+
+        Raises:
+            As `submit`.
+        """
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:
+            file = Path(folder) / f"label{SUFFIX}"
+            write_label(file, label)
+            return self.submit(image_id, FINAL, file, {CONSENSUS: dict(about)}, source=CONSENSUS)
+
+    def restore(self, image_id: str, tag: str, number: int, author: str) -> LabelVersion:
+        """Make an older version the current one again, as a new version, and return that.
+
+        Raises:
+            DatastoreError: If there is no such version.
+            StateError: If its volume is missing or damaged.
+        """
+        file = self._history.path(self._history.version(image_id, tag, number).digest)
+        if not file.is_file():
+            raise StateError(
+                f"{image_id}: the volume of version {number} is missing; restore a backup"
+            )
+        version = self._publish(
+            image_id, tag, file, lambda: self._history.restore(image_id, tag, number, author)
+        )
+        self._on_submitted(version)
+        return version
+
+    def refuse(self, file: Path, about: Mapping[str, Any], reason: str) -> str:
+        """Put a refused label into quarantine, and return the reason with the place where it is kept."""
+        suffix = suffix_of(file) or file.suffix
+        return (
+            f"{reason}; {self._quarantine.keep(file, {**about, 'reason': reason}, suffix=suffix)}"
+        )
+
+    def keep_unseen_file(self, path: Path, image_id: str, tag: str) -> None:
+        """Keep a file of the labels folder that is about to be replaced, if the history lacks its content.
+
+        Call with the index locked. A file that is no label is set aside, where its owner finds it.
+        """
+        self.on_replaced(path)
+        if not path.is_file():
+            return
+        digest = digest_of(path)
+        if any(version.digest == digest for version in self._history.history(image_id, tag)):
+            return
+        try:
+            with self._draft(image_id, path, (), FOLDER) as (draft, label):
+                self._history.add(image_id, tag, draft, self._provenance({}, FOLDER, label))
+        except (LabelError, ScanError, PacsError) as error:
+            logger.warning("%s: set aside for a submitted label: %s", path.name, error)
+            self._set_aside(path)
+
+    @contextmanager
+    def _draft(
+        self, image_id: str, file: Path, label_info: Sequence[Mapping[str, Any]], source: str
+    ) -> Iterator[tuple[Path, CheckedLabel]]:
+        """Yield a checked `.nii.gz` file, which is what the history keeps, and its content.
+
+        Raises:
+            As `check_label`; StorageFullError: If the disk is full.
+        """
+        is_in_folder = source == FOLDER
+        label = None if is_in_folder else self._checked(file, image_id, label_info)
+        with (
+            _full_disk_as_storage_error(image_id),
+            tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as scratch,
+        ):
+            draft = Path(scratch) / file.name
+            if label is None:
+                # The file may change meanwhile: the copy that is checked is the one that is kept.
+                shutil.copyfile(file, draft)
+                label = self._checked(draft, image_id, label_info)
+            if not (is_in_folder and draft.name.endswith(SUFFIX)):
+                draft = Path(scratch) / f"label{SUFFIX}"
+                write_label(draft, label.volume)
+            yield draft, label
+
+    def _checked(
+        self, file: Path, image_id: str, label_info: Sequence[Mapping[str, Any]]
+    ) -> CheckedLabel:
+        image = self._image(image_id)
+        return check_label(
+            file, image=image, image_id=image_id, label_info=label_info, labels=self._labels
+        )
+
+    def _provenance(
+        self,
+        info: dict[str, Any],
+        source: str,
+        label: CheckedLabel,
+        submitted_at: datetime | None = None,
+    ) -> Provenance:
+        # Which model a file in the folder was drawn from is unknown.
+        active = None if source == FOLDER else self._active_model()
+        return Provenance(
+            source=source,
+            author=str(info.pop("author", "")),
+            client=str(info.get("client_id") or "")[:200],
+            model_version=str(info.get("model_version") or active or "")[:120] or None,
+            organs=label.organs,
+            doubts=label.doubts,
+            info=info,
+            submitted_at=submitted_at,
+        )
+
+    def _publish(
+        self,
+        image_id: str,
+        tag: str,
+        volume: Path,
+        add: Callable[[], LabelVersion],
+        *,
+        in_folder: Path | None = None,
+        precondition: Callable[[], object] | None = None,
+    ) -> LabelVersion:
+        """Call `add`, and make a copy of `volume`, the version's content, the working copy.
+
+        Args:
+            image_id: The image.
+            tag: Of the label.
+            volume: The version's content.
+            add: Adds the version.
+            in_folder: The file in the labels folder that the label was read from, if it was.
+            precondition: As in `submit`.
+        """
+        target = self.working_copy(image_id, tag)
+        version: LabelVersion | None = None
+        try:
+            with self._index.changing() as index:
+                entry = entry_of(index, image_id)
+                if precondition is not None:
+                    precondition()
+                self._clear_place(image_id, tag, in_folder)
+                if in_folder == target:
+                    version = add()
+                else:
+                    with replacing(target) as beside:
+                        shutil.copyfile(volume, beside)
+                        sync(beside)
+                        version = add()
+                    if in_folder is not None:
+                        self._set_aside(in_folder)
+                entry.labels[tag] = label_data(version.info, target)
+            self._history.mark_in_place(version.id)
+        except Exception as error:
+            if version is None:
+                raise
+            # The version is kept, so its sender must not be told otherwise; the folder watcher does the rest.
+            logger.warning("%s: label %r is kept, its copy follows: %s", image_id, tag, error)
+        return version
+
+    def _clear_place(self, image_id: str, tag: str, in_folder: Path | None) -> None:
+        """Keep the files that the working copy takes the place of."""
+        target = self.working_copy(image_id, tag)
+        if in_folder is not None:
+            if in_folder != target:
+                self.keep_unseen_file(target, image_id, tag)
+            return
+        for suffix in SCAN_SUFFIXES:
+            path = self._folder / LABELS / tag / (image_id + suffix)
+            self.keep_unseen_file(path, image_id, tag)
+            if path != target and path.is_file():
+                self._set_aside(path)
+
+
+@contextmanager
+def _full_disk_as_storage_error(image_id: str) -> Iterator[None]:
+    """Raise StorageFullError, with advice to the sender, in place of the system's errors about a full disk."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise StorageFullError(
+            f"{image_id}: the disk is full, so the label was not kept; every label before it is. "
+            "Keep it in your program, and submit it again when there is space"
+        ) from error
