@@ -19,13 +19,13 @@ from lib.activelearning.service import ActiveLearningService, Images
 from lib.assignment.service import Assignments
 from lib.config import TASK_NAME, AppConfig
 from lib.datastores.dicomweb import open_pacs, open_store
-from lib.datastores.labelled_cases import labelled_cases
-from lib.datastores.local import FolderStore, StoreDependencies
+from lib.datastores.local import FolderStore
 from lib.errors import CheckpointError, DatastoreError, OrganNetError
 from lib.jobs.periodic_task import PeriodicTask
 from lib.jobs.serving_priority import ServingPriority
-from lib.labels.history import FINAL, LabelHistory
+from lib.labels.history import LabelHistory
 from lib.labels.quarantine import Quarantine
+from lib.labels.submission import StoreDependencies
 from lib.models.model_history import ModelHistory
 from lib.models.promotion import Promoter
 from lib.models.registry import Registry
@@ -102,19 +102,20 @@ class OrganNetApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         """Return the store over the studies folder, or over a PACS."""
-        parts = StoreDependencies(
+        dependencies = StoreDependencies(
             labels=self.config.recipe.labels,
             history=self.label_history,
             quarantine=Quarantine(self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)),
-            served=self._active_version,
+            active_model=self._active_version,
+            on_submitted=self._on_version,
         )
         if not is_url(self.studies):
-            self.store = FolderStore(Path(self.studies), parts)
+            self.store = FolderStore(Path(self.studies), dependencies)
             return self.store
         pacs = open_pacs(self.studies)
         self.store = store = open_store(
             pacs,
-            parts,
+            dependencies,
             self.database,
             folder=self.state / "pacs",
             limit_gib=self.config.pacs_cache_gib,
@@ -124,7 +125,6 @@ class OrganNetApp(MONAILabelApp):
             pacs,
             self.database,
             self.state,
-            on_label=self._on_version,
             may_be_sent=self.assignments.is_visible_to_all,
             wanted=self._images_to_fetch,
         )
@@ -142,7 +142,7 @@ class OrganNetApp(MONAILabelApp):
             self.database,
             self.state,
             self.promoter,
-            labelled=labelled_cases(self.store),
+            labelled=self.store.labelled_cases,
         )
         return {TASK_NAME: OrganNetTrainTask(self.retraining)}
 
@@ -173,8 +173,8 @@ class OrganNetApp(MONAILabelApp):
         self._reconcile_models()
         remove_unfinished(self.store.folder)
         folder_check = PeriodicTask(
-            "watcher",
-            self._import_from_folder,
+            "labels-folder",
+            self.store.scan_folder,
             every_s=FOLDER_CHECK_S,
             trouble="the labels folder could not be checked",
         )
@@ -187,12 +187,6 @@ class OrganNetApp(MONAILabelApp):
         if self.config.scoring:
             self.active_learning.runner.start()
             at_shutdown(self.active_learning.runner.stop)
-
-    def _import_from_folder(self) -> None:
-        """Submit label files that users put into the labels folder."""
-        for version in self.store.scan_folder():
-            if version.tag == FINAL:
-                self._on_version(version)
 
     def _reconcile_models(self) -> None:
         """Complete promotions that a killed server left unfinished; an error does not prevent the start."""

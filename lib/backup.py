@@ -30,8 +30,7 @@ from sqlalchemy import String, insert, select
 from lib import __version__
 from lib.activelearning.edit_cost_records import EditCostRecords
 from lib.errors import StateError
-from lib.labels.history import LabelHistory
-from lib.labels.manifests import checked
+from lib.labels.history import LabelHistory, checked_record
 from lib.models.registry import SERVED, Registry
 from lib.storage.atomic_files import UNFINISHED, digest_of, make_folder, replacing
 from lib.storage.database import FILE, Database, state_folder
@@ -271,7 +270,8 @@ def _verify(archive: Path, folder: Path, digests: dict[str, str]) -> None:
 def _records(folder: Path) -> list[dict[str, Any]]:
     try:
         return [
-            checked(record) for record in json.loads((folder / RECORDS).read_text(encoding="utf-8"))
+            checked_record(record)
+            for record in json.loads((folder / RECORDS).read_text(encoding="utf-8"))
         ]
     except (OSError, ValueError, KeyError, TypeError, LookupError) as error:
         raise StateError(f"{RECORDS}: cannot be read ({error}); nothing was restored") from error

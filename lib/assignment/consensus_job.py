@@ -97,7 +97,7 @@ class ConsensusJob:
             },
         }
         label = consensus.consensus(labels, method=self._method, image_id=image_id)
-        return self._store.submit_consensus(image_id, label, about)
+        return self._store.submissions.submit_consensus(image_id, label, about)
 
     def _volume(self, image_id: str, version: LabelVersion) -> LabelVolume:
         path = self._store.history.path(version.digest)

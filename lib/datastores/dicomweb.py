@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 from monailabel.config import settings
 
-from lib.datastores.local import FolderStore, StoreDependencies
+from lib.datastores.local import FolderStore
 from lib.errors import ConfigError, DatastoreError, ScanError
+from lib.labels.submission import StoreDependencies
 from lib.pacs.client import Pacs
 from lib.pacs.series_cache import SeriesCache
 from lib.pacs.series_catalog import SeriesCatalog
@@ -50,13 +51,18 @@ def open_pacs(url: str) -> Pacs:
 
 
 def open_store(
-    pacs: Pacs, parts: StoreDependencies, database: Database, *, folder: Path, limit_gib: float
+    pacs: Pacs,
+    dependencies: StoreDependencies,
+    database: Database,
+    *,
+    folder: Path,
+    limit_gib: float,
 ) -> "DicomWebStore":
     """Return the store over a PACS.
 
     Args:
         pacs: The PACS.
-        parts: What the store works with.
+        dependencies: Label values, history, quarantine and callbacks.
         database: The workflow's.
         folder: Of scans and labels.
         limit_gib: How much of scans is kept at hand.
@@ -65,9 +71,12 @@ def open_store(
         SeriesRecords(database, pacs.url), pacs, filters=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
     )
     cache = SeriesCache(
-        folder, pacs, limit_bytes=int(limit_gib * 2**30), pinned=parts.history.current_digests
+        folder,
+        pacs,
+        limit_bytes=int(limit_gib * 2**30),
+        pinned=dependencies.history.current_digests,
     )
-    return DicomWebStore(folder, parts, catalog=catalog, cache=cache)
+    return DicomWebStore(folder, dependencies, catalog=catalog, cache=cache)
 
 
 class DicomWebStore(FolderStore):
@@ -79,17 +88,22 @@ class DicomWebStore(FolderStore):
 
     Args:
         folder: Scans and labels; not the workflow's own folder.
-        parts: What it works with.
+        dependencies: Label values, history, quarantine and callbacks.
         catalog: What the PACS has.
         cache: What is at hand of it; in `folder`.
     """
 
     def __init__(
-        self, folder: Path, parts: StoreDependencies, *, catalog: SeriesCatalog, cache: SeriesCache
+        self,
+        folder: Path,
+        dependencies: StoreDependencies,
+        *,
+        catalog: SeriesCatalog,
+        cache: SeriesCache,
     ) -> None:
         self.catalog = catalog
         self.cache = cache
-        super().__init__(folder, parts, catalog=catalog)
+        super().__init__(folder, dependencies, catalog=catalog)
 
     def require_image(self, image_id: str) -> Path:
         """Return the folder of a series, fetched now if it is not at hand.

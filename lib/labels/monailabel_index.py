@@ -1,8 +1,8 @@
-"""`datastore_v2.json`: what MONAI Label remembers of a studies folder, of which the files are the truth.
+"""`datastore_v2.json`: MONAI Label's index of a studies folder, derived from the files in the folder.
 
-MONAI Label watches the folder with a thread that changes the index under the requests' hands, writes it in
-place, and overwrites what another process wrote (defects 3 and 5). Here the folder is looked at whenever the
-index is asked for, a change is made to a copy under a lock that all processes share, and the file is replaced.
+MONAI Label's own watcher thread changes the index during requests, writes the file in place, and overwrites the
+changes of other processes (defects 3 and 5). Here each access compares the folder with the index, changes are
+made to a copy under a lock between all processes, and the file is replaced atomically.
 """
 
 import json
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from lib.errors import DatastoreError
 from lib.imaging.dicom_series import holds_dicom
-from lib.imaging.formats import SCAN_SUFFIXES
+from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of
 from lib.storage.atomic_files import is_disk_full, replacing
 from lib.storage.identifiers import require_image_id, require_tag
 
@@ -31,55 +31,55 @@ FILE = "datastore_v2.json"
 LABELS = "labels"
 
 _Signature = tuple[tuple[str, int], ...]
-
+"""Names and times of modification in ns."""
 
 LabelInfos = Callable[[], Mapping[tuple[str, str], Mapping[str, Any]]]
-"""Returns (image id, tag) -> what is known of it, for each label that counts."""
+"""Returns (image id, tag) -> `info` of the current label version."""
 
 
 class ImageCatalog(Protocol):
-    """Images that are listed elsewhere, and lie in the folder only once they were fetched."""
+    """A list of images that are kept elsewhere, such as in a PACS, and fetched into the folder."""
 
     @property
     def revision(self) -> int:
-        """Changes with the list."""
+        """Number that changes whenever the list does."""
 
     def images(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return image id -> what is known of it."""
+        """Return image id -> attributes of the image."""
 
 
 class Index:
-    """The images and labels in a studies folder; safe to use from threads and processes at once.
+    """The images and labels in a studies folder; safe to use from several threads and processes.
 
     Args:
         folder: The studies folder.
-        known: The labels that count.
-        catalog: The images; where None, they are the files and DICOM folders in `folder`.
+        label_infos: The current labels.
+        catalog: The images; if None, they are the files and DICOM folders in `folder`.
     """
 
     def __init__(
-        self, folder: Path, *, known: LabelInfos, catalog: ImageCatalog | None = None
+        self, folder: Path, *, label_infos: LabelInfos, catalog: ImageCatalog | None = None
     ) -> None:
         self.folder = folder
-        self._known = known
-        self._listing = catalog
+        self._label_infos = label_infos
+        self._catalog = catalog
         self._path = folder / FILE
         self._mutex = threading.RLock()
         self._file_lock = FileLock(folder / ".lock")
-        self._seen: _Signature = ()
+        self._last_signature: _Signature = ()
         self._model = LocalDatastoreModel(name="studies", description="", base_path=str(folder))
-        self._refused: set[str] = set()
+        self._refused_names: set[str] = set()
 
     def snapshot(self) -> LocalDatastoreModel:
-        """Return the index as the folder is now; never changed once returned."""
-        if self._signature() != self._seen:
+        """Return the index of the folder as it is now; the returned object never changes."""
+        if self._signature() != self._last_signature:
             try:
                 with self.changing():
                     pass
             except OSError as error:
                 if not is_disk_full(error):
                     raise
-                # What is on the disk can still be read, and the file is made anew from it later.
+                # The folder can still be read; the file is written when there is space again.
                 logger.error("%s cannot be written: the disk is full", FILE)
                 self._model = self._read()
                 self._reconcile(self._model)
@@ -87,30 +87,30 @@ class Index:
 
     @contextmanager
     def changing(self) -> Iterator[LocalDatastoreModel]:
-        """Yield the index as the folder is now, to change; it is written when the block ends well."""
+        """Yield the index of the folder as it is now, to be changed; written if the block raises nothing."""
         with self._mutex, self._file_lock:
-            # Taken before the look: what changes during it is seen by the next one.
-            seen = self._signature()
+            # Before the folder is read, so that a change during that is found by the next access.
+            signature = self._signature()
             stored = self._read()
             changed = stored.model_copy(deep=True)
             self._reconcile(changed)
             yield changed
             if changed != stored or not self._path.exists():
                 self._write(changed)
-            self._seen, self._model = seen, changed
+            self._last_signature, self._model = signature, changed
 
     def _signature(self) -> _Signature:
-        """Return names and times that change whenever an image, a label or the index comes, goes or changes."""
-        found = [] if self._listing is None else [("", self._listing.revision)]
+        """Return names and times, which differ after any change of an image, a label or the index."""
+        signature = [] if self._catalog is None else [("", self._catalog.revision)]
         for entry in _entries(self.folder):
-            is_counted = entry.is_dir() or entry.name == FILE
-            found.append((entry.name, _mtime_ns(entry.path) if is_counted else 0))
+            has_time = entry.is_dir() or entry.name == FILE
+            signature.append((entry.name, _mtime_ns(entry.path) if has_time else 0))
             inner = _entries(entry.path) if entry.is_dir() else []
-            found += [(e.path, _mtime_ns(e.path)) for e in inner if e.is_dir()]
-        return tuple(found)
+            signature += [(e.path, _mtime_ns(e.path)) for e in inner if e.is_dir()]
+        return tuple(signature)
 
     def _read(self) -> LocalDatastoreModel:
-        """Return the index on disk; an empty one where there is none, or it is damaged (defect 3)."""
+        """Return the index on disk; an empty one if there is none, or if it is damaged (defect 3)."""
         empty = LocalDatastoreModel(name="studies", description="", base_path=str(self.folder))
         try:
             stored = LocalDatastoreModel.model_validate_json(self._path.read_bytes())
@@ -120,7 +120,7 @@ class Index:
             aside = self._path.with_name(f".{FILE}.damaged-{time.time_ns()}")
             self._path.replace(aside)
             logger.error(
-                "%s is damaged (%s): kept as %s, and made anew from the files",
+                "%s is damaged (%s): renamed to %s, and rebuilt from the files",
                 self._path, error.errors()[0]["msg"], aside.name,
             )  # fmt: skip
             return empty
@@ -133,63 +133,63 @@ class Index:
             beside.write_text(text, encoding="utf-8")
 
     def _reconcile(self, model: LocalDatastoreModel) -> None:
-        """Make `model` list what lies in the folder."""
-        listed = None if self._listing is None else self._listing.images()
+        """Make `model` list the images and labels in the folder."""
+        listed = None if self._catalog is None else self._catalog.images()
         images = self._images() if listed is None else dict.fromkeys(listed, "")
         for gone in model.objects.keys() - images.keys():
             logger.info("%s: the image is no longer there", gone)
             del model.objects[gone]
         for image_id, suffix in images.items():
-            known = model.objects.setdefault(image_id, ImageLabelModel(image=DataModel(ext=suffix)))
-            if known.image.ext != suffix or "name" not in known.image.info:
+            entry = model.objects.setdefault(image_id, ImageLabelModel(image=DataModel(ext=suffix)))
+            if entry.image.ext != suffix or "name" not in entry.image.info:
                 about = {"ts": int(time.time()), "name": image_id + (suffix or ".nii.gz")}
-                known.image = DataModel(ext=suffix, info={**known.image.info, **about})
+                entry.image = DataModel(ext=suffix, info={**entry.image.info, **about})
             if listed is not None:
-                known.image.info.update(listed[image_id])
-        labelled = self._known()
+                entry.image.info.update(listed[image_id])
+        infos = self._label_infos()
         tags = [e.name for e in _entries(self.folder / LABELS) if e.is_dir()]
         for tag in {*tags, *model.tags()}:
-            self._reconcile_tag(model, tag, labelled if is_tag(tag) else {})
+            self._reconcile_tag(model, tag, infos if is_tag(tag) else {})
 
     def _reconcile_tag(
         self,
         model: LocalDatastoreModel,
         tag: str,
-        known: Mapping[tuple[str, str], Mapping[str, Any]],
+        infos: Mapping[tuple[str, str], Mapping[str, Any]],
     ) -> None:
-        files = _scan_files(self.folder / LABELS / tag)
+        suffixes = _suffixes(self.folder / LABELS / tag)
         for image_id, entry in model.objects.items():
-            suffix = files.get(image_id)
-            if suffix is None or (image_id, tag) not in known:
+            suffix = suffixes.get(image_id)
+            if suffix is None or (image_id, tag) not in infos:
                 entry.labels.pop(tag, None)
             elif tag not in entry.labels or entry.labels[tag].ext != suffix:
                 about = {"ts": int(time.time()), "name": image_id + suffix}
-                entry.labels[tag] = DataModel(ext=suffix, info={**known[image_id, tag], **about})
+                entry.labels[tag] = DataModel(ext=suffix, info={**infos[image_id, tag], **about})
 
     def _images(self) -> dict[str, str]:
-        """Return image id -> suffix of the file, empty for the folder of a DICOM series."""
-        found = _scan_files(self.folder)
+        """Return image id -> suffix of the file; empty for the folder of a DICOM series."""
+        suffixes = _suffixes(self.folder)
         for entry in _entries(self.folder):
             if entry.is_dir() and entry.name != LABELS and _is_series(Path(entry.path)):
-                found.setdefault(entry.name, "")
-        return {name: suffix for name, suffix in sorted(found.items()) if self._is_allowed(name)}
+                suffixes.setdefault(entry.name, "")
+        return {name: suffix for name, suffix in sorted(suffixes.items()) if self._is_allowed(name)}
 
     def _is_allowed(self, name: str) -> bool:
         try:
             require_image_id(name)
         except DatastoreError as error:
-            if name not in self._refused:
-                self._refused.add(name)
+            if name not in self._refused_names:
+                self._refused_names.add(name)
                 logger.warning("not listed: %s", error)
             return False
         return True
 
 
 def entry_of(index: LocalDatastoreModel, image_id: str) -> ImageLabelModel:
-    """Return what the index says of an image.
+    """Return the entry of an image.
 
     Raises:
-        DatastoreError: If it is not there any more.
+        DatastoreError: If the image was removed meanwhile.
     """
     entry = index.objects.get(image_id)
     if entry is None:
@@ -198,26 +198,21 @@ def entry_of(index: LocalDatastoreModel, image_id: str) -> ImageLabelModel:
 
 
 def label_data(info: Mapping[str, Any], file: Path) -> DataModel:
-    """Return what the index says of a label that was written to `file` just now."""
+    """Return the entry of a label that was written to `file` just now."""
     about = {**info, "ts": int(time.time()), "name": file.name}
-    return DataModel(info=about, ext=suffix_of(file.name) or "")
+    return DataModel(info=about, ext=suffix_of(file) or "")
 
 
 def is_tag(name: str) -> bool:
-    """Return whether a folder of labels may be called so."""
+    """Return whether a folder name is an allowed tag."""
     try:
         return require_tag(name) == name
     except DatastoreError:
         return False
 
 
-def suffix_of(name: str) -> str | None:
-    """Return which of `SCAN_SUFFIXES` a file's name ends in, None if in none of them."""
-    return next((suffix for suffix in SCAN_SUFFIXES if name.endswith(suffix)), None)
-
-
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """Return what lies in `folder`, sorted, but for hidden files; nothing where it is not there."""
+    """Return the entries of `folder` that are not hidden, sorted; none if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
@@ -225,18 +220,23 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         return []
 
 
-def scan_files(folder: Path) -> list[tuple[str, str]]:
-    """Return name without suffix, and suffix, of each scan file in `folder`, sorted."""
-    named = [(e, suffix_of(e.name)) for e in _entries(folder)]
-    return [(e.name.removesuffix(s), s) for e, s in named if s and e.is_file()]
+def volume_files(folder: Path) -> list[tuple[str, str]]:
+    """Return stem and suffix, as the file name spells them, of each volume file in `folder`, sorted."""
+    names = [e.name for e in _entries(folder) if suffix_of(e.name) and e.is_file()]
+    return [(stem_of(name), name.removeprefix(stem_of(name))) for name in names]
 
 
-def _scan_files(folder: Path) -> dict[str, str]:
-    """Return name without suffix -> suffix of the scans in `folder`; of two with one name, the first suffix."""
-    found: dict[str, str] = {}
-    for name, suffix in scan_files(folder):
-        found[name] = min(found.get(name, suffix), suffix, key=SCAN_SUFFIXES.index)
-    return found
+def _suffixes(folder: Path) -> dict[str, str]:
+    """Return stem -> suffix of the volume files in `folder`; of two with one stem, the preferred suffix."""
+    suffixes: dict[str, str] = {}
+    for name, suffix in volume_files(folder):
+        suffixes[name] = min(suffixes.get(name, suffix), suffix, key=_preference)
+    return suffixes
+
+
+def _preference(suffix: str) -> tuple[int, bool]:
+    """Return the sort key by which one of several files of an image is chosen; lower case comes first."""
+    return SCAN_SUFFIXES.index(suffix.lower()), not suffix.islower()
 
 
 def _is_series(folder: Path) -> bool:

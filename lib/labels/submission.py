@@ -27,11 +27,11 @@ from lib.errors import (
     StateError,
     StorageFullError,
 )
-from lib.imaging.formats import SCAN_SUFFIXES, suffix_of
+from lib.imaging.formats import suffix_of
 from lib.imaging.scans import read_ct, read_label, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import CLIENT, CONSENSUS, FINAL, FOLDER, SUFFIX, LabelHistory, Provenance
-from lib.labels.monailabel_index import LABELS, Index, entry_of, label_data
+from lib.labels.monailabel_index import LABELS, Index, entry_of, label_data, volume_files
 from lib.labels.quarantine import Quarantine
 from lib.organs.naming import to_organ_values
 from lib.organs.plausibility import plausibility_warnings
@@ -371,17 +371,15 @@ class LabelSubmissions:
         return version
 
     def _clear_place(self, image_id: str, tag: str, in_folder: Path | None) -> None:
-        """Keep the files that the working copy takes the place of."""
+        """Keep the content of the files that the working copy replaces."""
         target = self.working_copy(image_id, tag)
-        if in_folder is not None:
-            if in_folder != target:
-                self.keep_unseen_file(target, image_id, tag)
-            return
-        for suffix in SCAN_SUFFIXES:
-            path = self._folder / LABELS / tag / (image_id + suffix)
-            self.keep_unseen_file(path, image_id, tag)
-            if path != target and path.is_file():
-                self._set_aside(path)
+        others = [name + suffix for name, suffix in volume_files(target.parent) if name == image_id]
+        # Other files of the image are submitted by the watcher in their turn, if this one was.
+        for path in {target, *(target.with_name(name) for name in others if in_folder is None)}:
+            if path != in_folder:
+                self.keep_unseen_file(path, image_id, tag)
+                if path != target and path.is_file():
+                    self._set_aside(path)
 
 
 @contextmanager

@@ -106,13 +106,15 @@ class DicomImporter:
                 label = label_from(structures, self._store.labels, grid, image_id, notes=notes)
             except (LabelError, ScanError) as error:
                 where = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
-                raise type(error)(self._store.refuse(file, where, str(error))) from error
+                raise type(error)(
+                    self._store.submissions.refuse(file, where, str(error))
+                ) from error
             write_label(drawn, label)
             about["notes"] = notes
-            return self._store.submit_label(
+            return self._store.submissions.submit(
                 image_id,
-                drawn,
                 FINAL,
+                drawn,
                 about,
                 source=source,
                 submitted_at=creation_time(header) if source == PACS else None,

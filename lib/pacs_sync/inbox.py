@@ -3,7 +3,6 @@
 import logging
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -20,7 +19,7 @@ from lib.pacs_sync.dicom_import import PACS, DicomImporter, author_of_object, re
 from lib.pacs_sync.object_records import KEPT, OURS, REFUSED, WAITING, ObjectRecords
 from lib.storage.atomic_files import SCRATCH
 from lib.storage.process_locks import ProcessLock
-from lib.storage.tables import LabelVersion, PacsObject
+from lib.storage.tables import PacsObject
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,6 @@ class Inbox:
         pacs: The PACS.
         importer: Makes versions of objects.
         folder: Of the database.
-        on_label: Called with each new version.
     """
 
     def __init__(
@@ -54,14 +52,12 @@ class Inbox:
         importer: DicomImporter,
         *,
         folder: Path,
-        on_label: Callable[[LabelVersion], object],
     ) -> None:
         self._store = store
         self._objects = objects
         self._pacs = pacs
         self._importer = importer
         self._claim = ProcessLock(folder / CLAIM)
-        self._on_label = on_label
         self._later = RetryBackoff()
 
     def undelivered(self) -> list[Undelivered]:
@@ -163,7 +159,7 @@ class Inbox:
             "client_id": str(header.get("Manufacturer") or PACS),
             "series_instance_uid": str(header.SeriesInstanceUID),
         }
-        self._on_label(self._importer.import_object(file, header, image_id, about, source=PACS))
+        self._importer.import_object(file, header, image_id, about, source=PACS)
 
     def _ours(self, image_id: str) -> set[str]:
         """Return the UIDs of what was sent from here; they follow from the versions."""

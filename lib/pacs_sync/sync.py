@@ -41,7 +41,6 @@ class PacsSync:
         pacs: The PACS.
         database: The workflow's.
         folder: Of the database.
-        on_label: Called with each label that came from the PACS.
         may_be_sent: As in `Outbox`.
         wanted: Returns the images that will be wanted, first those that are wanted first.
     """
@@ -53,7 +52,6 @@ class PacsSync:
         database: Database,
         folder: Path,
         *,
-        on_label: Callable[[LabelVersion], object],
         may_be_sent: Callable[[LabelVersion], bool],
         wanted: Callable[[], list[str]],
     ) -> None:
@@ -64,9 +62,7 @@ class PacsSync:
         self.deliveries = DeliveryRecords(database, pacs.url)
         self.objects = ObjectRecords(database)
         self.outbox = Outbox(store, self.deliveries, pacs, folder, may_be_sent=may_be_sent)
-        self._inbox = Inbox(
-            store, self.objects, pacs, self.importer, folder=folder, on_label=on_label
-        )
+        self._inbox = Inbox(store, self.objects, pacs, self.importer, folder=folder)
         self._next_look = 0.0
         self._trouble = ""
         self._later = RetryBackoff()

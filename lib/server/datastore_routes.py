@@ -173,11 +173,11 @@ def save_label(
     app = get_app()
 
     def refuse(file: Path, reason: str) -> str:
-        return app.store.refuse(file, {"image": image_id, "tag": tag, "user": author}, reason)
+        about = {"image": image_id, "tag": tag, "user": author}
+        return app.store.submissions.refuse(file, about, reason)
 
     with received(label, limit_bytes=MAX_LABEL_BYTES, refuse=refuse) as (path,):
-        version = app.store.submit_label(image_id, path, tag, about)
-    app.on_save_label(image_id, image_id)
+        version = app.store.submissions.submit(image_id, tag, path, about)
     return SubmittedLabel(image=image_id, label=image_id, **app.submission_warnings(version))
 
 

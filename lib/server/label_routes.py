@@ -159,8 +159,8 @@ def restore_version(
     """Make an older version the current one again, as a new version; the history keeps all versions."""
     app = get_app()
     image_id, tag = require_image_id(image), require_tag(tag)
-    version = app.store.restore_label(image_id, tag, number, author_of(user))
-    app.on_save_label(image_id, image_id)
+    app.store.image_location(image_id)
+    version = app.store.submissions.restore(image_id, tag, number, author_of(user))
     return _in_history(version, app.label_history.history(image_id, tag))
 
 

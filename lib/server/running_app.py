@@ -90,10 +90,6 @@ class RunningApp(Protocol):
         """Return the image to contour next."""
         ...
 
-    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
-        """Start what follows a new label."""
-        ...
-
     def import_dicom(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
         """Store a submitted DICOM SEG or RTSTRUCT as a label version."""
         ...

@@ -10,12 +10,12 @@ import pytest
 from lib.assignment.consensus import Method
 from lib.assignment.consensus_job import CLAIM, ConsensusJob
 from lib.assignment.reader_studies import ReaderStudies
-from lib.datastores.labelled_cases import labelled_cases
-from lib.datastores.local import FolderStore, StoreDependencies
+from lib.datastores.local import FolderStore
 from lib.imaging.scans import read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import LabelHistory
 from lib.labels.quarantine import Quarantine
+from lib.labels.submission import StoreDependencies
 from lib.organs.table import ORGAN_SETS
 from lib.storage.database import FILE, Database, state_folder
 from lib.storage.process_locks import ProcessLock
@@ -107,7 +107,7 @@ def test_it_is_trained_on_like_any_other_label(clinic: Clinic) -> None:
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     (made,) = clinic.maker().run()
-    (case,) = labelled_cases(clinic.store)()
+    (case,) = clinic.store.labelled_cases()
     assert (case.digest, case.number) == (made.digest, 3)
     assert case.organs == frozenset(made.organs) != frozenset()
     assert case.doubts == tuple(made.doubts)

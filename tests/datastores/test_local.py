@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.datastores.local import FolderStore, StoreDependencies
+from lib.datastores.local import FolderStore
 from lib.dicom.writer import write_ct_series
 from lib.errors import (
     DatastoreError,
@@ -21,6 +21,7 @@ from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import LabelHistory
 from lib.labels.quarantine import Quarantine
+from lib.labels.submission import StoreDependencies
 from lib.organs.table import ORGAN_SETS
 from lib.storage.database import FILE, Database
 from tests.phantoms import make_ct, make_grid, make_label, make_oblique_ct

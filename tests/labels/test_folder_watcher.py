@@ -10,13 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lib.datastores.local import FolderStore, StoreDependencies
+from lib.datastores.local import FolderStore
 from lib.imaging.geometry import Grid
 from lib.imaging.scans import read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels import folder_watcher
 from lib.labels.history import LabelHistory, Provenance
 from lib.labels.quarantine import Quarantine
+from lib.labels.submission import StoreDependencies
 from lib.organs.table import ORGAN_SETS
 from lib.storage.atomic_files import digest_of
 from lib.storage.database import Database, state_folder
@@ -34,7 +35,7 @@ def open_store(folder: Path) -> FolderStore:
             labels=LABELS,
             history=history,
             quarantine=Quarantine(state),
-            served=lambda: "organnet25d-tiny-00000000",
+            active_model=lambda: "organnet25d-tiny-00000000",
         ),
     )
 
@@ -222,7 +223,7 @@ def test_a_file_removed_by_hand_hides_its_version(
     store.scan_folder()
     assert store.history.current() == []
     assert numbers(store) == [1]
-    store.restore_label("a", "final", 1, "eve")
+    store.submissions.restore("a", "final", 1, "eve")
     assert store.get_labeled_images() == ["a"]
 
 
@@ -244,7 +245,7 @@ def test_a_save_that_was_cut_short_is_finished(
     first = store.history.current()[0]
     # As a kill between the commit and the rename leaves it: the second is known, the first in place.
     other = write(tmp_path / "m.nii.gz", shift=1)
-    store.restore_label("a", "final", 1, "eve")
+    store.submissions.restore("a", "final", 1, "eve")
     shutil.copyfile(store.history.path(first.digest), final(studies))
     aged(final(studies))
     made = add_only(store, other)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from lib.datastores.dicomweb import DicomWebStore, open_store
-from lib.datastores.local import StoreDependencies
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
-from lib.labels.history import FINAL, LabelHistory
+from lib.labels.history import FINAL, PACS, LabelHistory
 from lib.labels.quarantine import Quarantine
+from lib.labels.submission import StoreDependencies
 from lib.organs.table import ORGAN_SETS
 from lib.pacs.client import Pacs
 from lib.pacs_sync.sync import PacsSync
@@ -37,25 +37,30 @@ class Station:
         self.history = LabelHistory(self.database, folder)
         self.pacs = Pacs(url, user=login[0], password=login[1])
         self.quarantine = Quarantine(folder)
+        self.submitted: list[LabelVersion] = []
         parts = StoreDependencies(
             labels=LABELS,
             history=self.history,
             quarantine=self.quarantine,
-            served=lambda: "organnet25d-tiny-00000000",
+            active_model=lambda: "organnet25d-tiny-00000000",
+            on_submitted=self.submitted.append,
         )
         self.store: DicomWebStore = open_store(
             self.pacs, parts, self.database, folder=folder / "pacs", limit_gib=limit_gib
         )
-        self.came: list[LabelVersion] = []
         self.pacs_sync = PacsSync(
             self.store,
             self.pacs,
             self.database,
             folder,
-            on_label=self.came.append,
             may_be_sent=lambda _: True,
             wanted=self.store.list_images,
         )
+
+    @property
+    def imported(self) -> list[LabelVersion]:
+        """The versions that were made of objects in the PACS."""
+        return [version for version in self.submitted if version.source == PACS]
 
     def look(self) -> "Station":
         """Ask the PACS what is new, all of it, and return this."""
@@ -80,7 +85,7 @@ class Station:
             array[2 + 4 * number : 5 + 4 * number, 4:9, 2:8] = value
         file = self.folder / "sent.nii.gz"
         write_label(file, LabelVolume(array, ct.grid, LABELS))
-        return self.store.submit_label(image_id, file, FINAL, {"author": author})
+        return self.store.submissions.submit(image_id, FINAL, file, {"author": author})
 
     def objects(self, modality: str = "SEG") -> list[str]:
         """Return the SOPInstanceUIDs that the PACS has of a modality."""

@@ -63,7 +63,7 @@ def test_what_somebody_else_drew_becomes_a_label(
     server.upload([tmp_path / "drawn.dcm"])
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     station.look()
-    (version,) = station.came
+    (version,) = station.imported
     assert (version.image_id, version.source) == (uid, "pacs")
     assert "eve" in version.author
     assert abs(version.submitted_at - YESTERDAY) < timedelta(seconds=1)
@@ -85,7 +85,7 @@ def test_each_is_taken_once_and_never_sent_back(server: Orthanc, tmp_path: Path)
     for _ in range(2):
         station = Station(tmp_path / "station", server.dicomweb_url).look()
         station.look()
-    assert not station.came
+    assert not station.imported
     assert len(station.history.current()) == 1
     assert station.send() == []
     assert len(station.objects()) == 1
@@ -162,7 +162,7 @@ def test_targets_beside_the_organs_are_passed_over_with_a_note(
     rename(tmp_path / "drawn.dcm", "Brain", "PTV_70")
     server.upload([tmp_path / "drawn.dcm"])
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
-    (version,) = station.came
+    (version,) = station.imported
     assert version.organs == ["Brainstem"]
     assert "no organs of this server's: 'PTV_70'" in version.info["notes"]
     assert set(np.unique(read_label_of(station, version.image_id))) == {0, 1}

@@ -45,7 +45,7 @@ def test_what_was_refused_while_slices_were_missing_is_looked_at_again(
     server.upload(files[:-8])
     # A server that was started again meanwhile knows it, too.
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
-    assert [version.image_id for version in station.came] == [uid]
+    assert [version.image_id for version in station.imported] == [uid]
     assert station.pacs_sync.status()["refused_objects"] == []
 
 
@@ -83,4 +83,4 @@ def test_a_drawing_waits_for_whichever_of_its_series_comes(server: Orthanc, tmp_
     assert [row.looked_at for row in station.pacs_sync.objects.by_uid().values()] == looked_at
     server.upload(slices_of(tmp_path / "ct"))
     station.look().look()
-    assert [version.image_id for version in station.came] == [uid]
+    assert [version.image_id for version in station.imported] == [uid]

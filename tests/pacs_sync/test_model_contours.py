@@ -40,7 +40,7 @@ def submit(station: Station, uid: str, tag: str, source: str) -> LabelVersion:
     """Keep a label as a server does."""
     file = station.folder / "kept.nii.gz"
     write_label(file, blocks(station.store.require_image(uid)))
-    return station.store.submit_label(uid, file, tag, {"author": "ada"}, source=source)
+    return station.store.submissions.submit(uid, tag, file, {"author": "ada"}, source=source)
 
 
 def export(station: Station, version: LabelVersion, kind: Kind, file: Path) -> None:
@@ -64,7 +64,7 @@ def test_what_this_server_stored_itself_is_ours_whatever_its_tag(
     export(station, version, kind, tmp_path / "sent.dcm")
     station.pacs_sync.store_object((tmp_path / "sent.dcm").read_bytes())
     station.look()
-    assert not station.came
+    assert not station.imported
     assert [row.verdict for row in station.pacs_sync.objects.by_uid().values()] == ["ours"]
 
 
@@ -78,7 +78,7 @@ def test_a_prediction_that_nobody_looked_at_is_no_label(
     write_object(kind, tmp_path / "p.dcm", blocks(tmp_path / "ct"), headers, about, image_id=uid)
     server.upload([tmp_path / "p.dcm"])
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
-    assert not station.came
+    assert not station.imported
     (refused,) = station.pacs_sync.status()["refused_objects"]
     assert refused["image"] == uid
     assert "a model's contours that nobody has looked at" in refused["reason"]
@@ -95,7 +95,7 @@ def test_another_servers_prediction_is_none_and_its_corrected_label_is_one(
         export(other, submit(other, uid, tag, source), kind, file)
         server.upload([file])
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
-    (version,) = station.came
+    (version,) = station.imported
     assert "ada" in version.author
     verdicts = [row.verdict for row in station.pacs_sync.objects.by_uid().values()]
     assert sorted(verdicts) == ["kept", "refused"]
@@ -114,4 +114,4 @@ def test_another_programs_automatic_contours_are_taken(
     foreign.Manufacturer = "Another"
     foreign.save_as(file)
     server.upload([file])
-    assert len(Station(tmp_path / "station", server.dicomweb_url).look().look().came) == 1
+    assert len(Station(tmp_path / "station", server.dicomweb_url).look().look().imported) == 1

@@ -50,7 +50,7 @@ def test_a_label_is_sent_once(server: Orthanc, tmp_path: Path) -> None:
     station.send()
     Station(tmp_path / "station", server.dicomweb_url).look().send()
     assert len(station.objects()) == 1
-    assert not station.came, "what we sent is nobody else's"
+    assert not station.imported, "what we sent is nobody else's"
 
 
 def test_the_pacs_is_down_when_somebody_submits(server: Orthanc, tmp_path: Path) -> None:

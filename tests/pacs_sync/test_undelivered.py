@@ -74,7 +74,7 @@ def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
     station = Station(tmp_path / "station", network.dicomweb_url).look()
     late = put_ct(server, make_ct(), tmp_path / "late", patient_id="late")
     station.look()
-    assert {v.info["sop_instance_uid"] for v in station.came} == set(others)
+    assert {v.info["sop_instance_uid"] for v in station.imported} == set(others)
     assert late in station.store.list_images(), "series are judged all the same"
     assert reason in undelivered(station)[first]
     assert station.pacs_sync.status()["trouble"] == ""
@@ -82,7 +82,7 @@ def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
     network.refuses = ""
     let_an_hour_pass(monkeypatch)
     station.look()
-    assert len(station.came) == 3
+    assert len(station.imported) == 3
     assert not undelivered(station)
 
 
@@ -163,7 +163,7 @@ def test_a_pacs_that_falls_silent_ends_the_round_and_is_the_trouble(
 
     station.pacs.fetch_instance = silent  # type: ignore[method-assign]
     station.look()
-    assert not station.came
+    assert not station.imported
     assert len(undelivered(station)) == 1, "one request, not three"
     for _ in range(2):
         assert not station.pacs_sync.look()
@@ -172,7 +172,7 @@ def test_a_pacs_that_falls_silent_ends_the_round_and_is_the_trouble(
     station.pacs.fetch_instance = ask  # type: ignore[method-assign]
     station.look()
     assert station.pacs_sync.status()["trouble"] == ""
-    assert len(station.came) == 2, "the others come first"
+    assert len(station.imported) == 2, "the others come first"
 
 
 def test_slow_lists_of_drawings_are_asked_for_less_often(

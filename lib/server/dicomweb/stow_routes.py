@@ -168,11 +168,7 @@ def _submit(path: Path, sender: Sender) -> LabelVersion | None:
     """
     if path.stat().st_size > MAX_LABEL_BYTES:
         raise LabelError(f"the object exceeds the limit of {MAX_LABEL_BYTES // 2**20} MiB")
-    app = get_app()
-    version = app.import_dicom(path, author=sender.author, client=sender.client)
-    if version is not None:
-        app.on_save_label(version.image_id, version.image_id)
-    return version
+    return get_app().import_dicom(path, author=sender.author, client=sender.client)
 
 
 def _comment(version: LabelVersion) -> str:
