@@ -14,7 +14,7 @@ from lib.datastores.local import FolderStore
 from lib.imaging.geometry import Grid
 from lib.imaging.scans import read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
-from lib.labels import folder_watcher
+from lib.labels import folder_watcher, submission
 from lib.labels.history import LabelHistory, Provenance
 from lib.labels.quarantine import Quarantine
 from lib.labels.submission import StoreDependencies
@@ -162,7 +162,7 @@ def test_a_file_that_is_no_label_is_listed_and_read_once(
     def fail(*_given: object, **_named: object) -> None:
         raise AssertionError("the file was read again")
 
-    monkeypatch.setattr(folder_watcher, "check_label", fail)
+    monkeypatch.setattr(submission, "check_label", fail)
     assert store.scan_folder() == []
     assert len(store.refused_files()) == 2
 
