@@ -107,7 +107,7 @@ def _as_text(result: "Evaluation", dsc: float) -> str:
         for name, cases in names.items():
             lines.append(f"left out, unknown organ: {name} ({side}, {len(cases)} cases)")
     for title, left_out in (
-        ("left out, not in --organs", result.unasked),
+        ("left out, not in --organs", result.not_requested),
         ("left out, cases without a prediction", result.only_reference),
         ("left out, cases without a reference", result.only_prediction),
     ):

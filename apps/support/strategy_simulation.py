@@ -9,13 +9,19 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from lib.errors import ConfigError
-from lib.experiments.presets import PRESETS, Overrides, smaller
-from lib.experiments.protocol import Protocol, divided, read_ids, write_protocol
-from lib.experiments.round_records import Round, RoundKey, places, read_rounds
-from lib.experiments.strategies import simulate
-from lib.experiments.strategy_ranking import curves
+from lib.experiments.protocol import (
+    PRESETS,
+    Overrides,
+    Protocol,
+    apply_overrides,
+    read_ids,
+    split_cases,
+    write_protocol,
+)
+from lib.experiments.round_records import Round, RoundKey, read_rounds, round_keys
+from lib.experiments.simulation import Simulation, simulate
+from lib.experiments.strategy_ranking import learning_curves
 from lib.experiments.strategy_report import write_report
-from lib.experiments.strategy_round import Simulation
 from lib.recipes.yaml_files import find_recipe
 from lib.training.cases import digest_of, find_labelled_cases
 
@@ -39,15 +45,15 @@ def run_simulation(options: Options, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command resumes after the finished rounds", file=sys.stderr)
         return 130
-    learning_curves = curves(simulation.protocol, rounds)
-    if not learning_curves:
-        total = len(places(simulation.protocol))
+    curves = learning_curves(simulation.protocol, rounds)
+    if not curves:
+        total = len(round_keys(simulation.protocol))
         print(f"{len(rounds)} of {total} rounds are finished; a report needs all rounds of a seed")
         return 1
     lines = write_report(
         simulation.output,
         simulation.protocol,
-        learning_curves,
+        curves,
         conditions=_conditions(simulation, options),
         command=shlex.join(["python", "-m", "apps.simulate_active_learning", *arguments]),
     )
@@ -57,7 +63,7 @@ def run_simulation(options: Options, arguments: Sequence[str]) -> int:
 
 def _rounds(simulation: Simulation, options: Options) -> Mapping[RoundKey, Round]:
     """Return the finished rounds, after running the missing ones unless only a report is wanted."""
-    keys = places(simulation.protocol)
+    keys = round_keys(simulation.protocol)
     if options.report_only:
         return read_rounds(simulation.output, keys)
     with (
@@ -78,7 +84,7 @@ def _rounds(simulation: Simulation, options: Options) -> Mapping[RoundKey, Round
 
 
 def _simulation(options: Options) -> Simulation:
-    pool, test = divided(
+    pool, test = split_cases(
         find_labelled_cases(options.data),
         pool=options.pool,
         test=options.test,
@@ -98,7 +104,9 @@ def _simulation(options: Options) -> Simulation:
             budgets=tuple(options.budgets),
             pool={case.image_id: digest_of(case) for case in pool},
             test={case.image_id: digest_of(case) for case in test},
-            recipe=smaller(find_recipe(options.recipe), overrides.over(PRESETS[options.preset])),
+            recipe=apply_overrides(
+                find_recipe(options.recipe), overrides.with_defaults(PRESETS[options.preset])
+            ),
             start=options.start,
             device=options.device,
         ),
@@ -120,10 +128,10 @@ def _three(values: Sequence[_Number] | None, flag: str) -> tuple[_Number, _Numbe
 
 
 def _line(finished: Round) -> str:
-    place = finished.place
+    key = finished.place
     seconds = ", ".join(f"{stage} {spent:.0f} s" for stage, spent in finished.seconds.items())
     return (
-        f"seed {place.seed}, {place.strategy}, {finished.cost.cases} cases "
+        f"seed {key.seed}, {key.strategy}, {finished.cost.cases} cases "
         f"({finished.cost.voxels:,} voxels): DSC {finished.dsc:.3f} ({seconds})"
     )
 

@@ -9,8 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lib.errors import ConfigError
+from lib.experiments.network_comparison import compare_networks
 from lib.experiments.network_runs import NetworkRun, network_runs
-from lib.experiments.networks import compare
 from lib.models.registry import Registry, load_model, save_model
 from lib.networks.build import NETWORKS, with_network
 from lib.recipes.schema import Recipe
@@ -162,7 +162,7 @@ def _compare(runs: Sequence[NetworkRun], options: Options) -> int:
                 failed.append(run.folder)
                 tqdm.write(f"{run.folder}: {error}", file=sys.stderr)
 
-        results = compare(
+        results = compare_networks(
             runs,
             _command(options, held_out),
             options.output,

@@ -1,1 +1,1 @@
-"""Metrics over many cases: finding and reading them, the table, the charts, the report."""
+"""Evaluation of contours against references: metrics, tables, charts, report; cost of editing a prediction."""

@@ -1,6 +1,6 @@
-"""The report's charts, drawn as a journal would print them."""
+"""Charts of an evaluation, with published mean DSC per organ as reference marks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,29 +8,31 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
-from lib.evaluation.published_results import HUMAN, NETWORKS, PublishedResult
 from lib.evaluation.table import Evaluation, Row, stem
-from lib.reports.figures import GREY, INK, png, styled_figure
+from lib.reports.figures import GREY, INK, draw_grid, png, styled_figure
 
 WHISKERS = (5, 95)
+"""Percentiles at the ends of the whiskers."""
 LOG_RATIO = 20.0
-"""Distances are drawn on a logarithmic axis where the largest is this many times the median."""
+"""Ratio of the largest distance to the median above which the axis is logarithmic."""
 
 _BOX = "#c9d8e8"
 _POINT = "#2f5d8a"
 _HUMAN_COLOUR = "#b5331b"
 _MARKERS = ("o", "s", "^", "v", "D")
 
+Values = np.ndarray[Any, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class BlandAltman:
-    """Volume differences in % of the mean of both volumes.
+    """Bland-Altman limits of agreement: volume differences in % of the mean of both volumes.
 
     Attributes:
-        n: Contours; missed organs have no volume to compare, and are not among them.
+        n: Number of contours, without missed organs.
         bias_percent: Mean difference.
-        low_percent: Lower limit of agreement, the mean less 1.96 standard deviations.
-        high_percent: Upper limit of agreement.
+        low_percent: Lower limit of agreement: mean less 1.96 standard deviations.
+        high_percent: Upper limit of agreement: mean plus 1.96 standard deviations.
     """
 
     n: int
@@ -39,10 +41,91 @@ class BlandAltman:
     high_percent: float
 
 
-def dsc_chart(found: Evaluation) -> bytes:
-    """Return a PNG: DSC per organ, with what networks reached on PDDCA and what two people reach."""
+_PDDCA_ORDER = ("Brainstem", "OpticChiasm", "Bone_Mandible", "OpticNrv_L", "OpticNrv_R", "Parotid_L",
+                "Parotid_R", "Glnd_Submand_L", "Glnd_Submand_R")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedResult:
+    """Published mean DSC per organ of one method.
+
+    Attributes:
+        name: Name in the chart.
+        citation: Publication.
+        dsc: TG-263 name -> mean DSC, 0 to 1.
+    """
+
+    name: str
+    citation: str
+    dsc: Mapping[str, float]
+
+
+def _pddca(name: str, citation: str, *percent: float) -> PublishedResult:
+    dsc = {o: round(p / 100, 4) for o, p in zip(_PDDCA_ORDER, percent, strict=True)}
+    return PublishedResult(name=name, citation=citation, dsc=dsc)
+
+
+NETWORKS = (
+    _pddca(
+        "AnatomyNet 2018",
+        "Zhu et al., AnatomyNet: deep learning for fast and fully automated whole-volume segmentation of head "
+        "and neck anatomy, Med Phys 46:576-589, 2019 (arXiv 2018)",
+        86.7, 53.2, 92.5, 72.1, 70.6, 88.1, 87.4, 81.4, 81.3,
+    ),
+    _pddca(
+        "FocusNet 2019",
+        "Gao et al., FocusNet: imbalanced large and small organ segmentation with an end-to-end deep neural "
+        "network for head and neck CT images, MICCAI 2019",
+        87.5, 59.6, 93.5, 73.5, 74.4, 86.3, 87.9, 79.8, 80.1,
+    ),
+    _pddca(
+        "UaNet 2019",
+        "Tang et al., Clinically applicable deep learning framework for organs at risk delineation in CT "
+        "images, Nat Mach Intell 1:480-491, 2019",
+        87.5, 61.5, 95.0, 74.8, 72.3, 88.7, 87.5, 82.3, 81.5,
+    ),
+    _pddca(
+        "SOARS 2020",
+        "Guo et al., Organ at risk segmentation for head and neck cancer using stratified learning and neural "
+        "architecture search, CVPR 2020",
+        87.6, 64.9, 95.1, 75.3, 74.6, 88.2, 88.2, 84.2, 83.8,
+    ),
+    _pddca(
+        "OrganNet2.5D 2021",
+        "Chen et al., OrganNet2.5D, MICCAI 2021 (arXiv 2109.12634)",
+        87.2, 66.3, 92.2, 75.0, 74.1, 86.7, 85.8, 82.1, 82.1,
+    ),
+)  # fmt: skip
+"""Mean DSC of networks on the test set of PDDCA.
+
+Except for OrganNet2.5D and the mean of UaNet, values per organ are quoted from secondary sources. Training sets
+differ: the values are landmarks, not a comparison on the same patients.
+"""
+
+HUMAN = PublishedResult(
+    name="Two observers (TCIA, 28 scans)",
+    citation="Radiographer against oncologist on 28 scans of TCIA, expert masks of Nikolov et al. 2021",
+    dsc={
+        "Brainstem": 0.900,
+        "Bone_Mandible": 0.942,
+        "OpticNrv_L": 0.793,
+        "OpticNrv_R": 0.784,
+        "Parotid_L": 0.871,
+        "Parotid_R": 0.874,
+        "Glnd_Submand_L": 0.881,
+        "Glnd_Submand_R": 0.876,
+        "SpinalCord": 0.843,
+        "Cochlea_L": 0.749,
+        "Cochlea_R": 0.696,
+    },
+)
+"""Agreement of two observers, measured for this project on all 28 scans of the expert masks."""
+
+
+def dsc_chart(evaluation: Evaluation) -> bytes:
+    """Return a PNG: DSC per organ, with published results of networks on PDDCA and of two observers."""
     return _box_chart(
-        found,
+        evaluation,
         lambda row: 100 * row.dsc,
         label="Dice similarity coefficient, DSC (%)",
         limits=(None, 101.0),
@@ -50,10 +133,10 @@ def dsc_chart(found: Evaluation) -> bytes:
     )
 
 
-def surface_dsc_chart(found: Evaluation) -> bytes:
+def surface_dsc_chart(evaluation: Evaluation) -> bytes:
     """Return a PNG: surface DSC per organ, each at its own tolerance."""
     return _box_chart(
-        found,
+        evaluation,
         lambda row: 100 * row.surface_dsc,
         label="Surface DSC at the organ's tolerance (%)",
         limits=(None, 101.0),
@@ -62,10 +145,10 @@ def surface_dsc_chart(found: Evaluation) -> bytes:
     )
 
 
-def hd95_chart(found: Evaluation) -> bytes:
+def hd95_chart(evaluation: Evaluation) -> bytes:
     """Return a PNG: HD95 per organ, missed organs left out."""
     return _box_chart(
-        found,
+        evaluation,
         lambda row: row.hd95_mm,
         label="95th percentile Hausdorff distance, HD95 (mm)",
         limits=(None, None),
@@ -82,9 +165,9 @@ def bland_altman(rows: Sequence[Row]) -> BlandAltman:
     return BlandAltman(int(differences.size), bias, bias - spread, bias + spread)
 
 
-def volume_chart(found: Evaluation) -> bytes:
-    """Return a PNG: the difference of both volumes over their mean, a Bland-Altman plot in per cent."""
-    limits = bland_altman(found.rows)
+def volume_chart(evaluation: Evaluation) -> bytes:
+    """Return a PNG: Bland-Altman plot of the volumes, difference in % of the mean over the mean."""
+    limits = bland_altman(evaluation.rows)
     with styled_figure(7.4, 4.4) as figure:
         axis = figure.subplots()
         axis.axhline(0, color=INK, linewidth=0.6)
@@ -104,10 +187,12 @@ def volume_chart(found: Evaluation) -> bytes:
                     color=_HUMAN_COLOUR,
                     fontsize=7.5,
                 )
-        groups = list(dict.fromkeys(stem(organ) for organ in found.organs))
+        groups = list(dict.fromkeys(stem(organ) for organ in evaluation.organs))
         colours = mpl.colormaps["tab20"]
         for number, group in enumerate(groups):
-            mean, difference = _volumes([row for row in found.rows if stem(row.organ) == group])
+            mean, difference = _volumes(
+                [row for row in evaluation.rows if stem(row.organ) == group]
+            )
             axis.scatter(
                 mean,
                 difference,
@@ -123,14 +208,14 @@ def volume_chart(found: Evaluation) -> bytes:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_xlabel("Mean of reference and predicted volume (mL)")
         axis.set_ylabel("Prediction - reference (% of the mean)".replace("-", "\N{MINUS SIGN}"))
-        _symmetric(axis)
+        _centre_on_zero(axis)
         if groups:
             figure.legend(loc="outside right upper", handletextpad=0.2)
         return png(figure)
 
 
 def _box_chart(
-    found: Evaluation,
+    evaluation: Evaluation,
     value: Callable[[Row], float],
     *,
     label: str,
@@ -139,29 +224,28 @@ def _box_chart(
     note: Callable[[Row], str] | None = None,
     note_title: str = "",
 ) -> bytes:
-    organs = found.organs
-    samples = [_known([value(row) for row in found.of(organ)]) for organ in organs]
+    organs = evaluation.organs
+    samples = [_defined([value(row) for row in evaluation.rows_of(organ)]) for organ in organs]
     with styled_figure(7.4, 1.3 + 0.29 * len(organs) + (0.35 if published else 0)) as figure:
         axis = figure.subplots()
         for place, sample in enumerate(samples):
-            _box(axis, place, sample)
-        _reference_marks(axis, organs, published)
+            _draw_box(axis, place, sample)
+        _draw_published(axis, organs, published)
         axis.set_yticks(range(len(organs)), organs)
         axis.set_ylim(len(organs) - 0.4, -0.6)
         axis.set_xlabel(label)
-        axis.grid(axis="x", color="#e6e6e6", linewidth=0.6)
-        axis.set_axisbelow(True)
+        draw_grid(axis, "x")
         axis.tick_params(axis="y", length=0)
-        _scale(axis, samples, limits)
+        _set_scale(axis, samples, limits)
         if note is not None:
-            _notes(axis, [note(found.of(organ)[0]) for organ in organs], note_title)
+            _draw_notes(axis, [note(evaluation.rows_of(organ)[0]) for organ in organs], note_title)
         if axis.get_legend_handles_labels()[0]:
             figure.legend(loc="outside lower center", ncols=3, columnspacing=1.4, handletextpad=0.3)
         return png(figure)
 
 
-def _box(axis: Any, place: int, sample: "np.ndarray[Any, Any]") -> None:
-    """Draw a box with its points; points alone where they are too few for quartiles."""
+def _draw_box(axis: Any, place: int, sample: Values) -> None:
+    """Draw a box with its points; fewer than 4 points are drawn without a box."""
     if len(sample) >= 4:
         axis.boxplot(
             [sample],
@@ -182,9 +266,7 @@ def _box(axis: Any, place: int, sample: "np.ndarray[Any, Any]") -> None:
         axis.scatter(sample, place + spread, s=7, color=_POINT, linewidths=0, alpha=0.75, zorder=3)
 
 
-def _reference_marks(
-    axis: Any, organs: Sequence[str], published: Sequence[PublishedResult]
-) -> None:
+def _draw_published(axis: Any, organs: Sequence[str], published: Sequence[PublishedResult]) -> None:
     networks = [line for line in published if line is not HUMAN]
     for line in published:
         places = [i for i, organ in enumerate(organs) if organ in line.dsc]
@@ -215,10 +297,8 @@ def _reference_marks(
             )
 
 
-def _scale(
-    axis: Any,
-    samples: Sequence["np.ndarray[Any, Any]"],
-    limits: tuple[float | None, float | None],
+def _set_scale(
+    axis: Any, samples: Sequence[Values], limits: tuple[float | None, float | None]
 ) -> None:
     together = np.concatenate([*samples, np.zeros(0)])
     low, high = limits
@@ -230,8 +310,8 @@ def _scale(
     axis.set_xlim(left=low, right=high)
 
 
-def _notes(axis: Any, notes: Sequence[str], title: str) -> None:
-    """Write one note a row, right of the axis."""
+def _draw_notes(axis: Any, notes: Sequence[str], title: str) -> None:
+    """Write one note per row, right of the axis."""
     for place, text in enumerate([title, *notes], start=-1):
         axis.annotate(
             text,
@@ -244,20 +324,19 @@ def _notes(axis: Any, notes: Sequence[str], title: str) -> None:
         )
 
 
-def _symmetric(axis: Any) -> None:
-    low, high = axis.get_ylim()
-    most = max(abs(low), abs(high))
-    axis.set_ylim(-most, most)
+def _centre_on_zero(axis: Any) -> None:
+    limit = max(abs(value) for value in axis.get_ylim())
+    axis.set_ylim(-limit, limit)
 
 
-def _volumes(rows: Sequence[Row]) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
-    """Return the mean of both volumes in mL, and the difference in % of it, of organs that were not missed."""
+def _volumes(rows: Sequence[Row]) -> tuple[Values, Values]:
+    """Return the mean of both volumes in mL, and their difference in % of it; missed organs are left out."""
     first = np.array([row.volume_reference_ml for row in rows if not row.is_missed])
     second = np.array([row.volume_prediction_ml for row in rows if not row.is_missed])
     mean = (first + second) / 2
     return mean, 100 * (second - first) / mean
 
 
-def _known(values: Sequence[float]) -> "np.ndarray[Any, Any]":
+def _defined(values: Sequence[float]) -> Values:
     sample = np.array(values, float)
     return np.asarray(sample[np.isfinite(sample)])

@@ -1,9 +1,9 @@
-"""How well a prediction agrees with a reference: volumes' overlap, and distances between surfaces.
+"""Metrics of agreement between a prediction and a reference: volume overlap and surface distances.
 
-Surfaces are those of DeepMind's `surface-distance` (Nikolov et al., J Med Internet Res 2021, appendix): a
-surface element sits where eight neighbouring voxels are not all alike, and weighs as much as its area in mm^2;
-distances run between the centres of surface elements. Areas, and the sums over them, are computed by that
-package; the nearest element is found by a k-d tree instead of its distance transform (docs/adr/0008).
+Surfaces are defined as in DeepMind's `surface-distance` (Nikolov et al., J Med Internet Res 2021, appendix): a
+surface element lies where eight neighbouring voxels are not all equal, and is weighted by its area in mm^2;
+distances are measured between the centres of surface elements. The package computes areas and the sums over
+them; a k-d tree replaces its distance transform in the search for the nearest element (docs/adr/0008).
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _CORNERS = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
 
 
 def dice(reference: MaskArray, prediction: MaskArray) -> float:
-    """Return the Dice similarity coefficient of two masks of one shape, 0 to 1; NaN where both are empty.
+    """Return the Dice similarity coefficient of two masks of one shape, 0 to 1; NaN if both are empty.
 
     Dice, Ecology 1945: `2 |A and B| / (|A| + |B|)`.
     """
@@ -41,7 +41,7 @@ def organ_dice(
 ) -> dict[str, float]:
     """Return the DSC of each organ that the reference contains.
 
-    An organ missing from the reference is unknown, not absent: it is left out, whatever was predicted.
+    An organ missing from the reference is unknown rather than absent: it is left out, whatever was predicted.
     """
     present = set(np.unique(reference).tolist())
     return {
@@ -53,13 +53,14 @@ def organ_dice(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How one predicted organ agrees with its reference.
+    """Agreement of one predicted organ with its reference.
 
     Attributes:
         dsc: Dice similarity coefficient, 0 to 1.
-        hd95_mm: 95th percentile of the distances between the surfaces, by area; the larger of both ways.
-        surface_dsc: Share of both surfaces, by area, within the tolerance of the other, 0 to 1.
-        msd_mm: Mean distance between the surfaces, by area; the mean of both ways.
+        hd95_mm: 95th percentile of the distances between the surfaces, weighted by area; the larger of both
+        directions. surface_dsc: Share of the area of both surfaces that lies within the tolerance of the
+        other, 0 to 1. msd_mm: Mean distance between the surfaces, weighted by area; the mean of both
+        directions.
     """
 
     dsc: float
@@ -71,29 +72,28 @@ class Agreement:
 def agreement(
     reference: MaskArray, prediction: MaskArray, *, spacing_mm: SpacingMm, tolerance_mm: float
 ) -> Agreement:
-    """Return how well `prediction` agrees with `reference`.
+    """Return the agreement of `prediction` with `reference`.
 
-    An empty reference says nothing of the prediction: every number is NaN. An empty prediction of an organ
-    that is there agrees nowhere: DSC and surface DSC are 0; a distance to nothing is not a number, so HD95
-    and the mean distance are NaN, never 0.
+    With an empty reference every number is NaN. With an empty prediction, DSC and surface DSC are 0; the
+    distances are NaN, never 0, because a distance to nothing is undefined.
 
     Args:
         reference: `(X, Y, Z)`.
         prediction: `(X, Y, Z)`, of the same shape.
         spacing_mm: Size of a voxel.
-        tolerance_mm: Distance up to which, inclusive, two surfaces agree.
+        tolerance_mm: Largest distance, inclusive, at which two surfaces agree.
     """
     if not reference.any():
         return Agreement(dsc=NAN, hd95_mm=NAN, surface_dsc=NAN, msd_mm=NAN)
     if not prediction.any():
         return Agreement(dsc=0.0, hd95_mm=NAN, surface_dsc=0.0, msd_mm=NAN)
-    found = surface_distances(reference, prediction, spacing_mm=spacing_mm)
-    there, back = deepmind.compute_average_surface_distance(found)
+    distances = surface_distances(reference, prediction, spacing_mm=spacing_mm)
+    to_prediction, to_reference = deepmind.compute_average_surface_distance(distances)
     return Agreement(
         dsc=dice(reference, prediction),
-        hd95_mm=float(deepmind.compute_robust_hausdorff(found, 95.0)),
-        surface_dsc=float(deepmind.compute_surface_dice_at_tolerance(found, tolerance_mm)),
-        msd_mm=float(there + back) / 2.0,
+        hd95_mm=float(deepmind.compute_robust_hausdorff(distances, 95.0)),
+        surface_dsc=float(deepmind.compute_surface_dice_at_tolerance(distances, tolerance_mm)),
+        msd_mm=float(to_prediction + to_reference) / 2.0,
     )
 
 
@@ -102,28 +102,28 @@ def surface_distances(
 ) -> dict[str, FloatArray]:
     """Return each surface element's distance in mm to the other surface, ascending, and its area in mm^2.
 
-    The result is what `surface_distance.compute_surface_distances` returns, with its keys, in less time.
+    The result and its keys are those of `surface_distance.compute_surface_distances`, computed in less time.
 
     Args:
-        reference: `(X, Y, Z)`, at least one voxel in it.
-        prediction: `(X, Y, Z)`, at least one voxel in it.
+        reference: `(X, Y, Z)`, not empty.
+        prediction: `(X, Y, Z)`, not empty.
         spacing_mm: Size of a voxel.
     """
-    box = _box(reference | prediction)
-    places_gt, areas_gt = _surface(reference[box], spacing_mm)
-    places_pred, areas_pred = _surface(prediction[box], spacing_mm)
-    there, areas_gt = _nearest_mm(places_gt, areas_gt, places_pred, spacing_mm)
-    back, areas_pred = _nearest_mm(places_pred, areas_pred, places_gt, spacing_mm)
+    box = _bounding_box(reference | prediction)
+    centres_gt, areas_gt = _surface(reference[box], spacing_mm)
+    centres_pred, areas_pred = _surface(prediction[box], spacing_mm)
+    to_prediction, areas_gt = _nearest_mm(centres_gt, areas_gt, centres_pred, spacing_mm)
+    to_reference, areas_pred = _nearest_mm(centres_pred, areas_pred, centres_gt, spacing_mm)
     return {
-        "distances_gt_to_pred": there,
-        "distances_pred_to_gt": back,
+        "distances_gt_to_pred": to_prediction,
+        "distances_pred_to_gt": to_reference,
         "surfel_areas_gt": areas_gt,
         "surfel_areas_pred": areas_pred,
     }
 
 
-def _box(mask: MaskArray) -> tuple[slice, ...]:
-    """Return the smallest box around a mask that is not empty."""
+def _bounding_box(mask: MaskArray) -> tuple[slice, ...]:
+    """Return the bounding box of a mask that is not empty."""
     slices = []
     for axis in range(mask.ndim):
         inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
@@ -132,7 +132,7 @@ def _box(mask: MaskArray) -> tuple[slice, ...]:
 
 
 def _surface(mask: MaskArray, spacing_mm: SpacingMm) -> tuple[FloatArray, FloatArray]:
-    """Return the index `(N, 3)` of each surface element, counted between voxels, and its area in mm^2."""
+    """Return the position `(N, 3)` of each surface element, in voxels, and its area in mm^2."""
     padded = np.pad(mask.astype(np.uint8), 1)
     codes = np.zeros([n + 1 for n in mask.shape], np.uint8)
     for x, y, z in _CORNERS:
@@ -145,20 +145,17 @@ def _surface(mask: MaskArray, spacing_mm: SpacingMm) -> tuple[FloatArray, FloatA
 
 @lru_cache(maxsize=64)
 def _areas_mm2(spacing_mm: SpacingMm) -> FloatArray:
-    """Return the area of the surface between eight voxels, for each way that they can be in or out."""
+    """Return the surface area between eight voxels for each of the 256 combinations of inside and outside."""
     return np.asarray(create_table_neighbour_code_to_surface_area(spacing_mm), np.float64)
 
 
 def _nearest_mm(
-    places: FloatArray, areas: FloatArray, others: FloatArray, spacing_mm: SpacingMm
+    centres: FloatArray, areas: FloatArray, others: FloatArray, spacing_mm: SpacingMm
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the distances from `places` to the nearest of `others`, ascending, and `areas` in that order.
-
-    Distances come from whole steps times the spacing, so that one of exactly the tolerance counts as within
-    it whatever the position.
-    """
+    """Return the distances from `centres` to the nearest of `others`, ascending, and `areas` in that order."""
     spacing = np.array(spacing_mm)
-    _, nearest = cKDTree(others * spacing).query(places * spacing)
-    distances = np.sqrt((((places - others[nearest]) * spacing) ** 2).sum(axis=1))
+    _, nearest = cKDTree(others * spacing).query(centres * spacing)
+    # Whole steps times the spacing: a distance of exactly the tolerance is within it at every position.
+    distances = np.sqrt((((centres - others[nearest]) * spacing) ** 2).sum(axis=1))
     order = np.argsort(distances, kind="stable")
     return distances[order], areas[order]

@@ -1,32 +1,44 @@
-"""The report: one HTML page with its charts inside, without scripts, read from anywhere."""
+"""Report of an evaluation: table per organ, charts, pictures of the worst contours, definitions."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
+import numpy as np
+
 from lib.errors import OrganNetError, ScanError
+from lib.evaluation.case_loading import CaseContours, CroppedMask, union_box
 from lib.evaluation.charts import (
+    HUMAN,
+    NETWORKS,
     bland_altman,
     dsc_chart,
     hd95_chart,
     surface_dsc_chart,
     volume_chart,
 )
-from lib.evaluation.published_results import HUMAN, NETWORKS
-from lib.evaluation.table import Evaluation, Row, organ_statistics, overall, read_pair
-from lib.evaluation.worst_cases import worst_picture, worst_rows
-from lib.imaging.geometry import require_same_grid
+from lib.evaluation.table import Evaluation, Row, organ_statistics, overall, read_pair, stem
+from lib.imaging.geometry import Grid, require_same_grid
+from lib.imaging.quantities import MaskArray
 from lib.imaging.scans import read_ct
+from lib.imaging.volumes import CtVolume
+from lib.inference.resampling import Box, closest_ras, in_ras_order
 from lib.organs.table import NIKOLOV, ORGANS
-from lib.reports.html_page import figure, page
-from lib.storage.atomic_files import replacing
+from lib.reports.ct_overlays import comparison_picture, ras_spacing
+from lib.reports.pages import Picture, Report, Section, Table, write_page
 
 _log = logging.getLogger(__name__)
 
 WORST = 6
+"""Number of worst contours in the report."""
+MARGIN_MM = 15.0
+"""Margin around the organ in the pictures of the worst contours, in mm."""
+SMALLEST_VIEW_MM = 40.0
+LARGEST_VIEW_MM = 170.0
+"""Limits of the width of such a picture, in mm; of a long organ only the worst part is shown."""
 
 REFERENCES = (
     "Dice LR. Measures of the amount of ecologic association between species. Ecology 26:297-302, 1945.",
@@ -40,16 +52,29 @@ REFERENCES = (
     "Raudaschl PF, Zaffino P, Sharp GC, et al. Evaluation of segmentation methods on head and neck CT: "
     "auto-segmentation challenge 2015 (PDDCA). Med Phys 44:2020-2036, 2017.",
 )
+_DEFINITIONS = (
+    "**DSC**: 2|A ∩ B| / (|A| + |B|) over voxels [1].",
+    "**Surface DSC**: share of the area of both surfaces that lies within the tolerance of the other surface "
+    "[2].",
+    "**HD95**: 95th percentile, weighted by area, of the distances from one surface to the other; the larger "
+    "of both directions [2].",
+    "**MSD**: mean surface distance, weighted by area; the mean of both directions [2].",
+    "**Missing organs**: an organ that the reference does not contain is unknown rather than absent, and left "
+    "out, whatever was predicted. An organ that the prediction does not contain is missed: its DSC and "
+    "surface DSC are 0; its distances are undefined and enter no mean.",
+    "**Volumes**: number of voxels times their size. Bland-Altman: bias ± 1.96 standard deviations [3].",
+    "**Names**: AAPM TG-263 [4]. PDDCA is the data set of the MICCAI 2015 challenge [5].",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorstCase:
-    """One of the contours that agree least.
+    """One of the contours with the lowest agreement.
 
     Attributes:
-        row: Its numbers.
+        row: Its metrics.
         picture: PNG.
-        note: What else the caption says.
+        note: Source of the CT, or the reason why there is none, for the caption.
     """
 
     row: Row
@@ -57,8 +82,19 @@ class WorstCase:
     note: str
 
 
+def worst_rows(evaluation: Evaluation, count: int) -> list[Row]:
+    """Return the `count` rows with the lowest surface DSC, then DSC; of a left and a right organ only one.
+
+    The order is by surface DSC because the lowest DSC would always be that of the smallest organs.
+    """
+    chosen: dict[str, Row] = {}
+    for row in sorted(evaluation.rows, key=lambda r: (r.surface_dsc, r.dsc, r.case, r.organ)):
+        chosen.setdefault(stem(row.organ), row)
+    return list(chosen.values())[:count]
+
+
 def draw_worst(
-    found: Evaluation,
+    evaluation: Evaluation,
     references: Mapping[str, Path],
     predictions: Mapping[str, Path],
     images: Mapping[str, Path],
@@ -66,20 +102,20 @@ def draw_worst(
     values: Mapping[str, int] | None = None,
     count: int = WORST,
 ) -> list[WorstCase]:
-    """Return pictures of the contours that agree least, over the CT where `images` has it.
+    """Return pictures of the contours with the lowest agreement, over the CT if `images` contains it.
 
-    A CT that cannot be read, or lies on another grid than the contours, is named in the note and left out.
+    If a CT cannot be read or lies on another grid than the contours, the note says so and it is left out.
 
     Args:
-        found: What was evaluated.
-        references: Case -> files, as evaluated.
+        evaluation: Result of the evaluation.
+        references: Case -> path, as evaluated.
         predictions: Likewise.
         images: Case -> CT.
         values: As evaluated.
-        count: How many contours.
+        count: Number of contours.
     """
     drawn: dict[Row, WorstCase] = {}
-    rows = worst_rows(found, count)
+    rows = worst_rows(evaluation, count)
     with ThreadPoolExecutor(2) as pool:
         for case in dict.fromkeys(row.case for row in rows):
             pair = read_pair(case, references[case], predictions[case], values, pool)
@@ -90,28 +126,61 @@ def draw_worst(
                     require_same_grid(case, label=pair[0].grid, image=ct.grid)
                     note = f"CT window -160 to 240 HU ({images[case].name})."
                 except ScanError as error:
-                    ct, note = None, f"Drawn without its CT: {error}."
-                    _log.warning("%s: drawn without its CT: %s", case, error)
+                    ct, note = None, f"Drawn without the CT: {error}."
+                    _log.warning("%s: drawn without the CT: %s", case, error)
             for row in (r for r in rows if r.case == case):
                 picture = worst_picture(row.organ, *pair, ct)
                 drawn[row] = WorstCase(row=row, picture=picture, note=note)
     return [drawn[row] for row in rows]
 
 
-def charts(found: Evaluation) -> dict[str, bytes]:
-    """Return the charts by the stem of their file's name, each a PNG."""
+def worst_picture(
+    organ: str, reference: CaseContours, prediction: CaseContours, ct: CtVolume | None
+) -> bytes:
+    """Return a PNG of one organ in three slices where the contours differ most.
+
+    If the prediction misses the organ, only the reference is drawn. Without a CT the other organs of the
+    reference are outlined in grey, for orientation.
+
+    Args:
+        organ: TG-263 name of an organ of the reference.
+        reference: One side of a case.
+        prediction: The other side, on the same grid.
+        ct: The case's CT, on the same grid.
+    """
+    grid = reference.grid
+    axes, flips = closest_ras(grid)
+    box, cut_vox = _view(reference.organs[organ], prediction.organs.get(organ), grid)
+    x, y, z = (
+        box[a].stop - 1 - cut_vox[a] if flip else cut_vox[a] - box[a].start
+        for a, flip in zip(axes, flips, strict=True)
+    )
+    pieces: list[CroppedMask | None] = [s.organs.get(organ) for s in (reference, prediction)]
+    if ct is None:
+        pieces += [piece for name, piece in reference.organs.items() if name != organ]
+    empty = CroppedMask(np.zeros((0, 0, 0), bool), (0, 0, 0))
+    return comparison_picture(
+        [in_ras_order((piece or empty).within(box), grid) for piece in pieces],
+        None if ct is None else in_ras_order(ct.array_hu[box], grid),
+        cut=(x, y, z),
+        spacing_mm=ras_spacing(grid),
+    )
+
+
+def charts(evaluation: Evaluation) -> dict[str, bytes]:
+    """Return the charts as PNGs, by the stem of the file name."""
     draw: Mapping[str, Callable[[Evaluation], bytes]] = {
         "dsc": dsc_chart,
         "surface-dsc": surface_dsc_chart,
         "hd95": hd95_chart,
         "volumes": volume_chart,
     }
-    return {name: chart(found) for name, chart in draw.items()}
+    return {name: chart(evaluation) for name, chart in draw.items()}
 
 
 def write_report(
     path: Path,
-    found: Evaluation,
+    evaluation: Evaluation,
     pictures: Mapping[str, bytes],
     worst: Sequence[WorstCase],
     *,
@@ -122,141 +191,130 @@ def write_report(
 
     Args:
         path: An HTML file.
-        found: What was evaluated.
-        pictures: What `charts` returned.
-        worst: What `draw_worst` returned.
-        sides: What the reference and the prediction are called.
-        made: How and when the report was made, in words.
+        evaluation: Result of the evaluation.
+        pictures: Result of `charts`.
+        worst: Result of `draw_worst`.
+        sides: Names of reference and prediction.
+        made: Program and date, for the subtitle.
 
     Raises:
         OrganNetError: If there is nothing to report.
     """
-    if not found.rows:
+    if not evaluation.rows:
         raise OrganNetError(
-            "there is nothing to report: no reference of a readable case contains an organ; "
-            "see what was left out in summary.json"
+            "there is nothing to report: no reference of a readable case contains an organ; summary.json lists "
+            "what was left out"
         )
-    body = "\n".join(
-        [
-            *_opening(found, sides, made),
-            _table(found),
-            *_figures(found, pictures),
-            *_worst_section(worst, 5),
-            *_left_out(found),
-            *_definitions(),
-        ]
-    )
-    with replacing(path) as beside:
-        beside.write_text(page(f"Agreement of {sides[1]} with {sides[0]}", body), encoding="utf-8")
-
-
-def _opening(found: Evaluation, sides: tuple[str, str], made: str) -> list[str]:
-    every = overall(found)
-    missed = sum(row.is_missed for row in found.rows)
-    return [
-        f"<h1>Agreement of {escape(sides[1])} with {escape(sides[0])}</h1>",
-        f'<p class="by">{escape(made)}</p>',
-        f"<p>{len(found.rows)} contours of {len(found.organs)} organs in {len(found.cases)} cases were "
-        f"compared with <b>{escape(sides[0])}</b> as the reference. The mean of the organs' means is "
-        f"{_percent(every['dsc']['mean_of_organ_means'])} % DSC, "
-        f"{_number(every['hd95_mm']['mean_of_organ_means'], 2)} mm HD95 and "
-        f"{_percent(every['surface_dsc']['mean_of_organ_means'])} % surface DSC. "
-        f"{missed} contour{'' if missed == 1 else 's'} of the reference "
-        f"{'was' if missed == 1 else 'were'} missed by the prediction.</p>",
+    sections = [
+        Section(tables=[_organ_table(evaluation)]),
+        Section(heading="Figures", pictures=_figures(evaluation, pictures)),
     ]
+    if worst:
+        sections.append(_worst_section(worst))
+    cited = [*REFERENCES, *(f"{line.name}: {line.citation}." for line in (*NETWORKS, HUMAN))]
+    sections += [
+        Section(heading="Included and excluded contours", items=_left_out(evaluation)),
+        Section(heading="Definitions", items=_DEFINITIONS),
+        Section(heading="References", items=cited, is_numbered=True),
+    ]
+    report = Report(
+        title=f"Agreement of {sides[1]} with {sides[0]}",
+        subtitle=made,
+        summary=[_summary(evaluation, sides[0])],
+        sections=sections,
+    )
+    write_page(path, report)
 
 
-def _table(found: Evaluation) -> str:
-    head = (
-        "Organ", "<i>n</i>", "DSC (%)", "DSC (%)<br>median [P5, P95]", "HD95 (mm)",
-        "Surface<br>DSC (%)", "&tau; (mm)", "MSD (mm)", "Reference<br>(mL)", "Difference<br>(mL)",
-        "Missed",
-    )  # fmt: skip
-    lines = []
-    for organ in found.organs:
-        rows = found.of(organ)
-        s = organ_statistics(rows)
-        dsc = s["dsc"]
-        cells = (
-            escape(organ),
-            str(dsc["n"]),
-            _mean_sd(s["dsc"], 1, scale=100),
-            f"{_percent(dsc['median'])} [{_percent(dsc['p5'])}, {_percent(dsc['p95'])}]",
-            _mean_sd(s["hd95_mm"], 2),
-            _mean_sd(s["surface_dsc"], 1, scale=100),
-            f"{ORGANS[organ].tolerance_mm:.2f}",
-            _mean_sd(s["msd_mm"], 2),
-            _volume(s["volume_reference_ml"]["mean"]),
-            _volume(s["volume_difference_ml"]["mean"], sign="+"),
-            str(sum(row.is_missed for row in rows)),
-        )
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    every = overall(found)
-    last = (
-        "Mean of organs", str(len(found.rows)), _percent(every["dsc"]["mean_of_organ_means"]), "",
-        _number(every["hd95_mm"]["mean_of_organ_means"], 2),
-        _percent(every["surface_dsc"]["mean_of_organ_means"]), "",
-        _number(every["msd_mm"]["mean_of_organ_means"], 2), "", "",
-        str(sum(row.is_missed for row in found.rows)),
-    )  # fmt: skip
+def _summary(evaluation: Evaluation, reference: str) -> str:
+    means = overall(evaluation)
+    missed = sum(row.is_missed for row in evaluation.rows)
     return (
-        '<div class="wide"><table><caption><b>Table 1.</b> Agreement per organ: mean &plusmn; standard '
-        "deviation over <i>n</i> contours, and the median with 5th and 95th percentile of the DSC. Organs "
-        "in order of "
-        "their mean DSC, sides of a pair together. &tau;: tolerance of the surface DSC. Difference: prediction "
-        "minus reference, mean. A missed organ counts with DSC and surface DSC 0; HD95 and MSD are the "
-        "means of the others.</caption><thead><tr>"
-        + "".join(f"<th>{cell}</th>" for cell in head)
-        + "</tr></thead><tbody>"
-        + "\n".join(lines)
-        + "</tbody><tfoot><tr>"
-        + "".join(f"<td>{cell}</td>" for cell in last)
-        + "</tr></tfoot></table></div>"
+        f"{len(evaluation.rows)} contours of {len(evaluation.organs)} organs in {len(evaluation.cases)} cases "
+        f"were compared with **{reference}** as the reference. The mean of the organs' means is "
+        f"{_percent(means['dsc']['mean_of_organ_means'])} % DSC, "
+        f"{_number(means['hd95_mm']['mean_of_organ_means'], 2)} mm HD95 and "
+        f"{_percent(means['surface_dsc']['mean_of_organ_means'])} % surface DSC. "
+        f"{missed} contour{'' if missed == 1 else 's'} of the reference "
+        f"{'was' if missed == 1 else 'were'} missed by the prediction."
     )
 
 
-def _figures(found: Evaluation, pictures: Mapping[str, bytes]) -> list[str]:
-    counts = [len(found.of(organ)) for organ in found.organs]
-    n = f"<i>n</i> = {min(counts)}" + (f" to {max(counts)}" if max(counts) > min(counts) else "")
-    n += f" contours an organ, {len(found.cases)} cases"
+def _organ_table(evaluation: Evaluation) -> Table:
+    rows = []
+    for organ in evaluation.organs:
+        of_organ = evaluation.rows_of(organ)
+        s = organ_statistics(of_organ)
+        dsc = s["dsc"]
+        rows.append(
+            (
+                organ,
+                str(dsc["n"]),
+                _mean_sd(dsc, 1, scale=100),
+                f"{_percent(dsc['median'])} [{_percent(dsc['p5'])}, {_percent(dsc['p95'])}]",
+                _mean_sd(s["hd95_mm"], 2),
+                _mean_sd(s["surface_dsc"], 1, scale=100),
+                f"{ORGANS[organ].tolerance_mm:.2f}",
+                _mean_sd(s["msd_mm"], 2),
+                _volume(s["volume_reference_ml"]["mean"]),
+                _volume(s["volume_difference_ml"]["mean"], sign="+"),
+                str(sum(row.is_missed for row in of_organ)),
+            )
+        )
+    means = overall(evaluation)
+    foot = (
+        "Mean of organs", str(len(evaluation.rows)), _percent(means["dsc"]["mean_of_organ_means"]), "",
+        _number(means["hd95_mm"]["mean_of_organ_means"], 2),
+        _percent(means["surface_dsc"]["mean_of_organ_means"]), "",
+        _number(means["msd_mm"]["mean_of_organ_means"], 2), "", "",
+        str(sum(row.is_missed for row in evaluation.rows)),
+    )  # fmt: skip
+    return Table(
+        "Agreement per organ: mean ± standard deviation over n contours, and median with 5th and 95th "
+        "percentile of the DSC. Organs are in order of their mean DSC, both sides of a pair together. "
+        "Tolerance: of the surface DSC. Difference: prediction minus reference, mean. A missed organ counts "
+        "with DSC and surface DSC 0; HD95 and MSD are means over the other contours.",
+        (
+            "Organ", "n", "DSC (%)", "DSC (%) median [P5, P95]", "HD95 (mm)", "Surface DSC (%)",
+            "Tolerance (mm)", "MSD (mm)", "Reference (mL)", "Difference (mL)", "Missed",
+        ),
+        rows,
+        foot,
+    )  # fmt: skip
+
+
+def _figures(evaluation: Evaluation, pictures: Mapping[str, bytes]) -> list[Picture]:
+    counts = [len(evaluation.rows_of(organ)) for organ in evaluation.organs]
+    n = f"n = {min(counts)}" + (f" to {max(counts)}" if max(counts) > min(counts) else "")
+    n += f" contours per organ, {len(evaluation.cases)} cases"
     box = "Boxes: quartiles and median; whiskers: 5th and 95th percentile; points: single contours"
-    limits = bland_altman(found.rows)
-    named = {o for o in found.organs if any(o in line.dsc for line in (*NETWORKS, HUMAN))}
+    limits = bland_altman(evaluation.rows)
+    is_published = any(o in line.dsc for o in evaluation.organs for line in (*NETWORKS, HUMAN))
     marks = (
-        " Open and grey marks: mean DSC of published networks on the PDDCA test set; red line: mean DSC of "
-        "two observers on 28 scans. Those are other patients and, for the networks, other training sets: "
-        "landmarks, not a comparison. Values per organ, but for OrganNet2.5D, are from secondary sources."
-        if named
-        else " No published value is at hand for these organs."
+        " Open and grey marks: mean DSC of published networks on the PDDCA test set; red line: mean DSC of two "
+        "observers on 28 scans. These are other patients and, for the networks, other training sets: "
+        "landmarks, not a comparison. Values per organ, except those of OrganNet2.5D, are from secondary "
+        "sources."
+        if is_published
+        else " There are no published values for these organs."
     )
-    captions = (
-        ("dsc", f"Dice similarity coefficient ({n}). {box}.{marks}"),
-        (
-            "surface-dsc",
-            f"Surface DSC ({n}), each organ at its tolerance, on the right: the 95th percentile of the "
-            f"distance between two experts, {NIKOLOV}, where it lists the organ. {box}.",
-        ),
-        ("hd95", f"95th percentile Hausdorff distance ({n}, missed contours left out). {box}."),
-        (
-            "volumes",
-            f"Bland-Altman plot of the volumes (<i>n</i> = {limits.n} contours, missed ones left out). Bias "
-            f"{_number(limits.bias_percent, 1, sign='+')} %, limits of agreement "
-            f"{_number(limits.low_percent, 1, sign='+')} to {_number(limits.high_percent, 1, sign='+')} % of "
-            "the mean volume, over all organs together; contours of one patient are not independent, so that "
-            "the limits describe these data and are no confidence bounds. The horizontal axis is logarithmic.",
-        ),
-    )
-    return ["<h2>Figures</h2>"] + [
-        figure(number, pictures[name], caption, alt=name)
-        for number, (name, caption) in enumerate(captions, start=1)
-    ]
+    captions = {
+        "dsc": f"Dice similarity coefficient ({n}). {box}.{marks}",
+        "surface-dsc": f"Surface DSC ({n}), each organ at its tolerance, printed on the right: the 95th "
+        f"percentile of the distance between two experts, {NIKOLOV}, if listed there. {box}.",
+        "hd95": f"95th percentile Hausdorff distance ({n}, missed contours left out). {box}.",
+        "volumes": f"Bland-Altman plot of the volumes (n = {limits.n} contours, missed ones left out). Bias "
+        f"{_number(limits.bias_percent, 1, sign='+')} %, limits of agreement "
+        f"{_number(limits.low_percent, 1, sign='+')} to {_number(limits.high_percent, 1, sign='+')} % of the "
+        "mean volume, over all organs. Contours of one patient are not independent: the limits describe these "
+        "data and are not confidence bounds. The horizontal axis is logarithmic.",
+    }
+    return [Picture(pictures[name], caption, name) for name, caption in captions.items()]
 
 
-def _worst_section(worst: Sequence[WorstCase], first: int) -> list[str]:
-    if not worst:
-        return []
-    figures = []
-    for number, one in enumerate(worst, start=first):
+def _worst_section(worst: Sequence[WorstCase]) -> Section:
+    pictures = []
+    for one in worst:
         row = one.row
         numbers = (
             "missed by the prediction"
@@ -265,100 +323,83 @@ def _worst_section(worst: Sequence[WorstCase], first: int) -> list[str]:
             f"{_percent(row.surface_dsc)} % at {row.tolerance_mm:.2f} mm"
         )
         caption = (
-            f"{escape(row.organ)} of {escape(row.case)}: {numbers}; {_volume(row.volume_reference_ml)} mL "
-            f"in the reference, {_volume(row.volume_prediction_ml)} mL in the prediction. {escape(one.note)}"
+            f"{row.organ} of {row.case}: {numbers}; {_volume(row.volume_reference_ml)} mL in the reference, "
+            f"{_volume(row.volume_prediction_ml)} mL in the prediction. {one.note}"
         )
-        figures.append(figure(number, one.picture, caption, alt=f"{row.organ}, {row.case}"))
-    return [
-        "<h2>Where agreement is lowest</h2>",
-        '<p class="notes">The contours of lowest surface DSC, at most one of each kind of organ, in the slices '
-        "where reference and prediction differ most; where they differ is shaded if there is no CT. The "
-        "patient's right is on the picture's left.</p>",
-        *figures,
-    ]
+        pictures.append(Picture(one.picture, caption, f"{row.organ}, {row.case}"))
+    text = (
+        "Contours with the lowest surface DSC, at most one of each pair of organs, in the slices where "
+        "reference and prediction differ most. Without a CT the difference is shaded. The patient's right is "
+        "on the left of axial and coronal pictures."
+    )
+    return Section(heading="Lowest agreement", text=[text], pictures=pictures)
 
 
-def _left_out(found: Evaluation) -> list[str]:
-    unknown = [f"{case}: {', '.join(organs)}" for case, organs in found.unknown.items()]
+def _left_out(evaluation: Evaluation) -> list[str]:
+    unknown = [f"{case}: {', '.join(organs)}" for case, organs in evaluation.unknown.items()]
     unmatched = [
-        f"{name} ({side}, {_cases(cases)})"
-        for side, names in found.unmatched.items()
+        f"{name} ({side}, {cases[0] if len(cases) == 1 else f'{len(cases)} cases'})"
+        for side, names in evaluation.unmatched.items()
         for name, cases in names.items()
     ]
-    missed = [f"{row.case}: {row.organ}" for row in found.rows if row.is_missed]
-    read = [
+    missed = [f"{row.case}: {row.organ}" for row in evaluation.rows if row.is_missed]
+    sources = [
         f"{side}: {source} ({count} cases)"
-        for side, sources in found.values_from.items()
-        for source, count in sources.items()
+        for side, counts in evaluation.values_from.items()
+        for source, count in counts.items()
     ]
-    parts = (
-        ("Missed by the prediction: DSC and surface DSC 0, no distance", missed),
-        ("Not contoured in the reference: unknown, left out", unknown),
-        ("Names and values that mean no organ of ours: left out", unmatched),
-        ("Organs that were not asked for: left out", found.unasked),
-        ("Cases without a prediction: left out", found.only_reference),
-        ("Cases without a reference: left out", found.only_prediction),
-        ("Cases that could not be compared", [f"{c}: {why}" for c, why in found.refused.items()]),
-        ("Label values were named by", read),
-    )
-    items = [
-        f"<li>{escape(title)}: {escape('; '.join(entries)) if entries else 'none'}.</li>"
-        for title, entries in parts
-        if entries or "read" not in title
-    ]
-    return [
-        "<h2>What was counted, and what was left out</h2>",
-        "<ul class='notes'>",
-        *items,
-        "</ul>",
-    ]
+    refused = [f"{case}: {reason}" for case, reason in evaluation.refused.items()]
+    parts = {
+        "Missed by the prediction (DSC and surface DSC 0, no distance)": missed,
+        "Not contoured in the reference (unknown, left out)": unknown,
+        "Names and values that are not a known organ (left out)": unmatched,
+        "Organs that were not requested (left out)": evaluation.not_requested,
+        "Cases without a prediction (left out)": evaluation.only_reference,
+        "Cases without a reference (left out)": evaluation.only_prediction,
+        "Cases that could not be compared": refused,
+        "Source of the organ names of label values": sources,
+    }
+    return [f"{title}: {'; '.join(entries) or 'none'}." for title, entries in parts.items()]
 
 
-def _definitions() -> list[str]:
-    definitions: Iterable[tuple[str, str]] = (
-        ("DSC", "2|A&cap;B| / (|A|+|B|) over voxels [1]."),
-        (
-            "Surface DSC",
-            "the share of both surfaces, by area, that lies no further than the tolerance &tau; from the other "
-            "surface [2].",
-        ),
-        (
-            "HD95",
-            "the 95th percentile, by area, of the distances from one surface to the other; the larger of both "
-            "directions [2].",
-        ),
-        ("MSD", "the mean, by area, of those distances; the mean of both directions [2]."),
-        (
-            "Missing organs",
-            "an organ that the reference does not contain is unknown, not absent, and left out, whatever was "
-            "predicted. An organ that the prediction does not contain has DSC and surface DSC 0; its distances "
-            "are not defined and enter no mean.",
-        ),
-        (
-            "Volumes",
-            "number of voxels times their size. Bland-Altman: bias &plusmn; 1.96 standard deviations [3].",
-        ),
-        ("Names", "AAPM TG-263 [4]. PDDCA is the data set of the MICCAI 2015 challenge [5]."),
-    )
-    cited = [*REFERENCES, *(f"{line.name}: {line.citation}." for line in (*NETWORKS, HUMAN))]
-    return [
-        "<h2>Definitions</h2>",
-        "<ul class='notes'>",
-        *(f"<li><b>{name}</b>: {text}</li>" for name, text in definitions),
-        "</ul>",
-        "<h2>References</h2>",
-        "<ol class='notes'>",
-        *(f"<li>{escape(text)}</li>" for text in cited),
-        "</ol>",
-    ]
+def _view(
+    reference: CroppedMask, prediction: CroppedMask | None, grid: Grid
+) -> tuple[Box, list[int]]:
+    """Return the box to show, a cube cut to the grid, and the voxel where the three slices meet."""
+    union = union_box([piece.box for piece in (reference, prediction) if piece is not None])
+    expected = reference.within(union)
+    differs = expected if prediction is None else expected ^ prediction.within(union)
+    cut = [union[a].start + offset for a, offset in enumerate(_cut(differs, expected, grid))]
+    spacing = grid.spacing_mm
+    extents = [(union[a].stop - union[a].start) * spacing[a] for a in range(3)]
+    side_mm = max(*extents, SMALLEST_VIEW_MM - 2 * MARGIN_MM) + 2 * MARGIN_MM
+    side_mm = min(side_mm, LARGEST_VIEW_MM)
+    slices = []
+    for a in range(3):
+        half = side_mm / 2 / spacing[a]
+        fits = extents[a] <= side_mm
+        middle = (union[a].start + union[a].stop) / 2 if fits else cut[a] + 0.5
+        low, high = math.floor(middle - half), math.ceil(middle + half)
+        slices.append(slice(max(0, low), min(grid.shape_vox[a], high)))
+    return (slices[0], slices[1], slices[2]), cut
 
 
-def _cases(cases: Sequence[str]) -> str:
-    return cases[0] if len(cases) == 1 else f"{len(cases)} cases"
+def _cut(differs: MaskArray, reference: MaskArray, grid: Grid) -> tuple[int, int, int]:
+    """Return the voxel where the three slices meet: in the axial slice, then the lines, that differ most."""
+    x, y, z = closest_ras(grid)[0]
+    # Slices beyond the reference would show the prediction alone.
+    in_reach = differs & reference.any(axis=(x, y), keepdims=True)
+    remaining = in_reach if in_reach.any() else reference
+    cut = [0, 0, 0]
+    for axis in (z, y, x):
+        others = tuple(a for a in range(3) if a != axis)
+        cut[axis] = int(remaining.sum(axis=others).argmax())
+        remaining = remaining.take([cut[axis]], axis)
+    return cut[0], cut[1], cut[2]
 
 
 def _number(value: float | None, digits: int, *, sign: str = "") -> str:
-    if value is None or value != value:
+    if value is None or math.isnan(value):
         return "\N{EN DASH}"
     return f"{value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
@@ -375,5 +416,5 @@ def _mean_sd(s: Mapping[str, float | int | None], digits: int, *, scale: float =
     mean, sd = s["mean"], s["sd"]
     if mean is None:
         return _number(None, digits)
-    spread = "" if sd is None else f" &plusmn; {_number(scale * sd, digits)}"
+    spread = "" if sd is None else f" ± {_number(scale * sd, digits)}"
     return _number(scale * mean, digits) + spread

@@ -1,4 +1,4 @@
-"""One row for every organ of every case, and the statistics over them."""
+"""Evaluation of predictions against references: one row of metrics per organ and case, and their statistics."""
 
 import csv
 import logging
@@ -12,24 +12,19 @@ from typing import Any
 import numpy as np
 
 from lib.errors import ConfigError, OrganNetError
-from lib.evaluation.case_loading import (
-    Box,
-    CaseContours,
-    CroppedMask,
-    card_values,
-    read_contours,
-    same_grid,
-)
+from lib.evaluation.case_loading import CaseContours, card_values, read_contours, union_box
 from lib.evaluation.metrics import agreement
+from lib.imaging.geometry import require_same_grid
 from lib.imaging.quantities import SpacingMm
 from lib.organs.table import ORGANS
-from lib.storage.atomic_files import replacing
+from lib.reports.pages import write_csv_rows
 
 _log = logging.getLogger(__name__)
 
 WORKERS = 2
+"""Number of organs that are measured in parallel."""
 SPACING_DECIMALS = 4
-"""NIfTI's 32-bit affines make 2.5 mm into 2.4999999: a tenth of a micrometre is noise, not anatomy."""
+"""Decimals of a spacing in mm: the 32-bit affine of a NIfTI file turns 2.5 mm into 2.4999999 mm."""
 
 METRICS = ("dsc", "hd95_mm", "surface_dsc", "msd_mm", "volume_reference_ml", "volume_prediction_ml",
            "volume_difference_ml")  # fmt: skip
@@ -37,18 +32,18 @@ METRICS = ("dsc", "hd95_mm", "surface_dsc", "msd_mm", "volume_reference_ml", "vo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One organ that the reference contains, in one case; the fields are the columns of `metrics.csv`.
+    """Metrics of one organ of the reference in one case; the fields are the columns of `metrics.csv`.
 
     Attributes:
-        case: The case's name.
+        case: Name of the case.
         organ: TG-263 name.
-        dsc: 0 to 1; 0 where the organ was missed.
-        hd95_mm: NaN where the organ was missed: a distance to nothing is unknown, not zero.
-        surface_dsc: 0 to 1, at `tolerance_mm`; 0 where the organ was missed.
-        tolerance_mm: The organ's, from the organ table.
-        msd_mm: NaN where the organ was missed.
+        dsc: 0 to 1; 0 if the organ was missed.
+        hd95_mm: NaN if the organ was missed: a distance to nothing is undefined, not zero.
+        surface_dsc: 0 to 1, at `tolerance_mm`; 0 if the organ was missed.
+        tolerance_mm: Tolerance of the organ, from the organ table.
+        msd_mm: NaN if the organ was missed.
         volume_reference_ml: Volume of the reference.
-        volume_prediction_ml: Volume of the prediction; 0 where the organ was missed.
+        volume_prediction_ml: Volume of the prediction; 0 if the organ was missed.
     """
 
     case: str
@@ -63,7 +58,7 @@ class Row:
 
     @property
     def is_missed(self) -> bool:
-        """Whether the prediction holds nothing of the organ."""
+        """Whether the prediction does not contain the organ."""
         return self.volume_prediction_ml == 0
 
     @property
@@ -77,20 +72,20 @@ COLUMNS = tuple(f.name for f in fields(Row))
 
 @dataclass(slots=True, kw_only=True)
 class Evaluation:
-    """Everything that an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
-        rows: One for each organ in each reference.
+        rows: Metrics of each organ in each reference.
         cases: Cases that were compared.
-        unknown: Case -> organs that other references contain, or its prediction does, and its reference does
-            not: unknown, not absent, and left out.
-        unmatched: Side -> name or value that means no organ of ours -> cases.
+        unknown: Case -> organs that its reference does not contain, but its prediction or another reference
+            does. They are unknown rather than absent, and left out.
+        unmatched: Side -> name or value that is not a known organ -> cases.
         refused: Case -> why it could not be compared.
         only_reference: Cases without a prediction.
         only_prediction: Cases without a reference.
-        unasked: Organs of some reference that were not asked for.
-        values_from: Side -> where the names of label values come from -> number of cases.
-        seconds: Case -> time it took.
+        not_requested: Organs of some reference that were not requested.
+        values_from: Side -> source of the names of label values -> number of cases.
+        seconds: Case -> computing time in seconds.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -100,13 +95,13 @@ class Evaluation:
     refused: dict[str, str] = field(default_factory=dict)
     only_reference: list[str] = field(default_factory=list)
     only_prediction: list[str] = field(default_factory=list)
-    unasked: list[str] = field(default_factory=list)
+    not_requested: list[str] = field(default_factory=list)
     values_from: dict[str, dict[str, int]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def organs(self) -> list[str]:
-        """Organs with a row, best mean DSC first; left and right of a pair next to each other."""
+        """Organs with a row, best mean DSC first, both sides of a pair together."""
         means: dict[str, list[float]] = {}
         for row in self.rows:
             means.setdefault(stem(row.organ), []).append(row.dsc)
@@ -115,7 +110,7 @@ class Evaluation:
             key=lambda organ: (-float(np.mean(means[stem(organ)])), organ),
         )
 
-    def of(self, organ: str) -> list[Row]:
+    def rows_of(self, organ: str) -> list[Row]:
         """Return the rows of one organ."""
         return [row for row in self.rows if row.organ == organ]
 
@@ -134,32 +129,32 @@ def evaluate(
     workers: int = WORKERS,
     on_case: Callable[[str], object] = str,
 ) -> Evaluation:
-    """Return the agreement of every organ of every case that both sides have.
+    """Return the metrics of every organ of every case that both sides contain.
 
-    A case that cannot be read or compared is named in `refused`, and the others go on.
+    A case that cannot be read or compared is listed in `refused`, and the others continue.
 
     Args:
-        references: Case -> what `lib.evaluation.case_loading.find_cases` found.
+        references: Case -> path, as `lib.evaluation.case_loading.find_cases` returns them.
         predictions: Likewise.
-        values: Spelling -> value of label volumes, on both sides; None to find out.
-        organs: TG-263 names to look at; None for every organ of the references.
-        workers: Organs at work at once.
-        on_case: Called with each case's name when it is done.
+        values: Organ name -> value of label volumes on both sides; None to detect it for each file.
+        organs: TG-263 names to compare; None for every organ of the references.
+        workers: Number of organs that are measured in parallel.
+        on_case: Called with the name of each finished case.
 
     Raises:
-        ConfigError: If no case is on both sides, or the meaning of label values is not clear.
+        ConfigError: If no case is on both sides, or the meaning of label values is ambiguous.
     """
     common = sorted(references.keys() & predictions.keys())
     if not common:
         raise ConfigError(
-            f"no case is on both sides: references are {_some(references)}, predictions {_some(predictions)}; "
-            "a case has one name in both folders"
+            f"no case is on both sides: references are {_first(references)}, predictions "
+            f"{_first(predictions)}; give a case the same name in both folders"
         )
-    found = Evaluation(
+    evaluation = Evaluation(
         only_reference=sorted(references.keys() - predictions.keys()),
         only_prediction=sorted(predictions.keys() - references.keys()),
     )
-    seen: dict[str, tuple[set[str], set[str]]] = {}
+    compared: dict[str, tuple[set[str], set[str]]] = {}
     with ThreadPoolExecutor(workers) as pool:
         for case in common:
             started = time.perf_counter()
@@ -168,57 +163,49 @@ def evaluate(
             except ConfigError:
                 raise
             except OrganNetError as error:
-                found.refused[case] = str(error)
+                evaluation.refused[case] = str(error)
                 _log.warning("refused: %s", error)
             else:
-                found.rows += _compare(*pair, organs, pool)
-                found.cases.append(case)
-                seen[case] = (set(pair[0].organs), set(pair[1].organs))
-                _note(found, *pair)
-            found.seconds[case] = time.perf_counter() - started
+                evaluation.rows += _compare(*pair, organs, pool)
+                evaluation.cases.append(case)
+                compared[case] = (set(pair[0].organs), set(pair[1].organs))
+                _record_names(evaluation, *pair)
+            evaluation.seconds[case] = time.perf_counter() - started
             on_case(case)
-    contoured = set().union(*(reference for reference, _ in seen.values()))
-    asked = set(ORGANS if organs is None else organs)
-    found.unasked = sorted(contoured - asked)
-    for case, (reference, prediction) in seen.items():
-        unknown = sorted((contoured | prediction) & asked - reference)
+    contoured = set().union(*(reference for reference, _ in compared.values()))
+    requested = set(ORGANS if organs is None else organs)
+    evaluation.not_requested = sorted(contoured - requested)
+    for case, (reference, prediction) in compared.items():
+        unknown = sorted((contoured | prediction) & requested - reference)
         if unknown:
-            found.unknown[case] = unknown
-    return found
+            evaluation.unknown[case] = unknown
+    return evaluation
 
 
 def read_pair(
-    case: str,
-    reference: Path,
-    prediction: Path,
-    values: Mapping[str, int] | None,
-    pool: Executor,
+    case: str, reference: Path, prediction: Path, values: Mapping[str, int] | None, pool: Executor
 ) -> tuple[CaseContours, CaseContours]:
     """Return the contours of both sides of one case.
 
     Raises:
-        ConfigError: If the meaning of label values is not clear.
-        LabelError: If a file is no label.
-        GeometryError: If they lie on different grids.
+        ConfigError: If the meaning of label values is ambiguous.
+        LabelError: If a file is not a label.
+        GeometryError: If both sides lie on different grids.
     """
     hint = card_values(prediction) if prediction.is_file() else None
     predicted = read_contours(case, prediction, values=values, pool=pool)
-    drawn = read_contours(case, reference, values=values, hint=hint, pool=pool)
-    same_grid(drawn, predicted)
-    return drawn, predicted
+    expected = read_contours(case, reference, values=values, hint=hint, pool=pool)
+    require_same_grid(case, label=predicted.grid, image=expected.grid)
+    return expected, predicted
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write `rows` to `path`, atomically; a number that is not known is an empty field."""
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow(csv_cells(row))
+    """Write `rows` to `path`, atomically; an undefined number is an empty field."""
+    write_csv_rows(path, [COLUMNS, *(csv_cells(row) for row in rows)])
 
 
 def csv_cells(row: Row) -> list[str]:
-    """Return a row's fields in the order of `COLUMNS`, as `metrics.csv` has them."""
+    """Return a row as text, in the order of `COLUMNS`."""
     return [_cell(getattr(row, name)) for name in COLUMNS]
 
 
@@ -226,7 +213,7 @@ def read_csv(path: Path) -> list[Row]:
     """Return the rows that `write_csv` wrote to `path`; an empty field is NaN.
 
     Raises:
-        ConfigError: If the file is no such table.
+        ConfigError: If the file is not such a table.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -243,15 +230,15 @@ def _row_of(cells: Mapping[str, str]) -> Row:
 
 
 def statistics(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Return n, mean, sample standard deviation, median, 5th and 95th percentile of the known values."""
-    known = np.array([v for v in values if np.isfinite(v)])
-    if known.size == 0:
+    """Return n, mean, sample SD, median, 5th and 95th percentile of the values that are not NaN."""
+    defined = np.array([v for v in values if np.isfinite(v)])
+    if defined.size == 0:
         return {"n": 0, "mean": None, "sd": None, "median": None, "p5": None, "p95": None}
-    low, median, high = (float(v) for v in np.percentile(known, [5, 50, 95]))
+    low, median, high = (float(v) for v in np.percentile(defined, [5, 50, 95]))
     return {
-        "n": int(known.size),
-        "mean": float(known.mean()),
-        "sd": float(known.std(ddof=1)) if known.size > 1 else None,
+        "n": int(defined.size),
+        "mean": float(defined.mean()),
+        "sd": float(defined.std(ddof=1)) if defined.size > 1 else None,
         "median": median,
         "p5": low,
         "p95": high,
@@ -263,49 +250,54 @@ def organ_statistics(rows: Sequence[Row]) -> dict[str, dict[str, float | int | N
     return {metric: statistics([getattr(row, metric) for row in rows]) for metric in METRICS}
 
 
-def overall(found: Evaluation) -> dict[str, Any]:
+def overall(evaluation: Evaluation) -> dict[str, Any]:
     """Return each metric's mean over the organs' means, and over all contours."""
-    result: dict[str, Any] = {"n_contours": len(found.rows), "n_organs": len(found.organs)}
+    result: dict[str, Any] = {
+        "n_contours": len(evaluation.rows),
+        "n_organs": len(evaluation.organs),
+    }
     for metric in ("dsc", "hd95_mm", "surface_dsc", "msd_mm"):
         of_organs = [
-            statistics([getattr(row, metric) for row in found.of(organ)])["mean"]
-            for organ in found.organs
+            statistics([getattr(row, metric) for row in evaluation.rows_of(organ)])["mean"]
+            for organ in evaluation.organs
         ]
         result[metric] = {
             "mean_of_organ_means": statistics([m for m in of_organs if m is not None])["mean"],
-            "mean_of_contours": statistics([getattr(row, metric) for row in found.rows])["mean"],
+            "mean_of_contours": statistics([getattr(row, metric) for row in evaluation.rows])[
+                "mean"
+            ],
         }
     return result
 
 
-def summary(found: Evaluation) -> dict[str, Any]:
-    """Return what `summary.json` holds: the statistics, and what was left out and why."""
+def summary(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the content of `summary.json`: statistics, and what was left out and why."""
     organs = {}
-    for organ in found.organs:
-        rows = found.of(organ)
+    for organ in evaluation.organs:
+        rows = evaluation.rows_of(organ)
         organs[organ] = {
             "n": len(rows),
             "missed": sum(row.is_missed for row in rows),
-            "unknown": sum(organ in left_out for left_out in found.unknown.values()),
+            "unknown": sum(organ in left_out for left_out in evaluation.unknown.values()),
             "tolerance_mm": ORGANS[organ].tolerance_mm,
             "tolerance_source": ORGANS[organ].tolerance_source,
             **organ_statistics(rows),
         }
     return {
-        "cases": found.cases,
-        "overall": overall(found),
+        "cases": evaluation.cases,
+        "overall": overall(evaluation),
         "organs": organs,
-        "missed": [{"case": r.case, "organ": r.organ} for r in found.rows if r.is_missed],
+        "missed": [{"case": r.case, "organ": r.organ} for r in evaluation.rows if r.is_missed],
         "left_out": {
-            "organs_without_reference": found.unknown,
-            "organs_not_asked_for": found.unasked,
-            "names_that_mean_no_organ": found.unmatched,
-            "cases_refused": found.refused,
-            "cases_without_prediction": found.only_reference,
-            "cases_without_reference": found.only_prediction,
+            "organs_without_reference": evaluation.unknown,
+            "organs_not_asked_for": evaluation.not_requested,
+            "names_that_mean_no_organ": evaluation.unmatched,
+            "cases_refused": evaluation.refused,
+            "cases_without_prediction": evaluation.only_reference,
+            "cases_without_reference": evaluation.only_prediction,
         },
-        "label_values_from": found.values_from,
-        "seconds": {case: round(s, 2) for case, s in found.seconds.items()},
+        "label_values_from": evaluation.values_from,
+        "seconds": {case: round(s, 2) for case, s in evaluation.seconds.items()},
     }
 
 
@@ -321,32 +313,23 @@ def _compare(
 
 
 def _row(reference: CaseContours, prediction: CaseContours, organ: str) -> Row:
-    drawn, predicted = reference.organs[organ], prediction.organs.get(organ)
+    expected, predicted = reference.organs[organ], prediction.organs.get(organ)
     tolerance_mm = ORGANS[organ].tolerance_mm
-    box = union_box([drawn] if predicted is None else [drawn, predicted])
-    first = drawn.within(box)
+    box = expected.box if predicted is None else union_box([expected.box, predicted.box])
+    first = expected.within(box)
     second = np.zeros_like(first) if predicted is None else predicted.within(box)
-    found = agreement(first, second, spacing_mm=_spacing_mm(reference), tolerance_mm=tolerance_mm)
+    result = agreement(first, second, spacing_mm=_spacing_mm(reference), tolerance_mm=tolerance_mm)
     return Row(
         case=reference.case,
         organ=organ,
-        dsc=found.dsc,
-        hd95_mm=found.hd95_mm,
-        surface_dsc=found.surface_dsc,
+        dsc=result.dsc,
+        hd95_mm=result.hd95_mm,
+        surface_dsc=result.surface_dsc,
         tolerance_mm=tolerance_mm,
-        msd_mm=found.msd_mm,
+        msd_mm=result.msd_mm,
         volume_reference_ml=int(np.count_nonzero(first)) * reference.grid.voxel_ml,
         volume_prediction_ml=int(np.count_nonzero(second)) * reference.grid.voxel_ml,
     )
-
-
-def union_box(pieces: Sequence[CroppedMask]) -> Box:
-    """Return the smallest box that holds all of `pieces`, at least one."""
-    x, y, z = (
-        slice(min(p.box[a].start for p in pieces), max(p.box[a].stop for p in pieces))
-        for a in range(3)
-    )
-    return (x, y, z)
 
 
 def _spacing_mm(contours: CaseContours) -> SpacingMm:
@@ -354,12 +337,14 @@ def _spacing_mm(contours: CaseContours) -> SpacingMm:
     return (x, y, z)
 
 
-def _note(found: Evaluation, reference: CaseContours, prediction: CaseContours) -> None:
+def _record_names(
+    evaluation: Evaluation, reference: CaseContours, prediction: CaseContours
+) -> None:
     for side, contours in (("reference", reference), ("prediction", prediction)):
         for name in contours.unmatched:
-            found.unmatched.setdefault(side, {}).setdefault(name, []).append(contours.case)
+            evaluation.unmatched.setdefault(side, {}).setdefault(name, []).append(contours.case)
         if contours.values_from:
-            counts = found.values_from.setdefault(side, {})
+            counts = evaluation.values_from.setdefault(side, {})
             counts[contours.values_from] = counts.get(contours.values_from, 0) + 1
 
 
@@ -369,6 +354,6 @@ def _cell(value: str | float) -> str:
     return f"{value:.6g}" if np.isfinite(value) else ""
 
 
-def _some(names: Collection[str]) -> str:
+def _first(names: Collection[str]) -> str:
     first = sorted(names)[:3]
     return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,1 +1,1 @@
-"""experiments."""
+"""Comparisons of networks, and of active-learning strategies: runs, paired statistics, reports."""

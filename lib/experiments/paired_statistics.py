@@ -1,6 +1,6 @@
-"""Is a difference on the same cases more than chance? One test for every comparison of this project.
+"""Paired statistics of all comparisons: tests over cases, intervals over seeds, Holm correction.
 
-Cases are the unit: two organs of one patient, or two seeds on one patient, are not independent.
+Cases are the units of a test: two organs of one patient, or two seeds on one patient, are not independent.
 """
 
 from collections.abc import Sequence
@@ -8,20 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t as student_t
 from scipy.stats import wilcoxon
 
 RESAMPLES = 10_000
+"""Bootstrap samples of a confidence interval."""
+LEVEL = 0.05
+"""Significance level; confidence intervals cover 1 - LEVEL = 95 %."""
+
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
-    """One number per case, twice.
+class PairedDifference:
+    """Difference between two methods that were measured on the same cases.
 
     Attributes:
-        mean: Over cases, of the first less the second.
-        low: Lower end of its 95 % interval (bootstrap over cases; Efron and Tibshirani 1993, section 13).
+        mean: Mean over cases of the first less the second.
+        low: Lower end of its 95 % confidence interval (percentile bootstrap over cases; Efron and Tibshirani
+            1993, section 13).
         high: Upper end.
-        p: Of Wilcoxon's signed-rank test over cases, two-sided; 1 where nothing differs.
+        p: Of Wilcoxon's signed-rank test over cases, two-sided; 1 if all differences are 0.
     """
 
     mean: float
@@ -30,14 +37,15 @@ class Paired:
     p: float
 
 
-def paired(own: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> Paired:
-    """Return how `own` differs from `other`, case by case; both in one order of cases."""
-    each = own - other
+def paired_difference(first: Values, second: Values) -> PairedDifference:
+    """Return how `first` differs from `second`; both hold one value per case, in the same order."""
+    differences = first - second
     rng = np.random.default_rng(0)
-    resampled = each[rng.integers(len(each), size=(RESAMPLES, len(each)))].mean(axis=1)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    p = float(wilcoxon(each).pvalue) if bool(np.any(each)) else 1.0
-    return Paired(float(each.mean()), float(low), float(high), p)
+    samples = rng.integers(len(differences), size=(RESAMPLES, len(differences)))
+    low, high = np.percentile(differences[samples].mean(axis=1), [50 * LEVEL, 100 - 50 * LEVEL])
+    # Without any difference there are no ranks to test.
+    p = float(wilcoxon(differences).pvalue) if bool(np.any(differences)) else 1.0
+    return PairedDifference(float(differences.mean()), float(low), float(high), p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -48,3 +56,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
         corrected[index] = highest
     return corrected
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and sample standard deviation; the latter is None for a single value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def seed_interval(by_seed: Values) -> tuple[float | None, float | None]:
+    """Return the ends of the 95 % t interval of a mean over seeds; None for a single seed."""
+    n = len(by_seed)
+    if n < 2:
+        return None, None
+    half = float(student_t.ppf(1 - LEVEL / 2, n - 1) * by_seed.std(ddof=1) / np.sqrt(n))
+    return float(by_seed.mean()) - half, float(by_seed.mean()) + half

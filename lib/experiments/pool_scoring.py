@@ -1,86 +1,192 @@
-"""What the model of a round says of the pool: only what the strategies need, and by that model alone."""
+"""Prepared cases of a simulation, their scores by a round's model, and the selection of a batch."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lib.activelearning import image_scores
-from lib.activelearning.pool import Pool
+from lib.activelearning.pool import Choice, Pool
 from lib.activelearning.score_records import Kind
-from lib.experiments.prepared_volumes import PreparedCase, Volumes
+from lib.activelearning.selection.catalogue import Method
+from lib.errors import ConfigError, LabelError
+from lib.imaging.geometry import Grid
+from lib.imaging.scans import read_ct, read_label
+from lib.imaging.volumes import LabelVolume
+from lib.inference.preprocessing import Pipeline, Prepared
+from lib.inference.resampling import ModelGrid
 from lib.models.registry import Model
-from lib.storage.atomic_files import write_json
+from lib.storage.atomic_files import replacing, write_json
+from lib.training.cases import Case, prepare_cases
 
-Found = dict[str, dict[str, dict[str, Any]]]
-"""Kind -> image id -> what was found."""
 FILE = "scores.json"
+PoolScores = dict[str, dict[str, dict[str, Any]]]
+"""Kind of score -> image id -> values, as `lib.activelearning.image_scores` computes them."""
 
 
-def scored(
-    volumes: Volumes,
-    wanted: Mapping[Kind, Collection[str]],
-    model: Model | None,
-    *,
-    device: str,
-    known: Mapping[str, Mapping[str, dict[str, Any]]],
-) -> Found:
-    """Return what is wanted of each image, computed where `known` does not hold it.
+@dataclass(frozen=True, slots=True)
+class PreparedCase:
+    """A case as scoring and testing need it.
+
+    Attributes:
+        image_id: As in `Case`.
+        prepared: The CT as the network sees it.
+        label: The reference, on the CT's own grid.
+    """
+
+    image_id: str
+    prepared: Prepared
+    label: LabelVolume
+
+
+class PreparedVolumes:
+    """Cases of a simulation, prepared once for one recipe and stored on disk; nothing is kept in memory.
 
     Args:
-        volumes: The cases.
-        wanted: Kind -> image ids.
-        model: The round's; None where nothing that is wanted needs one.
-        device: Where the network runs.
-        known: What was computed by this model before.
+        cases: Image id -> case.
+        digests: Image id -> digest of the case's files (`lib.training.cases.digest_of`).
+        pipeline: Preprocessing of the recipe.
+        cache_dir: Folder of the prepared files, shared with the trainings.
     """
-    measure: dict[Kind, Callable[[PreparedCase], dict[str, Any]]] = {
-        Kind.APPEARANCE: lambda ready: image_scores.appearance(ready.prepared),
-        Kind.DRAWN: lambda ready: image_scores.drawn(ready.label),
-    }
-    if model is not None:
-        measure[Kind.PREDICTION] = lambda ready: image_scores.prediction(
-            ready.prepared, model, device=device
-        )
-        measure[Kind.SAMPLES] = lambda ready: image_scores.samples(
-            ready.prepared, model, device=device
-        )
-    found: Found = {kind.value: {} for kind in wanted}
-    for image_id in sorted({image_id for ids in wanted.values() for image_id in ids}):
-        ready: PreparedCase | None = None
-        for kind, ids in wanted.items():
-            if image_id not in ids:
-                continue
-            value = known.get(kind.value, {}).get(image_id)
-            if value is None:
-                ready = ready or volumes.read(image_id)
-                value = measure[kind](ready)
-            found[kind.value][image_id] = value
-    return found
+
+    def __init__(
+        self,
+        cases: Mapping[str, Case],
+        digests: Mapping[str, str],
+        pipeline: Pipeline,
+        cache_dir: Path,
+    ) -> None:
+        self.cases = cases
+        self._digests = digests
+        self._pipeline = pipeline
+        self._cache_dir = cache_dir
+
+    def prepare(self, image_id: str) -> None:
+        """Prepare a case for training, scoring and testing, unless that is done.
+
+        Raises:
+            TrainingError: If it cannot be trained on.
+        """
+        case, folder = self.cases[image_id], self._folder(image_id)
+        # Written last: its presence shows that the other files are complete.
+        position_file = folder / "where.json"
+        if position_file.exists():
+            return
+        prepare_cases([case], self._pipeline, self._cache_dir)
+        ct = read_ct(case.image, image_id=image_id)
+        label, _ = read_label(case.label, image_id=image_id, image_grid=ct.grid)
+        prepared = self._pipeline.prepare(ct)
+        _save(folder / "prepared.npy", prepared.hu)
+        _save(folder / "reference.npy", label)
+        grid = prepared.frame.grid
+        position = {
+            "shape_vox": list(grid.shape_vox),
+            "rows_ras": [list(row) for row in grid.rows_ras],
+            "box": [[s.start, s.stop] for s in prepared.box],
+        }
+        write_json(position_file, position)
+
+    def read(self, image_id: str) -> PreparedCase:
+        """Return a prepared case.
+
+        Raises:
+            LabelError: If its files are missing or damaged.
+        """
+        folder, recipe = self._folder(image_id), self._pipeline.recipe
+        try:
+            position = json.loads((folder / "where.json").read_text(encoding="utf-8"))
+            rows = tuple((r[0], r[1], r[2], r[3]) for r in position["rows_ras"])
+            x, y, z = position["shape_vox"]
+            grid = Grid((x, y, z), rows)
+            box_x, box_y, box_z = (slice(start, stop) for start, stop in position["box"])
+            prepared = Prepared(
+                np.load(folder / "prepared.npy"), ModelGrid.of(grid, recipe), (box_x, box_y, box_z)
+            )
+            label = LabelVolume(np.load(folder / "reference.npy"), grid, recipe.labels)
+        except (OSError, ValueError, LookupError) as error:
+            raise LabelError(
+                f"{image_id}: its prepared files cannot be read ({error}); remove {folder}, and they are "
+                "created again"
+            ) from error
+        return PreparedCase(image_id, prepared, label)
+
+    def _folder(self, image_id: str) -> Path:
+        digest = self._pipeline.recipe.preparation_digest()
+        return self._cache_dir / f"{self._digests[image_id]}-{digest}"
 
 
-def wanted_by(
-    needs: Collection[Kind], *, pool: Collection[str], labelled: Collection[str]
+def images_to_score(
+    kinds: Collection[Kind], *, pool: Collection[str], labelled: Collection[str]
 ) -> dict[Kind, Collection[str]]:
-    """Return of which images each kind is needed: contours of revealed labels alone, samples of the others."""
-    of = {
+    """Return the images for which each kind of score is needed.
+
+    The shapes of contours are known of labelled images only; repeated predictions are needed of the others
+    only.
+    """
+    images = {
         Kind.APPEARANCE: pool,
         Kind.PREDICTION: pool,
         Kind.SAMPLES: sorted(set(pool) - set(labelled)),
         Kind.DRAWN: labelled,
     }
-    return {kind: of[kind] for kind in Kind if kind in needs}
+    return {kind: images[kind] for kind in Kind if kind in kinds}
 
 
-def pool_of(
-    found: Mapping[str, Mapping[str, dict[str, Any]]],
+def score_pool(
+    volumes: PreparedVolumes,
+    images: Mapping[Kind, Collection[str]],
+    model: Model | None,
+    *,
+    device: str,
+    known: Mapping[str, Mapping[str, dict[str, Any]]],
+) -> PoolScores:
+    """Return the scores of `images`, computed only where `known` does not contain them.
+
+    Args:
+        volumes: The prepared cases.
+        images: Kind of score -> image ids.
+        model: The round's model; None if no kind needs one.
+        device: Where the network runs.
+        known: Earlier scores by the same model.
+    """
+    compute: dict[Kind, Callable[[PreparedCase], dict[str, Any]]] = {
+        Kind.APPEARANCE: lambda case: image_scores.appearance(case.prepared),
+        Kind.DRAWN: lambda case: image_scores.drawn(case.label),
+    }
+    if model is not None:
+        compute[Kind.PREDICTION] = lambda case: image_scores.prediction(
+            case.prepared, model, device=device
+        )
+        compute[Kind.SAMPLES] = lambda case: image_scores.samples(
+            case.prepared, model, device=device
+        )
+    scores: PoolScores = {kind.value: {} for kind in images}
+    for image_id in sorted({image_id for ids in images.values() for image_id in ids}):
+        case: PreparedCase | None = None
+        for kind, ids in images.items():
+            if image_id not in ids:
+                continue
+            score = known.get(kind.value, {}).get(image_id)
+            if score is None:
+                case = case or volumes.read(image_id)
+                score = compute[kind](case)
+            scores[kind.value][image_id] = score
+    return scores
+
+
+def build_pool(
+    scores: Mapping[str, Mapping[str, dict[str, Any]]],
     *,
     pool: Collection[str],
     labelled: Sequence[str],
     model_version: str,
 ) -> Pool:
-    """Return what a strategy may look at."""
-    samples = found.get(Kind.SAMPLES.value, {})
+    """Return the input of a strategy: candidates, labelled images and their scores."""
+    samples = scores.get(Kind.SAMPLES.value, {})
     return Pool(
         candidates=sorted(set(pool) - set(labelled)),
         taken=tuple(labelled),
@@ -88,28 +194,63 @@ def pool_of(
             image_id: image_scores.image_score(
                 image_id, model_version, prediction, samples.get(image_id)
             )
-            for image_id, prediction in found.get(Kind.PREDICTION.value, {}).items()
+            for image_id, prediction in scores.get(Kind.PREDICTION.value, {}).items()
         },
         shapes={
-            image_id: image_scores.shapes_of(drawn)
-            for image_id, drawn in found.get(Kind.DRAWN.value, {}).items()
+            image_id: image_scores.shapes_of(shapes)
+            for image_id, shapes in scores.get(Kind.DRAWN.value, {}).items()
         },
         appearance={
             image_id: image_scores.features_of(appearance)
-            for image_id, appearance in found.get(Kind.APPEARANCE.value, {}).items()
+            for image_id, appearance in scores.get(Kind.APPEARANCE.value, {}).items()
         },
     )
 
 
-def write_scores(folder: Path, found: Found) -> None:
-    """Keep scores beside the model that they are of."""
-    write_json(folder / FILE, found)
+def select_batch(
+    strategy: Method, pool: Pool, count: int, *, seed_of: Callable[[int], int]
+) -> list[Choice]:
+    """Return `count` choices, one after the other; an earlier choice counts as taken, its label as unknown.
+
+    Args:
+        strategy: The query strategy.
+        pool: Its input, apart from the seed.
+        count: Number of choices.
+        seed_of: Number of the choice, from 0 -> seed.
+
+    Raises:
+        ConfigError: If the strategy chooses no candidate.
+    """
+    choices: list[Choice] = []
+    for number in range(count):
+        names = [choice.image_id for choice in choices]
+        left = [image_id for image_id in pool.candidates if image_id not in names]
+        request = replace(pool, candidates=left, taken=(*pool.taken, *names), seed=seed_of(number))
+        choice = strategy.choose(request)
+        if choice is None or choice.image_id not in left:
+            raise ConfigError(
+                f"strategy {strategy.name!r}, choice {number + 1} of {count}: chose "
+                f"{'nothing' if choice is None else repr(choice.image_id)}, expected one of {len(left)} "
+                "candidates"
+            )
+        choices.append(choice)
+    return choices
 
 
-def read_scores(folder: Path) -> Found:
-    """Return what was kept beside a model; nothing where nothing readable was."""
+def write_scores(folder: Path, scores: PoolScores) -> None:
+    """Write scores into the folder of the model that computed them."""
+    write_json(folder / FILE, scores)
+
+
+def read_scores(folder: Path) -> PoolScores:
+    """Return the scores stored with a model; empty if there are none or they are damaged."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        scores = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return scores if isinstance(scores, dict) else {}
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    with replacing(path) as beside:
+        np.save(beside, array)

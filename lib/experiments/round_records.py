@@ -1,4 +1,4 @@
-"""What each round came to: one JSON file for each, written when the round is over."""
+"""Records of finished rounds of a simulation: labels, annotation cost and DSC, one JSON file each."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,21 +6,60 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lib.activelearning.pool import Choice
 from lib.errors import StateError
-from lib.experiments.label_cost import Cost
 from lib.experiments.protocol import Protocol
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import LabelArray
+from lib.inference.resampling import closest_ras
 from lib.storage.atomic_files import write_json
 from lib.training.validate import Validation
 
 FOLDER = "rounds"
 START = "start"
-"""Stands for every strategy in a seed's first round."""
+"""Strategy name of the first round of a seed, which all strategies share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelCost:
+    """Annotation cost of a set of labels.
+
+    Attributes:
+        cases: Number of labels.
+        slices: Axial CT slices that contain at least one organ, summed over the labels.
+        voxels: CT voxels that belong to an organ, summed over the labels.
+    """
+
+    cases: int = 0
+    slices: int = 0
+    voxels: int = 0
+
+    def __add__(self, other: "LabelCost") -> "LabelCost":
+        """Return the cost of both sets."""
+        return LabelCost(
+            cases=self.cases + other.cases,
+            slices=self.slices + other.slices,
+            voxels=self.voxels + other.voxels,
+        )
+
+
+def label_cost(label: LabelArray, grid: Grid) -> LabelCost:
+    """Return the cost of one label volume; slices are counted along the axis closest to the patient's z."""
+    axial = closest_ras(grid)[0][2]
+    in_plane = tuple(axis for axis in range(3) if axis != axial)
+    foreground = label > 0
+    return LabelCost(
+        cases=1,
+        slices=int(np.count_nonzero(foreground.any(axis=in_plane))),
+        voxels=int(np.count_nonzero(foreground)),
+    )
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class RoundKey:
-    """Which round: of which seed, the how manyth, of which strategy; number 0 is shared by all strategies."""
+    """Key of a round: seed, round number (0 is the shared start), strategy."""
 
     seed: int
     number: int
@@ -28,11 +67,12 @@ class RoundKey:
 
     @property
     def name(self) -> str:
-        """Return what its file and its folder are called."""
+        """Return the stem of the round's file, which is also the name of its working folder."""
         return f"seed{self.seed}-round{self.number}-{self.strategy}"
 
-    def before(self) -> "RoundKey | None":
-        """Return the round that this one follows; None for the start."""
+    @property
+    def previous(self) -> "RoundKey | None":
+        """Return the round before this one; None for the start."""
         if self.number == 0:
             return None
         return RoundKey(self.seed, self.number - 1, self.strategy if self.number > 1 else START)
@@ -40,24 +80,24 @@ class RoundKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """A round that is over.
+    """A finished round; the fields are the keys of its JSON file.
 
     Attributes:
-        place: Which.
-        picks: The labels that were asked for, in order, and why.
-        labelled: All labels so far, in the order of their asking.
-        cost: Of all of them.
+        place: Key of the round.
+        picks: Labels selected in this round, in order, with the reasons.
+        labelled: All labels so far, in the order of selection.
+        cost: Annotation cost of all labels so far.
         per_case: Test case -> organ -> DSC.
-        seconds: Stage -> time it took: `score`, `choose`, `train`, `test`.
-        model_version: Of the model that was trained on them.
-        initial_version: Of the model that this training started from; None from scratch.
-        steps: Of that training.
+        seconds: Stage (`score`, `choose`, `train`, `test`) -> time in seconds.
+        model_version: Version of the model trained on these labels.
+        initial_version: Version of the model whose weights the training started from; None from scratch.
+        steps: Optimiser steps of the training.
     """
 
     place: RoundKey
     picks: tuple[Choice, ...]
     labelled: tuple[str, ...]
-    cost: Cost
+    cost: LabelCost
     per_case: Mapping[str, Mapping[str, float]]
     seconds: Mapping[str, float]
     model_version: str
@@ -71,50 +111,49 @@ class Round:
         return float("nan") if mean is None else mean
 
 
-def places(protocol: Protocol) -> list[RoundKey]:
-    """Return every round; all of the first seed first, so that one that is cut short has compared something."""
-    found = []
+def round_keys(protocol: Protocol) -> list[RoundKey]:
+    """Return the keys of all rounds, ordered by seed: an interrupted simulation then holds complete seeds."""
+    keys = []
     for seed in range(protocol.seeds):
-        found.append(RoundKey(seed, 0, START))
+        keys.append(RoundKey(seed, 0, START))
         for number in range(1, protocol.rounds + 1):
-            found += [RoundKey(seed, number, strategy) for strategy in protocol.strategies]
-    return found
+            keys += [RoundKey(seed, number, strategy) for strategy in protocol.strategies]
+    return keys
 
 
-def write_round(output: Path, found: Round) -> None:
+def write_round(output: Path, finished: Round) -> None:
     """Write the round's file, atomically."""
-    write_json(_path(output, found.place), asdict(found))
+    write_json(_path(output, finished.place), asdict(finished))
 
 
-def read_round(output: Path, place: RoundKey) -> Round | None:
-    """Return a round that is over; None where it is not.
+def read_round(output: Path, key: RoundKey) -> Round | None:
+    """Return a finished round; None if it is not finished.
 
     Raises:
         StateError: If its file is damaged.
     """
-    path = _path(output, place)
+    path = _path(output, key)
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return _round(values)
+        return _from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise StateError(
-            f"{path}: the round cannot be read ({error}); remove it, and it is computed again"
+            f"{path}: the round cannot be read ({error}); remove the file, and the round is computed again"
         ) from error
 
 
-def read_rounds(output: Path, every: Iterable[RoundKey]) -> dict[RoundKey, Round]:
-    """Return those rounds that are over."""
-    found = ((place, read_round(output, place)) for place in every)
-    return {place: one for place, one in found if one is not None}
+def read_rounds(output: Path, keys: Iterable[RoundKey]) -> dict[RoundKey, Round]:
+    """Return those of the rounds that are finished."""
+    rounds = ((key, read_round(output, key)) for key in keys)
+    return {key: finished for key, finished in rounds if finished is not None}
 
 
-def _path(output: Path, place: RoundKey) -> Path:
-    return output / FOLDER / f"{place.name}.json"
+def _path(output: Path, key: RoundKey) -> Path:
+    return output / FOLDER / f"{key.name}.json"
 
 
-def _round(values: Mapping[str, Any]) -> Round:
+def _from_json(values: Mapping[str, Any]) -> Round:
     picks = (Choice(**{**pick, "organs": tuple(pick["organs"])}) for pick in values["picks"])
     return Round(
         **{
@@ -122,6 +161,6 @@ def _round(values: Mapping[str, Any]) -> Round:
             "place": RoundKey(**values["place"]),
             "picks": tuple(picks),
             "labelled": tuple(values["labelled"]),
-            "cost": Cost(**values["cost"]),
+            "cost": LabelCost(**values["cost"]),
         }
     )

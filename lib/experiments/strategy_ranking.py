@@ -1,10 +1,10 @@
-"""Learning curves -> numbers of each strategy, and whether a difference between two is more than chance.
+"""Ranks of query strategies by their learning curves, and conclusions from paired comparisons.
 
-Two kinds of chance are told apart. That of the test cases: Wilcoxon's signed-rank test over them, of each
-one's area under the budget curve, seeds averaged, corrected by Holm for all pairs. It says whether other
-patients would see the same of *these* trained models. That of the draw: first labels and weights differ between
-seeds, and with them the models; a t interval of the paired differences over seeds says how far. A strategy is
-said to beat another only if the difference passes both.
+Two sources of chance are tested separately. Test cases: Wilcoxon's signed-rank test over them, of each case's
+area under the budget curve, seeds averaged, after Holm correction for all pairs. It says whether other
+patients would show the same difference between *these* trained models. Seeds: initial labels and weights
+differ between seeds, and with them the models; a t interval of the paired differences over seeds says by how
+much. A strategy beats another only if the difference passes both tests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,43 +13,42 @@ from enum import Enum
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import t as student
 
-from lib.experiments.label_cost import Cost
-from lib.experiments.paired_statistics import holm, paired
+from lib.experiments.paired_statistics import LEVEL, Values, holm, paired_difference, seed_interval
 from lib.experiments.protocol import Protocol
-from lib.experiments.round_records import START, Round, RoundKey
+from lib.experiments.round_records import START, LabelCost, Round, RoundKey
 
-LEVEL = 0.05
-Numbers = npt.NDArray[np.float64]
+BASELINES = ("random", "random_foreground")
+"""Strategies that the others should beat."""
+FEWEST_SEEDS = 2
+"""Number of seeds that a statement about the spread over seeds needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One strategy under one seed: its rounds, the shared start first."""
+    """Learning curve of one strategy and seed: its rounds, the shared start first."""
 
     strategy: str
     seed: int
     rounds: tuple[Round, ...]
 
     @property
-    def cases(self) -> Numbers:
-        """Labels after each round."""
+    def cases(self) -> Values:
+        """Number of labels after each round."""
         return np.array([one.cost.cases for one in self.rounds], float)
 
     @property
-    def voxels(self) -> Numbers:
+    def voxels(self) -> Values:
         """Foreground voxels of these labels."""
         return np.array([one.cost.voxels for one in self.rounds], float)
 
     @property
-    def dsc(self) -> Numbers:
+    def dsc(self) -> Values:
         """Mean DSC on the test cases after each round."""
         return np.array([one.dsc for one in self.rounds])
 
     def case_areas(self) -> dict[str, float]:
-        """Return each test case's area under the budget curve, of its mean DSC over its organs."""
+        """Return each test case's area under the budget curve of its mean DSC over its organs."""
         means = [
             {case: float(np.mean(list(dsc.values()))) for case, dsc in one.per_case.items() if dsc}
             for one in self.rounds
@@ -60,17 +59,17 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyRank:
-    """One strategy's line in the table; of each number, the seeds' values.
+    """One strategy's row in the table; sequences hold one value per seed.
 
     Attributes:
-        strategy: Its name.
-        aubc: Area under the curve of mean DSC over cases, normalised.
-        voxel_aubc: The same over foreground voxels, within what every strategy of that seed spent.
+        strategy: Name.
+        aubc: Area under the budget curve of mean DSC over labelled cases, normalised.
+        voxel_aubc: The same over foreground voxels, in the range that every strategy of the seed covers.
         final: Mean DSC after the last round.
-        gain: By how much that is more than after the first.
-        cost: Of the last round's labels.
-        ask_s: Seconds for scores and choices, a round.
-        blind: Share of the picks that nothing was known for, and that were drawn at random instead.
+        gain: Mean DSC after the last round less that after the first.
+        cost: Annotation cost of the last round's labels.
+        ask_s: Mean time per round for scores and choices, in seconds.
+        blind: Share of choices made at random because the strategy had no scores.
     """
 
     strategy: str
@@ -78,14 +77,14 @@ class StrategyRank:
     voxel_aubc: Sequence[float]
     final: Sequence[float]
     gain: Sequence[float]
-    cost: Sequence[Cost]
+    cost: Sequence[LabelCost]
     ask_s: Sequence[float]
     blind: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One strategy against another: AUBC of the first less that of the second.
+    """Paired comparison of two strategies: AUBC of the first less that of the second.
 
     Attributes:
         first: A strategy.
@@ -93,11 +92,11 @@ class Pair:
         difference: Mean over test cases and seeds.
         low: Lower end of its 95 % bootstrap interval over test cases.
         high: Upper end.
-        p: Of Wilcoxon's signed-rank test over test cases, after Holm's correction for all pairs.
-        seeds_ahead: In how many seeds the first is ahead.
-        seeds_behind: In how many the second is; a seed in which both are alike is nobody's.
-        seeds: How many there are.
-        seed_low: Lower end of the 95 % t interval over seeds; None for a single one.
+        p: Of Wilcoxon's signed-rank test over test cases, after Holm correction for all pairs.
+        seeds_ahead: Number of seeds in which the first is better.
+        seeds_behind: Number of seeds in which the second is better; the rest are ties.
+        seeds: Number of seeds.
+        seed_low: Lower end of the 95 % t interval over seeds; None for a single seed.
         seed_high: Upper end.
     """
 
@@ -113,12 +112,12 @@ class Pair:
     seed_low: float | None
     seed_high: float | None
 
-    def turned(self) -> "Pair":
-        """Return the second against the first."""
+    def swapped(self) -> "Pair":
+        """Return the comparison of the second with the first."""
         return Pair(
             first=self.second,
             second=self.first,
-            # Not `-`, which makes -0.0 of 0.
+            # A unary minus would turn 0 into -0.0.
             difference=0.0 - self.difference,
             low=-self.high,
             high=-self.low,
@@ -132,7 +131,7 @@ class Pair:
 
 
 class PairConclusion(Enum):
-    """What a pair's numbers allow to say of the first."""
+    """Supported statement about the first strategy of a pair; the values are written to `pairs.csv`."""
 
     BEATS = "beats"
     AHEAD = "ahead on these test cases only"
@@ -141,20 +140,20 @@ class PairConclusion(Enum):
     LOSES = "loses"
 
 
-def verdict(pair: Pair) -> PairConclusion:
-    """Return what may be said: a winner passes the test over cases and lies apart over seeds."""
+def conclude(pair: Pair) -> PairConclusion:
+    """Return the statement that the numbers support: a winner is significant over cases and over seeds."""
     if pair.p >= LEVEL:
         return PairConclusion.EQUAL
-    is_up = pair.difference > 0
+    is_better = pair.difference > 0
     if pair.seed_low is None or pair.seed_high is None:
-        return PairConclusion.AHEAD if is_up else PairConclusion.BEHIND
-    if is_up:
+        return PairConclusion.AHEAD if is_better else PairConclusion.BEHIND
+    if is_better:
         return PairConclusion.BEATS if pair.seed_low > 0 else PairConclusion.AHEAD
     return PairConclusion.LOSES if pair.seed_high < 0 else PairConclusion.BEHIND
 
 
-def area(x: Numbers, y: Numbers) -> float:
-    """Return the area under a curve by the trapezoid rule, over its width: a mean of `y`, and on its scale.
+def area(x: Values, y: Values) -> float:
+    """Return the area under a curve by the trapezoid rule, divided by its width: a mean of `y`.
 
     AUBC as in nnActive (Lueth et al., TMLR 2025), over the number of labels.
     """
@@ -162,32 +161,32 @@ def area(x: Numbers, y: Numbers) -> float:
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum()) / width
 
 
-def curves(protocol: Protocol, over: Mapping[RoundKey, Round]) -> list[Curve]:
-    """Return the curves of those seeds whose every round is over: pairs alone are compared."""
-    found = []
+def learning_curves(protocol: Protocol, finished: Mapping[RoundKey, Round]) -> list[Curve]:
+    """Return the curves of the seeds whose rounds are all finished: only these can be compared in pairs."""
+    curves = []
     for seed in range(protocol.seeds):
         of_seed = []
         for strategy in protocol.strategies:
-            wanted = [RoundKey(seed, 0, START)]
-            wanted += [RoundKey(seed, n, strategy) for n in range(1, protocol.rounds + 1)]
-            if all(place in over for place in wanted):
-                of_seed.append(Curve(strategy, seed, tuple(over[place] for place in wanted)))
+            keys = [RoundKey(seed, 0, START)]
+            keys += [RoundKey(seed, n, strategy) for n in range(1, protocol.rounds + 1)]
+            if all(key in finished for key in keys):
+                of_seed.append(Curve(strategy, seed, tuple(finished[key] for key in keys)))
         if len(of_seed) == len(protocol.strategies):
-            found += of_seed
-    return found
+            curves += of_seed
+    return curves
 
 
-def strategy_ranks(found: Sequence[Curve]) -> list[StrategyRank]:
-    """Return a line for each strategy, the largest area first."""
-    lines = []
-    for strategy in dict.fromkeys(curve.strategy for curve in found):
-        own = [curve for curve in found if curve.strategy == strategy]
+def strategy_ranks(curves: Sequence[Curve]) -> list[StrategyRank]:
+    """Return one rank for each strategy, the largest area first."""
+    ranks = []
+    for strategy in dict.fromkeys(curve.strategy for curve in curves):
+        own = [curve for curve in curves if curve.strategy == strategy]
         picks = [pick for curve in own for one in curve.rounds[1:] for pick in one.picks]
-        lines.append(
+        ranks.append(
             StrategyRank(
                 strategy=strategy,
                 aubc=[area(curve.cases, curve.dsc) for curve in own],
-                voxel_aubc=[_voxel_area(curve, found) for curve in own],
+                voxel_aubc=[_voxel_area(curve, curves) for curve in own],
                 final=[float(curve.dsc[-1]) for curve in own],
                 gain=[float(curve.dsc[-1] - curve.dsc[0]) for curve in own],
                 cost=[curve.rounds[-1].cost for curve in own],
@@ -195,26 +194,27 @@ def strategy_ranks(found: Sequence[Curve]) -> list[StrategyRank]:
                 blind=sum(pick.of == 0 for pick in picks) / max(1, len(picks)),
             )
         )
-    return sorted(lines, key=lambda line: -float(np.mean(line.aubc)))
+    return sorted(ranks, key=lambda rank: -float(np.mean(rank.aubc)))
 
 
-def pairs(found: Sequence[Curve]) -> list[Pair]:
-    """Return every two strategies, in the order in which they were named."""
+def compare_pairs(curves: Sequence[Curve]) -> list[Pair]:
+    """Return the comparison of every two strategies, in the order in which they were named."""
     areas: dict[str, list[dict[str, float]]] = {}
-    for curve in found:
+    for curve in curves:
         areas.setdefault(curve.strategy, []).append(curve.case_areas())
+    # Strategy -> array of seeds x test cases.
     tables = {
-        strategy: np.array([[own[case] for case in sorted(own)] for own in of_seeds])
+        strategy: np.array([[by_case[case] for case in sorted(by_case)] for by_case in of_seeds])
         for strategy, of_seeds in areas.items()
     }
-    every = list(combinations(tables, 2))
-    tests = [paired(tables[a].mean(axis=0), tables[b].mean(axis=0)) for a, b in every]
+    names = list(combinations(tables, 2))
+    tests = [paired_difference(tables[a].mean(axis=0), tables[b].mean(axis=0)) for a, b in names]
     corrected = holm([test.p for test in tests])
-    result = []
-    for (first, second), test, p in zip(every, tests, corrected, strict=True):
+    pairs = []
+    for (first, second), test, p in zip(names, tests, corrected, strict=True):
         by_seed = (tables[first] - tables[second]).mean(axis=1)
-        seed_low, seed_high = interval(by_seed)
-        result.append(
+        seed_low, seed_high = seed_interval(by_seed)
+        pairs.append(
             Pair(
                 first=first,
                 second=second,
@@ -229,26 +229,87 @@ def pairs(found: Sequence[Curve]) -> list[Pair]:
                 seed_high=seed_high,
             )
         )
-    return result
+    return pairs
 
 
-def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and sample standard deviation; None for a single value."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+def conclusions(ranks: Sequence[StrategyRank], pairs: Sequence[Pair]) -> list[str]:
+    """Return the supported conclusions, a sentence each: gain by more labels, then each baseline."""
+    if not pairs:
+        return [f"`{ranks[0].strategy}` is the only strategy: there is nothing to compare it with."]
+    sentences = []
+    if len(ranks[0].aubc) < FEWEST_SEEDS:
+        sentences.append(
+            "Only one seed was run: differences cannot be told from the random choice of initial labels and "
+            "weights, so no strategy is reported as better than another."
+        )
+    else:
+        sentences.append(_label_gain(ranks))
+    for baseline in BASELINES:
+        compared = [
+            pair if pair.second == baseline else pair.swapped()
+            for pair in pairs
+            if baseline in (pair.first, pair.second)
+        ]
+        if not compared:
+            sentences.append(f"The baseline `{baseline}` was not included.")
+            continue
+        sentences += _baseline_comparison(baseline, compared)
+    sentences += [
+        f"`{rank.strategy}` selected {100 * rank.blind:.0f} % of its labels at random because it had no "
+        "scores to rank by; to that extent its results are those of random selection."
+        for rank in ranks
+        if rank.blind > 0 and rank.strategy != BASELINES[0]
+    ]
+    return sentences
 
 
-def interval(by_seed: Numbers) -> tuple[float | None, float | None]:
-    """Return the ends of the 95 % t interval of a mean over seeds; None for a single one."""
-    n = len(by_seed)
-    if n < 2:
-        return None, None
-    reach = float(student.ppf(1 - LEVEL / 2, n - 1) * by_seed.std(ddof=1) / np.sqrt(n))
-    return float(by_seed.mean()) - reach, float(by_seed.mean()) + reach
+def _label_gain(ranks: Sequence[StrategyRank]) -> str:
+    """Return how much more labels improved the models; without an improvement no selection can be better."""
+    by_seed = np.mean([rank.gain for rank in ranks], axis=0)
+    gain, (low, high) = float(by_seed.mean()), seed_interval(by_seed)
+    text = f"From the first to the last budget, mean DSC over all strategies changed by {gain:+.3f}"
+    if low is None or high is None:
+        return f"{text}."
+    text += f" (95 % confidence interval over seeds {low:+.3f} to {high:+.3f})"
+    if low > 0 or high < 0:
+        return f"{text}."
+    return (
+        f"{text}, which is within the variation between trainings. If more labels do not improve the model, no "
+        "selection of labels can be better than another, and this simulation cannot tell good strategies from "
+        "bad ones. Use longer trainings or fewer initial labels."
+    )
 
 
-def _voxel_area(curve: Curve, found: Sequence[Curve]) -> float:
-    """Return the area over voxels, between what all strategies of the seed had to spend and what all could."""
-    of_seed = [other.voxels for other in found if other.seed == curve.seed]
+def _baseline_comparison(baseline: str, pairs: Sequence[Pair]) -> list[str]:
+    """Return the sentences about one baseline, which is the second strategy of each of `pairs`."""
+    listed = {
+        kind: ", ".join(
+            f"`{p.first}` ({p.difference:+.3f} AUBC, p {p.p:.2g}, ahead in {p.seeds_ahead} of {p.seeds} seeds)"
+            for p in sorted(pairs, key=lambda pair: -pair.difference)
+            if conclude(p) is kind
+        )
+        for kind in PairConclusion
+    }
+    texts = {
+        PairConclusion.BEATS: "Significantly better than `{}`: {}.",
+        PairConclusion.AHEAD: "Better than `{}` on these test cases, but not beyond the variation between "
+        "seeds: {}. Another choice of initial labels and weights could reverse this.",
+        PairConclusion.BEHIND: "Worse than `{}` on these test cases, but not beyond the variation between "
+        "seeds: {}.",
+        PairConclusion.LOSES: "Significantly worse than `{}`: {}.",
+        PairConclusion.EQUAL: "No significant difference to `{}`: {}.",
+    }
+    sentences = [
+        text.format(baseline, listed[kind]) for kind, text in texts.items() if listed[kind]
+    ]
+    if not listed[PairConclusion.BEATS]:
+        sentences.insert(0, f"No strategy is significantly better than `{baseline}`.")
+    return sentences
+
+
+def _voxel_area(curve: Curve, curves: Sequence[Curve]) -> float:
+    """Return the area over voxels, in the range that all strategies of the curve's seed cover."""
+    of_seed = [other.voxels for other in curves if other.seed == curve.seed]
     low, high = max(v[0] for v in of_seed), min(v[-1] for v in of_seed)
     inside = curve.voxels[(curve.voxels > low) & (curve.voxels < high)]
     x = np.array([low, *inside, high])
@@ -256,7 +317,7 @@ def _voxel_area(curve: Curve, found: Sequence[Curve]) -> float:
 
 
 def _ask_s(curve: Curve) -> float:
-    spent = [
+    seconds = [
         one.seconds.get("score", 0.0) + one.seconds.get("choose", 0.0) for one in curve.rounds[1:]
     ]
-    return float(np.mean(spent))
+    return float(np.mean(seconds))

@@ -1,191 +1,245 @@
-"""A simulation as files: the numbers as CSV, the page as Markdown and HTML, the learning curves as PNG."""
+"""Report of a simulation of active learning: CSV tables, Markdown and HTML pages, learning curves."""
 
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lib.activelearning.selection.catalogue import METHODS
-from lib.experiments.conclusion import conclusion
+from lib.experiments.paired_statistics import Values, mean_sd
 from lib.experiments.protocol import Protocol
-from lib.experiments.strategy_charts import learning_curves
-from lib.experiments.strategy_ranking import Curve, Pair, StrategyRank, pairs, strategy_ranks
-from lib.experiments.strategy_tables import (
-    HEAD,
-    PAIR_HEAD,
-    cells,
-    pair_cells,
-    pair_rows,
-    round_rows,
-    standing_rows,
+from lib.experiments.strategy_ranking import (
+    Curve,
+    Pair,
+    StrategyRank,
+    compare_pairs,
+    conclude,
+    conclusions,
+    strategy_ranks,
 )
-from lib.reports.html_page import figure, page
+from lib.reports.figures import SERIES_COLOURS, draw_grid, png, styled_figure
+from lib.reports.pages import Picture, Report, Section, Table, write_csv_rows, write_page
 from lib.storage.atomic_files import replacing
 
-PICTURE = "learning-curves.png"
-TITLE = "Query strategies compared"
-_NOTES = (
-    "Mean DSC: over the organs' means over the test cases. An organ that a reference does not contain is "
-    "unknown and left out; one that was not found counts as 0.",
-    "AUBC: area under the curve of mean DSC over the number of labelled cases, by the trapezoid rule, over its "
-    "width (as in nnActive, Lueth et al., TMLR 2025); by voxels: the same over foreground voxels, within what "
-    "all strategies of a seed spent. Mean ± sample standard deviation over seeds.",
-    "Cases, slices, voxels: price of the labels after the last round, mean over seeds; slices and voxels are "
-    "those of the CT that hold an organ. Asking: scores and choices of a round, without the scores of the "
-    "shared start.",
-    "Tested: each test case's AUBC of its mean DSC, seeds averaged; Wilcoxon's signed-rank test over the test "
-    "cases, two-sided, Holm's correction for all pairs. This takes the trained models as given: it says "
-    "whether other patients would see the same of them. Whether other first labels and weights would give the "
-    "same is what the interval over seeds says (t, paired, not corrected). A rank test over a few seeds could "
-    "not be significant (three seeds: p 0.25 at best), so none is made.",
-    "A strategy beats another where p is below 0.05 and the interval over seeds excludes 0.",
+CHART = "learning-curves.png"
+_COSTS = ("cases", "slices", "voxels")
+_DEFINITIONS = (
+    "Mean DSC: mean over organs of each organ's mean over the held-out test cases. An organ that a reference "
+    "does not contain is unknown and left out; a missed organ counts as 0.",
+    "AUBC: area under the curve of mean DSC over the number of labelled cases, by the trapezoid rule, divided "
+    "by its width (as in nnActive, Lueth et al., TMLR 2025). AUBC by voxels: the same over foreground voxels, "
+    "in the range that all strategies of a seed cover. Mean ± sample standard deviation over seeds.",
+    "Cases, slices, voxels: annotation cost of the labels after the last round, mean over seeds; CT slices and "
+    "voxels that contain an organ. Query time: time for scores and choices of a round, without the scores of "
+    "the shared start.",
+    "Test over cases: each test case's AUBC of its mean DSC, seeds averaged; Wilcoxon's signed-rank test, "
+    "two-sided, Holm correction for all pairs. It takes the trained models as given, and says whether other "
+    "patients would show the same difference. Interval over seeds (paired t interval, not corrected): whether "
+    "other initial labels and weights would show the same. A rank test over few seeds cannot be significant "
+    "(three seeds: p is at least 0.25), so none is made.",
+    "A strategy beats another if p is below 0.05 and the 95 % confidence interval over seeds excludes 0.",
+    "Files: every round in `rounds.csv`; the tables in `standings.csv` and `pairs.csv`.",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    found: Sequence[Curve]
-    lines: Sequence[StrategyRank]
-    pairs: Sequence[Pair]
-    said: Sequence[str]
-    conditions: Sequence[str]
-    command: str
 
 
 def write_report(
     output: Path,
     protocol: Protocol,
-    found: Sequence[Curve],
+    curves: Sequence[Curve],
     *,
     conditions: Sequence[str],
     command: str,
 ) -> list[str]:
-    """Write `report.html`, `report.md`, the picture and three tables into `output`; return the conclusion.
+    """Write `report.html`, `report.md`, the chart and three CSV tables into `output`; return the conclusions.
 
     Args:
         output: A folder.
-        protocol: What was simulated.
-        found: What `lib.experiments.strategy_ranking.curves` returned; not empty.
-        conditions: What was the same for all, a sentence each.
-        command: What was typed.
+        protocol: Protocol of the simulation.
+        curves: Result of `lib.experiments.strategy_ranking.learning_curves`; not empty.
+        conditions: What was the same for all strategies, a sentence each.
+        command: The command line.
     """
-    lines, every = strategy_ranks(found), pairs(found)
-    said = conclusion(lines, every)
-    seeds = len({curve.seed for curve in found})
+    ranks, pairs = strategy_ranks(curves), compare_pairs(curves)
+    summary = conclusions(ranks, pairs)
+    seeds = len({curve.seed for curve in curves})
     if seeds < protocol.seeds:
-        shown = f"Not over: {seeds} of {protocol.seeds} seeds have all their rounds, and are shown."
-        said = [shown, *said]
-    content = _Content(
-        found=found, lines=lines, pairs=every, said=said, conditions=conditions, command=command
-    )
-    picture = learning_curves(found)
-    with replacing(output / PICTURE) as beside:
-        beside.write_bytes(picture)
-    _write_csv(output / "standings.csv", standing_rows(lines))
-    _write_csv(output / "pairs.csv", pair_rows(every))
-    _write_csv(output / "rounds.csv", round_rows(found))
-    with replacing(output / "report.md") as beside:
-        beside.write_text(_markdown(content), encoding="utf-8")
-    with replacing(output / "report.html") as beside:
-        beside.write_text(page(TITLE, _html(content, picture)), encoding="utf-8")
-    return said
-
-
-def _markdown(content: _Content) -> str:
-    first, *others = content.said
-    parts = [
-        f"# {TITLE}",
-        "",
-        f"![Mean DSC over labelled cases and over labelled voxels]({PICTURE})",
-        "",
-        " ".join([f"**{first}**", *others]),
-        "",
-        *(f"- {sentence}" for sentence in content.conditions),
-        "",
-        "```sh",
-        content.command,
-        "```",
-        "",
-        *_table(HEAD, [cells(line, emphasis="**{}**") for line in content.lines]),
-        "",
-        *_table(PAIR_HEAD, [pair_cells(pair) for pair in content.pairs]),
-        "",
-        *(f"{note}\n" for note in _NOTES),
-        "Every round: [rounds.csv](rounds.csv); these tables: [standings.csv](standings.csv), "
-        "[pairs.csv](pairs.csv).",
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def _html(content: _Content, picture: bytes) -> str:
-    found = content.found
-    seeds = len({curve.seed for curve in found})
-    caption = f"Learning curves; thick: mean over seeds ({seeds}), thin: each seed."
-    first, *others = content.said
-    return "\n".join(
-        [
-            f"<h1>{TITLE}</h1>",
-            f"<p><b>{_code(first)}</b></p>",
-            *(f"<p>{_code(sentence)}</p>" for sentence in others),
-            figure(1, picture, caption, alt="learning curves"),
-            _html_table(
-                "Table 1. The strategies, the largest area first.",
-                HEAD,
-                [cells(line) for line in content.lines],
-            ),
-            _html_table(
-                "Table 2. Every two of them; the first less the second.",
-                PAIR_HEAD,
-                [pair_cells(pair) for pair in content.pairs],
-            ),
-            "<h2>Conditions</h2><ul class='notes'>",
-            *(f"<li>{_code(sentence)}</li>" for sentence in content.conditions),
-            f"<li><code>{escape(content.command)}</code></li></ul>",
-            "<h2>Strategies</h2><ul class='notes'>",
-            *(_strategy(name) for name in dict.fromkeys(curve.strategy for curve in found)),
-            "</ul><h2>First choices of the first seed</h2><ul class='notes'>",
-            *(_first_choice(curve) for curve in found if curve.seed == found[0].seed),
-            "</ul><h2>Definitions</h2><ul class='notes'>",
-            *(f"<li>{escape(note)}</li>" for note in _NOTES),
-            "</ul>",
+        summary = [
+            f"Incomplete: all rounds are finished for {seeds} of {protocol.seeds} seeds; only these are shown.",
+            *summary,
         ]
+    picture = chart(curves)
+    with replacing(output / CHART) as beside:
+        beside.write_bytes(picture)
+    write_csv_rows(output / "standings.csv", rank_rows(ranks))
+    write_csv_rows(output / "pairs.csv", pair_rows(pairs))
+    write_csv_rows(output / "rounds.csv", round_rows(curves))
+    first, *others = summary
+    report = Report(
+        title="Comparison of query strategies",
+        summary=[f"**{first}**", *others],
+        sections=[
+            Section(
+                pictures=[
+                    Picture(
+                        picture,
+                        f"Learning curves; thick: mean over seeds ({seeds}), thin: each seed.",
+                        "Mean DSC over labelled cases and over labelled voxels",
+                        CHART,
+                    )
+                ],
+                tables=[_rank_table(ranks), _pair_table(pairs)],
+            ),
+            Section(heading="Conditions", items=conditions, command=command),
+            Section(heading="Strategies", items=[_description(rank.strategy) for rank in ranks]),
+            Section(
+                heading="First choices of the first seed",
+                items=[_first_choice(c) for c in curves if c.seed == curves[0].seed],
+            ),
+            Section(heading="Definitions", items=_DEFINITIONS),
+        ],
     )
+    for suffix in ("md", "html"):
+        write_page(output / f"report.{suffix}", report)
+    return summary
 
 
-def _strategy(name: str) -> str:
-    method = METHODS[name]
+def chart(curves: Sequence[Curve]) -> bytes:
+    """Return a PNG: mean DSC over labelled cases, and over foreground voxels; a thin line for each seed."""
+    with styled_figure(9.5, 4.0) as figure:
+        axes: Any = figure.subplots(1, 2, sharey=True)
+        for number, strategy in enumerate(dict.fromkeys(curve.strategy for curve in curves)):
+            own = [curve for curve in curves if curve.strategy == strategy]
+            colour = SERIES_COLOURS[number % len(SERIES_COLOURS)]
+            _draw_lines(axes[0], [(c.cases, 100 * c.dsc) for c in own], colour, strategy)
+            _draw_lines(axes[1], [(c.voxels / 1e3, 100 * c.dsc) for c in own], colour, strategy)
+        axes[0].set_xlabel("Labelled cases")
+        axes[0].set_ylabel("DSC, mean over organs on the test cases (%)")
+        axes[1].set_xlabel("Labelled foreground voxels (thousands)")
+        cases = curves[0].cases
+        axes[0].set_xticks(cases, [f"{value:g}" for value in cases])
+        axes[0].legend(loc="lower right")
+        for axis in axes:
+            draw_grid(axis)
+        return png(figure)
+
+
+def rank_rows(ranks: Sequence[StrategyRank]) -> Iterable[Sequence[Any]]:
+    """Yield head and rows of `standings.csv`."""
+    yield (
+        "strategy", "seeds", "aubc", "aubc_sd", "final_dsc", "final_dsc_sd", "voxel_aubc",
+        "voxel_aubc_sd", *_COSTS, "ask_s", "blind",
+    )  # fmt: skip
+    for rank in ranks:
+        numbers = [*mean_sd(rank.aubc), *mean_sd(rank.final), *mean_sd(rank.voxel_aubc)]
+        yield (
+            rank.strategy,
+            len(rank.aubc),
+            *("" if number is None else f"{number:.5f}" for number in numbers),
+            *(f"{_mean_cost(rank, name):g}" for name in _COSTS),
+            f"{float(np.mean(rank.ask_s)):.2f}",
+            f"{rank.blind:.3f}",
+        )
+
+
+def pair_rows(pairs: Sequence[Pair]) -> Iterable[Sequence[Any]]:
+    """Yield head and rows of `pairs.csv`."""
+    names = (
+        "first", "second", "difference", "low", "high", "p", "seeds_ahead", "seeds", "seed_low", "seed_high"
+    )  # fmt: skip
+    yield (*names, "verdict")
+    for pair in pairs:
+        values = [getattr(pair, name) for name in names]
+        yield (*(f"{v:.6g}" if isinstance(v, float) else v for v in values), conclude(pair).value)
+
+
+def round_rows(curves: Sequence[Curve]) -> Iterable[Sequence[Any]]:
+    """Yield head and rows of `rounds.csv`: each round of each curve."""
+    organs = sorted(
+        {o for c in curves for one in c.rounds for dsc in one.per_case.values() for o in dsc}
+    )
+    yield ("strategy", "seed", *_COSTS, "dsc", *organs, "steps", "picks")
+    for curve in curves:
+        for one in curve.rounds:
+            by_organ = [[d[organ] for d in one.per_case.values() if organ in d] for organ in organs]
+            yield (
+                curve.strategy,
+                curve.seed,
+                *(getattr(one.cost, name) for name in _COSTS),
+                f"{one.dsc:.5f}",
+                *(f"{float(np.mean(values)):.5f}" if values else "" for values in by_organ),
+                one.steps,
+                " ".join(pick.image_id for pick in one.picks),
+            )
+
+
+def _rank_table(ranks: Sequence[StrategyRank]) -> Table:
+    rows = [
+        [
+            rank.strategy,
+            f"**{_mean_sd(rank.aubc)}**",
+            _mean_sd(rank.final),
+            _mean_sd(rank.voxel_aubc),
+            *(f"{_mean_cost(rank, name):,.0f}" for name in _COSTS),
+            f"{float(np.mean(rank.ask_s)):.1f}",
+        ]
+        for rank in ranks
+    ]
+    head = ("strategy", "AUBC", "final DSC", "AUBC by voxels", *_COSTS, "query time (s)")
+    return Table("Query strategies, ordered by AUBC.", head, rows)
+
+
+def _pair_table(pairs: Sequence[Pair]) -> Table:
+    rows = []
+    for pair in pairs:
+        over_seeds = ""
+        if pair.seed_low is not None and pair.seed_high is not None:
+            over_seeds = f"{pair.seed_low:+.3f} to {pair.seed_high:+.3f}"
+        rows.append(
+            [
+                pair.first,
+                pair.second,
+                f"{pair.difference:+.4f}",
+                f"{pair.low:+.3f} to {pair.high:+.3f}",
+                f"{pair.p:.2g}",
+                f"{pair.seeds_ahead} of {pair.seeds}",
+                over_seeds,
+                conclude(pair).value,
+            ]
+        )
+    return Table(
+        "Paired differences, the first strategy less the second, with 95 % confidence intervals.",
+        (
+            "first", "second", "AUBC difference", "95 % over test cases", "p (Holm)", "seeds ahead",
+            "95 % over seeds", "conclusion",
+        ),
+        rows,
+    )  # fmt: skip
+
+
+def _draw_lines(axis: Any, curves: Sequence[tuple[Values, Values]], colour: str, name: str) -> None:
+    if len(curves) > 1:
+        for x, y in curves:
+            axis.plot(x, y, "-", color=colour, linewidth=0.5, alpha=0.45)
+    x, y = np.mean(curves, axis=0)
+    axis.plot(x, y, "-o", color=colour, linewidth=1.6, markersize=3.5, label=name)
+
+
+def _description(strategy: str) -> str:
+    method = METHODS[strategy]
     paper = f"; {method.paper}" if method.paper else ""
-    return f"<li><code>{escape(name)}</code>: {escape(method.description + paper)}.</li>"
+    return f"`{strategy}`: {method.description}{paper}."
 
 
 def _first_choice(curve: Curve) -> str:
     pick = curve.rounds[1].picks[0]
-    return f"<li><code>{escape(curve.strategy)}</code>: {escape(pick.image_id)}, {escape(pick.why)}.</li>"
+    return f"`{curve.strategy}`: {pick.image_id}, {pick.why}."
 
 
-def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+def _mean_cost(rank: StrategyRank, name: str) -> float:
+    return float(np.mean([getattr(cost, name) for cost in rank.cost]))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-def _html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
-    titles = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    return (
-        f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{titles}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _code(sentence: str) -> str:
-    """Return a sentence as HTML; what stands between backticks is a name."""
-    parts = escape(sentence).split("`")
-    return "".join(f"<code>{p}</code>" if n % 2 else p for n, p in enumerate(parts))
+def _mean_sd(values: Sequence[float]) -> str:
+    mean, sd = mean_sd(values)
+    return f"{mean:.3f}" + ("" if sd is None else f" ± {sd:.3f}")

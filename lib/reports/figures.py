@@ -60,7 +60,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def draw_grid(axis: Any, **which: str) -> None:
-    """Draw light grid lines behind the data; `which` is passed to matplotlib, e.g. `axis="x"`."""
-    axis.grid(color=GRID, linewidth=0.6, **which)
-    axis.set_axisbelow(True)
+def draw_grid(axes: Any, which: str = "both") -> None:
+    """Draw light grid lines behind the data: of the axis "x", of "y", or of "both"."""
+    axes.grid(color=GRID, linewidth=0.6, axis=which)
+    axes.set_axisbelow(True)

@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from apps import simulate_active_learning as program
-from lib.experiments.prepared_volumes import Volumes
-from lib.experiments.strategy_round import judged
+from lib.experiments.pool_scoring import PreparedVolumes
+from lib.experiments.simulation import evaluate_on_test
 from lib.imaging.scans import read_ct, read_label
 from lib.inference.preprocessing import Pipeline
 from lib.models.registry import Model, load_model
@@ -109,14 +109,14 @@ def test_cost_is_that_of_the_files(undisturbed: Path, studies: Path) -> None:
         }
 
 
-def test_weights_are_gone_when_nobody_needs_them(undisturbed: Path) -> None:
+def test_weights_are_removed_when_no_round_needs_them(undisturbed: Path) -> None:
     assert not list((undisturbed / "work").iterdir())
 
 
 def test_report_is_there(undisturbed: Path) -> None:
     page = (undisturbed / "report.md").read_text()
     assert "5 pool cases and 2 test cases" in page
-    assert "`random_foreground` did not take part" in page
+    assert "The baseline `random_foreground` was not included" in page
     with (undisturbed / "rounds.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert len(table) == 2 * 2 * 3
@@ -165,9 +165,9 @@ def test_other_options_are_refused(
     assert program.main(arguments(studies, undisturbed, "--steps", "5")) == 1
     said = capsys.readouterr().err
     assert "error: " in said
-    assert "recipe: schedule steps_per_epoch there 2, asked for 5" in said
+    assert "recipe: schedule steps_per_epoch stored 2, requested 5" in said
     assert program.main(arguments(studies, undisturbed, "--from", "previous")) == 1
-    assert 'start: there "scratch", asked for "previous"' in capsys.readouterr().err
+    assert 'start: stored "scratch", requested "previous"' in capsys.readouterr().err
     assert rounds(undisturbed) == before
 
 
@@ -181,10 +181,10 @@ def test_report_alone_trains_nothing(
     assert (undisturbed / "report.md").exists()
 
 
-def test_judging_is_validating(studies: Path, tmp_path: Path) -> None:
+def test_testing_a_round_gives_the_numbers_of_validation(studies: Path, tmp_path: Path) -> None:
     cases = find_labelled_cases(studies)[:2]
     pipeline = Pipeline(QUICK)
-    volumes = Volumes(
+    volumes = PreparedVolumes(
         {case.image_id: case for case in cases},
         {case.image_id: digest_of(case) for case in cases},
         pipeline,
@@ -194,7 +194,7 @@ def test_judging_is_validating(studies: Path, tmp_path: Path) -> None:
         volumes.prepare(case.image_id)
     starter = load_model(next((ROOT / "model" / "starter").glob("*.safetensors")))
     model = Model("m", starter.network, replace(starter.recipe, spacing_mm=QUICK.spacing_mm), {})
-    found = judged(model, volumes, [case.image_id for case in cases], device="cpu")
+    found = evaluate_on_test(model, volumes, [case.image_id for case in cases], device="cpu")
     assert found == validate(model, cases, device="cpu").per_case
     assert {organ for dsc in found.values() for organ in dsc} == set(QUICK.labels)
 

@@ -52,7 +52,7 @@ def test_cases_are_volumes_and_folders_of_masks(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_cases_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no cases; expected CASE"):
+    with pytest.raises(ConfigError, match="no cases; expected files such as CASE"):
         find_cases(tmp_path)
     with pytest.raises(ConfigError, match="no such folder"):
         find_cases(tmp_path / "missing")
@@ -61,7 +61,7 @@ def test_a_folder_without_cases_is_refused(tmp_path: Path) -> None:
 def test_one_case_in_two_files_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.nii.gz", make_label())
     write(tmp_path / "a.nrrd", make_label())
-    with pytest.raises(ConfigError, match="are one case, a; keep one"):
+    with pytest.raises(ConfigError, match="are the same case, a; keep one"):
         find_cases(tmp_path)
 
 
@@ -72,11 +72,11 @@ def test_masks_are_read_by_their_names_and_others_are_listed(
     write(tmp_path / "a" / "parotid_r.nii.gz", mask(2))
     write(tmp_path / "a" / "Brainstem.nii", np.zeros(make_grid().shape_vox, np.uint8))
     write(tmp_path / "a" / "GTV.nrrd", mask(7))
-    found = read_contours("a", tmp_path / "a", pool=pool)
-    assert set(found.organs) == {"OpticNrv_L", "Parotid_R"}
-    assert found.unmatched == ["GTV"]
-    assert found.grid.is_same_as(make_grid())
-    piece = found.organs["Parotid_R"]
+    contours = read_contours("a", tmp_path / "a", pool=pool)
+    assert set(contours.organs) == {"OpticNrv_L", "Parotid_R"}
+    assert contours.unmatched == ["GTV"]
+    assert contours.grid.is_same_as(make_grid())
+    piece = contours.organs["Parotid_R"]
     # The box [3:5, 5:9, 2:5] of the phantom's label.
     assert (piece.start_vox, piece.mask.shape) == ((3, 5, 2), (2, 4, 3))
     whole = tuple(slice(0, n) for n in make_grid().shape_vox)
@@ -91,14 +91,14 @@ def test_a_piece_outside_of_a_box_is_empty_there() -> None:
 
 def test_masks_that_cannot_be_masks_are_refused(tmp_path: Path, pool: Executor) -> None:
     write(tmp_path / "several" / "Brainstem.nrrd", make_label())
-    with pytest.raises(LabelError, match="holds several values up to 7"):
+    with pytest.raises(LabelError, match="contains several values up to 7"):
         read_contours("several", tmp_path / "several", pool=pool)
     write(tmp_path / "twice" / "Brainstem.nrrd", mask(1))
     write(tmp_path / "twice" / "brain-stem.nrrd", mask(2))
-    with pytest.raises(LabelError, match="two contours mean Brainstem"):
+    with pytest.raises(LabelError, match="two contours are named Brainstem"):
         read_contours("twice", tmp_path / "twice", pool=pool)
     write(tmp_path / "none" / "GTV.nrrd", mask(1))
-    with pytest.raises(LabelError, match="none of GTV names an organ"):
+    with pytest.raises(LabelError, match="none of GTV is the name"):
         read_contours("none", tmp_path / "none", pool=pool)
 
 
@@ -120,27 +120,27 @@ def test_a_case_with_two_label_volumes_is_refused(tmp_path: Path) -> None:
 def test_values_are_those_that_are_given(tmp_path: Path, pool: Executor) -> None:
     path = write(tmp_path / "a.nii.gz", make_label())
     given = {"Brain-Stem": 1, "GTV": 2}
-    found = read_contours("a", path, values=given, pool=pool)
-    assert set(found.organs) == {"Brainstem"}
-    assert found.unmatched == ["value 7", "GTV (value 2)"]
-    assert found.values_from == "--labels"
+    contours = read_contours("a", path, values=given, pool=pool)
+    assert set(contours.organs) == {"Brainstem"}
+    assert contours.unmatched == ["value 7", "GTV (value 2)"]
+    assert contours.values_from == "--labels"
 
 
 def test_values_are_those_of_the_card_beside_it(tmp_path: Path, pool: Executor) -> None:
     path = write(tmp_path / "a.nii.gz", make_label())
     card = {"Larynx": 1, "Parotid_R": 2, "Brainstem": 7}
     (tmp_path / "a.json").write_text(json.dumps({"labels": card}))
-    found = read_contours("a", path, pool=pool)
-    assert set(found.organs) == set(card)
-    assert found.values_from == "the card beside it"
+    contours = read_contours("a", path, pool=pool)
+    assert set(contours.organs) == set(card)
+    assert contours.values_from == "the card beside it"
 
 
 def test_values_that_fit_one_set_are_that_sets(tmp_path: Path, pool: Executor) -> None:
     label = make_label()
     label[0, 0, 0] = 9
-    found = read_contours("a", write(tmp_path / "a.nrrd", label), pool=pool)
-    assert set(found.organs) == {"Brainstem", "OpticChiasm", "Parotid_R", "Glnd_Submand_R"}
-    assert found.values_from == "organ set pddca"
+    contours = read_contours("a", write(tmp_path / "a.nrrd", label), pool=pool)
+    assert set(contours.organs) == {"Brainstem", "OpticChiasm", "Parotid_R", "Glnd_Submand_R"}
+    assert contours.values_from == "organ set pddca"
 
 
 def test_values_that_fit_several_sets_are_not_guessed(tmp_path: Path, pool: Executor) -> None:
@@ -149,8 +149,8 @@ def test_values_that_fit_several_sets_are_not_guessed(tmp_path: Path, pool: Exec
         ConfigError, match=r"\[1, 2, 7\] of a\.nii\.gz fit the organ sets pddca, ope"
     ):
         read_contours("a", path, pool=pool)
-    found = read_contours("a", path, hint={"SpinalCord": 2}, pool=pool)
-    assert found.values == OPENKBP
+    contours = read_contours("a", path, hint={"SpinalCord": 2}, pool=pool)
+    assert contours.values == OPENKBP
     label = make_label()
     label[0, 0, 0] = 200
     with pytest.raises(ConfigError, match="fit no organ set"):
@@ -172,22 +172,20 @@ def test_a_labels_file_may_be_a_set() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[1, 2]", "a mapping of organ names to values expected"),
-        ("Brainstem: one", "no organ name with a whole number"),
-        ("Brainstem: 0", "no organ name with a whole number"),
-        ("Brainstem: 1\nLarynx: 1", "two names have one value"),
+        ("[1, 2]", "expected a mapping of organ names to values"),
+        ("Brainstem: one", "expected an organ name and an integer"),
+        ("Brainstem: 0", "expected an organ name and an integer"),
+        ("Brainstem: 1\nLarynx: 1", "two names have the same value"),
         ("{", "cannot be read as YAML or JSON"),
     ],
 )
-def test_a_labels_file_that_says_nothing_clear_is_refused(
-    tmp_path: Path, text: str, reason: str
-) -> None:
+def test_an_invalid_labels_file_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "labels.yaml").write_text(text)
     with pytest.raises(ConfigError, match=reason):
         read_labels_file(tmp_path / "labels.yaml")
 
 
-def test_a_card_without_labels_says_nothing(tmp_path: Path) -> None:
+def test_a_card_without_labels_is_ignored(tmp_path: Path) -> None:
     assert card_values(tmp_path / "a.nii.gz") is None
     (tmp_path / "a.json").write_text('{"image": "a"}')
     assert card_values(tmp_path / "a.nii.gz") is None

@@ -10,11 +10,9 @@ from matplotlib.image import imread
 
 from lib.errors import OrganNetError
 from lib.evaluation.case_loading import CaseContours, read_contours
-from lib.evaluation.charts import bland_altman, volume_chart
-from lib.evaluation.published_results import HUMAN, NETWORKS
-from lib.evaluation.report import charts, draw_worst, write_report
+from lib.evaluation.charts import HUMAN, NETWORKS, bland_altman, volume_chart
+from lib.evaluation.report import charts, draw_worst, worst_picture, worst_rows, write_report
 from lib.evaluation.table import Evaluation, Row
-from lib.evaluation.worst_cases import worst_picture, worst_rows
 from lib.imaging.scans import write_label
 from lib.imaging.volumes import LabelVolume
 from lib.organs.table import ORGANS
@@ -39,7 +37,7 @@ def row(case: str, organ: str, dsc: float, *, reference: float = 10, prediction:
     )
 
 
-FOUND = Evaluation(
+EVALUATION = Evaluation(
     rows=[
         *(row(f"case_{i}", "Brainstem", 0.8 + 0.02 * i, prediction=9 + i) for i in range(5)),
         *(row(f"case_{i}", "Lens_L", 0.6 + 0.02 * i) for i in range(2)),
@@ -77,11 +75,11 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(path, FOUND, charts(FOUND), [], sides=SIDES, made="today")
+    write_report(path, EVALUATION, charts(EVALUATION), [], sides=SIDES, made="today")
     return path.read_text(encoding="utf-8")
 
 
-def test_the_report_asks_nothing_of_anybody(page: str) -> None:
+def test_the_report_needs_no_other_file_and_no_script(page: str) -> None:
     parsed = Page(page)
     assert not parsed.open
     assert not {"script", "link", "iframe", "object"} & set(parsed.tags)
@@ -91,7 +89,7 @@ def test_the_report_asks_nothing_of_anybody(page: str) -> None:
     assert not re.search(r"url\(|@import|https?://", page)
 
 
-def test_the_report_says_what_was_left_out(page: str) -> None:
+def test_the_report_lists_what_was_left_out(page: str) -> None:
     assert "experts &lt;1&gt;" in page
     assert "case_1: Parotid_L" in page
     assert "case_2: Parotid_L" in page
@@ -102,9 +100,7 @@ def test_the_report_says_what_was_left_out(page: str) -> None:
 
 def test_the_table_holds_the_organs_numbers(page: str) -> None:
     # Brainstem: 0.80, 0.82, .. 0.88: mean 84.0, SD sqrt(0.001) = 3.2, percentiles 80.4 and 87.6.
-    assert (
-        "<td>Brainstem</td><td>5</td><td>84.0 &plusmn; 3.2</td><td>84.0 [80.4, 87.6]</td>" in page
-    )
+    assert "<td>Brainstem</td><td>5</td><td>84.0 ± 3.2</td><td>84.0 [80.4, 87.6]</td>" in page
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -112,7 +108,7 @@ def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path / "r.html", Evaluation(), {}, [], sides=SIDES, made="")
 
 
-@pytest.mark.parametrize("rows", [FOUND.rows, FOUND.rows[:1], FOUND.rows[-1:]])
+@pytest.mark.parametrize("rows", [EVALUATION.rows, EVALUATION.rows[:1], EVALUATION.rows[-1:]])
 def test_every_chart_is_a_picture_however_few_contours_there_are(rows: list[Row]) -> None:
     for picture in charts(Evaluation(rows=rows)).values():
         assert imread(BytesIO(picture)).shape[2] == 4
@@ -126,17 +122,17 @@ def test_a_far_outlier_is_drawn_on_a_logarithmic_axis() -> None:
 
 def test_limits_of_agreement_by_hand() -> None:
     # Differences of +20 % and 0 % of the mean: bias 10, SD sqrt(200) = 14.142, 1.96 SD = 27.719.
-    found = bland_altman(
+    limits = bland_altman(
         [
             row("a", "Brainstem", 0.9, reference=9, prediction=11),
             row("b", "Brainstem", 0.9),
             row("c", "Brainstem", 0.9, prediction=0),
         ]
     )
-    assert found.n == 2
-    assert found.bias_percent == pytest.approx(10)
-    assert found.low_percent == pytest.approx(10 - 27.719, abs=1e-3)
-    assert found.high_percent == pytest.approx(10 + 27.719, abs=1e-3)
+    assert limits.n == 2
+    assert limits.bias_percent == pytest.approx(10)
+    assert limits.low_percent == pytest.approx(10 - 27.719, abs=1e-3)
+    assert limits.high_percent == pytest.approx(10 + 27.719, abs=1e-3)
 
 
 def test_published_values_are_those_of_the_tables() -> None:
@@ -150,7 +146,7 @@ def test_published_values_are_those_of_the_tables() -> None:
 
 
 def test_the_worst_are_missed_ones_first_and_one_of_each_pair() -> None:
-    chosen = [(r.case, r.organ) for r in worst_rows(FOUND, 3)]
+    chosen = [(r.case, r.organ) for r in worst_rows(EVALUATION, 3)]
     assert chosen == [("case_1", "Parotid_L"), ("case_0", "Lens_L"), ("case_0", "Brainstem")]
 
 
@@ -169,7 +165,7 @@ def both(tmp_path: Path) -> tuple[CaseContours, CaseContours]:
 
 
 @pytest.mark.parametrize("organ", sorted(VALUES))
-def test_a_worst_case_is_drawn_even_where_it_was_missed(
+def test_a_worst_case_is_drawn_even_if_it_was_missed(
     organ: str, both: tuple[CaseContours, CaseContours]
 ) -> None:
     picture = imread(BytesIO(worst_picture(organ, *both, None)))[..., :3]
@@ -184,6 +180,8 @@ def test_pictures_without_their_ct_say_why(tmp_path: Path) -> None:
     path = tmp_path / "a.nrrd"
     write_label(path, LabelVolume(make_label(), make_grid(), VALUES))
     (tmp_path / "ct.nrrd").write_bytes(b"")
-    found = Evaluation(rows=[row("a", "Brainstem", 0.5)], cases=["a"])
-    worst = draw_worst(found, {"a": path}, {"a": path}, {"a": tmp_path / "ct.nrrd"}, values=VALUES)
-    assert worst[0].note == "Drawn without its CT: a: ct.nrrd is empty (0 bytes); copy it again."
+    evaluation = Evaluation(rows=[row("a", "Brainstem", 0.5)], cases=["a"])
+    worst = draw_worst(
+        evaluation, {"a": path}, {"a": path}, {"a": tmp_path / "ct.nrrd"}, values=VALUES
+    )
+    assert worst[0].note == "Drawn without the CT: a: ct.nrrd is empty (0 bytes); copy it again."

@@ -36,7 +36,7 @@ def label(**boxes: tuple[int, int]) -> "np.ndarray[tuple[int, ...], np.dtype[np.
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> Evaluation:
+def evaluation(tmp_path: Path) -> Evaluation:
     """Three cases: one shifted, one with a missed organ, one with an unknown organ; and some odd ones."""
     cases = {
         "shifted": (
@@ -62,68 +62,68 @@ def found(tmp_path: Path) -> Evaluation:
     return evaluate(*sides, values=VALUES)
 
 
-def row(found: Evaluation, case: str, organ: str) -> Row:
-    return next(r for r in found.rows if (r.case, r.organ) == (case, organ))
+def row(evaluation: Evaluation, case: str, organ: str) -> Row:
+    return next(r for r in evaluation.rows if (r.case, r.organ) == (case, organ))
 
 
-def test_a_shift_by_two_voxels_of_eight(found: Evaluation) -> None:
-    shifted = row(found, "shifted", "Brainstem")
+def test_a_shift_by_two_voxels_of_eight(evaluation: Evaluation) -> None:
+    shifted = row(evaluation, "shifted", "Brainstem")
     assert shifted.dsc == pytest.approx(0.75)
     assert shifted.hd95_mm == pytest.approx(3.0)  # two voxels of 1.5 mm
     assert shifted.tolerance_mm == 2.5
     assert shifted.volume_reference_ml == pytest.approx(8 * 4 * 4 * VOXEL_ML)
     assert shifted.volume_difference_ml == pytest.approx(0)
-    assert row(found, "shifted", "Parotid_L").surface_dsc == 1.0
+    assert row(evaluation, "shifted", "Parotid_L").surface_dsc == 1.0
 
 
-def test_a_missed_organ_counts_with_zero_and_without_distances(found: Evaluation) -> None:
-    missed = row(found, "missed", "Parotid_L")
+def test_a_missed_organ_counts_with_zero_and_without_distances(evaluation: Evaluation) -> None:
+    missed = row(evaluation, "missed", "Parotid_L")
     assert missed.is_missed
     assert (missed.dsc, missed.surface_dsc, missed.volume_prediction_ml) == (0, 0, 0)
     assert math.isnan(missed.hd95_mm)
     assert math.isnan(missed.msd_mm)
-    numbers = organ_statistics(found.of("Parotid_L"))
+    numbers = organ_statistics(evaluation.rows_of("Parotid_L"))
     assert (numbers["dsc"]["n"], numbers["dsc"]["mean"]) == (2, 0.5)
     assert (numbers["hd95_mm"]["n"], numbers["hd95_mm"]["mean"]) == (1, 0.0)
 
 
-def test_an_organ_that_the_reference_lacks_is_unknown(found: Evaluation) -> None:
-    assert [r.organ for r in found.rows if r.case == "unknown"] == ["Brainstem"]
-    assert found.unknown == {"unknown": ["Parotid_L"]}
+def test_an_organ_that_the_reference_lacks_is_unknown(evaluation: Evaluation) -> None:
+    assert [r.organ for r in evaluation.rows if r.case == "unknown"] == ["Brainstem"]
+    assert evaluation.unknown == {"unknown": ["Parotid_L"]}
 
 
-def test_what_was_left_out_is_named_with_its_reason(found: Evaluation) -> None:
-    left_out = summary(found)["left_out"]
+def test_the_summary_lists_what_was_left_out_and_why(evaluation: Evaluation) -> None:
+    left_out = summary(evaluation)["left_out"]
     assert left_out["names_that_mean_no_organ"]["prediction"] == {
         "GTV (value 9)": ["missed", "shifted", "unknown"]
     }
     assert "the label lies on" in left_out["cases_refused"]["grids"]
     assert left_out["cases_without_prediction"] == ["only_reference"]
     assert left_out["cases_without_reference"] == ["only_prediction"]
-    assert summary(found)["missed"] == [{"case": "missed", "organ": "Parotid_L"}]
-    assert summary(found)["label_values_from"] == {
+    assert summary(evaluation)["missed"] == [{"case": "missed", "organ": "Parotid_L"}]
+    assert summary(evaluation)["label_values_from"] == {
         "reference": {"--labels": 3},
         "prediction": {"--labels": 3},
     }
 
 
-def test_the_summary_counts_each_organ(found: Evaluation) -> None:
-    organs = summary(found)["organs"]
+def test_the_summary_counts_each_organ(evaluation: Evaluation) -> None:
+    organs = summary(evaluation)["organs"]
     assert list(organs) == ["Brainstem", "Parotid_L"]
     assert organs["Parotid_L"]["n"] == 2
     assert organs["Parotid_L"]["missed"] == 1
     assert organs["Parotid_L"]["unknown"] == 1
     # Brainstem: 0.75, 1, 1. Parotid: 1, 0.
-    assert overall(found)["dsc"] == {
+    assert overall(evaluation)["dsc"] == {
         "mean_of_organ_means": pytest.approx((2.75 / 3 + 0.5) / 2),
         "mean_of_contours": pytest.approx(3.75 / 5),
     }
 
 
 def test_the_table_has_a_row_each_and_empty_fields_for_unknown_numbers(
-    found: Evaluation, tmp_path: Path
+    evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    write_csv(tmp_path / "metrics.csv", found.rows)
+    write_csv(tmp_path / "metrics.csv", evaluation.rows)
     with (tmp_path / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
@@ -134,14 +134,14 @@ def test_the_table_has_a_row_each_and_empty_fields_for_unknown_numbers(
     assert (missed["dsc"], missed["hd95_mm"], missed["msd_mm"]) == ("0", "", "")
 
 
-def test_only_the_organs_that_were_asked_for_are_looked_at(tmp_path: Path) -> None:
+def test_only_the_requested_organs_are_compared(tmp_path: Path) -> None:
     for side in ("reference", "prediction"):
         volume = LabelVolume(label(Brainstem=(2, 10), Parotid_L=(2, 6)), make_grid(), {})
         write_label(tmp_path / side / "a.nii.gz", volume)
     sides = (find_cases(tmp_path / "reference"), find_cases(tmp_path / "prediction"))
-    found = evaluate(*sides, values=VALUES, organs=["Brainstem"])
-    assert found.organs == ["Brainstem"]
-    assert found.unasked == ["Parotid_L"]
+    evaluation = evaluate(*sides, values=VALUES, organs=["Brainstem"])
+    assert evaluation.organs == ["Brainstem"]
+    assert evaluation.not_requested == ["Parotid_L"]
 
 
 def test_no_common_case_is_refused() -> None:
@@ -167,9 +167,9 @@ def test_two_readers_of_real_scans(shared_data: Path) -> None:
         {"TCGA-CV-5978": find_cases(folder / side)["TCGA-CV-5978"]}
         for side in ("oncologist", "radiographer")
     )
-    found = evaluate(references, predictions)
-    assert len(found.rows) == 21
-    assert not found.unmatched
-    assert row(found, "TCGA-CV-5978", "Brain").dsc > 0.97
-    assert row(found, "TCGA-CV-5978", "Bone_Mandible").dsc > 0.9
-    assert 0.8 < overall(found)["dsc"]["mean_of_organ_means"] < 0.95
+    evaluation = evaluate(references, predictions)
+    assert len(evaluation.rows) == 21
+    assert not evaluation.unmatched
+    assert row(evaluation, "TCGA-CV-5978", "Brain").dsc > 0.97
+    assert row(evaluation, "TCGA-CV-5978", "Bone_Mandible").dsc > 0.9
+    assert 0.8 < overall(evaluation)["dsc"]["mean_of_organ_means"] < 0.95

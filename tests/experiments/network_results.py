@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 
 from lib.evaluation.table import Row
-from lib.experiments.network_results import NetworkResult
+from lib.experiments.network_runs import NetworkResult
 
 ORGANS = ("Brainstem", "Larynx")
 
@@ -21,10 +21,10 @@ def make_row(case: str, organ: str, dsc: float) -> Row:
     )
 
 
-def make_outcome(
+def make_result(
     network: str, seed: int, dsc: Mapping[tuple[str, str], float], *, recipe: str = "openkbp"
 ) -> NetworkResult:
-    """A run that reached `dsc`, by case and organ."""
+    """Return a run with the DSC of each case and organ."""
     return NetworkResult(
         network=network,
         recipe=recipe,
@@ -39,7 +39,7 @@ def make_outcome(
 
 
 def all_at(dsc: float, cases: int = 8) -> dict[tuple[str, str], float]:
-    """`dsc` for both organs of every case but one: the last was not contoured for the larynx."""
+    """Return `dsc` for both organs of every case, except the larynx of the last case: it has no reference."""
     every = {(f"case_{n}", organ): dsc for n in range(cases) for organ in ORGANS}
     del every[f"case_{cases - 1}", "Larynx"]
     return every

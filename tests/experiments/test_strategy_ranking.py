@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 
 from lib.activelearning.pool import Choice
-from lib.experiments.label_cost import Cost
-from lib.experiments.round_records import Round, RoundKey
+from lib.experiments.round_records import LabelCost, Round, RoundKey
 from lib.experiments.strategy_ranking import (
     Curve,
     Pair,
     PairConclusion,
     area,
-    curves,
-    pairs,
+    compare_pairs,
+    conclude,
+    learning_curves,
     strategy_ranks,
-    verdict,
 )
 from tests.experiments.strategy_rounds import make_curve, make_protocol, make_round
 
@@ -44,75 +43,75 @@ def test_an_organ_without_reference_is_no_part_of_a_cases_mean() -> None:
     assert curve.dsc == pytest.approx([0.525, 0.525])
 
 
-def test_a_standing_by_hand() -> None:
-    found = [make_curve("random", 0, (0.3, 0.4, 0.5)), make_curve("random", 1, (0.2, 0.3, 0.4))]
-    (line,) = strategy_ranks(found)
+def test_a_rank_by_hand() -> None:
+    curves = [make_curve("random", 0, (0.3, 0.4, 0.5)), make_curve("random", 1, (0.2, 0.3, 0.4))]
+    (rank,) = strategy_ranks(curves)
     # The cases' mean is 0.045 above `dsc`; 2 to 4: 0.35 * 2, 4 to 8: 0.45 * 4, over 6.
-    assert line.aubc == pytest.approx([2.5 / 6 + 0.045, 1.9 / 6 + 0.045])
-    assert line.final == pytest.approx([0.545, 0.445])
-    assert line.cost[0] == Cost(cases=8, slices=80, voxels=800)
-    assert line.ask_s == pytest.approx([2.5, 2.5])
-    assert line.blind == 0
+    assert rank.aubc == pytest.approx([2.5 / 6 + 0.045, 1.9 / 6 + 0.045])
+    assert rank.final == pytest.approx([0.545, 0.445])
+    assert rank.cost[0] == LabelCost(cases=8, slices=80, voxels=800)
+    assert rank.ask_s == pytest.approx([2.5, 2.5])
+    assert rank.blind == 0
 
 
-def test_by_voxels_all_are_compared_over_what_all_spent() -> None:
+def test_areas_by_voxels_cover_the_range_that_all_strategies_share() -> None:
     cheap = make_curve("cheap", 0, (0.2, 0.4, 0.6), voxels=100)  # 200, 400, 800
     dear = make_curve("dear", 0, (0.2, 0.4, 0.6), voxels=200)  # 200, 600, 1400
-    by_name = {line.strategy: line for line in strategy_ranks([cheap, dear])}
+    by_name = {rank.strategy: rank for rank in strategy_ranks([cheap, dear])}
     # Up to 800: 0.3 * 200 + 0.5 * 400 over 600; 0.3 * 400 + (0.4 + 0.45) / 2 * 200 over 600.
     assert by_name["cheap"].voxel_aubc[0] == pytest.approx(260 / 600 + 0.045)
     assert by_name["dear"].voxel_aubc[0] == pytest.approx(205 / 600 + 0.045)
     assert by_name["cheap"].aubc == pytest.approx(by_name["dear"].aubc)
 
 
-def test_picks_that_nothing_was_known_for_are_counted() -> None:
+def test_choices_without_scores_are_counted() -> None:
     curve = make_curve("entropy", 0, (0.2, 0.3, 0.4))
     blind = Choice(image_id="p", of=0, why="no scores yet")
     last = replace(curve.rounds[-1], picks=(*curve.rounds[-1].picks, blind, blind))
-    (line,) = strategy_ranks([replace(curve, rounds=(*curve.rounds[:-1], last))])
-    assert line.blind == pytest.approx(2 / 4)
+    (rank,) = strategy_ranks([replace(curve, rounds=(*curve.rounds[:-1], last))])
+    assert rank.blind == pytest.approx(2 / 4)
 
 
 def test_a_steady_gain_in_every_seed_beats() -> None:
-    found = [make_curve("random", seed, (0.3, 0.4, 0.5)) for seed in range(3)]
-    found += [
+    curves = [make_curve("random", seed, (0.3, 0.4, 0.5)) for seed in range(3)]
+    curves += [
         make_curve("good", seed, (0.3, 0.4, 0.5), gain=0.02 + 0.001 * seed) for seed in range(3)
     ]
-    (pair,) = pairs(found)
-    # The gain counts half over 2 of 6 and whole over 4 of 6; a case has 1 + 0.1 i of it, 1.45 on average.
+    (pair,) = compare_pairs(curves)
+    # The gain counts half over 2 of 6 and fully over 4 of 6; case i gains 1 + 0.1 i times it, on average 1.45.
     each = np.array([0.020, 0.021, 0.022]) * 1.45 * 5 / 6
-    assert pair.turned().difference == pytest.approx(each.mean())
+    assert pair.swapped().difference == pytest.approx(each.mean())
     # Ten cases of one sign: 2 / 2**10.
     assert pair.p == pytest.approx(2 / 1024)
-    reach = 4.302653 * each.std(ddof=1) / 3**0.5
-    assert pair.turned().seed_low == pytest.approx(each.mean() - reach, rel=1e-6)
+    half = 4.302653 * each.std(ddof=1) / 3**0.5
+    assert pair.swapped().seed_low == pytest.approx(each.mean() - half, rel=1e-6)
     assert (pair.seeds_ahead, pair.seeds_behind, pair.seeds) == (0, 3, 3)
-    assert verdict(pair) is PairConclusion.LOSES
-    assert verdict(pair.turned()) is PairConclusion.BEATS
+    assert conclude(pair) is PairConclusion.LOSES
+    assert conclude(pair.swapped()) is PairConclusion.BEATS
 
 
-def test_a_gain_that_one_seed_alone_brings_is_no_victory() -> None:
-    found = [make_curve("random", seed, (0.3, 0.4, 0.5)) for seed in range(3)]
-    found += [
+def test_a_gain_that_one_seed_alone_brings_is_not_a_win() -> None:
+    curves = [make_curve("random", seed, (0.3, 0.4, 0.5)) for seed in range(3)]
+    curves += [
         make_curve("lucky", seed, (0.3, 0.4, 0.5), gain=gain)
         for seed, gain in enumerate((0.09, -0.001, 0.002))
     ]
-    pair = pairs(found)[0].turned()
+    pair = compare_pairs(curves)[0].swapped()
     assert pair.p < 0.05
     assert pair.seeds_ahead == 2
-    assert verdict(pair) is PairConclusion.AHEAD
+    assert conclude(pair) is PairConclusion.AHEAD
 
 
 def test_p_is_corrected_for_the_number_of_pairs() -> None:
-    found = [make_curve("random", 0, (0.3, 0.4, 0.5))]
-    found += [make_curve(f"s{n}", 0, (0.3, 0.4, 0.5), gain=0.01 * (n + 1)) for n in range(3)]
-    assert [pair.p for pair in pairs(found)] == pytest.approx([6 * 2 / 1024] * 6)
+    curves = [make_curve("random", 0, (0.3, 0.4, 0.5))]
+    curves += [make_curve(f"s{n}", 0, (0.3, 0.4, 0.5), gain=0.01 * (n + 1)) for n in range(3)]
+    assert [pair.p for pair in compare_pairs(curves)] == pytest.approx([6 * 2 / 1024] * 6)
 
 
 def test_equal_curves_are_equal() -> None:
-    (pair,) = pairs([make_curve(name, 0, (0.3, 0.4, 0.5)) for name in ("random", "same")])
+    (pair,) = compare_pairs([make_curve(name, 0, (0.3, 0.4, 0.5)) for name in ("random", "same")])
     assert (pair.difference, pair.p, pair.seeds_ahead, pair.seeds_behind) == (0.0, 1.0, 0, 0)
-    assert verdict(pair) is PairConclusion.EQUAL
+    assert conclude(pair) is PairConclusion.EQUAL
 
 
 @pytest.mark.parametrize(
@@ -128,7 +127,7 @@ def test_equal_curves_are_equal() -> None:
         (0.01, -0.02, None, None, PairConclusion.BEHIND),
     ],
 )
-def test_verdicts(
+def test_conclusions_by_the_numbers(
     p: float,
     difference: float,
     seed_low: float | None,
@@ -148,18 +147,18 @@ def test_verdicts(
         seed_low=seed_low,
         seed_high=seed_high,
     )
-    assert verdict(pair) is expected
+    assert conclude(pair) is expected
 
 
-def test_only_seeds_that_are_over_are_compared() -> None:
+def test_only_finished_seeds_are_compared() -> None:
     protocol = make_protocol("random", "entropy", seeds=2)
-    over: dict[RoundKey, Round] = {}
+    finished: dict[RoundKey, Round] = {}
     for seed in range(2):
         for name in protocol.strategies:
-            over |= {one.place: one for one in make_curve(name, seed, (0.1, 0.2, 0.3)).rounds}
-    assert len(curves(protocol, over)) == 4
-    del over[RoundKey(1, 2, "entropy")]
-    assert [(curve.strategy, curve.seed) for curve in curves(protocol, over)] == [
+            finished |= {one.place: one for one in make_curve(name, seed, (0.1, 0.2, 0.3)).rounds}
+    assert len(learning_curves(protocol, finished)) == 4
+    del finished[RoundKey(1, 2, "entropy")]
+    assert [(curve.strategy, curve.seed) for curve in learning_curves(protocol, finished)] == [
         ("random", 0),
         ("entropy", 0),
     ]

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.experiments.conclusion import conclusion
-from lib.experiments.strategy_ranking import Curve, pairs, strategy_ranks
+from lib.experiments.strategy_ranking import Curve, compare_pairs, conclusions, strategy_ranks
 from lib.experiments.strategy_report import write_report
 from tests.experiments.strategy_rounds import make_curve, make_protocol
 
@@ -17,9 +16,9 @@ def three(strategy: str, *gains: float) -> list[Curve]:
     return [make_curve(strategy, seed, LEVEL, gain=gain) for seed, gain in enumerate(gains)]
 
 
-def said(*found: list[Curve]) -> str:
-    every = [curve for curves in found for curve in curves]
-    return " ".join(conclusion(strategy_ranks(every), pairs(every)))
+def text_of(*groups: list[Curve]) -> str:
+    every = [curve for curves in groups for curve in curves]
+    return " ".join(conclusions(strategy_ranks(every), compare_pairs(every)))
 
 
 BASE = three("random", 0.0, 0.0, 0.0)
@@ -27,32 +26,38 @@ CLEAR = (0.020, 0.021, 0.022)
 
 
 def test_no_difference_says_so() -> None:
-    text = said(BASE, three("random_foreground", 0, 0, 0), three("entropy", 0, 0, 0))
-    assert "No strategy is better than `random` beyond chance." in text
-    assert "No strategy is better than `random_foreground` beyond chance." in text
-    assert "Not to be told from `random`: `random_foreground` (+0.000 AUBC" in text
-    assert "Beyond chance better" not in text
+    text = text_of(BASE, three("random_foreground", 0, 0, 0), three("entropy", 0, 0, 0))
+    assert "No strategy is significantly better than `random`." in text
+    assert "No strategy is significantly better than `random_foreground`." in text
+    assert "No significant difference to `random`: `random_foreground` (+0.000 AUBC" in text
+    assert "Significantly better" not in text
 
 
 def test_a_clear_winner_is_named_for_each_baseline() -> None:
     foreground = three("random_foreground", 0.04, 0.041, 0.042)
-    text = said(BASE, foreground, three("entropy", *CLEAR))
-    assert "Beyond chance better than `random`: `random_foreground` (+0.050" in text
+    text = text_of(BASE, foreground, three("entropy", *CLEAR))
+    assert "Significantly better than `random`: `random_foreground` (+0.050" in text
     assert "`entropy` (+0.025 AUBC, p 0.0059, ahead in 3 of 3 seeds)" in text
-    assert "No strategy is better than `random_foreground` beyond chance." in text
-    assert "Beyond chance worse than `random_foreground`: `entropy` (-0.024" in text
+    assert "No strategy is significantly better than `random_foreground`." in text
+    assert "Significantly worse than `random_foreground`: `entropy` (-0.024" in text
 
 
-def test_luck_of_one_seed_is_called_that() -> None:
-    text = said(BASE, three("lucky", 0.09, -0.001, 0.002))
-    assert "No strategy is better than `random` beyond chance." in text
-    assert "Ahead of `random` on these test cases, but not beyond the spread of the seeds" in text
-    assert "Another draw of the first labels and weights could turn that." in text
+def test_a_gain_in_one_seed_alone_is_reported_as_such() -> None:
+    text = text_of(BASE, three("lucky", 0.09, -0.001, 0.002))
+    assert "No strategy is significantly better than `random`." in text
+    assert (
+        "Better than `random` on these test cases, but not beyond the variation between seeds"
+        in text
+    )
+    assert "Another choice of initial labels and weights could reverse this." in text
 
 
-def test_bad_luck_too() -> None:
-    text = said(BASE, three("unlucky", -0.09, 0.001, -0.002))
-    assert "Behind `random` on these test cases, but not beyond the spread of the seeds" in text
+def test_a_loss_in_one_seed_alone_too() -> None:
+    text = text_of(BASE, three("unlucky", -0.09, 0.001, -0.002))
+    assert (
+        "Worse than `random` on these test cases, but not beyond the variation between seeds"
+        in text
+    )
 
 
 def test_a_flat_curve_says_that_it_tells_nothing() -> None:
@@ -63,50 +68,52 @@ def test_a_flat_curve_says_that_it_tells_nothing() -> None:
             make_curve(strategy, 2, (0.5, 0.5, 0.51)),
         ]
 
-    text = said(noisy("random"), noisy("entropy"))
-    assert "mean DSC changed by +0.007" in text
+    text = text_of(noisy("random"), noisy("entropy"))
+    assert "mean DSC over all strategies changed by +0.007" in text
     assert "cannot tell good strategies from bad ones" in text
 
 
 def test_a_curve_that_rises_says_by_how_much() -> None:
-    text = said(BASE, three("entropy", *CLEAR))
-    assert "mean DSC changed by +0.215, all strategies together (95 % over seeds" in text
+    text = text_of(BASE, three("entropy", *CLEAR))
+    assert "changed by +0.215 (95 % confidence interval over seeds" in text
     assert "cannot tell good strategies" not in text
 
 
-def test_one_seed_allows_no_victory() -> None:
-    text = said(three("random", 0.0), three("entropy", 0.05))
-    assert text.startswith("One seed: whether a difference is more than the luck of one draw")
-    assert "No strategy is better than `random` beyond chance." in text
+def test_one_seed_allows_no_winner() -> None:
+    text = text_of(three("random", 0.0), three("entropy", 0.05))
+    assert text.startswith(
+        "Only one seed was run: differences cannot be told from the random choice"
+    )
+    assert "No strategy is significantly better than `random`." in text
 
 
 def test_a_baseline_that_is_missing_is_said_to_be() -> None:
-    text = said(BASE, three("entropy", *CLEAR))
-    assert "`random_foreground` did not take part" in text
+    text = text_of(BASE, three("entropy", *CLEAR))
+    assert "The baseline `random_foreground` was not included." in text
 
 
-def test_one_strategy_has_nobody_to_beat() -> None:
-    assert said(BASE) == "`random` alone took part: there is nothing to compare it with."
+def test_one_strategy_alone_is_not_compared() -> None:
+    assert text_of(BASE) == "`random` is the only strategy: there is nothing to compare it with."
 
 
 def test_report_holds_the_numbers(tmp_path: Path) -> None:
-    found = [*BASE, *three("entropy", *CLEAR)]
-    told = write_report(
+    curves = [*BASE, *three("entropy", *CLEAR)]
+    summary = write_report(
         tmp_path,
         make_protocol("random", "entropy"),
-        found,
+        curves,
         conditions=["Data: <made up>."],
         command="python -m apps.simulate_active_learning --data 'a b'",
     )
-    lines = {line.strategy: line for line in strategy_ranks(found)}
+    ranks = {rank.strategy: rank for rank in strategy_ranks(curves)}
     page = (tmp_path / "report.md").read_text()
     html = (tmp_path / "report.html").read_text()
-    assert told[0] in page
+    assert summary[0] in page
     assert "- Data: <made up>." in page
     assert "| entropy | **0.487 ± 0.001** |" in page
     # 2.5 / 6 and 0.045 of the cases; the gain of the middle seed, as in the test of the pairs.
-    assert lines["entropy"].aubc[1] == pytest.approx(2.5 / 6 + 0.045 + 0.021 * 1.45 * 5 / 6)
-    assert "<td>0.487 ± 0.001</td>" in html
+    assert ranks["entropy"].aubc[1] == pytest.approx(2.5 / 6 + 0.045 + 0.021 * 1.45 * 5 / 6)
+    assert "<td><b>0.487 ± 0.001</b></td>" in html
     assert "Data: &lt;made up&gt;." in html
     with (tmp_path / "standings.csv").open(newline="") as file:
         rows = {row["strategy"]: row for row in csv.DictReader(file)}
@@ -124,9 +131,11 @@ def test_report_holds_the_numbers(tmp_path: Path) -> None:
     assert "http" not in html.replace("https://", "http").split("<body>")[0]
 
 
-def test_a_report_before_the_end_says_so(tmp_path: Path) -> None:
-    found = [make_curve(name, 0, LEVEL) for name in ("random", "entropy")]
-    told = write_report(
-        tmp_path, make_protocol("random", "entropy"), found, conditions=[], command="c"
+def test_a_report_of_an_unfinished_simulation_says_so(tmp_path: Path) -> None:
+    curves = [make_curve(name, 0, LEVEL) for name in ("random", "entropy")]
+    summary = write_report(
+        tmp_path, make_protocol("random", "entropy"), curves, conditions=[], command="c"
     )
-    assert told[0] == "Not over: 1 of 3 seeds have all their rounds, and are shown."
+    assert (
+        summary[0] == "Incomplete: all rounds are finished for 1 of 3 seeds; only these are shown."
+    )

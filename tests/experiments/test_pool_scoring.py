@@ -6,8 +6,7 @@ from lib.activelearning.pool import Choice, Pool
 from lib.activelearning.score_records import Kind
 from lib.activelearning.selection.catalogue import METHODS, Method
 from lib.errors import ConfigError
-from lib.experiments.batch_selection import picked
-from lib.experiments.pool_scoring import wanted_by
+from lib.experiments.pool_scoring import images_to_score, select_batch
 
 
 def spy(seen: list[Pool], *, answers: Sequence[str | None] = ()) -> Method:
@@ -19,10 +18,10 @@ def spy(seen: list[Pool], *, answers: Sequence[str | None] = ()) -> Method:
     return Method(name="spy", description="", choose=choose)
 
 
-def test_what_was_picked_is_taken_for_the_next_pick() -> None:
+def test_a_selected_image_counts_as_taken_for_the_next_choice() -> None:
     seen: list[Pool] = []
     pool = Pool(candidates=("a", "b", "c"), taken=("x",))
-    choices = picked(spy(seen), pool, 2, seed_of=lambda number: 100 + number)
+    choices = select_batch(spy(seen), pool, 2, seed_of=lambda number: 100 + number)
     assert [choice.image_id for choice in choices] == ["a", "b"]
     assert [tuple(one.candidates) for one in seen] == [("a", "b", "c"), ("b", "c")]
     assert [tuple(one.taken) for one in seen] == [("x",), ("x", "a")]
@@ -32,20 +31,22 @@ def test_what_was_picked_is_taken_for_the_next_pick() -> None:
 @pytest.mark.parametrize("answer", [None, "x", "a"])
 def test_a_strategy_that_chooses_no_candidate_is_refused(answer: str | None) -> None:
     pool = Pool(candidates=("a", "b"), taken=("x",))
-    with pytest.raises(ConfigError, match=r"strategy 'spy', choice 2 of 2: .* of 1 candidates"):
-        picked(spy([], answers=("a", answer)), pool, 2, seed_of=lambda number: number)
+    with pytest.raises(
+        ConfigError, match=r"strategy 'spy', choice 2 of 2: .* expected one of 1 candidates"
+    ):
+        select_batch(spy([], answers=("a", answer)), pool, 2, seed_of=lambda number: number)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_strategy_picks_a_whole_pool_each_case_once(name: str) -> None:
     pool = Pool(candidates=[f"p{number}" for number in range(9)])
-    choices = picked(METHODS[name], pool, 9, seed_of=lambda number: number)
+    choices = select_batch(METHODS[name], pool, 9, seed_of=lambda number: number)
     assert {choice.image_id for choice in choices} == set(pool.candidates)
 
 
 def test_contours_are_known_of_labelled_cases_alone() -> None:
-    wanted = wanted_by(set(Kind), pool=["a", "b", "c"], labelled=["b"])
-    assert list(wanted[Kind.DRAWN]) == ["b"]
-    assert list(wanted[Kind.SAMPLES]) == ["a", "c"]
-    assert list(wanted[Kind.PREDICTION]) == ["a", "b", "c"]
-    assert set(wanted_by({Kind.PREDICTION}, pool=["a"], labelled=[])) == {Kind.PREDICTION}
+    images = images_to_score(set(Kind), pool=["a", "b", "c"], labelled=["b"])
+    assert list(images[Kind.DRAWN]) == ["b"]
+    assert list(images[Kind.SAMPLES]) == ["a", "c"]
+    assert list(images[Kind.PREDICTION]) == ["a", "b", "c"]
+    assert set(images_to_score({Kind.PREDICTION}, pool=["a"], labelled=[])) == {Kind.PREDICTION}
