@@ -204,7 +204,9 @@ def test_an_organ_at_the_edge_of_the_scan_is_closed_there() -> None:
 
 
 def test_other_shapes_are_refused() -> None:
-    with pytest.raises(LabelError, match=r"the submitted label \(20, 16, 5\).*the same shape is expected"):
+    with pytest.raises(
+        LabelError, match=r"the submitted label \(20, 16, 5\).*the same shape is expected"
+    ):
         edit_cost(square(), square()[:, :, :5], LABELS, grid=grid_of())
 
 
