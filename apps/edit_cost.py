@@ -29,8 +29,7 @@ def edit_cost(
     again while the same model was active.
     """
     from lib.activelearning.edit_cost_chart import edit_chart, write_tables
-    from lib.activelearning.edit_cost_curve import summary
-    from lib.activelearning.edit_cost_records import EditCostRecords
+    from lib.activelearning.edit_costs import EditCostRecords, summary
     from lib.storage.atomic_files import replacing
     from lib.storage.database import FILE, Database, state_folder
 

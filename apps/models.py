@@ -54,7 +54,7 @@ class _Options:
         organ_set = find_recipe(self.recipe).organ_set
         registry = Registry(self.model_dir, starter=self.starter_dir, organ_set=organ_set)
         promoter = Promoter(registry, ModelHistory(Database(self._database_file())))
-        promoter.notice()
+        promoter.record_external_changes()
         return promoter
 
     def _database_file(self) -> Path:
@@ -117,7 +117,7 @@ def list_models(context: typer.Context) -> int:
     from lib.retrain import model_views
 
     promoter = _options(context).promoter()
-    result = model_views.overview(promoter.models, ServedModel(promoter.registry))
+    result = model_views.list_models(promoter.models, ServedModel(promoter.registry))
     rows = [("", "version", "created", "decision", "DSC", "labels", "reason")]
     for model in result["models"]:
         notes = [model["decision"]]
@@ -146,7 +146,7 @@ def show(context: typer.Context, version: Version) -> int:
     from lib.retrain import model_views
 
     promoter = _options(context).promoter()
-    result = model_views.everything(promoter.models, ServedModel(promoter.registry), version)
+    result = model_views.describe_model(promoter.models, ServedModel(promoter.registry), version)
     values = {k: v for k, v in result.items() if k not in ("card", "report", "labels")}
     values["labels"] = ", ".join(label["image_id"] for label in result["labels"])
     rows = [
@@ -172,7 +172,7 @@ def compare(
     from lib.retrain import model_views
 
     promoter = _options(context).promoter()
-    result = model_views.compare(promoter.models, promoter.registry, a, b)
+    result = model_views.compare_models(promoter.models, promoter.registry, a, b)
     rows = [("", a, b, "difference")]
     for organ, pair in {**result["organs"], "mean": result["mean_dice"]}.items():
         rows.append((organ, *(number(pair[key]) for key in ("a", "b", "difference"))))

@@ -13,7 +13,7 @@ from typing import Literal
 from typer import Option
 
 from apps.support.console import program
-from apps.support.options import Device, LabelledStudies, device_name, one_of
+from apps.support.options import STARTER_DIR, Device, LabelledStudies, device_name, one_of
 from lib.recipes.schema import NETWORK_NAMES
 
 
@@ -42,7 +42,14 @@ def train(
     ),
     fresh: bool = Option(False, "--fresh", help="Ignore the checkpoint in the output folder."),
     publish: Path | None = Option(
-        None, metavar="MODEL_DIR", help="Make the new model the active one if it is not worse."
+        None,
+        metavar="MODEL_DIR",
+        help="Model folder to add the model to; it becomes the active model if the promotion rule allows it.",
+    ),
+    starter_dir: Path = Option(
+        STARTER_DIR,
+        help="Folder of the starter weights, which --publish compares with before a first promotion.",
+        show_default="model/starter",
     ),
     epochs: int | None = Option(None, help="Number of epochs instead of the recipe's."),
     max_minutes: float | None = Option(

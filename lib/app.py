@@ -22,7 +22,7 @@ from lib.datastores.dicomweb import open_pacs, open_store
 from lib.datastores.local import FolderStore
 from lib.errors import CheckpointError, DatastoreError, OrganNetError
 from lib.jobs.periodic_task import PeriodicTask
-from lib.jobs.serving_priority import ServingPriority
+from lib.jobs.priority import ServingPriority
 from lib.labels.history import LabelHistory
 from lib.labels.quarantine import Quarantine
 from lib.labels.submission import StoreDependencies
@@ -157,7 +157,7 @@ class OrganNetApp(MONAILabelApp):
             images=Images(
                 unlabelled=self.store.get_unlabeled_images,
                 path=self.store.require_image,
-                is_available=self.store.is_available,
+                is_local=self.store.is_available,
             ),
             served=self._active_version,
         )
@@ -176,7 +176,7 @@ class OrganNetApp(MONAILabelApp):
             "labels-folder",
             self.store.scan_folder,
             every_s=FOLDER_CHECK_S,
-            trouble="the labels folder could not be checked",
+            error_message="the labels folder could not be checked",
         )
         at_shutdown(folder_check.start().stop)
         at_shutdown(self.assignments.start(self.store).stop)
@@ -185,8 +185,8 @@ class OrganNetApp(MONAILabelApp):
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
         if self.config.scoring:
-            self.active_learning.runner.start()
-            at_shutdown(self.active_learning.runner.stop)
+            self.active_learning.job_runner.start()
+            at_shutdown(self.active_learning.job_runner.stop)
 
     def _reconcile_models(self) -> None:
         """Complete promotions that a killed server left unfinished; an error does not prevent the start."""
@@ -232,7 +232,7 @@ class OrganNetApp(MONAILabelApp):
             "version": version,
             "since": latest.get("since") if latest and is_latest else None,
             "reason": latest.get("reason") if latest and is_latest else None,
-            "trouble": self.served.trouble,
+            "trouble": self.served.fallback_reason,
         }
 
     def import_dicom(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
@@ -253,7 +253,7 @@ class OrganNetApp(MONAILabelApp):
         if self.pacs_sync is not None:
             self.pacs_sync.wake()
         self.retraining.scheduler.wake()
-        self.active_learning.runner.wake()
+        self.active_learning.job_runner.wake()
         self.assignments.on_label_submitted(image_id)
         return {}
 

@@ -28,7 +28,7 @@ from typing import IO, Any
 from sqlalchemy import String, insert, select
 
 from lib import __version__
-from lib.activelearning.edit_cost_records import EditCostRecords
+from lib.activelearning.edit_costs import EditCostRecords
 from lib.errors import StateError
 from lib.labels.history import LabelHistory, checked_record
 from lib.models.registry import SERVED, Registry

@@ -12,7 +12,7 @@ import requests
 import torch
 
 from apps.support.server_process import free_port, serving
-from lib.activelearning.score_records import Kind
+from lib.activelearning.pool import ScoreKind
 from lib.activelearning.selection.catalogue import default_method
 from lib.dicom.writer import write_ct_series
 from lib.errors import OrganNetError, PacsError
@@ -186,7 +186,10 @@ def _write_scores(database: Database, names: Sequence[str], version: str) -> Non
             result = {"entropy": entropy, "foreground": 0.1, "organs": organs, "features": features}
             session.add(
                 Score(
-                    image_id=name, model_version=version, kind=Kind.PREDICTION.value, found=result
+                    image_id=name,
+                    model_version=version,
+                    kind=ScoreKind.PREDICTION.value,
+                    found=result,
                 )
             )
     database.close()

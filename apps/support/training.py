@@ -11,14 +11,14 @@ from tqdm import tqdm
 from lib.errors import ConfigError
 from lib.experiments.network_comparison import compare_networks
 from lib.experiments.network_runs import NetworkRun, network_runs
-from lib.models.registry import Registry, load_model, save_model
+from lib.models.registry import load_model, save_model
 from lib.networks.build import NETWORKS, with_network
 from lib.recipes.schema import Recipe
 from lib.recipes.yaml_files import find_recipe
-from lib.retrain.case_set_records import judges_of
+from lib.retrain.candidate_evaluation import publish_candidate
+from lib.retrain.case_sets import evaluation_cases_of
 from lib.training.cases import Case, find_labelled_cases, split
 from lib.training.distributed import ProcessGroup, is_distributed, join_processes
-from lib.training.gate import publish_if_not_worse
 from lib.training.progress import Tracker
 from lib.training.record import as_yaml
 from lib.training.run import Progress, RunCallbacks, RunOptions, Step, TrainedModel, train
@@ -134,8 +134,14 @@ def _save(
         print(f"  the weights of epoch {epoch} were chosen by these cases: not an independent test")
     print(f"model: {folder / version}.safetensors")
     if options.publish:
-        is_published, reason = publish_if_not_worse(
-            Registry(options.publish), version, held_out, device=options.device
+        is_published, reason = publish_candidate(
+            options.publish,
+            version,
+            held_out,
+            studies=options.studies,
+            starter=options.starter_dir,
+            by="apps.train",
+            device=options.device,
         )
         print(f"{'published' if is_published else 'not published'}: {reason}")
 
@@ -224,5 +230,5 @@ def _cases(options: Options) -> tuple[list[Case], list[Case]]:
             raise ConfigError(f"--hold-out: no labelled case is named {', '.join(missing)}")
     else:
         # The server's evaluation cases stay out of this training too.
-        cases, held_out = split(labelled, evaluation_ids=judges_of(options.studies))
+        cases, held_out = split(labelled, evaluation_ids=evaluation_cases_of(options.studies))
     return cases[: options.cases], held_out

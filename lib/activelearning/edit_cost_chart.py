@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from lib.activelearning.edit_cost_curve import WINDOW
+from lib.activelearning.edit_costs import WINDOW
 from lib.reports.figures import png, styled_figure
 from lib.storage.atomic_files import replacing
 

@@ -1,50 +1,57 @@
-"""One image, and at most one model, in; numbers out, as the database keeps them in JSON.
+"""Values computed from one image, and at most one model or label, in the form stored as JSON.
 
-What is found here is turned into what strategies look at by `image_score`, `shapes_of` and `features_of`. The
-server's worker and the simulation measure by the same functions.
+`to_image_score`, `to_organ_shapes` and `to_features` turn the stored values into what strategies read. The
+scoring process of the server and the simulation use the same functions.
 """
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from lib.activelearning.pool import ImageScore, OrganScore, OrganShape
+from lib.evaluation.edit_cost import EditCosts, edit_cost
 from lib.imaging.quantities import FloatArray, LabelArray, SpacingMm
+from lib.imaging.scans import read_ct, read_label
 from lib.imaging.volumes import LabelVolume
 from lib.inference.ensemble import DeepOptions, most_likely, plan, run_passes
 from lib.inference.preprocessing import BODY_HU, Pipeline, Prepared
 from lib.inference.resampling import closest_ras, in_ras_order
-from lib.inference.single_pass import OVERLAP, probabilities
+from lib.inference.single_pass import OVERLAP, contour, probabilities
 from lib.inference.uncertainty import normalised_entropy, pairwise_dice, volume_variation
 from lib.models.registry import Model
 from lib.networks.features import pooled_features
 
 PIECE_SHARE = 0.1
-"""A connected piece below this share of its organ's volume is not counted: models leave crumbs."""
+"""Smallest share of an organ's volume that counts as a piece; smaller ones are noise of the model."""
 HU_EDGES = np.array([-350, -150, -90, -50, -20, 10, 40, 70, 110, 200, 350, 600, 1000, 1600, 3100])
-"""Between fat, water, muscle, bone and metal; finer where soft tissue lies."""
+"""Bin edges of the density histogram, in HU: fat, water, muscle, bone, metal; finer for soft tissue."""
 BLOCKS = 4
+"""Blocks of the density map along each axis."""
 DIGITS = 5
+"""Significant digits of stored numbers."""
+EDIT_COST = "edit_cost"
+"""Job kind for edit costs, which are not scores and so no `ScoreKind`."""
 
 
-def prediction(
+def prediction_scores(
     prepared: Prepared,
     model: Model,
     *,
     device: str = "cpu",
     between: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
-    """Return what one pass of `model` says of an image.
+    """Return entropies, organ shapes and features of one pass of `model`.
 
     Args:
         prepared: The image, prepared by the model's recipe.
-        model: Which model.
-        device: Where the network runs.
-        between: Called before each window: a place to wait for others.
+        model: The model.
+        device: Device of the network.
+        between: Called before each window, for instance to wait while a server runs inference.
 
     Returns:
         `entropy` and `foreground` over the body, `organs` (name -> `entropy` and `shape`) and `features`; see
@@ -53,11 +60,11 @@ def prediction(
     """
     pipeline = Pipeline(model.recipe)
     with pooled_features(model.network) as features:
-        found = probabilities(
+        class_probabilities = probabilities(
             prepared, model, pipeline=pipeline, device=device, overlap=OVERLAP, between=between
         )
-    entropy = normalised_entropy(found)
-    label = most_likely(found)
+    entropy = normalised_entropy(class_probabilities)
+    label = most_likely(class_probabilities)
     body = prepared.hu > BODY_HU
     if not body.any():
         body = np.ones_like(body)
@@ -78,7 +85,7 @@ def prediction(
     }
 
 
-def samples(
+def sample_scores(
     prepared: Prepared,
     model: Model,
     *,
@@ -86,20 +93,20 @@ def samples(
     device: str = "cpu",
     between: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
-    """Return how far several passes of `model` differ: `organs`, name -> `volume_cv` and `pairwise_dice`.
+    """Return the differences between several passes of `model`: `organs`, name -> `volume_cv`, `pairwise_dice`.
 
-    The passes are views of the image (mirrored, a little brighter, a little darker), times draws of dropout
-    where the model was trained with it; Roy et al., NeuroImage 195 (2019), and Wang et al., Neurocomputing
-    338 (2019).
+    The passes are views of the image (mirrored, a little brighter, a little darker), each repeated with
+    dropout if the model was trained with it; Roy et al., NeuroImage 195 (2019), and Wang et al.,
+    Neurocomputing 338 (2019).
     """
     options = options or DeepOptions(overlap=OVERLAP, models=1)
     planned = plan(model, options)
     labels = model.recipe.labels
-    found = run_passes(planned, prepared, device=device, between=between).samples
-    agreement = pairwise_dice(found, max(labels.values()) + 1)
+    predictions = run_passes(planned, prepared, device=device, between=between).samples
+    agreement = pairwise_dice(predictions, max(labels.values()) + 1)
     organs = {}
     for name, value in labels.items():
-        volumes = [int(np.count_nonzero(sample == value)) for sample in found]
+        volumes = [int(np.count_nonzero(sample == value)) for sample in predictions]
         organs[name] = {
             "volume_cv": _rounded(volume_variation(volumes)),
             "pairwise_dice": _rounded(agreement[value]),
@@ -107,11 +114,11 @@ def samples(
     return {"organs": organs, "passes": len(planned.passes)}
 
 
-def appearance(prepared: Prepared) -> dict[str, Any]:
-    """Return `features` of the image alone: what the body is made of, how large it is, and where it is dense.
+def appearance_features(prepared: Prepared) -> dict[str, Any]:
+    """Return `features` of the image alone: composition, size and density map of the body.
 
-    Shares of the body in each of the ranges between `HU_EDGES`, the box's size in decimetres, and the mean
-    density (0 air to 1 bone) in `BLOCKS` x `BLOCKS` x `BLOCKS` blocks of the box.
+    These are the shares of the body's voxels between each two of `HU_EDGES`, the size of its box in
+    decimetres, and the mean density (0 air to 1 bone) of `BLOCKS` x `BLOCKS` x `BLOCKS` blocks of the box.
     """
     hu = prepared.hu
     inside = hu[hu > BODY_HU]
@@ -129,8 +136,8 @@ def appearance(prepared: Prepared) -> dict[str, Any]:
     return {"features": [_rounded(v) for v in (*shares, *size_dm, *blocks)]}
 
 
-def drawn(label: LabelVolume) -> dict[str, Any]:
-    """Return the shape of every organ that a person drew: name -> `Shape` as plain values."""
+def label_shapes(label: LabelVolume) -> dict[str, Any]:
+    """Return the shape of every organ in an annotator's label: name -> `OrganShape` as plain values."""
     array = np.ascontiguousarray(in_ras_order(label.array, label.grid), np.uint8)
     axes, _ = closest_ras(label.grid)
     x, y, z = (float(label.grid.spacing_mm[axis]) for axis in axes)
@@ -138,33 +145,74 @@ def drawn(label: LabelVolume) -> dict[str, Any]:
     return {name: asdict(shape) for name, shape in shapes.items()}
 
 
+def measure_edit_cost(
+    ct_path: Path,
+    label_path: Path,
+    model: Model,
+    *,
+    image_id: str,
+    labels: Mapping[str, int],
+    device: str = "cpu",
+) -> EditCosts:
+    """Return the edit cost between the contours of `model` and the submitted label.
+
+    The contours are those of one plain pass on the CT's own grid; the annotator may have started from a `deep`
+    pass.
+
+    Args:
+        ct_path: The scan; a file or the folder of a DICOM series.
+        label_path: The submitted label.
+        model: The model that was active then. Its organs and their values may differ from this server's.
+        image_id: Name of the case in error messages.
+        labels: TG-263 name -> value in the submitted label.
+        device: Device of the network.
+
+    Raises:
+        ScanError: If the scan is not one readable CT.
+        LabelError: If the file is not a label.
+        GeometryError: If it does not lie on the scan's grid.
+    """
+    ct = read_ct(ct_path, image_id=image_id)
+    submitted, _ = read_label(label_path, image_id=image_id, image_grid=ct.grid)
+    prediction = with_label_values(contour(ct, model, device=device).label, labels)
+    return edit_cost(prediction, submitted, labels, grid=ct.grid)
+
+
+def with_label_values(label: LabelVolume, labels: Mapping[str, int]) -> LabelArray:
+    """Return the voxels of `label` with the values of `labels`; organs that are not in `labels` become 0."""
+    values = np.zeros(256, np.uint8)
+    for name, value in label.labels.items():
+        values[value] = labels.get(name, 0)
+    return np.asarray(values[label.array])
+
+
 def organ_shapes(
     label: LabelArray, spacing_mm: SpacingMm, labels: Mapping[str, int]
 ) -> dict[str, OrganShape]:
-    """Return the shape of each organ that `label`, whose axes run to the right, front and head, holds."""
-    found = {}
+    """Return the shape of each organ in `label`, whose axes run to the right, front and head."""
+    shapes = {}
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     for name, value in labels.items():
         inside = np.argwhere(label == value)
         if len(inside) == 0:
             continue
         centre = inside.mean(axis=0) * np.array(spacing_mm)
-        found[name] = OrganShape(
+        shapes[name] = OrganShape(
             volume_ml=_rounded(len(inside) * voxel_ml),
             centroid_mm=(_rounded(centre[0]), _rounded(centre[1]), _rounded(centre[2])),
             pieces=_pieces(label, value, inside),
         )
-    return found
+    return shapes
 
 
-def image_score(
+def to_image_score(
     image_id: str,
     model_version: str,
-    found: Mapping[str, Any],
-    sampled: Mapping[str, Any] | None = None,
+    prediction: Mapping[str, Any],
+    samples: Mapping[str, Any] | None = None,
 ) -> ImageScore:
-    """Return what `prediction`, and `samples` where there is one, found, as strategies look at it."""
-    of_samples = (sampled or {}).get("organs", {})
+    """Return the score for strategies, from values of `prediction_scores` and, if any, `sample_scores`."""
+    of_samples = (samples or {}).get("organs", {})
     organs = {
         name: OrganScore(
             entropy=organ["entropy"],
@@ -172,27 +220,27 @@ def image_score(
             volume_cv=of_samples.get(name, {}).get("volume_cv"),
             pairwise_dice=of_samples.get(name, {}).get("pairwise_dice"),
         )
-        for name, organ in found["organs"].items()
+        for name, organ in prediction["organs"].items()
     }
     return ImageScore(
         image_id=image_id,
         model_version=model_version,
-        entropy=found["entropy"],
-        foreground=found["foreground"],
+        entropy=prediction["entropy"],
+        foreground=prediction["foreground"],
         organs=organs,
-        features=features_of(found),
-        has_samples=sampled is not None,
+        features=to_features(prediction),
+        has_samples=samples is not None,
     )
 
 
-def shapes_of(found: Mapping[str, Any]) -> dict[str, OrganShape]:
-    """Return what `drawn` found, as strategies look at it."""
-    return {name: _shape(values) for name, values in found.items()}
+def to_organ_shapes(values: Mapping[str, Any]) -> dict[str, OrganShape]:
+    """Return organ shapes for strategies, from values of `label_shapes`."""
+    return {name: _shape(of_organ) for name, of_organ in values.items()}
 
 
-def features_of(found: Mapping[str, Any]) -> FloatArray:
-    """Return the `features` of what `prediction` or `appearance` found."""
-    return np.array(found["features"], np.float32)
+def to_features(values: Mapping[str, Any]) -> FloatArray:
+    """Return the features in values of `prediction_scores` or `appearance_features`."""
+    return np.array(values["features"], np.float32)
 
 
 def _shape(values: Mapping[str, Any]) -> OrganShape:
@@ -217,5 +265,5 @@ def _pairs(edges: "np.ndarray[Any, Any]") -> Sequence[tuple[int, int]]:
 
 
 def _rounded(value: Any) -> Any:
-    """Return a number as JSON holds it, with no more digits than mean something."""
+    """Return a number rounded to `DIGITS` significant digits."""
     return None if value is None else float(f"{float(value):.{DIGITS}g}")

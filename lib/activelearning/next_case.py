@@ -1,7 +1,7 @@
-"""Who contours what next: chosen by a strategy, and handed out in the same transaction.
+"""Assignment of the next case: chosen by a query strategy, and leased to the annotator.
 
-The choice and the lease are one transaction of the database, which one client at a time can be in, on however
-many servers: no case is given twice.
+Choice and lease are one write transaction of the database, and only one client of all servers can be in a write
+transaction: no case is assigned twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
-from lib.activelearning.pool import Choice, Pool
-from lib.activelearning.score_cache import ScoreCache, TimedScore
-from lib.activelearning.score_records import Kind
+from lib.activelearning.pool import Choice, Pool, ScoreKind
+from lib.activelearning.scores import ScoreCache, TimedScore
 from lib.activelearning.scoring_jobs import Studies
 from lib.activelearning.selection.catalogue import METHODS, Method, default_method
 from lib.assignment import leases, reader_studies
@@ -24,18 +23,18 @@ from lib.storage.database import Database
 from lib.storage.tables import Lease, now
 
 MOST_HELD = 5
-"""Cases that one annotator may hold without submitting any: the next request gets the oldest again."""
+"""Largest number of unsubmitted cases per annotator; after that a request returns the oldest of them again."""
 _MAX_SEED = 2**32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotator:
-    """Who asks, and for what.
+    """The requesting annotator, and the options of the request.
 
     Attributes:
-        holder: The user, or the client's id; empty where nobody knows.
-        seed: Of the choice; None draws one.
-        readers: How many people are to contour the case; None where nobody said so.
+        holder: Name of the user, or id of the client; empty if unknown.
+        seed: Random seed of the choice; None draws one.
+        readers: Number of readers who contour the case independently; None if not given.
     """
 
     holder: str
@@ -47,169 +46,178 @@ class CaseAssigner:
     """Chooses and leases cases.
 
     Args:
-        database: The workflow's.
-        known: What was computed.
-        studies: Returns what there is.
-        served: Returns the version that serves.
-        lease_s: How long a lease holds.
+        database: Workflow database.
+        scores: ScoreRecords of the images.
+        studies: Returns all images, unlabelled and labelled.
+        served: Returns the version of the active model.
+        lease_s: Duration of a lease, in s.
     """
 
     def __init__(
         self,
         database: Database,
         *,
-        known: ScoreCache,
+        scores: ScoreCache,
         studies: Callable[[], Studies],
         served: Callable[[], str | None],
         lease_s: float,
     ) -> None:
         self._database = database
-        self._known = known
+        self._scores = scores
         self._studies = studies
         self._served = served
         self._lease_s = lease_s
 
-    def assign_next(self, strategy: str, asker: Annotator) -> dict[str, Any]:
-        """Return the case to contour next, why it is that one, and until when it is the asker's.
+    def assign_next(self, strategy: str, annotator: Annotator) -> dict[str, Any]:
+        """Return the next case, the reason for its choice, and its lease.
 
-        Without a case the answer has no `id`, and `why` says whether all are labelled, or with others.
+        If there is no case, the answer has no `id`, and `why` says whether all are labelled or assigned to
+        others.
 
         Args:
-            strategy: One of `METHODS`. One that needs a model gives way to `coldstart` before the first one.
-            asker: Who asks.
+            strategy: One of `METHODS`. `coldstart` is used instead of one that needs a model if there is none.
+            annotator: The requesting annotator.
 
         Raises:
             DatastoreError: If there is no such strategy.
         """
         method, note = self._method(strategy)
-        self._known.refresh()
+        self._scores.refresh()
         studies, served = self._studies(), self._served()
-        scores, unreadable = self._known.scores(served), self._known.unreadable()
+        scores, unreadable = self._scores.scores(served), self._scores.unreadable()
         seed = (
-            int(np.random.default_rng().integers(_MAX_SEED)) if asker.seed is None else asker.seed
+            int(np.random.default_rng().integers(_MAX_SEED))
+            if annotator.seed is None
+            else annotator.seed
         )
         with self._database.writing() as session:
             moment = now()
-            stand = assignment_state(session, moment)
-            held = [one for one in leases.active(session, moment) if one.holder == asker.holder]
-            if asker.holder and len(held) >= MOST_HELD:
+            state = assignment_state(session, moment)
+            held = [
+                lease
+                for lease in leases.active(session, moment)
+                if lease.holder == annotator.holder
+            ]
+            if annotator.holder and len(held) >= MOST_HELD:
                 return _return_held_case(held[0], len(held))
-            candidates = _candidates(studies, stand, asker, unreadable)
+            candidates = _candidates(studies, state, annotator, unreadable)
             pool = Pool(
                 candidates=candidates,
-                taken=[*studies.labelled, *sorted(stand.holding.keys() - studies.labelled.keys())],
-                scores={image_id: dated.score for image_id, dated in scores.items()},
-                shapes=self._known.shapes(studies.labelled) if Kind.DRAWN in method.needs else {},
-                appearance=self._known.appearance() if Kind.APPEARANCE in method.needs else {},
+                taken=[*studies.labelled, *sorted(state.holding.keys() - studies.labelled.keys())],
+                scores={image_id: timed.score for image_id, timed in scores.items()},
+                shapes=self._scores.shapes(studies.labelled)
+                if ScoreKind.LABEL_SHAPES in method.needs
+                else {},
+                appearance=self._scores.appearance()
+                if ScoreKind.APPEARANCE in method.needs
+                else {},
                 seed=seed,
             )
             choice = method.choose(pool)
             if choice is None:
-                return _no_case_response(studies, stand, unreadable)
+                return _no_case_response(studies, state, unreadable)
             why = {**asdict(choice), "organs": list(choice.organs)} | _provenance(
                 choice, method, scores.get(choice.image_id), served, moment
             )
             if note:
                 why["note"] = note
-            if asker.readers is not None and asker.readers > 1:
-                _open_study(session, choice.image_id, asker)
+            if annotator.readers is not None and annotator.readers > 1:
+                _open_study(session, choice.image_id, annotator)
             lease = leases.grant(
-                session, choice.image_id, asker.holder, for_s=self._lease_s, strategy=method.name, why=why,
+                session, choice.image_id, annotator.holder, for_s=self._lease_s, strategy=method.name, why=why,
                 at=moment,
             )  # fmt: skip
-            return {"id": choice.image_id, **why, "lease": _as_response(lease)}
+            return {"id": choice.image_id, **why, "lease": _lease_as_dict(lease)}
 
     def _method(self, strategy: str) -> tuple[Method, str]:
         method = METHODS.get(strategy)
         if method is None:
             raise DatastoreError(
-                f"{strategy[:80]!r}: no such strategy; there is {', '.join(METHODS)}"
+                f"{strategy[:80]!r}: unknown strategy; known strategies: {', '.join(METHODS)}"
             )
         has_model = self._served() is not None
-        if not has_model and Kind.PREDICTION in method.needs:
+        if not has_model and ScoreKind.PREDICTION in method.needs:
             instead = METHODS[default_method(has_model)]
             return (
                 instead,
-                f"{method.name} needs a model, and none serves yet: {instead.name} chose",
+                f"{method.name} needs a model, and there is none yet: {instead.name} was used instead",
             )
         return method, ""
 
 
 def _candidates(
-    studies: Studies, stand: AssignmentState, asker: Annotator, unreadable: Mapping[str, str]
+    studies: Studies, state: AssignmentState, annotator: Annotator, unreadable: Mapping[str, str]
 ) -> list[str]:
-    """Return the images that the asker may be given now.
+    """Return the images that may be assigned to the annotator now.
 
-    Second readings go to who asks for one, and to others when nothing else is left.
+    Cases of a reader study that others have begun go to annotators who ask for several readers, and to others
+    when nothing else is left.
     """
 
-    def open_ones(image_ids: Sequence[str]) -> list[str]:
+    def assignable(image_ids: Sequence[str]) -> list[str]:
         return [
             i for i in image_ids
             if i not in unreadable
-            and asker.holder not in stand.holding.get(i, ())
-            and may_lease(asker.holder, i, stand)
+            and annotator.holder not in state.holding.get(i, ())
+            and may_lease(annotator.holder, i, state)
         ]  # fmt: skip
 
-    begun = {*studies.labelled, *stand.holding} & stand.wanted.keys()
-    second = open_ones(sorted(begun))
-    if asker.readers is not None and asker.readers > 1 and second:
+    begun = {*studies.labelled, *state.holding} & state.wanted.keys()
+    second = assignable(sorted(begun))
+    if annotator.readers is not None and annotator.readers > 1 and second:
         return second
-    fresh = open_ones([i for i in studies.unlabelled if i not in begun])
-    if asker.readers is not None and asker.readers > 1:
+    fresh = assignable([i for i in studies.unlabelled if i not in begun])
+    if annotator.readers is not None and annotator.readers > 1:
         return fresh
     return fresh or second
 
 
-def _open_study(session: Session, image_id: str, asker: Annotator) -> None:
-    wanted = max(asker.readers or 1, reader_studies.readers_of(session, image_id))
-    reader_studies.set_readers(session, image_id, wanted, asker.holder)
+def _open_study(session: Session, image_id: str, annotator: Annotator) -> None:
+    wanted = max(annotator.readers or 1, reader_studies.readers_of(session, image_id))
+    reader_studies.set_readers(session, image_id, wanted, annotator.holder)
 
 
 def _provenance(
-    choice: Choice, method: Method, dated: TimedScore | None, served: str | None, moment: datetime
+    choice: Choice, method: Method, timed: TimedScore | None, served: str | None, moment: datetime
 ) -> dict[str, Any]:
-    """Return which strategy and which model are behind a choice, and how old what they rest on is."""
-    said: dict[str, Any] = {"strategy": method.name, "model_version": served}
-    if dated is None or Kind.PREDICTION not in method.needs or choice.rank is None:
-        return said
-    version = dated.score.model_version
-    age_s = max(0.0, (moment - dated.at).total_seconds())
-    said |= {"scored_by": version, "score_age_s": round(age_s), "is_stale": version != served}
+    """Return the strategy and the model behind a choice, and the age of the score that it is based on."""
+    provenance: dict[str, Any] = {"strategy": method.name, "model_version": served}
+    if timed is None or ScoreKind.PREDICTION not in method.needs or choice.rank is None:
+        return provenance
+    version = timed.score.model_version
+    age_s = max(0.0, (moment - timed.at).total_seconds())
+    provenance |= {"scored_by": version, "score_age_s": round(age_s), "is_stale": version != served}
     if version != served:
-        said["note"] = f"its score is of an earlier model, {version}, {_age(age_s)} old"
-    return said
+        provenance["note"] = f"its score is by an earlier model, {version}, and {_age(age_s)} old"
+    return provenance
 
 
 def _return_held_case(lease: Lease, count: int) -> dict[str, Any]:
     why = (
-        f"you hold {count} cases that are not submitted; this is the one that you have had longest. Submit it, "
-        "or release it (DELETE /organnet/leases/IMAGE)"
+        f"{count} cases are assigned to you and not submitted; this is the oldest of them. Submit it, or "
+        "release it (DELETE /organnet/leases/IMAGE)"
     )
-    return {"id": lease.image_id, **lease.why, "why": why, "lease": _as_response(lease)}
+    return {"id": lease.image_id, **lease.why, "why": why, "lease": _lease_as_dict(lease)}
 
 
 def _no_case_response(
-    studies: Studies, stand: AssignmentState, unreadable: Mapping[str, str]
+    studies: Studies, state: AssignmentState, unreadable: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return why there is no case; both clients show an answer without `id` as "none left"."""
-    away = [image_id for image_id in studies.unlabelled if stand.holding.get(image_id)]
-    bad = sorted(set(unreadable) & set(studies.unlabelled))
-    if away:
-        why = (
-            f"{len(away)} cases are not labelled yet, and others are contouring them: {_few(away)}"
-        )
+    """Return why there is no case; OHIF and Slicer show an answer without `id` as "none left"."""
+    assigned = [image_id for image_id in studies.unlabelled if state.holding.get(image_id)]
+    broken = sorted(set(unreadable) & set(studies.unlabelled))
+    if assigned:
+        why = f"{len(assigned)} cases are not labelled yet, and others are contouring them: {_few(assigned)}"
     elif not studies.unlabelled and not studies.labelled:
         why = "there are no images in the store"
     else:
         why = "all cases are labelled"
-    if bad:
-        why += f"; {len(bad)} cannot be read: {_few([f'{i} ({unreadable[i]})' for i in bad])}"
-    is_done = not away
-    return {"why": why, "is_all_labelled": is_done}
+    if broken:
+        why += f"; {len(broken)} cannot be read: {_few([f'{i} ({unreadable[i]})' for i in broken])}"
+    return {"why": why, "is_all_labelled": not assigned}
 
 
-def _as_response(lease: Lease) -> dict[str, Any]:
+def _lease_as_dict(lease: Lease) -> dict[str, Any]:
     return {"holder": lease.holder, "until": lease.expires_at.isoformat(timespec="seconds")}
 
 

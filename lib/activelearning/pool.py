@@ -7,10 +7,24 @@ needed for that, so that the simulation and the server choose by the same code.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 
 from lib.imaging.quantities import FloatArray
+
+
+class ScoreKind(str, Enum):
+    """Kinds of computed values, cheapest first. The values are stored in the database."""
+
+    APPEARANCE = "appearance"
+    """Features of the image alone; needs no model."""
+    PREDICTION = "prediction"
+    """Entropies, shapes and features of one pass of the network."""
+    SAMPLES = "samples"
+    """Differences between several passes of the network."""
+    LABEL_SHAPES = "drawn"
+    """Organ shapes of an annotator's label; `model_version` is the label's SHA-256."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,30 +1,108 @@
-"""What is computed behind the server: scores of images, and what people changed of predictions."""
+"""Jobs of the scoring process: scores of images, in a fixed order, and edit costs of submitted labels."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib.activelearning.edit_cost_curve import was_trained_on
-from lib.activelearning.edit_cost_records import EditCostRecords
-from lib.activelearning.job_runner import Job, JobResult
-from lib.activelearning.score_cache import ScoreCache
-from lib.activelearning.score_records import Computed, Kind, Scores
-from lib.activelearning.scoring_queue import Backlog, ScoringWork, next_work
+import numpy as np
+
+from lib.activelearning.edit_costs import EditCostRecords, was_trained_on
+from lib.activelearning.image_scores import EDIT_COST
+from lib.activelearning.pool import ScoreKind
+from lib.activelearning.scores import NewScore, ScoreCache, ScoreRecords
 from lib.evaluation.edit_cost import EditCosts
+from lib.jobs.job_runner import Job, JobResult
 from lib.models.model_history import ModelHistory
 from lib.storage.tables import LabelVersion
 
-EDIT_COST = "edit_cost"
-"""The kind of an order that is no score."""
+UNSCORED_QUANTILE = 0.75
+"""Quantile of the known entropies that an image without a score is assumed to have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringTask:
+    """One score to compute.
+
+    Attributes:
+        kind: What is computed.
+        image_id: Of which image.
+        model_version: By which model, or of which label (`ScoreKind.LABEL_SHAPES`: its SHA-256); empty where
+            neither is needed.
+    """
+
+    kind: ScoreKind
+    image_id: str
+    model_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringBacklog:
+    """The images, and which scores exist.
+
+    Attributes:
+        unlabelled: Images without a final label.
+        labelled: Image id -> SHA-256 of its final label.
+        served: The active model; None before there is one.
+        done: What was computed, or failed: (image id, model version, kind).
+        unreadable: Images whose prediction failed because they cannot be read: samples are not tried.
+        entropies: Image id -> entropy under this or an earlier model; the highest are scored first.
+    """
+
+    unlabelled: Sequence[str]
+    labelled: Mapping[str, str]
+    served: str | None
+    done: Set[tuple[str, str, ScoreKind]]
+    unreadable: Set[str] = frozenset()
+    entropies: Mapping[str, float] = field(default_factory=dict)
+
+
+def next_task(backlog: ScoringBacklog) -> ScoringTask | None:
+    """Return the score to compute next, or None if all exist.
+
+    1. Shapes of the annotators' labels: they are few, and cheap.
+    2. One prediction per image. Unlabelled images come first, those with the highest entropy under an earlier
+       model at the top, so that the top of the ranking is up to date long before its end.
+    3. Samples, which are expensive.
+
+    Without a model, only shapes and appearance features are computed; appearance is not computed any more once
+    there is a model.
+    """
+    for image_id, digest in sorted(backlog.labelled.items()):
+        if (image_id, digest, ScoreKind.LABEL_SHAPES) not in backlog.done:
+            return ScoringTask(kind=ScoreKind.LABEL_SHAPES, image_id=image_id, model_version=digest)
+    if backlog.served is None:
+        images = [*backlog.unlabelled, *backlog.labelled]
+        return _first_missing(backlog, ScoreKind.APPEARANCE, images)
+    ranked = _by_entropy(backlog)
+    readable = [i for i in ranked if i not in backlog.unreadable]
+    return _first_missing(
+        backlog, ScoreKind.PREDICTION, [*ranked, *sorted(backlog.labelled)]
+    ) or _first_missing(backlog, ScoreKind.SAMPLES, readable)
+
+
+def _first_missing(
+    backlog: ScoringBacklog, kind: ScoreKind, image_ids: Sequence[str]
+) -> ScoringTask | None:
+    version = "" if kind is ScoreKind.APPEARANCE else backlog.served or ""
+    for image_id in image_ids:
+        if (image_id, version, kind) not in backlog.done:
+            return ScoringTask(kind=kind, image_id=image_id, model_version=version)
+    return None
+
+
+def _by_entropy(backlog: ScoringBacklog) -> list[str]:
+    values = list(backlog.entropies.values())
+    unscored = float(np.quantile(values, UNSCORED_QUANTILE)) if values else 0.0
+    return sorted(backlog.unlabelled, key=lambda i: (-backlog.entropies.get(i, unscored), i))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Studies:
-    """What there is to look at.
+    """The images of a studies folder.
 
     Attributes:
-        unlabelled: Images that may be asked for.
+        unlabelled: Images without a final label.
         labelled: Image id -> SHA-256 of its final label.
     """
 
@@ -33,8 +111,8 @@ class Studies:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobFiles:
-    """Where things lie; each raises an `OrganNetError` where there is none.
+class FileLocations:
+    """Functions that return the path of a file; each raises an `OrganNetError` where there is none.
 
     Attributes:
         image: Image id -> scan.
@@ -48,87 +126,86 @@ class JobFiles:
 
 
 class ScoringJobs:
-    """Scores of every image by the model that serves.
+    """Jobs that score every image by the active model.
 
     Args:
-        scores: Where they are kept.
-        known: Where they are read from.
-        studies: Returns what there is to look at.
-        served: Returns the version that serves.
-        files: Where things lie.
+        records: Where scores are stored.
+        cache: Where scores are read.
+        studies: Returns the images that can be read now.
+        served: Returns the version of the active model.
+        files: Paths of scans, labels and weights.
     """
 
     def __init__(
         self,
-        scores: Scores,
-        known: ScoreCache,
+        records: ScoreRecords,
+        cache: ScoreCache,
         *,
         studies: Callable[[], Studies],
         served: Callable[[], str | None],
-        files: JobFiles,
+        files: FileLocations,
     ) -> None:
-        self._scores = scores
-        self._known = known
+        self._records = records
+        self._cache = cache
         self._studies = studies
         self._served = served
         self._files = files
 
     def __call__(self) -> Job | None:
-        """Return the next one."""
-        self._known.refresh()
+        """Return the next job."""
+        self._cache.refresh()
         studies, served = self._studies(), self._served()
-        interest = {i: dated.score.entropy for i, dated in self._known.scores(served).items()}
-        work = next_work(
-            Backlog(
+        task = next_task(
+            ScoringBacklog(
                 unlabelled=studies.unlabelled,
                 labelled=studies.labelled,
                 served=served,
-                known=self._known.done(),
-                unreadable=frozenset(self._known.unreadable()),
-                interest=interest,
+                done=self._cache.done(),
+                unreadable=frozenset(self._cache.unreadable()),
+                entropies={i: t.score.entropy for i, t in self._cache.scores(served).items()},
             )
         )
-        if work is None:
+        if task is None:
             return None
         return Job(
-            about=f"{work.image_id}, {work.kind.value}",
-            order=lambda: self._order(work),
-            keep=lambda answer: self._keep(work, answer),
+            description=f"{task.image_id}, {task.kind.value}",
+            request=lambda: self._request(task),
+            store=lambda result: self._store(task, result),
         )
 
-    def _order(self, work: ScoringWork) -> dict[str, Any]:
-        order = {
-            "kind": work.kind.value,
-            "image_id": work.image_id,
-            "image": str(self._files.image(work.image_id)),
+    def _request(self, task: ScoringTask) -> dict[str, Any]:
+        request = {
+            "kind": task.kind.value,
+            "image_id": task.image_id,
+            "image": str(self._files.image(task.image_id)),
         }
-        if work.kind is Kind.DRAWN:
-            order["label"] = str(self._files.label(work.model_version))
-        elif work.kind is not Kind.APPEARANCE:
-            order["model"] = str(self._files.model(work.model_version))
-        return order
+        if task.kind is ScoreKind.LABEL_SHAPES:
+            request["label"] = str(self._files.label(task.model_version))
+        elif task.kind is not ScoreKind.APPEARANCE:
+            request["model"] = str(self._files.model(task.model_version))
+        return request
 
-    def _keep(self, work: ScoringWork, answer: JobResult) -> None:
-        self._scores.keep(
-            Computed(
-                image_id=work.image_id,
-                model_version=work.model_version,
-                kind=work.kind,
-                found=answer.found,
-                trouble=answer.trouble,
-                seconds=answer.seconds,
+    def _store(self, task: ScoringTask, result: JobResult) -> None:
+        self._records.add(
+            NewScore(
+                image_id=task.image_id,
+                model_version=task.model_version,
+                kind=task.kind,
+                found=result.found,
+                trouble=result.trouble,
+                seconds=result.seconds,
             )
         )
 
 
 class EditCostJobs:
-    """What people changed of the prediction that served, for each label that they submitted.
+    """Jobs that measure, for each submitted label, what its annotator changed of the model's contours.
 
     Args:
-        records: Where it is kept.
-        models: Who learned from what.
-        unrecorded: Returns the cases that models learned from which are in no history.
-        files: Where things lie.
+        records: Where edit costs are stored.
+        models: Which model learned from which labels.
+        unrecorded: Returns the cases that models learned from which are in no model history.
+        files: Paths of scans, labels and weights.
     """
 
     def __init__(
@@ -137,7 +214,7 @@ class EditCostJobs:
         models: ModelHistory,
         *,
         unrecorded: Callable[[], set[str]],
-        files: JobFiles,
+        files: FileLocations,
     ) -> None:
         self._records = records
         self._models = models
@@ -145,27 +222,27 @@ class EditCostJobs:
         self._files = files
 
     def __call__(self) -> Job | None:
-        """Return the next one: of the newest submission that was not measured."""
-        due = self._records.due(1)
-        if not due:
+        """Return the next job: the newest submission that was not measured."""
+        unmeasured = self._records.unmeasured(1)
+        if not unmeasured:
             return None
-        label = due[0]
+        label = unmeasured[0]
         return Job(
-            about=f"{label.image_id}, {EDIT_COST}",
-            order=lambda: {
+            description=f"{label.image_id}, {EDIT_COST}",
+            request=lambda: {
                 "kind": EDIT_COST,
                 "image_id": label.image_id,
                 "image": str(self._files.image(label.image_id)),
                 "label": str(self._files.label(label.digest)),
                 "model": str(self._files.model(label.model_version or "")),
             },
-            keep=lambda answer: self._keep(label, answer),
+            store=lambda result: self._store(label, result),
         )
 
-    def _keep(self, label: LabelVersion, answer: JobResult) -> None:
-        self._records.keep(
+    def _store(self, label: LabelVersion, result: JobResult) -> None:
+        self._records.add(
             label,
-            None if answer.trouble else EditCosts.from_dict(answer.found),
+            None if result.trouble else EditCosts.from_dict(result.found),
             was_trained_on=was_trained_on(label, self._models, unrecorded=self._unrecorded()),
-            trouble=answer.trouble,
+            trouble=result.trouble,
         )

@@ -1,19 +1,18 @@
-"""Everything that the server asks of active learning: the next case, the scores, how it stands."""
+"""Active learning of one studies folder, as the server uses it: next case, scores, status."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.activelearning.edit_cost_curve import summary
-from lib.activelearning.edit_cost_records import EditCostRecords
-from lib.activelearning.job_runner import JobRunner
+from lib.activelearning import scoring_process
+from lib.activelearning.edit_costs import EditCostRecords, summary
 from lib.activelearning.next_case import CaseAssigner
-from lib.activelearning.score_cache import ScoreCache
-from lib.activelearning.score_records import Kind, Scores
-from lib.activelearning.scoring_jobs import EditCostJobs, JobFiles, ScoringJobs, Studies
-from lib.activelearning.scoring_process import flags_for
+from lib.activelearning.pool import ScoreKind
+from lib.activelearning.scores import ScoreCache, ScoreRecords
+from lib.activelearning.scoring_jobs import EditCostJobs, FileLocations, ScoringJobs, Studies
 from lib.config import AppConfig
+from lib.jobs.job_runner import JobRunner
 from lib.labels.history import LabelHistory
 from lib.models.model_cards import trained_cases
 from lib.models.model_history import ModelHistory
@@ -23,30 +22,31 @@ from lib.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """The scans of a store.
+    """The scans of a datastore.
 
     Attributes:
-        unlabelled: Returns those without a final label.
-        path: Image id -> scan; it may take long where the scan is not at hand.
-        is_available: Whether an image can be looked at now; one that has to be fetched first is left for later.
+        unlabelled: Returns the images without a final label.
+        path: Image id -> scan; may take long for a scan that is not on this machine yet.
+        is_local: Whether the scan of an image is on this machine; one that must be fetched first is scored
+            later.
     """
 
     unlabelled: Callable[[], list[str]]
     path: Callable[[str], Path]
-    is_available: Callable[[str], bool]
+    is_local: Callable[[str], bool]
 
 
 class ActiveLearningService:
     """Scores, choices and leases of one studies folder.
 
     Args:
-        config: The server's.
-        database: The workflow's.
-        folder: Where it lies.
-        registry: The models.
-        labels: The history of labels.
-        images: The scans.
-        served: Returns the version that serves.
+        config: Configuration of the server.
+        database: Workflow database.
+        folder: Folder of the workflow database.
+        registry: Model versions.
+        labels: Label history.
+        images: Scans of the datastore.
+        served: Returns the version of the active model.
     """
 
     def __init__(
@@ -63,66 +63,69 @@ class ActiveLearningService:
         self._images = images
         self._labels = labels
         self._served = served
-        self.known = ScoreCache(Scores(database))
+        records = ScoreRecords(database)
+        self.scores = ScoreCache(records)
         self.edit_costs = EditCostRecords(database)
-        files = JobFiles(image=images.path, label=labels.path, model=registry.weights_path)
-        self.runner = JobRunner(
+        files = FileLocations(image=images.path, label=labels.path, model=registry.weights_path)
+        edit_cost_jobs = EditCostJobs(
+            self.edit_costs,
+            ModelHistory(database),
+            unrecorded=lambda: trained_cases(config.model_dir, config.starter_dir),
+            files=files,
+        )
+        scoring_jobs = ScoringJobs(
+            records, self.scores, studies=self._local_studies, served=served, files=files
+        )
+        self.job_runner = JobRunner(
             folder,
-            [
-                EditCostJobs(
-                    self.edit_costs,
-                    ModelHistory(database),
-                    unrecorded=lambda: trained_cases(config.model_dir, config.starter_dir),
-                    files=files,
-                ),
-                ScoringJobs(
-                    Scores(database), self.known, studies=self._readable, served=served, files=files
-                ),
-            ],
-            flags=flags_for(
+            [edit_cost_jobs, scoring_jobs],
+            worker=scoring_process.__name__,
+            flags=scoring_process.flags_for(
                 config.recipe,
-                turns=folder,
+                state=folder,
                 device=config.device,
                 gpu_share=1.0 - config.retrain.retrain_gpu_share,
             ),
         )
         self.case_assigner = CaseAssigner(
             database,
-            known=self.known,
+            scores=self.scores,
             studies=self.studies,
             served=served,
             lease_s=60.0 * config.lease_minutes,
         )
 
     def studies(self) -> Studies:
-        """Return what there is to look at, and to ask for."""
+        """Return all images, unlabelled and labelled."""
         return Studies(
             unlabelled=tuple(self._images.unlabelled()), labelled=self._labels.current_digests()
         )
 
-    def _readable(self) -> Studies:
-        """Return what can be looked at now."""
-        every, is_available = self.studies(), self._images.is_available
+    def _local_studies(self) -> Studies:
+        """Return the images whose scans are on this machine."""
+        studies, is_local = self.studies(), self._images.is_local
         return Studies(
-            unlabelled=tuple(filter(is_available, every.unlabelled)),
-            labelled={i: digest for i, digest in every.labelled.items() if is_available(i)},
+            unlabelled=tuple(filter(is_local, studies.unlabelled)),
+            labelled={i: digest for i, digest in studies.labelled.items() if is_local(i)},
         )
 
     def status(self) -> dict[str, Any]:
-        """Return how many images the served model has looked at, and what cannot be read."""
-        self.known.refresh()
+        """Return how many images the active model has scored, and which images cannot be read."""
+        self.scores.refresh()
         served, studies = self._served(), self.studies()
-        done = self.known.done()
-        dated = self.known.scores(served)
-        is_current = {i for i, d in dated.items() if d.score.model_version == served}
+        done = self.scores.done()
+        scores = self.scores.scores(served)
+        is_current = {i for i, timed in scores.items() if timed.score.model_version == served}
         return {
             "model_version": served,
             "unlabelled": len(studies.unlabelled),
             "scored": sum(i in is_current for i in studies.unlabelled),
             "scored_by_an_earlier_model": sum(
-                i in dated and i not in is_current for i in studies.unlabelled
+                i in scores and i not in is_current for i in studies.unlabelled
             ),
-            "sampled": sum((i, served or "", Kind.SAMPLES) in done for i in studies.unlabelled),
-            "unreadable": self.known.unreadable(),
+            "sampled": sum(
+                (i, served or "", ScoreKind.SAMPLES) in done for i in studies.unlabelled
+            ),
+            "unreadable": self.scores.unreadable(),
             "edit_cost": summary(self.edit_costs.curve())["verdict"],
         }

@@ -47,7 +47,7 @@ class Assignments:
         maker = ConsensusJob(store, self.readers, self._folder, method=self._config.consensus)
         trouble = "the readings of reader studies could not be looked at"
         self._consensus = PeriodicTask(
-            "consensus", maker.run, every_s=CONSENSUS_EVERY_S, trouble=trouble
+            "consensus", maker.run, every_s=CONSENSUS_EVERY_S, error_message=trouble
         ).start()
         return self._consensus
 

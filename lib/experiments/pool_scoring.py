@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.activelearning import image_scores
-from lib.activelearning.pool import Choice, Pool
-from lib.activelearning.score_records import Kind
+from lib.activelearning.pool import Choice, Pool, ScoreKind
 from lib.activelearning.selection.catalogue import Method
 from lib.errors import ConfigError, LabelError
 from lib.imaging.geometry import Grid
@@ -25,7 +24,7 @@ from lib.training.cases import Case, prepare_cases
 
 FILE = "scores.json"
 PoolScores = dict[str, dict[str, dict[str, Any]]]
-"""Kind of score -> image id -> values, as `lib.activelearning.image_scores` computes them."""
+"""ScoreKind of score -> image id -> values, as `lib.activelearning.image_scores` computes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,25 +119,25 @@ class PreparedVolumes:
 
 
 def images_to_score(
-    kinds: Collection[Kind], *, pool: Collection[str], labelled: Collection[str]
-) -> dict[Kind, Collection[str]]:
+    kinds: Collection[ScoreKind], *, pool: Collection[str], labelled: Collection[str]
+) -> dict[ScoreKind, Collection[str]]:
     """Return the images for which each kind of score is needed.
 
     The shapes of contours are known of labelled images only; repeated predictions are needed of the others
     only.
     """
     images = {
-        Kind.APPEARANCE: pool,
-        Kind.PREDICTION: pool,
-        Kind.SAMPLES: sorted(set(pool) - set(labelled)),
-        Kind.DRAWN: labelled,
+        ScoreKind.APPEARANCE: pool,
+        ScoreKind.PREDICTION: pool,
+        ScoreKind.SAMPLES: sorted(set(pool) - set(labelled)),
+        ScoreKind.LABEL_SHAPES: labelled,
     }
-    return {kind: images[kind] for kind in Kind if kind in kinds}
+    return {kind: images[kind] for kind in ScoreKind if kind in kinds}
 
 
 def score_pool(
     volumes: PreparedVolumes,
-    images: Mapping[Kind, Collection[str]],
+    images: Mapping[ScoreKind, Collection[str]],
     model: Model | None,
     *,
     device: str,
@@ -148,20 +147,20 @@ def score_pool(
 
     Args:
         volumes: The prepared cases.
-        images: Kind of score -> image ids.
+        images: ScoreKind of score -> image ids.
         model: The round's model; None if no kind needs one.
         device: Where the network runs.
         known: Earlier scores by the same model.
     """
-    compute: dict[Kind, Callable[[PreparedCase], dict[str, Any]]] = {
-        Kind.APPEARANCE: lambda case: image_scores.appearance(case.prepared),
-        Kind.DRAWN: lambda case: image_scores.drawn(case.label),
+    compute: dict[ScoreKind, Callable[[PreparedCase], dict[str, Any]]] = {
+        ScoreKind.APPEARANCE: lambda case: image_scores.appearance_features(case.prepared),
+        ScoreKind.LABEL_SHAPES: lambda case: image_scores.label_shapes(case.label),
     }
     if model is not None:
-        compute[Kind.PREDICTION] = lambda case: image_scores.prediction(
+        compute[ScoreKind.PREDICTION] = lambda case: image_scores.prediction_scores(
             case.prepared, model, device=device
         )
-        compute[Kind.SAMPLES] = lambda case: image_scores.samples(
+        compute[ScoreKind.SAMPLES] = lambda case: image_scores.sample_scores(
             case.prepared, model, device=device
         )
     scores: PoolScores = {kind.value: {} for kind in images}
@@ -186,23 +185,23 @@ def build_pool(
     model_version: str,
 ) -> Pool:
     """Return the input of a strategy: candidates, labelled images and their scores."""
-    samples = scores.get(Kind.SAMPLES.value, {})
+    samples = scores.get(ScoreKind.SAMPLES.value, {})
     return Pool(
         candidates=sorted(set(pool) - set(labelled)),
         taken=tuple(labelled),
         scores={
-            image_id: image_scores.image_score(
+            image_id: image_scores.to_image_score(
                 image_id, model_version, prediction, samples.get(image_id)
             )
-            for image_id, prediction in scores.get(Kind.PREDICTION.value, {}).items()
+            for image_id, prediction in scores.get(ScoreKind.PREDICTION.value, {}).items()
         },
         shapes={
-            image_id: image_scores.shapes_of(shapes)
-            for image_id, shapes in scores.get(Kind.DRAWN.value, {}).items()
+            image_id: image_scores.to_organ_shapes(shapes)
+            for image_id, shapes in scores.get(ScoreKind.LABEL_SHAPES.value, {}).items()
         },
         appearance={
-            image_id: image_scores.features_of(appearance)
-            for image_id, appearance in scores.get(Kind.APPEARANCE.value, {}).items()
+            image_id: image_scores.to_features(appearance)
+            for image_id, appearance in scores.get(ScoreKind.APPEARANCE.value, {}).items()
         },
     )
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import SimpleITK as sitk
 import torch
 
-from lib.activelearning.pool import Choice
-from lib.activelearning.score_records import Kind
+from lib.activelearning.pool import Choice, ScoreKind
 from lib.activelearning.selection.catalogue import METHODS
 from lib.errors import CheckpointError, ConfigError, TrainingError
 from lib.evaluation.metrics import organ_dice
@@ -279,7 +278,7 @@ def _previous_round(simulation: Simulation, key: RoundKey) -> Round | None:
     return earlier
 
 
-def _score_kinds(protocol: Protocol, key: RoundKey) -> set[Kind]:
+def _score_kinds(protocol: Protocol, key: RoundKey) -> set[ScoreKind]:
     """Return the scores that the round's strategy needs; after the start, those that any strategy needs."""
     names = protocol.strategies if key.strategy == START else (key.strategy,)
     return {kind for name in names for kind in METHODS[name].needs}

@@ -1,37 +1,64 @@
-"""A program that ends with the process that started it, from its first moment on.
+"""Child processes that end with the process that started them, from their first moment on.
 
     python -m lib.jobs.child_process --parent PID MODULE [ARGUMENT ...]
 
-It imports nothing that takes time: what `MODULE` imports may take many seconds, and a server that is killed in
-them must not leave a training behind that nobody watches.
+It imports the standard library only. The imports of `MODULE` may take many seconds, and a server that is
+killed during them must not leave an unsupervised training behind.
 """
 
 import ctypes
 import os
 import runpy
 import signal
+import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
 
 PARENT_GONE = 5
-"""Exit code."""
+"""Exit code of a child whose parent ended before the child could ask to be ended with it."""
+_APP_DIR = Path(__file__).parents[2]
 _PR_SET_PDEATHSIG = 1
-"""prctl(2)."""
+"""Option number of prctl(2)."""
+
+
+def start_child(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    threads: int,
+    stdin: int | IO[Any],
+    stdout: int | IO[Any],
+    stderr: int | IO[Any],
+) -> "subprocess.Popen[bytes]":
+    """Return a new process that runs `module` and ends with the calling process.
+
+    The kernel kills the child when the *thread* that started it ends, so that thread must live as long as the
+    server.
+    """
+    command = [sys.executable, "-m", "lib.jobs.child_process", "--parent", str(os.getpid()), module]
+    environment = {**os.environ, "PYTHONPATH": str(_APP_DIR), "OMP_NUM_THREADS": str(threads),
+                   "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
+    return subprocess.Popen(
+        [*command, *arguments], stdin=stdin, stdout=stdout, stderr=stderr, cwd=_APP_DIR, env=environment
+    )  # fmt: skip
 
 
 def end_with_parent() -> None:
-    """Let this process be killed when its parent ends, however it ends (defect 10); Linux only."""
+    """Let the kernel kill this process when its parent ends, however it ends (defect 10); Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:
-    """Run the module that the command line names as the program it is."""
+    """Run the module that the command line names as `__main__`."""
     _, _, parent, module, *arguments = sys.argv
-    # Ctrl-C is for the parent, which ends us.
+    # Ctrl-C is for the parent, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     if os.getppid() != int(parent):
-        # It ended before it could be asked for.
+        # The parent ended before `end_with_parent` took effect.
         sys.exit(PARENT_GONE)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

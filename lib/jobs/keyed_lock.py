@@ -1,4 +1,4 @@
-"""What must not be done twice at once, by the name of what it is done to; other names do not wait."""
+"""Locks by name, for work that must not run twice at once on the same item."""
 
 import threading
 from collections import Counter
@@ -7,24 +7,24 @@ from contextlib import contextmanager
 
 
 class KeyedLock:
-    """Locks by name, each there for as long as somebody has it or waits for it."""
+    """One lock per name; a lock exists only while a thread holds it or waits for it."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
-        self._wanted: Counter[str] = Counter()
+        self._users: Counter[str] = Counter()
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        """Let nobody else inside with the same name."""
+        """Hold the lock of `name`; other names do not wait."""
         with self._mutex:
             lock = self._locks.setdefault(name, threading.Lock())
-            self._wanted[name] += 1
+            self._users[name] += 1
         try:
             with lock:
                 yield
         finally:
             with self._mutex:
-                self._wanted[name] -= 1
-                if not self._wanted[name]:
-                    del self._locks[name], self._wanted[name]
+                self._users[name] -= 1
+                if not self._users[name]:
+                    del self._locks[name], self._users[name]

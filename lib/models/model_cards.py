@@ -1,4 +1,4 @@
-"""What the cards that lie beside weights say: a model as a row of the database, the cases it learned from."""
+"""Model cards (`<version>.json`) as rows of the model history, and the training cases and decisions in them."""
 
 import contextlib
 import json
@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import CheckpointError
-from lib.models.model_history import PROMOTED, STARTER, WAITING, Candidate
+from lib.models.model_history import PROMOTED, REJECTED, STARTER, WAITING, Candidate
 from lib.models.registry import Registry, read_card
+from lib.storage.atomic_files import finite, write_json
+from lib.storage.tables import ModelVersion
 
 
-def candidate_of(registry: Registry, version: str) -> Candidate:
-    """Return what is to be recorded of a model that the database does not know.
+def candidate_from_files(registry: Registry, version: str) -> Candidate:
+    """Return the history entry of a model that the database does not know, from the files of the registry.
 
-    What a damaged card does not say is left out.
+    Values that are missing in a damaged card are left out.
 
     Raises:
         UnknownModelError: If no model has that version.
@@ -24,7 +26,7 @@ def candidate_of(registry: Registry, version: str) -> Candidate:
     card: Mapping[str, Any] = {}
     with contextlib.suppress(CheckpointError):
         card = read_card(path)
-    decision, reason = _decision(registry, version)
+    decision, reason = _decision(registry, version, card)
     config = _mapping(card, "config")
     return Candidate(
         version=version,
@@ -36,61 +38,77 @@ def candidate_of(registry: Registry, version: str) -> Candidate:
         metrics=_metrics(_mapping(card, "validation")),
         decision=decision,
         reason=reason,
-        created_at=moment(card.get("created")),
+        created_at=parse_time(card.get("created")),
     )
+
+
+def write_decision(registry: Registry, row: ModelVersion, *, by: str) -> None:
+    """Write the decision about a model to its card, for a server that finds the model later."""
+    path = registry.weights_path(row.version)
+    decision = {
+        "decision": row.decision,
+        "reason": row.reason,
+        "by": by,
+        "decided_at": row.decided_at.isoformat(timespec="seconds") if row.decided_at else None,
+        "report": row.report,
+    }
+    write_json(path.with_suffix(".json"), finite({**read_card(path), "promotion": decision}))
 
 
 def trained_cases(*folders: Path | None) -> set[str]:
     """Return the ids of all cases that a model in one of the folders was trained on.
 
-    A card that cannot be read says nothing, and neither does its model, which does not load.
+    Unreadable cards are skipped: their models do not load either.
     """
-    found: set[str] = set()
+    image_ids: set[str] = set()
     for folder in folders:
         for card in folder.glob("*.json") if folder else ():
             try:
                 cases = json.loads(card.read_text(encoding="utf-8"))["training"]["cases"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-            found |= {str(case) for case in cases} if isinstance(cases, list) else set()
-    return found
+            image_ids |= {str(case) for case in cases} if isinstance(cases, list) else set()
+    return image_ids
 
 
-def moment(text: Any) -> datetime | None:
-    """Return a moment as `isoformat` wrote it, in UTC where it names no zone; None where it is none."""
+def parse_time(text: Any) -> datetime | None:
+    """Return a time in ISO 8601, in UTC if it has no zone; None if it is invalid."""
     try:
-        found = datetime.fromisoformat(str(text))
+        time = datetime.fromisoformat(str(text))
     except ValueError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
-def _decision(registry: Registry, version: str) -> tuple[str, str]:
+def _decision(registry: Registry, version: str, card: Mapping[str, Any]) -> tuple[str, str]:
     for entry in registry.promotions():
         if entry["version"] == version:
             return PROMOTED, str(entry.get("reason") or "")
     starter = registry.starter_path()
     if starter is not None and starter.stem == version:
         return STARTER, "the starter"
-    return WAITING, "found in the model folder; nothing was decided about it"
+    recorded = _mapping(card, "promotion")
+    if recorded.get("decision") == REJECTED:
+        return REJECTED, str(recorded.get("reason") or "")
+    return WAITING, "found in the model folder, without a promotion decision"
 
 
 def _labels(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     cases = _mapping(card, "config").get("cases") or _mapping(card, "training").get("cases")
     if isinstance(cases, Mapping):
         return [{"image_id": str(k), "version": None, "digest": v} for k, v in cases.items()]
-    named = cases if isinstance(cases, list) else []
-    return [{"image_id": str(case), "version": None, "digest": None} for case in named]
+    image_ids = cases if isinstance(cases, list) else []
+    return [{"image_id": str(case), "version": None, "digest": None} for case in image_ids]
 
 
 def _metrics(validation: Mapping[str, Any]) -> dict[str, float | None]:
-    found = _mapping(validation, "organ_dice").items()
-    return {str(k): float(v) if isinstance(v, int | float) else None for k, v in found}
+    dice = _mapping(validation, "organ_dice").items()
+    return {str(k): float(v) if isinstance(v, int | float) else None for k, v in dice}
 
 
 def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = values.get(key)
-    return found if isinstance(found, Mapping) else {}
+    value = values.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _text(value: Any) -> str | None:

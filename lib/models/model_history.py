@@ -108,7 +108,7 @@ class ModelHistory:
             row.pending = {"reason": reason, "by": by} if decision == PROMOTED else None
         return row
 
-    def set_due(self, version: str, *, reason: str, by: str) -> None:
+    def set_pending(self, version: str, *, reason: str, by: str) -> None:
         """Say that a model is to serve again; what was decided about it stays.
 
         Raises:
@@ -117,7 +117,7 @@ class ModelHistory:
         with self._database.writing() as session:
             _require(session, version).pending = {"reason": reason, "by": by}
 
-    def clear_due(self, version: str) -> None:
+    def clear_pending(self, version: str) -> None:
         """Say that a model is not to serve after all.
 
         Raises:
@@ -126,7 +126,7 @@ class ModelHistory:
         with self._database.writing() as session:
             _require(session, version).pending = None
 
-    def due(self) -> list[ModelVersion]:
+    def pending(self) -> list[ModelVersion]:
         """Return the models that were decided to serve and do not yet, the first decision first."""
         query = select(ModelVersion).where(ModelVersion.pending.is_not(None))
         with self._database.reading() as session:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 
 from lib.errors import CheckpointError, UnknownModelError
-from lib.models.model_cards import candidate_of, moment
+from lib.models.model_cards import candidate_from_files, parse_time
 from lib.models.model_history import PROMOTED, REJECTED, STARTER, WAITING, ModelHistory
 from lib.models.registry import LOCK, SERVED, Registry, load_model
 from lib.storage.process_locks import process_lock
@@ -105,7 +105,7 @@ class Promoter:
             done = [*self._record_unknown(), *self._record_pointer()]
             return [*done, *self._restore(), *self._do_what_is_due()]
 
-    def notice(self) -> None:
+    def record_external_changes(self) -> None:
         """Give rows to what other programs wrote and published since; nothing that serves changes."""
         with self._holding():
             self._record_unknown()
@@ -124,22 +124,24 @@ class Promoter:
         load_model(path)
 
     def _promote(self, version: str, *, reason: str, by: str) -> None:
-        for other in self.models.due():
+        for other in self.models.pending():
             if other.version != version:
                 self._pass_over(other, f"{version} was promoted by {by} before it served")
         row = self._row(version)
         if self.registry.published_version() == version:
             if row.pending is not None:
-                self.models.clear_due(version)
+                self.models.clear_pending(version)
             return
         if row.decision in (PROMOTED, STARTER):
-            self.models.set_due(version, reason=reason, by=by)
+            self.models.set_pending(version, reason=reason, by=by)
         else:
             self.models.decide(version, decision=PROMOTED, reason=reason, by=by)
         self._carry_out(version, reason=reason, by=by)
 
     def _row(self, version: str) -> ModelVersion:
-        return self.models.get(version) or self.models.record(candidate_of(self.registry, version))
+        return self.models.get(version) or self.models.record(
+            candidate_from_files(self.registry, version)
+        )
 
     def _carry_out(self, version: str, *, reason: str, by: str) -> None:
         """Do steps 2 and 3 for a model that is due.
@@ -148,7 +150,7 @@ class Promoter:
             CheckpointError: If it does not load.
         """
         previous = self.registry.published_version()
-        self.registry.bring_in(version)
+        self.registry.import_starter(version)
         self.registry.publish(version, reason=reason)
         self.models.add_promotion(version, previous=previous, reason=reason, by=by)
 
@@ -157,7 +159,7 @@ class Promoter:
         if row.decision == PROMOTED and not self.models.was_promoted(row.version):
             self.models.decide(row.version, decision=REJECTED, reason=why)
         else:
-            self.models.clear_due(row.version)
+            self.models.clear_pending(row.version)
         logger.warning("%s does not serve: %s", row.version, why)
 
     def _earlier(self) -> list[str]:
@@ -177,7 +179,11 @@ class Promoter:
         known = {row.version for row in self.models.all()}
         starter = self.registry.starter_path()
         versions = [*([starter.stem] if starter else []), *self.registry.versions()]
-        found = [candidate_of(self.registry, v) for v in dict.fromkeys(versions) if v not in known]
+        found = [
+            candidate_from_files(self.registry, v)
+            for v in dict.fromkeys(versions)
+            if v not in known
+        ]
         # Parents first: a model's labels are counted with theirs.
         for candidate in sorted(found, key=lambda c: c.created_at or datetime.now(timezone.utc)):
             self.models.record(candidate)
@@ -192,11 +198,11 @@ class Promoter:
         if latest and latest[0].version == version:
             row = self.models.get(version)
             if row is not None and row.pending is not None:
-                self.models.clear_due(version)
+                self.models.clear_pending(version)
             return []
         reason, by = self._why(version)
         previous = latest[0].version if latest else None
-        since = moment(self.registry.promotions()[0].get("since"))
+        since = parse_time(self.registry.promotions()[0].get("since"))
         self.models.add_promotion(version, previous=previous, reason=reason, by=by, since=since)
         return [f"{version} serves, promoted by {by}: recorded"]
 
@@ -231,7 +237,7 @@ class Promoter:
 
     def _do_what_is_due(self) -> list[str]:
         done = []
-        for row in self.models.due():
+        for row in self.models.pending():
             due = row.pending or {}
             reason, by = str(due.get("reason", "")), str(due.get("by", ""))
             try:

@@ -187,7 +187,7 @@ class Registry:
             raise UnknownModelError(f"{version}: no model has that version")
         return path
 
-    def bring_in(self, version: str) -> None:
+    def import_starter(self, version: str) -> None:
         """Copy the starter into the folder, if that is what `version` names: only models there are published.
 
         Raises:

@@ -31,7 +31,7 @@ class ServedModel:
         self._trouble: str | None = None
 
     @property
-    def trouble(self) -> str | None:
+    def fallback_reason(self) -> str | None:
         """Why another model serves than the one that was published; None where all is well."""
         return self._trouble
 

@@ -28,7 +28,7 @@ from lib.inference.ensemble import (
     write_uncertainty_map,
 )
 from lib.inference.single_pass import OVERLAP, ContourResult, contour
-from lib.jobs.serving_priority import ServingPriority
+from lib.jobs.priority import ServingPriority
 from lib.models.registry import Model
 from lib.models.served_model import ServedModel
 from lib.recipes.schema import Recipe
@@ -93,7 +93,7 @@ class OrganNetInferTask(InferTask):
             ScanError: If the image is not one regular CT.
             ConfigError: If the request asks for a format or a number that there is not.
         """
-        with self._turns.contouring() if self._turns else nullcontext():
+        with self._turns.inference() if self._turns else nullcontext():
             return self._answer(request, InferOptions.of(request))
 
     def _answer(

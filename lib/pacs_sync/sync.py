@@ -67,18 +67,18 @@ class PacsSync:
         self._trouble = ""
         self._later = RetryBackoff()
         trouble = "the PACS could not be asked"
-        self._looking = PeriodicTask("pacs-list", self.look, every_s=1.0, trouble=trouble)
+        self._looking = PeriodicTask("pacs-list", self.look, every_s=1.0, error_message=trouble)
         self._sending = PeriodicTask(
             "pacs-outbox",
             self.outbox.run,
             every_s=SEND_EVERY_S,
-            trouble="labels could not be sent",
+            error_message="labels could not be sent",
         )
         self._fetching = PeriodicTask(
             "pacs-fetch",
             self.fetch_next,
             every_s=FETCH_EVERY_S,
-            trouble="scans could not be fetched",
+            error_message="scans could not be fetched",
         )
 
     def start(self) -> "PacsSync":

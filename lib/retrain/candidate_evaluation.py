@@ -1,16 +1,22 @@
-"""A candidate before the referee: both models on the same cases, at this moment, and what follows."""
+"""Evaluation of a candidate model against the active model, and the promotion that may follow."""
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lib.config import RetrainConfig
 from lib.errors import CheckpointError
+from lib.labels.history import LabelHistory
+from lib.models.model_cards import candidate_from_files, write_decision
 from lib.models.model_history import ModelHistory
 from lib.models.promotion import Promoter
 from lib.models.registry import Model, Registry, load_model
 from lib.retrain.promotion_rule import CaseDice, PromotionDecision, decide_promotion
+from lib.retrain.settings import Settings
+from lib.storage.database import FILE, Database, state_folder
 from lib.training.cases import Case
 from lib.training.validate import validate
 
@@ -19,14 +25,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateEvaluation:
-    """What the decision about a candidate needs.
+    """Evaluates candidate models, records the decisions, and promotes.
 
     Attributes:
-        registry: Holds the weights.
-        models: Remembers the decision.
-        promoter: Carries it out.
-        config: The rules.
-        device: Where the networks run.
+        registry: Model versions.
+        models: Model history, which the decision is recorded in.
+        promoter: Changes the active model.
+        config: Thresholds of the promotion rule.
+        device: Device of the networks.
+        by: Recorded as the author of the decision.
         before_each: Called before each case is contoured.
     """
 
@@ -35,71 +42,70 @@ class CandidateEvaluation:
     promoter: Promoter
     config: RetrainConfig
     device: str
+    by: str = "referee"
     before_each: Callable[[], object] | None = None
 
-    def evaluate(self, version: str, referee: Sequence[Case]) -> tuple[bool, str]:
-        """Decide about a candidate that is in the registry and in the database, and act on it.
-
-        A candidate that was decided about before a crash is not judged again.
+    def evaluate(self, version: str, evaluation_cases: Sequence[Case]) -> tuple[bool, str]:
+        """Decide about a candidate model that is in the registry and in the model history, and act on it.
 
         Returns:
-            Whether it serves now, and why.
+            Whether it is promoted, and the reason.
         """
-        known = self.models.get(version)
-        if known is not None and known.decision != "waiting":
-            return known.decision == "promoted", known.reason
         candidate = load_model(self.registry.folder / f"{version}.safetensors", self.device)
-        served, refusal = self._served(candidate)
+        active, refusal = self._active_model(candidate)
         if refusal:
-            ruling = PromotionDecision(
+            decision = PromotionDecision(
                 is_promoted=False, reason=refusal, candidate_dsc=None, organs={}
             )
-            return self._record(version, ruling, {}, None)
-        new = self._dice(candidate, referee)
-        old = self._dice(served, referee) if served is not None else None
-        ruling = decide_promotion(
+            return self._record(version, decision, {}, None)
+        new = self._dice(candidate, evaluation_cases)
+        old = self._dice(active, evaluation_cases) if active is not None else None
+        decision = decide_promotion(
             new,
             old,
             self.config,
-            has_more_labels=self._has_more_labels(version, served),
+            has_more_labels=self._has_more_labels(version, active),
             is_first=self.registry.published_version() is None,
         )
-        return self._record(version, ruling, new, old)
+        if candidate.card.get("validation", {}).get("chose_the_weights"):
+            note = "its weights were chosen among several by these cases, which favours it"
+            decision = replace(decision, reason=f"{decision.reason}; {note}")
+        return self._record(version, decision, new, old)
 
-    def _served(self, candidate: Model) -> tuple[Model | None, str | None]:
-        """Return the model that serves, if any, or what forbids a comparison."""
+    def _active_model(self, candidate: Model) -> tuple[Model | None, str | None]:
+        """Return the active model, if any, and a reason to reject the candidate model without evaluation."""
         path = self.registry.served_path()
         if path is None:
             return None, None
         try:
-            served = load_model(path, self.device)
+            active = load_model(path, self.device)
         except CheckpointError as error:
             logger.warning(
-                "the served model does not load, the candidate is judged alone: %s", error
+                "the active model does not load, the candidate model is evaluated alone: %s", error
             )
             return None, None
-        if served.version == candidate.version:
-            return served, "its weights are those of the served model"
-        if served.recipe.organ_set != candidate.recipe.organ_set:
-            return served, (
-                f"it contours the organ set {candidate.recipe.organ_set!r}, the served model "
-                f"{served.recipe.organ_set!r}: promote it by hand if that is meant"
+        if active.version == candidate.version:
+            return active, "its weights are those of the active model"
+        if active.recipe.organ_set != candidate.recipe.organ_set:
+            return active, (
+                f"it contours the organ set {candidate.recipe.organ_set!r}, the active model "
+                f"{active.recipe.organ_set!r}: promote it by hand if that is intended"
             )
-        return served, None
+        return active, None
 
-    def _dice(self, model: Model, referee: Sequence[Case]) -> CaseDice:
-        return validate(model, referee, device=self.device, before_each=self.before_each).per_case
+    def _dice(self, model: Model, cases: Sequence[Case]) -> CaseDice:
+        return validate(model, cases, device=self.device, before_each=self.before_each).per_case
 
-    def _has_more_labels(self, version: str, served: Model | None) -> bool:
+    def _has_more_labels(self, version: str, active: Model | None) -> bool:
         candidate = self.models.get(version)
-        old = self.models.get(served.version) if served is not None else None
+        old = self.models.get(active.version) if active is not None else None
         return (candidate.labels_seen if candidate else 0) > (old.labels_seen if old else 0)
 
     def _record(
-        self, version: str, ruling: PromotionDecision, new: CaseDice, old: CaseDice | None
+        self, version: str, decision: PromotionDecision, new: CaseDice, old: CaseDice | None
     ) -> tuple[bool, str]:
         report: Mapping[str, Any] = {
-            **asdict(ruling),
+            **asdict(decision),
             "cases": {case: {"candidate": dict(organs)} for case, organs in new.items()},
             "rules": {
                 "promotion_margin": self.config.promotion_margin,
@@ -110,12 +116,98 @@ class CandidateEvaluation:
         }
         for case, organs in (old or {}).items():
             report["cases"].setdefault(case, {})["served"] = dict(organs)
-        metrics = {organ: found["candidate"] for organ, found in ruling.organs.items()}
-        decision = "promoted" if ruling.is_promoted else "rejected"
+        outcome = "promoted" if decision.is_promoted else "rejected"
         self.models.decide(
-            version, decision=decision, reason=ruling.reason, metrics=metrics, report=dict(report)
+            version,
+            decision=outcome,
+            reason=decision.reason,
+            by=self.by,
+            metrics={organ: values["candidate"] for organ, values in decision.organs.items()},
+            report=dict(report),
         )
-        if ruling.is_promoted:
-            self.promoter.promote(version, reason=ruling.reason, by="referee")
-        logger.info("%s is %s: %s", version, decision, ruling.reason)
-        return ruling.is_promoted, ruling.reason
+        if decision.is_promoted:
+            self.promoter.promote(version, reason=decision.reason, by=self.by)
+        logger.info("%s is %s: %s", version, outcome, decision.reason)
+        return decision.is_promoted, decision.reason
+
+
+def publish_candidate(
+    folder: Path,
+    version: str,
+    evaluation_cases: Sequence[Case],
+    *,
+    studies: Path,
+    starter: Path | None,
+    by: str,
+    device: str = "cpu",
+) -> tuple[bool, str]:
+    """Promote a model that was trained outside a server, by the same rule and with the same record.
+
+    The workflow database of `studies` provides the settings and records the decision, if it belongs to the
+    model folder. Without one, the settings are the defaults, the history is read from the cards of the
+    folder, and the decision is written to the model's card. `served.json` lists promotions in both cases.
+
+    Args:
+        folder: Model folder, which contains the version.
+        version: The candidate model.
+        evaluation_cases: Cases that the candidate model was not trained on.
+        studies: Studies folder.
+        starter: Folder of the starter weights, which are active until a first model is promoted.
+        by: Recorded as the author of the decision.
+        device: Device of the networks.
+
+    Returns:
+        Whether it is promoted, and the reason.
+    """
+    recipe = load_model(folder / f"{version}.safetensors").recipe
+    registry = Registry(folder, starter=starter, organ_set=recipe.organ_set)
+    path = state_folder(str(studies), folder) / FILE
+    database = Database(path) if path.is_file() else None
+    try:
+        if database is not None and _belongs_to(ModelHistory(database), registry):
+            return _publish(registry, version, evaluation_cases, database, by=by, device=device)
+    finally:
+        if database is not None:
+            database.close()
+    with tempfile.TemporaryDirectory() as scratch:
+        database = Database(Path(scratch) / FILE)
+        try:
+            result = _publish(registry, version, evaluation_cases, database, by=by, device=device)
+            row = ModelHistory(database).get(version)
+        finally:
+            database.close()
+    if row is not None:
+        write_decision(registry, row, by=by)
+    return result
+
+
+def _publish(
+    registry: Registry,
+    version: str,
+    evaluation_cases: Sequence[Case],
+    database: Database,
+    *,
+    by: str,
+    device: str,
+) -> tuple[bool, str]:
+    models = ModelHistory(database)
+    promoter = Promoter(registry, models)
+    promoter.record_external_changes()
+    if registry.published_version() == version:
+        return True, "it is the active model already"
+    models.record(candidate_from_files(registry, version))
+    config = Settings(database, RetrainConfig()).get()
+    if not config.doubted_may_judge:
+        labels = LabelHistory(database, database.path.parent).current()
+        doubted = {label.image_id for label in labels if label.doubts}
+        evaluation_cases = [case for case in evaluation_cases if case.image_id not in doubted]
+    evaluation = CandidateEvaluation(
+        registry=registry, models=models, promoter=promoter, config=config, device=device, by=by
+    )
+    return evaluation.evaluate(version, evaluation_cases)
+
+
+def _belongs_to(models: ModelHistory, registry: Registry) -> bool:
+    """Return whether a model history is that of a model folder: all its models but the starter lie there."""
+    versions = {row.version for row in models.all() if row.decision != "starter"}
+    return versions <= set(registry.versions())

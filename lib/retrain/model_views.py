@@ -1,4 +1,4 @@
-"""The models as people look at them: a list, one of them, two side by side; plain values."""
+"""Models as JSON values: the list, the details of one, and the comparison of two."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,18 +13,18 @@ from lib.storage.tables import ModelVersion
 from lib.training.record import flattened
 
 
-def overview(models: ModelHistory, served: ServedModel) -> dict[str, Any]:
-    """Return every model, newest first, which of them serves, and what is wrong with that, if anything.
+def list_models(models: ModelHistory, served: ServedModel) -> dict[str, Any]:
+    """Return every model, newest first, and the active one.
 
-    `trouble` says why another model serves than the one that was promoted; `served` is None where none can.
+    `trouble` says why another model is active than the promoted one; `served` is None if none can be loaded.
     """
-    version, trouble = _serving(served)
-    rows = [summary(row, version) for row in models.all()]
-    return {"served": version, "trouble": trouble, "models": rows}
+    version, error_message = _active_version(served)
+    rows = [model_summary(row, version) for row in models.all()]
+    return {"served": version, "trouble": error_message, "models": rows}
 
 
-def everything(models: ModelHistory, served: ServedModel, version: str) -> dict[str, Any]:
-    """Return all that is known of one model: its row, its card, when it served.
+def describe_model(models: ModelHistory, served: ServedModel, version: str) -> dict[str, Any]:
+    """Return the row and the card of a model, and its promotions.
 
     Raises:
         UnknownModelError: If no model has that version.
@@ -36,19 +36,19 @@ def everything(models: ModelHistory, served: ServedModel, version: str) -> dict[
         for p in models.promotions()
         if p.version == version
     ]
-    found = {
-        **summary(row, _serving(served)[0]),
+    details = {
+        **model_summary(row, _active_version(served)[0]),
         **columns,
         "promotions": promotions,
         "card": _card(served.registry, version),
     }
-    return _plain(found)
+    return _json_values(details)
 
 
-def compare(models: ModelHistory, registry: Registry, a: str, b: str) -> dict[str, Any]:
+def compare_models(models: ModelHistory, registry: Registry, a: str, b: str) -> dict[str, Any]:
     """Return two models side by side: DSC per organ, and the labels and recipe fields that differ.
 
-    The difference is `b` minus `a`, None where one of them was not judged on the organ. Labels are those that
+    The difference is `b` minus `a`, None if one of them was not evaluated on the organ. Labels are those that
     the models and their parents learned from.
 
     Raises:
@@ -59,7 +59,7 @@ def compare(models: ModelHistory, registry: Registry, a: str, b: str) -> dict[st
     labels = [{_label_key(label): label for label in models.lineage_labels(v)} for v in (a, b)]
     recipes = [flattened(_mapping(_card(registry, v).get("recipe"))) for v in (a, b)]
     fields = sorted({*recipes[0], *recipes[1]})
-    return _plain(
+    return _json_values(
         {
             "a": a,
             "b": b,
@@ -80,21 +80,21 @@ def compare(models: ModelHistory, registry: Registry, a: str, b: str) -> dict[st
 
 
 def mean_dice(row: ModelVersion) -> float | None:
-    """Return the mean DSC over the organs that the model was judged on; None where there are none."""
+    """Return the mean DSC over the organs that the model was evaluated on; None if there are none."""
     values = [value for value in row.metrics.values() if value is not None]
     return sum(values) / len(values) if values else None
 
 
-def _serving(served: ServedModel) -> tuple[str | None, str | None]:
+def _active_version(served: ServedModel) -> tuple[str | None, str | None]:
     try:
-        return served.get().version, served.trouble
+        return served.get().version, served.fallback_reason
     except CheckpointError as error:
         return None, str(error)
 
 
-def summary(row: ModelVersion, served: str | None) -> dict[str, Any]:
-    """Return one model in a line; `served` is the version that serves."""
-    return _plain(
+def model_summary(row: ModelVersion, served: str | None) -> dict[str, Any]:
+    """Return the entry of a model in lists; `served` is the version of the active model."""
+    return _json_values(
         {
             "version": row.version,
             "parent": row.parent,
@@ -128,7 +128,7 @@ def _require(models: ModelHistory, version: str) -> ModelVersion:
 
 
 def _card(registry: Registry, version: str) -> dict[str, Any]:
-    """Return a model's card; empty where it is gone or damaged."""
+    """Return a model's card; empty if it is missing or damaged."""
     try:
         return read_card(registry.weights_path(version))
     except CheckpointError:
@@ -139,15 +139,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return `values` as JSON can hold them: moments as ISO 8601, no number that is not finite."""
-    plain: dict[str, Any] = finite(_without_moments(values))
-    return plain
+def _json_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` with times in ISO 8601, and None for numbers that are not finite."""
+    converted: dict[str, Any] = finite(_with_text_times(values))
+    return converted
 
 
-def _without_moments(value: Any) -> Any:
+def _with_text_times(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_moments(v) for key, v in value.items()}
+        return {key: _with_text_times(v) for key, v in value.items()}
     if isinstance(value, list):
-        return [_without_moments(v) for v in value]
+        return [_with_text_times(v) for v in value]
     return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value

@@ -1,4 +1,4 @@
-"""Which of two models may serve: a pure function of how both did on the same cases."""
+"""Promotion rule: whether a candidate model replaces the active model, from DSC on the same cases."""
 
 import math
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from scipy import stats
 from lib.config import RetrainConfig
 from lib.imaging.quantities import FloatArray
 
-NOBODY_JUDGES = (
-    "no case judges, so nothing shows that it is not worse: of the referee's cases none has a label that looks "
-    "right (GET /organnet/status lists the doubts; the setting doubted_may_judge passes over them)"
+NO_EVALUATION_CASE = (
+    "no usable evaluation case: the candidate model cannot be compared, because no evaluation case has a label "
+    "without plausibility warnings (listed by GET /organnet/status, ignored with the setting doubted_may_judge)"
 )
 CaseDice = Mapping[str, Mapping[str, float]]
 """Image id -> TG-263 name -> DSC."""
@@ -20,18 +20,18 @@ CaseDice = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionDecision:
-    """What the referee said.
+    """Result of the promotion rule; the fields are the keys of the stored report.
 
     Attributes:
-        is_promoted: Whether the candidate may serve.
-        reason: Why, in one sentence.
-        candidate_dsc: Its mean DSC over pairs of case and organ; None where nothing was compared.
-        served_dsc: The served model's, on the same pairs; None where none serves.
-        difference: Mean of the paired differences, candidate less served.
-        low: Lower bound of that mean, one-sided, at the confidence of the settings.
-        high: Upper bound of it, likewise.
-        pairs: How many pairs were compared.
-        organs: Organ -> mean DSC of the candidate, of the served model, and the difference.
+        is_promoted: Whether the candidate model becomes the active model.
+        reason: One sentence.
+        candidate_dsc: Mean DSC of the candidate model over pairs of case and organ; None without a pair.
+        served_dsc: Mean DSC of the active model on the same pairs; None without an active model.
+        difference: Mean of the paired differences, candidate minus active.
+        low: One-sided lower bound of that mean at `promotion_confidence`.
+        high: One-sided upper bound, likewise.
+        pairs: Number of pairs.
+        organs: Organ -> mean DSC of the candidate and of the active model, and the difference.
     """
 
     is_promoted: bool
@@ -53,23 +53,22 @@ def decide_promotion(
     has_more_labels: bool,
     is_first: bool,
 ) -> PromotionDecision:
-    """Return whether the candidate takes the place of what serves.
+    """Return whether the candidate model replaces the active model.
 
-    It does if it is not worse: the lower bound of the mean paired difference is at least
-    `-promotion_margin` (a test of non-inferiority: Piaggio et al. 2012, CONSORT extension), and no organ's mean
-    fell by more than `max_organ_drop`. Where it is not better either, the bound lying at 0 or below, it must
-    have learned from more labels.
+    It does if it is not inferior: the lower bound of the mean paired difference is at least
+    `-promotion_margin` (a non-inferiority test: Piaggio et al. 2012, CONSORT extension), and no organ's mean
+    DSC falls by more than `max_organ_drop`. If it is not superior either (the bound is at most 0), it must
+    have been trained on more labels.
 
     The bound is that of a paired t-test over pairs of case and organ (Student 1908). Organs of one case are not
-    independent, so with few cases it is narrower than it should be; clustering over two cases would leave
-    nothing to decide by.
+    independent, so with few cases the bound is too high; with clustering, two cases could not decide anything.
 
     Args:
-        candidate: DSC of the candidate.
-        served: DSC of the served model on the same cases; None where none serves, or it does not load.
-        config: Margin, confidence, largest fall of an organ, DSC that a first model needs.
-        has_more_labels: Whether the candidate, with the models it came from, learned from more labels.
-        is_first: Whether no model trained here was promoted before: none serves, or the starter does.
+        candidate: DSC of the candidate model.
+        served: DSC of the active model on the same cases; None if there is none, or it does not load.
+        config: Margin, confidence, largest drop per organ, DSC that a first model needs.
+        has_more_labels: Whether the candidate model and its parents were trained on more labels.
+        is_first: Whether no model was promoted before: there is no active model, or it is the starter.
     """
     pairs = [(case, organ) for case, organs in candidate.items() for organ in organs]
     if served is not None:
@@ -78,7 +77,7 @@ def decide_promotion(
     if not len(new):
         return PromotionDecision(
             is_promoted=False,
-            reason=NOBODY_JUDGES,
+            reason=NO_EVALUATION_CASE,
             candidate_dsc=None,
             organs={},
         )
@@ -98,10 +97,10 @@ def decide_promotion(
 
 def _first(mean: float, config: RetrainConfig, pairs: list[tuple[str, str]]) -> str:
     cases = len({case for case, _ in pairs})
-    sign = "reaches" if mean >= config.min_first_dsc else "is below"
+    relation = "reaches" if mean >= config.min_first_dsc else "is below"
     return (
-        f"no model serves; mean DSC {mean:.3f} on {cases} cases {sign} the {config.min_first_dsc:g} "
-        "that a first model needs (min_first_dsc)"
+        f"there is no active model; mean DSC {mean:.3f} on {cases} cases {relation} the "
+        f"{config.min_first_dsc:g} that a first model needs (min_first_dsc)"
     )
 
 
@@ -139,8 +138,8 @@ def _against(
     elif is_first and new.mean() < config.min_first_dsc:
         refusal = f"below the {config.min_first_dsc:g} that a first model needs (min_first_dsc)"
     elif low <= 0 and not has_more_labels:
-        refusal = "not better, and it learned from no more labels"
-    verdict = refusal or ("better" if low > 0 else "not worse, and it learned from more labels")
+        refusal = "not better, and trained on no more labels"
+    verdict = refusal or ("better" if low > 0 else "non-inferior, and trained on more labels")
     return PromotionDecision(
         is_promoted=refusal is None,
         reason=f"{verdict}: {shown}",
@@ -157,7 +156,7 @@ def _against(
 def bounds(differences: FloatArray, confidence: float) -> tuple[float, float]:
     """Return the one-sided lower and upper bounds of the mean of `differences`, by Student's t.
 
-    One difference alone bounds nothing, unless it is the only one there can be: it is taken as it is.
+    A single difference has no variance: both bounds are the difference itself.
     """
     mean = float(differences.mean())
     if len(differences) < 2:

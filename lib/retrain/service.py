@@ -1,4 +1,4 @@
-"""Everything that the server asks of retraining: begin, stop, how it goes."""
+"""Retraining of one studies folder, as the server uses it: start, stop, settings."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,17 @@ from lib.models.model_history import PROMOTED, REJECTED, WAITING
 from lib.models.promotion import Promoter
 from lib.models.registry import Model, load_model, read_card
 from lib.recipes.schema import Recipe
-from lib.retrain.case_set_records import CaseSets
-from lib.retrain.run_records import Runs, RunState
+from lib.retrain.case_sets import CaseSets
+from lib.retrain.runs import Runs, RunState, TrainingFolders
 from lib.retrain.scheduler import Scheduler
-from lib.retrain.setting_overrides import Settings
-from lib.retrain.training_process import RunDirectory
-from lib.retrain.training_set import LabelledCase, Planned, Planner, request_for, require_enough
+from lib.retrain.settings import Settings
+from lib.retrain.training_set import (
+    LabelledCase,
+    PlannedCase,
+    TrainingSetPlanner,
+    require_enough,
+    run_request,
+)
 from lib.storage.database import Database
 from lib.storage.tables import ModelVersion, Run
 
@@ -28,10 +33,10 @@ class RetrainingService:
     """The trainings of one studies folder.
 
     Args:
-        config: The server's.
-        database: The workflow's.
-        folder: Where it lies.
-        promoter: Changes what serves.
+        config: Configuration of the server.
+        database: Workflow database.
+        folder: Folder of the workflow database.
+        promoter: Changes the active model.
         labelled: Returns every case with a final label.
     """
 
@@ -46,69 +51,74 @@ class RetrainingService:
     ) -> None:
         self.recipe: Recipe = config.recipe
         self.device = config.device
-        self._fits: tuple[Path, Model | None] | None = None
+        self._initial_cache: tuple[Path, Model | None] | None = None
         self.promoter = promoter
         self.registry = promoter.registry
         self.models = promoter.models
         self.runs = Runs(database)
         self.settings = Settings(database, config.retrain)
-        self.sets = CaseSets(database)
-        self.planner = Planner(
+        self.planner = TrainingSetPlanner(
             labelled,
-            self.sets,
+            CaseSets(database),
             self.runs,
-            self._trained_cases,
+            lambda: trained_cases(config.model_dir, config.starter_dir),
             lambda: self.settings.get().doubted_may_judge,
         )
-        self.place = RunDirectory(state=folder, models=config.model_dir, starter=config.starter_dir)
+        self.folders = TrainingFolders(
+            state=folder, models=config.model_dir, starter=config.starter_dir
+        )
         self.scheduler = Scheduler(
-            place=self.place,
+            folders=self.folders,
             planner=self.planner,
             runs=self.runs,
             settings=self.settings.get,
-            queue=self._queue_for,
+            queue=lambda why: self._queue(why, {}),
             after_crash=self.promoter.reconcile,
-            settle=self._settle,
+            resolve=self._resolve,
         )
 
-    def begin(self, wishes: Mapping[str, Any], *, by: str) -> Run:
-        """Let a training begin within a second; one that was stopped goes on where nothing has changed since.
+    def start_training(self, options: Mapping[str, Any], *, by: str) -> Run:
+        """Queue a training, which starts within a second; a stopped run is continued if nothing has changed.
 
         Args:
-            wishes: `max_epochs`, `max_minutes`, `seed`, `pretrained`.
-            by: Who asks.
+            options: `max_epochs`, `max_minutes`, `seed`, `pretrained`.
+            by: Name of the user.
 
         Raises:
             TrainingError: If too few cases are labelled.
-            StateError: If one is running.
+            StateError: If a training is active.
         """
-        run = self._queue(f"asked for by {by}" if by else "asked for", wishes)
+        run = self._queue(f"asked for by {by}" if by else "asked for", options)
         self.scheduler.wake()
         return run
 
-    def halt(self, *, by: str) -> Run | None:
-        """Stop the training that runs, or is about to; return it, or None."""
+    def stop_training(self, *, by: str) -> Run | None:
+        """Stop the active or queued training; return it, or None if there is none."""
         active = self.runs.active()
         if active is None:
             return None
-        stopped = self.runs.change(
+        stopped = self.runs.update(
             active.id, state=RunState.STOPPED, outcome=f"stopped by {by or 'a client'}"
         )
         self.scheduler.kill_child()
         self.scheduler.wake()
         return stopped
 
-    def _queue_for(self, why: str) -> Run:
-        return self._queue(why, {})
+    def default_epochs(self) -> int:
+        """Return the number of epochs of a training whose request gives none."""
+        is_fine_tuning = self._initial_model() is not None
+        return self.settings.get().retrain_epochs if is_fine_tuning else self.recipe.schedule.epochs
 
-    def _queue(self, why: str, wishes: Mapping[str, Any]) -> Run:
+    def _queue(self, why: str, options: Mapping[str, Any]) -> Run:
         cases = self.planner.cases()
         require_enough(cases)
-        initial = self._initial() if wishes.get("pretrained", True) else None
-        request = request_for(self.recipe, initial, self.settings.get(), wishes, device=self.device)
-        before = self.runs.last()
-        if before is not None and _is_same(before, cases, request, initial):
-            return self.runs.again(before.id)
+        initial = self._initial_model() if options.get("pretrained", True) else None
+        request = run_request(
+            self.recipe, initial, self.settings.get(), options, device=self.device
+        )
+        last = self.runs.last()
+        if last is not None and _can_continue(last, cases, request, initial):
+            return self.runs.requeue(last.id)
         return self.runs.queue(
             why=why,
             request=request,
@@ -116,43 +126,46 @@ class RetrainingService:
             initial_version=initial.version if initial else None,
         )
 
-    def _initial(self) -> Model | None:
-        """Return the served model to go on from; None where it is of another shape, or there is none."""
+    def _initial_model(self) -> Model | None:
+        """Return the active model as the start of a training; None if there is none, or it does not fit."""
         path = self.registry.served_path()
         if path is None:
             return None
-        if self._fits is None or self._fits[0] != path:
-            self._fits = (path, self._fitting(path))
-        return self._fits[1]
+        if self._initial_cache is None or self._initial_cache[0] != path:
+            self._initial_cache = (path, self._load_if_fitting(path))
+        return self._initial_cache[1]
 
-    def _fitting(self, path: Path) -> Model | None:
+    def _load_if_fitting(self, path: Path) -> Model | None:
+        """Return a model with the recipe's network, organs and number of input channels, else None."""
         try:
             model = load_model(path)
         except CheckpointError as error:
-            logger.warning("not starting from the served model: %s", error)
+            logger.warning("training will not start from the active model: %s", error)
             return None
-        ours, its = self.recipe, model.recipe
-        same = (its.network, its.organ_set, len(its.hu_windows))
-        return model if same == (ours.network, ours.organ_set, len(ours.hu_windows)) else None
+        ours, theirs = (
+            (recipe.network, recipe.organ_set, len(recipe.hu_windows))
+            for recipe in (self.recipe, model.recipe)
+        )
+        return model if ours == theirs else None
 
-    def _settle(self, run: Run) -> tuple[RunState, str] | None:
-        """Return how a run that is given up ended after all, if its candidate was decided about.
+    def _resolve(self, run: Run) -> tuple[RunState, str] | None:
+        """Return the final state of a run that is given up, if its candidate model was decided about.
 
-        One that was not decided about is rejected: nobody will judge it any more.
+        A candidate model without a decision is rejected, because it will not be evaluated any more.
         """
         for row in self.models.all():
-            if not self._is_of(row, run):
+            if not self._is_made_by(row, run):
                 continue
             if row.decision == WAITING:
-                reason = "its training failed before it was judged"
+                reason = "its training failed before it was evaluated"
                 self.models.decide(row.version, decision=REJECTED, reason=reason)
                 return None
             is_promoted = row.decision == PROMOTED
             return (RunState.PROMOTED if is_promoted else RunState.REJECTED), row.reason
         return None
 
-    def _is_of(self, row: ModelVersion, run: Run) -> bool:
-        """Return whether a run made a model; killed before it recorded that, it left word on the card alone."""
+    def _is_made_by(self, row: ModelVersion, run: Run) -> bool:
+        """Return whether a run made a model; the card says so if the run was killed before it wrote the row."""
         if row.run_id is not None or row.decision != WAITING:
             return row.run_id == run.id
         try:
@@ -161,19 +174,11 @@ class RetrainingService:
             return False
         return card.get("run") == run.id and card.get("parent") == run.initial_version
 
-    def _trained_cases(self) -> set[str]:
-        return trained_cases(self.place.models, self.place.starter)
 
-    def default_epochs(self) -> int:
-        """Return how many epochs a training takes now, unless somebody wishes otherwise."""
-        is_warm = self._initial() is not None
-        return self.settings.get().retrain_epochs if is_warm else self.recipe.schedule.epochs
-
-
-def _is_same(
-    run: Run, cases: Sequence[Planned], request: Mapping[str, Any], initial: Model | None
+def _can_continue(
+    run: Run, cases: Sequence[PlannedCase], request: Mapping[str, Any], initial: Model | None
 ) -> bool:
-    """Return whether a stopped run is the one that is asked for."""
+    """Return whether a stopped run has the same cases, initial model and request."""
     if run.state != RunState.STOPPED or run.initial_version != (
         initial.version if initial else None
     ):

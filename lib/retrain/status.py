@@ -1,26 +1,28 @@
-"""What people see of it: labels waiting, the run, what serves and why; and the form the clients know."""
+"""Status of retraining as JSON values, for the status page and for MONAI Label's clients."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from lib.jobs.supervisor import tail
 from lib.models.model_history import STARTER, WAITING
-from lib.retrain.case_set_records import REFEREE
-from lib.retrain.model_views import summary
-from lib.retrain.run_records import ACTIVE, RunState
-from lib.retrain.scheduler import log_path, tail
+from lib.retrain.case_sets import EVALUATION
+from lib.retrain.model_views import model_summary
+from lib.retrain.runs import ACTIVE, RunState
 from lib.retrain.service import RetrainingService
-from lib.retrain.training_set import Planned
+from lib.retrain.training_set import PlannedCase
 from lib.retrain.trigger import decide
 from lib.storage.tables import ModelVersion, Run, now
 
 SHOWN_LINES = 20
+"""Number of log lines in the details of a task."""
 HISTORY = 50
+"""Number of entries in each list of the history."""
 
 _TASK_STATUS: Mapping[str, str] = {
     RunState.QUEUED: "SUBMITTED",
     RunState.RUNNING: "RUNNING",
-    RunState.JUDGING: "RUNNING",
+    RunState.EVALUATING: "RUNNING",
     RunState.PROMOTED: "DONE",
     RunState.REJECTED: "DONE",
     RunState.FAILED: "ERROR",
@@ -29,15 +31,15 @@ _TASK_STATUS: Mapping[str, str] = {
 
 
 def status(retraining: RetrainingService, served: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return everything at a glance.
+    """Return labels, trainings, models and the active model.
 
     Args:
-        retraining: Of the studies.
-        served: Version of the served model, and what is known of it; None where none serves.
+        retraining: Retraining of the studies folder.
+        served: Version and summary of the active model; None if there is none.
     """
     cases = retraining.planner.cases()
-    situation = retraining.planner.situation(cases)
-    decision = decide(retraining.settings.get(), situation, now())
+    state = retraining.planner.trigger_state(cases)
+    decision = decide(retraining.settings.get(), state, now())
     runs = retraining.runs.all(limit=HISTORY)
     active = next((run for run in runs if run.state in ACTIVE), None)
     models = retraining.models.all()
@@ -52,9 +54,9 @@ def status(retraining: RetrainingService, served: Mapping[str, Any] | None) -> d
             "reason": decision.reason,
             "next_look": _iso(decision.next_look),
         },
-        "last_decision": None if latest is None else summary(latest, version),
+        "last_decision": None if latest is None else model_summary(latest, version),
         "history": {
-            "models": [summary(row, version) for row in reversed(models[:HISTORY])],
+            "models": [model_summary(row, version) for row in reversed(models[:HISTORY])],
             "promotions": [
                 {"version": p.version, "since": _iso(p.since), "reason": p.reason, "by": p.by}
                 for p in reversed(retraining.models.promotions()[:HISTORY])
@@ -65,38 +67,38 @@ def status(retraining: RetrainingService, served: Mapping[str, Any] | None) -> d
 
 
 def task(retraining: RetrainingService, run: Run, model: str) -> dict[str, Any]:
-    """Return a run as MONAI Label's clients know a task."""
-    shown: dict[str, Any] = {
+    """Return a run in the form of a MONAI Label task."""
+    values: dict[str, Any] = {
         "id": str(run.id),
         "status": _TASK_STATUS[run.state],
         "model": model,
         "request": {"model": model, "max_epochs": run.request["recipe"]["schedule"]["epochs"]},
         "start_ts": _local(run.started_at or run.created_at),
-        "details": [*run.notes, *tail(log_path(retraining.place.run_dir(run.id)), SHOWN_LINES)],
+        "details": [*run.notes, *tail(retraining.folders.log_path(run.id), SHOWN_LINES)],
     }
     if run.ended_at is not None:
-        shown |= {"end_ts": _local(run.ended_at), "result": run.outcome}
-    return shown
+        values |= {"end_ts": _local(run.ended_at), "result": run.outcome}
+    return values
 
 
 def train_stats(run: Run | None) -> dict[str, Any]:
-    """Return the statistics of the newest run, under the names that Slicer and OHIF show."""
+    """Return the statistics of a run under the keys that Slicer and OHIF display."""
     if run is None or not run.progress:
         return {}
-    told = run.progress
+    progress = run.progress
     is_over = run.state not in ACTIVE
     stats = {
         "start_ts": _local(run.started_at or run.created_at),
-        "epoch": told["epoch"],
-        "total_epochs": told["total_epochs"],
-        "best_metric": told["best_metric"] or 0.0,
-        "best_metric_epoch": told["best_epoch"],
-        "train": {"loss": told["loss"], "learning_rate": told["learning_rate"]},
-        "eval": {"val_mean_dice": told["metric"], **told["organ_dice"]},
-        "elapsed_s": round(told["elapsed_s"], 1),
-        "eta_s": round(told["eta_s"], 1),
-        # Slicer takes a run with a total time as ended.
-        "total_time": str(round(told["elapsed_s"], 1)) if is_over else "",
+        "epoch": progress["epoch"],
+        "total_epochs": progress["total_epochs"],
+        "best_metric": progress["best_metric"] or 0.0,
+        "best_metric_epoch": progress["best_epoch"],
+        "train": {"loss": progress["loss"], "learning_rate": progress["learning_rate"]},
+        "eval": {"val_mean_dice": progress["metric"], **progress["organ_dice"]},
+        "elapsed_s": round(progress["elapsed_s"], 1),
+        "eta_s": round(progress["eta_s"], 1),
+        # Slicer regards a run that has a total time as ended.
+        "total_time": str(round(progress["elapsed_s"], 1)) if is_over else "",
     }
     if is_over:
         published = run.state == RunState.PROMOTED
@@ -104,20 +106,22 @@ def train_stats(run: Run | None) -> dict[str, Any]:
     return stats
 
 
-def _labels(cases: Sequence[Planned]) -> dict[str, Any]:
-    waiting = [one for one in cases if one.is_new]
+def _labels(cases: Sequence[PlannedCase]) -> dict[str, Any]:
+    waiting = [planned for planned in cases if planned.is_new]
     return {
         "total": len(cases),
-        "referee": sum(one.set == REFEREE for one in cases),
+        "referee": sum(planned.set == EVALUATION for planned in cases),
         "doubted": {c.case.image_id: list(c.case.doubts) for c in cases if c.case.doubts},
         "waiting": len(waiting),
-        "waiting_cases": [one.case.image_id for one in waiting],
-        "oldest_waiting": _iso(min((one.case.submitted_at for one in waiting), default=None)),
+        "waiting_cases": [planned.case.image_id for planned in waiting],
+        "oldest_waiting": _iso(
+            min((planned.case.submitted_at for planned in waiting), default=None)
+        ),
     }
 
 
 def _run(run: Run) -> dict[str, Any]:
-    told = run.progress
+    progress = run.progress
     return {
         "id": run.id,
         "state": run.state,
@@ -125,11 +129,11 @@ def _run(run: Run) -> dict[str, Any]:
         "labels": len(run.cases),
         "new_labels": sum(bool(case["is_new"]) for case in run.cases),
         "initial_version": run.initial_version,
-        "epoch": told.get("epoch", 0),
-        "total_epochs": told.get("total_epochs", run.request["recipe"]["schedule"]["epochs"]),
-        "loss": told.get("loss"),
-        "mean_dsc": told.get("metric"),
-        "eta_s": told.get("eta_s") if run.state in ACTIVE else None,
+        "epoch": progress.get("epoch", 0),
+        "total_epochs": progress.get("total_epochs", run.request["recipe"]["schedule"]["epochs"]),
+        "loss": progress.get("loss"),
+        "mean_dsc": progress.get("metric"),
+        "eta_s": progress.get("eta_s") if run.state in ACTIVE else None,
         "candidate": run.candidate,
         "outcome": run.outcome,
         "notes": run.notes,
@@ -149,5 +153,5 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def _local(moment: datetime) -> str:
-    """Return a moment as MONAI Label writes it."""
+    """Return a time in MONAI Label's format."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""What a training would learn from now, and what it would be."""
+"""The training set and the options of the next training run."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -11,9 +11,8 @@ from lib.config import RetrainConfig
 from lib.errors import TrainingError
 from lib.models.registry import Model
 from lib.recipes.schema import LossConfig, Recipe
-from lib.retrain.case_set_records import REFEREE, TRAIN, CaseSets
-from lib.retrain.case_split import CaseHistory, choose_set
-from lib.retrain.run_records import ACTIVE, Runs, RunState
+from lib.retrain.case_sets import EVALUATION, TRAIN, AssignedCase, CaseSets, choose_set
+from lib.retrain.runs import ACTIVE, Runs, RunState
 from lib.retrain.trigger import MIN_TRAIN_CASES, TriggerState
 
 
@@ -24,12 +23,12 @@ class LabelledCase:
     Attributes:
         image_id: The case.
         image: Its scan.
-        label: The label's file; never changed.
+        label: File of the label; never changed.
         digest: SHA-256 of that file.
-        number: Version of the label, from 1.
-        organs: TG-263 names contoured.
-        doubts: What looks wrong about the label (`lib.organs.plausibility`); such a label judges no model.
-        submitted_at: When.
+        number: Label version, from 1.
+        organs: TG-263 names of the contoured organs.
+        doubts: Plausibility warnings (`lib.organs.plausibility`); a label with warnings evaluates no model.
+        submitted_at: Time of submission.
     """
 
     image_id: str
@@ -43,20 +42,20 @@ class LabelledCase:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells this label from every other."""
+        """Image id and digest, which identify the label."""
         return self.image_id, self.digest
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A case, the set it is in, and whether no model that was judged has seen its label."""
+class PlannedCase:
+    """A case and its set; `is_new` if no evaluated model has seen its label."""
 
     case: LabelledCase
     set: str
     is_new: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as the database keeps it."""
+        """Return the JSON form that the database stores."""
         case = self.case
         return {
             "image_id": case.image_id,
@@ -71,15 +70,15 @@ class Planned:
         }
 
 
-class Planner:
-    """Looks at the labels, and says what they are good for.
+class TrainingSetPlanner:
+    """Assigns labelled cases to training or evaluation, and summarises them for the trigger.
 
     Args:
         labelled: Returns every case with a final label.
-        sets: What each case is for.
-        runs: What was learned from before.
-        trained_on: Returns the cases that a model here has learned from, wherever it was trained.
-        doubted_may_judge: Returns whether labels that look wrong judge models all the same.
+        sets: Set of each case.
+        runs: Earlier training runs.
+        trained_on: Returns the cases that a model in the registry was trained on, on whatever machine.
+        doubted_may_judge: Returns whether labels with plausibility warnings may evaluate models.
     """
 
     def __init__(
@@ -96,48 +95,48 @@ class Planner:
         self._trained_on = trained_on
         self._doubted_may_judge = doubted_may_judge
 
-    def cases(self) -> list[Planned]:
-        """Return every labelled case, sorted by id; one that is in no set yet is put into one, for ever."""
-        # In the order of the hash where many come at once: no name and no hour decides who judges.
+    def cases(self) -> list[PlannedCase]:
+        """Return every labelled case, sorted by id; a new case is put into a set, for good."""
         labelled = self._labelled()
         if self._doubted_may_judge():
             labelled = [replace(case, doubts=()) for case in labelled]
-        found = sorted(labelled, key=lambda c: (c.submitted_at.date(), _hash(c.image_id)))
-        organs = {case.image_id: case.organs for case in found}
-        doubted = {case.image_id for case in found if case.doubts}
+        # Cases of one day in the order of their hash: neither name nor hour decides which cases evaluate.
+        ordered = sorted(labelled, key=lambda c: (c.submitted_at.date(), _hash(c.image_id)))
+        organs = {case.image_id: case.organs for case in ordered}
+        doubted = {case.image_id for case in ordered if case.doubts}
         trained_on: set[str] | None = None
 
-        def choose(image_id: str, named: Set[str], sets: Mapping[str, str]) -> tuple[str, str]:
+        def choose(image_id: str, contoured: Set[str], sets: Mapping[str, str]) -> tuple[str, str]:
             nonlocal trained_on
             if trained_on is None:
                 trained_on = self._trained_on()
-            known = {
-                case: CaseHistory(
-                    REFEREE if one == REFEREE else TRAIN, organs.get(case, frozenset())
+            assigned = {
+                case: AssignedCase(
+                    EVALUATION if name == EVALUATION else TRAIN, organs.get(case, frozenset())
                 )
-                for case, one in sets.items()
+                for case, name in sets.items()
             }
             return choose_set(
-                image_id, named, known, trained_on=trained_on, is_doubted=image_id in doubted
+                image_id, contoured, assigned, trained_on=trained_on, is_doubted=image_id in doubted
             )
 
-        sets = self._sets.assign([(case.image_id, case.organs) for case in found], choose)
-        judged = self._runs.judged_digests()
+        sets = self._sets.assign([(case.image_id, case.organs) for case in ordered], choose)
+        evaluated = self._runs.evaluated_labels()
         return [
-            Planned(case, sets[case.image_id], case.key not in judged)
-            for case in sorted(found, key=lambda c: c.image_id)
+            PlannedCase(case, sets[case.image_id], case.key not in evaluated)
+            for case in sorted(ordered, key=lambda c: c.image_id)
         ]
 
-    def situation(self, cases: Sequence[Planned]) -> TriggerState:
-        """Return what the decision to train rests on."""
+    def trigger_state(self, cases: Sequence[PlannedCase]) -> TriggerState:
+        """Return the state that the decision to train is based on."""
         last = self._runs.last()
         is_over = last is not None and last.state not in ACTIVE
-        waiting = [one for one in cases if one.is_new]
+        waiting = [planned for planned in cases if planned.is_new]
         return TriggerState(
-            waiting=[one.case.submitted_at for one in waiting],
-            waiting_to_train=sum(one.set == TRAIN for one in waiting),
-            train_cases=sum(one.set == TRAIN for one in cases),
-            last_submission=max((one.case.submitted_at for one in cases), default=None),
+            waiting=[planned.case.submitted_at for planned in waiting],
+            waiting_to_train=sum(planned.set == TRAIN for planned in waiting),
+            train_cases=sum(planned.set == TRAIN for planned in cases),
+            last_submission=max((planned.case.submitted_at for planned in cases), default=None),
             is_running=last is not None and not is_over,
             failures=self._runs.failures(),
             last_ended=last.ended_at if last is not None and is_over else None,
@@ -145,39 +144,39 @@ class Planner:
         )
 
 
-def require_enough(cases: Sequence[Planned]) -> None:
-    """Do nothing where enough cases may be trained on.
+def require_enough(cases: Sequence[PlannedCase]) -> None:
+    """Check that there are enough cases to train on.
 
     Raises:
-        TrainingError: If they are too few.
+        TrainingError: If there are fewer than `MIN_TRAIN_CASES`.
     """
-    train = sum(one.set == TRAIN for one in cases)
+    train = sum(planned.set == TRAIN for planned in cases)
     if train < MIN_TRAIN_CASES:
         raise TrainingError(
-            f"{len(cases)} cases have a final label, {len(cases) - train} of them judge the models and are "
-            f"never trained on; training needs {MIN_TRAIN_CASES} more than those: contour and submit a few more"
+            f"{len(cases)} cases have a final label, {len(cases) - train} of them are evaluation cases, which "
+            f"are never trained on; training needs {MIN_TRAIN_CASES} other cases: contour and submit more"
         )
 
 
-def request_for(
+def run_request(
     recipe: Recipe,
     initial: Model | None,
     config: RetrainConfig,
-    wishes: Mapping[str, Any],
+    options: Mapping[str, Any],
     *,
     device: str,
 ) -> dict[str, Any]:
-    """Return everything that the training's own process is told, as plain values.
+    """Return the request of a run, which the training process reads, as JSON values.
 
-    A run that goes on from the served model is short and gentle: fewer epochs, a lower rate, no class weights
-    where the recipe lets them fade anyway. One from nothing is the recipe's.
+    A run that starts from the active model fine-tunes it: fewer epochs, a lower learning rate, and no class
+    weights if the recipe fades them out. A run from random weights follows the recipe.
 
     Args:
-        recipe: The server's.
-        initial: The model whose weights it begins with.
-        config: The settings of this moment; the run keeps them to its end.
-        wishes: What a client asked for: `max_epochs`, `max_minutes`, `seed`.
-        device: Where it runs.
+        recipe: The server's recipe.
+        initial: The model that the run starts from; None for random weights.
+        config: The present settings, which the run keeps to its end.
+        options: Options of the client: `max_epochs`, `max_minutes`, `seed`.
+        device: Device of the training.
     """
     schedule, loss = replace(recipe.schedule, patience=0), recipe.loss
     if initial is not None:
@@ -187,12 +186,12 @@ def request_for(
             loss = LossConfig(
                 focal_gamma=loss.focal_gamma, dice_weight=loss.dice_weight, background_weight=1.0
             )
-    epochs = int(wishes.get("max_epochs") or schedule.epochs)
+    epochs = int(options.get("max_epochs") or schedule.epochs)
     recipe = replace(recipe, schedule=replace(schedule, epochs=epochs), loss=loss)
     return {
         "recipe": recipe.as_dict(),
-        "seed": int(wishes.get("seed") or 0),
-        "max_minutes": float(wishes.get("max_minutes") or config.retrain_minutes) or None,
+        "seed": int(options.get("seed") or 0),
+        "max_minutes": float(options.get("max_minutes") or config.retrain_minutes) or None,
         "device": device,
         "settings": asdict(config),
         "shrinks": 0,

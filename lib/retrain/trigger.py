@@ -1,4 +1,4 @@
-"""When a training starts: a pure function of what is waiting, what runs and what failed."""
+"""Decision when a training starts: a pure function of waiting labels, running and failed trainings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,23 +7,24 @@ from datetime import datetime, timedelta
 from lib.config import RetrainConfig
 
 MIN_TRAIN_CASES = 2
-"""One case alone would be learned by heart."""
+"""A single training case would be overfitted."""
 LONGEST_RETRY_S = 24 * 3600.0
+"""Longest wait after failed trainings, in s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerState:
-    """Everything that the decision rests on.
+    """Values that the decision is based on.
 
     Attributes:
-        waiting: When each label was submitted that no ended run has seen, in any order.
-        waiting_to_train: How many of these are of cases that are trained on.
-        train_cases: Cases that may be trained on, old and new.
-        last_submission: When anybody last submitted anything; None if nobody ever did.
-        is_running: Whether a training runs, or is about to.
-        failures: Runs that failed one after another, up to now.
-        last_ended: When the last run ended; None if there was none.
-        was_stopped: Whether somebody stopped that run.
+        waiting: Submission times of the labels that no evaluated run has used, in any order.
+        waiting_to_train: Number of these labels in the training set.
+        train_cases: Number of cases in the training set, old and new.
+        last_submission: Time of the newest submission; None if there is none.
+        is_running: Whether a training is running or queued.
+        failures: Number of consecutive failed runs up to now.
+        last_ended: Time when the last run ended; None if there was none.
+        was_stopped: Whether that run was stopped by hand.
     """
 
     waiting: Sequence[datetime]
@@ -38,73 +39,73 @@ class TriggerState:
 
 @dataclass(frozen=True, slots=True)
 class TriggerDecision:
-    """Whether to start now, why or why not, and when to look again; None is at the next label."""
+    """Whether to start now, the reason, and when to decide again; None is at the next label."""
 
     start: bool
     reason: str
     next_look: datetime | None = None
 
 
-def decide(config: RetrainConfig, situation: TriggerState, now: datetime) -> TriggerDecision:
+def decide(config: RetrainConfig, state: TriggerState, now: datetime) -> TriggerDecision:
     """Return whether a training starts at `now`.
 
     It starts once `min_new_labels` are waiting or the oldest of them has waited `max_wait_s`, and `quiet_s`
-    have passed without a submission. Labels that come while one runs wait, all together, for the one after it.
+    have passed without a submission. Labels that are submitted during a training wait for the next one.
     """
-    obstacle = _obstacle(config, situation)
-    if obstacle is not None:
-        return TriggerDecision(start=False, reason=obstacle)
-    count = len(situation.waiting)
-    due = min(situation.waiting) + timedelta(seconds=config.max_wait_s)
+    blocker = _blocker(config, state)
+    if blocker is not None:
+        return TriggerDecision(start=False, reason=blocker)
+    count = len(state.waiting)
+    due = min(state.waiting) + timedelta(seconds=config.max_wait_s)
     if count < config.min_new_labels and now < due:
         text = f"{count} of {config.min_new_labels} new labels are waiting"
         return TriggerDecision(start=False, reason=text, next_look=due)
-    for until, text in _pauses(config, situation):
+    for until, text in _pauses(config, state):
         if now < until:
             return TriggerDecision(start=False, reason=text, next_look=until)
     why = f"{count} new labels are waiting"
     if count < config.min_new_labels:
-        why += f", the oldest since {min(situation.waiting):%Y-%m-%d %H:%M} UTC"
+        why += f", the oldest since {min(state.waiting):%Y-%m-%d %H:%M} UTC"
     return TriggerDecision(start=True, reason=why)
 
 
-def _obstacle(config: RetrainConfig, situation: TriggerState) -> str | None:
-    """Return what stands in the way until somebody does something; None where nothing does."""
-    obstacles = (
+def _blocker(config: RetrainConfig, state: TriggerState) -> str | None:
+    """Return why no training can start however long one waits; None if nothing blocks it."""
+    blockers = (
         (not config.auto_retrain, "automatic training is off (auto_retrain)"),
-        (situation.is_running, "a training runs"),
-        (not situation.waiting, "no new labels"),
+        (state.is_running, "a training is running"),
+        (not state.waiting, "no new labels"),
         (
-            situation.train_cases < MIN_TRAIN_CASES,
-            f"{situation.train_cases} cases may be trained on, {MIN_TRAIN_CASES} are needed besides those "
-            "that judge the models",
+            state.train_cases < MIN_TRAIN_CASES,
+            f"the training set has {state.train_cases} cases and needs {MIN_TRAIN_CASES}; evaluation cases do "
+            "not count",
         ),
         (
-            not situation.waiting_to_train,
-            "the new labels are all of cases that judge the models; none would be learned from",
+            not state.waiting_to_train,
+            "all new labels are of evaluation cases, which are never trained on",
         ),
         (
-            bool(situation.waiting) and _is_stopped(situation),
+            bool(state.waiting) and _is_stopped(state),
             "the last training was stopped by hand; a new label or POST /train/ starts the next",
         ),
     )
-    return next((text for holds, text in obstacles if holds), None)
+    return next((text for applies, text in blockers if applies), None)
 
 
-def _is_stopped(situation: TriggerState) -> bool:
-    ended = situation.last_ended
-    return situation.was_stopped and ended is not None and max(situation.waiting) <= ended
+def _is_stopped(state: TriggerState) -> bool:
+    ended = state.last_ended
+    return state.was_stopped and ended is not None and max(state.waiting) <= ended
 
 
-def _pauses(config: RetrainConfig, situation: TriggerState) -> list[tuple[datetime, str]]:
-    """Return until when to wait, and why."""
+def _pauses(config: RetrainConfig, state: TriggerState) -> list[tuple[datetime, str]]:
+    """Return the times until which to wait, and the reasons."""
     pauses = []
-    if situation.failures and situation.last_ended:
-        wait_s = min(config.retry_after_s * 2.0 ** (situation.failures - 1), LONGEST_RETRY_S)
-        until = situation.last_ended + timedelta(seconds=wait_s)
-        text = f"the last {situation.failures} trainings failed; the next try is at {until:%Y-%m-%d %H:%M} UTC"
+    if state.failures and state.last_ended:
+        wait_s = min(config.retry_after_s * 2.0 ** (state.failures - 1), LONGEST_RETRY_S)
+        until = state.last_ended + timedelta(seconds=wait_s)
+        text = f"the last {state.failures} trainings failed; the next attempt is at {until:%Y-%m-%d %H:%M} UTC"
         pauses.append((until, text))
-    if situation.last_submission:
-        until = situation.last_submission + timedelta(seconds=config.quiet_s)
+    if state.last_submission:
+        until = state.last_submission + timedelta(seconds=config.quiet_s)
         pauses.append((until, f"waiting for {config.quiet_s:g} s without a submission"))
     return pauses

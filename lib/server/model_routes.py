@@ -131,22 +131,22 @@ def list_models(_user: User = USER) -> ModelList:
     """Return every model, newest first, and the active one."""
     app = get_app()
     # Models that another program wrote or published belong into the list too.
-    app.promoter.notice()
-    return ModelList(**model_views.overview(app.models, app.served))
+    app.promoter.record_external_changes()
+    return ModelList(**model_views.list_models(app.models, app.served))
 
 
 @router.get("/compare", response_model_exclude_unset=True)
 def compare_models(a: str, b: str, _user: User = USER) -> ModelComparison:
     """Return two models side by side: DSC per organ, and the labels and recipe fields that differ."""
     app = get_app()
-    return ModelComparison(**model_views.compare(app.models, app.registry, a, b))
+    return ModelComparison(**model_views.compare_models(app.models, app.registry, a, b))
 
 
 @router.get("/{version}", response_model_exclude_unset=True)
 def show_model(version: str, _user: User = USER) -> ModelDetails:
     """Return everything recorded about a model."""
     app = get_app()
-    return ModelDetails(**model_views.everything(app.models, app.served, version))
+    return ModelDetails(**model_views.describe_model(app.models, app.served, version))
 
 
 @router.post("/rollback")
@@ -174,4 +174,4 @@ def promote_model(version: str, reason: str = "", user: User = ADMIN) -> ActiveM
 def _active_model(app: RunningApp) -> ActiveModel:
     """Return the active model after loading it, so that no inference request has to wait for that."""
     model = app.served.get(is_newest=True)
-    return ActiveModel(served=model.version, trouble=app.served.trouble)
+    return ActiveModel(served=model.version, trouble=app.served.fallback_reason)

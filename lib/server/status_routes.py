@@ -7,7 +7,7 @@ from monailabel.endpoints.user.auth import User
 from pydantic import BaseModel
 
 from lib.activelearning.edit_cost_chart import edit_chart
-from lib.activelearning.edit_cost_curve import summary
+from lib.activelearning.edit_costs import summary
 from lib.retrain import status
 from lib.server.access import USER
 from lib.server.model_routes import ModelSummary

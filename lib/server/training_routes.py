@@ -131,7 +131,7 @@ def train_model(model: str, params: TrainOptions | None = None, user: User = ADM
 @router.delete("/train/", response_model_exclude_unset=True)
 def stop_training(user: User = ADMIN) -> TrainingTask | None:
     """Stop the running training, if any; the same request later continues it from its last epoch."""
-    stopped = get_app().retraining.halt(by=user.username or "")
+    stopped = get_app().retraining.stop_training(by=user.username or "")
     return None if stopped is None else _task(stopped)
 
 
@@ -140,7 +140,7 @@ def _start(options: TrainOptions | None, user: User) -> TrainingTask:
     if retraining.runs.active() is not None:
         raise HTTPException(429, "a training is already running; DELETE /train/ stops it")
     wishes = {} if options is None else options.model_dump(exclude_none=True)
-    return _task(retraining.begin(wishes, by=user.username or ""))
+    return _task(retraining.start_training(wishes, by=user.username or ""))
 
 
 def _task(run: Run) -> TrainingTask:

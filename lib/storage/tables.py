@@ -205,7 +205,7 @@ class Score(Base):
     Attributes:
         image_id: Of the image.
         model_version: Of the model; empty for what needs none.
-        kind: One of `lib.activelearning.score_records.Kind`.
+        kind: One of `lib.activelearning.pool.ScoreKind`.
         found: The numbers, as JSON; empty where it failed.
         trouble: Why it failed; it is not tried again for this model.
         seconds: That it took.

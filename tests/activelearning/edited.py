@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
-from lib.activelearning.edit_cost_records import Edited
+from lib.activelearning.edit_costs import SubmissionCost
 from lib.evaluation.edit_cost import EditCosts, OrganCost
 from lib.storage.tables import EditCost, LabelVersion
 
@@ -54,7 +54,7 @@ def edited(
     author: str = "ada",
     model_version: str = "m",
     was_trained_on: bool = False,
-) -> Edited:
+) -> SubmissionCost:
     """Return a submission whose one organ needed `added_mm` of new contour; None is one that failed."""
     if added_mm is None:
         costs = EditCosts({})
@@ -73,9 +73,9 @@ def edited(
     )
     image = image_id or f"case_{hour}"
     label = label_of(image, hour=hour, author=author, model_version=model_version)
-    return Edited(label, cost)
+    return SubmissionCost(label, cost)
 
 
-def curve(*added_mm: float) -> list[Edited]:
+def curve(*added_mm: float) -> list[SubmissionCost]:
     """Return a submission for each number, an hour apart, each of another case."""
     return [edited(value, hour=hour) for hour, value in enumerate(added_mm)]

@@ -46,7 +46,7 @@ def organ_score(entropy: float | None = 0.1, volume_ml: float | None = 10.0) -> 
     return OrganScore(entropy=entropy, shape=shape)
 
 
-def image_score(
+def to_image_score(
     image_id: str,
     *,
     entropy: float = 0.1,
@@ -68,7 +68,7 @@ def image_score(
 def predicted(image_id: str, shapes: Mapping[str, OrganShape | None]) -> ImageScore:
     """Return what a model says that found these shapes."""
     organs = {n: OrganScore(entropy=0.1, shape=shape) for n, shape in shapes.items()}
-    return image_score(image_id, organs=organs)
+    return to_image_score(image_id, organs=organs)
 
 
 def scored_pool(scores: Sequence[ImageScore], *, seed: int = 0, taken: Sequence[str] = ()) -> Pool:

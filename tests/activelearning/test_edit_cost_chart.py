@@ -6,20 +6,19 @@ import numpy as np
 from matplotlib.image import imread
 
 from lib.activelearning.edit_cost_chart import ORGAN_COLUMNS, edit_chart, write_tables
-from lib.activelearning.edit_cost_curve import summary
-from lib.activelearning.edit_cost_records import Edited
+from lib.activelearning.edit_costs import SubmissionCost, summary
 from tests.activelearning.edited import curve, edited, organ
 
 RED = (0xB5, 0x33, 0x1B)
 
 
-def pixels(rows: list[Edited]) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def pixels(rows: list[SubmissionCost]) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     """Return the chart as `(height, width, 3)`, 0 to 255."""
     picture = imread(BytesIO(edit_chart(summary(rows))))
     return np.asarray(np.rint(255 * picture[..., :3]), np.uint8)
 
 
-def lines(rows: list[Edited]) -> int:
+def lines(rows: list[SubmissionCost]) -> int:
     """Return how many vertical lines stand in the chart's lower half, its axis among them."""
     is_drawn = pixels(rows)[360:600].max(axis=-1) < 215
     is_line = is_drawn.sum(axis=0) >= 20
@@ -27,7 +26,7 @@ def lines(rows: list[Edited]) -> int:
 
 
 def test_each_model_has_its_line() -> None:
-    def submitted(*versions: str) -> list[Edited]:
+    def submitted(*versions: str) -> list[SubmissionCost]:
         return [edited(10, hour=h, model_version=f"net-{v}") for h, v in enumerate(versions)]
 
     one = lines(submitted("a", "a", "a", "a", "a", "a"))
@@ -37,7 +36,7 @@ def test_each_model_has_its_line() -> None:
 
 
 def test_the_median_begins_with_the_fifth_submission() -> None:
-    def red(rows: list[Edited]) -> int:
+    def red(rows: list[SubmissionCost]) -> int:
         return int((np.abs(pixels(rows).astype(int) - RED).max(axis=-1) < 24).sum())
 
     assert red(curve(10, 20, 30, 40)) == 0

@@ -62,19 +62,19 @@ class Certain(nn.Module):
 
 
 def test_a_prediction_s_numbers_are_plain_and_within_their_bounds(prepared: Prepared) -> None:
-    found = json.loads(json.dumps(image_scores.prediction(prepared, model())))
+    found = json.loads(json.dumps(image_scores.prediction_scores(prepared, model())))
     assert 0 < found["entropy"] <= 1
     assert set(found["organs"]) == set(OPENKBP.labels)
     # The bottom of a network of width 4 has 64 channels.
     assert len(found["features"]) == 64
-    score = image_scores.image_score("a", "m-1", found)
+    score = image_scores.to_image_score("a", "m-1", found)
     assert score.entropy == found["entropy"]
     assert not score.has_samples
 
 
 def test_entropy_tells_an_unsure_model_from_a_sure_one(prepared: Prepared) -> None:
-    sure = image_scores.prediction(prepared, model(Certain(40.0)))
-    unsure = image_scores.prediction(prepared, model(Certain(1.0)))
+    sure = image_scores.prediction_scores(prepared, model(Certain(40.0)))
+    unsure = image_scores.prediction_scores(prepared, model(Certain(1.0)))
     assert sure["entropy"] < 1e-6 < 0.5 < unsure["entropy"]
     assert unsure["organs"]["Bone_Mandible"]["entropy"] > 0.5
     assert sure["organs"]["Larynx"] == {"entropy": None, "shape": None}
@@ -84,20 +84,24 @@ def test_entropy_tells_an_unsure_model_from_a_sure_one(prepared: Prepared) -> No
 
 def test_others_get_their_turn_before_each_window(prepared: Prepared) -> None:
     turns: list[int] = []
-    image_scores.prediction(prepared, model(), between=lambda: turns.append(1))
+    image_scores.prediction_scores(prepared, model(), between=lambda: turns.append(1))
     assert len(turns) > 3
 
 
 def test_samples_of_one_mind_agree_and_of_two_do_not(prepared: Prepared) -> None:
-    alike = image_scores.samples(prepared, model(Certain(40.0)), options=DeepOptions(overlap=0.5))
+    alike = image_scores.sample_scores(
+        prepared, model(Certain(40.0)), options=DeepOptions(overlap=0.5)
+    )
     assert alike["organs"]["Bone_Mandible"]["pairwise_dice"] > 0.9
     assert alike["organs"]["Larynx"] == {"volume_cv": None, "pairwise_dice": None}
     # Muscle and fat lie about there: 10 HU up or down make another organ of it.
     torn = model(Certain(40.0, above_hu=45.0))
-    apart = image_scores.samples(prepared, torn, options=DeepOptions(overlap=0.5))
+    apart = image_scores.sample_scores(prepared, torn, options=DeepOptions(overlap=0.5))
     organ = "Bone_Mandible"
     assert apart["organs"][organ]["pairwise_dice"] < alike["organs"][organ]["pairwise_dice"] - 0.02
-    score = image_scores.image_score("a", "m-1", image_scores.prediction(prepared, torn), apart)
+    score = image_scores.to_image_score(
+        "a", "m-1", image_scores.prediction_scores(prepared, torn), apart
+    )
     assert score.has_samples
     assert {n: o.pairwise_dice for n, o in score.organs.items()} == {
         n: o["pairwise_dice"] for n, o in apart["organs"].items()
@@ -108,7 +112,9 @@ def test_appearance_is_finite_and_alike_for_one_patient_on_two_grids() -> None:
     def features(seed: int, grid_shape: tuple[int, int, int]) -> FloatArray:
         spacing = tuple(n * s / m for n, s, m in zip(SHAPE, SPACING_MM, grid_shape, strict=True))
         ct, _ = head_and_neck_phantom(seed, grid_shape=grid_shape, spacing_mm=spacing, labels={})  # type: ignore[arg-type]
-        return image_scores.features_of(image_scores.appearance(Pipeline(RECIPE).prepare(ct)))
+        return image_scores.to_features(
+            image_scores.appearance_features(Pipeline(RECIPE).prepare(ct))
+        )
 
     one, finer, other = features(3, SHAPE), features(3, (96, 96, 60)), features(8, SHAPE)
     assert np.isfinite(one).all()
@@ -128,7 +134,7 @@ def test_a_drawn_organ_has_its_shape_however_the_file_is_stored(
     turned = stored_as(ct, order, flips)
     array = np.flip(label.array.transpose(order), tuple(a for a, f in enumerate(flips) if f))
     stored = LabelVolume(np.ascontiguousarray(array), turned.grid, label.labels)
-    shapes = image_scores.shapes_of(json.loads(json.dumps(image_scores.drawn(stored))))
+    shapes = image_scores.to_organ_shapes(json.loads(json.dumps(image_scores.label_shapes(stored))))
     assert set(shapes) == set(label.volumes_ml())
     for name, volume in label.volumes_ml().items():
         assert shapes[name].volume_ml == pytest.approx(volume, rel=1e-3)

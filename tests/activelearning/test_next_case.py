@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lib.activelearning.next_case import MOST_HELD, Annotator, CaseAssigner
-from lib.activelearning.score_cache import ScoreCache
-from lib.activelearning.score_records import Computed, Kind, Scores
+from lib.activelearning.pool import ScoreKind
+from lib.activelearning.scores import NewScore, ScoreCache, ScoreRecords
 from lib.activelearning.scoring_jobs import Studies
 from lib.activelearning.selection.catalogue import METHODS
 from lib.assignment.leases import Leases
@@ -26,14 +26,14 @@ class Clinic:
     def __init__(self, folder: Path, images: int = 6) -> None:
         self.folder = folder
         self.database = Database(folder / "workflow.sqlite")
-        self.scores = Scores(self.database)
+        self.scores = ScoreRecords(self.database)
         self.labels = LabelHistory(self.database, folder)
         self.images = [f"pt_{n:04d}" for n in range(images)]
         self.served: str | None = "m1"
         self.leases = Leases(self.database)
         self.case_assigner = CaseAssigner(
             self.database,
-            known=ScoreCache(self.scores),
+            scores=ScoreCache(self.scores),
             studies=self.studies,
             served=lambda: self.served,
             lease_s=3600.0,
@@ -46,11 +46,11 @@ class Clinic:
         )
 
     def score(self, image_id: str, entropy: float, version: str = "m1") -> None:
-        self.scores.keep(
-            Computed(
+        self.scores.add(
+            NewScore(
                 image_id=image_id,
                 model_version=version,
-                kind=Kind.PREDICTION,
+                kind=ScoreKind.PREDICTION,
                 found=prediction(entropy, np.random.default_rng(1)),
             )
         )
@@ -123,11 +123,11 @@ def test_an_old_model_s_scores_are_used_with_their_age_said(clinic: Clinic) -> N
 def test_before_any_model_a_strategy_that_needs_one_gives_way(clinic: Clinic) -> None:
     clinic.served = None
     for number, image_id in enumerate(clinic.images):
-        clinic.scores.keep(
-            Computed(
+        clinic.scores.add(
+            NewScore(
                 image_id=image_id,
                 model_version="",
-                kind=Kind.APPEARANCE,
+                kind=ScoreKind.APPEARANCE,
                 found={"features": [float(number), 1.0]},
             )
         )
@@ -178,14 +178,14 @@ def test_who_holds_many_gets_the_oldest_again_and_others_go_on(tmp_path: Path) -
 
 def test_a_scan_that_cannot_be_read_is_not_given_to_anybody(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, images=2)
-    bad = Computed(
+    bad = NewScore(
         image_id=clinic.images[0],
         model_version="m1",
-        kind=Kind.PREDICTION,
+        kind=ScoreKind.PREDICTION,
         found={"is_unreadable": True},
         trouble="not a CT",
     )
-    clinic.scores.keep(bad)
+    clinic.scores.add(bad)
     assert clinic.case_assigner.assign_next("first", ANN)["id"] == clinic.images[1]
     answer = clinic.case_assigner.assign_next("first", BOB)
     assert "id" not in answer

@@ -7,12 +7,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from lib.activelearning.pool import Choice, OrganShape, Pool
-from lib.activelearning.score_records import Kind
+from lib.activelearning.pool import Choice, OrganShape, Pool, ScoreKind
 from lib.activelearning.selection.catalogue import METHODS, default_method
 from lib.activelearning.selection.ranking import NO_SCORES
 from lib.organs.table import ORGANS
-from tests.activelearning.pools import cohort, image_score, organ_score, scored_pool
+from tests.activelearning.pools import cohort, organ_score, scored_pool, to_image_score
 
 ALL = sorted(METHODS)
 SCORING = sorted(name for name, method in METHODS.items() if method.needs)
@@ -45,7 +44,7 @@ def alike(number: int, seed: int) -> Pool:
     }
     names = [f"pt_{n}" for n in range(number)]
     scores = [
-        image_score(name, organs=organs, features=(0.3, 0.7, 0.1), has_samples=True)
+        to_image_score(name, organs=organs, features=(0.3, 0.7, 0.1), has_samples=True)
         for name in names
     ]
     rows = {name: np.array([0.3, 0.7, 0.1], np.float32) for name in names}
@@ -76,19 +75,19 @@ def test_each_says_what_it_does_in_one_line_and_where_it_comes_from() -> None:
 
 def test_each_says_what_has_to_be_computed_first() -> None:
     assert {name: method.needs for name, method in METHODS.items() if method.needs} == {
-        "random_foreground": (Kind.PREDICTION,),
-        "entropy": (Kind.PREDICTION,),
-        "claspe": (Kind.PREDICTION,),
-        "structure_qc": (Kind.PREDICTION, Kind.SAMPLES),
-        "suggestive": (Kind.PREDICTION,),
-        "coldstart": (Kind.APPEARANCE,),
-        "failure_first": (Kind.PREDICTION, Kind.DRAWN),
+        "random_foreground": (ScoreKind.PREDICTION,),
+        "entropy": (ScoreKind.PREDICTION,),
+        "claspe": (ScoreKind.PREDICTION,),
+        "structure_qc": (ScoreKind.PREDICTION, ScoreKind.SAMPLES),
+        "suggestive": (ScoreKind.PREDICTION,),
+        "coldstart": (ScoreKind.APPEARANCE,),
+        "failure_first": (ScoreKind.PREDICTION, ScoreKind.LABEL_SHAPES),
     }
 
 
 def test_without_a_model_the_default_is_the_one_that_needs_none() -> None:
     assert (default_method(True), default_method(False)) == ("claspe", "coldstart")  # noqa: FBT003 - the only argument
-    assert Kind.PREDICTION not in METHODS[default_method(False)].needs  # noqa: FBT003 - as above
+    assert ScoreKind.PREDICTION not in METHODS[default_method(False)].needs  # noqa: FBT003 - as above
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from lib.activelearning.pool import Choice, OrganShape, Pool
-from lib.activelearning.selection.failure import STANDS_OUT, failure_first
-from lib.activelearning.selection.shapes import measures, median, usual
+from lib.activelearning.selection.failure import STANDS_OUT, failure_first, measures, median, usual
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import LabelArray
 from lib.organs.table import mirror_values

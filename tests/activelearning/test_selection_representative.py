@@ -1,13 +1,19 @@
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lib.activelearning.pool import Choice, ImageScore, Pool
-from lib.activelearning.selection.clusters import groups, table, typicality
-from lib.activelearning.selection.representative import coldstart, suggestive
+from lib.activelearning.selection.representative import (
+    coldstart,
+    groups,
+    suggestive,
+    table,
+    typicality,
+)
 from lib.imaging.quantities import FloatArray
-from tests.activelearning.pools import image_score, scored_pool
+from tests.activelearning.pools import scored_pool, to_image_score
 
 
 def chosen(choice: Choice | None) -> Choice:
@@ -19,7 +25,9 @@ def like(direction: int, name: str, count: int, *, entropy: float) -> list[Image
     """Return images whose features point nearly along one axis."""
     generator = np.random.default_rng(direction)
     rows = 0.1 * generator.normal(size=(count, 5)) + 3.0 * np.eye(5)[direction]
-    return [image_score(f"{name}_{n}", entropy=entropy, features=row) for n, row in enumerate(rows)]
+    return [
+        to_image_score(f"{name}_{n}", entropy=entropy, features=row) for n, row in enumerate(rows)
+    ]
 
 
 def test_an_image_unlike_the_labelled_ones_is_suggested() -> None:
@@ -55,7 +63,9 @@ def test_of_few_candidates_half_are_looked_at() -> None:
 def test_the_suggestion_is_the_greedy_step_of_the_maximum_cover() -> None:
     generator = np.random.default_rng(3)
     rows = generator.normal(size=(25, 6))
-    scores = [image_score(f"pt_{n:02d}", entropy=0.5, features=row) for n, row in enumerate(rows)]
+    scores = [
+        to_image_score(f"pt_{n:02d}", entropy=0.5, features=row) for n, row in enumerate(rows)
+    ]
     # Two that the model is sure of: with 20 candidates, 10 are looked at.
     scores = [
         replace(score, entropy=0.9 if n < 10 else 0.1) if n < 20 else score
@@ -81,7 +91,7 @@ def test_the_suggestion_is_the_greedy_step_of_the_maximum_cover() -> None:
 
 def test_features_of_another_network_are_left_out() -> None:
     scores = like(0, "pt", 6, entropy=0.2)
-    scores.append(image_score("other", entropy=0.9, features=[1.0, 2.0]))
+    scores.append(to_image_score("other", entropy=0.9, features=[1.0, 2.0]))
     choice = chosen(suggestive(scored_pool(scores)))
     assert choice.image_id.startswith("pt")
     assert choice.of == 6
@@ -101,7 +111,7 @@ def blobs(*sizes: int, spread: float = 0.1, outliers: int = 0) -> dict[str, Floa
     return found
 
 
-def of_appearance(rows: dict[str, FloatArray], taken: list[str], seed: int = 0) -> Pool:
+def of_appearance(rows: Mapping[str, FloatArray], taken: list[str], seed: int = 0) -> Pool:
     left = [name for name in rows if name not in taken]
     return Pool(candidates=left, taken=taken, appearance=rows, seed=seed)
 

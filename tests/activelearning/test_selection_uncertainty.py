@@ -4,7 +4,7 @@ import pytest
 
 from lib.activelearning.pool import Choice, ImageScore, OrganScore, Pool
 from lib.activelearning.selection.uncertainty import beta, claspe, entropy, structure_qc
-from tests.activelearning.pools import image_score, organ_score, scored_pool
+from tests.activelearning.pools import organ_score, scored_pool, to_image_score
 
 
 def chosen(choice: Choice | None) -> Choice:
@@ -14,7 +14,7 @@ def chosen(choice: Choice | None) -> Choice:
 
 def by_entropies(image_id: str, whole: float, **organs: float | None) -> ImageScore:
     scores = {name: organ_score(entropy=value) for name, value in organs.items()}
-    return image_score(image_id, entropy=whole, organs=scores)
+    return to_image_score(image_id, entropy=whole, organs=scores)
 
 
 def sampled(image_id: str, **organs: tuple[float | None, float | None]) -> ImageScore:
@@ -23,7 +23,7 @@ def sampled(image_id: str, **organs: tuple[float | None, float | None]) -> Image
         name: OrganScore(entropy=0.1, shape=None, pairwise_dice=dice, volume_cv=cv)
         for name, (dice, cv) in organs.items()
     }
-    return image_score(image_id, organs=scores, has_samples=True)
+    return to_image_score(image_id, organs=scores, has_samples=True)
 
 
 def test_entropy_takes_the_case_that_the_model_is_least_sure_of() -> None:

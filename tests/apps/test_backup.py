@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from apps.backup import main
-from lib.activelearning.edit_cost_records import EditCostRecords
+from lib.activelearning.edit_costs import EditCostRecords
 from lib.datastores.local import FolderStore
 from lib.imaging.scans import write_ct
 from lib.models.registry import Registry, load_model, save_model
@@ -153,7 +153,7 @@ def test_edit_costs_come_back_with_their_labels(store: FolderStore, tmp_path: Pa
     save(store, tmp_path, 2, "b")
     database = Database(tmp_path / "studies" / ".organnet" / "workflow.sqlite")
     second = store.history.current()[1]
-    EditCostRecords(database).keep(second, None, was_trained_on=False, trouble="of b")
+    EditCostRecords(database).add(second, None, was_trained_on=False, trouble="of b")
     archive = create(tmp_path)
     other = new_store(tmp_path / "other")
     # The ids of labels are others there.

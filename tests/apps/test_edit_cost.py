@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from apps.edit_cost import main
-from lib.activelearning.edit_cost_records import EditCostRecords
+from lib.activelearning.edit_costs import EditCostRecords
 from lib.evaluation.edit_cost import EditCosts
 from lib.storage.database import FILE, Database, state_folder
 from tests.activelearning.edited import label_of, organ
@@ -27,7 +27,7 @@ def studies(tmp_path: Path) -> Path:
         label = label_of(image_id, hour=hour)
         with database.writing() as session:
             session.add(label)
-        records.keep(label, costs, was_trained_on=was_trained_on, trouble=trouble)
+        records.add(label, costs, was_trained_on=was_trained_on, trouble=trouble)
     database.close()
     return folder
 

@@ -8,14 +8,18 @@ import yaml
 
 from apps import infer, train
 from apps.support import contouring
+from lib.config import RetrainConfig
 from lib.dicom.objects import read_object
 from lib.dicom.structures import label_from
 from lib.dicom.writer import write_ct_series
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.formats import read_volume
 from lib.imaging.scans import read_ct, read_label, write_ct
+from lib.models.model_history import ModelHistory
 from lib.models.registry import Registry, load_model, save_model
 from lib.recipes.schema import OPENKBP
+from lib.retrain.settings import Settings
+from lib.storage.database import FILE, FOLDER, Database
 from lib.training.cases import Case
 from tests.phantoms import make_ct, make_oblique_ct
 from tests.tiny import TINY
@@ -27,15 +31,26 @@ def trained(cases: list[Case], tmp_path_factory: pytest.TempPathFactory) -> tupl
     folder = tmp_path_factory.mktemp("trained")
     recipe = folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(TINY.as_dict()), encoding="utf-8")
-    studies = cases[0].image.parent
+    studies = folder / "studies"
+    shutil.copytree(cases[0].image.parent, studies)
+    # A tiny network does not reach the DSC that a first model needs by default.
+    database = Database(studies / FOLDER / FILE)
+    Settings(database, RetrainConfig()).change({"min_first_dsc": 0.0}, by="admin")
+    database.close()
     arguments = ["--studies", str(studies), "--recipe", str(recipe), "--device", "cpu"]
     arguments += ["--output", str(folder / "run"), "--publish", str(folder / "models")]
+    arguments += ["--starter-dir", str(folder / "no-starter")]
     assert train.main([*arguments, "--hold-out", "case_2"]) == 0
     return folder / "models", studies
 
 
 def test_train_publishes_a_model_with_its_card(trained: tuple[Path, Path]) -> None:
     version = Registry(trained[0]).published_version()
+    database = Database(trained[1] / FOLDER / FILE)
+    assert [(p.version, p.by) for p in ModelHistory(database).promotions()] == [
+        (version, "apps.train")
+    ]
+    database.close()
     card = json.loads((trained[0] / f"{version}.json").read_text())
     assert card["training"]["cases"] == ["case_0", "case_1"]
     assert set(card["validation"]["organ_dice"]) == set(OPENKBP.labels)

@@ -20,7 +20,7 @@ class Kill(Enum):
     SERVER = "the server"
     TRAINER = "the trainer"
     BOTH = "both"
-    JUDGING = "both, while it is judged"
+    EVALUATING = "both, while it is judged"
     CANDIDATE = "both, as the candidate is kept"
     DECIDED = "both, between decision and promotion"
     SERVED = "both, as served.json changes"
@@ -34,7 +34,7 @@ class Kill(Enum):
 
 
 WEIGHTS = {
-    Kill.SERVER: 20, Kill.TRAINER: 20, Kill.BOTH: 12, Kill.JUDGING: 9, Kill.CANDIDATE: 9,
+    Kill.SERVER: 20, Kill.TRAINER: 20, Kill.BOTH: 12, Kill.EVALUATING: 9, Kill.CANDIDATE: 9,
     Kill.DECIDED: 9, Kill.SERVED: 9, Kill.TRAINER_JUDGING: 6, Kill.TRAINER_SERVED: 6,
 }  # fmt: skip
 """How often, of a hundred."""
@@ -45,7 +45,7 @@ def wait_for(kind: Kill, stage: Stage, chance: random.Random) -> bool:
     look: Callable[[], object]
     if kind in (Kill.SERVER, Kill.BOTH, Kill.TRAINER):
         return _at_random(kind, stage, chance)
-    if kind in (Kill.JUDGING, Kill.TRAINER_JUDGING):
+    if kind in (Kill.EVALUATING, Kill.TRAINER_JUDGING):
         reach_s = 0.5
         found = _until_it_is(lambda: (stage.active_run() or {}).get("state") == "judging")
     elif kind is Kill.DECIDED:

@@ -2,8 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from lib.activelearning.pool import Choice, Pool
-from lib.activelearning.score_records import Kind
+from lib.activelearning.pool import Choice, Pool, ScoreKind
 from lib.activelearning.selection.catalogue import METHODS, Method
 from lib.errors import ConfigError
 from lib.experiments.pool_scoring import images_to_score, select_batch
@@ -45,8 +44,10 @@ def test_every_strategy_picks_a_whole_pool_each_case_once(name: str) -> None:
 
 
 def test_contours_are_known_of_labelled_cases_alone() -> None:
-    images = images_to_score(set(Kind), pool=["a", "b", "c"], labelled=["b"])
-    assert list(images[Kind.DRAWN]) == ["b"]
-    assert list(images[Kind.SAMPLES]) == ["a", "c"]
-    assert list(images[Kind.PREDICTION]) == ["a", "b", "c"]
-    assert set(images_to_score({Kind.PREDICTION}, pool=["a"], labelled=[])) == {Kind.PREDICTION}
+    images = images_to_score(set(ScoreKind), pool=["a", "b", "c"], labelled=["b"])
+    assert list(images[ScoreKind.LABEL_SHAPES]) == ["b"]
+    assert list(images[ScoreKind.SAMPLES]) == ["a", "c"]
+    assert list(images[ScoreKind.PREDICTION]) == ["a", "b", "c"]
+    assert set(images_to_score({ScoreKind.PREDICTION}, pool=["a"], labelled=[])) == {
+        ScoreKind.PREDICTION
+    }

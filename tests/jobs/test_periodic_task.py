@@ -23,7 +23,7 @@ class Counted:
 
 
 def repeating(action: Counted, every_s: float) -> PeriodicTask:
-    return PeriodicTask("test", action, every_s=every_s, trouble="it failed").start()
+    return PeriodicTask("test", action, every_s=every_s, error_message="it failed").start()
 
 
 def test_it_goes_on_until_it_is_stopped() -> None:
@@ -60,4 +60,4 @@ def test_it_is_woken_and_stopped_out_of_a_long_wait() -> None:
     began = time.monotonic()
     loop.stop()
     assert time.monotonic() - began < 5
-    assert loop.is_over
+    assert loop.is_stopping

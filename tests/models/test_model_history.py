@@ -5,7 +5,7 @@ import pytest
 
 from lib.errors import StateError
 from lib.models.model_history import PROMOTED, REJECTED, WAITING, Candidate, ModelHistory
-from lib.retrain.run_records import Runs
+from lib.retrain.runs import Runs
 from lib.storage.database import Database
 
 
@@ -105,12 +105,12 @@ def test_a_decision_is_kept_with_its_reason_and_the_one_before_it(models: ModelH
 
 def test_a_promoted_model_is_due_until_it_serves(models: ModelHistory) -> None:
     models.record(Candidate(version="v1", recipe="tiny"))
-    assert models.due() == []
+    assert models.pending() == []
     models.decide("v1", decision=PROMOTED, reason="better", by="ann")
-    (due,) = models.due()
+    (due,) = models.pending()
     assert due.pending == {"reason": "better", "by": "ann"}
     models.add_promotion("v1", previous="v0", reason="better", by="ann")
-    assert models.due() == []
+    assert models.pending() == []
     (promotion,) = models.promotions()
     assert (promotion.version, promotion.previous, promotion.by) == ("v1", "v0", "ann")
     assert models.was_promoted("v1")

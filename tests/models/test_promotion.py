@@ -272,7 +272,7 @@ def test_a_kill_between_two_steps_loses_no_decision(tmp_path: Path, doomed: Say,
     assert served(promoter) == second
     last = promoter.models.promotions()[0]
     assert (last.previous, last.reason, last.by) == (first, f"{second} is better", "referee")
-    assert promoter.models.due() == []
+    assert promoter.models.pending() == []
     assert promoter.reconcile() == []
 
 
@@ -304,11 +304,11 @@ def test_kills_at_any_moment_leave_what_serves_and_the_record_of_it_in_step(
         killed += is_killed
         json.loads((tmp_path / SERVED).read_text())
         promoter = open_promoter(tmp_path)
-        was_decided = version in [row.version for row in promoter.models.due()]
+        was_decided = version in [row.version for row in promoter.models.pending()]
         promoter.reconcile()
         now = served(promoter)
         assert now is not None
         assert now == version or not was_decided
         load_model(tmp_path / f"{now}.safetensors")
-        assert promoter.models.due() == []
+        assert promoter.models.pending() == []
     assert killed > 5

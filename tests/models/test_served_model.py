@@ -29,14 +29,14 @@ def test_a_damaged_model_is_stood_in_for_by_the_one_before_it_also_after_a_resta
     damage(tmp_path, second)
     served = ServedModel(registry)
     assert served.get().version == first
-    assert served.trouble is not None
-    assert served.trouble.startswith(f"{third}.safetensors: the weights are not those")
-    assert served.trouble.endswith(f"{first} goes on serving")
-    assert served.trouble in caplog.text
+    assert served.fallback_reason is not None
+    assert served.fallback_reason.startswith(f"{third}.safetensors: the weights are not those")
+    assert served.fallback_reason.endswith(f"{first} goes on serving")
+    assert served.fallback_reason in caplog.text
     # Brought back from a backup, it serves without a restart.
     (tmp_path / f"{third}.safetensors").write_bytes(content)
     assert served.get().version == third
-    assert served.trouble is None
+    assert served.fallback_reason is None
 
 
 def test_the_starter_stands_in_where_no_promoted_model_loads(tmp_path: Path) -> None:
@@ -66,10 +66,10 @@ def test_a_damaged_or_lost_pointer_leaves_the_last_good_model(
     else:
         (registry.folder / SERVED).write_text(content)
     assert served.get().version == second
-    assert served.trouble is not None
+    assert served.fallback_reason is not None
     registry.publish(first, reason="again")
     assert served.get().version == first
-    assert served.trouble is None
+    assert served.fallback_reason is None
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,12 @@ def noise(size: float) -> Change:
     [
         (lambda _c, _o: 0.02, False, True, "better"),
         (lambda _c, _o: -0.02, True, False, "may be worse by more than 0.01"),
-        (lambda _c, _o: -0.005, True, True, "not worse, and it learned from more labels"),
-        (lambda _c, _o: -0.005, False, False, "not better, and it learned from no more labels"),
-        (lambda _c, _o: 0.0, True, True, "not worse, and it learned from more labels"),
-        (lambda _c, _o: 0.0, False, False, "not better, and it learned from no more labels"),
-        (noise(0.02), True, True, "not worse, and it learned from more labels"),
-        (noise(0.02), False, False, "not better, and it learned from no more labels"),
+        (lambda _c, _o: -0.005, True, True, "non-inferior, and trained on more labels"),
+        (lambda _c, _o: -0.005, False, False, "not better, and trained on no more labels"),
+        (lambda _c, _o: 0.0, True, True, "non-inferior, and trained on more labels"),
+        (lambda _c, _o: 0.0, False, False, "not better, and trained on no more labels"),
+        (noise(0.02), True, True, "non-inferior, and trained on more labels"),
+        (noise(0.02), False, False, "not better, and trained on no more labels"),
         (noise(0.20), True, False, "may be worse by more than 0.01"),
         (
             lambda _c, o: -0.06 if o == "Parotid_L" else 0.05,
@@ -107,7 +107,7 @@ def test_nothing_is_promoted_where_nothing_can_be_compared(
     found = {} if served is None else dice()
     ruling = decide_promotion(found, served, CONFIG, has_more_labels=True, is_first=False)
     assert not ruling.is_promoted
-    assert "nothing shows that it is not worse" in ruling.reason
+    assert "no usable evaluation case" in ruling.reason
 
 
 def test_only_pairs_that_both_have_are_compared() -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from lib.config import RetrainConfig
-from lib.retrain.case_set_records import CaseSets
-from lib.retrain.run_records import Runs, RunState
+from lib.retrain.case_sets import CaseSets
+from lib.retrain.runs import Runs, RunState, TrainingFolders
 from lib.retrain.scheduler import Scheduler
-from lib.retrain.training_process import RunDirectory
-from lib.retrain.training_set import Planner
+from lib.retrain.training_set import TrainingSetPlanner
 from lib.storage.database import FILE, Database
 from lib.storage.tables import Run
 
@@ -26,21 +25,21 @@ def queued(runs: Runs) -> Run:
     return runs.queue(why="a test", request={}, cases=[], initial_version=None)
 
 
-def scheduler(place: RunDirectory, database: Database) -> Scheduler:
+def scheduler(folders: TrainingFolders, database: Database) -> Scheduler:
     runs = Runs(database)
     return Scheduler(
-        place=place,
-        planner=Planner(list, CaseSets(database), runs, set, bool),
+        folders=folders,
+        planner=TrainingSetPlanner(list, CaseSets(database), runs, set, bool),
         runs=runs,
         settings=RetrainConfig,
         queue=lambda _: queued(runs),
         after_crash=lambda: None,
-        settle=lambda _run: None,
+        resolve=lambda _run: None,
     )
 
 
-def put_checkpoint(place: RunDirectory, run: Run) -> Path:
-    folder = place.run_dir(run.id)
+def put_checkpoint(folders: TrainingFolders, run: Run) -> Path:
+    folder = folders.run_dir(run.id)
     folder.mkdir(parents=True)
     for name in ("checkpoint.pt", "log.txt"):
         (folder / name).write_text("x")
@@ -51,14 +50,14 @@ def put_checkpoint(place: RunDirectory, run: Run) -> Path:
 def test_what_runs_of_a_killed_server_left_is_removed_unless_they_may_go_on(
     database: Database, tmp_path: Path, last: RunState
 ) -> None:
-    place = RunDirectory(state=tmp_path, models=tmp_path / "models", starter=tmp_path / "none")
+    folders = TrainingFolders(state=tmp_path, models=tmp_path / "models", starter=tmp_path / "none")
     runs = Runs(database)
     left = []
     for state in (RunState.PROMOTED, RunState.FAILED, RunState.STOPPED, last):
         run = queued(runs)
-        left.append(put_checkpoint(place, run))
-        runs.change(run.id, state=state)
-    one = scheduler(place, database)
+        left.append(put_checkpoint(folders, run))
+        runs.update(run.id, state=state)
+    one = scheduler(folders, database)
     one.tick()
     one.stop()
     has_checkpoint = [(folder / "checkpoint.pt").exists() for folder in left]

@@ -1,4 +1,4 @@
-"""What becomes of a run that is given up."""
+"""The retraining service, and the settings that an administrator changes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from lib.config import AppConfig, RetrainConfig
+from lib.errors import ConfigError
 from lib.models.model_history import Candidate, ModelHistory
 from lib.models.promotion import Promoter
 from lib.models.registry import Registry, save_model
 from lib.networks.build import build_network
-from lib.retrain.run_records import RunState
+from lib.retrain.runs import RunState
 from lib.retrain.scheduler import MAX_ATTEMPTS
 from lib.retrain.service import RetrainingService
+from lib.retrain.settings import Settings
 from lib.storage.database import FILE, Database
 from lib.storage.tables import Run
 from tests.tiny import TINY
@@ -35,8 +37,8 @@ def given_up(retraining: RetrainingService, decision: str | None) -> Run:
         retraining.models.record(Candidate(version="candidate", recipe="tiny", run_id=run.id))
     if decision in ("promoted", "rejected"):
         retraining.models.decide("candidate", decision=decision, reason="the reason")
-    run = retraining.runs.change(run.id, attempts=MAX_ATTEMPTS - 1)
-    retraining.scheduler._count(run, -9)
+    run = retraining.runs.update(run.id, attempts=MAX_ATTEMPTS - 1)
+    retraining.scheduler._record_crash(run, -9)
     return retraining.runs.get(run.id)
 
 
@@ -56,7 +58,7 @@ def test_it_has_failed_and_its_candidate_is_rejected_where_nothing_was_decided(
     assert str(run.outcome).startswith("its process ended with code -9, 3 times")
     row = retraining.models.get("candidate")
     assert row is not None
-    assert (row.decision, row.reason) == ("rejected", "its training failed before it was judged")
+    assert (row.decision, row.reason) == ("rejected", "its training failed before it was evaluated")
 
 
 @pytest.mark.parametrize(("parent", "decision"), [(None, "rejected"), ("another", "waiting")])
@@ -69,8 +71,8 @@ def test_what_it_left_in_the_models_folder_alone_is_rejected_with_it_and_no_othe
     version = save_model(retraining.registry.folder, weights, TINY, card)
     # Killed before it wrote a row: the next look at the folder writes one that knows no run.
     retraining.promoter.reconcile()
-    retraining.runs.change(run.id, attempts=MAX_ATTEMPTS - 1)
-    retraining.scheduler._count(retraining.runs.get(run.id), -9)
+    retraining.runs.update(run.id, attempts=MAX_ATTEMPTS - 1)
+    retraining.scheduler._record_crash(retraining.runs.get(run.id), -9)
     row = retraining.models.get(version)
     assert row is not None
     assert (row.run_id, row.decision) == (None, decision)
@@ -79,3 +81,40 @@ def test_what_it_left_in_the_models_folder_alone_is_rejected_with_it_and_no_othe
 
 def test_it_has_failed_where_it_made_no_candidate(retraining: RetrainingService) -> None:
     assert given_up(retraining, None).state == RunState.FAILED
+
+
+START = RetrainConfig(min_new_labels=7)
+
+
+def test_a_change_outlives_the_server_and_can_be_taken_back(database: Database) -> None:
+    settings = Settings(database, START)
+    assert settings.get() == START
+    assert (
+        settings.change({"min_new_labels": "3", "auto_retrain": "off"}, by="anna").min_new_labels
+        == 3
+    )
+    later = Settings(database, RetrainConfig(min_new_labels=9))
+    assert (later.get().min_new_labels, later.get().auto_retrain) == (3, False)
+    assert later.change({"min_new_labels": None}, by="anna").min_new_labels == 9
+    assert later.get().min_new_labels == 9
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_new_labels": "some"}, "min_new_labels: 'some'"),
+        ({"min_new_labels": 0}, "at least 1"),
+        ({"quiet_s": -1}, "quiet_s must be at least 0"),
+        ({"quiet_s": float("nan")}, "quiet_s must be at least 0"),
+        ({"promotion_confidence": 1}, "promotion_confidence must be from 0.5"),
+        ({"colour": "red"}, "colour: no such setting"),
+        ({"colour": None}, "colour: no such setting"),
+    ],
+)
+def test_a_wrong_value_changes_nothing(
+    database: Database, values: dict[str, object], message: str
+) -> None:
+    settings = Settings(database, START)
+    with pytest.raises(ConfigError, match=message):
+        settings.change({"max_wait_s": 5, **values}, by="anna")
+    assert settings.get() == START

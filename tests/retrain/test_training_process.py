@@ -13,9 +13,8 @@ import pytest
 from lib.config import APP_DIR, RetrainConfig
 from lib.models.model_history import ModelHistory
 from lib.recipes.schema import Recipe
-from lib.retrain.run_records import Runs, RunState
-from lib.retrain.training_process import BUSY, CLAIM, STOPPED, RunDirectory
-from lib.retrain.training_set import request_for
+from lib.retrain.runs import BUSY, STOPPED, TRAINING_LOCK, Runs, RunState, TrainingFolders
+from lib.retrain.training_set import run_request
 from lib.storage.database import FILE, Database
 from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import Run
@@ -33,16 +32,16 @@ ANYTHING_GOES = RetrainConfig(min_first_dsc=0.0, retrain_threads=1)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> RunDirectory:
+def place(tmp_path: Path) -> TrainingFolders:
     for name in ("state", "models", "starter"):
         (tmp_path / name).mkdir()
-    return RunDirectory(
+    return TrainingFolders(
         state=tmp_path / "state", models=tmp_path / "models", starter=tmp_path / "starter"
     )
 
 
 @pytest.fixture
-def database(place: RunDirectory) -> Iterator[Database]:
+def database(place: TrainingFolders) -> Iterator[Database]:
     made = Database(place.state / FILE)
     yield made
     made.close()
@@ -56,19 +55,19 @@ def queue(database: Database, cases: Sequence[Case], recipe: Recipe = TINY) -> R
          "set": "train" if number else "referee"}
         for number, case in enumerate(cases)
     ]  # fmt: skip
-    request = request_for(recipe, None, ANYTHING_GOES, {}, device="cpu")
+    request = run_request(recipe, None, ANYTHING_GOES, {}, device="cpu")
     return Runs(database).queue(
         why="for a test", request=request, cases=listed, initial_version=None
     )
 
 
 def work(
-    place: RunDirectory,
+    place: TrainingFolders,
     run: Run,
     *,
     program: Sequence[str] = ("-m", "lib.retrain.training_process"),
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *program, "--place", place.to_json(), "--run", str(run.id)]
+    command = [sys.executable, *program, "--folders", place.to_json(), "--run", str(run.id)]
     environment = {**os.environ, "PYTHONPATH": str(APP_DIR), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=APP_DIR, env=environment
@@ -76,7 +75,7 @@ def work(
 
 
 def test_a_run_is_carried_to_its_ruling(
-    place: RunDirectory, database: Database, cases: list[Case]
+    place: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     run = queue(database, cases)
     done = work(place, run)
@@ -84,7 +83,7 @@ def test_a_run_is_carried_to_its_ruling(
     ended = Runs(database).get(run.id)
     assert ended.state == RunState.PROMOTED
     assert ended.outcome is not None
-    assert ended.outcome.startswith("no model serves; mean DSC 0.")
+    assert ended.outcome.startswith("there is no active model; mean DSC 0.")
     assert ended.progress["epoch"] == TINY.schedule.epochs
     model = ModelHistory(database).get(str(ended.candidate))
     assert model is not None
@@ -96,9 +95,9 @@ def test_a_run_is_carried_to_its_ruling(
 
 
 def test_only_one_training_works_for_a_folder(
-    place: RunDirectory, database: Database, cases: list[Case]
+    place: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
-    other = ProcessLock(place.state / CLAIM)
+    other = ProcessLock(place.state / TRAINING_LOCK)
     assert other.try_acquire()
     run = queue(database, cases)
     assert work(place, run).returncode == BUSY
@@ -106,7 +105,7 @@ def test_only_one_training_works_for_a_folder(
 
 
 def test_want_of_memory_makes_it_smaller_and_is_said(
-    place: RunDirectory, database: Database, cases: list[Case]
+    place: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     # One crop of 160^3 voxels takes some GiB in the backward pass of a network of this width.
     large = replace(
@@ -119,13 +118,13 @@ def test_want_of_memory_makes_it_smaller_and_is_said(
     done = work(place, run, program=("-c", WITH_LITTLE_MEMORY))
     assert done.returncode == 0, done.stderr
     ended = Runs(database).get(run.id)
-    assert "memory was short; from the beginning: a batch is 1 instead of 2 crops" in ended.notes[0]
+    assert "memory was short; started again: a batch is 1 instead of 2 crops" in ended.notes[0]
     assert "a crop is 80 x 80 x 80 instead of 160 x 160 x 160 voxels" in ended.notes[1]
     assert ended.request["shrinks"] == len(ended.notes)
 
 
 def test_a_run_that_cannot_go_on_fails_with_its_reason(
-    place: RunDirectory, database: Database, cases: list[Case]
+    place: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     run = queue(database, cases[:1])
     assert work(place, run).returncode == 1

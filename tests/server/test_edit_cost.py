@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from lib.activelearning.edit_cost_records import EditCostRecords
+from lib.activelearning.edit_costs import EditCostRecords
 from lib.evaluation.edit_cost import edit_cost
 from lib.imaging.scans import write_ct, write_label
 from lib.labels.history import LabelHistory, Provenance
@@ -44,7 +44,7 @@ def put_submissions(folder: Path) -> None:
         version = history.add(image_id, "final", file, submission)
         prediction = np.roll(label.array, steps, 0)
         costs = edit_cost(prediction, label.array, TINY.labels, grid=ct.grid)
-        records.keep(version, costs, was_trained_on=image_id == "known")
+        records.add(version, costs, was_trained_on=image_id == "known")
     database.close()
 
 

@@ -102,5 +102,5 @@ def test_where_every_label_is_poisoned_nobody_judges(shared_data: Path, tmp_path
         before = served(server)
         submit(server, data, POISONED, lambda a: MIRRORED[a], tmp_path / "label.nii.gz")
         outcome = outcome_of_training(server)
-        assert outcome.startswith("rejected: no case judges"), outcome
+        assert outcome.startswith("rejected: no usable evaluation case"), outcome
         assert served(server) == before

@@ -4,12 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from lib.activelearning.pool import Choice, Pool
-from lib.activelearning.score_records import Kind
+from lib.activelearning.pool import Choice, Pool, ScoreKind
+from lib.activelearning.selection.baselines import first, random, random_foreground
 from lib.activelearning.selection.failure import failure_first
-from lib.activelearning.selection.foreground import random_foreground
 from lib.activelearning.selection.representative import coldstart, suggestive
-from lib.activelearning.selection.simple import first, random
 from lib.activelearning.selection.uncertainty import claspe, entropy, structure_qc
 
 
@@ -31,7 +29,7 @@ class Method:
     description: str
     paper: str = ""
     choose: Callable[[Pool], Choice | None]
-    needs: tuple[Kind, ...] = ()
+    needs: tuple[ScoreKind, ...] = ()
 
 
 _ALL = (
@@ -42,49 +40,49 @@ _ALL = (
         description="At random, two times of three by how much of a randomly drawn organ it shows",
         paper="Lueth et al., nnActive, TMLR 2025 (arXiv 2511.19183)",
         choose=random_foreground,
-        needs=(Kind.PREDICTION,),
+        needs=(ScoreKind.PREDICTION,),
     ),
     Method(
         name="entropy",
         description="The model is least sure of it as a whole",
         paper="Settles, Active Learning, Morgan & Claypool 2012",
         choose=entropy,
-        needs=(Kind.PREDICTION,),
+        needs=(ScoreKind.PREDICTION,),
     ),
     Method(
         name="claspe",
         description="The model is unsure of it, for one organ at a time, with chance at the beginning",
         paper="Lueth, Traub et al., Finally Outshining the Random Baseline, TMLR 2026 (arXiv 2601.13677)",
         choose=claspe,
-        needs=(Kind.PREDICTION,),
+        needs=(ScoreKind.PREDICTION,),
     ),
     Method(
         name="structure_qc",
         description="Contoured several times by the model, it comes out most differently",
         paper="Roy et al., Bayesian QuickNAT, NeuroImage 195, 2019",
         choose=structure_qc,
-        needs=(Kind.PREDICTION, Kind.SAMPLES),
+        needs=(ScoreKind.PREDICTION, ScoreKind.SAMPLES),
     ),
     Method(
         name="suggestive",
         description="The model is unsure of it, and it stands for many cases unlike those contoured",
         paper="Yang et al., Suggestive Annotation, MICCAI 2017",
         choose=suggestive,
-        needs=(Kind.PREDICTION,),
+        needs=(ScoreKind.PREDICTION,),
     ),
     Method(
         name="coldstart",
         description="Typical of scans that look alike, none of them contoured yet; needs no model",
         paper="Hacohen et al., Active Learning on a Budget, ICML 2022",
         choose=coldstart,
-        needs=(Kind.APPEARANCE,),
+        needs=(ScoreKind.APPEARANCE,),
     ),
     Method(
         name="failure_first",
         description="Most likely contoured wrongly: size, place, pieces, missing organs, swapped sides",
         paper="Hui et al., Quality assurance tool for organ at risk delineation, Med Phys 45, 2018",
         choose=failure_first,
-        needs=(Kind.PREDICTION, Kind.DRAWN),
+        needs=(ScoreKind.PREDICTION, ScoreKind.LABEL_SHAPES),
     ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})

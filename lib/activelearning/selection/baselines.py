@@ -1,4 +1,4 @@
-"""By lot, but more often where there is something to contour."""
+"""Baselines: first by name, uniform random, and random weighted by organ volume."""
 
 import numpy as np
 
@@ -6,9 +6,24 @@ from lib.activelearning.pool import Choice, OrganScore, Pool
 from lib.activelearning.selection.ranking import (
     NO_SCORES,
     at_random,
+    in_order,
     scored,
     shuffled_organs,
 )
+
+
+def first(pool: Pool) -> Choice | None:
+    """Return the first candidate in alphabetical order."""
+    candidates = in_order(pool)
+    if not candidates:
+        return None
+    return Choice(image_id=candidates[0], rank=1, of=len(candidates), why="the first by name")
+
+
+def random(pool: Pool) -> Choice | None:
+    """Return any candidate, each equally likely."""
+    return at_random(pool, f"drawn at random from {len(set(pool.candidates))}")
+
 
 FOREGROUND_SHARE = 2 / 3
 """So many of the draws look for an organ (nnActive's "Random 66% FG")."""

@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 
-from lib.activelearning.score_records import Kind
-from lib.activelearning.scoring_queue import Backlog, ScoringWork, next_work
+from lib.activelearning.pool import ScoreKind
+from lib.activelearning.scoring_jobs import ScoringBacklog, ScoringTask, next_task
 
 
 def all_of(
@@ -9,31 +9,31 @@ def all_of(
     *,
     labelled: Mapping[str, str] | None = None,
     served: str | None = "m1",
-    interest: Mapping[str, float] | None = None,
-    known: set[tuple[str, str, Kind]] | None = None,
-) -> list[ScoringWork]:
+    entropies: Mapping[str, float] | None = None,
+    done: set[tuple[str, str, ScoreKind]] | None = None,
+) -> list[ScoringTask]:
     """Return everything that is computed, in order, until nothing is left."""
-    done = set(known or ())
-    found: list[ScoringWork] = []
+    so_far = set(done or ())
+    tasks: list[ScoringTask] = []
     while True:
-        work = next_work(
-            Backlog(
+        work = next_task(
+            ScoringBacklog(
                 unlabelled=unlabelled,
                 labelled=labelled or {},
                 served=served,
-                known=done,
-                interest=interest or {},
+                done=so_far,
+                entropies=entropies or {},
             )
         )
         if work is None:
-            return found
+            return tasks
         key = (work.image_id, work.model_version, work.kind)
-        assert key not in done, "computed twice"
-        done.add(key)
-        found.append(work)
+        assert key not in so_far, "computed twice"
+        so_far.add(key)
+        tasks.append(work)
 
 
-def told(works: list[ScoringWork]) -> list[tuple[str, str]]:
+def told(works: list[ScoringTask]) -> list[tuple[str, str]]:
     return [(work.kind.value, work.image_id) for work in works]
 
 
@@ -58,36 +58,36 @@ def test_without_a_model_only_what_needs_none_is_computed() -> None:
 
 
 def test_a_new_model_looks_at_the_top_of_the_old_list_first() -> None:
-    interest = {"a": 0.1, "b": 0.9, "c": 0.5}
-    known = {(i, "m1", kind) for i in "abc" for kind in (Kind.PREDICTION, Kind.SAMPLES)}
-    works = all_of(["a", "b", "c"], served="m2", interest=interest, known=known)
+    entropies = {"a": 0.1, "b": 0.9, "c": 0.5}
+    done = {(i, "m1", kind) for i in "abc" for kind in (ScoreKind.PREDICTION, ScoreKind.SAMPLES)}
+    works = all_of(["a", "b", "c"], served="m2", entropies=entropies, done=done)
     assert told(works)[:3] == [("prediction", "b"), ("prediction", "c"), ("prediction", "a")]
     assert {work.model_version for work in works} == {"m2"}
 
 
 def test_an_image_that_no_model_has_seen_is_among_the_first_but_not_before_the_worst() -> None:
-    interest = {f"old{n}": n / 10 for n in range(10)}
-    works = told(all_of([*interest, "new"], served="m2", interest=interest))
+    entropies = {f"old{n}": n / 10 for n in range(10)}
+    works = told(all_of([*entropies, "new"], served="m2", entropies=entropies))
     place = works.index(("prediction", "new"))
     assert 0 < place < 5
 
 
 def test_a_corrected_contour_is_looked_at_again() -> None:
-    known = {("c", "sha1", Kind.DRAWN), ("c", "m1", Kind.PREDICTION)}
-    works = all_of([], labelled={"c": "sha2"}, known=known)
-    assert works == [ScoringWork(kind=Kind.DRAWN, image_id="c", model_version="sha2")]
+    done = {("c", "sha1", ScoreKind.LABEL_SHAPES), ("c", "m1", ScoreKind.PREDICTION)}
+    works = all_of([], labelled={"c": "sha2"}, done=done)
+    assert works == [ScoringTask(kind=ScoreKind.LABEL_SHAPES, image_id="c", model_version="sha2")]
 
 
 def test_samples_are_not_tried_of_what_one_pass_could_not_be_had_of() -> None:
-    backlog = Backlog(
+    backlog = ScoringBacklog(
         unlabelled=["a", "bad"],
         labelled={},
         served="m1",
-        known={
-            ("a", "m1", Kind.PREDICTION),
-            ("bad", "m1", Kind.PREDICTION),
-            ("a", "m1", Kind.SAMPLES),
+        done={
+            ("a", "m1", ScoreKind.PREDICTION),
+            ("bad", "m1", ScoreKind.PREDICTION),
+            ("a", "m1", ScoreKind.SAMPLES),
         },
         unreadable={"bad"},
     )
-    assert next_work(backlog) is None
+    assert next_task(backlog) is None

@@ -1,26 +1,162 @@
+"""Edit costs: rows of the database, and the curve over submissions."""
+
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lib.activelearning.edit_cost_curve import chance, measure, summary, verdict, was_trained_on
-from lib.activelearning.edit_cost_records import Edited
+from lib.activelearning.edit_costs import (
+    EditCostRecords,
+    SubmissionCost,
+    mann_whitney_p,
+    summary,
+    verdict,
+    was_trained_on,
+)
+from lib.activelearning.image_scores import measure_edit_cost
 from lib.errors import GeometryError
-from lib.evaluation.edit_cost import edit_cost
+from lib.evaluation.edit_cost import EditCosts, edit_cost
+from lib.imaging.geometry import Grid
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.inference.single_pass import contour
-from lib.models.model_cards import candidate_of
+from lib.models.model_cards import candidate_from_files
 from lib.models.model_history import Candidate, ModelHistory
 from lib.models.registry import Model, Registry, load_model, save_model
 from lib.networks.build import build_network
-from lib.storage.database import Database
+from lib.storage.database import FILE, Database
+from lib.storage.tables import LabelVersion, now
 from lib.training.cases import Case
 from tests.activelearning.edited import curve, edited, label_of, organ
 from tests.tiny import TINY
+
+START = now() - timedelta(days=1)
+
+
+@pytest.fixture
+def records(database: Database) -> EditCostRecords:
+    return EditCostRecords(database)
+
+
+def submit(
+    database: Database,
+    image_id: str,
+    *,
+    minute: int = 0,
+    tag: str = "final",
+    source: str = "client",
+    model_version: str | None = "model",
+    is_hidden: bool = False,
+    number: int = 1,
+) -> LabelVersion:
+    label = LabelVersion(
+        image_id=image_id,
+        tag=tag,
+        number=number,
+        digest=f"{minute:064}",
+        source=source,
+        model_version=model_version,
+        organs=[],
+        info={},
+        submitted_at=START + timedelta(minutes=minute),
+        hidden_at=now() if is_hidden else None,
+    )
+    with database.writing() as session:
+        session.add(label)
+    return label
+
+
+def costs() -> EditCosts:
+    """Return the costs of a square of 4 x 4 pixels that was moved by one: 4 + 2 new ones of 1 mm."""
+    prediction = np.zeros((12, 12, 12), np.uint8)
+    prediction[2:6, 2:6, 3] = 1
+    grid = Grid.from_affine((12, 12, 12), np.eye(4))
+    return edit_cost(prediction, np.roll(prediction, 1, 0), {"Brainstem": 1}, grid=grid)
+
+
+def images(labels: list[LabelVersion]) -> list[str]:
+    return [label.image_id for label in labels]
+
+
+def test_what_was_measured_is_kept_once(database: Database, records: EditCostRecords) -> None:
+    label = submit(database, "a")
+    assert records.add(label, costs(), was_trained_on=True)
+    assert not records.add(label, None, was_trained_on=False, trouble="too late")
+    (edited,) = records.curve()
+    assert edited.label.image_id == "a"
+    row = edited.cost
+    assert (row.model_version, row.was_trained_on, row.trouble) == ("model", True, None)
+    assert (row.mean_dsc, row.added_path_mm, row.changed_voxels) == (0.75, 6, 8)
+    assert row.found == costs().as_dict()
+
+
+def test_what_failed_is_kept_and_not_due_again(
+    database: Database, records: EditCostRecords
+) -> None:
+    label = submit(database, "a")
+    assert records.add(label, None, was_trained_on=False, trouble="the scan is gone")
+    (edited,) = records.curve()
+    assert (edited.cost.found, edited.cost.mean_dsc) == ({}, None)
+    assert edited.cost.trouble == "the scan is gone"
+    assert records.unmeasured(5) == []
+
+
+def test_visible_final_labels_of_a_known_model_are_due_the_newest_first(
+    database: Database, records: EditCostRecords
+) -> None:
+    submit(database, "old", minute=1)
+    submit(database, "by_hand", minute=2, source="folder")
+    measured = submit(database, "measured", minute=3)
+    submit(database, "new", minute=4)
+    submit(database, "draft", minute=5, tag="original")
+    submit(database, "inferred", minute=6, source="infer")
+    submit(database, "restored", minute=7, source="restore")
+    submit(database, "hidden", minute=8, is_hidden=True)
+    submit(database, "no_model", minute=9, model_version=None)
+    submit(database, "empty_name", minute=10, model_version="")
+    records.add(measured, costs(), was_trained_on=False)
+    assert images(records.unmeasured(10)) == ["new", "by_hand", "old"]
+    assert images(records.unmeasured(2)) == ["new", "by_hand"]
+    assert records.unmeasured(0) == []
+
+
+def test_the_curve_runs_in_the_order_of_submission(
+    database: Database, records: EditCostRecords
+) -> None:
+    later, hidden, first = (
+        submit(database, "later", minute=9),
+        submit(database, "hidden", minute=5, is_hidden=True),
+        submit(database, "first", minute=1),
+    )
+    for label in (later, hidden, first):
+        records.add(label, costs(), was_trained_on=False)
+    assert [edited.label.image_id for edited in records.curve()] == ["first", "later"]
+
+
+def test_rows_of_another_database_find_their_label_by_what_it_is(
+    tmp_path: Path, database: Database, records: EditCostRecords
+) -> None:
+    there = Database(tmp_path / "there" / FILE)
+    for image_id, minute in (("lost", 1), ("both", 2), ("only_there", 3)):
+        label = submit(there, image_id, minute=minute)
+        EditCostRecords(there).add(label, costs(), was_trained_on=True)
+    # Their ids are others here, and one label is not here at all.
+    submit(database, "only_there", minute=3)
+    records.add(submit(database, "both", minute=2), costs(), was_trained_on=False)
+    submit(database, "lost", minute=7)
+    assert records.merge(there) == 1
+    assert records.merge(there) == 0
+    found = {e.label.image_id: e.cost for e in records.curve()}
+    assert {image: row.was_trained_on for image, row in found.items()} == {
+        "both": False,
+        "only_there": True,
+    }
+    assert found["only_there"].added_path_mm == 6
+    there.close()
 
 
 @pytest.fixture
@@ -84,17 +220,17 @@ FIVE = (300, 310, 320, 330, 340)
     ],
 )
 def test_the_verdict_is_a_sentence_that_an_annotator_understands(
-    rows: Sequence[Edited], said: str
+    rows: Sequence[SubmissionCost], said: str
 ) -> None:
     assert verdict(rows) == said
 
 
 def test_two_fives_differ_by_chance_or_not() -> None:
     # Of the 252 ways to divide ten values, two are as far apart as 1 to 5 and 6 to 10.
-    assert chance([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(2 / 252)
-    assert chance([6, 7, 8, 9, 10], [1, 2, 3, 4, 5]) == pytest.approx(2 / 252)
-    assert chance([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) == 1
-    assert chance([7] * 5, [7] * 5) == 1
+    assert mann_whitney_p([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(2 / 252)
+    assert mann_whitney_p([6, 7, 8, 9, 10], [1, 2, 3, 4, 5]) == pytest.approx(2 / 252)
+    assert mann_whitney_p([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) == 1
+    assert mann_whitney_p([7] * 5, [7] * 5) == 1
 
 
 def test_each_submission_is_listed_with_the_median_of_the_last_five() -> None:
@@ -239,7 +375,7 @@ def test_the_cases_on_a_starters_card_are_no_measure_of_it(
     card = {"training": {"cases": ["pt_1", "pt_2"]}}
     version = save_model(tmp_path, build_network(TINY).state_dict(), TINY, card)
     registry = Registry(tmp_path / "models", starter=tmp_path)
-    models.record(candidate_of(registry, version))
+    models.record(candidate_from_files(registry, version))
     for image_id, is_known in (("pt_2", True), ("pt_3", False)):
         assert was_trained_on(label_of(image_id, model_version=version), models) == is_known
 
@@ -271,13 +407,13 @@ def test_a_submission_is_measured_against_what_the_model_draws(
         accepted[predicted.array == predicted.labels[name]] = value
     path = tmp_path / "submitted.nii.gz"
     write_label(path, LabelVolume(accepted, predicted.grid, ours))
-    found = measure(image, path, model, image_id="case_0", labels=ours)
+    found = measure_edit_cost(image, path, model, image_id="case_0", labels=ours)
     assert (found.mean_dsc, found.added_path_mm, found.changed_voxels) == (1, 0, 0)
     assert set(found.organs) == drawn - {"Bone_Mandible"}
     # Moved by a voxel, it costs what the two volumes say.
     moved = np.roll(predicted.array, 1, 0)
     write_label(path, LabelVolume(moved, predicted.grid, predicted.labels))
-    found = measure(image, path, model, image_id="case_0", labels=predicted.labels)
+    found = measure_edit_cost(image, path, model, image_id="case_0", labels=predicted.labels)
     assert found == edit_cost(predicted.array, moved, predicted.labels, grid=predicted.grid)
     assert found.changed_voxels
 
@@ -290,4 +426,6 @@ def test_a_label_on_another_grid_is_not_measured(
     small = np.zeros((10, 10, 10), np.uint8)
     write_label(path, LabelVolume(small, grid.from_affine((10, 10, 10), grid.affine_ras), {}))
     with pytest.raises(GeometryError, match="case_0: the label lies on 10 x 10 x 10"):
-        measure(cases[0].image, path, model, image_id="case_0", labels=model.recipe.labels)
+        measure_edit_cost(
+            cases[0].image, path, model, image_id="case_0", labels=model.recipe.labels
+        )

@@ -5,7 +5,7 @@ import torch
 
 from lib.errors import TrainingError
 from lib.recipes.schema import OPENKBP, Recipe
-from lib.retrain.low_memory import is_out_of_memory, shrunk
+from lib.training.low_memory import is_out_of_memory, shrunk
 
 FOUR = replace(OPENKBP, schedule=replace(OPENKBP.schedule, batch_size=4))
 

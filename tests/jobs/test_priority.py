@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from lib.config import APP_DIR
-from lib.jobs import serving_priority
-from lib.jobs.serving_priority import ServingPriority
+from lib.jobs import priority
+from lib.jobs.priority import ServingPriority
 from lib.storage.process_locks import ProcessLock
 
 CONTOURING = """
 import sys, time
 from pathlib import Path
-from lib.jobs.serving_priority import ServingPriority
-with ServingPriority(Path(sys.argv[1])).contouring():
+from lib.jobs.priority import ServingPriority
+with ServingPriority(Path(sys.argv[1])).inference():
     print("contouring", flush=True)
     time.sleep(600)
 """
@@ -25,7 +25,7 @@ def test_a_training_waits_until_nothing_is_contoured(tmp_path: Path) -> None:
     server, training = ServingPriority(tmp_path), ServingPriority(tmp_path)
     assert training.give_way() < 0.01
     waited = []
-    with server.contouring(), server.contouring():
+    with server.inference(), server.inference():
         thread = threading.Thread(target=lambda: waited.append(training.give_way()))
         thread.start()
         time.sleep(0.3)
@@ -35,8 +35,8 @@ def test_a_training_waits_until_nothing_is_contoured(tmp_path: Path) -> None:
 
 
 def test_it_waits_no_longer_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_priority, "LONGEST_WAIT_S", 0.2)
-    with ServingPriority(tmp_path).contouring():
+    monkeypatch.setattr(priority, "LONGEST_WAIT_S", 0.2)
+    with ServingPriority(tmp_path).inference():
         assert 0.2 <= ServingPriority(tmp_path).give_way() < 5
 
 
@@ -46,7 +46,7 @@ def test_a_server_that_is_killed_keeps_nobody_waiting(tmp_path: Path) -> None:
     )
     assert server.stdout is not None
     server.stdout.readline()
-    assert not ProcessLock(tmp_path / serving_priority.FILE).is_free()
+    assert not ProcessLock(tmp_path / priority.FILE).is_free()
     server.kill()
     server.wait()
     server.stdout.close()

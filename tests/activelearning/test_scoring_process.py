@@ -11,13 +11,14 @@ import psutil
 import pytest
 import torch
 
-from lib.activelearning.edit_cost_records import EditCostRecords
-from lib.activelearning.job_runner import JobRunner
-from lib.activelearning.score_cache import ScoreCache
-from lib.activelearning.score_records import Kind, Scores
-from lib.activelearning.scoring_jobs import EditCostJobs, JobFiles, ScoringJobs, Studies
+from lib.activelearning import scoring_process
+from lib.activelearning.edit_costs import EditCostRecords
+from lib.activelearning.pool import ScoreKind
+from lib.activelearning.scores import ScoreCache, ScoreRecords
+from lib.activelearning.scoring_jobs import EditCostJobs, FileLocations, ScoringJobs, Studies
 from lib.activelearning.scoring_process import flags_for
-from lib.jobs.serving_priority import ServingPriority
+from lib.jobs.job_runner import JobRunner
+from lib.jobs.priority import ServingPriority
 from lib.labels.history import LabelHistory, Provenance
 from lib.models.model_history import ModelHistory
 from lib.models.registry import Registry, save_model
@@ -41,8 +42,8 @@ class Clinic:
         self.ids = write_cohort(folder, recipe=TINY, cases=CASES, labelled=1, seed=5, dicom_cases=0)
         (folder / "broken.nii.gz").write_bytes(b"no scan")
         self.database = Database(self.state / "workflow.sqlite")
-        self.scores = Scores(self.database)
-        self.known = ScoreCache(self.scores)
+        self.records = ScoreRecords(self.database)
+        self.cache = ScoreCache(self.records)
         self.registry = Registry(folder / "models")
         self.label = folder / "labels" / "final" / f"{self.ids[0]}.nii.gz"
         self.digest = digest_of(self.label)
@@ -52,14 +53,14 @@ class Clinic:
         self.runner = self.new_runner()
 
     def new_runner(self) -> JobRunner:
-        files = JobFiles(
+        files = FileLocations(
             image=lambda image_id: self.folder / f"{image_id}.nii.gz",
             label=lambda _digest: self.label,
             model=self.registry.weights_path,
         )
         scores = ScoringJobs(
-            self.scores,
-            self.known,
+            self.records,
+            self.cache,
             studies=lambda: Studies(
                 unlabelled=(*self.ids[1:], "broken"), labelled={self.ids[0]: self.digest}
             ),
@@ -69,8 +70,8 @@ class Clinic:
         edits = EditCostJobs(
             self.edit_costs, ModelHistory(self.database), unrecorded=set[str], files=files
         )
-        flags = flags_for(TINY, turns=self.state, device="cpu", gpu_share=0.5)
-        return JobRunner(self.state, [edits, scores], flags=flags)
+        flags = flags_for(TINY, state=self.state, device="cpu", gpu_share=0.5)
+        return JobRunner(self.state, [edits, scores], worker=scoring_process.__name__, flags=flags)
 
     def publish(self, seed: int) -> str:
         torch.manual_seed(seed)
@@ -80,12 +81,12 @@ class Clinic:
 
     def finish(self) -> list[tuple[str, str]]:
         """Compute all that there is; return kind and image in the order in which they came."""
-        before = self.known.done()
+        before = self.cache.done()
         found = []
         while self.runner.step():
-            self.known.refresh()
-            new = self.known.done() - before
-            before = self.known.done()
+            self.cache.refresh()
+            new = self.cache.done() - before
+            before = self.cache.done()
             found += [(kind.value, image_id) for image_id, _, kind in new]
         return found
 
@@ -107,20 +108,20 @@ def test_scores_come_for_the_model_that_serves_each_once(clinic: Clinic) -> None
         ("drawn", one), ("appearance", two), ("appearance", three), ("appearance", "broken"),
         ("appearance", one),
     ]  # fmt: skip
-    assert list(clinic.known.unreadable()) == ["broken"]
-    assert "broken" in clinic.known.unreadable()["broken"]
+    assert list(clinic.cache.unreadable()) == ["broken"]
+    assert "broken" in clinic.cache.unreadable()["broken"]
 
     first = clinic.publish(1)
     found = clinic.finish()
     assert len(found) == len(set(found)) == 6
     assert found[-1][0] == "samples"
-    assert {d.score.model_version for d in clinic.known.scores(first).values()} == {first}
+    assert {d.score.model_version for d in clinic.cache.scores(first).values()} == {first}
     assert clinic.finish() == []
 
     second = clinic.publish(2)
-    assert {d.score.model_version for d in clinic.known.scores(second).values()} == {first}
+    assert {d.score.model_version for d in clinic.cache.scores(second).values()} == {first}
     clinic.finish()
-    scores = clinic.known.scores(second)
+    scores = clinic.cache.scores(second)
     assert {d.score.model_version for d in scores.values()} == {second}
     assert set(scores) == set(clinic.ids)
     assert all(scores[image_id].score.has_samples for image_id in (two, three))
@@ -133,13 +134,13 @@ def test_a_process_that_is_killed_costs_one_answer_and_a_new_one_goes_on(clinic:
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     clinic.finish()
-    clinic.known.refresh()
-    assert set(clinic.known.scores(clinic.served)) == set(clinic.ids)
+    clinic.cache.refresh()
+    assert set(clinic.cache.scores(clinic.served)) == set(clinic.ids)
 
 
 def test_a_process_that_dies_over_an_image_is_not_given_it_again(clinic: Clinic) -> None:
     clinic.publish(1)
-    with ServingPriority(clinic.state).contouring():
+    with ServingPriority(clinic.state).inference():
         # It waits for its turn over the second order, where it is killed.
         assert clinic.runner.step()
 
@@ -150,18 +151,18 @@ def test_a_process_that_dies_over_an_image_is_not_given_it_again(clinic: Clinic)
 
         threading.Thread(target=kill_soon).start()
         assert clinic.runner.step()
-    rows = list(clinic.scores.since(0))
+    rows = list(clinic.records.since(0))
     assert rows[-1].trouble is not None
     assert "its process ended" in rows[-1].trouble
     clinic.finish()
-    keys = [(r.image_id, r.model_version, r.kind) for r in clinic.scores.since(0)]
+    keys = [(r.image_id, r.model_version, r.kind) for r in clinic.records.since(0)]
     assert len(keys) == len(set(keys))
 
 
 def test_scoring_waits_while_a_server_contours(clinic: Clinic) -> None:
     clinic.publish(1)
     assert clinic.runner.step()
-    with ServingPriority(clinic.state).contouring():
+    with ServingPriority(clinic.state).inference():
         worker = threading.Thread(target=clinic.runner.step)
         worker.start()
         worker.join(3.0)
@@ -174,7 +175,7 @@ def test_of_two_servers_one_scores_and_the_other_takes_over(clinic: Clinic) -> N
     other = clinic.new_runner()
     clinic.runner.start()
     deadline = time.monotonic() + LIMIT_S
-    while len(list(clinic.scores.since(0))) < 1 and time.monotonic() < deadline:
+    while len(list(clinic.records.since(0))) < 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     other.start()
     time.sleep(1.0)
@@ -182,12 +183,12 @@ def test_of_two_servers_one_scores_and_the_other_takes_over(clinic: Clinic) -> N
     clinic.runner.stop()
     clinic.publish(3)
     other.wake()
-    while len(clinic.known.scores(clinic.served)) < CASES and time.monotonic() < deadline:
+    while len(clinic.cache.scores(clinic.served)) < CASES and time.monotonic() < deadline:
         time.sleep(0.2)
-        clinic.known.refresh()
+        clinic.cache.refresh()
     assert is_working(other)
     other.stop()
-    assert set(clinic.known.scores(clinic.served)) == set(clinic.ids)
+    assert set(clinic.cache.scores(clinic.served)) == set(clinic.ids)
 
 
 def test_an_end_while_it_computes_is_quick_and_leaves_nothing_behind(clinic: Clinic) -> None:
@@ -202,7 +203,9 @@ def test_an_end_while_it_computes_is_quick_and_leaves_nothing_behind(clinic: Cli
     clinic.runner.stop()
     assert time.monotonic() - began < 5
     assert not psutil.pid_exists(pid)
-    assert all(row.trouble is None for row in clinic.scores.since(0) if row.kind != Kind.APPEARANCE)
+    assert all(
+        row.trouble is None for row in clinic.records.since(0) if row.kind != ScoreKind.APPEARANCE
+    )
 
 
 def test_what_a_person_changed_is_measured_against_the_model_that_served(clinic: Clinic) -> None:
@@ -221,4 +224,4 @@ def test_what_a_person_changed_is_measured_against_the_model_that_served(clinic:
     assert ann.cost.mean_dsc < 0.1
     assert bob.cost.trouble is not None
     assert "no-such-model" in bob.cost.trouble
-    assert clinic.edit_costs.due(10) == []
+    assert clinic.edit_costs.unmeasured(10) == []

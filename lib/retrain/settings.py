@@ -1,4 +1,4 @@
-"""What an admin changed while the server ran."""
+"""Settings of retraining, which an administrator may change while the server runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,24 +11,27 @@ from lib.storage.tables import Setting, now
 
 
 class Settings:
-    """The settings of retraining: those of the start, with what was changed since, also by earlier servers."""
+    """Settings of retraining: those of the server's start, overridden by those that an administrator changed.
+
+    Changes are stored in the database, so they hold after a restart.
+    """
 
     def __init__(self, database: Database, start: RetrainConfig) -> None:
         self._database = database
         self._start = start
 
     def get(self) -> RetrainConfig:
-        """Return the settings as they are now."""
+        """Return the current settings."""
         with self._database.reading() as session:
             changed = {row.key: row.value for row in session.scalars(select(Setting))}
-        known = {key: value for key, value in changed.items() if hasattr(self._start, key)}
-        return self._start.changed(known)
+        # A database of another version may hold settings that this version does not have.
+        return self._start.changed({k: v for k, v in changed.items() if hasattr(self._start, k)})
 
     def change(self, values: Mapping[str, Any], *, by: str) -> RetrainConfig:
-        """Change some, or with None take one back to what the server was started with; return all.
+        """Change some settings, and return all; None resets a setting to its value at the server's start.
 
         Raises:
-            ConfigError: If a key is not known or a value is wrong; nothing is changed then.
+            ConfigError: If a key is unknown or a value is invalid; nothing is changed then.
         """
         start = {key: getattr(self._start, key, None) for key in values}
         wanted = {key: start[key] if value is None else value for key, value in values.items()}

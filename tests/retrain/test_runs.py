@@ -1,7 +1,7 @@
 import pytest
 
 from lib.errors import StateError
-from lib.retrain.run_records import Runs, RunState
+from lib.retrain.runs import Runs, RunState
 from lib.storage.database import Database
 from lib.storage.tables import Run
 
@@ -21,14 +21,14 @@ def test_there_is_one_run_at_a_time(runs: Runs) -> None:
     first = queue(runs)
     with pytest.raises(StateError, match=f"training {first.id} is queued"):
         queue(runs)
-    runs.change(first.id, state=RunState.REJECTED)
+    runs.update(first.id, state=RunState.REJECTED)
     assert queue(runs).id > first.id
 
 
 def test_a_run_that_is_over_is_not_changed_any_more(runs: Runs) -> None:
     run = queue(runs)
-    runs.change(run.id, state=RunState.STOPPED, outcome="stopped")
-    after = runs.change(run.id, state=RunState.PROMOTED, outcome="too late")
+    runs.update(run.id, state=RunState.STOPPED, outcome="stopped")
+    after = runs.update(run.id, state=RunState.PROMOTED, outcome="too late")
     assert (after.state, after.outcome) == (RunState.STOPPED, "stopped")
     assert after.ended_at is not None
     assert runs.active() is None
@@ -36,39 +36,39 @@ def test_a_run_that_is_over_is_not_changed_any_more(runs: Runs) -> None:
 
 def test_a_stopped_run_goes_on(runs: Runs) -> None:
     run = queue(runs)
-    runs.change(run.id, state=RunState.STOPPED)
-    assert runs.again(run.id).state == RunState.QUEUED
-    with pytest.raises(StateError, match="cannot go on"):
-        runs.again(run.id)
+    runs.update(run.id, state=RunState.STOPPED)
+    assert runs.requeue(run.id).state == RunState.QUEUED
+    with pytest.raises(StateError, match="cannot be continued"):
+        runs.requeue(run.id)
 
 
 def test_labels_count_as_seen_once_a_run_ended_with_a_ruling(runs: Runs) -> None:
     run = queue(runs, CASES[0])
-    assert runs.judged_digests() == set()
-    runs.change(run.id, state=RunState.FAILED)
-    assert runs.judged_digests() == set()
+    assert runs.evaluated_labels() == set()
+    runs.update(run.id, state=RunState.FAILED)
+    assert runs.evaluated_labels() == set()
     run = queue(runs, *CASES)
-    runs.change(run.id, state=RunState.REJECTED)
-    assert runs.judged_digests() == {("case_a", "1"), ("case_b", "2")}
+    runs.update(run.id, state=RunState.REJECTED)
+    assert runs.evaluated_labels() == {("case_a", "1"), ("case_b", "2")}
 
 
 def test_failures_count_up_to_the_last_run(runs: Runs) -> None:
     for state in (RunState.FAILED, RunState.PROMOTED, RunState.FAILED, RunState.FAILED):
-        runs.change(queue(runs).id, state=state)
+        runs.update(queue(runs).id, state=state)
     assert runs.failures() == 2
-    runs.change(queue(runs).id, state=RunState.STOPPED)
+    runs.update(queue(runs).id, state=RunState.STOPPED)
     assert runs.failures() == 0
 
 
 def test_notes_are_kept_in_their_order(runs: Runs) -> None:
     run = queue(runs)
-    runs.change(run.id, note="one")
-    runs.change(run.id, note="two")
+    runs.update(run.id, note="one")
+    runs.update(run.id, note="two")
     assert [note.split()[-1] for note in runs.get(run.id).notes] == ["one", "two"]
 
 
 def test_no_such_run(runs: Runs) -> None:
-    with pytest.raises(StateError, match="there is no training 7"):
+    with pytest.raises(StateError, match="training 7 does not exist"):
         runs.get(7)
-    with pytest.raises(StateError, match="there is no training 7"):
-        runs.change(7, state=RunState.FAILED)
+    with pytest.raises(StateError, match="training 7 does not exist"):
+        runs.update(7, state=RunState.FAILED)

@@ -3,9 +3,8 @@ from collections import Counter
 import pytest
 
 from lib.activelearning.pool import Choice, Pool
-from lib.activelearning.selection.foreground import random_foreground
-from lib.activelearning.selection.simple import first, random
-from tests.activelearning.pools import image_score, organ_score, scored_pool
+from lib.activelearning.selection.baselines import first, random, random_foreground
+from tests.activelearning.pools import organ_score, scored_pool, to_image_score
 
 IDS = [f"pt_{n}" for n in range(50)]
 
@@ -30,7 +29,7 @@ def test_random_draws_each_as_often_as_any_other() -> None:
 def draws(scores: list[tuple[str, dict[str, float]]], number: int = 3000) -> list[Choice]:
     """Return what is drawn by so many seeds from images that show organs of these volumes in mL."""
     images = [
-        image_score(name, organs={k: organ_score(volume_ml=v) for k, v in volumes.items()})
+        to_image_score(name, organs={k: organ_score(volume_ml=v) for k, v in volumes.items()})
         for name, volumes in scores
     ]
     found = [random_foreground(scored_pool(images, seed=seed)) for seed in range(number)]

@@ -1,7 +1,10 @@
-"""Trainings: planned, running, ended; what a restarted server finds of them."""
+"""Training runs: their rows in the database, and their folders."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -11,26 +14,33 @@ from lib.errors import StateError
 from lib.storage.database import Database
 from lib.storage.tables import Run, now
 
+TRAINING_LOCK = "training.lock"
+"""File in the state folder that the training process locks."""
+RUNS_FOLDER = "training"
+"""Folder of the runs in the state folder."""
+FAILED, BUSY, STOPPED = 1, 3, 4
+"""Exit codes of the training process."""
+
 
 class RunState(str, Enum):
-    """Where a run is."""
+    """State of a run. The values are stored in the database."""
 
     QUEUED = "queued"
     RUNNING = "running"
-    JUDGING = "judging"
+    EVALUATING = "judging"
     PROMOTED = "promoted"
     REJECTED = "rejected"
     FAILED = "failed"
     STOPPED = "stopped"
 
 
-ACTIVE = (RunState.QUEUED, RunState.RUNNING, RunState.JUDGING)
-"""A run in one of these is not over: if no process works on it, one has to be started."""
-JUDGED = (RunState.PROMOTED, RunState.REJECTED)
+ACTIVE = (RunState.QUEUED, RunState.RUNNING, RunState.EVALUATING)
+"""States of a run that is not over: if no process works on it, one must be started."""
+EVALUATED = (RunState.PROMOTED, RunState.REJECTED)
 
 
 class Runs:
-    """Every training there was."""
+    """The `Run` rows of a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -46,7 +56,7 @@ class Runs:
         """Add a run, and return it.
 
         Raises:
-            StateError: If another one is not over yet: there is never a pile of them.
+            StateError: If another run is not over: at most one run is queued or active.
         """
         with self._database.writing() as session:
             active = session.scalar(select(Run).where(Run.state.in_(ACTIVE)))
@@ -68,16 +78,16 @@ class Runs:
         """Return a run.
 
         Raises:
-            StateError: If there is none of that number.
+            StateError: If there is no run of that number.
         """
         with self._database.reading() as session:
             return _require(session, run_id)
 
-    def change(self, run_id: int, *, note: str | None = None, **values: Any) -> Run:
-        """Set some columns of a run, and return it; one that is over is not changed any more.
+    def update(self, run_id: int, *, note: str | None = None, **values: Any) -> Run:
+        """Set columns of a run, and return it; a run that is over is not changed.
 
         Raises:
-            StateError: If there is none of that number.
+            StateError: If there is no run of that number.
         """
         with self._database.writing() as session:
             run = _require(session, run_id)
@@ -90,22 +100,24 @@ class Runs:
                     run.ended_at, run.pid = now(), None
         return run
 
-    def again(self, run_id: int) -> Run:
-        """Queue a run that was stopped once more: it goes on from its checkpoint.
+    def requeue(self, run_id: int) -> Run:
+        """Queue a stopped run again; it continues from its checkpoint.
 
         Raises:
-            StateError: If it was not stopped, or another one is not over.
+            StateError: If it was not stopped, or another run is not over.
         """
         with self._database.writing() as session:
             run = session.get(Run, run_id)
             active = session.scalar(select(Run.id).where(Run.state.in_(ACTIVE)))
             if run is None or run.state != RunState.STOPPED or active is not None:
-                raise StateError(f"training {run_id} cannot go on")
+                raise StateError(
+                    f"training {run_id} cannot be continued: it was not stopped, or another one is active"
+                )
             run.state, run.ended_at, run.outcome = RunState.QUEUED, None, None
         return run
 
     def active(self) -> Run | None:
-        """Return the run that is not over."""
+        """Return the run that is not over, if any."""
         with self._database.reading() as session:
             return session.scalar(select(Run).where(Run.state.in_(ACTIVE)).order_by(Run.id))
 
@@ -118,14 +130,14 @@ class Runs:
         """Return the newest run."""
         return next(iter(self.all(limit=1)), None)
 
-    def judged_digests(self) -> set[tuple[str, str]]:
-        """Return image id and digest of each label that a run which ended with a ruling had before it."""
+    def evaluated_labels(self) -> set[tuple[str, str]]:
+        """Return image id and digest of each label in a run whose candidate model was evaluated."""
         with self._database.reading() as session:
-            listed = session.scalars(select(Run.cases).where(Run.state.in_(JUDGED)))
-            return {(case["image_id"], case["digest"]) for cases in listed for case in cases}
+            case_lists = session.scalars(select(Run.cases).where(Run.state.in_(EVALUATED)))
+            return {(case["image_id"], case["digest"]) for cases in case_lists for case in cases}
 
     def failures(self) -> int:
-        """Return how many runs failed one after another, up to the last one."""
+        """Return the number of consecutive failed runs up to the newest run."""
         count = 0
         for run in self.all(limit=50):
             if run.state != RunState.FAILED:
@@ -137,5 +149,37 @@ class Runs:
 def _require(session: Session, run_id: int) -> Run:
     run = session.get(Run, run_id)
     if run is None:
-        raise StateError(f"there is no training {run_id}")
+        raise StateError(f"training {run_id} does not exist")
     return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFolders:
+    """Folders that a training reads and writes.
+
+    Attributes:
+        state: Folder of the workflow database.
+        models: Folder of the model registry.
+        starter: Folder of the starter weights.
+    """
+
+    state: Path
+    models: Path
+    starter: Path
+
+    def to_json(self) -> str:
+        """Return the value of the training process's `--folders`."""
+        return json.dumps({key: str(value) for key, value in asdict(self).items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainingFolders":
+        """Return the folders that `to_json` wrote."""
+        return cls(**{key: Path(value) for key, value in json.loads(text).items()})
+
+    def run_dir(self, run_id: int) -> Path:
+        """Return the folder of a run's checkpoint and log."""
+        return self.state / RUNS_FOLDER / f"run-{run_id:05d}"
+
+    def log_path(self, run_id: int) -> Path:
+        """Return the log of a run's process."""
+        return self.run_dir(run_id) / "log.txt"

@@ -1,0 +1,147 @@
+"""Scores of images: the rows of the database, and a cache of them in memory."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import insert
+
+from lib.activelearning.image_scores import to_features, to_image_score, to_organ_shapes
+from lib.activelearning.pool import ImageScore, OrganShape, ScoreKind
+from lib.imaging.quantities import FloatArray
+from lib.storage.database import Database
+from lib.storage.tables import Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewScore:
+    """Values of a `Score` row that is not stored yet."""
+
+    image_id: str
+    model_version: str
+    kind: ScoreKind
+    found: Mapping[str, Any]
+    trouble: str | None = None
+    seconds: float = 0.0
+
+
+class ScoreRecords:
+    """The `Score` rows of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, score: NewScore) -> bool:
+        """Store a score; return False if this image, model and kind have one already."""
+        row = {
+            "image_id": score.image_id,
+            "model_version": score.model_version,
+            "kind": score.kind.value,
+            "found": dict(score.found),
+            "trouble": score.trouble,
+            "seconds": score.seconds,
+        }
+        with self._database.writing() as session:
+            added = session.execute(
+                insert(Score).values(**row).on_conflict_do_nothing().returning(Score.id)
+            )
+            return added.first() is not None
+
+    def since(self, after_id: int) -> Iterator[Score]:
+        """Yield the rows with a larger id than `after_id`, oldest first."""
+        with self._database.reading() as session:
+            yield from session.scalars(select(Score).where(Score.id > after_id).order_by(Score.id))
+
+
+@dataclass(frozen=True, slots=True)
+class TimedScore:
+    """A score, and when it was computed."""
+
+    score: ImageScore
+    at: datetime
+
+
+class ScoreCache:
+    """All scores of a database, in memory; each refresh reads the new rows only. Thread-safe."""
+
+    def __init__(self, records: ScoreRecords) -> None:
+        self._records = records
+        self._mutex = threading.Lock()
+        self._last_id = 0
+        self._done: set[tuple[str, str, ScoreKind]] = set()
+        # Rows of one image and model, until both kinds are there to be combined.
+        self._partial: dict[tuple[str, str], dict[ScoreKind, Score]] = defaultdict(dict)
+        self._scores: dict[str, dict[str, TimedScore]] = defaultdict(dict)
+        self._appearance: dict[str, FloatArray] = {}
+        self._shapes: dict[str, Mapping[str, OrganShape]] = {}
+        self._unreadable: dict[str, str] = {}
+
+    def refresh(self) -> None:
+        """Read the rows that were added since the last call."""
+        with self._mutex:
+            for row in self._records.since(self._last_id):
+                self._last_id = row.id
+                self._add(row)
+
+    def _add(self, row: Score) -> None:
+        kind = ScoreKind(row.kind)
+        self._done.add((row.image_id, row.model_version, kind))
+        if row.trouble is not None:
+            if row.found.get("is_unreadable"):
+                self._unreadable[row.image_id] = row.trouble
+        elif kind is ScoreKind.APPEARANCE:
+            self._appearance[row.image_id] = to_features(row.found)
+        elif kind is ScoreKind.LABEL_SHAPES:
+            self._shapes[row.model_version] = to_organ_shapes(row.found)
+        else:
+            self._partial[row.image_id, row.model_version][kind] = row
+            self._combine(row.image_id, row.model_version)
+            self._unreadable.pop(row.image_id, None)
+
+    def _combine(self, image_id: str, version: str) -> None:
+        """Make one score of the prediction and, once there is one, the samples."""
+        rows = self._partial[image_id, version]
+        prediction, samples = rows.get(ScoreKind.PREDICTION), rows.get(ScoreKind.SAMPLES)
+        if prediction is None:
+            return
+        score = to_image_score(
+            image_id, version, prediction.found, samples.found if samples else None
+        )
+        self._scores[image_id][version] = TimedScore(score, prediction.computed_at)
+        if samples is not None:
+            # Both are in the score now: keeping the rows would only fill the memory.
+            del self._partial[image_id, version]
+
+    def done(self) -> frozenset[tuple[str, str, ScoreKind]]:
+        """Return what was computed, or failed: (image id, model version or SHA-256 of the label, kind)."""
+        with self._mutex:
+            return frozenset(self._done)
+
+    def scores(self, served: str | None) -> dict[str, TimedScore]:
+        """Return each image's score by the active model, or else the most recent one by an earlier model."""
+        with self._mutex:
+            return {
+                image_id: by_version[served]
+                if served in by_version
+                else max(by_version.values(), key=lambda timed: timed.at)
+                for image_id, by_version in self._scores.items()
+            }
+
+    def appearance(self) -> dict[str, FloatArray]:
+        """Return image id -> features of the image alone."""
+        with self._mutex:
+            return dict(self._appearance)
+
+    def shapes(self, digests: Mapping[str, str]) -> dict[str, Mapping[str, OrganShape]]:
+        """Return image id -> organ shapes of its label, given image id -> SHA-256 of the label."""
+        with self._mutex:
+            return {i: self._shapes[d] for i, d in digests.items() if d in self._shapes}
+
+    def unreadable(self) -> dict[str, str]:
+        """Return image id -> error message, for images that could not be read at the last attempt."""
+        with self._mutex:
+            return dict(self._unreadable)

@@ -1,0 +1,101 @@
+"""Supervision of a worker process by one of the servers that share a studies folder."""
+
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lib.jobs.child_process import start_child
+from lib.jobs.periodic_task import PeriodicTask
+from lib.storage.process_locks import ProcessLock
+
+
+class Supervisor(ABC):
+    """A periodic task that starts and watches one worker process.
+
+    Of several servers over one studies folder only the one that holds the lock does this; when it ends, another
+    takes over. The worker process ends with its server.
+
+    Args:
+        name: Name of the thread.
+        lock_file: File that the acting server locks.
+        every_s: Longest time, in s, between two calls of `tick`.
+        error_message: Log message if `tick` raises.
+    """
+
+    def __init__(self, name: str, lock_file: Path, *, every_s: float, error_message: str) -> None:
+        self._lock = ProcessLock(lock_file)
+        self._task = PeriodicTask(name, self.tick, every_s=every_s, error_message=error_message)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, or None if it is not running."""
+        child = self._child
+        return None if child is None or child.poll() is not None else child.pid
+
+    def start(self) -> None:
+        """Start the periodic task."""
+        self._task.start()
+
+    def stop(self) -> None:
+        """End the periodic task and the worker process; the next server continues the unfinished work."""
+        self._task.stop()
+        self.kill_child()
+        self._lock.release()
+
+    def wake(self) -> None:
+        """Call `tick` now: something has changed."""
+        self._task.wake()
+
+    @abstractmethod
+    def tick(self) -> bool:
+        """Do what is due; return True to be called again at once."""
+
+    def kill_child(self) -> None:
+        """End the worker process, if this server has started one, and close its pipes."""
+        child = self._child
+        if child is None:
+            return
+        if child.poll() is None:
+            child.kill()
+            child.wait(10)
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                # Closing flushes, which fails where the process died before it had read everything.
+                with suppress(OSError):
+                    pipe.close()
+
+    def start_child(
+        self, module: str, arguments: Sequence[str], *, threads: int, log: Path, has_pipes: bool
+    ) -> "subprocess.Popen[bytes]":
+        """Start the worker process, and return it.
+
+        Args:
+            module: Run as `__main__`.
+            arguments: Its command line.
+            threads: Number of OpenMP threads.
+            log: File that its standard error is appended to; standard output too, unless `has_pipes`.
+            has_pipes: Whether standard input and output are pipes to this server.
+        """
+        with log.open("ab") as file:
+            self._child = start_child(
+                module,
+                arguments,
+                threads=threads,
+                stdin=subprocess.PIPE if has_pipes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if has_pipes else file,
+                stderr=file,
+            )
+        return self._child
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """Return the last lines of a log; empty where there is no log."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 400 * lines))
+            return log.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []
