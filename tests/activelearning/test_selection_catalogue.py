@@ -16,8 +16,8 @@ from tests.activelearning.pools import cohort, organ_score, scored_pool, to_imag
 ALL = sorted(METHODS)
 SCORING = sorted(name for name, method in METHODS.items() if method.needs)
 SEEDS = range(40)
-SLOWER = 4
-"""So much slower than promised a choice may be before a test fails: the machine may be a slow one."""
+SLOWER = 25
+"""Factor on the promised time: a quadratic algorithm exceeds it, a busy machine does not."""
 
 
 def choose(name: str, pool: Pool) -> Choice:

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from lib.labels.history import LabelHistory
 from lib.storage.database import Database
 from lib.storage.tables import Lease
 from tests.readings import add_reading
+from tests.waiting import LIMIT_S, wait_until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 HOUR_S = 3600.0
@@ -237,7 +237,7 @@ def test_eight_processes_take_two_hundred_cases_and_none_twice(database: Databas
         one.stdin.write("go\n")
         one.stdin.flush()
     for one in people:
-        one.communicate(timeout=120)
+        one.communicate(timeout=LIMIT_S)
     assert [one.returncode for one in people] == [0] * 8
     with database.reading() as session:
         granted = list(session.scalars(select(Lease)))
@@ -250,13 +250,11 @@ def test_the_case_of_a_process_that_died_comes_back(
     database: Database, assignments: Leases
 ) -> None:
     dying = start(DYING, str(database.path), "0.5")
-    dying.communicate(timeout=120)
+    dying.communicate(timeout=LIMIT_S)
     assert dying.returncode == -signal.SIGKILL
     assert [image for image, *_ in rows(database)] == ["kept"]
     assert assignments.grant("undone", "bob", for_s=HOUR_S).holder == "bob"
-    limit = time.monotonic() + 10
-    while assignments.held_by("dead") and time.monotonic() < limit:
-        time.sleep(0.05)
+    wait_until(lambda: not assignments.held_by("dead"), "the lease expires")
     assert assignments.grant("kept", "bob", for_s=HOUR_S).holder == "bob"
     with database.reading() as session:
         dead = session.scalars(select(Lease).where(Lease.holder == "dead")).one()

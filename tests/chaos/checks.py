@@ -15,6 +15,7 @@ import requests
 
 from tests.chaos.ledger import CaseLedger, Version, is_in_order, voxels_of
 from tests.chaos.stage import Stage, files_below, until
+from tests.waiting import LIMIT_S
 
 SETTLED_WITHIN_S = 30.0
 AGED_S = 2 * 3600.0
@@ -75,7 +76,7 @@ class Checks:
 
     def _history(self, case: CaseLedger) -> list[Version]:
         url = f"{self._stage.url}/organnet/labels/{case.image_id}"
-        answer = requests.get(url, timeout=60)
+        answer = requests.get(url, timeout=LIMIT_S)
         listed: list[dict[str, Any]] = answer.json() if answer.status_code == 200 else []
         return [
             Version(one["number"], one["sha256"], self._kept(one["sha256"]), bool(one["hidden_at"]))
@@ -210,7 +211,7 @@ class Checks:
         """Check that MONAI Label's index loads, and lists what there is."""
         objects = json.loads((self._stage.studies / "datastore_v2.json").read_text())["objects"]
         known = {case.image_id: case.is_labelled for case in cases if case.is_there}
-        listed = requests.get(f"{self._stage.url}/datastore/?output=all", timeout=60).json()
+        listed = requests.get(f"{self._stage.url}/datastore/?output=all", timeout=LIMIT_S).json()
         wrong = [f"{case}: the scan is not listed" for case in known.keys() - objects.keys()]
         for case, is_labelled in known.items():
             labels = listed["objects"].get(case, {}).get("labels", {})
@@ -241,11 +242,11 @@ class Checks:
         if there is None or self.served() is None:
             return []
         url = f"{self._stage.url}/infer/organnet25d?image={there}&output=json"
-        answer = requests.post(url, timeout=120)
+        answer = requests.post(url, timeout=LIMIT_S)
         if answer.status_code != 200:
             return [f"infer: {answer.status_code} {answer.text[:300]}"]
         version = answer.json()["model_version"]
-        status = requests.get(f"{self._stage.url}/organnet/status", timeout=60).json()
+        status = requests.get(f"{self._stage.url}/organnet/status", timeout=LIMIT_S).json()
         trouble = (status["served"] or {}).get("trouble")
         return self._weights(version) + ([f"serving: {trouble}"] if trouble else [])
 

@@ -18,11 +18,12 @@ from lib.imaging.volumes import LabelVolume
 from tests.chaos.ledger import CaseLedger, Event, Told, voxels_of
 from tests.chaos.stage import Stage
 from tests.server.running import TINY, small_ct
+from tests.waiting import LIMIT_S
 
 CASES = 12
 SUBMITTERS = 2
 PAUSE_S = 0.3
-REQUEST_LIMIT_S = 60.0
+REQUEST_LIMIT_S = LIMIT_S
 ADOPTED_WITHIN_S = 30.0
 """A file laid by hand has to lie still for two seconds, and is looked for every two."""
 ORGANS = ("Brainstem", "Parotid_L")

@@ -19,9 +19,9 @@ import yaml
 
 from lib.storage.database import FILE, FOLDER
 from tests.server.running import APP, TINY
+from tests.waiting import LIMIT_S
 
-START_LIMIT_S = 180.0
-ANSWER_LIMIT_S = 120.0
+START_LIMIT_S = ANSWER_LIMIT_S = LIMIT_S
 LOOK_S = 0.1
 ALWAYS_TRAINING = {
     "min_new_labels": "1", "quiet_s": "0", "retry_after_s": "0", "retrain_epochs": "4",
@@ -148,24 +148,24 @@ class Stage:
         if process is not None:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-            process.wait(30)
+            process.wait(LIMIT_S)
 
     def stop_server(self) -> None:
         """Ask the server to stop, as a service manager does.
 
         Raises:
-            ChaosError: If it does not within a minute.
+            ChaosError: If it does not within a long time.
         """
         process, self.process, self.is_serving = self.process, None, False
         if process is None:
             return
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(60)
+            process.wait(LIMIT_S)
         except psutil.TimeoutExpired:
             process.kill()
-            process.wait(30)
-            raise ChaosError("the server did not stop within 60 s of SIGINT") from None
+            process.wait(LIMIT_S)
+            raise ChaosError("the server did not stop after SIGINT") from None
 
     def close(self) -> None:
         """Leave no process behind."""

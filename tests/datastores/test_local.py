@@ -25,6 +25,7 @@ from lib.labels.submission import StoreDependencies
 from lib.organs.table import ORGAN_SETS
 from lib.storage.database import FILE, Database
 from tests.phantoms import make_ct, make_grid, make_label, make_oblique_ct
+from tests.waiting import LIMIT_S
 
 LABELS = ORGAN_SETS["openkbp"]
 
@@ -338,6 +339,6 @@ def test_processes_do_not_lose_each_others_changes(store: FolderStore, studies: 
     for number in range(20):
         store.update_image_info("a", {f"note_here_{number}": True})
     for writer in writers:
-        writer.join(300)
+        writer.join(LIMIT_S)
         assert writer.exitcode == 0
     assert len([key for key in store.get_image_info("a") if key.startswith("note_")]) == 60

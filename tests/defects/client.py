@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,9 +14,7 @@ from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import write_ct
 from lib.imaging.volumes import CtVolume, LabelVolume
 from tests.server.running import Server
-
-TRAINING_LIMIT_S = 300
-SEEN_LIMIT_S = 60
+from tests.waiting import wait_until
 
 
 def put_scan(server: Server, *image_ids: str, ct: CtVolume) -> None:
@@ -34,10 +31,7 @@ def put_scan(server: Server, *image_ids: str, ct: CtVolume) -> None:
 
 def wait_until_listed(server: Server, *image_ids: str) -> None:
     """Wait until a server has seen the scans that another one was given."""
-    limit = time.monotonic() + SEEN_LIMIT_S
-    while not set(image_ids) <= set(server.images()):
-        assert time.monotonic() < limit, "the server does not see the scans"
-        time.sleep(0.2)
+    wait_until(lambda: set(image_ids) <= set(server.images()), "the server sees the scans")
 
 
 def put_label(
@@ -72,13 +66,13 @@ def train(server: Server, model: str, epochs: int) -> None:
     """Train, and wait for the end."""
     started = server.ask("POST", f"/train/{model}", json={"max_epochs": epochs})
     assert started.status_code == 200, started.text
-    limit = time.monotonic() + TRAINING_LIMIT_S
-    status = "SUBMITTED"
-    while status in ("SUBMITTED", "RUNNING"):
-        assert time.monotonic() < limit, "the training does not end"
-        time.sleep(0.5)
-        status = server.ask("GET", "/train/").json()["status"]
-    assert status == "DONE", server.log.read_text()[-4000:]
+
+    def status() -> str:
+        return str(server.ask("GET", "/train/").json()["status"])
+
+    wait_until(lambda: status() not in ("SUBMITTED", "RUNNING"), "the training ends",
+               context=server.end_of_log)  # fmt: skip
+    assert status() == "DONE", server.end_of_log()
 
 
 def as_file(label: LabelVolume, *, level: int = 1) -> bytes:

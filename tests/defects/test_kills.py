@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from tests.defects import scans
 from tests.defects.client import as_file, put_label, put_scan
 from tests.defects.targets import Target
 from tests.server.running import Server
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -26,8 +26,6 @@ CASES = [f"case_{number}" for number in range(6)]
 SCANS = [f"scan_{number}" for number in range(8)]
 HISTORY = 60_000
 """Numbers that are remembered of one case: so many that writing the index takes a moment."""
-EPOCH_LIMIT_S = 240
-ENDED_LIMIT_S = 10
 
 
 @dataclass(slots=True)
@@ -66,7 +64,7 @@ def wreck(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         kill_while_the_index_is_written(server, found)
     try:
         found.index_bytes = (server.studies / "datastore_v2.json").stat().st_size
-        _, alive = psutil.wait_procs(started, timeout=ENDED_LIMIT_S)
+        _, alive = psutil.wait_procs(started, timeout=60)
         found.survivors = [command for one in alive if (command := command_of(one))]
         look_again(folder, target, found)
         yield found
@@ -88,10 +86,11 @@ def begin_training(server: Server, target: Target) -> None:
     """Start a training without end, and wait for its first epoch."""
     started = server.ask("POST", f"/train/{target.model}", json={"max_epochs": 100_000})
     assert started.status_code == 200, started.text
-    limit = time.monotonic() + EPOCH_LIMIT_S
-    while not server.ask("GET", "/info/").json()["train_stats"][target.model].get("epoch"):
-        assert time.monotonic() < limit, server.log.read_text()[-4000:]
-        time.sleep(0.5)
+
+    def epoch() -> object:
+        return server.ask("GET", "/info/").json()["train_stats"][target.model].get("epoch")
+
+    wait_until(epoch, "an epoch ends", context=server.end_of_log)
 
 
 def kill_while_the_index_is_written(server: Server, found: Wreck) -> None:
@@ -112,7 +111,7 @@ def kill_while_the_index_is_written(server: Server, found: Wreck) -> None:
     while seen(index) == before and asked.is_alive():
         pass
     os.kill(server.process.pid, signal.SIGKILL)
-    server.process.wait(10)
+    server.process.wait(LIMIT_S)
     asked.join()
 
 

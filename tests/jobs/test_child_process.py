@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from lib.jobs.child_process import PARENT_GONE
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
@@ -29,7 +30,7 @@ def test_child_dies_with_its_parent_while_it_imports() -> None:
     assert psutil.wait_procs([child], timeout=0.5)[1]
     parent.kill()
     parent.communicate()
-    gone, _ = psutil.wait_procs([child], timeout=5)
+    gone, _ = psutil.wait_procs([child], timeout=LIMIT_S)
     assert gone
 
 

@@ -1,6 +1,7 @@
 import threading
 
 from lib.jobs.keyed_lock import KeyedLock
+from tests.waiting import LIMIT_S
 
 
 def test_one_name_waits_and_another_does_not() -> None:
@@ -17,7 +18,7 @@ def test_one_name_waits_and_another_does_not() -> None:
         come("b", "another")
         assert came == ["another"]
         assert second.is_alive()
-    second.join(timeout=10)
+    second.join(timeout=LIMIT_S)
     assert came == ["another", "second"]
 
 

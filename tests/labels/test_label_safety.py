@@ -16,6 +16,7 @@ from lib.storage.atomic_files import digest_of
 from tests.labels.test_folder_watcher import LABELS, aged, final, open_store
 from tests.phantoms import make_ct, make_grid, make_label
 from tests.small_disks import fill, small_disk
+from tests.waiting import wait_until
 
 IMAGES = ("a", "b", "c")
 
@@ -59,9 +60,7 @@ def test_no_answered_label_is_lost_by_kills(tmp_path: Path) -> None:
         count = len(answered.read_text().splitlines())
         process = context.Process(target=save_on_and_on, args=(studies, answered, 301 * kill))
         process.start()
-        limit = time.monotonic() + 120
-        while len(answered.read_text().splitlines()) < count + 2 and time.monotonic() < limit:
-            time.sleep(0.005)
+        wait_until(lambda n=count: len(answered.read_text().splitlines()) >= n + 2, "two are saved")  # type: ignore[misc]
         time.sleep(chance.uniform(0, 0.3))
         process.kill()
         process.join()
@@ -99,9 +98,7 @@ def test_processes_that_save_at_once_lose_nothing(tmp_path: Path) -> None:
         processes.append(context.Process(target=save_on_and_on, args=given))
     for process in processes:
         process.start()
-    limit = time.monotonic() + 120
-    while min(len(f.read_text().split()) for f in files) < 6 and time.monotonic() < limit:
-        time.sleep(0.02)
+    wait_until(lambda: min(len(f.read_text().split()) for f in files) >= 6, "each saved six")
     for process in processes:
         process.kill()
         process.join()

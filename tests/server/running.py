@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,10 +27,10 @@ from lib.networks.build import build_network
 from lib.recipes.schema import OPENKBP, NetworkConfig, Recipe, ScheduleConfig
 from lib.storage.database import FILE
 from tests.phantoms import make_ct, make_grid
+from tests.waiting import LIMIT_S, wait_until
 
 APP = Path(__file__).parents[2]
-START_LIMIT_S = 180
-ANSWER_LIMIT_S = 120
+ANSWER_LIMIT_S = LIMIT_S
 
 TINY = replace(
     OPENKBP,
@@ -97,13 +96,16 @@ class Server:
 
     def wait_for_label(self, image_id: str, *, tag: str = "final") -> None:
         """Return when the server has taken up a label that was laid into the folder."""
-        limit = time.monotonic() + ANSWER_LIMIT_S
-        while time.monotonic() < limit:
-            asked = f"/datastore/label?image={image_id}&tag={tag}"
-            if self.ask("HEAD", asked).status_code == 200:
-                return
-            time.sleep(0.2)
-        raise AssertionError(f"{image_id}: not taken up:\n{self.log.read_text()[-4000:]}")
+        asked = f"/datastore/label?image={image_id}&tag={tag}"
+        wait_until(
+            lambda: self.ask("HEAD", asked).status_code == 200,
+            f"the label of {image_id} is taken up",
+            context=self.end_of_log,
+        )
+
+    def end_of_log(self) -> str:
+        """Return the last lines that it printed."""
+        return self.log.read_text()[-4000:]
 
     def images(self) -> list[str]:
         """Return the ids of the store's images."""
@@ -171,28 +173,25 @@ def _free_port() -> int:
 
 
 def _wait_until_it_answers(server: Server) -> None:
-    limit = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < limit and server.process.is_running():
-        try:
-            if server.ask("GET", "/info/").status_code == 200:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.1)
-        if server.process.status() == psutil.STATUS_ZOMBIE:
-            break
-    raise AssertionError(f"the server did not start:\n{server.log.read_text()[-4000:]}")
+    def answers() -> bool:
+        assert server.process.poll() is None, f"the server did not start:\n{server.end_of_log()}"
+        with suppress(requests.ConnectionError):
+            return server.ask("GET", "/info/").status_code == 200
+        return False
+
+    wait_until(answers, "the server answers", context=server.end_of_log)
 
 
 def _end(process: psutil.Popen) -> None:
     children = process.children(recursive=True) if process.poll() is None else []
     with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(LIMIT_S)
     for one in (process, *children):
         with suppress(psutil.NoSuchProcess):
             one.kill()
-    psutil.wait_procs(children, timeout=20)
-    process.wait(20)
+    psutil.wait_procs(children, timeout=LIMIT_S)
+    process.wait(LIMIT_S)
 
 
 def put_model(models: Path, recipe: Recipe = TINY) -> str:

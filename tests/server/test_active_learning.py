@@ -21,6 +21,7 @@ from tests.server.running import (
     small_ct,
     two_organs,
 )
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -78,7 +79,7 @@ class Annotator(threading.Thread):
             self.trouble.append(answer.text)
 
     def run(self) -> None:
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline and not self.trouble:
             image_id = self.ask().get("id")
             if image_id is not None:
@@ -87,7 +88,7 @@ class Annotator(threading.Thread):
             elif self.last.get("is_all_labelled"):
                 return
             else:
-                time.sleep(1.0)
+                time.sleep(0.2)
         self.trouble.append(f"not at its end in time: {self.last}")
 
 
@@ -150,9 +151,9 @@ def standing(server: Server) -> dict[str, Any]:
 
 
 def test_images_are_scored_in_the_background_for_the_model_that_serves(scored: Server) -> None:
-    deadline = time.monotonic() + 120
-    while standing(scored)["sampled"] < 3 and time.monotonic() < deadline:
-        time.sleep(0.5)
+    wait_until(
+        lambda: standing(scored)["sampled"] >= 3, "three are sampled", context=scored.end_of_log
+    )
     status = standing(scored)
     assert (status["scored"], status["sampled"], status["unlabelled"]) == (3, 3, 4)
     assert list(status["unreadable"]) == ["broken"]

@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ import requests
 
 from lib.config import APP_DIR, default_starter_dir
 from lib.models.registry import Registry
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.long]
-
-LIMIT_S = 300
 
 
 def test_the_demo_serves_the_starter_and_ends_with_all_its_processes(tmp_path: Path) -> None:
@@ -29,21 +27,22 @@ def test_the_demo_serves_the_starter_and_ends_with_all_its_processes(tmp_path: P
             [*command, "--port", str(port)], cwd=APP_DIR, stdout=output, stderr=output
         )
         try:
-            deadline = time.monotonic() + LIMIT_S
-            while "The server is up" not in said.read_text():
-                assert demo.poll() is None, said.read_text()
-                assert time.monotonic() < deadline, said.read_text()
-                time.sleep(0.5)
+            wait_until(
+                lambda: "The server is up" in said.read_text() or demo.poll() is not None,
+                "the demo is up",
+                context=said.read_text,
+            )
+            assert demo.poll() is None, said.read_text()
             url = f"http://127.0.0.1:{port}"
-            listed = requests.get(f"{url}/datastore/?output=all", timeout=60).json()["objects"]
+            listed = requests.get(f"{url}/datastore/?output=all", timeout=LIMIT_S).json()["objects"]
             image = sorted(listed)[1]
             answer = requests.post(
-                f"{url}/infer/organnet25d?image={image}&output=json", timeout=120
+                f"{url}/infer/organnet25d?image={image}&output=json", timeout=LIMIT_S
             ).json()
-            pacs = requests.get(f"{url}/organnet/status", timeout=60).json()["pacs"]
+            pacs = requests.get(f"{url}/organnet/status", timeout=LIMIT_S).json()["pacs"]
         finally:
             demo.send_signal(signal.SIGINT)
-            code = demo.wait(60)
+            code = demo.wait(LIMIT_S)
     assert code == 0
     starter = Registry(tmp_path, starter=default_starter_dir()).served_path()
     assert starter is not None

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tests.server.running import (
     two_organs,
 )
 from tests.small_disks import fill, small_disk
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -56,13 +56,9 @@ def history(server: Server, image_id: str, tag: str = "final") -> list[dict[str,
 
 def until(server: Server, image_id: str, count: int) -> list[dict[str, Any]]:
     """Return the history when it has `count` versions."""
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit:
-        versions = history(server, image_id)
-        if len(versions) == count:
-            return versions
-        time.sleep(0.2)
-    raise AssertionError(f"{versions}\n{server.log.read_text()[-4000:]}")
+    wait_until(lambda: len(history(server, image_id)) == count, f"{image_id} has {count} versions",
+               context=lambda: f"{history(server, image_id)}\n{server.end_of_log()}")  # fmt: skip
+    return history(server, image_id)
 
 
 def test_each_submit_is_a_version_and_any_can_come_back(server: Server, tmp_path: Path) -> None:
@@ -138,11 +134,9 @@ def test_files_laid_into_the_folder_are_taken_up_or_listed(server: Server, tmp_p
     assert second["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(b"<html>")
     os.utime(path, (1e9, 1e9))
-    limit = time.monotonic() + 60
-    refused: list[dict[str, str]] = []
-    while not refused and time.monotonic() < limit:
-        refused = server.ask("GET", "/organnet/labels").json()["refused"]
-        time.sleep(0.2)
+    refused: list[dict[str, str]] = wait_until(
+        lambda: server.ask("GET", "/organnet/labels").json()["refused"], "the file is refused"
+    )
     assert [(r["image"], r["file"]) for r in refused] == [("by_hand", "by_hand.nii.gz")]
     assert "web page" in refused[0]["reason"]
     label = server.ask("GET", "/datastore/label?label=by_hand&tag=final").content

@@ -1,7 +1,6 @@
 """Leases over HTTP: who has which case, until when, and what ends that."""
 
 import json
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lib.storage.database import FILE as DATABASE
 from lib.storage.database import Database, state_folder
 from lib.storage.tables import Lease
 from tests.server.running import Server, put_case, small_ct, two_organs
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -81,9 +81,7 @@ def test_anybody_ends_a_lease_by_its_holders_name_where_nobody_logs_in(server: S
 def test_a_lease_expires(server: Server) -> None:
     put_case(server, "short")
     until = take(server, "short", "ada", minutes=0.02)["until"]
-    limit = time.monotonic() + 20
-    while leases(server, "short") and time.monotonic() < limit:
-        time.sleep(0.2)
+    wait_until(lambda: not leases(server, "short"), "the lease expires")
     take(server, "short", "bob")
     database = Database(state_folder(str(server.studies), server.models) / DATABASE)
     with database.reading() as session:
@@ -117,10 +115,7 @@ def test_a_file_laid_into_the_folder_ends_the_lease_too(server: Server) -> None:
     put_case(server, "by_hand_leased")
     take(server, "by_hand_leased", "ada")
     put_case(server, "by_hand_leased", is_labelled=True)
-    limit = time.monotonic() + 20
-    while leases(server, "by_hand_leased") and time.monotonic() < limit:
-        time.sleep(0.2)
-    assert leases(server, "by_hand_leased") == []
+    wait_until(lambda: not leases(server, "by_hand_leased"), "the lease ends")
 
 
 def test_contouring_extends_a_lease_of_ones_own(server: Server) -> None:

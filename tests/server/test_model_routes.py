@@ -13,6 +13,7 @@ from lib.networks.build import build_network
 from lib.server import model_routes
 from lib.server.access import ADMIN, USER
 from tests.server.running import TINY, Server, put_case, put_model, running
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -64,16 +65,19 @@ def test_a_promotion_reaches_every_server_and_no_request_fails(two: tuple[Server
     ]
     for thread in threads:
         thread.start()
-    wait_for(lambda: min(map(len, answers)) >= 3)
+    wait_until(lambda: min(map(len, answers)) >= 3, "each has three answers")
     promoted = two[0].ask("POST", f"{MODELS}/{new}/promote?reason=looked%20at%20it")
     assert promoted.status_code == 200, promoted.text
     assert promoted.json() == {"served": new, "trouble": None}
     at = time.monotonic()
     counts = [len(found) for found in answers]
-    wait_for(lambda: all(len(f) >= n + 4 for f, n in zip(answers, counts, strict=True)))
+    wait_until(
+        lambda: all(len(f) >= n + 4 for f, n in zip(answers, counts, strict=True)),
+        "each has four answers more",
+    )
     is_over.set()
     for thread in threads:
-        thread.join(120)
+        thread.join(LIMIT_S)
     for found in answers:
         assert {status for _, status, _ in found} == {200}
         versions = [version for _, _, version in found]
@@ -82,13 +86,6 @@ def test_a_promotion_reaches_every_server_and_no_request_fails(two: tuple[Server
         assert versions[0] == old
     assert listed(two[1])["served"] == new
     assert two[1].images() == ["case"]
-
-
-def wait_for(condition: Any) -> None:
-    limit = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
 
 
 def test_the_list_says_of_each_model_what_was_decided_and_which_serves(

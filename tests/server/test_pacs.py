@@ -15,6 +15,7 @@ from lib.imaging.scans import read_ct, read_label, write_label
 from lib.pacs.orthanc import Orthanc
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.server.running import TINY, Server, parts, put_model, running, small_ct, two_organs
+from tests.waiting import wait_until
 
 SOON_S = 30.0
 
@@ -55,10 +56,7 @@ class Clinic:
 
 def eventually(what: Callable[[], object]) -> None:
     """Return when something is so."""
-    limit = time.monotonic() + SOON_S
-    while not what():
-        assert time.monotonic() < limit, "it never was"
-        time.sleep(0.2)
+    wait_until(what, "it is so")
 
 
 @pytest.fixture(scope="module")

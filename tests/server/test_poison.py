@@ -1,10 +1,10 @@
 """Labels that are wrong in bulk, on real patients: what learned from them is not let in."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from lib.imaging.volumes import LabelVolume
 from lib.organs.table import mirror_values
 from lib.recipes.schema import OPENKBP
 from tests.server.running import Server, running
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.campaign]
 
@@ -53,13 +54,14 @@ def submit(
 
 def outcome_of_training(server: Server) -> str:
     assert server.ask("POST", "/train/organnet25d", json={}).status_code == 200
-    for _ in range(1200):
-        status = server.ask("GET", "/organnet/status").json()
-        if status["training"] is None:
-            run = status["history"]["trainings"][-1]
-            return f"{run['state']}: {run['outcome']}"
-        time.sleep(0.5)
-    raise AssertionError(f"the training did not end:\n{server.log.read_text()[-3000:]}")
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = server.ask("GET", "/organnet/status").json()
+        return found
+
+    wait_until(lambda: status()["training"] is None, "the training ends", context=server.end_of_log)
+    run = status()["history"]["trainings"][-1]
+    return f"{run['state']}: {run['outcome']}"
 
 
 def served(server: Server) -> str:

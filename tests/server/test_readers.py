@@ -12,6 +12,7 @@ import pytest
 from lib.imaging.scans import write_label
 from lib.imaging.volumes import LabelVolume
 from tests.server.running import TINY, Server, put_case, running, small_ct, two_organs
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -38,13 +39,9 @@ def study(server: Server, image: str) -> dict[str, Any]:
 
 
 def until(server: Server, image: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    limit = time.monotonic() + 25
-    while time.monotonic() < limit:
-        found = study(server, image)
-        if holds(found):
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"{found}\n{server.log.read_text()[-4000:]}")
+    wait_until(lambda: holds(study(server, image)), f"the study of {image} is so",
+               context=lambda: f"{study(server, image)}\n{server.end_of_log()}")  # fmt: skip
+    return study(server, image)
 
 
 def holders(server: Server, image: str) -> list[str]:
@@ -106,8 +103,8 @@ def test_two_readers_give_a_consensus_that_follows_their_corrections(
     (listed,) = [s for s in server.ask("GET", "/organnet/readers").json() if s["image"] == "both"]
     assert listed["have_read"] == ["bob", "ada"]
     assert listed["mean_dsc"] == again["mean_dsc"]
-    # Adoption looks at the copy after two seconds, and finds nothing new in it.
-    time.sleep(5)
+    # Once a label is taken up that was laid into the folder later, the copy has been looked at too.
+    put_case(server, "later", is_labelled=True)
     assert len(server.ask("GET", "/organnet/labels/both").json()) == 5
 
 

@@ -1,13 +1,13 @@
 """Servers that are stopped or killed at a bad moment (DESIGN section 4, defects 3, 10 and 13)."""
 
 import signal
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.server.running import ANYTHING_GOES, Server, put_case, put_model, running
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -23,15 +23,12 @@ def start_training(server: Server) -> psutil.Process:
 
 def training_of(server: Server, *, after_epoch: int = 0) -> psutil.Process:
     """Return the training's process, once it has done more epochs than those."""
-    for _ in range(240):
-        if epoch(server) > after_epoch:
-            return next(
-                child
-                for child in server.process.children()
-                if "lib.retrain.training_process" in child.cmdline()
-            )
-        time.sleep(0.5)
-    raise AssertionError(f"no epoch ended:\n{server.log.read_text()[-3000:]}")
+    wait_until(lambda: epoch(server) > after_epoch, "an epoch ends", context=server.end_of_log)
+    return next(
+        child
+        for child in server.process.children()
+        if "lib.retrain.training_process" in child.cmdline()
+    )
 
 
 def epoch(server: Server) -> int:
@@ -62,8 +59,8 @@ def test_server_starts_over_damaged_files_and_stops_with_its_training(tmp_path: 
         training = start_training(server)
         # SIGINT to the server alone, as a service manager sends it.
         server.process.send_signal(signal.SIGINT)
-        server.process.wait(30)
-        training.wait(10)
+        server.process.wait(LIMIT_S)
+        training.wait(LIMIT_S)
         assert not training.is_running()
 
 
@@ -76,8 +73,8 @@ def test_training_dies_with_a_killed_server_and_goes_on_in_the_next(tmp_path: Pa
         training = start_training(server)
         left = epoch(server)
         server.process.kill()
-        server.process.wait(10)
-        training.wait(10)
+        server.process.wait(LIMIT_S)
+        training.wait(LIMIT_S)
     with running(tmp_path) as server:
         # Nobody has to ask for it again.
         training_of(server, after_epoch=left)
@@ -107,12 +104,9 @@ def test_training_that_ends_serves_its_model(tmp_path: Path) -> None:
             put_case(server, case, is_labelled=True)
         config = server.ask("GET", "/info/").json()["trainers"]["organnet25d"]["config"]
         assert server.ask("POST", "/train/", json={}).status_code == 200
-        for _ in range(240):
-            status = server.ask("GET", "/train/").json()["status"]
-            if status not in ("SUBMITTED", "RUNNING"):
-                break
-            time.sleep(0.5)
-        assert status == "DONE", server.log.read_text()[-3000:]
+        is_over = ("DONE", "STOPPED", "ERROR")
+        wait_until(lambda: server.ask("GET", "/train/").json()["status"] in is_over, "it ends")
+        assert server.ask("GET", "/train/").json()["status"] == "DONE", server.end_of_log()
         info = server.ask("GET", "/info/").json()
         stats = info["train_stats"]["organnet25d"]
         assert stats["epoch"] == stats["total_epochs"] == config["max_epochs"]

@@ -1,6 +1,5 @@
 """Labels that start a training by themselves, and what people see of it."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from lib.config import RetrainConfig
 from lib.imaging.scans import write_label
 from tests.server.running import ANYTHING_GOES, Server, put_case, put_model, running, two_organs
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -32,12 +32,15 @@ def status(server: Server) -> dict[str, Any]:
 
 def wait_for_ruling(server: Server, trainings: int) -> dict[str, Any]:
     """Return the status once so many trainings have ended and none runs."""
-    for _ in range(600):
+
+    def are_over() -> dict[str, Any] | None:
         now = status(server)
-        if now["training"] is None and len(now["history"]["trainings"]) >= trainings:
-            return now
-        time.sleep(0.3)
-    raise AssertionError(server.log.read_text()[-3000:])
+        is_idle = now["training"] is None and len(now["history"]["trainings"]) >= trainings
+        return now if is_idle else None
+
+    found = wait_until(are_over, f"{trainings} trainings are over", context=server.end_of_log)
+    assert found is not None
+    return found
 
 
 def test_settings_are_changed_while_the_server_runs(learner: Server) -> None:

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from lib.imaging.geometry import Grid, from_sitk
 from lib.imaging.scans import write_ct, write_label
 from tests.server.running import TINY, Server, parts, put_case, small_ct, two_organs
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -236,14 +237,12 @@ def test_training_starts_shows_its_progress_and_stops(server: Server) -> None:
 
 def wait_for_epoch(server: Server) -> dict[str, Any]:
     """Return the statistics of the first epoch that ends."""
-    import time
 
-    for _ in range(240):
-        stats = server.ask("GET", "/info/").json()["train_stats"]["organnet25d"]
-        if stats.get("epoch"):
-            return dict(stats)
-        time.sleep(0.5)
-    raise AssertionError(f"no epoch ended:\n{server.log.read_text()[-3000:]}")
+    def stats() -> dict[str, Any]:
+        return dict(server.ask("GET", "/info/").json()["train_stats"]["organnet25d"])
+
+    wait_until(lambda: stats().get("epoch"), "an epoch ends", context=server.end_of_log)
+    return stats()
 
 
 def read_nifti(content: bytes) -> Any:

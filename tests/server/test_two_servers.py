@@ -1,12 +1,12 @@
 """Two servers over one studies folder: one training between them, whichever of them lives."""
 
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.server.running import Server, put_case, put_model, running
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -25,12 +25,13 @@ def trainings(*servers: Server) -> list[psutil.Process]:
 
 def wait_for_training(server: Server, *, after_epoch: int = 0) -> int:
     """Return the epoch that the training is at, once that is later."""
-    for _ in range(600):
+
+    def epoch() -> int:
         run = server.ask("GET", "/organnet/status").json()["training"]
-        if run and run["epoch"] > after_epoch:
-            return int(run["epoch"])
-        time.sleep(0.3)
-    raise AssertionError(server.log.read_text()[-3000:])
+        return int(run["epoch"]) if run else 0
+
+    wait_until(lambda: epoch() > after_epoch, "an epoch ends", context=server.end_of_log)
+    return epoch()
 
 
 def test_one_of_two_servers_trains_and_the_other_takes_over(tmp_path: Path) -> None:
@@ -49,13 +50,10 @@ def test_one_of_two_servers_trains_and_the_other_takes_over(tmp_path: Path) -> N
             assert len(trainings(one, two)) == len(trainings(one)) == 1
             one.process.kill()
             one.process.wait(10)
-            for _ in range(600):
-                if trainings(two):
-                    break
-                time.sleep(0.1)
+            wait_until(lambda: trainings(two), "the other server goes on with the training")
             assert len(trainings(two)) == 1
             wait_for_training(two, after_epoch=epoch)
             assert two.ask("GET", "/train/").json()["id"] == asked.json()["id"]
             assert two.ask("DELETE", "/train/").json()["status"] == "STOPPED"
-            psutil.wait_procs(trainings(two), timeout=20)
+            psutil.wait_procs(trainings(two), timeout=LIMIT_S)
             assert trainings(two) == []

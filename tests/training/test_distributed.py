@@ -19,6 +19,7 @@ from lib.training.cases import Case
 from lib.training.distributed import SINGLE_PROCESS, PooledBatchNorm, ProcessGroup, join_processes
 from lib.training.state import FILE
 from tests.tiny import TINY
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 QUIET = replace(
@@ -120,7 +121,7 @@ def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
         dying = [w for w in workers if "apps.train" in w.cmdline() and is_rank(w, 1)]
         assert len(dying) == 1
         dying[0].kill()
-        said, _ = first.communicate(timeout=120)
+        said, _ = first.communicate(timeout=LIMIT_S)
     finally:
         first.kill()
     assert first.returncode != 0, said
@@ -128,7 +129,7 @@ def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
 
     second = torchrun(flags)
     try:
-        said, _ = second.communicate(timeout=300)
+        said, _ = second.communicate(timeout=LIMIT_S)
     finally:
         second.kill()
     assert second.returncode == 0, said

@@ -1,7 +1,6 @@
 """The proxy between the viewer and a real PACS: what passes, what does not, and what is said when it cannot."""
 
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -156,16 +155,14 @@ class TestAPacs:
             with ThreadPoolExecutor(60) as pool:
                 url = f"{place.server.url}/proxy/dicom/qido/studies"
                 waiting = [pool.submit(requests.get, url, timeout=60) for _ in range(60)]
-                time.sleep(1)
-                began = time.monotonic()
-                assert place.server.ask("GET", "/organnet/leases").status_code == 200
-                took_s = time.monotonic() - began
+                # Many more than there are threads to answer with: one that is held back waits for ever.
+                for _ in range(5):
+                    assert place.server.ask("GET", "/organnet/leases").status_code == 200
                 assert not any(one.done() for one in waiting)
                 place.pacs.process.send_signal(signal.SIGCONT)
                 assert {one.result().status_code for one in waiting} == {200}
         finally:
             place.pacs.process.send_signal(signal.SIGCONT)
-        assert took_s < 2
 
 
 class TestNothingElseIsReached:

@@ -1,6 +1,5 @@
 """Contours that a viewer stores are labels here: kept once, counted, and not passed on as they came."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tests.pacs_sync.test_inbox import draw
 from tests.phantoms import make_ct
 from tests.server.dicomweb.test_stow_routes import Place, body, comments, sent, uid_of, uids
 from tests.server.running import put_model, running
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -32,10 +32,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with orthanc(folder / "orthanc") as pacs:
         series = [put_ct(pacs, make_ct(image_id=name), folder / name) for name in PATIENTS]
         with running(folder / "server", studies=pacs.dicomweb_url) as server:
-            limit = time.monotonic() + 120
-            while set(server.images()) != set(series):
-                assert time.monotonic() < limit, server.ask("GET", "/organnet/status").text
-                time.sleep(0.3)
+            wait_until(lambda: set(server.images()) == set(series), "the patients are listed",
+                       context=server.end_of_log)  # fmt: skip
             yield Place(pacs, server, folder, series[0])
 
 
@@ -126,9 +124,10 @@ def test_contours_are_kept_while_the_pacs_is_down_and_arrive_when_it_is_up(
     assert len(history(place, "four")) == 1
     study = str(pydicom.dcmread(file, stop_before_pixels=True).StudyInstanceUID)
     url = f"{place.pacs.dicomweb_url}/studies/{study}/instances"
-    limit = time.monotonic() + 180
-    while not (found := requests.get(url, params={"Modality": "SEG"}, timeout=30).json()):
-        assert time.monotonic() < limit, place.server.ask("GET", "/organnet/status").text
-        time.sleep(1)
+    found = wait_until(
+        lambda: requests.get(url, params={"Modality": "SEG"}, timeout=LIMIT_S).json(),
+        "the contours arrive",
+        context=place.server.end_of_log,
+    )
     assert len(found) == 1
     assert found[0]["00080018"]["Value"] != [uid_of(file)]
