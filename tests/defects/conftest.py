@@ -14,7 +14,7 @@ def target(request: pytest.FixtureRequest) -> Target:
     return PlainMonaiLabel() if request.config.getoption("--plain") else OrganNetLabel()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a model, and whatever scans earlier tests gave it; none of them trains."""
     folder = tmp_path_factory.mktemp("server")

@@ -1,4 +1,8 @@
-"""Servers that tests share: starting one takes ten seconds."""
+"""Servers that the tests of one file share.
+
+A forked server starts in little more than a second, so a file has its own: no file depends on what others left,
+or on the order and the process in which pytest-xdist runs them.
+"""
 
 from collections.abc import Iterator
 
@@ -7,7 +11,7 @@ import pytest
 from tests.server.running import Server, put_model, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a model, and whatever scans earlier tests gave it."""
     folder = tmp_path_factory.mktemp("server")
@@ -17,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without any model."""
     with running(tmp_path_factory.mktemp("bare")) as started:

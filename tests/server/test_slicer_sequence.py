@@ -60,7 +60,9 @@ def test_info_is_what_slicer_reads(server: Server) -> None:
 
 def test_next_sample_is_an_image_without_a_final_label(server: Server) -> None:
     put_case(server, "next_done", is_labelled=True)
+    # One for each strategy: the client holds the first one's case when it asks again.
     put_case(server, "next_open")
+    put_case(server, "next_open_too")
     for strategy in ("first", "random"):
         sample = server.ask("POST", f"/activelearning/{strategy}", json=CLIENT).json()
         assert sample["id"] in server.images()
