@@ -1,4 +1,4 @@
-"""The database beside the studies: opened safely from any number of processes, and never half written."""
+"""The workflow database: one SQLite file beside the studies, opened safely from any number of processes."""
 
 import logging
 import sqlite3
@@ -8,30 +8,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, inspect, select
+from sqlalchemy import Connection, create_engine, event, inspect, select, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from lib.errors import StateError
-from lib.storage.tables import SCHEMA, Base, Meta
+from lib.storage.atomic_files import replacing
+from lib.storage.process_locks import process_lock
+from lib.storage.tables import SCHEMA, Meta
 
 logger = logging.getLogger(__name__)
 
 FOLDER = ".organnet"
-"""Hidden in the studies folder: the database, label versions, quarantine, backups on their way."""
+"""Hidden folder in the studies folder: the database, label versions, quarantine, unfinished backups."""
 FILE = "workflow.sqlite"
+HEAD = f"{SCHEMA:04d}"
+"""Newest revision in `lib/storage/migrations`."""
 BUSY_S = 30.0
-"""How long a writer waits for another; a transaction here takes milliseconds."""
+"""Longest time in s that a writer waits for another one; a transaction here takes milliseconds."""
 _IS_WRITING = "is_writing"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = "migration.lock"
+"""File beside the database: of several processes that open it, one upgrades the schema."""
 
 
 class Database:
     """One SQLite file in write-ahead mode (https://sqlite.org/wal.html), synced at every commit.
 
     A transaction that writes takes the lock at its beginning (`BEGIN IMMEDIATE`), so that what it read is still
-    true when it writes, whatever other processes do. A process that is killed leaves either all of a
-    transaction or none of it.
+    true when it writes, whatever other processes do. A killed process leaves either all of a transaction or
+    none of it. Opening a new database, or one of an older schema, runs the migrations.
+
+    Raises:
+        StateError: If a newer program has written the database.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +68,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Yield a session whose changes are on disk when the block ends well, and undone when it does not."""
+        """Yield a session whose changes are on disk when the block ends, and undone when it raises."""
         engine = self._engine.execution_options(**{_IS_WRITING: True})
         with Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
@@ -68,61 +78,101 @@ class Database:
         self._engine.dispose()
 
     def copy_to(self, path: Path) -> None:
-        """Write a copy as of this moment, while others go on writing (SQLite's `VACUUM INTO`)."""
+        """Write a copy of the present state, while others go on writing (SQLite's `VACUUM INTO`)."""
         with sqlite3.connect(self.path, timeout=BUSY_S) as connection:
             connection.execute("VACUUM INTO ?", (str(path),))
         connection.close()
 
     def _prepare(self) -> None:
-        with self.writing() as session:
-            connection = session.connection()
-            if inspect(connection).has_table(Meta.__tablename__):
-                self._require_schema(session)
-            Base.metadata.create_all(connection)
-            if session.get(Meta, "schema") is None:
-                session.add(Meta(key="schema", value=str(SCHEMA)))
+        """Upgrade the schema, unless it is the newest one; that case stays fast, without Alembic."""
+        if self._revision() != HEAD:
+            with process_lock(self.path.with_name(_MIGRATION_LOCK)):
+                revision = self._revision()
+                if revision != HEAD:
+                    self._upgrade(revision)
 
-    def _require_schema(self, session: Session) -> None:
-        found = session.scalar(select(Meta.value).where(Meta.key == "schema"))
-        if found is not None and int(found) > SCHEMA:
+    def _revision(self) -> str:
+        """Return the schema's revision; empty for a new database, and for one from before migrations.
+
+        Raises:
+            StateError: If the revision is newer than this program's.
+        """
+        with self.reading() as session:
+            tables = inspect(session.connection()).get_table_names()
+            revision, schema = "", None
+            if "alembic_version" in tables:
+                query = text("SELECT version_num FROM alembic_version")
+                revision = session.scalar(query) or ""
+            if Meta.__tablename__ in tables:
+                schema = session.scalar(select(Meta.value).where(Meta.key == "schema"))
+        if revision > HEAD or int(schema or 0) > SCHEMA:
             raise StateError(
-                f"{self.path}: written by a newer OrganNet Label (schema {found}, this one knows {SCHEMA}); "
-                "update this server, or restore a backup of before"
+                f"{self.path}: written by a newer OrganNet Label (schema {revision or schema}, this one reads "
+                f"schemas up to {SCHEMA}); update this server, or restore a backup made before the update"
             )
+        return revision
+
+    def _upgrade(self, revision: str) -> None:
+        """Run the migrations from `revision` to the newest one, in one transaction, after a backup."""
+        # Imported here: most processes find the newest schema and need no Alembic.
+        from alembic import command
+        from alembic.config import Config
+
+        settings = Config()
+        settings.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        # SQLite can change a table only by replacing it, which foreign keys would prevent.
+        engine = _engine(self.path, foreign_keys=False)
+        try:
+            if inspect(engine).get_table_names():
+                with replacing(self.path.with_name(f"{FILE}.before-{HEAD}")) as backup:
+                    self.copy_to(backup)
+            writing = engine.execution_options(**{_IS_WRITING: True})
+            with writing.begin() as connection:
+                settings.attributes["connection"] = connection
+                command.upgrade(settings, HEAD)
+                # A program from before migrations looks at this row alone.
+                connection.execute(
+                    text("INSERT OR REPLACE INTO meta VALUES ('schema', :schema)"),
+                    {"schema": str(SCHEMA)},
+                )
+        finally:
+            engine.dispose()
+        logger.info("%s: schema upgraded from %s to %s", self.path, revision or "none", HEAD)
 
     def _set_aside(self, error: DatabaseError) -> None:
-        """Keep a damaged file under another name: labels and models are files, and are found again."""
+        """Rename a damaged file: labels and models are files, and are found again."""
         now = time.time_ns()
         for suffix in ("", "-wal", "-shm"):
             part = self.path.with_name(self.path.name + suffix)
             if part.exists():
                 part.replace(self.path.with_name(f"{self.path.name}.damaged-{now}{suffix}"))
         logger.error(
-            "%s is damaged (%s): kept beside it, and made anew from the label versions and models on disk",
+            "%s is damaged (%s): renamed, and rebuilt from the label versions and models on disk",
             self.path, error.orig,
         )  # fmt: skip
 
 
 def is_url(studies: str) -> bool:
-    """Return whether the studies are those of a DICOMweb server, and not of a folder."""
+    """Return whether the studies are those of a DICOMweb server, rather than of a folder."""
     return studies.startswith(("http://", "https://"))
 
 
 def state_folder(studies: str, model_dir: Path) -> Path:
-    """Return where the workflow is kept: in the studies folder; for a DICOMweb url, with the models."""
+    """Return the folder of the database: in the studies folder; for a DICOMweb URL, with the models."""
     if is_url(studies):
         return model_dir / FOLDER
     return Path(studies).absolute() / FOLDER
 
 
-def _engine(path: Path) -> Engine:
+def _engine(path: Path, *, foreign_keys: bool = True) -> Engine:
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_S})
+    checks = "ON" if foreign_keys else "OFF"
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         # Python's own handling of transactions would begin them late.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"foreign_keys={checks}"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")

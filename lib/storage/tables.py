@@ -12,7 +12,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SCHEMA = 1
-"""Grows with every change that an older program could not read."""
+"""Number of the newest migration, in `lib/storage/migrations/versions`."""
 
 
 def now() -> datetime:
