@@ -115,10 +115,10 @@ BAD = {
     "four dimensions": BadLabel("4 dimensions", four_dimensions),
     "negative values": BadLabel("0 to 255 expected", negative),
     "HTML": BadLabel("holds a web page", web_page),
-    "a file cut short": BadLabel("cut short", truncated),
+    "a file cut short": BadLabel("truncated", truncated),
     "nothing": BadLabel("empty", lambda _: b""),
     "a program": BadLabel("expected a file ending in", lambda _: b"MZ", "label.exe"),
-    "a zip": BadLabel("is none of", lambda _: b"PK\x03\x04", "label.zip"),
+    "a zip": BadLabel("is not one of", lambda _: b"PK\x03\x04", "label.zip"),
     "a bomb of voxels": BadLabel("the label lies on 1024 x 1024 x 1024", bomb_of_voxels),
     "a bomb before the voxels": BadLabel(
         "4096 MiB before the voxels, 16 MiB at most", bomb_before_the_voxels

@@ -67,8 +67,8 @@ def test_a_database_with_some_of_the_tables_gets_the_others(old_path: Path) -> N
     connection.close()
     database = Database(old_path)
     engine = create_engine(f"sqlite:///{old_path}")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    with engine.connect() as migrated:
+        assert compare_metadata(MigrationContext.configure(migrated), Base.metadata) == []
     engine.dispose()
     database.close()
 
