@@ -204,4 +204,4 @@ def test_a_label_of_an_open_reader_study_is_exported_for_nobody(
     submit(server, "blind", tmp_path)
     answer = server.ask("GET", "/organnet/export/blind?format=seg")
     assert answer.status_code == 409
-    assert "1 of 2 readers have submitted" in answer.json()["detail"]
+    assert "1 of 2 readers of this reader study have submitted" in answer.json()["detail"]

@@ -74,7 +74,7 @@ def test_two_readers_give_a_consensus_that_follows_their_corrections(
     assert (half["have_read"], half["is_finished"], half["consensus"]) == (["ada"], False, None)
     hidden = server.ask("GET", "/datastore/label?label=both&tag=final")
     assert hidden.status_code == 409
-    assert "1 of 2 readers have submitted" in hidden.json()["detail"]
+    assert "1 of 2 readers of this reader study have submitted" in hidden.json()["detail"]
 
     submit(server, "both", "bob", tmp_path, shift=2)
     done = until(server, "both", lambda found: found["consensus"] is not None)
