@@ -1,4 +1,4 @@
-"""Every setting of the server app, its default, and where the default comes from."""
+"""Settings of the server app with their defaults."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -17,21 +17,21 @@ TASK_NAME = "organnet25d"
 """Name of the only model, which is also the only trainer, in MONAI Label's addresses."""
 
 _MONAI_LABELS_OWN = frozenset({"server_mode", "auto_update_scoring", "models", "preload"})
-"""Keys that MONAI Label or its other apps read from `--conf`: passed over, not refused."""
+"""Keys of `--conf` that MONAI Label or its other apps read: ignored instead of refused."""
 
 
 def default_model_dir() -> Path:
-    """Return where models are kept unless told otherwise."""
+    """Return the default folder of the model registry."""
     return APP_DIR / "model" / "registry"
 
 
 def default_starter_dir() -> Path:
-    """Return where the weights that come with the project lie."""
+    """Return the default folder of the weights that are part of this project."""
     return APP_DIR / "model" / "starter"
 
 
 def best_device() -> str:
-    """Return `cuda` where there is a GPU, else `cpu`."""
+    """Return `cuda` if there is a GPU, else `cpu`."""
     import torch  # slow to import, and programs that only print their --help do not need it
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,28 +39,31 @@ def best_device() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrainConfig:
-    """When the server trains by itself, how, and what may serve (ADR 0017).
+    """When the server trains automatically, how, and which models are promoted (ADR 0017).
 
     Set by `--conf KEY VALUE`, and by an admin while the server runs (`PUT /organnet/settings`).
 
     Attributes:
-        auto_retrain: Whether new labels start a training; by hand it can always be started.
-        min_new_labels: New final labels that start one.
-        max_wait_s: How long the oldest new label waits at most, however few there are.
-        quiet_s: Nobody submitted anything for so long: people correct what they have just sent.
-        retry_after_s: After a run that failed; twice as long after each further one, a day at most.
-        retrain_epochs: Of a run that goes on from the served model; one from nothing takes its recipe's.
-        retrain_minutes: Wall-clock time of a run at most; 0 sets no limit.
-        retrain_learning_rate: Of the recipe's, as a share, for a run that goes on from the served model.
-        new_label_share: Share of its crops that come from labels that the served model has not seen.
-        retrain_threads: Processor threads of a run; 0 is half of the cores.
-        retrain_gpu_share: Share of a GPU's memory that a run may take; the rest is for contouring.
-        promotion_margin: By how much mean DSC may be lower, with the confidence below, and still count as not
-            worse (a non-inferiority margin).
-        promotion_confidence: One-sided, of the bound on the mean difference in DSC.
-        max_organ_drop: By how much the mean DSC of no organ may fall.
-        doubted_may_judge: Whether a label that looks wrong (`lib.organs.plausibility`) may judge models.
-        min_first_dsc: Mean DSC that the first model of all needs to take the place of none, or of the starter.
+        auto_retrain: Whether new labels start a training; it can always be started by request.
+        min_new_labels: Number of new final labels that starts a training.
+        max_wait_s: Longest waiting time of a new label in seconds; then fewer labels start a training too.
+        quiet_s: Seconds without a submission before a training starts, as users often correct a label at once.
+        retry_after_s: Seconds until the next try after a failed run; doubled after each further failure, up to
+            a day.
+        retrain_epochs: Epochs of a run that continues from the active model; a run from random weights takes
+            the epochs of its recipe.
+        retrain_minutes: Longest wall-clock time of a run in minutes; 0 sets no limit.
+        retrain_learning_rate: Learning rate of a run that continues from the active model, as a share of the
+            recipe's.
+        new_label_share: Share of training crops from labels that the active model was not trained on.
+        retrain_threads: Processor threads of a run; 0 means half of the cores.
+        retrain_gpu_share: Share of GPU memory that a run may use; the rest is for inference.
+        promotion_margin: Non-inferiority margin: by how much the mean DSC of a candidate model may be lower
+            than that of the active model.
+        promotion_confidence: One-sided confidence level of the bound on the mean difference in DSC.
+        max_organ_drop: Largest accepted decrease in the mean DSC of any organ.
+        doubted_may_judge: Whether implausible labels (`lib.organs.plausibility`) may be evaluation cases.
+        min_first_dsc: Mean DSC that a candidate needs to become the first active model, or replace the starter.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -84,34 +87,34 @@ class RetrainConfig:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not 0 <= value < float("inf"):
-                raise ConfigError(f"{name} must be at least 0, and finite, not {value}")
+                raise ConfigError(f"{name} must be finite and at least 0, not {value}")
         shares = ("new_label_share", "promotion_margin", "max_organ_drop", "min_first_dsc")
         for name in shares:
             if getattr(self, name) > 1:
-                raise ConfigError(f"{name} is a share, from 0 to 1, not {getattr(self, name)}")
+                raise ConfigError(f"{name} must be a share from 0 to 1, not {getattr(self, name)}")
         if not 0.5 <= self.promotion_confidence < 1:
-            raise ConfigError("promotion_confidence must be from 0.5 to below 1")
+            raise ConfigError("promotion_confidence must be at least 0.5 and below 1")
         if not 0 < self.retrain_learning_rate <= 1 or not 0 < self.retrain_gpu_share <= 1:
             raise ConfigError(
-                "retrain_learning_rate and retrain_gpu_share must be above 0, and 1 at most"
+                "retrain_learning_rate and retrain_gpu_share must be above 0 and at most 1"
             )
         if self.min_new_labels < 1 or self.retrain_epochs < 1:
             raise ConfigError("min_new_labels and retrain_epochs must be at least 1")
 
     def changed(self, values: Mapping[str, Any]) -> "RetrainConfig":
-        """Return these settings with some of them changed; text is read as what it says.
+        """Return these settings with some of them changed; numbers and flags may be given as text.
 
         Raises:
-            ConfigError: If a key is not known or a value is wrong.
+            ConfigError: If a key is unknown or a value is wrong.
         """
-        known = asdict(self)
-        unknown = sorted(set(values) - set(known))
+        current = asdict(self)
+        unknown = sorted(set(values) - set(current))
         if unknown:
             raise ConfigError(
-                f"{unknown[0][:80]}: no such setting; the settings are {', '.join(sorted(known))}"
+                f"{unknown[0][:80]}: no such setting; the settings are {', '.join(sorted(current))}"
             )
         try:
-            return TypeAdapter(RetrainConfig).validate_python({**known, **values})
+            return TypeAdapter(RetrainConfig).validate_python({**current, **values})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
@@ -120,21 +123,23 @@ class RetrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppConfig:
-    """What `--conf KEY VALUE` can set.
+    """Settings of `--conf KEY VALUE`.
 
     Attributes:
-        recipe: Name of a recipe or a YAML file; what the server trains (`openkbp`: it trains on a CPU).
-        model_dir: Where models are kept.
-        starter_dir: Weights to serve until a model is published.
+        recipe: Recipe of the models that the server trains: a name, or the path of a YAML file. The default,
+            `openkbp`, can be trained on a CPU.
+        model_dir: Folder of the model registry.
+        starter_dir: Folder of the weights that are used until a model is promoted.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        access: `local` answers this machine only; `network` answers everybody who can reach the port: for
-            use behind a proxy that authenticates, or with MONAI Label's own authentication on.
-        pacs_cache_gib: How much of a PACS's scans is kept at hand; those with labels stay in any case.
-        quarantine_gib: How much of what was refused is kept (`lib.labels.quarantine`).
-        scoring: Whether the images are looked at in the background, for the strategies that need it.
-        lease_minutes: How long a case that was handed out stays with whoever got it, from the last sign of him.
-        consensus: What becomes of the readings of a reader study (`lib.assignment.consensus`).
-        retrain: See `RetrainConfig`; each of its settings is a key of its own.
+        access: `local` answers requests from this machine only; `network` answers every machine that can reach
+            the port: for use behind a proxy that authenticates, or with MONAI Label's authentication.
+        pacs_cache_gib: Size limit in GiB of the cache of scans from a PACS; scans with labels always stay.
+        quarantine_gib: Size limit in GiB of the quarantine (`lib.labels.quarantine`).
+        scoring: Whether images are scored in the background, for the strategies that need scores.
+        lease_minutes: Duration of a lease in minutes, renewed by the activity of its holder.
+        consensus: How the readings of a reader study are combined: `staple` or `majority`
+            (`lib.assignment.consensus`).
+        retrain: Settings of retraining; each is a key of its own.
     """
 
     recipe: Recipe = OPENKBP
@@ -154,10 +159,10 @@ class AppConfig:
             raise ConfigError(f"--conf access: {self.access!r} is neither 'local' nor 'network'")
         for name in ("quarantine_gib", "pacs_cache_gib"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"--conf {name}: {getattr(self, name)} is no size in GiB")
+                raise ConfigError(f"--conf {name}: {getattr(self, name)} is not a size in GiB")
         if not 0 < self.lease_minutes < float("inf"):
             raise ConfigError(
-                f"--conf lease_minutes: {self.lease_minutes:g} minutes; more than 0 expected"
+                f"--conf lease_minutes: {self.lease_minutes:g} minutes; expected more than 0"
             )
         if self.consensus not in ("staple", "majority"):
             raise ConfigError(
@@ -168,24 +173,24 @@ class AppConfig:
         try:
             torch.device(self.device)
         except RuntimeError as error:
-            raise ConfigError(f"--conf device: {self.device!r} is no device: {error}") from error
+            raise ConfigError(f"--conf device: {self.device!r} is not a device: {error}") from error
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> "AppConfig":
-        """Return the settings that the strings of `--conf` give; defaults for all others.
+        """Return the settings of `--conf`, with defaults for all that are not given.
 
         Raises:
-            ConfigError: If a key is not known or a value is wrong.
+            ConfigError: If a key is unknown or a value is wrong.
         """
-        of_training = {f.name for f in fields(RetrainConfig)}
-        known = {f.name for f in fields(cls)} - {"retrain"}
-        unknown = sorted(set(conf) - known - of_training - _MONAI_LABELS_OWN)
+        retrain_keys = {f.name for f in fields(RetrainConfig)}
+        own_keys = {f.name for f in fields(cls)} - {"retrain"}
+        unknown = sorted(set(conf) - own_keys - retrain_keys - _MONAI_LABELS_OWN)
         if unknown:
             raise ConfigError(
                 f"--conf {unknown[0]}: no such setting; the settings are "
-                f"{', '.join(sorted(known | of_training))}"
+                f"{', '.join(sorted(own_keys | retrain_keys))}"
             )
-        values: dict[str, object] = {k: v for k, v in conf.items() if k in known}
+        values: dict[str, object] = {k: v for k, v in conf.items() if k in own_keys}
         if "recipe" in values:
             values["recipe"] = find_recipe(conf["recipe"])
         for key in ("model_dir", "starter_dir"):
@@ -199,7 +204,7 @@ class AppConfig:
         if values.get("device") == "auto":
             del values["device"]
         values["retrain"] = RetrainConfig().changed(
-            {k: v for k, v in conf.items() if k in of_training}
+            {k: v for k, v in conf.items() if k in retrain_keys}
         )
         return cls(**values)  # type: ignore[arg-type]
 
@@ -208,18 +213,18 @@ def _as_number(key: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ConfigError(f"--conf {key}: {text!r} is no number") from error
+        raise ConfigError(f"--conf {key}: {text!r} is not a number") from error
 
 
 def _as_flag(key: str, text: str) -> bool:
-    known = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
-    if text.lower() not in known:
+    flags = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+    if text.lower() not in flags:
         raise ConfigError(f"--conf {key}: {text!r} is neither 'on' nor 'off'")
-    return known[text.lower()]
+    return flags[text.lower()]
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host`, a name or an address without port, is this machine."""
+    """Return whether `host`, a name or an address without port, is the loopback interface."""
     if host == "localhost":
         return True
     try:

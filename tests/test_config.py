@@ -44,12 +44,12 @@ def test_keys_of_monai_label_are_passed_over(key: str) -> None:
         ({"recipe": "nothing"}, "'nothing' is neither one of ours"),
         ({"access": "all"}, "--conf access: 'all' is neither 'local' nor 'network'"),
         ({"min_new_labels": "few"}, "min_new_labels: 'few'"),
-        ({"quiet_s": "-1"}, "quiet_s must be at least 0"),
-        ({"lease_minutes": "0"}, "--conf lease_minutes: 0 minutes; more than 0 expected"),
-        ({"lease_minutes": "nan"}, "--conf lease_minutes: nan minutes; more than 0 expected"),
-        ({"lease_minutes": "long"}, "--conf lease_minutes: 'long' is no number"),
+        ({"quiet_s": "-1"}, "quiet_s must be finite and at least 0"),
+        ({"lease_minutes": "0"}, "--conf lease_minutes: 0 minutes; expected more than 0"),
+        ({"lease_minutes": "nan"}, "--conf lease_minutes: nan minutes; expected more than 0"),
+        ({"lease_minutes": "long"}, "--conf lease_minutes: 'long' is not a number"),
         ({"consensus": "mean"}, "--conf consensus: 'mean' is neither 'staple' nor 'majority'"),
-        ({"device": "toaster"}, "--conf device: 'toaster' is no device"),
+        ({"device": "toaster"}, "--conf device: 'toaster' is not a device"),
     ],
 )
 def test_wrong_settings_are_refused(conf: dict[str, str], message: str) -> None:

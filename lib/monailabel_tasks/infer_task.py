@@ -1,11 +1,11 @@
-"""MONAI Label's inference task around `lib.inference.single_pass`."""
+"""MONAI Label's inference task."""
 
 import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,27 +44,27 @@ _DTYPES: Mapping[str, type[np.integer[Any]]] = {
 
 
 class OrganNetInferTask(InferTask):
-    """`POST /infer/organnet25d`: a scan in, its organs out, on the scan's own grid."""
+    """Contours the organs in a scan, on the scan's own grid (`POST /infer/organnet25d`)."""
 
     def __init__(
-        self, served: ServedModel, recipe: Recipe, turns: ServingPriority | None = None
+        self, served: ServedModel, recipe: Recipe, priority: ServingPriority | None = None
     ) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=dict(recipe.labels),
             dimension=3,
             description=f"OrganNet2.5D: {len(recipe.labels)} organs at risk in head-and-neck CT",
-            # Clients show these to the user. `uncertainty_map` is not among them: they would take the map for
-            # a label.
+            # Clients show these options to the user. `uncertainty_map` is not among them, because clients
+            # would show the map as a label.
             config={"overlap": OVERLAP, "deep": False},
         )
         self._served = served
-        self._turns = turns
+        self._priority = priority
         self._one_at_a_time = threading.Lock()
         self._deep_one_at_a_time = threading.Lock()
 
     def is_valid(self) -> bool:
-        """Return whether a model can be served: clients list the task only then."""
+        """Return whether there is an active model; without one clients do not list the task."""
         try:
             self._served.get()
         except CheckpointError:
@@ -72,80 +72,81 @@ class OrganNetInferTask(InferTask):
         return True
 
     def info(self) -> dict[str, Any]:
-        """Return what clients show of the task, the served version among it."""
+        """Return the description of the task for the clients, with the version of the active model."""
         info: dict[str, Any] = super().info()
         try:
             model = self._served.get()
         except CheckpointError:
-            # It was there a moment ago, when `is_valid` looked.
+            # Removed since `is_valid` was called.
             return info
         return {**info, "labels": dict(model.recipe.labels), "version": model.version}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return the path of a label file, which the caller removes, and what to say about it.
+        """Return the path of a label file, which the caller removes, and the parameters for the client.
 
-        One scan is contoured at a time: two would each take twice as long, and twice the memory. A request
-        with `deep` lets others through between its passes; what comes back then says under `uncertainty` how
-        sure each organ's contour is, and `uncertainty_map` asks for the map as the file in place of the label.
+        One scan is contoured at a time: two at once would each take twice as long, and together twice the
+        memory. A request with `deep` lets others run between its passes. Its parameters contain the uncertainty
+        of each organ's contour, and with `uncertainty_map` the file is the map instead of the label.
 
         Raises:
-            NoModelError: If no model is served.
+            NoModelError: If there is no active model.
             ScanError: If the image is not one regular CT.
-            ConfigError: If the request asks for a format or a number that there is not.
+            ConfigError: If an option has an invalid value.
         """
-        with self._turns.inference() if self._turns else nullcontext():
-            return self._answer(request, InferOptions.of(request))
+        with self._priority.inference() if self._priority else nullcontext():
+            return self._contour_file(request, InferOptions.of(request))
 
-    def _answer(
-        self, request: Mapping[str, Any], wishes: "InferOptions"
+    def _contour_file(
+        self, request: Mapping[str, Any], options: "InferOptions"
     ) -> tuple[str, dict[str, Any]]:
         started = time.perf_counter()
         model = self._served.get()
         ct = read_ct(Path(request["image"]), image_id=request.get("image_id"))
         read_s = time.perf_counter() - started
-        found = self._contour(ct, model, wishes)
+        result = self._contour(ct, model, options)
         before_write = time.perf_counter()
-        path = _write(found, wishes)
+        path = _write(result, options)
         ended = time.perf_counter()
-        volumes = found.label.volumes_ml()
+        volumes = result.label.volumes_ml()
         seconds = {
             "read": round(read_s, 3),
-            **found.seconds,
+            **result.seconds,
             "write": round(ended - before_write, 3),
             "total": round(ended - started, 3),
         }
-        # In the order of the values: Slicer gives the n-th value in the file to the n-th name.
-        names = {name: model.recipe.labels[name] for name in _by_value(volumes, model)}
+        # Ordered by label value: Slicer assigns the n-th value in the file to the n-th name.
+        labels = model.recipe.labels
+        names = {name: labels[name] for name in sorted(volumes, key=labels.__getitem__)}
         return str(path), {
-            "label_names": {} if wishes.is_map else names,
+            "label_names": {} if options.is_map else names,
             "volumes_ml": volumes,
-            "model_version": found.version,
+            "model_version": result.version,
             "recipe": model.recipe.name,
             "seconds": seconds,
             "latencies": seconds,
             "centroids": {},
-            **(found.summary() if isinstance(found, DeepContours) else {}),
+            **(result.summary() if isinstance(result, DeepContours) else {}),
         }
 
-    def _contour(self, ct: CtVolume, model: Model, wishes: "InferOptions") -> ContourResult:
+    def _contour(self, ct: CtVolume, model: Model, options: "InferOptions") -> ContourResult:
         device = self._served.device
-        if not wishes.is_deep:
+        if not options.is_deep:
             with self._one_at_a_time:
-                return contour(ct, model, device=device, overlap=wishes.overlap)
+                return contour(ct, model, device=device, overlap=options.overlap)
         with self._deep_one_at_a_time:
-            options = DeepOptions(overlap=max(DeepOptions().overlap, wishes.overlap))
+            deep = DeepOptions(overlap=max(DeepOptions().overlap, options.overlap))
             started = time.perf_counter()
-            earlier, notes = self._served.registry.earlier(model, options.models - 1, device=device)
-            planned = plan(model, options, earlier=earlier, notes=notes)
+            earlier, notes = self._served.registry.earlier(model, deep.models - 1, device=device)
+            planned = plan(model, deep, earlier=earlier, notes=notes)
             models_s = round(time.perf_counter() - started, 3)
             logger.info("%s, deep, on %s: %s", ct.image_id, device, planned)
-            found = contour_deeply(ct, planned, device=device, turn=self._one_at_a_time)
-            return replace(found, seconds={"models": models_s, **found.seconds})
+            result = contour_deeply(ct, planned, device=device, turn=self._one_at_a_time)
+            return replace(result, seconds={"models": models_s, **result.seconds})
 
 
 @dataclass(frozen=True, slots=True)
 class InferOptions:
-    """The form in which a client wants its label."""
+    """Options of one inference request: file format, sliding-window overlap and uncertainty."""
 
     suffix: str
     dtype: type[np.integer[Any]]
@@ -156,19 +157,29 @@ class InferOptions:
 
     @classmethod
     def of(cls, request: Mapping[str, Any]) -> "InferOptions":
-        """Return the options of one request, checked."""
+        """Return the validated options of a request.
+
+        Raises:
+            ConfigError: If a value is invalid.
+        """
         suffix = str(request.get("result_extension") or ".nii.gz")
         if suffix not in SCAN_SUFFIXES:
-            raise ConfigError(f"result_extension {suffix!r} is none of {', '.join(SCAN_SUFFIXES)}")
+            raise ConfigError(
+                f"result_extension {suffix!r} is not one of {', '.join(SCAN_SUFFIXES)}"
+            )
         dtype = str(request.get("result_dtype") or "uint8")
         if dtype not in _DTYPES:
-            raise ConfigError(f"result_dtype {dtype!r} is none of {', '.join(_DTYPES)}")
+            raise ConfigError(f"result_dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
         is_deep = as_flag("deep", request.get("deep", False))
         is_map = as_flag("uncertainty_map", request.get("uncertainty_map", False))
         if is_map and not is_deep:
-            raise ConfigError("uncertainty_map: only deep makes one; send deep: true with it")
+            raise ConfigError(
+                "uncertainty_map: the map needs deep inference; send deep: true with it"
+            )
         if is_map and as_flag("save_label", request.get("save_label", False)):
-            raise ConfigError("uncertainty_map: the map is no label; ask for it without save_label")
+            raise ConfigError(
+                "uncertainty_map: the map cannot be saved as a label; leave out save_label"
+            )
         return cls(
             suffix,
             _DTYPES[dtype],
@@ -179,33 +190,26 @@ class InferOptions:
         )
 
 
-def _by_value(names: Iterable[str], model: Model) -> list[str]:
-    return sorted(names, key=lambda name: model.recipe.labels[name])
-
-
-def _write(found: ContourResult, wishes: InferOptions) -> Path:
-    """Write the label, or the map that was asked for, to a new temporary file.
-
-    None is left where it cannot be written.
-    """
-    handle, name = tempfile.mkstemp(prefix="organnet-", suffix=wishes.suffix)
+def _write(result: ContourResult, options: InferOptions) -> Path:
+    """Write the label or the uncertainty map to a temporary file, which is removed if writing fails."""
+    handle, name = tempfile.mkstemp(prefix="organnet-", suffix=options.suffix)
     os.close(handle)
     path = Path(name)
     try:
-        if wishes.is_map and isinstance(found, DeepContours):
-            write_uncertainty_map(path, found)
+        if options.is_map and isinstance(result, DeepContours):
+            write_uncertainty_map(path, result)
         else:
-            _write_label(path, found.label, wishes)
+            _write_label(path, result.label, options)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return path
 
 
-def _write_label(path: Path, label: LabelVolume, wishes: InferOptions) -> None:
-    if wishes.is_compressed or wishes.suffix.startswith(".nii"):
-        write_label(path, label, dtype=wishes.dtype)
+def _write_label(path: Path, label: LabelVolume, options: InferOptions) -> None:
+    if options.is_compressed or options.suffix.startswith(".nii"):
+        write_label(path, label, dtype=options.dtype)
     else:
-        # OHIF asks for it: it would have to unpack the file in the browser.
-        image = to_sitk(label.array.astype(wishes.dtype), label.grid)
+        # OHIF asks for uncompressed files, which the browser does not need to unpack.
+        image = to_sitk(label.array.astype(options.dtype), label.grid)
         sitk.WriteImage(image, str(path), useCompression=False)

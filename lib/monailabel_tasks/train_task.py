@@ -1,4 +1,4 @@
-"""MONAI Label's training task: what clients see of `lib.retrain`."""
+"""MONAI Label's training task, which describes the trainer to the clients."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ from lib.retrain.service import RetrainingService
 
 
 class OrganNetTrainTask(TrainTask):
-    """Lists the trainer, its settings and how it does; `POST /train/` goes to `lib.retrain` itself.
+    """Description, options and progress of the trainer; the routes start trainings through `lib.retrain`.
 
-    MONAI Label's own loop is not used: it publishes the first epoch of every run and validates on cases it was
-    trained on (defects 7 and 8).
+    MONAI Label's own training loop is not used: it publishes the first epoch of every run, and validates on
+    cases that the model was trained on (defects 7 and 8).
     """
 
     def __init__(self, retraining: RetrainingService) -> None:
@@ -23,7 +23,7 @@ class OrganNetTrainTask(TrainTask):
         self._retraining = retraining
 
     def info(self) -> dict[str, Any]:
-        """Return what clients show of the task."""
+        """Return the description of the task for the clients."""
         return {
             "description": self.description,
             "labels": dict(self._retraining.recipe.labels),
@@ -31,20 +31,18 @@ class OrganNetTrainTask(TrainTask):
         }
 
     def config(self) -> dict[str, Any]:
-        """Return only what means something here: the clients show every key as a setting."""
+        """Return the options; clients show every key to the user, so only those with an effect are listed."""
         epochs = self._retraining.default_epochs()
         return {"max_epochs": epochs, "max_minutes": 0, "seed": 0, "pretrained": True}
 
     def stats(self) -> dict[str, Any]:
-        """Return the progress of the run, or of the last one."""
+        """Return the progress of the current or last run."""
         return status.train_stats(self._retraining.runs.last())
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:  # noqa: ARG002 - the base's
-        """Refuse: a training is queued by its route, and runs in a process of its own.
+        """Refuse: a training is started by its route and runs in a process of its own.
 
         Raises:
             TrainingError: Always.
         """
-        raise TrainingError(
-            "trainings are started by POST /train/organnet25d, or python -m apps.train"
-        )
+        raise TrainingError("start trainings with POST /train/organnet25d or python -m apps.train")

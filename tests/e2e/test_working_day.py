@@ -306,7 +306,7 @@ class TestWhatIsNotTaken:
         opened_at = viewer.page.url
         viewer.go_back_to_list()
         viewer.press_run()
-        viewer.page.get_by_text("Nothing was run").wait_for()
+        viewer.page.get_by_text("The model was not run").wait_for()
         viewer.page.evaluate("history.back()")
         viewer.settle()
         viewer.page.close(run_before_unload=True)

@@ -104,9 +104,9 @@ def test_a_change_outlives_the_server_and_can_be_taken_back(database: Database) 
     [
         ({"min_new_labels": "some"}, "min_new_labels: 'some'"),
         ({"min_new_labels": 0}, "at least 1"),
-        ({"quiet_s": -1}, "quiet_s must be at least 0"),
-        ({"quiet_s": float("nan")}, "quiet_s must be at least 0"),
-        ({"promotion_confidence": 1}, "promotion_confidence must be from 0.5"),
+        ({"quiet_s": -1}, "quiet_s must be finite and at least 0"),
+        ({"quiet_s": float("nan")}, "quiet_s must be finite and at least 0"),
+        ({"promotion_confidence": 1}, "promotion_confidence must be at least 0.5"),
         ({"colour": "red"}, "colour: no such setting"),
         ({"colour": None}, "colour: no such setting"),
     ],

@@ -199,14 +199,14 @@ def test_another_scan_under_a_known_id_is_refused(server: Server, tmp_path: Path
             "/infer/organnet25d?image=plain",
             {"data": {"params": '{"result_extension": ".exe"}'}},
             400,
-            "result_extension '.exe' is none of",
+            "result_extension '.exe' is not one of",
         ),
         (
             "POST",
             "/infer/organnet25d?image=plain",
             {"data": {"params": '{"result_dtype": {"float64": 1}}'}},
             400,
-            "result_dtype .* is none of",
+            "result_dtype .* is not one of",
         ),
         (
             "POST",

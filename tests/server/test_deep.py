@@ -97,14 +97,14 @@ def test_the_same_scan_gives_the_same_deep_answer(server: Server, grid: Grid) ->
     ("params", "message"),
     [
         ({"deep": "perhaps"}, "deep: 'perhaps' is neither true nor false"),
-        ({"uncertainty_map": True}, "uncertainty_map: only deep makes one"),
+        ({"uncertainty_map": True}, "uncertainty_map: the map needs deep inference"),
         (
             {"deep": True, "uncertainty_map": True, "save_label": True},
-            "uncertainty_map: the map is no label",
+            "uncertainty_map: the map cannot be saved as a label",
         ),
     ],
 )
-def test_wishes_that_contradict_each_other_are_refused(
+def test_contradicting_options_are_refused(
     server: Server, grid: Grid, params: dict[str, Any], message: str
 ) -> None:
     before = server.disk()

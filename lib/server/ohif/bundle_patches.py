@@ -62,7 +62,7 @@ PATCHES: tuple[BundlePatch, ...] = (
         38,
         _SEGMENTATION,
         "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));",
-        "const segImages = window.organnet.lastFirst("
+        "const segImages = window.organnet.sortLastFirst("
         "imageIds.map(imageId => esm.cache.getImage(imageId)), esm.metaData);",
     ),
     # 27: the panel expects the server on port 8000, or at an address in a cookie that all ports share.
@@ -133,7 +133,8 @@ PATCHES: tuple[BundlePatch, ...] = (
         _PANEL,
         "params.restore_label_idx = false;",
         "params.restore_label_idx = false; params.client_id = window.organnet.clientId(); "
-        "if (!(await window.organnet.layOn(image))) return { status: 0, data: { detail: 'Nothing was run' } };",
+        "if (!(await window.organnet.prepareLabelmap(image))) "
+        "return { status: 0, data: { detail: 'The model was not run' } };",
     ),
     # 32: error messages do not give the reason.
     *(

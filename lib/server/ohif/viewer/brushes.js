@@ -1,4 +1,4 @@
-// The tools that MONAI Label's mode leaves out: contours that cannot be corrected are of no use.
+// Toolbar buttons for correcting contours, which MONAI Label's mode does not have.
 'use strict';
 
 window.organnet.brushes = (() => {

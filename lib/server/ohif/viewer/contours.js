@@ -1,14 +1,15 @@
-// What is drawn: whether anybody has it but this page, whose it is, and the label that the server has.
+// State of the contours on the page: unsaved changes, their scan, and the submitted label on the server.
 'use strict';
 
 window.organnet.contours = (() => {
-  const LABELMAP = '1'; // the name that MONAI Label's panel gives to its only segmentation
-  const SUBMITTED = 'submitted'; // in the panel's tables of values, beside the models
-  const LOST = 'What you changed is not submitted, and goes. Go on?';
-  const ANOTHER = 'The contours that came are of another scan than the one that is open; nothing was changed.';
-  const before = new Map(); // series -> fingerprint of what was drawn when its contours were asked for
-  let settled = 0; // fingerprint of the voxels when a model made them, or the server got them
-  let isGoingBack = false;
+  const LABELMAP = '1'; // name of the only segmentation of MONAI Label's panel
+  const SUBMITTED = 'submitted'; // key of the submitted label in the panel's tables of label values, beside the models
+  const DISCARD_QUESTION = 'Your changes are not submitted and will be lost. Continue?';
+  const OTHER_SCAN =
+    'The received contours are of another scan than the one that is open; the open contours are unchanged.';
+  const requested = new Map(); // series -> fingerprint of the contours when new ones were requested
+  let saved = 0; // fingerprint of the contours as they were predicted, loaded or submitted last
+  let isReturning = false; // whether this script has just undone a navigation
 
   function voxels() {
     const { segmentationService } = window.organnet.services();
@@ -29,61 +30,62 @@ window.organnet.contours = (() => {
     return hash;
   }
 
-  // From here on only what is changed after this counts as anybody's work.
-  function settle(at = fingerprint()) {
-    settled = at;
+  // Mark the contours as saved: only later changes count as unsaved.
+  function markSaved(at = fingerprint()) {
+    saved = at;
   }
 
-  // Whether somebody changed the open patient's contours since a model made them or the server got them.
+  // Return whether the open patient has contours that changed since they were predicted, loaded or submitted.
   function isChanged(search = window.location.search) {
     const isOpen = window.organnet.panel && window.organnet.seriesOfLabelmap(search);
-    return Boolean(isOpen) && isDrawn() && fingerprint() !== settled;
+    return Boolean(isOpen) && isDrawn() && fingerprint() !== saved;
   }
 
-  function mayGo(search = window.location.search) {
-    return !isChanged(search) || window.confirm(LOST);
+  // Ask before unsaved changes are lost; return whether to continue.
+  function confirmDiscard(search = window.location.search) {
+    return !isChanged(search) || window.confirm(DISCARD_QUESTION);
   }
 
-  // Contours of a series are asked for, which may take minutes: what is drawn now may be replaced then.
+  // Remember the contours when new ones of a series are requested: the answer may take minutes.
   function expect(series) {
-    before.set(series, fingerprint());
+    requested.set(series, fingerprint());
   }
 
-  // What comes is laid over the scan that it is of, or not at all; what was drawn meanwhile is not lost unasked.
-  function watch(panel) {
-    const fill = panel.updateView;
-    panel.updateView = async (response, ...how) => {
-      const series = response.series ?? askedFor(response);
+  // Show received contours only if their scan is still open, and ask before they replace changes made meanwhile.
+  function guardUpdates(panel) {
+    const updateView = panel.updateView;
+    panel.updateView = async (response, ...rest) => {
+      const series = response.series ?? requestedSeries(response);
       if (window.organnet.seriesOfLabelmap() !== series) {
-        window.organnet.say(ANOTHER, false);
+        window.organnet.notify(OTHER_SCAN, false);
         return false;
       }
-      const isAsItWas = fingerprint() === before.get(series);
-      if (!isAsItWas && !mayGo()) {
+      const isUnchanged = fingerprint() === requested.get(series);
+      if (!isUnchanged && !confirmDiscard()) {
         return false;
       }
-      await fill(response, ...how);
-      settle();
+      await updateView(response, ...rest);
+      markSaved();
       return true;
     };
   }
 
-  function askedFor(response) {
+  function requestedSeries(response) {
     return new URL(response.config.url, window.location.href).searchParams.get('image');
   }
 
-  // The newest version of the open case's label, null where there is none.
+  // Return the current version of the open case's label, null if there is none.
   async function label() {
     const series = window.organnet.panel && window.organnet.seriesOfLabelmap();
     const answer = series && (await fetch(`/organnet/labels?image=${series}`));
     return answer?.ok ? ((await answer.json()).labels[0] ?? null) : null;
   }
 
-  // Lay the submitted label over the CT, in place of what is drawn, unless that is to stay.
+  // Replace the contours by the submitted label, after asking if there are unsaved changes.
   async function load() {
     const { panel } = window.organnet;
     const series = window.organnet.seriesOfLabelmap();
-    if (!mayGo()) {
+    if (!confirmDiscard()) {
       return;
     }
     expect(series);
@@ -92,11 +94,11 @@ window.organnet.contours = (() => {
       throw new Error((await answer.json()).detail);
     }
     const { info } = panel.state;
-    // The server's values, which need not be those of the model that serves.
+    // The server's label values, which can differ from those of the active model.
     info.modelLabelToIdxMap[SUBMITTED] = info.data.labels;
-    const came = { series, data: await answer.arrayBuffer() };
-    if (await panel.updateView(came, SUBMITTED, Object.keys(info.data.labels))) {
-      window.organnet.say('The submitted label is loaded.', true);
+    const received = { series, data: await answer.arrayBuffer() };
+    if (await panel.updateView(received, SUBMITTED, Object.keys(info.data.labels))) {
+      window.organnet.notify('The submitted label is loaded.', true);
     }
   }
 
@@ -106,11 +108,11 @@ window.organnet.contours = (() => {
     }
   });
 
-  // OHIF's way back to the list leaves the page as it is, so that no browser asks.
+  // OHIF's link to the study list does not unload the page, so the browser does not ask.
   document.addEventListener(
     'click',
     event => {
-      if (event.target.closest?.('[data-cy="return-to-work-list"]') && !mayGo()) {
+      if (event.target.closest?.('[data-cy="return-to-work-list"]') && !confirmDiscard()) {
         event.stopPropagation();
         event.preventDefault();
       }
@@ -118,22 +120,25 @@ window.organnet.contours = (() => {
     true
   );
 
-  // Nor does it where the browser's own buttons lead to the list or another patient: the address has changed when
-  // we hear of it, and OHIF, which hears of it after us, is not told. It numbers the entries of the history.
+  // Nor does the browser ask when its back and forward buttons lead to the list or another patient. The address
+  // has changed already when this event arrives, so the step is undone before OHIF gets the event. OHIF numbers
+  // the entries of the history (`idx`).
   window.addEventListener('popstate', event => {
-    if (isGoingBack) {
-      isGoingBack = false;
+    if (isReturning) {
+      isReturning = false;
       event.stopImmediatePropagation();
       return;
     }
     const { opened, panel } = window.organnet;
-    const way = opened.index - event.state?.idx;
-    if (panel && way && !mayGo(opened.search)) {
+    const steps = opened.index - event.state?.idx;
+    if (panel && steps && !confirmDiscard(opened.search)) {
       event.stopImmediatePropagation();
-      isGoingBack = true;
-      window.history.go(way);
+      isReturning = true;
+      window.history.go(steps);
     }
   });
 
-  return { expect, fingerprint, isChanged, isDrawn, label, LABELMAP, load, mayGo, settle, watch };
+  return {
+    confirmDiscard, expect, fingerprint, guardUpdates, isChanged, isDrawn, label, LABELMAP, load, markSaved,
+  };
 })();

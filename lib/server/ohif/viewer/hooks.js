@@ -1,25 +1,26 @@
-// What the cured lines of OHIF's bundle call (lib/server/viewer_cures.py); loaded before the bundle.
+// Functions that the patched lines of OHIF's bundle call (lib/server/ohif/bundle_patches.py); loaded before it.
 'use strict';
 
 window.organnet = (() => {
-  const ORGANS = {}; /* the organ table is put here when this is served: name -> [r, g, b] */
+  const ORGANS = {}; /* the server inserts the organ table here: name -> [r, g, b] */
   const WAIT_MS = 200;
 
+  // Return the id of this browser; it identifies the reader if users do not log in.
   function clientId() {
     const key = 'organnet.client';
-    const kept = window.localStorage.getItem(key);
-    if (kept) {
-      return kept;
+    const stored = window.localStorage.getItem(key);
+    if (stored) {
+      return stored;
     }
-    const made = 'ohif-' + Math.random().toString(16).slice(2, 10);
-    window.localStorage.setItem(key, made);
-    return made;
+    const id = 'ohif-' + Math.random().toString(16).slice(2, 10);
+    window.localStorage.setItem(key, id);
+    return id;
   }
 
-  // The organ table's colour as the panel wants it, null for a name that is not in the table.
+  // Return the organ's colour in the panel's form, null for a name that is not in the organ table.
   function colour(name) {
-    const found = ORGANS[name];
-    return found ? { r: found[0], g: found[1], b: found[2] } : null;
+    const rgb = ORGANS[name];
+    return rgb ? { r: rgb[0], g: rgb[1], b: rgb[2] } : null;
   }
 
   function services() {
@@ -30,11 +31,11 @@ window.organnet = (() => {
     return new Promise(resolve => window.setTimeout(resolve, WAIT_MS));
   }
 
-  // Connect as soon as there is an image to lay contours on; who opens a patient has no more to do.
+  // Connect to the server as soon as an image is shown, so that the user need not do it.
   async function connect(panel) {
     api.panel = panel;
     api.opened = { search: window.location.search, index: window.history.state?.idx };
-    api.contours.watch(panel);
+    api.contours.guardUpdates(panel);
     while (!hasImage(panel)) {
       await wait();
       if (api.panel !== panel) {
@@ -53,21 +54,21 @@ window.organnet = (() => {
     return Boolean(uid && displaySetService.getDisplaySetByUID(uid) && shown?.getImageData?.());
   }
 
-  // The series that the panel's labelmap lies on; undefined where there is no labelmap, or another patient's.
+  // Return the series of the panel's labelmap; undefined if there is none, or if it is another patient's.
   function seriesOfLabelmap(search = window.location.search) {
-    const found = services().segmentationService.getSegmentation(api.contours.LABELMAP);
-    const [first] = found?.representationData?.Labelmap?.imageIds ?? [];
-    const drawnOn = first && window.cornerstone.cache.getImage(first)?.referencedImageId;
-    const instance = drawnOn && window.cornerstone.metaData.get('instance', drawnOn);
-    const asked = new URLSearchParams(search).getAll('StudyInstanceUIDs');
-    const open = asked.flatMap(uids => uids.split(','));
+    const segmentation = services().segmentationService.getSegmentation(api.contours.LABELMAP);
+    const [first] = segmentation?.representationData?.Labelmap?.imageIds ?? [];
+    const referenced = first && window.cornerstone.cache.getImage(first)?.referencedImageId;
+    const instance = referenced && window.cornerstone.metaData.get('instance', referenced);
+    const parameters = new URLSearchParams(search).getAll('StudyInstanceUIDs');
+    const open = parameters.flatMap(uids => uids.split(','));
     return open.includes(instance?.StudyInstanceUID) ? instance.SeriesInstanceUID : undefined;
   }
 
-  // Lay the labelmap on the series that is about to be contoured; false where its contours are to stay.
-  async function layOn(seriesUid) {
+  // Put an empty labelmap on the series that is to be contoured; false if the user keeps the present contours.
+  async function prepareLabelmap(seriesUid) {
     const { panel } = api;
-    if (!api.contours.mayGo()) {
+    if (!api.contours.confirmDiscard()) {
       return false;
     }
     if (seriesOfLabelmap() !== seriesUid) {
@@ -84,19 +85,19 @@ window.organnet = (() => {
     return true;
   }
 
-  // What the server said, in place of the panel's "Failed to ...".
-  function reason(response, otherwise) {
+  // Return the server's error message in place of the panel's "Failed to ...".
+  function reason(response, fallback) {
     const data = response?.response?.data ?? response?.data;
     try {
       const text = data instanceof ArrayBuffer ? new TextDecoder().decode(data) : data;
-      const told = typeof text === 'string' ? JSON.parse(text) : text;
-      return told.detail || told.why || otherwise;
+      const answer = typeof text === 'string' ? JSON.parse(text) : text;
+      return answer.detail || answer.why || fallback;
     } catch {
-      return otherwise;
+      return fallback;
     }
   }
 
-  // A next sample without an id is none: `why` says so, and the panel shows that.
+  // Turn an answer without a case into an error, so that the panel shows its reason (`why`).
   function sample(response) {
     return response.status === 200 && !response.data.id ? { status: 0, data: response.data } : response;
   }
@@ -105,9 +106,9 @@ window.organnet = (() => {
     return '/ohif/monai-label?StudyInstanceUIDs=' + encodeURIComponent(info.StudyInstanceUID);
   }
 
-  // Slices in the order in which dcmjs makes frames of them: down along cross(row, column), whatever the
-  // order that they came in. In any other order each contour lands on another slice, and nothing says so.
-  function lastFirst(images, metaData) {
+  // Sort slices as dcmjs makes frames of them: descending along cross(row, column). In any other order contours
+  // are stored on wrong slices without an error.
+  function sortLastFirst(images, metaData) {
     const plane = image => metaData.get('imagePlaneModule', image.referencedImageId);
     const [a, b, c, d, e, f] = plane(images[0]).imageOrientationPatient;
     const normal = [b * f - c * e, c * d - a * f, a * e - b * d];
@@ -119,39 +120,39 @@ window.organnet = (() => {
       .map(({ image }) => image);
   }
 
-  // Store what OHIF made of a segmentation, and tell what the server made of it (DESIGN's defect 25).
+  // Store OHIF's SEG of a segmentation, and show the server's message about it (defect 25).
   async function store(dataset, segmentationId, { extensionManager }) {
     const [source] = extensionManager.getActiveDataSource();
     const sent = segmentationId === api.contours.LABELMAP && api.contours.fingerprint();
-    const request = signed(new XMLHttpRequest());
+    const request = withClientId(new XMLHttpRequest());
     window.dispatchEvent(new CustomEvent('organnet:submitting'));
     try {
       await source.store.dicom(dataset, request);
     } catch (error) {
       if (!request.status) {
-        throw new Error('the server does not answer; the contours are still here, submit them again');
+        throw new Error('the server does not answer; the contours are still on this page, submit them again');
       }
     }
     const { isKept, message } = outcomeOf(request);
     if (isKept && sent !== false) {
-      api.contours.settle(sent);
+      api.contours.markSaved(sent);
     }
-    say((isKept ? 'Label ' : 'Not submitted: ') + message, isKept);
+    notify((isKept ? 'Label ' : 'Not submitted: ') + message, isKept);
   }
 
-  // The request says which browser it comes from: who reads a case is known by it where nobody logs in.
-  function signed(request) {
+  // Add the browser's id to a request.
+  function withClientId(request) {
     const open = request.open.bind(request);
-    request.open = (...how) => {
-      open(...how);
+    request.open = (...args) => {
+      open(...args);
       request.setRequestHeader('X-OrganNet-Client', clientId());
     };
     return request;
   }
 
-  // Tell a person something: in our box, and over the images, where it goes after a while.
-  function say(message, isGood) {
-    window.dispatchEvent(new CustomEvent('organnet:told', { detail: { message, isGood } }));
+  // Show a message in the OrganNet box, and for a while over the images.
+  function notify(message, isGood) {
+    window.dispatchEvent(new CustomEvent('organnet:message', { detail: { message, isGood } }));
     services().uiNotificationService.show({
       title: 'OrganNet Label',
       message,
@@ -160,40 +161,40 @@ window.organnet = (() => {
     });
   }
 
-  // The answer of STOW-RS; the sentences for people are in our private element.
+  // Return the outcome in an answer of STOW-RS; messages for users are in a private element (0099,1001).
   function outcomeOf(request) {
     let answer = {};
     try {
       answer = JSON.parse(request.responseText);
     } catch {
-      // no JSON: the status is all there is
+      // not JSON: only the status is known
     }
     const items = ['00081198', '0008119A', '00081199'].flatMap(tag => answer[tag]?.Value ?? []);
-    const told = items.map(item => item['00991001']?.Value?.[0]).filter(Boolean);
-    const said = told.join(' ') || answer.detail || `the server answered ${request.status}`;
-    // A series' number tells nobody which patient he looks at.
-    const message = said.replace(/^[0-9.]{20,64}: /, '');
+    const comments = items.map(item => item['00991001']?.Value?.[0]).filter(Boolean);
+    const text = comments.join(' ') || answer.detail || `the server answered ${request.status}`;
+    // Leave out the SeriesInstanceUID at the beginning, which means nothing to users.
+    const message = text.replace(/^[0-9.]{20,64}: /, '');
     return { isKept: request.status === 200, message };
   }
 
   async function submit() {
     if (!api.contours.isDrawn()) {
-      throw new Error('there are no contours yet; run the model, or draw some');
+      throw new Error('there are no contours yet; run the model or draw contours first');
     }
     if (!seriesOfLabelmap()) {
-      throw new Error('the contours are of another patient; open this one again');
+      throw new Error('the contours are of another patient; open this patient again');
     }
     const { commandsManager, extensionManager } = api.panel.props;
     const options = { SeriesDescription: 'Contours drawn in OHIF' };
-    const made = commandsManager.runCommand('generateSegmentation', { segmentationId: api.contours.LABELMAP, options });
-    await store(made.dataset, api.contours.LABELMAP, { extensionManager });
+    const generated = commandsManager.runCommand('generateSegmentation', { segmentationId: api.contours.LABELMAP, options });
+    await store(generated.dataset, api.contours.LABELMAP, { extensionManager });
   }
 
   const api = {
-    addressOf, clientId, colour, connect, lastFirst, layOn, reason, sample, say, seriesOfLabelmap, services,
-    store, submit,
+    addressOf, clientId, colour, connect, notify, prepareLabelmap, reason, sample, seriesOfLabelmap, services,
+    sortLastFirst, store, submit,
     contours: null, // contours.js
-    opened: {}, // the patient's address where the panel appeared, and its number in the browser's history
+    opened: {}, // query string and history number of the page when the panel was opened
     panel: null,
   };
   return api;

@@ -1,72 +1,72 @@
-// The box that MONAI Label's panel lacks: submit, what serves, and how the training stands.
+// Box in MONAI Label's panel: buttons for submitting and loading a label, active model, and training status.
 'use strict';
 
 (() => {
-  const LOOK_MS = 4000;
+  const UPDATE_MS = 4000;
   let box = null;
-  let shown = '';
+  let shownState = '';
 
   function element(tag, className, text) {
-    const made = document.createElement(tag);
-    made.className = className;
-    made.textContent = text ?? '';
-    return made;
+    const node = document.createElement(tag);
+    node.className = className;
+    node.textContent = text ?? '';
+    return node;
   }
 
   function build() {
-    const made = element('section', 'organnet-box');
-    made.setAttribute('aria-label', 'OrganNet Label');
+    const section = element('section', 'organnet-box');
+    section.setAttribute('aria-label', 'OrganNet Label');
     const button = element('button', 'organnet-submit', 'Submit label');
-    button.title = 'Keep the contours as this case\'s final label';
+    button.title = 'Submit the contours as the final label of this case';
     button.addEventListener('click', () => submit(button));
     const lines = ['served', 'labels', 'pacs', 'training'].map(line);
-    made.append(button, line('outcome'), line('case'), loader(), ...lines, bar(), line('decision'));
-    return made;
+    section.append(button, line('outcome'), line('case'), loadButton(), ...lines, bar(), line('decision'));
+    return section;
   }
 
-  function loader() {
-    const made = element('button', 'organnet-load', 'Load submitted label');
-    made.title = 'Lay the newest submitted label over the CT, to look at it or to correct it';
-    made.hidden = true;
-    made.addEventListener('click', () => doing(made, window.organnet.contours.load));
-    return made;
+  function loadButton() {
+    const button = element('button', 'organnet-load', 'Load submitted label');
+    button.title = 'Show the submitted label, to review or correct it';
+    button.hidden = true;
+    button.addEventListener('click', () => runAction(button, window.organnet.contours.load));
+    return button;
   }
 
   function line(name) {
-    const made = element('p', `organnet-${name}`);
-    made.setAttribute('role', 'status');
-    return made;
+    const paragraph = element('p', `organnet-${name}`);
+    paragraph.setAttribute('role', 'status');
+    return paragraph;
   }
 
   function bar() {
-    const made = element('progress', 'organnet-progress');
-    made.hidden = true;
-    return made;
+    const progress = element('progress', 'organnet-progress');
+    progress.hidden = true;
+    return progress;
   }
 
-  function say(name, text) {
-    const found = box.querySelector(`.organnet-${name}`);
-    if (found.textContent !== text) {
-      found.textContent = text;
+  function setText(name, text) {
+    const line = box.querySelector(`.organnet-${name}`);
+    if (line.textContent !== text) {
+      line.textContent = text;
     }
   }
 
-  // While a button's work is done, it is not to be pressed again.
-  async function doing(button, work) {
+  // Disable a button while its action runs.
+  async function runAction(button, action) {
     button.disabled = true;
     try {
-      await work();
+      await action();
     } catch (error) {
       console.error(error);
-      tell(error.message, false);
+      showOutcome(error.message, false);
     } finally {
       button.disabled = false;
-      look();
+      update();
     }
   }
 
   function submit(button) {
-    return doing(button, async () => {
+    return runAction(button, async () => {
       try {
         await window.organnet.submit();
       } catch (error) {
@@ -75,27 +75,27 @@
     });
   }
 
-  function tell(text, isGood) {
+  function showOutcome(text, isGood) {
     if (box) {
       box.querySelector('.organnet-outcome').classList.toggle('organnet-refused', !isGood);
-      say('outcome', text);
+      setText('outcome', text);
     }
   }
 
-  window.addEventListener('organnet:submitting', () => tell('Submitting ...', true));
+  window.addEventListener('organnet:submitting', () => showOutcome('Submitting ...', true));
 
-  window.addEventListener('organnet:told', ({ detail }) => tell(detail.message, detail.isGood));
+  window.addEventListener('organnet:message', ({ detail }) => showOutcome(detail.message, detail.isGood));
 
-  // Whoever opens a case that has a label should know before he begins anew.
+  // Say that a case has a label, so that nobody contours it again by mistake.
   async function showCase() {
     const label = await window.organnet.contours.label();
     box.querySelector('.organnet-load').hidden = !label;
-    say('case', label ? caseLine(label) : '');
+    setText('case', label ? caseLine(label) : '');
   }
 
   function caseLine({ author, client, number, organs, submitted_at: at }) {
     const when = new Date(at).toLocaleString();
-    const who = author || client || 'somebody';
+    const who = author || client || 'an unknown user';
     return `This case has a label: version ${number} by ${who}, ${when}, with ${organs.join(', ') || 'no organ'}`;
   }
 
@@ -111,36 +111,36 @@
 
   function pacsLine(pacs) {
     const count = pacs?.outbox.length ?? 0;
-    const waiting = count ? `${count} ${count === 1 ? 'label' : 'labels'} on the way to the PACS` : '';
+    const waiting = count ? `${count} ${count === 1 ? 'label' : 'labels'} waiting to be sent to the PACS` : '';
     return [pacs?.trouble, waiting].filter(Boolean).join('; ');
   }
 
   function show(status) {
     const { served, labels, training, next_training: next, last_decision: last, pacs } = status;
-    say('pacs', pacsLine(pacs));
-    say('served', served ? `Model: ${served.version}` : 'Model: none is served');
+    setText('pacs', pacsLine(pacs));
+    setText('served', served ? `Model: ${served.version}` : 'Model: none is active');
     const waiting = `${labels.waiting} new since the last training`;
-    say('labels', `Labels: ${labels.total} submitted, ${waiting}`);
-    say('training', trainingLine(training, next));
+    setText('labels', `Labels: ${labels.total} submitted, ${waiting}`);
+    setText('training', trainingLine(training, next));
     const progress = box.querySelector('.organnet-progress');
     progress.hidden = !training;
     if (training) {
       progress.max = training.total_epochs;
       progress.value = training.epoch;
     }
-    say('decision', last ? `Last decision: ${last.version} ${last.decision}: ${last.reason}` : '');
+    setText('decision', last ? `Last decision: ${last.version} ${last.decision}: ${last.reason}` : '');
   }
 
-  // MONAI Label's own table of the panel asks once; it follows when something has changed.
-  async function follow(status) {
+  // Update the panel's own table when something has changed; MONAI Label fills it only once.
+  async function updatePanel(status) {
     const { served, labels, training } = status;
-    const seen = JSON.stringify([served?.version, labels.total, training?.id, training?.epoch]);
+    const state = JSON.stringify([served?.version, labels.total, training?.id, training?.epoch]);
     const panel = window.organnet.panel;
     panel.actions.activelearning.current?.setState({ training: Boolean(training) });
-    if (seen === shown || !panel.state.isDataReady) {
+    if (state === shownState || !panel.state.isDataReady) {
       return;
     }
-    shown = seen;
+    shownState = state;
     const answer = await fetch('/info/');
     if (answer.ok) {
       const data = await answer.json();
@@ -148,7 +148,7 @@
     }
   }
 
-  async function look() {
+  async function update() {
     if (!box?.isConnected || document.hidden) {
       return;
     }
@@ -158,21 +158,21 @@
         const status = await answer.json();
         show(status);
         await showCase();
-        await follow(status);
+        await updatePanel(status);
       }
     } catch (error) {
-      say('training', `The server does not answer (${error.message})`);
+      setText('training', `The server does not answer (${error.message})`);
     }
   }
 
-  // React's own empty element: called with it when the panel appears, and with null when it goes.
+  // React calls this with the empty host element when the panel appears, and with null when it is removed.
   window.organnet.mount = host => {
     if (host && !host.firstChild) {
       box = build();
-      shown = '';
+      shownState = '';
       host.append(box);
-      look();
+      update();
     }
   };
-  window.setInterval(look, LOOK_MS);
+  window.setInterval(update, UPDATE_MS);
 })();
