@@ -276,7 +276,7 @@ def chart(ranks: Sequence[NetworkRank], organs: Sequence[str]) -> bytes:
                     axes[1].plot(minutes, 100 * dsc, "-o", color=colour, lw=1, markersize=2.5)
         axes[0].set_xticks(range(len(organs)), organs, rotation=30, ha="right")
         axes[0].set_ylabel("DSC, mean over held-out cases (%)")
-        axes[0].legend(loc="lower left", ncols=2)
+        figure.legend(loc="outside upper left", ncols=4)
         if has_curves:
             axes[1].set_xlabel("Training time (min)")
             axes[1].set_ylabel("Mean DSC in validation (%)")

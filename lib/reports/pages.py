@@ -90,7 +90,7 @@ class Report:
 
 def write_page(path: Path, report: Report) -> None:
     """Write `report` to `path`, atomically: as HTML or as Markdown, by the suffix (`.html` or `.md`)."""
-    template = _environment().get_template(f"report{path.suffix}")
+    template = _environment().get_template(f"report{path.suffix}.jinja")
     with replacing(path) as beside:
         beside.write_text(template.render(report=report), encoding="utf-8")
 
@@ -105,7 +105,7 @@ def write_csv_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=lambda name: name is not None and name.endswith(".html"),
+        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -27,7 +27,7 @@ def arguments(cases: list[Case], folder: Path, *more: str) -> list[str]:
     ]
 
 
-def test_networks_are_trained_judged_and_put_in_one_table(
+def test_networks_are_trained_evaluated_and_compared(
     cases: list[Case], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     networks = ("--network", "organnet25d", "anatomynet")
@@ -36,7 +36,7 @@ def test_networks_are_trained_judged_and_put_in_one_table(
     page = (output / "comparison.md").read_text()
     assert "| organnet25d | " in page
     assert "| anatomynet | " in page
-    assert "trained on 2 cases, judged on 1 that none of them saw" in page
+    assert "2 training cases and 1 held-out test cases" in page
     rows = rows_of(output / "comparison.csv")
     assert {(row["network"], row["seed"]) for row in rows} == {
         (network, seed) for network in ("organnet25d", "anatomynet") for seed in "01"
@@ -46,12 +46,12 @@ def test_networks_are_trained_judged_and_put_in_one_table(
     models = {path: path.stat().st_mtime_ns for path in output.glob("*/*.safetensors")}
     assert len(models) == 4
 
-    # A third seed joins the table; what is there is neither trained nor judged again.
-    judged = {path: path.stat().st_mtime_ns for path in output.glob("*/outcome.json")}
+    # A third seed joins the table; finished runs are neither trained nor evaluated again.
+    outcomes = {path: path.stat().st_mtime_ns for path in output.glob("*/outcome.json")}
     assert train.main(arguments(cases, tmp_path, *networks, "--seed", "2", "--jobs", "2")) == 0
     assert "| organnet25d | " in (output / "comparison.md").read_text()
     assert len(rows_of(output / "comparison.csv")) == len(rows) * 3 // 2
-    assert {path: path.stat().st_mtime_ns for path in judged} == judged
+    assert {path: path.stat().st_mtime_ns for path in outcomes} == outcomes
     assert {path: path.stat().st_mtime_ns for path in models} == models
     assert "best mean DSC" in capsys.readouterr().out
 
