@@ -1,6 +1,6 @@
-"""What was decided about each model, and which served when.
+"""History of the models in the database: training labels, promotion decisions, and promotions.
 
-`served.json` in the model folder says what serves; this is its history, and the reasons.
+`served.json` in the model folder names the active model; this module keeps the history and the reasons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ DECISIONS = (WAITING, PROMOTED, REJECTED, STARTER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A model as it was made; the fields are those of `lib.storage.tables.ModelVersion`."""
+    """A new model; the fields are those of `lib.storage.tables.ModelVersion`."""
 
     version: str
     recipe: str
@@ -29,7 +29,7 @@ class Candidate:
     run_id: int | None = None
     commit: str | None = None
     labels: Sequence[Mapping[str, Any]] = ()
-    """`image_id`, `version` and `digest` of each label that it learned from; the last two may be None."""
+    """`image_id`, `version` and `digest` of each training label; the last two may be None."""
     seed: int = 0
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     decision: str = WAITING
@@ -38,16 +38,16 @@ class Candidate:
 
 
 class ModelHistory:
-    """The models of a database, and their promotions."""
+    """The models and promotions of a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def record(self, candidate: Candidate) -> ModelVersion:
-        """Return the row of a model, which is written unless there is one: the same weights are one model.
+        """Return the row of a model, and add it if there is none; equal weights are one model.
 
-        A row that was made of files alone, since its run was killed before it wrote one, is completed by the
-        run when that goes on: only it knows which labels those were.
+        If a run was killed before it wrote the row, the row was made from the model's files alone. The run
+        completes it when it is continued, because only the run knows the label versions.
         """
         with self._database.writing() as session:
             row = session.get(ModelVersion, candidate.version)
@@ -55,7 +55,7 @@ class ModelHistory:
                 row = _row(session, candidate)
                 session.add(row)
             elif row.run_id is None and candidate.run_id is not None and row.decision == WAITING:
-                known = _row(session, candidate)
+                complete = _row(session, candidate)
                 for key in (
                     "parent",
                     "run_id",
@@ -65,7 +65,7 @@ class ModelHistory:
                     "labels_seen",
                     "seed",
                 ):
-                    setattr(row, key, getattr(known, key))
+                    setattr(row, key, getattr(complete, key))
         return row
 
     def decide(
@@ -78,27 +78,29 @@ class ModelHistory:
         metrics: Mapping[str, float | None] | None = None,
         report: Mapping[str, Any] | None = None,
     ) -> ModelVersion:
-        """Write down what was decided about a model; one that was promoted is now due to serve.
+        """Record a decision about a model; a promoted model is pending until it is active.
 
-        A decision that was taken before is kept under `earlier_decisions` of the report.
+        An earlier decision is kept under `earlier_decisions` of the report.
 
         Args:
-            version: Of a recorded model.
+            version: A recorded model.
             decision: `promoted`, `rejected` or `waiting`.
-            reason: Why, in words.
-            by: Who decided it.
-            metrics: Organ -> mean DSC; None leaves what is there.
-            report: Everything that the decision rests on; None leaves what is there.
+            reason: One sentence.
+            by: Author of the decision.
+            metrics: Organ -> mean DSC; None keeps the present value.
+            report: Values that the decision is based on; None keeps the present value.
 
         Raises:
-            StateError: If no such model is recorded, or there is no such decision.
+            StateError: If the model is not recorded, or the decision is unknown.
         """
         if decision not in DECISIONS:
-            raise StateError(f"{decision!r} is no decision; expected one of {', '.join(DECISIONS)}")
+            raise StateError(
+                f"unknown decision {decision!r}; expected one of {', '.join(DECISIONS)}"
+            )
         with self._database.writing() as session:
             row = _require(session, version)
             new_report = dict(row.report if report is None else report)
-            earlier = [*row.report.get("earlier_decisions", []), *_past(row)]
+            earlier = [*row.report.get("earlier_decisions", []), *_present_decision(row)]
             if earlier:
                 new_report["earlier_decisions"] = earlier
             row.report = new_report
@@ -109,25 +111,25 @@ class ModelHistory:
         return row
 
     def set_pending(self, version: str, *, reason: str, by: str) -> None:
-        """Say that a model is to serve again; what was decided about it stays.
+        """Mark a model to be activated again; the decision about it stays.
 
         Raises:
-            StateError: If no such model is recorded.
+            StateError: If the model is not recorded.
         """
         with self._database.writing() as session:
             _require(session, version).pending = {"reason": reason, "by": by}
 
     def clear_pending(self, version: str) -> None:
-        """Say that a model is not to serve after all.
+        """Mark a model not to be activated after all.
 
         Raises:
-            StateError: If no such model is recorded.
+            StateError: If the model is not recorded.
         """
         with self._database.writing() as session:
             _require(session, version).pending = None
 
     def pending(self) -> list[ModelVersion]:
-        """Return the models that were decided to serve and do not yet, the first decision first."""
+        """Return the models that are to be activated and are not active yet, earliest decision first."""
         query = select(ModelVersion).where(ModelVersion.pending.is_not(None))
         with self._database.reading() as session:
             return list(session.scalars(query.order_by(ModelVersion.decided_at)))
@@ -141,7 +143,7 @@ class ModelHistory:
         by: str,
         since: datetime | None = None,
     ) -> None:
-        """Write down that a model serves; it is due no more, and its weights are there."""
+        """Record that a model is active; it is no longer pending, nor pruned."""
         with self._database.writing() as session:
             row = Promotion(version=version, previous=previous, reason=reason, by=by)
             row.since = since or now()
@@ -151,21 +153,21 @@ class ModelHistory:
                 model.pending, model.pruned_at = None, None
 
     def promotions(self) -> list[Promotion]:
-        """Return every change of the served model, the last first."""
+        """Return every change of the active model, newest first."""
         with self._database.reading() as session:
             return list(session.scalars(select(Promotion).order_by(Promotion.id.desc())))
 
     def was_promoted(self, version: str) -> bool:
-        """Return whether a model ever served."""
+        """Return whether a model was ever active."""
         query = select(Promotion.id).where(Promotion.version == version).limit(1)
         with self._database.reading() as session:
             return session.scalar(query) is not None
 
     def mark_pruned(self, version: str) -> None:
-        """Write down that a model's weights were removed.
+        """Record that a model's weights were removed.
 
         Raises:
-            StateError: If no such model is recorded.
+            StateError: If the model is not recorded.
         """
         with self._database.writing() as session:
             _require(session, version).pruned_at = now()
@@ -176,15 +178,15 @@ class ModelHistory:
             return session.get(ModelVersion, version)
 
     def all(self) -> list[ModelVersion]:
-        """Return every model, the newest first."""
+        """Return every model, newest first."""
         newest = (ModelVersion.created_at.desc(), ModelVersion.version)
         with self._database.reading() as session:
             return list(session.scalars(select(ModelVersion).order_by(*newest)))
 
     def lineage_labels(self, version: str) -> list[dict[str, Any]]:
-        """Return the labels that a model and the models before it learned from, each once.
+        """Return the training labels of a model and its ancestors, each once.
 
-        A parent that is not recorded ends the line: what it learned from is not known.
+        The list ends at a parent that is not recorded, because its labels are unknown.
         """
         with self._database.reading() as session:
             row = session.get(ModelVersion, version)
@@ -215,28 +217,28 @@ def _row(session: Session, candidate: Candidate) -> ModelVersion:
 def _lineage(
     session: Session, own: Sequence[dict[str, Any]], parent: str | None, seen: set[str]
 ) -> list[dict[str, Any]]:
-    """Return the labels of a model and its parents; `seen` guards against a line that bites its tail."""
-    found = {(label["image_id"], label.get("digest")): label for label in own}
+    """Return the labels of a model and its ancestors; `seen` guards against circular parents."""
+    labels = {(label["image_id"], label.get("digest")): label for label in own}
     while parent is not None and parent not in seen:
         seen.add(parent)
         row = session.get(ModelVersion, parent)
         if row is None:
             break
         for label in row.labels:
-            found.setdefault((label["image_id"], label.get("digest")), label)
+            labels.setdefault((label["image_id"], label.get("digest")), label)
         parent = row.parent
-    return list(found.values())
+    return list(labels.values())
 
 
 def _require(session: Session, version: str) -> ModelVersion:
     row = session.get(ModelVersion, version)
     if row is None:
-        raise StateError(f"{version}: no such model is recorded; record it first")
+        raise StateError(f"{version}: the model is not in the model history; record it first")
     return row
 
 
-def _past(row: ModelVersion) -> list[dict[str, Any]]:
-    """Return the decision that a new one takes the place of; none where nothing was decided."""
+def _present_decision(row: ModelVersion) -> list[dict[str, Any]]:
+    """Return the decision that a new one replaces, as a list; empty if there is none."""
     if row.decision == WAITING or row.decided_at is None:
         return []
     at = row.decided_at.isoformat(timespec="seconds")

@@ -1,7 +1,7 @@
-"""Which model serves, and the record of it: no step that a kill leaves half done stays so (ADR 0016).
+"""Promotion and rollback of models, with a record that a kill at any moment leaves repairable (ADR 0016).
 
 The order is always the same: the decision is written to the database (1), `served.json` is replaced (2), the
-promotion is written to the database (3). After (1) the model is *due*, after (2) it serves.
+promotion is written to the database (3). After (1) the model is *pending*, after (2) it is active.
 """
 
 import logging
@@ -19,24 +19,24 @@ logger = logging.getLogger(__name__)
 
 PROMOTION_LOCK = ".promotion.lock"
 ELSEWHERE = "another program"
-"""Who published what the database knew nothing of."""
+"""Author of promotions that are not in the database."""
 
 
 class Promoter:
-    """Changes what serves, one change at a time, whatever processes ask for them."""
+    """Changes the active model, one change at a time over all processes."""
 
     def __init__(self, registry: Registry, models: ModelHistory) -> None:
         self.registry = registry
         self.models = models
 
     def promote(self, version: str, *, reason: str, by: str) -> None:
-        """Let `version` serve from the next request on; nothing changes where it serves already.
+        """Activate `version` from the next request on; nothing changes if it is active already.
 
-        What was decided before and does not serve yet is passed over.
+        Pending models are cancelled.
 
         Raises:
             UnknownModelError: If no model has that version.
-            CheckpointError: If its weights are gone or damaged; nothing has changed then.
+            CheckpointError: If its weights are missing or damaged; nothing is changed then.
         """
         with self._holding():
             self._require_loadable(version)
@@ -44,12 +44,10 @@ class Promoter:
             self._promote(version, reason=reason, by=by)
 
     def rollback(self, *, by: str, reason: str = "") -> str:
-        """Let the version serve that was promoted before the current one and loads; return it.
-
-        Where there is none, it is the starter.
+        """Activate the last version promoted before the active one that loads, else the starter; return it.
 
         Raises:
-            UnknownModelError: If there is nothing to go back to.
+            UnknownModelError: If there is no earlier version.
         """
         with self._holding():
             self._record_pointer()
@@ -59,22 +57,22 @@ class Promoter:
                 try:
                     self._require_loadable(version)
                 except CheckpointError as error:
-                    logger.warning("not going back to %s: %s", version, error)
+                    logger.warning("no rollback to %s: %s", version, error)
                     continue
-                self._promote(version, reason=reason or f"back from {current}", by=by)
+                self._promote(version, reason=reason or f"rollback from {current}", by=by)
                 return version
         raise UnknownModelError(
-            f"no model was promoted before {current or 'the starter'} that still loads: nothing to go back to"
+            f"no version to roll back to: no model promoted before {current or 'the starter'} loads"
         )
 
     def prune(self, *, keep: int) -> list[str]:
-        """Remove the weights of models that nobody needs; return their versions.
+        """Remove the weights of models that are not needed; return their versions.
 
-        The served one, the `keep` promoted last and those that wait for a decision stay. So do the card and the
-        row of a model whose weights go.
+        The active model, the last `keep` promoted models and those without a decision keep their weights.
+        Card and row of a pruned model stay.
 
         Raises:
-            CheckpointError: If the served model does not load: others may have to stand in for it.
+            CheckpointError: If the active model does not load: an earlier one may be needed as its fallback.
         """
         pruned = []
         with self._holding(), process_lock(self.registry.folder / LOCK):
@@ -84,10 +82,10 @@ class Promoter:
             needed = self._needed(keep)
             for row in self.models.all():
                 path = self.registry.folder / f"{row.version}.safetensors"
-                is_open = row.decision == WAITING or row.pending is not None
-                if row.version in needed or is_open or not path.is_file():
+                is_undecided = row.decision == WAITING or row.pending is not None
+                if row.version in needed or is_undecided or not path.is_file():
                     continue
-                # The row comes first: weights that are said to be gone and are not can be pruned again.
+                # The row is written first: weights that were not removed after all can be pruned again.
                 self.models.mark_pruned(row.version)
                 path.unlink()
                 pruned.append(row.version)
@@ -96,17 +94,17 @@ class Promoter:
         return pruned
 
     def reconcile(self) -> list[str]:
-        """Bring the database and what serves together, as after a kill; return what was done, in words.
+        """Make the database agree with `served.json`, as after a kill; return a sentence for each change.
 
-        `served.json` says what serves. Models that the database does not know get a row, a change of the served
-        model that it does not know gets one too, and what was decided to serve and does not is promoted now.
+        Models without a row get one, a change of the active model that is not recorded is recorded, and pending
+        models are activated.
         """
         with self._holding():
             done = [*self._record_unknown(), *self._record_pointer()]
-            return [*done, *self._restore(), *self._do_what_is_due()]
+            return [*done, *self._restore(), *self._activate_pending()]
 
     def record_external_changes(self) -> None:
-        """Give rows to what other programs wrote and published since; nothing that serves changes."""
+        """Record models and promotions of other programs; the active model does not change."""
         with self._holding():
             self._record_unknown()
             self._record_pointer()
@@ -126,7 +124,7 @@ class Promoter:
     def _promote(self, version: str, *, reason: str, by: str) -> None:
         for other in self.models.pending():
             if other.version != version:
-                self._pass_over(other, f"{version} was promoted by {by} before it served")
+                self._cancel(other, f"{version} was promoted by {by} before it was active")
         row = self._row(version)
         if self.registry.published_version() == version:
             if row.pending is not None:
@@ -136,15 +134,15 @@ class Promoter:
             self.models.set_pending(version, reason=reason, by=by)
         else:
             self.models.decide(version, decision=PROMOTED, reason=reason, by=by)
-        self._carry_out(version, reason=reason, by=by)
+        self._activate(version, reason=reason, by=by)
 
     def _row(self, version: str) -> ModelVersion:
         return self.models.get(version) or self.models.record(
             candidate_from_files(self.registry, version)
         )
 
-    def _carry_out(self, version: str, *, reason: str, by: str) -> None:
-        """Do steps 2 and 3 for a model that is due.
+    def _activate(self, version: str, *, reason: str, by: str) -> None:
+        """Do steps 2 and 3 for a pending model.
 
         Raises:
             CheckpointError: If it does not load.
@@ -154,20 +152,20 @@ class Promoter:
         self.registry.publish(version, reason=reason)
         self.models.add_promotion(version, previous=previous, reason=reason, by=by)
 
-    def _pass_over(self, row: ModelVersion, why: str) -> None:
-        """Take back a decision that was never carried out; one that served before only does not again."""
+    def _cancel(self, row: ModelVersion, why: str) -> None:
+        """Cancel a pending activation; a model that was never active counts as rejected."""
         if row.decision == PROMOTED and not self.models.was_promoted(row.version):
             self.models.decide(row.version, decision=REJECTED, reason=why)
         else:
             self.models.clear_pending(row.version)
-        logger.warning("%s does not serve: %s", row.version, why)
+        logger.warning("%s is not activated: %s", row.version, why)
 
     def _earlier(self) -> list[str]:
-        """Return the versions to go back to, the last one first."""
-        listed = self.registry.promoted()
+        """Return the versions that a rollback may activate, the last one first."""
+        promoted = self.registry.promoted()
         starter = self.registry.starter_path()
-        own = [starter.stem] if starter and listed and starter.stem != listed[0] else []
-        return list(dict.fromkeys([*listed[1:], *own]))
+        fallback = [starter.stem] if starter and promoted and starter.stem != promoted[0] else []
+        return list(dict.fromkeys([*promoted[1:], *fallback]))
 
     def _needed(self, keep: int) -> set[str]:
         promoted = [row.version for row in self.models.promotions()]
@@ -176,21 +174,21 @@ class Promoter:
         return {*latest[: max(keep, 0)], *([served] if served else [])}
 
     def _record_unknown(self) -> list[str]:
-        known = {row.version for row in self.models.all()}
+        recorded = {row.version for row in self.models.all()}
         starter = self.registry.starter_path()
         versions = [*([starter.stem] if starter else []), *self.registry.versions()]
-        found = [
-            candidate_from_files(self.registry, v)
-            for v in dict.fromkeys(versions)
-            if v not in known
+        unknown = [
+            candidate_from_files(self.registry, version)
+            for version in dict.fromkeys(versions)
+            if version not in recorded
         ]
-        # Parents first: a model's labels are counted with theirs.
-        for candidate in sorted(found, key=lambda c: c.created_at or datetime.now(timezone.utc)):
+        # Parents first: the number of a model's labels includes those of its ancestors.
+        for candidate in sorted(unknown, key=lambda c: c.created_at or datetime.now(timezone.utc)):
             self.models.record(candidate)
-        return [f"{candidate.version} is recorded, {candidate.decision}" for candidate in found]
+        return [f"{candidate.version} is recorded, {candidate.decision}" for candidate in unknown]
 
     def _record_pointer(self) -> list[str]:
-        """Write down a change of what serves that the database does not know."""
+        """Record a change of the active model that is not in the database."""
         latest = self.models.promotions()[:1]
         version = self.registry.published_version()
         if version is None:
@@ -200,28 +198,28 @@ class Promoter:
             if row is not None and row.pending is not None:
                 self.models.clear_pending(version)
             return []
-        reason, by = self._why(version)
+        reason, by = self._provenance(version)
         previous = latest[0].version if latest else None
         since = parse_time(self.registry.promotions()[0].get("since"))
         self.models.add_promotion(version, previous=previous, reason=reason, by=by, since=since)
-        return [f"{version} serves, promoted by {by}: recorded"]
+        return [f"{version} is active, promoted by {by}: recorded"]
 
-    def _why(self, version: str) -> tuple[str, str]:
-        """Return why the served version serves, and by whose decision; see to it that its row says the same."""
-        said = str(self.registry.promotions()[0].get("reason") or "")
+    def _provenance(self, version: str) -> tuple[str, str]:
+        """Return the reason and the author of the active model's promotion; correct its row if it differs."""
+        recorded = str(self.registry.promotions()[0].get("reason") or "")
         try:
             row = self._row(version)
         except UnknownModelError as error:
-            logger.warning("%s names a model that is not there: %s", SERVED, error)
-            return said, ELSEWHERE
-        due = row.pending or {}
-        reason, by = str(due.get("reason") or said), str(due.get("by") or ELSEWHERE)
+            logger.warning("%s names a model that does not exist: %s", SERVED, error)
+            return recorded, ELSEWHERE
+        pending = row.pending or {}
+        reason, by = str(pending.get("reason") or recorded), str(pending.get("by") or ELSEWHERE)
         if row.decision not in (PROMOTED, STARTER):
             self.models.decide(version, decision=PROMOTED, reason=reason, by=by)
         return reason, by
 
     def _restore(self) -> list[str]:
-        """Publish what served last, where `served.json` is lost or damaged."""
+        """Activate the last promoted model that loads, if `served.json` is missing or damaged."""
         if self.registry.published_version() is not None:
             return []
         for version in dict.fromkeys(row.version for row in self.models.promotions()):
@@ -230,22 +228,24 @@ class Promoter:
             except CheckpointError as error:
                 logger.warning("%s: %s", version, error)
                 continue
-            reason = "served.json was lost or damaged; this is what served last and loads"
-            self._carry_out(version, reason=reason, by="reconcile")
-            return [f"{version} serves again: {reason}"]
+            reason = (
+                "served.json was missing or damaged; this is the last promoted model that loads"
+            )
+            self._activate(version, reason=reason, by="reconcile")
+            return [f"{version} is active again: {reason}"]
         return []
 
-    def _do_what_is_due(self) -> list[str]:
-        done = []
+    def _activate_pending(self) -> list[str]:
+        changes = []
         for row in self.models.pending():
-            due = row.pending or {}
-            reason, by = str(due.get("reason", "")), str(due.get("by", ""))
+            pending = row.pending or {}
+            reason, by = str(pending.get("reason", "")), str(pending.get("by", ""))
             try:
                 self._require_loadable(row.version)
-                self._carry_out(row.version, reason=reason, by=by)
+                self._activate(row.version, reason=reason, by=by)
             except CheckpointError as error:
-                self._pass_over(row, f"it was to serve ({reason}), but: {error}")
-                done.append(f"{row.version} was to serve and does not load: rejected")
+                self._cancel(row, f"it was to be activated ({reason}), but: {error}")
+                changes.append(f"{row.version} was pending and does not load: rejected")
             else:
-                done.append(f"{row.version} was to serve and serves now")
-        return done
+                changes.append(f"{row.version} was pending and is active now")
+        return changes

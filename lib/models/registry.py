@@ -1,8 +1,8 @@
-"""Model versions: written whole, verified before use, one of them served.
+"""Registry of model versions: a folder of weights and model cards, one of them active.
 
-A model is two files named by the hash of its weights: `<version>.safetensors`, and `<version>.json`, its
-card with the recipe, the cases it saw and how it did. `served.json` names the version that serves, and under
-`promoted` the versions that were promoted before it, newest first. All are replaced atomically; no model is
+A model is two files named by the hash of its weights: `<version>.safetensors`, and `<version>.json`, its card
+with recipe, training cases and validation. `served.json` names the active version, and under `promoted` the
+versions that were promoted before it, newest first. All files are replaced atomically; weights are never
 changed once written.
 """
 
@@ -34,20 +34,20 @@ logger = logging.getLogger(__name__)
 SERVED = "served.json"
 LOCK = ".served.lock"
 _VERSION = re.compile(r"[^/\\\0]{1,120}")
-"""What can be one file's name, whatever a recipe is called."""
+"""Pattern of a version: any file name, because recipes may have any name."""
 PROMOTED_KEPT = 10
-"""Promotions that `served.json` remembers."""
+"""Number of promotions listed in `served.json`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network that is ready to contour.
+    """A network that is ready for inference.
 
     Attributes:
-        version: Its name: network, recipe and the start of its weights' hash.
-        network: In evaluation mode.
-        recipe: How it was trained, and so how a CT must be prepared for it.
-        card: Everything else that is known of it.
+        version: Network, recipe and the start of the hash of the weights.
+        network: The network in evaluation mode.
+        recipe: The recipe that it was trained by, which also defines the preprocessing of a CT.
+        card: The model card.
     """
 
     version: str
@@ -59,13 +59,13 @@ class Model:
 def save_model(
     folder: Path, weights: Mapping[str, Tensor], recipe: Recipe, card: Mapping[str, Any]
 ) -> str:
-    """Write a model into `folder` and return its version; it does not serve yet.
+    """Write a model into `folder` and return its version; it is not active yet.
 
     Args:
-        folder: Where the registry's models lie.
+        folder: Folder of the registry.
         weights: The network's `state_dict`.
         recipe: The recipe that it was trained by.
-        card: What else to remember of it: cases, seed, metrics.
+        card: Further entries of the model card: cases, seed, metrics.
 
     Raises:
         CheckpointError: If a weight is not finite.
@@ -88,7 +88,7 @@ def save_model(
 
 
 def load_model(path: Path, device: str = "cpu") -> Model:
-    """Return the model whose weights lie at `path` and whose card lies beside them.
+    """Return the model with the weights at `path` and the card beside them.
 
     Raises:
         CheckpointError: If a file is missing, damaged, or does not fit the recipe's network.
@@ -106,7 +106,7 @@ def load_model(path: Path, device: str = "cpu") -> Model:
         network.load_state_dict(load_tensors(data))
         network.eval()
         network.to(device).to(memory_format=torch.channels_last_3d)
-    # A card can hold anything; ConfigError is a ValueError.
+    # A card may contain anything; ConfigError is a ValueError.
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError,
             safetensors.SafetensorError) as error:  # fmt: skip
         raise CheckpointError(f"{path.name}: does not fit its recipe's network: {error}") from error
@@ -114,28 +114,28 @@ def load_model(path: Path, device: str = "cpu") -> Model:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Return the card of the model whose weights lie, or lay, at `path`.
+    """Return the card of the model with the weights at `path`, which may have been pruned.
 
     Raises:
-        CheckpointError: If there is none, or it is no object of JSON.
+        CheckpointError: If there is no card, or it is not a JSON object.
     """
     try:
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name}: the model's card cannot be read ({error})") from error
     if not isinstance(card, dict):
-        raise CheckpointError(f"{path.name}: the model's card is not an object of JSON")
+        raise CheckpointError(f"{path.name}: the model card is not a JSON object")
     return card
 
 
 class Registry:
-    """The models in one folder, of which one serves.
+    """The models in one folder, of which one is active.
 
     Args:
-        folder: Where they lie.
-        starter: A folder with weights to serve until a first model is published.
-        organ_set: Where set, a starter of another organ set is not served: it would stand in the way of the
-            first model that is trained here, since nobody can tell which of the two is better.
+        folder: Folder of weights, cards and `served.json`.
+        starter: Folder with the starter weights, which are active until a first model is published.
+        organ_set: If set, starter weights of another organ set are ignored: the first model that is trained
+            here could not be compared with them, and so would never be promoted.
     """
 
     def __init__(
@@ -146,23 +146,23 @@ class Registry:
         self.organ_set = organ_set
 
     def published_version(self) -> str | None:
-        """Return the version that was published last, or None."""
+        """Return the version that `served.json` names, or None."""
         pointer = self._pointer()
         return None if pointer is None else str(pointer["version"])
 
     def promoted(self) -> list[str]:
-        """Return the versions that were promoted, the served one first, then back in time.
+        """Return the promoted versions, newest first; the first one is active.
 
-        A version that was rolled back, by promoting an older one again, is not among them.
+        Versions that were rolled back are not included.
         """
         return [str(entry["version"]) for entry in self._history()]
 
     def promotions(self) -> list[dict[str, Any]]:
-        """Return `version`, `since` and `reason` of `promoted()`, in the same order."""
+        """Return `version`, `since` and `reason` of each entry of `promoted()`."""
         return self._history()
 
     def versions(self) -> list[str]:
-        """Return every model of the folder, by name; one whose weights were removed is among them."""
+        """Return every model of the folder, by name, pruned ones included."""
         return sorted(p.stem for p in self.folder.glob("*.json") if self._is_card(p))
 
     def _is_card(self, path: Path) -> bool:
@@ -172,7 +172,7 @@ class Registry:
             return False
 
     def weights_path(self, version: str) -> Path:
-        """Return where the weights of a version lie: in the folder, or with the starter.
+        """Return the path of the weights of a version: in the folder, or in the starter folder.
 
         Raises:
             UnknownModelError: If no model has that version.
@@ -188,7 +188,7 @@ class Registry:
         return path
 
     def import_starter(self, version: str) -> None:
-        """Copy the starter into the folder, if that is what `version` names: only models there are published.
+        """Copy the starter into the folder if `version` names it: only models there can be published.
 
         Raises:
             UnknownModelError: If no model has that version.
@@ -198,7 +198,7 @@ class Registry:
         if path.parent == self.folder:
             return
         try:
-            # The weights come last: until they are there, the starter's are found.
+            # The weights are copied last: until then `weights_path` returns the starter's.
             for file in (path.with_suffix(".json"), path):
                 with replacing(self.folder / file.name) as beside:
                     beside.write_bytes(file.read_bytes())
@@ -208,86 +208,83 @@ class Registry:
     def earlier(
         self, model: Model, count: int, *, device: str = "cpu"
     ) -> tuple[list[Model], list[str]]:
-        """Return at most `count` models promoted before `model`, newest first, and what was left out, and why.
+        """Return at most `count` models promoted before `model`, newest first, and notes on skipped models.
 
-        They contour the same organs as `model` in CTs that are prepared in the same way. One that is gone or
-        damaged, or is of another kind, is left out.
+        Models are skipped if they are missing or damaged, or have other organs or another preprocessing.
         """
         versions = self.promoted()
         start = versions.index(model.version) + 1 if model.version in versions else 0
-        found: list[Model] = []
+        models: list[Model] = []
         notes = []
         for version in versions[start:]:
-            if len(found) >= count:
+            if len(models) >= count:
                 break
             try:
                 older = load_model(self.folder / f"{version}.safetensors", device)
             except CheckpointError as error:
-                notes.append(f"{version} is left out: {error}")
+                notes.append(f"{version} is skipped: {error}")
                 continue
             if older.recipe.preparation_digest() == model.recipe.preparation_digest():
-                found.append(older)
+                models.append(older)
             else:
-                notes.append(
-                    f"{version} is left out: it contours other organs, or sees CTs otherwise"
-                )
-        return found, notes
+                notes.append(f"{version} is skipped: it has other organs or another preprocessing")
+        return models, notes
 
     def _pointer(self) -> dict[str, Any] | None:
-        """Return what `served.json` says; None where it is not there or cannot be read."""
+        """Return the content of `served.json`; None if it is missing or cannot be read."""
         try:
             pointer = json.loads((self.folder / SERVED).read_text(encoding="utf-8"))
             return {**pointer, "version": str(pointer["version"])}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s cannot be read (%s); no version counts as published", SERVED, error)
+            logger.warning("%s cannot be read (%s); no version counts as active", SERVED, error)
             return None
 
     def _history(self) -> list[dict[str, Any]]:
-        """Return the promotions, newest first; the served version's alone where there is no list of them."""
+        """Return the promotions, newest first; only that of the active version if there is no list."""
         pointer = self._pointer()
         if pointer is None:
             return []
-        listed = pointer.get("promoted")
-        known = [e for e in listed if _is_entry(e)] if isinstance(listed, list) else []
-        if known and known[0]["version"] == pointer["version"]:
-            return known
+        promoted = pointer.get("promoted")
+        entries = [e for e in promoted if _is_entry(e)] if isinstance(promoted, list) else []
+        if entries and entries[0]["version"] == pointer["version"]:
+            return entries
         return [{key: pointer.get(key) for key in ("version", "since", "reason")}]
 
     def served_path(self) -> Path | None:
-        """Return the weights to serve: the published version's, else the starter's, else None."""
+        """Return the weights of the active model: the published version, else the starter, else None."""
         version = self.published_version()
         if version is not None:
             return self.folder / f"{version}.safetensors"
         return self.starter_path()
 
     def starter_path(self) -> Path | None:
-        """Return the starter's weights, or None where there is none for our organs."""
+        """Return the starter's weights, or None if there are none for this registry's organ set."""
         paths = sorted(self.starter.glob("*.safetensors")) if self.starter else []
-        return next((path for path in paths if self._is_of_our_organs(path)), None)
+        return next((path for path in paths if self._has_organ_set(path)), None)
 
     def _is_starter(self, version: str) -> bool:
         starter = self.starter_path()
         return starter is not None and starter.stem == version
 
-    def _is_of_our_organs(self, path: Path) -> bool:
+    def _has_organ_set(self, path: Path) -> bool:
         if self.organ_set is None:
             return True
         try:
             return bool(read_card(path)["recipe"]["organ_set"] == self.organ_set)
         except (CheckpointError, KeyError, TypeError):
-            # It will not load either, and that is what should be said of it.
+            # It does not load either; the error at loading tells the user why.
             return True
 
     def publish(self, version: str, *, reason: str) -> None:
-        """Let `version` serve from the next request on.
+        """Make `version` the active model from the next request on.
 
-        If it was promoted before, or is the starter, this goes back to it: what was promoted in between is
-        forgotten.
+        If it was promoted before, or is the starter, this is a rollback: later promotions are removed from
+        the list.
 
         Raises:
-            CheckpointError: If it is not there, damaged or does not load: what serves then stays.
+            CheckpointError: If it is missing, damaged or does not load; the active model does not change then.
         """
         load_model(self.folder / f"{version}.safetensors")
         with process_lock(self.folder / LOCK):
@@ -295,15 +292,15 @@ class Registry:
             before = self._history()
             versions = [entry["version"] for entry in before]
             if version in versions:
-                # Back to an older version: what came after it was worse.
+                # Rollback: the versions promoted after it are not to be used again.
                 before = before[versions.index(version) + 1 :]
             elif self._is_starter(version):
-                # It served before every other.
+                # The starter was active before all others.
                 before = []
             entry = {"version": version, "since": now, "reason": reason}
-            kept = [entry, *before][:PROMOTED_KEPT]
-            write_json(self.folder / SERVED, {**entry, "promoted": kept})
-        logger.info("%s is served now: %s", version, reason)
+            promoted = [entry, *before][:PROMOTED_KEPT]
+            write_json(self.folder / SERVED, {**entry, "promoted": promoted})
+        logger.info("%s is the active model now: %s", version, reason)
 
 
 def _is_entry(entry: Any) -> bool:

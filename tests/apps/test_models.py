@@ -80,7 +80,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     for command, why in [
         (["show", "nobody"], "'nobody': no model has that version"),
         (["promote", "../x", "--reason", ""], "'../x': no model has that version"),
-        (["rollback"], "nothing to go back to"),
+        (["rollback"], "no version to roll back to"),
         (["prune", "--keep", "-1"], "--keep: -1 is below 0"),
     ]:
         assert models.main([*places, *command]) == 1

@@ -128,12 +128,12 @@ def test_models_and_promotions_are_listed_newest_first(models: ModelHistory) -> 
 
 
 def test_what_is_not_recorded_cannot_be_decided_or_pruned(models: ModelHistory) -> None:
-    with pytest.raises(StateError, match="v1: no such model is recorded"):
+    with pytest.raises(StateError, match="v1: the model is not in the model history"):
         models.decide("v1", decision=PROMOTED, reason="better")
-    with pytest.raises(StateError, match="v1: no such model is recorded"):
+    with pytest.raises(StateError, match="v1: the model is not in the model history"):
         models.mark_pruned("v1")
     models.record(Candidate(version="v1", recipe="tiny"))
-    with pytest.raises(StateError, match="'liked' is no decision"):
+    with pytest.raises(StateError, match="unknown decision 'liked'"):
         models.decide("v1", decision="liked", reason="")
     models.mark_pruned("v1")
     assert models.all()[0].pruned_at is not None

@@ -108,7 +108,7 @@ def test_rollback_goes_back_step_by_step_past_what_does_not_load(promoter: Promo
     assert row is not None
     assert row.reason == "better"
     assert promoter.rollback(by="ann") == first
-    with pytest.raises(UnknownModelError, match="nothing to go back to"):
+    with pytest.raises(UnknownModelError, match="no version to roll back to"):
         promoter.rollback(by="ann")
     assert served(promoter) == first
 
@@ -124,7 +124,7 @@ def test_rollback_from_the_first_model_goes_to_the_starter(tmp_path: Path) -> No
     promoter.rollback(by="ann")
     assert promoter.rollback(by="ann") == starter
     assert served(promoter) == starter
-    with pytest.raises(UnknownModelError, match="nothing to go back to"):
+    with pytest.raises(UnknownModelError, match="no version to roll back to"):
         promoter.rollback(by="ann")
     assert decision(promoter, starter) == STARTER
 
@@ -237,7 +237,7 @@ def test_a_later_promotion_passes_over_what_never_served(promoter: Promoter) -> 
     row = promoter.models.get(late)
     assert row is not None
     assert row.decision == REJECTED
-    assert row.reason == f"{first} was promoted by ann before it served"
+    assert row.reason == f"{first} was promoted by ann before it was active"
 
 
 @pytest.fixture(scope="module")

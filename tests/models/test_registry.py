@@ -70,7 +70,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_any_model_the_error_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(NoModelError, match=r"no model is served yet.*POST /train/organnet25d"):
+    with pytest.raises(NoModelError, match=r"there is no model yet.*POST /train/organnet25d"):
         ServedModel(Registry(tmp_path)).get()
 
 
@@ -115,7 +115,7 @@ def test_the_last_good_model_goes_on_serving_when_a_new_one_is_damaged(
     assert registry.published_version() == good
     (tmp_path / SERVED).write_text(json.dumps({"version": bad}))
     assert served.get().version == good
-    assert f"{good} goes on serving" in caplog.text
+    assert f"{good} stays the active model" in caplog.text
     assert served.get().version == good
 
 
@@ -204,6 +204,6 @@ def test_an_older_model_that_is_damaged_gone_or_of_another_kind_is_left_out_with
     older, notes = registry.earlier(load_model(tmp_path / f"{served}.safetensors"), 2)
     assert [m.version for m in older] == [first]
     assert [note.split()[0] for note in notes] == [other, gone, damaged]
-    assert "contours other organs, or sees CTs otherwise" in notes[0]
+    assert "has other organs or another preprocessing" in notes[0]
     assert "cannot be read" in notes[1]
     assert "not those that the card describes" in notes[2]

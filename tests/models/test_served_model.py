@@ -31,7 +31,7 @@ def test_a_damaged_model_is_stood_in_for_by_the_one_before_it_also_after_a_resta
     assert served.get().version == first
     assert served.fallback_reason is not None
     assert served.fallback_reason.startswith(f"{third}.safetensors: the weights are not those")
-    assert served.fallback_reason.endswith(f"{first} goes on serving")
+    assert served.fallback_reason.endswith(f"{first} stays the active model")
     assert served.fallback_reason in caplog.text
     # Brought back from a backup, it serves without a restart.
     (tmp_path / f"{third}.safetensors").write_bytes(content)

@@ -173,7 +173,7 @@ def test_a_server_starts_on_the_last_good_model_and_says_what_is_wrong(tmp_path:
         found = listed(server)
         assert found["served"] == good
         assert f"{bad}.safetensors" in found["trouble"]
-        assert "goes on serving" in server.log.read_text()
+        assert "stays the active model" in server.log.read_text()
         (models / SERVED).write_text('{"vers')
         assert infer(server) == (200, good)
         for path in models.glob("*.json"):

@@ -11,7 +11,7 @@ def test_infer_without_a_model_says_how_to_get_one(bare_server: Server) -> None:
     before = bare_server.disk()
     answer = bare_server.ask("POST", "/infer/organnet25d?image=waiting")
     assert answer.status_code == 409
-    assert "no model is served yet" in answer.json()["detail"]
+    assert "there is no model yet" in answer.json()["detail"]
     assert "POST /train/organnet25d" in answer.json()["detail"]
     assert bare_server.disk() == before
 
