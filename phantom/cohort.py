@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from lib.dicom.about import ObjectProvenance
+from lib.dicom.ct_writer import write_ct_series
+from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.seg import write_seg
-from lib.dicom.writer import write_ct_series
 from lib.errors import ConfigError, DatastoreError, LabelError, ScanError
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.quantities import ShapeVox, SpacingMm

@@ -14,7 +14,7 @@ import torch
 from apps.support.server_process import free_port, serving
 from lib.activelearning.pool import ScoreKind
 from lib.activelearning.selection.catalogue import default_method
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.errors import OrganNetError, PacsError
 from lib.imaging.geometry import Grid, ras_to_lps
 from lib.imaging.quantities import ShapeVox, SpacingMm

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from apps.support.options import STARTER_DIR
-from lib.dicom.about import ObjectProvenance
+from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.objects import KINDS, write_object
 from lib.errors import NoModelError, OrganNetError
 from lib.imaging.dicom_series import read_headers, require_series
@@ -19,8 +19,8 @@ from lib.inference.ensemble import (
     DeepContours,
     DeepOptions,
     EnsemblePlan,
-    contour_deeply,
-    plan,
+    contour_ensemble,
+    plan_passes,
     write_uncertainty_map,
 )
 from lib.inference.single_pass import ContourResult, contour
@@ -72,11 +72,11 @@ def _plan(model: Model, options: Options) -> EnsemblePlan:
     overlap = max(DeepOptions().overlap, options.overlap)
     deep = DeepOptions(overlap=overlap, models=options.ensemble)
     if options.model:
-        return plan(model, deep)
+        return plan_passes(model, deep)
     earlier, notes = Registry(options.model_dir).earlier(
         model, deep.models - 1, device=options.device
     )
-    return plan(model, deep, earlier=earlier, notes=notes)
+    return plan_passes(model, deep, earlier=earlier, notes=notes)
 
 
 def _by_result_name(scans: Sequence[Path]) -> dict[str, Path]:
@@ -141,4 +141,4 @@ def _contour_deeply(ct: CtVolume, deep_plan: EnsemblePlan, options: Options) -> 
         def progress(done: int, _total: int) -> None:
             bar.update(done - bar.n)
 
-        return contour_deeply(ct, deep_plan, device=options.device, progress=progress)
+        return contour_ensemble(ct, deep_plan, device=options.device, progress=progress)

@@ -18,7 +18,7 @@ from lib.evaluation.edit_cost import EditCosts, edit_cost
 from lib.imaging.quantities import FloatArray, LabelArray, SpacingMm
 from lib.imaging.scans import read_ct, read_label
 from lib.imaging.volumes import LabelVolume
-from lib.inference.ensemble import DeepOptions, most_likely, plan, run_passes
+from lib.inference.ensemble import DeepOptions, most_likely, plan_passes, run_passes
 from lib.inference.preprocessing import BODY_HU, Pipeline, Prepared
 from lib.inference.resampling import closest_ras, in_ras_order
 from lib.inference.single_pass import OVERLAP, contour, probabilities
@@ -61,7 +61,12 @@ def prediction_scores(
     pipeline = Pipeline(model.recipe)
     with pooled_features(model.network) as features:
         class_probabilities = probabilities(
-            prepared, model, pipeline=pipeline, device=device, overlap=OVERLAP, between=between
+            prepared,
+            model,
+            pipeline=pipeline,
+            device=device,
+            overlap=OVERLAP,
+            before_window=between,
         )
     entropy = normalised_entropy(class_probabilities)
     label = most_likely(class_probabilities)
@@ -100,9 +105,9 @@ def sample_scores(
     Neurocomputing 338 (2019).
     """
     options = options or DeepOptions(overlap=OVERLAP, models=1)
-    planned = plan(model, options)
+    planned = plan_passes(model, options)
     labels = model.recipe.labels
-    predictions = run_passes(planned, prepared, device=device, between=between).samples
+    predictions = run_passes(planned, prepared, device=device, before_window=between).samples
     agreement = pairwise_dice(predictions, max(labels.values()) + 1)
     organs = {}
     for name, value in labels.items():

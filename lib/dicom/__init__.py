@@ -1,1 +1,1 @@
-"""DICOM: a CT series, and the organs on it as SEG and RTSTRUCT; out and in."""
+"""DICOM objects: writing a CT series, writing and reading organs as SEG and RTSTRUCT, STOW-RS responses."""

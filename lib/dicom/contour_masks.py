@@ -1,16 +1,16 @@
-"""Drawing the contours of one ROI on the voxels of its CT.
+"""Conversion of the contours of one ROI to a mask on the CT.
 
-- A voxel belongs to a ROI where its centre lies inside an odd number of the contours on its slice: a second
-  contour inside a first is a hole, and so is what a keyhole contour goes around. `polygons.fill_polygon` says
-  what happens to a centre on an edge.
-- A contour that is given twice on a slice counts once.
-- A contour that holds no voxel's centre marks the voxel in which its centroid lies, so that a structure
-  smaller than a voxel is not lost; it never takes a voxel away, so that a hole smaller than a voxel is.
-- A contour between two slices belongs to the nearer one, half-way to the one of lower z, unless another
-  plane of contours lies nearer to that slice: planes are never mixed. Beyond the scan's ends it is refused
-  if it is over half a slice distance away.
-- Points, open contours, contours of fewer than three different points and such without area mark nothing;
-  a note says how many there were.
+- A voxel belongs to a ROI if its centre lies inside an odd number of the contours on its slice: a contour
+  inside another is a hole, and so is the region that a keyhole contour goes around. `polygons.fill_polygon`
+  defines the rule for a centre on an edge.
+- A contour that appears twice on a slice counts once.
+- A contour that contains no voxel centre marks the voxel of its centroid, so that a structure smaller than a
+  voxel is not lost. It never removes a voxel: a hole smaller than a voxel is lost.
+- A contour between two slices belongs to the nearer one (half-way: to the one of lower z), unless another
+  plane of contours is nearer to that slice: planes are never mixed. A contour more than half a slice distance
+  beyond the ends of the scan is refused.
+- Points, open contours, contours of fewer than three different points, and contours without area mark nothing;
+  a note counts them.
 """
 
 from collections import Counter, defaultdict
@@ -25,23 +25,23 @@ from lib.imaging.geometry import Grid, ras_to_lps
 from lib.imaging.quantities import FloatArray, MaskArray
 
 PLANE_TOLERANCE = 0.2
-"""Points of one plane may differ by this share of the slice distance along the slices' normal.
+"""Largest spread of the points of one plane along the slices' normal, as a share of the slice distance.
 
 Coordinates rounded to 0.1 mm on an oblique scan of 1 mm slices differ by half of it.
 """
 
 HALF_WAY_TOLERANCE = 1e-3
-"""A contour half-way between slices, within this share of their distance, belongs to the lower."""
+"""Tolerance for a contour half-way between two slices, as a share of their distance."""
 
 RIM_TOLERANCE = 1e-3
-"""A contour along the slice's rim does not reach beyond it: decimal strings are rounded."""
+"""Tolerance for a contour along the slice's rim, in voxels: decimal strings are rounded."""
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
 @dataclass(frozen=True, slots=True)
 class _Contour:
-    """A closed polygon: its corners `(N, 2)` in voxel indices x and y, and its z."""
+    """A closed polygon: corners `(N, 2)` in voxel indices x and y, and z."""
 
     points_vox: FloatArray
     z_vox: float
@@ -49,7 +49,7 @@ class _Contour:
 
 @dataclass(slots=True)
 class Roi:
-    """One ROI while it is read; `notes` counts what happened to its contours."""
+    """One ROI during reading; `notes` counts special cases among its contours."""
 
     name: str
     number: int
@@ -57,15 +57,15 @@ class Roi:
     notes: "Counter[str]" = field(default_factory=Counter)
 
 
-def draw(
+def mask_from_contours(
     contours: Iterable[tuple[str, FloatArray]], roi: Roi, grid: Grid, image_id: str
 ) -> MaskArray:
     """Return the voxels `(X, Y, Z)` of `grid` that the contours of `roi` mark.
 
     Args:
         contours: ContourGeometricType, and the points `(N, 3)` in LPS mm, of each.
-        roi: Gets notes of what was passed over.
-        grid: The CT's; its z axis goes from slice to slice.
+        roi: The ROI, which receives notes.
+        grid: The CT's grid; its z axis runs from slice to slice.
         image_id: For messages.
 
     Raises:
@@ -123,17 +123,17 @@ def _planes_by_slice(
         if distance > PLANE_TOLERANCE / 2:
             roi.notes["contours between slices, counted to the nearer one"] += 1
         on_slice[z].append(contour)
-    for z, found in on_slice.items():
-        nearest = min((c.z_vox for c in found), key=lambda z_vox: abs(z_vox - z))
-        plane = [c for c in found if abs(c.z_vox - nearest) <= PLANE_TOLERANCE]
-        if len(plane) < len(found):
-            what = "contours left out: others lie nearer to their slice"
-            roi.notes[what] += len(found) - len(plane)
+    for z, candidates in on_slice.items():
+        nearest = min((c.z_vox for c in candidates), key=lambda z_vox: abs(z_vox - z))
+        plane = [c for c in candidates if abs(c.z_vox - nearest) <= PLANE_TOLERANCE]
+        if len(plane) < len(candidates):
+            note = "contours left out: others lie nearer to their slice"
+            roi.notes[note] += len(candidates) - len(plane)
         on_slice[z] = plane
     if on_slice:
-        bare = max(on_slice) - min(on_slice) + 1 - len(on_slice)
-        if bare:
-            roi.notes["slices between its contours have none"] = bare
+        empty = max(on_slice) - min(on_slice) + 1 - len(on_slice)
+        if empty:
+            roi.notes["slices between its contours have none"] = empty
     return on_slice
 
 
@@ -141,31 +141,31 @@ def _draw(
     planes: Mapping[int, Sequence[_Contour]], roi: Roi, grid: Grid, image_id: str
 ) -> MaskArray:
     size_x, size_y, size_z = grid.shape_vox
-    mask = np.zeros((size_z, size_y, size_x), np.bool_).transpose(2, 1, 0)  # a slice in one piece
+    mask = np.zeros((size_z, size_y, size_x), np.bool_).transpose(2, 1, 0)  # each slice contiguous
     for z, contours in planes.items():
         _draw_slice(mask[:, :, z], contours, roi, image_id)
     return np.asarray(mask)
 
 
 def _draw_slice(plane: MaskArray, contours: Sequence[_Contour], roi: Roi, image_id: str) -> None:
-    """Mark in `plane` `(X, Y)` what an odd number of `contours` enclose."""
-    seen: set[bytes] = set()
-    drawn: list[tuple[PixelBox, MaskArray]] = []
+    """Mark the pixels of `plane` `(X, Y)` that an odd number of `contours` enclose."""
+    keys: set[bytes] = set()
+    filled: list[tuple[PixelBox, MaskArray]] = []
     small = []
     for contour in contours:
-        key = _outline(contour.points_vox)
-        if key in seen:
+        key = _contour_key(contour.points_vox)
+        if key in keys:
             roi.notes["contours that repeat another left out"] += 1
             continue
-        seen.add(key)
+        keys.add(key)
         _require_inside(contour.points_vox, plane.shape, roi, image_id)
         box, inside = fill_polygon(contour.points_vox, (plane.shape[0], plane.shape[1]))
         if not inside.any():
             small.append(contour)
             continue
-        if any(_cross(box, inside, *other) for other in drawn):
+        if any(_cross(box, inside, *other) for other in filled):
             roi.notes["contours cross others of their slice; what both enclose is left out"] += 1
-        drawn.append((box, inside))
+        filled.append((box, inside))
         plane[box] ^= inside
     for contour in small:
         middle = centroid(contour.points_vox)
@@ -179,7 +179,7 @@ def _draw_slice(plane: MaskArray, contours: Sequence[_Contour], roi: Roi, image_
 
 
 def _cross(box: PixelBox, inside: MaskArray, other_box: PixelBox, other: MaskArray) -> bool:
-    """Return whether two filled contours share pixels while neither lies in the other."""
+    """Return whether two filled contours share pixels and neither lies inside the other."""
     common = [
         (max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, other_box, strict=True)
     ]
@@ -195,8 +195,8 @@ def _cross(box: PixelBox, inside: MaskArray, other_box: PixelBox, other: MaskArr
     return 0 < shared < min(int(np.count_nonzero(inside)), int(np.count_nonzero(other)))
 
 
-def _outline(points_vox: FloatArray) -> bytes:
-    """Return the same for two contours of the same corners, wherever and whichever way they begin."""
+def _contour_key(points_vox: FloatArray) -> bytes:
+    """Return a key that is equal for contours of the same corners, in any order and direction."""
     rounded = np.round(points_vox, 4) + 0.0  # no negative zeros
     return bytes(np.unique(rounded, axis=0).tobytes())
 
@@ -204,7 +204,7 @@ def _outline(points_vox: FloatArray) -> bytes:
 def _require_inside(
     points_vox: FloatArray, shape: tuple[int, ...], roi: Roi, image_id: str
 ) -> None:
-    """Do nothing where a contour lies on the slice; count it where it reaches over the rim."""
+    """Raise if a contour lies beside the slice; count it if it reaches over the rim."""
     low, high = points_vox.min(axis=0), points_vox.max(axis=0)
     rim = np.array(shape) - 0.5
     if (high < -0.5).any() or (low > rim).any():

@@ -1,4 +1,4 @@
-"""DICOM objects that hold organs, whichever of the two kinds: one way out, one way in."""
+"""Functions to write and read DICOM objects that contain organs: SEG and RTSTRUCT."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,11 +7,10 @@ from typing import Literal, Protocol, get_args
 import pydicom
 from pydicom.dataset import FileDataset
 
-from lib.dicom.about import ObjectProvenance
-from lib.dicom.rtstruct import read_rtstruct
-from lib.dicom.rtstruct_writer import write_rtstruct
+from lib.dicom.object_attributes import ObjectProvenance
+from lib.dicom.rtstruct import read_rtstruct, write_rtstruct
 from lib.dicom.seg import read_seg, write_seg
-from lib.dicom.structures import StructureSet, Wanted
+from lib.dicom.structures import StructureFilter, StructureSet
 from lib.errors import LabelError
 from lib.imaging.dicom_series import PARSING_ERRORS
 from lib.imaging.geometry import Grid
@@ -20,7 +19,7 @@ from lib.imaging.volumes import LabelVolume
 Kind = Literal["seg", "rtstruct"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MODALITIES = ("SEG", "RTSTRUCT")
-"""What objects that hold organs are called in DICOM (0008,0060)."""
+"""Values of Modality (0008,0060) of objects that contain organs."""
 
 
 class _Writer(Protocol):
@@ -63,12 +62,12 @@ def read_object(
     grid: Grid,
     *,
     image_id: str,
-    wanted: Wanted = tuple,
+    select: StructureFilter = tuple,
 ) -> StructureSet:
-    """Return the structures of a SEG or an RTSTRUCT as masks on the CT's grid, all or those that are wanted.
+    """Return the structures of a SEG or an RTSTRUCT as masks on the CT's grid, all or a selection.
 
     Raises:
-        LabelError: If the file is damaged or neither of the two.
+        LabelError: If the file is damaged or neither a SEG nor an RTSTRUCT.
         GeometryError: If it was drawn on anything but this CT.
     """
     try:
@@ -80,7 +79,7 @@ def read_object(
             f"{image_id}: the file cannot be read as DICOM ({error}); export it again"
         ) from error
     if modality == "SEG":
-        return read_seg(path, headers, grid, image_id=image_id, wanted=wanted)
+        return read_seg(path, headers, grid, image_id=image_id, select=select)
     if modality == "RTSTRUCT":
-        return read_rtstruct(path, headers, grid, image_id=image_id, wanted=wanted)
+        return read_rtstruct(path, headers, grid, image_id=image_id, select=select)
     raise LabelError(f"{image_id}: the file's modality is {modality}; SEG or RTSTRUCT expected")

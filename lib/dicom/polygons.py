@@ -1,29 +1,39 @@
-"""Filling polygons on a lattice of pixels, by the even-odd rule.
+"""Polygons on a lattice of pixels: filling a polygon, and the outlines of a mask.
 
-Written here because the libraries at hand do not say what they do with a centre on an edge, or decide it by
-the direction of drawing: `skimage.draw.polygon` and Pillow count edges in, `matplotlib.path` either way.
+Filling is implemented here because the available libraries do not define what happens to a pixel centre on an
+edge, or decide it by the drawing direction: `skimage.draw.polygon` and Pillow count edges as inside,
+`matplotlib.path` either way.
+
+An outline runs along the edges of the pixels: it encloses exactly their area, and no pixel centre lies on it,
+so that every reader gets the same pixels back, whatever its rule for edges. A region with holes is a single
+polygon: a channel of zero width, drawn back and forth along pixel edges, connects the rim to each hole (the
+keyhole of PS3.3 C.8.8.6.3). So holes survive in readers that join the contours of a slice, and in those that
+use the even-odd rule.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+import shapely
 
 from lib.imaging.quantities import FloatArray, MaskArray
 
 SNAP_VOX = 6
-"""Decimals of a pixel that count; what is left of decimal strings and matrix inverses is beyond them."""
+"""Decimals that pixel coordinates are rounded to; errors of decimal strings and matrix inverses are smaller."""
 
 PixelBox = tuple[slice, slice]
 
 
 def fill_polygon(points_vox: FloatArray, shape_vox: tuple[int, int]) -> tuple[PixelBox, MaskArray]:
-    """Return the part of the lattice that a closed polygon reaches, and the pixels inside it there.
+    """Return the bounding box of a closed polygon on the lattice, and the mask of its pixels in that box.
 
-    A pixel is inside where its centre is. A centre on an edge is inside where the polygon lies on the side of
-    larger x, or, on an edge along x, of larger y: polygons that share an edge share no pixel, and a channel
-    of no width, drawn there and back, has none. Where a polygon crosses itself, even-odd holds.
+    A pixel is inside if its centre is. A centre on an edge is inside if the polygon lies on the side of larger
+    x, or, on an edge along x, of larger y: polygons that share an edge share no pixel, and a channel of zero
+    width, drawn back and forth, has none. If a polygon crosses itself, the even-odd rule holds.
 
     Args:
-        points_vox: `(N, 2)`, the corners in pixel indices; the last is joined to the first.
-        shape_vox: Size of the lattice; what lies outside is cut off.
+        points_vox: `(N, 2)`, the corners in pixel indices; the last is connected to the first.
+        shape_vox: Size of the lattice; parts outside are cut off.
 
     Returns:
         Two slices, and a mask of their size.
@@ -35,7 +45,7 @@ def fill_polygon(points_vox: FloatArray, shape_vox: tuple[int, int]) -> tuple[Pi
         return box, np.zeros((max(size_x, 0), max(size_y, 0)), np.bool_)
     start = start - [box[0].start, box[1].start]
     stop = np.roll(start, -1, axis=0)
-    # An edge drawn there and one drawn back are one line to the last bit: from its lower end to its upper.
+    # Edges go from the lower to the upper end, so that one drawn back and forth gives identical numbers.
     is_down = (start[:, 1] > stop[:, 1])[:, None]
     low, high = np.where(is_down, stop, start), np.where(is_down, start, stop)
     first = np.clip(np.ceil(low[:, 1]), 0, size_y).astype(int)
@@ -52,7 +62,7 @@ def fill_polygon(points_vox: FloatArray, shape_vox: tuple[int, int]) -> tuple[Pi
 
 
 def centroid(points_vox: FloatArray) -> tuple[float, float] | None:
-    """Return the centre of a closed polygon's area, None where it encloses none."""
+    """Return the centroid of a closed polygon's area; None if its area is 0."""
     middle = points_vox.mean(axis=0)
     start = points_vox - middle
     stop = np.roll(start, -1, axis=0)
@@ -68,3 +78,77 @@ def _box(points: FloatArray, shape_vox: tuple[int, int]) -> PixelBox:
     low = np.maximum(np.floor(points.min(axis=0)), 0).astype(int)
     high = np.minimum(np.ceil(points.max(axis=0)) + 1, shape_vox).astype(int)
     return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+
+
+def mask_outlines(mask: MaskArray) -> list[FloatArray]:
+    """Return the corners `(N, 2)`, in pixel indices, of a polygon for each region of `mask` `(X, Y)`.
+
+    Pixels that touch at a corner only are separate regions. A polygon has at least four corners; the last is
+    connected to the first. Regions are sorted by their lowest y, then x.
+    """
+    parts = shapely.orient_polygons(shapely.get_parts(shapely.union_all(_runs(mask))))
+    polygons = [
+        _without_straight_corners(
+            _keyholed(_corners(part.exterior), [_corners(hole) for hole in part.interiors])
+        )
+        for part in parts
+    ]
+    return sorted(polygons, key=lambda p: (float(p[:, 1].min()), float(p[:, 0].min())))
+
+
+def _runs(mask: MaskArray) -> "np.ndarray[tuple[int, ...], np.dtype[np.object_]]":
+    """Return the runs of adjacent pixels in each row, as rectangles."""
+    rows = np.flatnonzero(mask.any(axis=0))
+    padded = np.zeros((len(rows), mask.shape[0] + 2), np.int8)
+    padded[:, 1:-1] = mask[:, rows].T
+    change = np.diff(padded, axis=1)
+    row, first = np.nonzero(change == 1)
+    _, after = np.nonzero(change == -1)
+    y = rows[row]
+    boxes: np.ndarray[tuple[int, ...], np.dtype[np.object_]] = shapely.box(
+        first - 0.5, y - 0.5, after - 0.5, y + 0.5
+    )
+    return boxes
+
+
+def _corners(ring: object) -> FloatArray:
+    return np.asarray(_without_straight_corners(shapely.get_coordinates(ring)[:-1]))
+
+
+def _keyholed(outer: FloatArray, holes: list[FloatArray]) -> FloatArray:
+    """Return one polygon of a rim and its holes; each hole is connected to the edge on its left."""
+    ring = outer
+    # From left to right: the channel of a hole meets the rim, or a hole that is already connected.
+    for hole in sorted(holes, key=lambda h: tuple(h[_leftmost(h)])):
+        start = _leftmost(hole)
+        around = np.roll(hole, -start, axis=0)
+        edge, gate = _first_to_the_left(ring, around[0])
+        ring = np.vstack([ring[: edge + 1], gate, around, around[:1], gate, ring[edge + 1 :]])
+    return ring
+
+
+def _leftmost(ring: FloatArray) -> int:
+    return int(np.lexsort((ring[:, 1], ring[:, 0]))[0])
+
+
+def _first_to_the_left(ring: FloatArray, corner: FloatArray) -> tuple[int, FloatArray]:
+    """Return the first vertical edge of `ring` from `corner` along -x, and the point where it is met."""
+    stop = np.roll(ring, -1, axis=0)
+    low, high = np.minimum(ring[:, 1], stop[:, 1]), np.maximum(ring[:, 1], stop[:, 1])
+    is_candidate = (ring[:, 0] == stop[:, 0]) & (low <= corner[1]) & (corner[1] <= high)
+    is_candidate &= ring[:, 0] <= corner[0]
+    edge = int(np.where(is_candidate, ring[:, 0], -np.inf).argmax())
+    return edge, np.array([ring[edge, 0], corner[1]])
+
+
+def _without_straight_corners(ring: FloatArray) -> FloatArray:
+    """Return `ring` without repeated points and without points on a straight line."""
+    return np.array(list(_turns(ring[np.any(ring != np.roll(ring, 1, axis=0), axis=1)])))
+
+
+def _turns(ring: FloatArray) -> Iterator[FloatArray]:
+    incoming, outgoing = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    is_straight = (incoming[:, 0] * outgoing[:, 1] == incoming[:, 1] * outgoing[:, 0]) & (
+        (incoming * outgoing).sum(axis=1) > 0
+    )
+    yield from ring[~is_straight]

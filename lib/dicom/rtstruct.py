@@ -1,24 +1,44 @@
-"""Reading the contours of an RTSTRUCT onto the voxels of its CT (PS3.3 A.19, C.8.8.5, C.8.8.6).
+"""RTSTRUCT (PS3.3 A.19, C.8.8.5, C.8.8.6): reading ROIs as masks on a CT, and writing a label volume.
 
-`contour_masks` says which voxels a ROI's contours mark.
+`contour_masks` decides which voxels a ROI's contours mark; `polygons.mask_outlines` draws the contours of a
+mask, along the voxels' edges and with holes as keyholes.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from lib.dicom.contour_masks import Roi, draw
-from lib.dicom.references import items, require_same_scan
-from lib.dicom.structures import StructureSet, Wanted
+from lib.dicom.contour_masks import Roi, mask_from_contours
+from lib.dicom.object_attributes import (
+    MANUFACTURER,
+    SOFTWARE_VERSION,
+    ObjectProvenance,
+    category_code,
+    cielab,
+    dicom_text,
+    frame_of_reference,
+    organ_code,
+    organ_of,
+    patient_and_study,
+    require_same_scan,
+    save_object,
+    sequence_items,
+)
+from lib.dicom.polygons import mask_outlines
+from lib.dicom.structures import StructureFilter, StructureSet, organs_present
 from lib.errors import LabelError, OrganNetError
-from lib.imaging.dicom_series import PARSING_ERRORS
-from lib.imaging.geometry import Grid
-from lib.imaging.quantities import FloatArray
+from lib.imaging.dicom_series import PARSING_ERRORS, sorted_slices
+from lib.imaging.geometry import Grid, ras_to_lps, reordered_onto
+from lib.imaging.quantities import FloatArray, MaskArray
+from lib.imaging.volumes import LabelVolume
+from lib.organs.table import Organ
 
 _log = logging.getLogger(__name__)
 
@@ -29,25 +49,25 @@ def read_rtstruct(
     grid: Grid,
     *,
     image_id: str,
-    wanted: Wanted = tuple,
+    select: StructureFilter = tuple,
 ) -> StructureSet:
     """Return the ROIs of an RTSTRUCT as masks on `grid`.
 
     Args:
         path: The RTSTRUCT's file.
-        headers: The slices that it was drawn on, and
-        grid: their grid, as `lib.imaging.dicom_series.read_headers` returns them.
+        headers: Headers of the CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
+        grid: The CT's grid, from the same function.
         image_id: For messages.
-        wanted: Given the names of all ROIs, returns those to draw; the others are not looked at.
+        select: Given the names of all ROIs, returns those to read; the others are ignored.
 
     Raises:
-        LabelError: If the file is damaged or no RTSTRUCT, or a wanted ROI's name is there twice.
-        GeometryError: If it was drawn on another series or in another frame of reference, or a wanted
+        LabelError: If the file is damaged or not an RTSTRUCT, or two selected ROIs have one name.
+        GeometryError: If it was drawn on another series or in another frame of reference, or a selected
             contour does not lie in a slice of the scan.
     """
     try:
         dataset = pydicom.dcmread(path)
-        rois, chosen = _chosen_rois(dataset, wanted, image_id)
+        rois, chosen = _chosen_rois(dataset, select, image_id)
         contours = _contour_items(dataset, chosen, image_id)
         frames = {repr(roi.name): roi.frame for roi in chosen}
         notes = require_same_scan(dataset, frames, headers, image_id)
@@ -59,7 +79,7 @@ def read_rtstruct(
         ) from error
     masks = {}
     for roi in chosen:
-        mask = draw(contours.get(roi.number, ()), roi, grid, image_id)
+        mask = mask_from_contours(contours.get(roi.number, ()), roi, grid, image_id)
         if mask.any():
             masks[roi.name] = mask
     notes += [f"{r.name}: {n} {what}" for r in chosen for what, n in sorted(r.notes.items())]
@@ -68,8 +88,10 @@ def read_rtstruct(
     return StructureSet(tuple(roi.name for roi in rois), masks, tuple(notes))
 
 
-def _chosen_rois(dataset: Dataset, wanted: Wanted, image_id: str) -> tuple[list[Roi], list[Roi]]:
-    """Return all ROIs, and the wanted ones."""
+def _chosen_rois(
+    dataset: Dataset, select: StructureFilter, image_id: str
+) -> tuple[list[Roi], list[Roi]]:
+    """Return all ROIs, and the selected ones."""
     if dataset.get("Modality") != "RTSTRUCT":
         raise LabelError(
             f"{image_id}: the file's modality is {dataset.get('Modality', 'unknown')}; RTSTRUCT expected"
@@ -80,39 +102,39 @@ def _chosen_rois(dataset: Dataset, wanted: Wanted, image_id: str) -> tuple[list[
             int(item.ROINumber),
             str(item.get("ReferencedFrameOfReferenceUID", "") or ""),
         )
-        for item in items(dataset, "StructureSetROISequence")
+        for item in sequence_items(dataset, "StructureSetROISequence")
     ]
     names = [roi.name for roi in rois]
-    chosen = set(wanted(names))
-    twice = sorted(name for name in chosen if names.count(name) > 1)
-    if twice:
-        raise LabelError(f"{image_id}: two ROIs are called {twice[0]!r}; rename or join them")
+    chosen = set(select(names))
+    duplicates = sorted(name for name in chosen if names.count(name) > 1)
+    if duplicates:
+        raise LabelError(f"{image_id}: two ROIs are called {duplicates[0]!r}; rename or join them")
     return rois, [roi for roi in rois if roi.name in chosen]
 
 
 def _contour_items(
     dataset: Dataset, rois: Sequence[Roi], image_id: str
 ) -> dict[int, list[tuple[str, FloatArray]]]:
-    """Return, for each ROI's number, the type and the points `(N, 3)`, LPS mm, of its contours."""
+    """Return, for each ROI number, the type and the points `(N, 3)`, LPS mm, of its contours."""
     by_number = {roi.number: roi for roi in rois}
-    found: dict[int, list[tuple[str, FloatArray]]] = {}
-    for entry in items(dataset, "ROIContourSequence"):
+    contours: dict[int, list[tuple[str, FloatArray]]] = {}
+    for entry in sequence_items(dataset, "ROIContourSequence"):
         roi = by_number.get(int(entry.ReferencedROINumber))
         if roi is not None:
-            found.setdefault(roi.number, []).extend(
+            contours.setdefault(roi.number, []).extend(
                 (
                     str(item.get("ContourGeometricType", "") or "unknown"),
                     _points_lps(item, roi, image_id),
                 )
-                for item in items(entry, "ContourSequence")
+                for item in sequence_items(entry, "ContourSequence")
             )
-    return found
+    return contours
 
 
 def _points_lps(item: Dataset, roi: Roi, image_id: str) -> FloatArray:
     """Return a contour's points `(N, 3)` in mm.
 
-    The decimal strings are turned to numbers here: pydicom makes an object of each, which takes minutes.
+    The decimal strings are parsed here: pydicom makes an object of each, which takes minutes.
     """
     value: Any = getattr(item.get_item("ContourData"), "value", None)
     try:
@@ -122,11 +144,177 @@ def _points_lps(item: Dataset, roi: Roi, image_id: str) -> FloatArray:
         numbers = np.array(list(value or ()), dtype=float)
     except (TypeError, ValueError) as error:
         raise LabelError(
-            f"{image_id}: a contour of {roi.name!r} holds what is no number; export it again"
+            f"{image_id}: a contour of {roi.name!r} contains a value that is not a number; export it again"
         ) from error
     if numbers.size % 3 or not np.isfinite(numbers).all():
         raise LabelError(
-            f"{image_id}: a contour of {roi.name!r} holds {numbers.size} numbers; three finite ones a point "
+            f"{image_id}: a contour of {roi.name!r} has {numbers.size} numbers; three finite numbers per point "
             "expected: export it again"
         )
     return numbers.reshape(-1, 3)
+
+
+RT_STRUCTURE_SET = UID("1.2.840.10008.5.1.4.1.1.481.3")
+_STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
+"""Detached Study Management (retired): the class in RT Referenced Study Sequence by convention."""
+
+DECIMALS = 4
+"""Decimals of a coordinate in mm, within the 16 characters of a decimal string (PS3.5 section 6.2)."""
+
+
+def write_rtstruct(
+    path: Path,
+    label: LabelVolume,
+    headers: Sequence[FileDataset],
+    about: ObjectProvenance,
+    *,
+    image_id: str = "label",
+) -> tuple[str, ...]:
+    """Write the organs of `label` that have a voxel as ROIs, and return notes.
+
+    Args:
+        path: The file; replaced in one step.
+        label: On the CT's voxels; its axes may run another way.
+        headers: The CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
+        about: Provenance: the object's ids, author and time.
+        image_id: For messages.
+
+    Raises:
+        LabelError: If no organ has a voxel, or a voxel's value has no name.
+        GeometryError: If the label does not lie on the CT's voxels, or the CT names no frame of reference.
+        StorageFullError: If the disk is full.
+    """
+    slices, grid = sorted_slices(headers, image_id=image_id)
+    array = reordered_onto(label.array, label.grid, grid, image_id=image_id)
+    organs = [(organ_of(name, image_id), v) for name, v in organs_present(label, image_id).items()]
+    dataset = _dataset(path, slices, about, image_id)
+    for number, (organ, value) in enumerate(organs, start=1):
+        roi = _roi(number, organ, about)
+        roi.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
+        dataset.StructureSetROISequence.append(roi)
+        dataset.ROIContourSequence.append(_contours(number, organ, array == value, slices, grid))
+        dataset.RTROIObservationsSequence.append(_observation(number, organ, about))
+    save_object(path, dataset, image_id)
+    return ()
+
+
+def _dataset(
+    path: Path, slices: Sequence[FileDataset], about: ObjectProvenance, image_id: str
+) -> FileDataset:
+    """Return the RTSTRUCT without its ROIs."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = RT_STRUCTURE_SET
+    meta.MediaStorageSOPInstanceUID = UID(about.sop_instance_uid)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in patient_and_study(slices[0]).items():
+        setattr(dataset, keyword, value)
+    frame = frame_of_reference(slices[0], image_id)
+    values = {
+        "SOPClassUID": RT_STRUCTURE_SET,
+        "SOPInstanceUID": about.sop_instance_uid,
+        "InstanceCreationDate": about.date,
+        "InstanceCreationTime": about.time,
+        "Modality": "RTSTRUCT",
+        "SeriesInstanceUID": about.series_instance_uid,
+        "SeriesNumber": about.series_number,
+        "SeriesDescription": dicom_text(about.description),
+        "SeriesDate": about.date,
+        "SeriesTime": about.time,
+        "OperatorsName": about.person,
+        "Manufacturer": MANUFACTURER,
+        "ManufacturerModelName": MANUFACTURER,
+        "SoftwareVersions": SOFTWARE_VERSION,
+        "FrameOfReferenceUID": frame,
+        "PositionReferenceIndicator": slices[0].get("PositionReferenceIndicator") or "",
+        "InstanceNumber": 1,
+        "StructureSetLabel": "ORGANS AT RISK",
+        "StructureSetName": dicom_text(about.description),
+        "StructureSetDate": about.date,
+        "StructureSetTime": about.time,
+        "ReferencedFrameOfReferenceSequence": [_referenced_frame(slices, frame)],
+        "StructureSetROISequence": [],
+        "ROIContourSequence": [],
+        "RTROIObservationsSequence": [],
+        "ApprovalStatus": "UNAPPROVED",
+    }
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def _referenced_frame(slices: Sequence[FileDataset], frame_uid: str) -> Dataset:
+    series, study, frame = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = slices[0].SeriesInstanceUID
+    series.ContourImageSequence = [_image(header) for header in slices]
+    study.ReferencedSOPClassUID = _STUDY_CLASS
+    study.ReferencedSOPInstanceUID = slices[0].StudyInstanceUID
+    study.RTReferencedSeriesSequence = [series]
+    frame.FrameOfReferenceUID = frame_uid
+    frame.RTReferencedStudySequence = [study]
+    return frame
+
+
+def _image(header: FileDataset) -> Dataset:
+    image = Dataset()
+    image.ReferencedSOPClassUID = header.SOPClassUID
+    image.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    return image
+
+
+def _roi(number: int, organ: Organ, about: ObjectProvenance) -> Dataset:
+    roi = Dataset()
+    roi.ROINumber, roi.ROIName = number, organ.name
+    roi.ROIGenerationAlgorithm = about.generation
+    if about.model:
+        roi.ROIGenerationDescription = dicom_text(f"{about.model} {about.model_version}")
+    return roi
+
+
+def _observation(number: int, organ: Organ, about: ObjectProvenance) -> Dataset:
+    observation = Dataset()
+    observation.ObservationNumber = observation.ReferencedROINumber = number
+    observation.ROIObservationLabel = organ.name
+    observation.SegmentedPropertyCategoryCodeSequence = [category_code()]
+    observation.RTROIIdentificationCodeSequence = [organ_code(organ)]
+    observation.RTROIInterpretedType = "ORGAN"
+    observation.ROIInterpreter = about.person
+    return observation
+
+
+def _contours(
+    number: int, organ: Organ, mask: MaskArray, slices: Sequence[FileDataset], grid: Grid
+) -> Dataset:
+    entry = Dataset()
+    entry.ReferencedROINumber = number
+    entry.ROIDisplayColor = list(organ.colour_rgb)
+    entry.RecommendedDisplayCIELabValue = cielab(organ.colour_rgb)
+    entry.ContourSequence = []
+    for contour_number, (z, points) in enumerate(_outlines_lps(mask, grid), start=1):
+        contour = Dataset()
+        contour.ContourImageSequence = [_image(slices[z])]
+        contour.ContourGeometricType = "CLOSED_PLANAR"
+        contour.NumberOfContourPoints = len(points)
+        contour.ContourNumber = contour_number
+        contour.add(_decimals("ContourData", points))
+        entry.ContourSequence.append(contour)
+    return entry
+
+
+def _decimals(keyword: str, values: FloatArray) -> DataElement:
+    """Return an element of decimal strings as one text: pydicom would make a slow object of each."""
+    joined = "\\".join(f"{v:.{DECIMALS}f}" for v in values.ravel())
+    return DataElement(keyword, "DS", joined, already_converted=True)
+
+
+def _outlines_lps(mask: MaskArray, grid: Grid) -> Iterator[tuple[int, FloatArray]]:
+    """Yield slice and points `(N, 3)`, in LPS mm, of each contour of `mask` `(X, Y, Z)`."""
+    affine = ras_to_lps(grid.affine_ras)
+    marked = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(slice(m[0], m[-1] + 1) for m in marked)
+    x, y, first = (int(m[0]) for m in marked)
+    for z, plane in enumerate(mask[box].transpose(2, 0, 1), start=first):
+        offset = affine[:3, 3] + affine[:3, :3] @ np.array([x, y, z])
+        for corners in mask_outlines(plane):
+            yield z, np.asarray(corners @ affine[:3, :2].T + offset)

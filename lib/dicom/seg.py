@@ -1,7 +1,7 @@
-"""DICOM SEG (PS3.3 A.51, C.8.20): organs as segments, written by highdicom, and read from any writer.
+"""DICOM SEG (PS3.3 A.51, C.8.20): organs as segments, written with highdicom, read from any writer.
 
-Segments are told by their label, never by their number or place. Frames are told by where they lie in the
-patient, never by their order; `seg_frames` puts them on the CT's voxels.
+Segments are identified by their label, never by number or position. Frames are identified by their position in
+the patient, never by their order; `seg_frames` maps them to the CT's voxels.
 """
 
 import logging
@@ -16,32 +16,44 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from lib.dicom.about import MANUFACTURER, SOFTWARE_VERSION, ObjectProvenance, text, uid_of
-from lib.dicom.codes import category_code, cielab, organ_code, organ_of
-from lib.dicom.files import save
-from lib.dicom.references import frame_of_reference, items, patient_and_study, require_same_scan
-from lib.dicom.seg_frames import frames_of, mark
-from lib.dicom.structures import StructureSet, Wanted, present
+from lib.dicom.object_attributes import (
+    MANUFACTURER,
+    SOFTWARE_VERSION,
+    ObjectProvenance,
+    category_code,
+    cielab,
+    derived_uid,
+    dicom_text,
+    frame_of_reference,
+    organ_code,
+    organ_of,
+    patient_and_study,
+    require_same_scan,
+    save_object,
+    sequence_items,
+)
+from lib.dicom.seg_frames import frames_of, mark_frame
+from lib.dicom.structures import StructureFilter, StructureSet, organs_present
 from lib.errors import LabelError, OrganNetError
-from lib.imaging.dicom_series import PARSING_ERRORS, arranged
-from lib.imaging.geometry import Grid, turned_onto
+from lib.imaging.dicom_series import PARSING_ERRORS, sorted_slices
+from lib.imaging.geometry import Grid, reordered_onto
 from lib.imaging.quantities import MaskArray
 from lib.imaging.volumes import LabelVolume
 from lib.organs.table import Organ
 
 _log = logging.getLogger(__name__)
 
-_PLACE = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "PixelSpacing",
-          "ImageOrientationPatient", "ImagePositionPatient")  # fmt: skip
+_SLICE_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns",
+          "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")  # fmt: skip
 
 _ARTIFICIAL_INTELLIGENCE = hd.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
-"""Of the algorithm families (PS3.16 CID 7162)."""
+"""Code of the algorithm family (PS3.16 CID 7162)."""
 
 _DAMAGE = (*PARSING_ERRORS, IndexError, RuntimeError, zlib.error)
 
 
 class _Segmentation(hd.seg.Segmentation):
-    """highdicom's, with a packing of bits that takes no further memory; pydicom's takes nine bytes a voxel."""
+    """highdicom's Segmentation, packed without extra memory; pydicom's packing takes 9 bytes per voxel."""
 
     def _encode_pixels_native(self, planes: "np.ndarray[Any, Any]") -> bytes:
         return np.packbits(planes, bitorder="little").tobytes()
@@ -57,15 +69,15 @@ def write_seg(
 ) -> tuple[str, ...]:
     """Write the organs of `label` that have a voxel as a binary SEG, a segment each, and return notes.
 
-    Every segment has a frame for every slice: viewers that count frames instead of looking where they lie
-    shift the overlay otherwise. That is 32 KiB an organ and slice of 512 x 512, and sixteen times as much
-    memory while they are packed: 34 MiB and 540 MiB for nine organs on 120 slices.
+    Every segment has a frame for every slice: viewers that count frames instead of reading their positions
+    would shift the overlay otherwise. This takes 32 KiB per organ and slice of 512 x 512, and sixteen times as
+    much memory during packing: 34 MiB and 540 MiB for nine organs on 120 slices.
 
     Args:
         path: The file; replaced in one step.
         label: On the CT's voxels; its axes may run another way.
         headers: The CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
-        about: The object's ids, author and time.
+        about: Provenance: the object's ids, author and time.
         image_id: For messages.
 
     Raises:
@@ -73,9 +85,9 @@ def write_seg(
         GeometryError: If the label does not lie on the CT's voxels, or the CT names no frame of reference.
         StorageFullError: If the disk is full.
     """
-    slices, grid = arranged(headers, image_id=image_id)
-    array = turned_onto(label.array, label.grid, grid, image_id=image_id)
-    organs = present(label, image_id)
+    slices, grid = sorted_slices(headers, image_id=image_id)
+    array = reordered_onto(label.array, label.grid, grid, image_id=image_id)
+    organs = organs_present(label, image_id)
     number_of = np.zeros(256, np.uint8)
     number_of[list(organs.values())] = np.arange(1, len(organs) + 1)
     segments = [
@@ -95,9 +107,9 @@ def write_seg(
         manufacturer_model_name=MANUFACTURER,
         software_versions=SOFTWARE_VERSION,
         device_serial_number=SOFTWARE_VERSION,
-        content_description=text(about.description),
+        content_description=dicom_text(about.description),
         content_label="ORGANS",
-        series_description=text(about.description),
+        series_description=dicom_text(about.description),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=False,
     )
@@ -107,18 +119,18 @@ def write_seg(
     for part in ("Content", "InstanceCreation", "Series"):
         setattr(dataset, f"{part}Date", about.date)
         setattr(dataset, f"{part}Time", about.time)
-    save(path, dataset, image_id)
+    save_object(path, dataset, image_id)
     return ()
 
 
 def _sources(slices: Sequence[FileDataset], grid: Grid, image_id: str) -> list[Dataset]:
-    """Return what highdicom has to know of the slices, so that nothing else in them can trouble it."""
+    """Return the attributes of the slices that highdicom needs; others could make it fail."""
     common = {
         **patient_and_study(slices[0]),
-        "PatientName": "",  # highdicom warns of names of one part; `write_seg` puts it in
+        "PatientName": "",  # highdicom warns about names of one component; `write_seg` sets it
         "FrameOfReferenceUID": frame_of_reference(slices[0], image_id),
         "PositionReferenceIndicator": slices[0].get("PositionReferenceIndicator") or "",
-        # A label has no thickness of its own: its voxels reach from slice to slice.
+        # A label has no slice thickness of its own: its voxels reach from slice to slice.
         "SliceThickness": f"{grid.spacing_mm[2]:.10g}",
         "SpacingBetweenSlices": f"{grid.spacing_mm[2]:.10g}",
     }
@@ -127,7 +139,7 @@ def _sources(slices: Sequence[FileDataset], grid: Grid, image_id: str) -> list[D
         source = Dataset()
         for keyword, value in common.items():
             setattr(source, keyword, value)
-        for keyword in _PLACE:
+        for keyword in _SLICE_KEYWORDS:
             setattr(source, keyword, header[keyword].value)
         sources.append(source)
     return sources
@@ -139,9 +151,9 @@ def _segment(
     algorithm = None
     if about.model:
         algorithm = hd.AlgorithmIdentificationSequence(
-            name=text(about.model),
+            name=dicom_text(about.model),
             family=_ARTIFICIAL_INTELLIGENCE,
-            version=text(about.model_version) or "unknown",
+            version=dicom_text(about.model_version) or "unknown",
         )
     segment = hd.seg.SegmentDescription(
         segment_number=number,
@@ -151,8 +163,8 @@ def _segment(
         algorithm_type=about.generation,
         algorithm_identification=algorithm,
         tracking_id=organ.name,
-        # The same organ of the same CT, whoever draws it and however often.
-        tracking_uid=uid_of(str(header.SeriesInstanceUID), organ.name),
+        # Identifies an organ of a CT, independent of author and version.
+        tracking_uid=derived_uid(str(header.SeriesInstanceUID), organ.name),
     )
     segment.RecommendedDisplayCIELabValue = cielab(organ.colour_rgb)
     return segment
@@ -164,29 +176,29 @@ def read_seg(
     grid: Grid,
     *,
     image_id: str,
-    wanted: Wanted = tuple,
+    select: StructureFilter = tuple,
 ) -> StructureSet:
     """Return the segments of a SEG, by their labels, as masks on the whole of `grid`.
 
-    Of a fractional SEG, voxels of at least a half; segments may overlap, have no frame, or frames for some
-    slices only.
+    Of a fractional SEG, voxels of at least one half are taken. Segments may overlap, and may have frames for
+    some slices only, or none.
 
     Args:
         path: The SEG's file: binary, fractional or a label map.
-        headers: The slices that it was drawn on, and
-        grid: their grid, as `lib.imaging.dicom_series.read_headers` returns them.
+        headers: Headers of the CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
+        grid: The CT's grid, from the same function.
         image_id: For messages.
-        wanted: Given the labels of all segments, returns those to read; the others are not looked at.
+        select: Given the labels of all segments, returns those to read; the others are ignored.
 
     Raises:
-        LabelError: If the file is damaged or no SEG, or two wanted segments with voxels have one label.
+        LabelError: If the file is damaged or not a SEG, or two selected segments with voxels have one label.
         GeometryError: If it was drawn on another series or in another frame of reference, or a frame that is
             not empty does not lie on the scan's voxels.
     """
     try:
         dataset = pydicom.dcmread(path)
         names = _names(dataset, image_id)
-        chosen = set(wanted(tuple(names.values())))
+        chosen = set(select(tuple(names.values())))
         frame = str(dataset.get("FrameOfReferenceUID", "") or "")
         notes = require_same_scan(dataset, {"the SEG": frame}, headers, image_id)
         masks = _masks(dataset, names, headers, grid, image_id, chosen=chosen)
@@ -210,18 +222,18 @@ def read_seg(
 
 
 def _names(dataset: Dataset, image_id: str) -> dict[int, str]:
-    """Return the label of each segment by its number; its code's meaning where it has none."""
+    """Return the label of each segment by its number; the meaning of its code if it has no label."""
     if dataset.get("Modality") != "SEG":
         raise LabelError(
             f"{image_id}: the file's modality is {dataset.get('Modality', 'unknown')}; SEG expected"
         )
     if "SegmentSequence" not in dataset or "PixelData" not in dataset:
-        raise LabelError(f"{image_id}: the SEG is cut short: it has no pixels; export it again")
+        raise LabelError(f"{image_id}: the SEG is truncated: it has no pixels; export it again")
     return {
         int(segment.SegmentNumber): str(
             segment.get("SegmentLabel") or segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning
         )
-        for segment in items(dataset, "SegmentSequence")
+        for segment in sequence_items(dataset, "SegmentSequence")
     }
 
 
@@ -234,7 +246,7 @@ def _masks(
     *,
     chosen: Container[str],
 ) -> dict[int, MaskArray]:
-    """Return the masks of the chosen segments that mark a voxel, by their numbers."""
+    """Return the masks of the chosen segments that mark a voxel, by segment number."""
     masks: dict[int, MaskArray] = {}
     for frame in frames_of(dataset, headers, image_id):
         if not frame.marked_yx.any():
@@ -242,13 +254,13 @@ def _masks(
         if frame.segment not in names:
             raise LabelError(
                 f"{image_id}: frame {frame.number} of the SEG belongs to segment {frame.segment}, which it "
-                f"does not describe; its segments are {names}: export it again"
+                f"does not describe; it describes {names}: export it again"
             )
         if names[frame.segment] not in chosen:
             continue
         if frame.segment not in masks:
             masks[frame.segment] = np.zeros(grid.shape_vox, np.bool_)
-        mark(
+        mark_frame(
             masks[frame.segment],
             frame,
             grid,

@@ -1,7 +1,7 @@
-"""The frames of a DICOM SEG, and the voxels of a CT that they mark.
+"""Frames of a DICOM SEG, and the voxels of a CT that they mark.
 
-A frame's place is its PlanePositionSequence, PlaneOrientationSequence and PixelMeasuresSequence (PS3.3
-C.7.6.16.2); only a frame without them lies where the slice lies that it names as its source.
+The position of a frame is given by its PlanePositionSequence, PlaneOrientationSequence and
+PixelMeasuresSequence (PS3.3 C.7.6.16.2). A frame without them has the position of its source slice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
-from lib.dicom.references import items
+from lib.dicom.object_attributes import sequence_items
 from lib.errors import GeometryError, LabelError
 from lib.imaging.geometry import Grid, ras_to_lps
 from lib.imaging.quantities import FloatArray, MaskArray
 
 OFF_TOLERANCE_VOX = 0.1
-"""A frame lies on the CT's voxels where no corner is further from a voxel's centre, along any axis.
+"""Largest distance of a frame's corner from a voxel's centre along each axis, in voxels.
 
-Writers that go through 32-bit numbers or short decimal strings miss by far less, another grid by more.
+Rounding to 32-bit numbers or short decimal strings moves a corner by far less, another grid by more.
 """
 
 _HALF = 0.5
@@ -31,10 +31,10 @@ class SegFrame:
     """One frame of one segment.
 
     Attributes:
-        number: From 1, as the standard counts frames.
+        number: Number of the frame, from 1 as in the standard.
         segment: Its SegmentNumber.
         marked_yx: `(Y, X)`, the pixels that belong to the segment.
-        to_lps: `(4, 3)` -> LPS mm of pixel column, pixel row and 1: the frame's place.
+        to_lps: `(4, 3)`, maps (column, row, 1) to LPS mm: the position of the frame.
     """
 
     number: int
@@ -46,27 +46,27 @@ class SegFrame:
 def frames_of(
     dataset: Dataset, headers: Sequence[FileDataset], image_id: str
 ) -> Iterator[SegFrame]:
-    """Yield the frames of a SEG, one after another; of a label map one for each segment in a frame.
+    """Yield the frames of a SEG; of a label map, one for each segment in a frame.
 
     Raises:
         LabelError: If there are fewer pixels than frames.
-        GeometryError: If a frame does not say where it lies.
+        GeometryError: If a frame has no position.
     """
     kind = str(dataset.get("SegmentationType", ""))
     sources = {str(h.SOPInstanceUID): h for h in headers}
-    shared = (items(dataset, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    groups = items(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = (sequence_items(dataset, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    groups = sequence_items(dataset, "PerFrameFunctionalGroupsSequence")
     count = int(dataset.NumberOfFrames)
     if count != len(groups):
         raise LabelError(
-            f"{image_id}: the SEG has {count} frames and says of {len(groups)} what they are; export it again"
+            f"{image_id}: the SEG has {count} frames but describes {len(groups)} of them; export it again"
         )
     pixels = _pixels(dataset, count, image_id)
     for number, (group, pixels_yx) in enumerate(zip(groups, pixels, strict=True), start=1):
         if not pixels_yx.any():
             continue
         where = f"{image_id}: frame {number} of the SEG"
-        to_lps = _place(group, shared, sources, where)
+        to_lps = _position(group, shared, sources, where)
         if kind == "LABELMAP":
             for segment in np.unique(pixels_yx[pixels_yx != 0]).tolist():
                 yield SegFrame(number, segment, pixels_yx == segment, to_lps)
@@ -78,14 +78,14 @@ def frames_of(
         yield SegFrame(number, int(identified.ReferencedSegmentNumber), marked, to_lps)
 
 
-def mark(mask: MaskArray, frame: SegFrame, grid: Grid, where: str) -> None:
-    """Add a frame's pixels to `mask` `(X, Y, Z)`, whichever of the grid's axes its own run along.
+def mark_frame(mask: MaskArray, frame: SegFrame, grid: Grid, where: str) -> None:
+    """Mark a frame's pixels in `mask` `(X, Y, Z)`; its axes may run along any of the grid's axes.
 
     Args:
-        mask: Changed.
+        mask: The mask, which is changed.
         frame: The frame.
-        grid: Of the mask.
-        where: Begins the message of an error.
+        grid: Grid of the mask.
+        where: Start of error messages.
 
     Raises:
         GeometryError: If the frame does not lie on voxels of the grid.
@@ -96,17 +96,17 @@ def mark(mask: MaskArray, frame: SegFrame, grid: Grid, where: str) -> None:
         [[0, 0, 1], [columns - 1, 0, 1], [0, rows - 1, 1], [columns - 1, rows - 1, 1]]
     )
     steps = np.rint(to_voxel[:3]).astype(int)
-    off = np.abs(corners @ to_voxel[:3].T - corners @ steps.T)
+    offset = np.abs(corners @ to_voxel[:3].T - corners @ steps.T)
     along_x, along_y = np.flatnonzero(steps[:, 0]), np.flatnonzero(steps[:, 1])
     is_lattice = (
         len(along_x) == len(along_y) == 1
         and along_x[0] != along_y[0]
         and abs(steps[along_x[0], 0]) == abs(steps[along_y[0], 1]) == 1
     )
-    if not is_lattice or off.max() > OFF_TOLERANCE_VOX:
-        far = f"by up to {off.max():.2f} voxels" if is_lattice else "in size or direction"
+    if not is_lattice or offset.max() > OFF_TOLERANCE_VOX:
+        extent = f"by up to {offset.max():.2f} voxels" if is_lattice else "in size or direction"
         raise GeometryError(
-            f"{where} does not lie on the CT's voxels; it is off {far}: export the SEG on the CT's own slices"
+            f"{where} does not lie on the CT's voxels; it is off {extent}: export it on the CT's slices"
         )
     row, column = np.nonzero(frame.marked_yx)
     index = np.stack([column, row, np.ones_like(row)], axis=1) @ steps.T
@@ -123,12 +123,12 @@ def _pixels(dataset: Dataset, count: int, image_id: str) -> Iterator[_FrameArray
     if int(dataset.BitsAllocated) != 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         yield from np.asarray(dataset.pixel_array).reshape(count, rows, columns)
         return
-    # Frame by frame: all of them unpacked are eight times the file.
+    # Frame by frame: all frames unpacked would be eight times the file's size.
     packed = np.frombuffer(dataset.PixelData, np.uint8)
     size = rows * columns
     if packed.size * 8 < size * count:
         raise LabelError(
-            f"{image_id}: the SEG is cut short: {packed.size} bytes of pixels, {-(-size * count // 8)} "
+            f"{image_id}: the SEG is truncated: {packed.size} bytes of pixels, {-(-size * count // 8)} "
             "expected; export it again"
         )
     for first in range(0, size * count, size):
@@ -136,7 +136,7 @@ def _pixels(dataset: Dataset, count: int, image_id: str) -> Iterator[_FrameArray
         yield bits[first % 8 : first % 8 + size].reshape(rows, columns)
 
 
-def _place(
+def _position(
     group: Dataset, shared: Dataset, sources: Mapping[str, FileDataset], where: str
 ) -> FloatArray:
     source = _source(group, sources)
@@ -164,17 +164,17 @@ def _place(
 
 
 def _group(keyword: str, group: Dataset, shared: Dataset) -> Dataset:
-    """Return the first item of a functional group: the frame's own, or what all share, or an empty one."""
-    found = items(group, keyword) or items(shared, keyword)
-    return found[0] if found else Dataset()
+    """Return the first item of a functional group: the frame's own, the shared one, or an empty one."""
+    groups = sequence_items(group, keyword) or sequence_items(shared, keyword)
+    return groups[0] if groups else Dataset()
 
 
 def _source(group: Dataset, sources: Mapping[str, FileDataset]) -> Dataset:
-    """Return the slice that a frame was made from, an empty dataset where it names none or several."""
-    named = {
+    """Return the source slice of a frame; an empty dataset if it names none or several."""
+    uids = {
         str(source.ReferencedSOPInstanceUID)
-        for derivation in items(group, "DerivationImageSequence")
-        for source in items(derivation, "SourceImageSequence")
+        for derivation in sequence_items(group, "DerivationImageSequence")
+        for source in sequence_items(derivation, "SourceImageSequence")
     }
-    found = [sources[uid] for uid in named if uid in sources]
-    return found[0] if len(found) == 1 else Dataset()
+    slices = [sources[uid] for uid in uids if uid in sources]
+    return slices[0] if len(slices) == 1 else Dataset()

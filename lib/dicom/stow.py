@@ -1,4 +1,4 @@
-"""STOW-RS (PS3.18 section 10.5): what an object is, and the answer that says what became of each."""
+"""STOW-RS (PS3.18 section 10.5): identity of an object, and the response with the result of each object."""
 
 import json
 from collections.abc import Sequence
@@ -26,19 +26,19 @@ PROCESSING_FAILURE = 0x0110
 
 COMMENT_CREATOR = "ORGANNET LABEL"
 COMMENT_GROUP = 0x0099
-"""Private block of the sentence for people: the standard's answer has numbers alone."""
+"""Private block with a readable message: the standard's response contains numbers only."""
 
 OK, ACCEPTED, CONFLICT = 200, 202, 409
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectId:
-    """Which object a file holds.
+    """Identity of the DICOM object in a file.
 
     Attributes:
-        sop_class_uid: What kind of object it is.
-        sop_instance_uid: Which one.
-        study_uid: Its study.
+        sop_class_uid: SOPClassUID, the type of the object.
+        sop_instance_uid: SOPInstanceUID.
+        study_uid: StudyInstanceUID.
     """
 
     sop_class_uid: str
@@ -48,12 +48,12 @@ class ObjectId:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreResult:
-    """What became of one part of a request.
+    """Result of one part of a request.
 
     Attributes:
-        object_id: What it was; None where that cannot be told.
-        comment: What to tell people.
-        failure: Why it is not stored, as a number of the standard; None where it is.
+        object_id: Identity of the object; None if it cannot be read.
+        comment: Message for the user.
+        failure: Failure reason as a number of the standard; None if it is stored.
     """
 
     object_id: ObjectId | None
@@ -62,24 +62,24 @@ class StoreResult:
 
 
 def read_object_id(path: Path) -> ObjectId:
-    """Return what a file of PS3.10 holds.
+    """Return the identity of the object in a DICOM file (PS3.10).
 
     Raises:
-        ScanError: If it is none, or does not say what it holds.
+        ScanError: If it is not such a file, or a UID is missing.
     """
-    wanted = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"]
+    keywords = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"]
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
-        values = [str(dataset[name].value) for name in wanted]
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=keywords)
+        values = [str(dataset[name].value) for name in keywords]
     except (InvalidDicomError, KeyError, ValueError, TypeError, EOFError, AttributeError) as error:
-        raise ScanError(f"this is no DICOM object with its UIDs ({error})") from error
+        raise ScanError(f"not a DICOM object with UIDs ({error})") from error
     if not all(values):
-        raise ScanError("this DICOM object leaves one of its UIDs empty")
+        raise ScanError("a UID of the DICOM object is empty")
     return ObjectId(*values)
 
 
-def status_of(outcomes: Sequence[StoreResult]) -> int:
-    """Return the HTTP status: all stored, some, or none (PS3.18 table 10.5.3-1)."""
+def http_status(outcomes: Sequence[StoreResult]) -> int:
+    """Return the HTTP status for all, some or no objects stored (PS3.18 table 10.5.3-1)."""
     failed = sum(outcome.failure is not None for outcome in outcomes)
     if not failed:
         return OK
@@ -89,11 +89,11 @@ def status_of(outcomes: Sequence[StoreResult]) -> int:
 def response_dataset(outcomes: Sequence[StoreResult]) -> Dataset:
     """Return the Store Instances Response Module (PS3.18 table 10.5.3-2)."""
     response = Dataset()
-    # Type 2, empty: what is kept here is not for retrieval until the PACS has it.
+    # Type 2, empty: an object cannot be retrieved before the PACS has it.
     response.RetrieveURL = ""
-    stored = [_item(one) for one in outcomes if one.failure is None and one.object_id]
-    failed = [_item(one) for one in outcomes if one.failure is not None and one.object_id]
-    other = [_item(one) for one in outcomes if one.failure is not None and not one.object_id]
+    stored = [_item(o) for o in outcomes if o.failure is None and o.object_id]
+    failed = [_item(o) for o in outcomes if o.failure is not None and o.object_id]
+    other = [_item(o) for o in outcomes if o.failure is not None and not o.object_id]
     if failed:
         response.FailedSOPSequence = Items(failed)
     if stored:
@@ -118,23 +118,23 @@ def _item(outcome: StoreResult) -> Dataset:
     return item
 
 
-def encoded(response: Dataset, accept: str) -> tuple[bytes, str]:
-    """Return a response and its media type: JSON (PS3.18 Annex F), or XML where only that is accepted."""
+def encode_response(response: Dataset, accept: str) -> tuple[bytes, str]:
+    """Return a response and its media type: JSON (PS3.18 Annex F), or XML if only XML is accepted."""
     if "xml" in accept and "json" not in accept:
         return _xml(response), "application/dicom+xml"
     return json.dumps(response.to_json_dict()).encode(), "application/dicom+json"
 
 
-def decoded(content: bytes) -> Dataset:
-    """Return a response that a PACS gave as JSON.
+def decode_response(content: bytes) -> Dataset:
+    """Return a PACS's JSON response as a dataset.
 
     Raises:
-        ScanError: If it is none.
+        ScanError: If it is not DICOM JSON.
     """
     try:
         return Dataset.from_json(json.loads(content))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ScanError(f"expected a DICOM JSON answer, found {content[:80]!r}") from error
+        raise ScanError(f"expected a DICOM JSON response, found {content[:80]!r}") from error
 
 
 def _xml(dataset: Dataset) -> bytes:
@@ -144,13 +144,13 @@ def _xml(dataset: Dataset) -> bytes:
 
 
 def _append(parent: ElementTree.Element, dataset: Dataset) -> None:
-    """Put the standard elements of a dataset below `parent`, in the Native DICOM Model (PS3.19 Annex A.1)."""
+    """Append the standard elements of a dataset to `parent`, as Native DICOM Model (PS3.19 Annex A.1)."""
     for element in dataset:
         if element.tag.is_private:
             continue
-        about = {"tag": f"{int(element.tag):08X}", "vr": element.VR}
-        about["keyword"] = keyword_for_tag(element.tag)
-        node = ElementTree.SubElement(parent, "DicomAttribute", about)
+        attributes = {"tag": f"{int(element.tag):08X}", "vr": element.VR}
+        attributes["keyword"] = keyword_for_tag(element.tag)
+        node = ElementTree.SubElement(parent, "DicomAttribute", attributes)
         for number, value in enumerate(_values(element), start=1):
             if isinstance(value, Dataset):
                 _append(ElementTree.SubElement(node, "Item", number=str(number)), value)

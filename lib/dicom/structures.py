@@ -1,4 +1,4 @@
-"""Structures that were read from a DICOM object, and the label volume that they make."""
+"""Structures read from a DICOM object, and their conversion to a label volume."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +15,8 @@ from lib.organs.naming import organ_of_structure
 _log = logging.getLogger(__name__)
 
 
-Wanted = Callable[[Sequence[str]], Iterable[str]]
-"""Given the names of all structures of a file, returns those to read; the others are not looked at."""
+StructureFilter = Callable[[Sequence[str]], Iterable[str]]
+"""Function that is given the names of all structures of a file and returns those to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class StructureSet:
     """Structures on a CT's grid: the ROIs of an RTSTRUCT, or the segments of a SEG.
 
     Attributes:
-        names: Every structure's name in the file, in its order, drawn or not.
-        masks: Name -> `(X, Y, Z)` for each wanted structure that marks a voxel.
-        notes: What was passed over, and what was assumed; one sentence each.
+        names: Names of all structures in the file, in its order, with or without contours.
+        masks: Name -> `(X, Y, Z)` for each selected structure that marks a voxel.
+        notes: Ignored contents and assumptions, one sentence each.
     """
 
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class StructureSet:
     notes: tuple[str, ...]
 
 
-def label_from(
+def label_from_structures(
     structures: StructureSet,
     labels: Mapping[str, int],
     grid: Grid,
@@ -42,25 +42,25 @@ def label_from(
     *,
     notes: list[str] | None = None,
 ) -> LabelVolume:
-    """Return the structures as one label volume; of two that claim a voxel the smaller one gets it.
+    """Return the structures as one label volume; a shared voxel is assigned to the smaller structure.
 
     Args:
-        structures: What was read; a structure without a voxel may be called anything.
-        labels: TG-263 name -> value, of the organs that are wanted; other spellings of them are understood.
-        grid: The CT's.
+        structures: The structures; one without a voxel may have any name.
+        labels: TG-263 name -> value of the accepted organs; other spellings of the names are recognised.
+        grid: The CT's grid.
         image_id: For messages.
-        notes: Gets a sentence for each two that claimed the same voxels.
+        notes: Receives a sentence for each pair of structures that share voxels.
 
     Raises:
-        LabelError: If a structure is no organ of `labels`, two are the same organ, or two share over half of
-            the smaller one.
+        LabelError: If a structure is not an organ of `labels`, two are the same organ, or two share more than
+            half of the smaller one.
     """
-    organs = organs_among(tuple(structures.masks), labels)
+    organs = match_organs(tuple(structures.masks), labels)
     unknown = [name for name in structures.masks if name not in organs]
     if unknown:
         raise LabelError(
-            f"{image_id}: {', '.join(map(repr, unknown))}: no organ of this server's; it contours "
-            f"{', '.join(labels)}: rename what is one of them, and leave out what is not"
+            f"{image_id}: {', '.join(map(repr, unknown))}: not an organ of this server; its organs are "
+            f"{', '.join(labels)}: rename or remove the structure"
         )
     for organ in organs.values():
         same = [name for name, meaning in organs.items() if meaning == organ]
@@ -70,37 +70,39 @@ def label_from(
             )
     masks = {organ: structures.masks[name] for name, organ in organs.items()}
     label, shared = combine_masks(masks, labels, grid, image_id)
-    said = [f"{pair}: {n} voxels that both claim went to the smaller" for pair, n in shared.items()]
-    for note in said:
+    new_notes = [
+        f"{pair}: {n} shared voxels, assigned to the smaller organ" for pair, n in shared.items()
+    ]
+    for note in new_notes:
         _log.info("%s: %s", image_id, note)
     if notes is not None:
-        notes += said
+        notes += new_notes
     return label
 
 
-def organs_among(names: Iterable[str], labels: Mapping[str, int]) -> dict[str, str]:
-    """Return, of structures' names, those that mean an organ of `labels`, and which."""
+def match_organs(names: Iterable[str], labels: Mapping[str, int]) -> dict[str, str]:
+    """Return structure name -> organ, for the names that mean an organ of `labels`."""
     meanings = {name: name if name in labels else organ_of_structure(name) for name in names}
     return {name: organ for name, organ in meanings.items() if organ in labels and organ}
 
 
-def present(label: LabelVolume, image_id: str) -> dict[str, int]:
-    """Return the organs that have a voxel, by value: what a DICOM object can hold of a label.
+def organs_present(label: LabelVolume, image_id: str) -> dict[str, int]:
+    """Return the organs that have a voxel, sorted by value: those that a DICOM object can contain.
 
     Raises:
-        LabelError: If there is none, or a voxel's value has no name, or several.
+        LabelError: If there is none, or a voxel's value has no name or several.
     """
     values = set(np.flatnonzero(np.bincount(label.array.ravel())).tolist()) - {0}
-    found = {n: v for n, v in sorted(label.labels.items(), key=lambda i: i[1]) if v in values}
-    strange = sorted(values - set(found.values()))
-    if strange or len(found) > len(values):
+    organs = {n: v for n, v in sorted(label.labels.items(), key=lambda i: i[1]) if v in values}
+    unnamed = sorted(values - set(organs.values()))
+    if unnamed or len(organs) > len(values):
         raise LabelError(
-            f"{image_id}: the label holds the values {sorted(values)}, and names {dict(label.labels)}; one "
+            f"{image_id}: the label holds the values {sorted(values)} with the names {dict(label.labels)}; one "
             "name for each value expected"
         )
-    if not found:
+    if not organs:
         raise LabelError(
-            f"{image_id}: no voxel of the label is an organ's, and a DICOM object without one is not allowed; "
-            "keep the label, and export it when there is something in it"
+            f"{image_id}: the label contains no organ, and DICOM does not allow an object without one; contour "
+            "an organ before you export it"
         )
-    return found
+    return organs

@@ -1,8 +1,8 @@
-"""Reading one DICOM CT series: its slices in order, its grid, and its voxels in HU.
+"""Reading of one DICOM CT series: its sorted slices, its grid, and its voxels in HU.
 
-Nothing but ImagePositionPatient and ImageOrientationPatient says where a slice lies: InstanceNumber,
-PatientPosition, file names and SliceThickness are not looked at. ITK reads a series with a tilted gantry or
-uneven steps as a regular grid and only warns; here both are refused. DICOM's world is LPS (PS3.3 C.7.6.2).
+The position of a slice is given by ImagePositionPatient and ImageOrientationPatient only; InstanceNumber,
+PatientPosition, file names and SliceThickness are ignored. ITK reads a series with a tilted gantry or uneven
+steps as a regular grid and only warns; here both are refused. DICOM's world axes are LPS (PS3.3 C.7.6.2).
 """
 
 import logging
@@ -24,66 +24,66 @@ from lib.imaging.quantities import FloatArray
 from lib.imaging.volumes import CtVolume, as_hu
 
 TILT_TOLERANCE_DEG = 0.1
-"""Largest angle between the slice normal and the line through the slices' first voxels."""
+"""Largest angle in degrees between the slice normal and the line through the slices' first voxels."""
 
 STEP_TOLERANCE_MM = 0.01
 STEP_TOLERANCE = 0.01
-"""Steps between slices may differ by this many mm, or by this share of the step, whichever is larger."""
+"""Largest difference between steps: in mm, or as a share of the step, whichever is larger."""
 
 LATTICE_TOLERANCE = 0.1
-"""No slice may lie further from its place in the regular grid, along the normal, than this share of a step."""
+"""Largest distance of a slice from its position in the regular grid along the normal, as a share of a step."""
 
 SIDEWAYS_TOLERANCE_MM = 0.1
-"""No slice may lie further beside the line from the first slice to the last."""
+"""Largest distance of a slice from the line through the first and the last slice, in mm."""
 
 PADDING_HU = -1024
-"""What a voxel outside the scanner's field of view holds."""
+"""HU value of voxels outside the reconstruction circle."""
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _MULTI_FRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _COMPANIONS = ("RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "SEG", "SR", "PR", "KO")
-"""Modalities that a planning system exports beside a CT and that are no slices of anything."""
+"""Modalities of objects without slices that a planning system exports together with a CT."""
 
 _ONE_VALUE = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6}
-"""Attributes on which all slices agree within 1e-4, and how many numbers each holds."""
+"""Attributes that must be equal in all slices within 1e-4 -> number of values."""
 
 _POSITIVE = ("Rows", "Columns", "PixelSpacing", "RescaleSlope")
 
 PARSING_ERRORS = (InvalidDicomError, BytesLengthException, OSError, EOFError, AttributeError, KeyError,
                    NotImplementedError, OverflowError, TypeError, ValueError, struct.error)  # fmt: skip
-"""What pydicom raises at damaged files; values are converted when they are first looked at."""
+"""Exceptions that pydicom raises for damaged files, also on the first access to a value."""
 
 _log = logging.getLogger(__name__)
 _Header = TypeVar("_Header", bound=Dataset)
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Return whether a DICOM file other than a DICOMDIR lies directly in `folder`."""
+    """Return whether `folder` directly contains a DICOM file other than a DICOMDIR."""
     return any(is_dicom(p) for p in dicom_candidates(folder))
 
 
 def require_series(path: Path, image_id: str) -> Path:
-    """Return `path` where a DICOM series lies in it.
+    """Return `path` if it is the folder of a DICOM series.
 
     Raises:
-        ScanError: If the image is a file of another format.
+        ScanError: If the image has another format.
     """
     inner = [p for p in path.iterdir() if p.is_dir()] if path.is_dir() else []
     if path.is_dir() and any(holds_dicom(folder) for folder in (path, *inner)):
         return path
     raise ScanError(
-        f"{image_id}: the image is no DICOM series, and a SEG or RTSTRUCT refers to the slices of one; send "
-        "the CT as DICOM (a zip of the series), or take the contours as NIfTI"
+        f"{image_id}: the image is not a DICOM series, to whose slices a SEG or RTSTRUCT refers; send "
+        "the CT as DICOM (a zip of the series), or request the contours as NIfTI"
     )
 
 
 def read_series(folder: Path, *, image_id: str) -> CtVolume:
-    """Return the CT whose slices lie in `folder` or in folders directly in it.
+    """Return the CT whose slices are in `folder` or its direct subfolders.
 
     Array axes are x (along a row of pixels), y (down a column) and z along their cross product, so that the
-    grid is right-handed. Each slice's own rescale slope and intercept are applied; padding is -1024 HU. Files
-    that are not DICOM, RTSTRUCT and other objects that are no slices, and localizers are left out.
+    grid is right-handed. Rescale slope and intercept of each slice are applied; padding becomes -1024 HU. Files
+    that are not DICOM, objects without slices such as RTSTRUCT, and localizers are ignored.
 
     Raises:
         ScanError: If there is not exactly one series of single-frame, monochrome CT images, or a slice is
@@ -98,7 +98,8 @@ def read_series(folder: Path, *, image_id: str) -> CtVolume:
 def read_headers(folder: Path, *, image_id: str) -> tuple[list[FileDataset], Grid]:
     """Return the slices' headers, in the order of the grid's z axis, and the grid.
 
-    This is what a result refers to: UIDs, patient, study. `header.filename` is the slice's file.
+    SEG and RTSTRUCT objects refer to these headers: UIDs, patient, study. `header.filename` is the slice's
+    file.
 
     Raises:
         ScanError: As `read_series`.
@@ -112,34 +113,34 @@ def read_headers(folder: Path, *, image_id: str) -> tuple[list[FileDataset], Gri
         raise ScanError(
             f"{image_id}: no DICOM files in the folder; give the folder of one CT series"
         )
-    return slices_of(headers, image_id=image_id)
+    return ct_slices(headers, image_id=image_id)
 
 
-def slices_of(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header], Grid]:
+def ct_slices(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header], Grid]:
     """Return the slices among `headers`, in the order of the grid's z axis, and the grid.
 
     Args:
-        headers: All attributes but the pixels, from files or as a PACS tells them.
+        headers: All attributes except pixels, from files or from a PACS.
         image_id: For messages.
 
     Raises:
-        ScanError: If they are not of one series of single-frame, monochrome CT images.
+        ScanError: If they do not belong to one series of single-frame, monochrome CT images.
         GeometryError: If the slices do not form a regular grid.
     """
-    return arranged(_ct_headers(headers, image_id), image_id=image_id)
+    return sorted_slices(_ct_headers(headers, image_id), image_id=image_id)
 
 
-def arranged(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header], Grid]:
+def sorted_slices(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header], Grid]:
     """Return the slices of one series in the order of the grid's z axis, and the grid.
 
     Raises:
-        ScanError: If a slice does not say where it lies.
+        ScanError: If a slice has no position.
         GeometryError: If they do not form a regular grid.
     """
     _require_one_grid(headers, image_id)
     if len(headers) == 1:
         raise GeometryError(
-            f"{image_id}: the series is a single slice, whose thickness says nothing about the next one; "
+            f"{image_id}: the series has a single slice, so that the slice distance is unknown; "
             "export the whole series"
         )
     row, column = np.array(_numbers(headers[0], "ImageOrientationPatient", 6, image_id)).reshape(
@@ -167,13 +168,13 @@ def arranged(headers: Sequence[_Header], *, image_id: str) -> tuple[list[_Header
 
 
 def dicom_candidates(folder: Path) -> list[Path]:
-    """Return the files in `folder`, sorted, but for hidden ones and DICOM's own table of contents."""
+    """Return the files in `folder`, sorted, without hidden files and DICOMDIR."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     return [p for p in files if p.name.upper() != "DICOMDIR"]
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether the file begins as PS3.10 wants it."""
+    """Return whether the file starts with the preamble and prefix of a DICOM file (PS3.10)."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
@@ -185,18 +186,18 @@ def _dicom_files(folder: Path, image_id: str) -> Iterator[Path]:
             yield path
         elif path.suffix.lower() in DICOM_SUFFIXES:
             raise ScanError(
-                f"{image_id}: {path.name} ({path.stat().st_size} bytes) is not a DICOM file although its "
-                "name says so; without it slices may be missing: export the series again"
+                f"{image_id}: {path.name} ({path.stat().st_size} bytes) is not a DICOM file in spite of its "
+                "name; slices may be missing: export the series again"
             )
 
 
 def _ct_headers(headers: Sequence[_Header], image_id: str) -> list[_Header]:
-    """Return those of the one CT series among `headers`, in no particular order."""
+    """Return the headers of the only CT series among `headers`, unsorted."""
     slices = [h for h in headers if _text(h, "Modality") not in _COMPANIONS]
     if not slices:
-        found = ", ".join(sorted({_text(h, "Modality") for h in headers}))
+        modalities = ", ".join(sorted({_text(h, "Modality") for h in headers}))
         raise ScanError(
-            f"{image_id}: the folder holds {found} but no CT; export the CT series as well"
+            f"{image_id}: the folder holds {modalities} but no CT; export the CT series as well"
         )
     scans = [h for h in slices if not is_localizer(h)]
     if not scans:
@@ -205,13 +206,15 @@ def _ct_headers(headers: Sequence[_Header], image_id: str) -> list[_Header]:
         )
     if len(scans) < len(headers):
         _log.info(
-            "%s: left out %d DICOM files that are no slices", image_id, len(headers) - len(scans)
+            "%s: ignored %d DICOM files that are not slices", image_id, len(headers) - len(scans)
         )
     series = Counter((_text(h, "SeriesInstanceUID"), _text(h, "Modality")) for h in scans)
     if len(series) > 1:
-        found = ", ".join(f"{modality} of {n} slices" for (_, modality), n in series.most_common())
+        listing = ", ".join(
+            f"{modality} of {n} slices" for (_, modality), n in series.most_common()
+        )
         raise ScanError(
-            f"{image_id}: the folder holds {len(series)} series ({found}); give a folder with one of them"
+            f"{image_id}: the folder holds {len(series)} series ({listing}); give a folder with one of them"
         )
     for header in scans:
         _require_ct_slice(header, image_id)
@@ -227,17 +230,17 @@ def _header(path: Path, image_id: str) -> FileDataset:
 
 
 def is_localizer(header: Dataset) -> bool:
-    """Return whether it is a projection that scans were planned on (PS3.3 C.8.2.1.1.1)."""
+    """Return whether the image is a localizer: a projection for planning a scan (PS3.3 C.8.2.1.1.1)."""
     return "LOCALIZER" in _text(header, "ImageType")
 
 
 def is_capture(header: Dataset) -> bool:
-    """Return whether it is of another kind than CT images: a screen capture, a dose page."""
+    """Return whether the image is not a CT image: a screen capture or a dose report, for example."""
     return _text(header, "SOPClassUID") not in (_CT_IMAGE, *_MULTI_FRAME)
 
 
 def _require_ct_slice(header: Dataset, image_id: str) -> None:
-    """Do nothing where `header` belongs to one monochrome slice of CT."""
+    """Raise unless `header` belongs to a single monochrome CT slice."""
     modality, sop_class = _text(header, "Modality"), _text(header, "SOPClassUID")
     if modality != "CT":
         raise ScanError(
@@ -251,28 +254,30 @@ def _require_ct_slice(header: Dataset, image_id: str) -> None:
     if sop_class != _CT_IMAGE:
         raise ScanError(
             f"{image_id}: {_name(header)} is of SOP class {pydicom.uid.UID(sop_class).name or 'unknown'}; "
-            "CT Image Storage expected: screen captures and reconstructions are no scan"
+            "CT Image Storage expected: screen captures and reconstructions are not scans"
         )
     samples, kind = _text(header, "SamplesPerPixel"), _text(header, "PhotometricInterpretation")
     if samples != "1" or kind != "MONOCHROME2":
         raise ScanError(
-            f"{image_id}: {_name(header)} holds {samples or 'no'} sample(s) a pixel, {kind or 'unknown'}; "
+            f"{image_id}: {_name(header)} holds {samples or 'no'} sample(s) per pixel, {kind or 'unknown'}; "
             "one sample, MONOCHROME2, expected: colour and inverted images are not in HU"
         )
 
 
 def _require_one_grid(headers: Sequence[Dataset], image_id: str) -> None:
-    """Do nothing where all slices have one size, spacing, direction and frame of reference."""
-    found: dict[str, list[tuple[float | str, ...]]] = {
+    """Raise unless all slices have equal size, spacing, direction and frame of reference."""
+    by_keyword: dict[str, list[tuple[float | str, ...]]] = {
         keyword: [tuple(_numbers(h, keyword, size, image_id)) for h in headers]
         for keyword, size in _ONE_VALUE.items()
     }
-    differing = [k for k, values in found.items() if np.ptp(np.array(values), axis=0).max() > 1e-4]
-    found["FrameOfReferenceUID"] = [(_text(h, "FrameOfReferenceUID"),) for h in headers]
-    if len(set(found["FrameOfReferenceUID"])) > 1:
+    differing = [
+        k for k, values in by_keyword.items() if np.ptp(np.array(values), axis=0).max() > 1e-4
+    ]
+    by_keyword["FrameOfReferenceUID"] = [(_text(h, "FrameOfReferenceUID"),) for h in headers]
+    if len(set(by_keyword["FrameOfReferenceUID"])) > 1:
         differing.append("FrameOfReferenceUID")
     for keyword in differing:
-        counts = Counter(found[keyword]).most_common(3)
+        counts = Counter(by_keyword[keyword]).most_common(3)
         values = "; ".join(f"{', '.join(map(str, value))} in {n} slices" for value, n in counts)
         raise GeometryError(
             f"{image_id}: {keyword} differs between slices ({values}); one grid needs one value: "
@@ -281,7 +286,7 @@ def _require_one_grid(headers: Sequence[Dataset], image_id: str) -> None:
 
 
 def _regular_step_mm(positions: FloatArray, axes: FloatArray, image_id: str) -> float:
-    """Return the distance between neighbours of `positions` `(n, 3)`, sorted along `axes[2]`."""
+    """Return the mean step between `positions` `(n, 3)`, which are sorted along `axes[2]`."""
     n = len(positions)
     along = positions @ axes[2]
     _require_even_steps(along, image_id)
@@ -295,25 +300,25 @@ def _regular_step_mm(positions: FloatArray, axes: FloatArray, image_id: str) -> 
             f"{sideways / (n - 1):.2f} mm along its {axis}; resample the series onto an upright grid"
         )
     line = positions[0] + np.linspace(0, 1, n)[:, None] * (positions[-1] - positions[0])
-    beside = np.linalg.norm((positions - line) @ axes[:2].T, axis=1)
-    worst = int(beside.argmax())
-    if beside[worst] > SIDEWAYS_TOLERANCE_MM:
+    sideways_mm = np.linalg.norm((positions - line) @ axes[:2].T, axis=1)
+    worst = int(sideways_mm.argmax())
+    if sideways_mm[worst] > SIDEWAYS_TOLERANCE_MM:
         raise GeometryError(
-            f"{image_id}: slice {worst + 1} of {n} is shifted sideways by {beside[worst]:.2f} mm; "
+            f"{image_id}: slice {worst + 1} of {n} is shifted sideways by {sideways_mm[worst]:.2f} mm; "
             "export one reconstruction"
         )
     return float((along[-1] - along[0]) / (n - 1))
 
 
 def _require_even_steps(along: FloatArray, image_id: str) -> None:
-    """Do nothing where the positions `along` the normal, in mm and ascending, are evenly spaced."""
+    """Raise unless the positions `along` the normal, in mm and ascending, are evenly spaced."""
     n, steps = len(along), np.diff(along)
-    twice = np.flatnonzero(steps < STEP_TOLERANCE_MM)
-    if twice.size:
-        i = int(twice[0])
+    duplicates = np.flatnonzero(steps < STEP_TOLERANCE_MM)
+    if duplicates.size:
+        i = int(duplicates[0])
         raise GeometryError(
             f"{image_id}: slices {i + 1} and {i + 2} of {n} lie at the same position, {along[i]:.2f} mm "
-            f"along the normal ({twice.size} such pairs): duplicates, or several time points; keep one"
+            f"along the normal ({duplicates.size} such pairs): duplicates, or several time points; keep one"
         )
     common = float(np.median(steps))
     tolerance = max(STEP_TOLERANCE_MM, STEP_TOLERANCE * common)
@@ -338,7 +343,7 @@ def _require_even_steps(along: FloatArray, image_id: str) -> None:
 
 
 def _pixels_hu(header: FileDataset, image_id: str) -> "np.ndarray[Any, np.dtype[Any]]":
-    """Return one slice `(Y, X)` in HU, its padding -1024; any transfer syntax that GDCM decodes."""
+    """Return one slice `(Y, X)` in HU, with padding at -1024; any transfer syntax that GDCM decodes."""
     slope = _numbers(header, "RescaleSlope", 1, image_id)[0]
     intercept = _numbers(header, "RescaleIntercept", 1, image_id)[0]
     try:
@@ -346,7 +351,7 @@ def _pixels_hu(header: FileDataset, image_id: str) -> "np.ndarray[Any, np.dtype[
     except RuntimeError as error:
         syntax = pydicom.uid.UID(str(header.file_meta.get("TransferSyntaxUID", "unknown"))).name
         raise ScanError(
-            f"{image_id}: the pixels of {_name(header)} ({syntax}) cannot be decoded: cut short, or an unusual "
+            f"{image_id}: the pixels of {_name(header)} ({syntax}) cannot be decoded: truncated, or an unusual "
             "compression; export the series again"
         ) from error
     slice_yx: np.ndarray[Any, np.dtype[Any]] = np.asarray(sitk.GetArrayFromImage(image))[0]
@@ -354,7 +359,7 @@ def _pixels_hu(header: FileDataset, image_id: str) -> "np.ndarray[Any, np.dtype[
         return slice_yx
     keywords = [k for k in ("PixelPaddingValue", "PixelPaddingRangeLimit") if k in header]
     padding = [_numbers(header, keyword, 1, image_id)[0] for keyword in keywords]
-    if _text(header, "PixelRepresentation") == "1":  # some writers put a signed value into VR US
+    if _text(header, "PixelRepresentation") == "1":  # some writers store a signed value with VR US
         padding = [v - 65536 if v > 32767 else v for v in padding]
     bounds_hu = [v * slope + intercept for v in padding]
     is_padding = slice_yx > min(bounds_hu) - slope / 2
@@ -363,7 +368,7 @@ def _pixels_hu(header: FileDataset, image_id: str) -> "np.ndarray[Any, np.dtype[
 
 
 def _name(header: Dataset) -> str:
-    """Return what to call a slice: its file, or what the PACS knows it by."""
+    """Return the name of a slice for messages: its file name, or its SOPInstanceUID in the PACS."""
     file = getattr(header, "filename", None)
     return Path(str(file)).name if file else f"instance {_text(header, 'SOPInstanceUID')}"
 

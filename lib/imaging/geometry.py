@@ -1,4 +1,4 @@
-"""Where voxels lie: grids, voxel <-> world, RAS <-> LPS, and the question "same grid?"."""
+"""Voxel grids: positions in RAS and LPS, comparison of grids, conversion from and to SimpleITK."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,33 +10,33 @@ from lib.errors import GeometryError
 from lib.imaging.quantities import FloatArray, ShapeVox, SpacingMm
 
 SAME_GRID_TOLERANCE_MM = 0.01
-"""Two grids are the same when no corner voxel lies further apart than this.
+"""Largest distance in mm between the corner voxels of two grids that count as equal.
 
-NIfTI stores its transform in 32-bit floats: at 500 mm from the origin that is 3e-5 mm; DICOM's decimal
-strings hold 16 characters. A hundredth of a millimetre is above both and far below any voxel.
+NIfTI stores its transform in 32-bit floats, an error of 3e-5 mm at 500 mm from the origin; DICOM's decimal
+strings have 16 characters. A hundredth of a millimetre is above both errors and far below any voxel size.
 """
 
 SHEAR_TOLERANCE_MM = 0.05
-"""A grid's axes are at right angles when no corner lies further from the nearest grid whose axes are.
+"""Largest distance in mm of a corner from the nearest grid with axes at right angles.
 
-Over 500 mm this is 0.006 degrees: from about there on ITK, and with it 3D Slicer, refuses a NIfTI file.
+Over 500 mm this is an angle of 0.006 degrees: above about that ITK, and so 3D Slicer, refuses a NIfTI file.
 """
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def ras_to_lps(affine: FloatArray) -> FloatArray:
-    """Return `affine` with its world axes turned from RAS to LPS, or back: the step is its own inverse."""
+    """Return `affine` converted from RAS to LPS world axes, or back: the conversion is its own inverse."""
     return np.asarray(_LPS @ affine)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A regular lattice of voxels in the patient.
+    """A regular grid of voxels with its position in the patient.
 
     Attributes:
         shape_vox: Number of voxels along the array's axes `(X, Y, Z)`.
-        rows_ras: The upper three rows of the 4x4 matrix that takes a voxel index to RAS world mm.
+        rows_ras: Upper three rows of the 4x4 matrix from voxel indices to RAS world mm.
     """
 
     shape_vox: ShapeVox
@@ -50,7 +50,7 @@ class Grid:
 
     @classmethod
     def of_sitk(cls, image: "sitk.Image | sitk.ImageFileReader") -> "Grid":
-        """Return the grid of a 3D SimpleITK image, or of a file whose header was read; its world is LPS."""
+        """Return the grid of a 3D SimpleITK image or image reader, whose world axes are LPS."""
         affine = np.eye(4)
         direction = np.array(image.GetDirection()).reshape(3, 3)
         affine[:3, :3] = direction * np.array(image.GetSpacing())
@@ -60,7 +60,7 @@ class Grid:
 
     @property
     def affine_ras(self) -> FloatArray:
-        """The `(4, 4)` matrix that takes a voxel index to RAS world mm."""
+        """The `(4, 4)` matrix from voxel indices to RAS world mm."""
         return np.vstack([np.array(self.rows_ras), [0.0, 0.0, 0.0, 1.0]])
 
     @property
@@ -80,14 +80,14 @@ class Grid:
         return np.asarray(_corner_indices(self.shape_vox) @ affine[:3, :3].T + affine[:3, 3])
 
     def is_same_as(self, other: "Grid") -> bool:
-        """Return whether both have one shape and no corner differs by `SAME_GRID_TOLERANCE_MM`."""
+        """Return whether the shapes are equal and no corner differs by more than `SAME_GRID_TOLERANCE_MM`."""
         if self.shape_vox != other.shape_vox:
             return False
-        apart = np.linalg.norm(self.corners_ras() - other.corners_ras(), axis=1)
-        return bool(apart.max() <= SAME_GRID_TOLERANCE_MM)
+        distances = np.linalg.norm(self.corners_ras() - other.corners_ras(), axis=1)
+        return bool(distances.max() <= SAME_GRID_TOLERANCE_MM)
 
     def stamp(self, image: sitk.Image) -> sitk.Image:
-        """Give `image` this grid's origin, spacing and direction, and return it."""
+        """Set origin, spacing and direction of `image` to this grid's, and return it."""
         affine_lps = ras_to_lps(self.affine_ras)
         spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
         image.SetOrigin([float(v) for v in affine_lps[:3, 3]])
@@ -96,7 +96,7 @@ class Grid:
         return image
 
     def __str__(self) -> str:
-        """Return the grid as a person would write it down."""
+        """Return a readable description of the grid."""
         shape = " x ".join(str(n) for n in self.shape_vox)
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
         x, y, z = self.affine_ras[:3, 3]
@@ -109,7 +109,7 @@ def _corner_indices(shape_vox: ShapeVox) -> FloatArray:
 
 
 def require_same_grid(image_id: str, *, label: Grid, image: Grid) -> None:
-    """Do nothing where the label lies on the image's grid.
+    """Check that the label lies on the image's grid.
 
     Raises:
         GeometryError: If it does not.
@@ -121,41 +121,41 @@ def require_same_grid(image_id: str, *, label: Grid, image: Grid) -> None:
         )
 
 
-def turned_onto(
+def reordered_onto(
     array: "np.ndarray[Any, Any]", grid: Grid, target: Grid, *, image_id: str
 ) -> "np.ndarray[Any, Any]":
-    """Return a label's `array` with the axes of `target`, each voxel where it was.
+    """Return a label's `array` with its axes in the order and direction of `target`; no voxel is moved.
 
     Args:
         array: `(X, Y, Z)` on `grid`.
-        grid: The label's.
-        target: The same voxels, with axes in any order and direction.
+        grid: Grid of the label.
+        target: Grid of the same voxels, with axes in any order and direction.
         image_id: For messages.
 
     Raises:
-        GeometryError: If the two are not the same voxels.
+        GeometryError: If the two grids do not have the same voxels.
     """
     between = (np.linalg.inv(target.affine_ras) @ grid.affine_ras)[:3, :3]
     axes = [int(a) for a in np.abs(between).argmax(axis=1)]
     if sorted(axes) != [0, 1, 2]:
         require_same_grid(image_id, label=grid, image=target)
-    turned, affine = array.transpose(axes), grid.affine_ras[:, [*axes, 3]]
-    for axis, was in enumerate(axes):
-        if between[axis, was] < 0:
-            turned = np.flip(turned, axis)
-            affine[:3, 3] += affine[:3, axis] * (turned.shape[axis] - 1)
+    reordered, affine = array.transpose(axes), grid.affine_ras[:, [*axes, 3]]
+    for axis, source_axis in enumerate(axes):
+        if between[axis, source_axis] < 0:
+            reordered = np.flip(reordered, axis)
+            affine[:3, 3] += affine[:3, axis] * (reordered.shape[axis] - 1)
             affine[:3, axis] *= -1
-    x, y, z = turned.shape
+    x, y, z = reordered.shape
     if not Grid.from_affine((x, y, z), affine).is_same_as(target):
         require_same_grid(image_id, label=grid, image=target)
-    return np.asarray(turned)
+    return np.asarray(reordered)
 
 
 def require_right_angles(image_id: str, grid: Grid) -> None:
-    """Do nothing where the axes of `grid` are at right angles, whatever their directions.
+    """Check that the axes of `grid` are at right angles, in any direction.
 
     Raises:
-        GeometryError: If they are not: the grid is sheared, flat or not finite.
+        GeometryError: If they are not, or the grid is flat or not finite.
     """
     axes = grid.affine_ras[:3, :3]
     spacing = np.array(grid.spacing_mm)

@@ -1,4 +1,4 @@
-"""Type names for quantities: what a tuple or an array holds, and in which order."""
+"""Type names of quantities, which state the unit and the order of a tuple or an array."""
 
 from typing import Any
 

@@ -17,9 +17,9 @@ class CtVolume:
     """A CT that passed every check of `lib.imaging.scans.read_ct`.
 
     Attributes:
-        image_id: What errors and results call it; never the patient's name.
+        image_id: Id in messages and results; never the patient's name.
         array_hu: `(X, Y, Z)`, int16 or float32, Hounsfield units.
-        grid: Where the voxels lie.
+        grid: Position of the voxels.
     """
 
     image_id: str
@@ -28,7 +28,7 @@ class CtVolume:
 
 
 def as_hu(array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np.dtype[Any]]":
-    """Return `array` as int16 where every value is a whole number that fits, else as float32."""
+    """Return `array` as int16 if every value is an integer in its range, else as float32."""
     limits = np.iinfo(np.int16)
     if np.issubdtype(array.dtype, np.floating) and not np.array_equal(array, np.rint(array)):
         return array.astype(np.float32)
@@ -38,11 +38,11 @@ def as_hu(array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np.dtype[
 
 @dataclass(frozen=True, slots=True)
 class LabelVolume:
-    """Organs drawn on a grid.
+    """Organs on a grid, as one value per voxel.
 
     Attributes:
         array: `(X, Y, Z)`, uint8; 0 is background.
-        grid: Where the voxels lie.
+        grid: Position of the voxels.
         labels: TG-263 name -> value in `array`.
     """
 
@@ -61,19 +61,19 @@ class LabelVolume:
 
 
 MAX_SHARED = 0.5
-"""Two organs that share more than this part of the smaller one were not drawn as two organs."""
+"""Largest overlap of two organs, as a share of the smaller one; above it a name must be wrong."""
 
 
 def combine_masks(
     masks: Mapping[str, MaskArray], labels: Mapping[str, int], grid: Grid, image_id: str
 ) -> tuple[LabelVolume, dict[str, int]]:
-    """Return the label volume, and `"A & B"` -> voxels that both organs claim.
+    """Return the label volume of `masks`, and `"A & B"` -> number of voxels that both organs share.
 
-    A voxel that several organs claim becomes the smallest one's: a few voxels are much of an optic nerve and
-    nothing of a parotid gland. Of two organs of one size the one with the lower value wins.
+    A shared voxel is assigned to the smallest organ: a few voxels are a large part of an optic nerve and a
+    negligible part of a parotid gland. Of two organs of equal size, the one with the lower value gets it.
 
     Raises:
-        LabelError: If two share over half of the smaller one.
+        LabelError: If two organs share more than half of the smaller one.
     """
     sizes = {organ: int(np.count_nonzero(mask)) for organ, mask in masks.items()}
     shared = {}
@@ -82,7 +82,7 @@ def combine_masks(
         if count > MAX_SHARED * min(sizes[a], sizes[b]):
             raise LabelError(
                 f"{image_id}: {a} ({sizes[a]} voxels) and {b} ({sizes[b]}) share {count} voxels; one of them "
-                "carries the wrong name"
+                "has the wrong name"
             )
         if count:
             shared[f"{a} & {b}"] = count

@@ -17,8 +17,8 @@ from typing import Literal
 import pydicom
 from pydicom.dataset import FileDataset
 
+from lib.dicom.object_attributes import referenced_series
 from lib.dicom.objects import MODALITIES, read_object
-from lib.dicom.references import referenced_series
 from lib.errors import ScanError
 from lib.imaging.dicom_series import (
     DICOM_SUFFIXES,
@@ -193,7 +193,7 @@ def _read(
             mappings.append(names.classify(list(dict.fromkeys(rois)), case_id))
             return list(mappings[-1].organs)
 
-        contours = read_object(structure_file, headers, grid, image_id=case_id, wanted=select)
+        contours = read_object(structure_file, headers, grid, image_id=case_id, select=select)
         ct = read_ct(folder, image_id=case_id)
     organs = mappings[-1].organs
     return ContouredScan(

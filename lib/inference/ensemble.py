@@ -1,12 +1,12 @@
-"""One CT in, contours out, the slow way: several passes, their mean, and how far they differ.
+"""Contours and their uncertainty from several passes over one CT: the mean of the passes and their spread.
 
-A pass shows one *view* of the CT (as it is, mirrored left to right, a little brighter or darker) to one
-network: each of the last promoted models, or, where there is one model only, that model with some channels
-dropped at random (Gal and Ghahramani, ICML 2016), where it was trained with dropout. Views at test time as a
-measure of uncertainty are those of Wang et al., Neurocomputing 338 (2019); ensembles, of Lakshminarayanan et
-al., NeurIPS 2017.
+A pass applies one network to one *view* of the CT (original, mirrored left to right, or shifted in HU). The
+networks are the last promoted models. If there is one model only, and it was trained with dropout, the passes
+use that model with randomly dropped channels (Gal and Ghahramani, ICML 2016). Test-time views as a measure of
+uncertainty follow Wang et al., Neurocomputing 338 (2019); ensembles follow Lakshminarayanan et al., NeurIPS
+2017.
 
-Only the sum of the probabilities and each pass's label volume are kept: the memory grows by one byte per voxel
+Only the sum of the probabilities and the label volume of each pass are kept: memory grows by one byte per voxel
 and pass.
 """
 
@@ -35,24 +35,24 @@ from lib.organs.table import is_mirrorable, mirror_values
 logger = logging.getLogger(__name__)
 
 MAP_STEP = 1.0 / 256.0
-"""Steps in which an uncertainty map is stored: finer tells nobody more, and does not compress."""
+"""Resolution of a stored uncertainty map; a finer one does not compress and has no further use."""
 
 _SLAB = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepOptions:
-    """How many passes, and of what.
+    """Options of contouring in several passes.
 
     Attributes:
-        overlap: Share of a window that its neighbour sees again, at least; 0.6 gives twice the windows of the
-            plain 0.5, in three dimensions.
-        mirror: Whether the CT is also seen mirrored left to right, its organs swapped back.
-        hu_shifts: The CT is also seen with these added, in HU, every second time mirrored; within what
-            training adds (`lib.recipes.schema.AugmentConfig.shift_hu`).
-        models: How many of the last promoted models, the served one among them.
-        dropout_samples: Random draws where there is one model only, and it has dropout; 0 draws none.
-        seed: Of those draws: the same CT, model and seed give the same answer.
+        overlap: Share of a window that its neighbour covers too; 0.6 gives twice the windows of the default
+            0.5, in three dimensions.
+        mirror: Whether to add a view mirrored left to right, with its organs swapped back.
+        hu_shifts: Shifts of further views, in HU, every second one mirrored; within the range of training
+            (`lib.recipes.schema.AugmentConfig.shift_hu`).
+        models: Number of the last promoted models, including the active one.
+        dropout_samples: Number of dropout samples if there is one model only, and it has dropout; 0 for none.
+        seed: Seed of the dropout: the same CT, model and seed give the same result.
     """
 
     overlap: float = 0.6
@@ -66,7 +66,7 @@ class DeepOptions:
         if not 0 <= self.overlap <= 0.9:
             raise ConfigError(f"deep: overlap must be from 0 to 0.9, not {self.overlap:g}")
         if self.models < 1:
-            raise ConfigError(f"deep: at least 1 model is needed, not {self.models}")
+            raise ConfigError(f"deep: models must be at least 1, not {self.models}")
         if self.dropout_samples < 0 or self.seed < 0:
             raise ConfigError("deep: dropout_samples and seed must not be below 0")
         if not all(abs(shift) <= 100 for shift in self.hu_shifts):
@@ -75,12 +75,12 @@ class DeepOptions:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One way to show a CT to a network.
+    """One variant of a CT as input of a network.
 
     Attributes:
-        name: What people call it.
+        name: Name in reports.
         is_mirrored: Whether left and right are exchanged.
-        shift_hu: What is added to every voxel.
+        shift_hu: Constant added to every voxel.
     """
 
     name: str
@@ -88,19 +88,19 @@ class View:
     shift_hu: float = 0.0
 
     def of(self, prepared: Prepared) -> Prepared:
-        """Return `prepared` as this view shows it; the first axis runs from left to right."""
+        """Return this view of `prepared`; the first axis runs from left to right."""
         hu = prepared.hu[::-1] if self.is_mirrored else prepared.hu
         return replace(prepared, hu=np.ascontiguousarray(hu + np.float32(self.shift_hu)))
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One look of one network at the whole CT.
+    """One network applied to one view of the whole CT.
 
     Attributes:
-        model: Whose.
-        view: What it sees.
-        dropout_seed: Of the channels that are dropped; None drops none.
+        model: The model.
+        view: Its input.
+        dropout_seed: Seed of the dropped channels; None for no dropout.
     """
 
     model: Model
@@ -110,12 +110,12 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class EnsemblePlan:
-    """Everything that will be computed for one CT.
+    """All passes over one CT.
 
     Attributes:
-        passes: In the order in which they run.
-        overlap: Of the windows.
-        notes: What was left out, and why.
+        passes: The passes, in order of execution.
+        overlap: Overlap of the windows.
+        notes: Omitted passes, with reasons.
     """
 
     passes: tuple[Pass, ...]
@@ -123,15 +123,15 @@ class EnsemblePlan:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return how many passes there are and what they cost, for a person who waits for them."""
+        """Return the number of passes and their cost, for the log and the command line."""
         windows = max(1.0, ((1 - OVERLAP) / (1 - self.overlap)) ** 3)
         return (
-            f"{len(self.passes)} passes over each scan ({self._made_of()}), each with up to "
+            f"{len(self.passes)} passes over each scan ({self._composition()}), each with up to "
             f"{windows:.1f} times the windows of a plain one: the network takes up to "
             f"{len(self.passes) * windows:.0f} times as long"
         )
 
-    def _made_of(self) -> str:
+    def _composition(self) -> str:
         views, models = len(self.views), len(self.models)
         draws = len(self.passes) // (views * models)
         by = f"{models} models" if models > 1 else f"{draws} draws of dropout"
@@ -139,16 +139,16 @@ class EnsemblePlan:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Their versions, newest first."""
-        return tuple(dict.fromkeys(one.model.version for one in self.passes))
+        """Versions of the models, newest first."""
+        return tuple(dict.fromkeys(each.model.version for each in self.passes))
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The names of the views."""
-        return tuple(dict.fromkeys(one.view.name for one in self.passes))
+        """Names of the views."""
+        return tuple(dict.fromkeys(each.view.name for each in self.passes))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values, for JSON."""
+        """Return the plan as plain values, for JSON."""
         return {
             "passes": len(self.passes),
             "models": list(self.models),
@@ -162,13 +162,13 @@ class EnsemblePlan:
 
 @dataclass(frozen=True, slots=True)
 class DeepContours(ContourResult):
-    """What the passes drew together, and how far they differ.
+    """Contours from the mean of several passes, and the uncertainty from their spread.
 
     Attributes:
-        uncertainty_map: `(X, Y, Z)` on the label's grid, float32, 0 (sure) to 1 (all classes equally likely);
-            0 outside the body's box, which no network saw.
-        organs: TG-263 name -> how far the passes differ, for each organ of the recipe.
-        plan: How it was made.
+        uncertainty_map: `(X, Y, Z)` on the label's grid, float32, 0 (certain) to 1 (all classes equally
+            likely); 0 outside the body's box, where no network was applied.
+        organs: TG-263 name -> spread of the passes, for each organ of the recipe.
+        plan: The passes.
     """
 
     uncertainty_map: FloatArray
@@ -176,7 +176,7 @@ class DeepContours(ContourResult):
     plan: EnsemblePlan
 
     def summary(self) -> dict[str, Any]:
-        """Return what JSON tells of it: `uncertainty` per organ, and `deep`, how it was made."""
+        """Return a summary for JSON: `uncertainty` per organ, and `deep`, the plan."""
         uncertainty = {
             name: {
                 key: round(value, 4) if isinstance(value, float) else value
@@ -187,33 +187,33 @@ class DeepContours(ContourResult):
         return {"uncertainty": uncertainty, "deep": self.plan.as_dict()}
 
 
-def plan(
+def plan_passes(
     model: Model, options: DeepOptions, *, earlier: Sequence[Model] = (), notes: Sequence[str] = ()
 ) -> EnsemblePlan:
     """Return the passes that `options` ask for.
 
     Args:
-        model: The served one.
+        model: The active model.
         options: See `DeepOptions`.
         earlier: Models promoted before it, newest first (`lib.models.registry.Registry.earlier`).
-        notes: What to say beside what is left out here.
+        notes: Notes to add to those about omitted passes.
     """
-    said = list(notes)
+    notes = list(notes)
     is_mirrored = options.mirror and is_mirrorable(model.recipe.labels)
     if options.mirror and not is_mirrored:
-        said.append("no mirrored view: an organ of one side has no partner in the organ set")
+        notes.append("no mirrored view: an organ of one side has no counterpart in the organ set")
     views = _views(options.hu_shifts, is_mirrored=is_mirrored)
     models = [model, *earlier][: options.models]
     draws = options.dropout_samples if len(models) == 1 and _dropouts(model.network) else 0
-    passes = [Pass(one, view) for one in models for view in views]
+    passes = [Pass(each, view) for each in models for view in views]
     if draws:
-        drawn = [one for one in passes for _ in range(draws)]
-        passes = [replace(one, dropout_seed=options.seed + n) for n, one in enumerate(drawn)]
-    return EnsemblePlan(tuple(passes), options.overlap, tuple(said))
+        repeated = [each for each in passes for _ in range(draws)]
+        passes = [replace(each, dropout_seed=options.seed + n) for n, each in enumerate(repeated)]
+    return EnsemblePlan(tuple(passes), options.overlap, tuple(notes))
 
 
 def _views(hu_shifts: Sequence[float], *, is_mirrored: bool) -> list[View]:
-    """Return the views; of the shifted ones every second is mirrored, so that both sides weigh the same."""
+    """Return the views; every second shifted view is mirrored, so that both sides have the same weight."""
     views = [View("plain")]
     if is_mirrored:
         views.append(View("mirrored", is_mirrored=True))
@@ -225,116 +225,118 @@ def _views(hu_shifts: Sequence[float], *, is_mirrored: bool) -> list[View]:
     return views
 
 
-def contour_deeply(
+def contour_ensemble(
     ct: CtVolume,
-    planned: EnsemblePlan,
+    plan: EnsemblePlan,
     *,
     device: str = "cpu",
-    turn: AbstractContextManager[Any] | None = None,
+    pass_context: AbstractContextManager[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DeepContours:
-    """Return the organs that the passes of `planned` find in `ct` together, and how sure they are.
+    """Return the organs that the passes of `plan` find in `ct`, with their uncertainty.
 
-    The contours are those of the mean of the passes' probabilities. The samples that the organs' numbers are
-    taken from are each pass's own contours at the network's voxel size, the largest piece of each organ.
+    The contours follow from the mean of the passes' probabilities. The uncertainty of an organ is computed from
+    the contours of each pass at the network's voxel size, reduced to the largest piece of each organ.
 
     Args:
         ct: The scan; any orientation, any voxel size.
-        planned: What `plan` returned; its models see CTs in the same way.
-        device: Where the networks run.
-        turn: Entered for each pass: a lock lets others run between two passes.
-        progress: Called after each pass with the number done and that of all.
+        plan: Result of `plan_passes`; all its models prepare CTs in the same way.
+        device: Device that the networks run on.
+        pass_context: Entered for each pass: with a lock, other requests can run between two passes.
+        progress: Called after each pass with the number of passes done and their total.
     """
-    served = planned.passes[0].model
-    pipeline = Pipeline(served.recipe)
-    clock = StageTimer()
+    active = plan.passes[0].model
+    pipeline = Pipeline(active.recipe)
+    timer = StageTimer()
     prepared = pipeline.prepare(ct)
-    clock.lap("prepare")
-    gathered = run_passes(planned, prepared, device=device, turn=turn, progress=progress)
-    mean = gathered.mean()
-    clock.lap("network")
+    timer.lap("prepare")
+    results = run_passes(
+        plan, prepared, device=device, pass_context=pass_context, progress=progress
+    )
+    mean = results.mean()
+    timer.lap("network")
     label = pipeline.restore(mean, prepared)
-    clock.lap("restore")
+    timer.lap("restore")
     uncertainty_map = pipeline.restore_map(normalised_entropy(mean), prepared)
     organs = organ_uncertainty(
-        gathered.samples,
+        results.samples,
         contours=label.array,
         uncertainty=uncertainty_map,
-        labels=served.recipe.labels,
+        labels=active.recipe.labels,
     )
-    clock.lap("uncertainty")
-    return DeepContours(label, served.version, clock.seconds, uncertainty_map, organs, planned)
+    timer.lap("uncertainty")
+    return DeepContours(label, active.version, timer.seconds, uncertainty_map, organs, plan)
 
 
 def run_passes(
-    planned: EnsemblePlan,
+    plan: EnsemblePlan,
     prepared: Prepared,
     *,
     device: str = "cpu",
-    turn: AbstractContextManager[Any] | None = None,
+    pass_context: AbstractContextManager[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    between: Callable[[], object] | None = None,
+    before_window: Callable[[], object] | None = None,
 ) -> "PassAccumulator":
-    """Return what the passes of `planned` find in an image that is prepared for their models.
+    """Run the passes of `plan` over an image that is prepared for their models.
 
     Args:
-        planned: What `plan` returned.
+        plan: Result of `plan_passes`.
         prepared: The image.
-        device: Where the networks run.
-        turn: Entered for each pass.
-        progress: Called after each pass with the number done and that of all.
-        between: Called before each window of each pass.
+        device: Device that the networks run on.
+        pass_context: Entered for each pass.
+        progress: Called after each pass with the number of passes done and their total.
+        before_window: Called before each window of each pass.
     """
-    turn = nullcontext() if turn is None else turn
-    recipe = planned.passes[0].model.recipe
+    pass_context = nullcontext() if pass_context is None else pass_context
+    recipe = plan.passes[0].model.recipe
     pipeline = Pipeline(recipe)
-    gathered = PassAccumulator(recipe.labels, prepared.hu.shape)
-    for number, one in enumerate(planned.passes, 1):
-        seen = one.view.of(prepared)
-        with turn, active_dropout(one.model.network, one.dropout_seed, device=device):
-            # As the network saw it: mirrored where it was.
-            found = probabilities(
-                seen, one.model, pipeline=pipeline, device=device, overlap=planned.overlap,
-                between=between,
+    results = PassAccumulator(recipe.labels, prepared.hu.shape)
+    for number, each in enumerate(plan.passes, 1):
+        view = each.view.of(prepared)
+        with pass_context, active_dropout(each.model.network, each.dropout_seed, device=device):
+            softmax = probabilities(
+                view, each.model, pipeline=pipeline, device=device, overlap=plan.overlap,
+                before_window=before_window,
             )  # fmt: skip
-        gathered.add(found, is_mirrored=one.view.is_mirrored)
-        del found
+        results.add(softmax, is_mirrored=each.view.is_mirrored)
+        # Freed before the next pass: a softmax is the largest array here.
+        del softmax
         if progress is not None:
-            progress(number, len(planned.passes))
-    return gathered
+            progress(number, len(plan.passes))
+    return results
 
 
-def write_uncertainty_map(path: Path, found: DeepContours) -> None:
+def write_uncertainty_map(path: Path, contours: DeepContours) -> None:
     """Write the uncertainty map to `path`, on the CT's grid, float32, rounded to `MAP_STEP`.
 
     Raises:
         LabelError: If the suffix is none of `lib.imaging.formats.SCAN_SUFFIXES`, or the disk is full.
     """
-    rounded = np.rint(found.uncertainty_map / np.float32(MAP_STEP)) * np.float32(MAP_STEP)
-    write_volume(path, rounded, found.label.grid)
+    rounded = np.rint(contours.uncertainty_map / np.float32(MAP_STEP)) * np.float32(MAP_STEP)
+    write_volume(path, rounded, contours.label.grid)
 
 
 @contextmanager
 def active_dropout(network: nn.Module, seed: int | None, *, device: str) -> Iterator[None]:
-    """Let the dropout of `network`, and nothing else of it, work as in training while this lasts.
+    """Activate the dropout of `network` inside this context, and nothing else of its training mode.
 
-    Batch normalisation keeps its learned statistics. The random numbers follow from `seed`; those of everybody
-    else go on as if nothing had been drawn.
+    Batch normalisation keeps its learned statistics. The random numbers depend on `seed`; the global random
+    state is restored afterwards.
 
     Args:
         network: In evaluation mode.
-        seed: None leaves the network as it is.
-        device: Where it runs.
+        seed: Random seed; None leaves the network unchanged.
+        device: Device that the network runs on.
     """
     if seed is None:
         yield
         return
     dropouts = _dropouts(network)
-    place = torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    target = torch.device(device)
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
-        if place.type == "cuda":
-            with torch.cuda.device(place):
+        if target.type == "cuda":
+            with torch.cuda.device(target):
                 torch.cuda.manual_seed(seed)
         try:
             for dropout in dropouts:
@@ -346,12 +348,12 @@ def active_dropout(network: nn.Module, seed: int | None, *, device: str) -> Iter
 
 
 def _dropouts(network: nn.Module) -> list[_DropoutNd]:
-    """Return the modules of `network` that drop something in training."""
+    """Return the active dropout modules of `network`."""
     return [m for m in network.modules() if isinstance(m, _DropoutNd) and m.p > 0]
 
 
 class PassAccumulator:
-    """The sum of the probabilities so far, and each pass's own label volume; all of them unmirrored."""
+    """Sum of the probabilities of the passes, and the label volume of each pass; mirrored views are undone."""
 
     def __init__(self, labels: Mapping[str, int], shape: tuple[int, ...]) -> None:
         self._labels = labels
@@ -359,27 +361,27 @@ class PassAccumulator:
         self._sum = torch.zeros((len(self._swapped), *shape))
         self.samples: list[LabelArray] = []
 
-    def add(self, found: Tensor, *, is_mirrored: bool) -> None:
-        """Take in the softmax `(K, X, Y, Z)` of one pass."""
-        label = most_likely(found)
+    def add(self, softmax: Tensor, *, is_mirrored: bool) -> None:
+        """Add the softmax `(K, X, Y, Z)` of one pass, as the network returned it."""
+        label = most_likely(softmax)
         if is_mirrored:
             label = np.array(self._swapped, np.uint8)[label[::-1]]
         for value in self._labels.values():
             keep_largest(label, value)
         self.samples.append(label)
         for value, swapped in enumerate(self._swapped):
-            self._sum[value] += found[swapped].flip(0) if is_mirrored else found[value]
+            self._sum[value] += softmax[swapped].flip(0) if is_mirrored else softmax[value]
 
     def mean(self) -> Tensor:
-        """Return the mean of what was taken in; nothing can be added after it."""
+        """Return the mean of the passes; no pass can be added afterwards."""
         return self._sum.div_(len(self.samples))
 
 
-def most_likely(found: Tensor) -> LabelArray:
+def most_likely(softmax: Tensor) -> LabelArray:
     """Return the most likely value of each voxel of a softmax `(K, X, Y, Z)`.
 
-    Slab by slab: PyTorch's indices take eight bytes each.
+    Computed slab by slab: PyTorch's indices take eight bytes per voxel.
     """
-    starts = range(0, found.shape[1], _SLAB)
-    slabs = [found[:, x : x + _SLAB].argmax(dim=0).to(torch.uint8).numpy() for x in starts]
+    starts = range(0, softmax.shape[1], _SLAB)
+    slabs = [softmax[:, x : x + _SLAB].argmax(dim=0).to(torch.uint8).numpy() for x in starts]
     return np.concatenate(slabs)

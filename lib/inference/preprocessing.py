@@ -13,17 +13,16 @@ from lib.inference.resampling import Box, ModelGrid
 from lib.recipes.schema import Recipe
 
 BODY_HU = -350.0
-"""Between fat (-100 HU) and the foam of a table or mask (below -500 HU)."""
+"""Lower bound of the body in HU: between fat (-100 HU) and the foam of a table or mask (below -500 HU)."""
 
 MARGIN_MM = 12.0
-"""Kept around the body, so that no organ at its edge loses context."""
+"""Margin around the body in mm, so that organs at its edge keep their context."""
 
 
 def body_mask(array_hu: FloatArray) -> MaskArray:
-    """Return the largest connected piece denser than `BODY_HU`, `(X, Y, Z)`.
+    """Return the largest connected region denser than `BODY_HU`, `(X, Y, Z)`; empty if there is none.
 
-    Opened by one voxel first, so that a head rest that touches the skin falls away. Where nothing is that
-    dense, the mask is empty.
+    A morphological opening by one voxel first separates a head rest that touches the skin.
     """
     dense = sitk.GetImageFromArray((array_hu > BODY_HU).astype(np.uint8))
     opened = sitk.BinaryMorphologicalOpening(dense, [1, 1, 1])
@@ -32,7 +31,7 @@ def body_mask(array_hu: FloatArray) -> MaskArray:
 
 
 def body_box(array_hu: FloatArray, spacing_mm: FloatArray) -> tuple[slice, slice, slice]:
-    """Return the box of the body with its margin; the whole volume where there is no body."""
+    """Return the bounding box of the body with its margin; the whole volume if there is no body."""
     mask = body_mask(array_hu)
     slices = []
     for axis in range(3):
@@ -54,12 +53,12 @@ def body_box(array_hu: FloatArray, spacing_mm: FloatArray) -> tuple[slice, slice
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A CT as a network sees it.
+    """A CT prepared for a network.
 
     Attributes:
         hu: `(X, Y, Z)` float32 at the network's voxel size, cropped to the body.
-        frame: How the CT's grid and the network's fit together.
-        box: Where `hu` lies in the frame's network-sized volume.
+        frame: Relation between the CT's grid and the network's grid.
+        box: Position of `hu` in the volume on the network's grid.
     """
 
     hu: FloatArray
@@ -68,13 +67,13 @@ class Prepared:
 
 
 class Pipeline:
-    """Prepares CTs and labels for a network of `recipe`, and brings its answers back."""
+    """Preparation of CTs and labels for a network of `recipe`, and restoration of its output."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
     def prepare(self, ct: CtVolume) -> Prepared:
-        """Return `ct` resampled and cropped to the body; `window` makes it the network's input."""
+        """Return `ct` resampled and cropped to the body; `window` turns it into the network's input."""
         frame = ModelGrid.of(ct.grid, self.recipe)
         hu = frame.to_model(ct.array_hu)
         box = body_box(hu, np.array(frame.spacing_model_mm))
@@ -95,11 +94,11 @@ class Pipeline:
         return np.ascontiguousarray(model[prepared.box]).astype(np.uint8)
 
     def restore(self, probabilities: Tensor, prepared: Prepared) -> LabelVolume:
-        """Return the organs on the CT's own grid, one connected piece each.
+        """Return the organs on the CT's own grid, one connected region each.
 
         Args:
             probabilities: `(K, X, Y, Z)` over `prepared.hu`, softmax output.
-            prepared: What `prepare` returned.
+            prepared: Result of `prepare`.
         """
         frame = prepared.frame
         result = np.zeros(frame.shape_ras, np.uint8)
@@ -116,9 +115,9 @@ class Pipeline:
         return LabelVolume(array, frame.grid, self.recipe.labels)
 
     def restore_map(self, values: FloatArray, prepared: Prepared) -> FloatArray:
-        """Return one number per voxel, given over `prepared.hu`, on the CT's own grid: float32, linear.
+        """Return `values` over `prepared.hu` on the CT's own grid: float32, linear interpolation.
 
-        Voxels outside the body's box, which no network saw, are 0.
+        Voxels outside the body's box, where no network was applied, are 0.
         """
         frame = prepared.frame
         result = np.zeros(frame.shape_ras, np.float32)
@@ -133,9 +132,9 @@ class Pipeline:
         label = np.zeros(best.shape, np.uint8)
         for value in range(1, part.shape[0]):
             share = frame.resample_back(part[value], model_box, ras_box)
-            wins = share > best
-            label[wins] = value
-            best[wins] = share[wins]
+            is_better = share > best
+            label[is_better] = value
+            best[is_better] = share[is_better]
         return label
 
 
@@ -147,7 +146,7 @@ def _offset(inner: Box, outer: Box) -> Box:
 
 
 def _foreground_box(probabilities: Tensor, margin: int = 2) -> Box | None:
-    """Return the box of voxels where an organ is likely, with a margin; None where there is none."""
+    """Return the bounding box of voxels where an organ is likely, with a margin; None if there is none."""
     likely = probabilities[0] < 0.75
     if not bool(likely.any()):
         return None
@@ -162,7 +161,7 @@ def _foreground_box(probabilities: Tensor, margin: int = 2) -> Box | None:
 
 
 def keep_largest(label: LabelArray, value: int) -> None:
-    """Erase, in place, all of an organ but its largest connected piece (faces, edges and corners touch)."""
+    """Erase all but the largest connected region of an organ, in place; faces, edges and corners connect."""
     mask = label == value
     inside = np.argwhere(mask)
     if len(inside) == 0:

@@ -1,9 +1,9 @@
-"""The way from a CT's own voxels to the network's, and back: the only place where either is decided.
+"""Resampling from a CT's voxels to the network's and back; no other module does this.
 
-The network sees arrays whose axes run towards the patient's right, front and head (RAS), at the recipe's
-voxel size. Only the order and the direction of the axes are changed and the voxels resized: an oblique CT
-stays oblique. Positions are computed from shapes and voxel sizes alone, rounded to a tenth of a micrometre,
-so that one CT stored in two formats (64-bit DICOM, 32-bit NIfTI) gives the same numbers.
+The axes of the network's input run towards the patient's right, front and head (RAS), at the recipe's voxel
+size. Only the order and direction of the axes and the voxel size change: an oblique CT stays oblique. Positions
+are computed from shapes and voxel sizes only, rounded to a tenth of a micrometre, so that one CT stored in two
+formats (64-bit DICOM, 32-bit NIfTI) gives the same numbers.
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ AnyArray = npt.NDArray[np.generic]
 
 SPACING_DECIMALS = 4
 ANTIALIAS_RATIO = 1.2
-"""A CT is smoothed before its voxels get larger by more than this."""
+"""Ratio of voxel sizes above which a CT is smoothed before it is resampled to larger voxels."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelGrid:
-    """How one CT's grid and the network's fit together.
+    """Relation between the grid of one CT and the network's grid.
 
     Attributes:
         grid: The CT's own grid.
-        axes: Which of the CT's axes becomes the network's x, y, z.
+        axes: The CT's axis that becomes the network's x, y, z.
         flips: Whether that axis is then reversed.
-        shape_ras: The CT's shape once its axes are turned.
-        spacing_ras_mm: Its voxel size, likewise.
+        shape_ras: Shape of the CT with its axes in RAS order.
+        spacing_ras_mm: Voxel size of the CT in that order.
         shape_model: Shape at the network's voxel size.
         spacing_model_mm: The network's voxel size.
     """
@@ -48,7 +48,7 @@ class ModelGrid:
 
     @classmethod
     def of(cls, grid: Grid, recipe: Recipe) -> "ModelGrid":
-        """Return the frame for a CT on `grid` under `recipe`."""
+        """Return the relation for a CT on `grid` and a network of `recipe`."""
         axes, flips = closest_ras(grid)
         spacing = [round(grid.spacing_mm[a], SPACING_DECIMALS) for a in axes]
         shape = [grid.shape_vox[a] for a in axes]
@@ -69,7 +69,7 @@ class ModelGrid:
 
     @property
     def is_resampled(self) -> bool:
-        """Whether the voxels are resized at all."""
+        """Whether the voxel size changes."""
         return self.spacing_ras_mm != self.spacing_model_mm
 
     def turn(self, array: AnyArray) -> AnyArray:
@@ -83,7 +83,7 @@ class ModelGrid:
         return np.asarray(array.transpose(np.argsort(self.axes)))
 
     def to_model(self, array_hu: AnyArray) -> FloatArray:
-        """Return the CT as the network's voxels, float32, linear, smoothed where they get larger."""
+        """Return the CT on the network's grid: float32, linear, smoothed along axes whose voxels get larger."""
         array = np.ascontiguousarray(self.turn(array_hu), dtype=np.float32)
         if not self.is_resampled:
             return array
@@ -91,15 +91,15 @@ class ModelGrid:
         for axis in range(3):
             ratio = self.spacing_model_mm[axis] / self.spacing_ras_mm[axis]
             if ratio > ANTIALIAS_RATIO:
-                # The Gaussian that turns a box of one voxel into one of `ratio` voxels.
+                # This Gaussian widens a box of one voxel to one of `ratio` voxels (equal variance).
                 sigma_mm = self.spacing_ras_mm[axis] * np.sqrt((ratio**2 - 1) / 12)
                 image = sitk.RecursiveGaussian(image, float(sigma_mm), direction=axis)
         return self._resample_to_model(image, sitk.sitkLinear)
 
     def label_to_model(self, label: AnyArray, values: list[int]) -> AnyArray:
-        """Return a label volume as the network's voxels: each voxel takes the value that fills most of it.
+        """Return a label volume on the network's grid: each voxel takes the value that fills most of it.
 
-        Interpolating each organ's mask keeps thin organs whole, where picking the nearest voxel breaks them.
+        Each organ's mask is interpolated: nearest-neighbour resampling would break thin organs.
         """
         array = np.ascontiguousarray(self.turn(label))
         if not self.is_resampled:
@@ -109,22 +109,22 @@ class ModelGrid:
         for value in values:
             mask = _indexed((array == value).astype(np.float32), self.spacing_ras_mm)
             share = self._resample_to_model(mask, sitk.sitkLinear)
-            wins = share >= best
-            result[wins] = value
-            best[wins] = share[wins]
+            is_better = share >= best
+            result[is_better] = value
+            best[is_better] = share[is_better]
         return result
 
-    def _resample_to_model(self, image: sitk.Image, how: int) -> FloatArray:
+    def _resample_to_model(self, image: sitk.Image, interpolator: int) -> FloatArray:
         resample = sitk.ResampleImageFilter()
         resample.SetSize(self.shape_model)
         resample.SetOutputSpacing(self.spacing_model_mm)
         resample.SetOutputOrigin([0.5 * s for s in self.spacing_model_mm])
-        resample.SetInterpolator(how)
+        resample.SetInterpolator(interpolator)
         resample.UseNearestNeighborExtrapolatorOn()
         return np.asarray(sitk.GetArrayFromImage(resample.Execute(image)).transpose(2, 1, 0))
 
     def ras_box(self, model_box: Box) -> Box:
-        """Return the box of turned CT voxels whose centres lie in `model_box`, clipped to the CT."""
+        """Return the box of CT voxels in RAS order whose centres lie in `model_box`, clipped to the CT."""
         slices = []
         for axis in range(3):
             ratio = self.spacing_model_mm[axis] / self.spacing_ras_mm[axis]
@@ -136,7 +136,7 @@ class ModelGrid:
         return (slices[0], slices[1], slices[2])
 
     def resample_back(self, values: FloatArray, model_box: Box, ras_box: Box) -> FloatArray:
-        """Return `values` of the network's `model_box` at the turned CT's voxels in `ras_box`, linear."""
+        """Return `values` of the network's `model_box` at the CT's voxels in `ras_box` (RAS order), linear."""
         if not self.is_resampled:
             return values
         image = _indexed(values, self.spacing_model_mm)
@@ -155,7 +155,7 @@ class ModelGrid:
 
 
 def _indexed(array: AnyArray, spacing_mm: SpacingMm) -> sitk.Image:
-    """Return `array` as an image whose first voxel's corner, not centre, lies at 0."""
+    """Return `array` as an image with the corner (not the centre) of its first voxel at 0."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     image.SetSpacing(spacing_mm)
     image.SetOrigin([0.5 * s for s in spacing_mm])
@@ -163,7 +163,7 @@ def _indexed(array: AnyArray, spacing_mm: SpacingMm) -> sitk.Image:
 
 
 def in_ras_order(array: AnyArray, grid: Grid) -> AnyArray:
-    """Return `array` of `grid` with its axes in RAS order and direction, for a person to look at."""
+    """Return `array` of `grid` with its axes in RAS order and direction, for display."""
     return _turn(array, *closest_ras(grid))
 
 
@@ -175,14 +175,14 @@ def _turn(array: AnyArray, axes: tuple[int, int, int], flips: tuple[bool, bool, 
 
 
 def closest_ras(grid: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Return which array axis runs most along R, A and S, and whether it runs against it."""
+    """Return the array axis closest to R, A and S each, and whether it runs in the opposite direction."""
     direction = grid.affine_ras[:3, :3] / np.array(grid.spacing_mm)
     free = {0, 1, 2}
-    chosen = [0, 0, 0]
-    # The world axis with the clearest match chooses first.
+    axes = [0, 0, 0]
+    # The world axis with the clearest match is assigned first.
     for world in np.argsort(-np.abs(direction).max(axis=1)):
         axis = max(free, key=lambda a: abs(direction[world, a]))
-        chosen[world] = axis
+        axes[world] = axis
         free.remove(axis)
-    flips = [bool(direction[world, chosen[world]] < 0) for world in range(3)]
-    return (chosen[0], chosen[1], chosen[2]), (flips[0], flips[1], flips[2])
+    flips = [bool(direction[world, axes[world]] < 0) for world in range(3)]
+    return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])

@@ -1,4 +1,4 @@
-"""How sure a model is, voxel by voxel and organ by organ; pure functions of what it said in several passes.
+"""Voxel-wise and organ-wise uncertainty of a model, as pure functions of the results of several passes.
 
 The organ-wise numbers are those of Roy et al., *Bayesian QuickNAT*, NeuroImage 195 (2019), section on
 structure-wise uncertainty: the coefficient of variation of the volume, the mean Dice between each two samples,
@@ -6,7 +6,7 @@ and the mean of the voxel-wise uncertainty over the organ. The voxel-wise uncert
 the samples' mean over that of `K` equally likely classes, so that 1 means the same whatever the number of
 samples and classes; Roy et al. take the entropy over the samples (docs/adr/0010).
 
-None of them needs a reference, and none of them measures an error: a model can be sure and wrong.
+None of them needs a reference, and none measures an error: a model can be certain and wrong.
 """
 
 import itertools
@@ -23,17 +23,17 @@ from lib.imaging.quantities import FloatArray, LabelArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganUncertainty:
-    """How far the samples of one organ differ.
+    """Spread of the samples of one organ.
 
     Attributes:
-        mean_entropy: Mean of the uncertainty map over the organ's contour, 0 (sure) to 1; None where the
+        mean_entropy: Mean of the uncertainty map over the organ's contour, 0 (certain) to 1; None if the
             organ was not contoured.
         volume_cv: Standard deviation of the volume over its mean, 0 and up; samples without the organ count
-            as volume 0. None where no sample has the organ, or there is only one sample.
-        pairwise_dice: Mean Dice of each two samples, 1 (all alike) to 0; a sample with the organ against one
-            without it is 0, and two without it are left out. None as for `volume_cv`.
-        samples: How many there were.
-        found_in: How many of them have the organ; 0 where it was missing in all.
+            as volume 0. None if no sample has the organ, or there is only one sample.
+        pairwise_dice: Mean Dice of all pairs of samples, 1 (all equal) to 0; a pair of which one lacks the
+            organ counts as 0, a pair without the organ is left out. None as for `volume_cv`.
+        samples: Number of samples.
+        found_in: Number of samples that have the organ; 0 if it is missing in all.
     """
 
     mean_entropy: float | None
@@ -56,7 +56,7 @@ def normalised_entropy(probabilities: Tensor) -> FloatArray:
     """
     entropy = torch.zeros(probabilities.shape[1:])
     for share in probabilities:
-        # Class by class: a copy of all of them would double the memory of a large CT.
+        # Class by class: a copy of all classes would double the memory of a large CT.
         entropy -= torch.xlogy(share, share).cpu()
     entropy /= math.log(len(probabilities))
     return np.asarray(entropy.clamp_(0.0, 1.0).numpy())
@@ -66,17 +66,17 @@ def volume_variation(volumes: Sequence[float]) -> float | None:
     """Return the coefficient of variation: the standard deviation of `volumes` over their mean.
 
     The standard deviation is that of these samples (divided by n). None for fewer than two samples, and
-    where every volume is 0.
+    if every volume is 0.
     """
     mean = float(np.mean(volumes)) if len(volumes) > 1 else 0.0
     return float(np.std(volumes)) / mean if mean > 0 else None
 
 
 def pairwise_dice(samples: Sequence[LabelArray], classes: int) -> list[float | None]:
-    """Return, for each label value, the mean Dice of each two of `samples`.
+    """Return, for each label value, the mean Dice of all pairs of `samples`.
 
-    Two samples of which one lacks the value have Dice 0; two that both lack it say nothing, and are left
-    out. None where that leaves no two samples, and for the background.
+    A pair of which one lacks the value has Dice 0; a pair that lacks it in both is left out. None if no pair
+    is left, and for the background.
 
     Args:
         samples: Label volumes of one shape.
@@ -84,13 +84,13 @@ def pairwise_dice(samples: Sequence[LabelArray], classes: int) -> list[float | N
     """
     counts = [_counts(sample, classes) for sample in samples]
     total, pairs = np.zeros(classes), np.zeros(classes)
-    for one, other in itertools.combinations(range(len(samples)), 2):
-        is_alike = (samples[one] == samples[other]) & (samples[one] > 0)
-        both = np.bincount(samples[one][is_alike], minlength=classes)
-        size = counts[one] + counts[other]
-        there = size > 0
-        total[there] += 2.0 * both[there] / size[there]
-        pairs += there
+    for first, second in itertools.combinations(range(len(samples)), 2):
+        is_equal = (samples[first] == samples[second]) & (samples[first] > 0)
+        both = np.bincount(samples[first][is_equal], minlength=classes)
+        size = counts[first] + counts[second]
+        is_present = size > 0
+        total[is_present] += 2.0 * both[is_present] / size[is_present]
+        pairs += is_present
     return [None if v == 0 or n == 0 else float(total[v] / n) for v, n in enumerate(pairs)]
 
 
@@ -101,31 +101,31 @@ def organ_uncertainty(
     uncertainty: FloatArray,
     labels: Mapping[str, int],
 ) -> dict[str, OrganUncertainty]:
-    """Return the numbers of each organ in `labels`, those that no sample has among them.
+    """Return the uncertainty of each organ in `labels`, even if no sample has it.
 
     Args:
-        samples: Label volumes of one shape: what each pass found.
-        contours: The label volume that was made of them; may lie on another grid.
+        samples: Label volumes of one shape, one per pass.
+        contours: The final label volume; may lie on another grid.
         uncertainty: The uncertainty map, on the grid of `contours`.
         labels: TG-263 name -> value.
     """
     classes = max(labels.values()) + 1
     agreement = pairwise_dice(samples, classes)
     volumes = [_counts(sample, classes) for sample in samples]
-    found = {}
+    result = {}
     for name, value in labels.items():
         sizes = [int(volume[value]) for volume in volumes]
         inside = uncertainty[contours == value]
-        found[name] = OrganUncertainty(
+        result[name] = OrganUncertainty(
             mean_entropy=float(inside.mean(dtype=np.float64)) if inside.size else None,
             volume_cv=volume_variation(sizes),
             pairwise_dice=agreement[value],
             samples=len(samples),
             found_in=sum(size > 0 for size in sizes),
         )
-    return found
+    return result
 
 
 def _counts(sample: LabelArray, classes: int) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
-    """Return how many voxels have each value; none for the background, which would take most of the time."""
+    """Return the number of voxels of each value; 0 for the background, which would take most of the time."""
     return np.bincount(sample[sample > 0], minlength=classes)

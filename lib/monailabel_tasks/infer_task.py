@@ -23,8 +23,8 @@ from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.ensemble import (
     DeepContours,
     DeepOptions,
-    contour_deeply,
-    plan,
+    contour_ensemble,
+    plan_passes,
     write_uncertainty_map,
 )
 from lib.inference.single_pass import OVERLAP, ContourResult, contour
@@ -137,10 +137,10 @@ class OrganNetInferTask(InferTask):
             deep = DeepOptions(overlap=max(DeepOptions().overlap, options.overlap))
             started = time.perf_counter()
             earlier, notes = self._served.registry.earlier(model, deep.models - 1, device=device)
-            planned = plan(model, deep, earlier=earlier, notes=notes)
+            planned = plan_passes(model, deep, earlier=earlier, notes=notes)
             models_s = round(time.perf_counter() - started, 3)
             logger.info("%s, deep, on %s: %s", ct.image_id, device, planned)
-            result = contour_deeply(ct, planned, device=device, turn=self._one_at_a_time)
+            result = contour_ensemble(ct, planned, device=device, pass_context=self._one_at_a_time)
             return replace(result, seconds={"models": models_s, **result.seconds})
 
 

@@ -85,7 +85,7 @@ NETWORKS: Mapping[NetworkName, NetworkSpec] = {
     ),
     "dynunet": NetworkSpec(
         build=peers.dynunet,
-        divisor=lambda recipe: peers.plan(recipe).divisor,
+        divisor=lambda recipe: peers.dynunet_plan(recipe).divisor,
         usual_width=32,
         citation="Isensee et al., Nature Methods 18, 2021 (nnU-Net's plan); MONAI DynUNet",
     ),

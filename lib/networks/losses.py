@@ -12,7 +12,7 @@ DICE_SMOOTH = 1.0
 """Added to both sides of the Dice ratio, in voxels: an organ absent from both costs nothing."""
 
 
-def merge_uncontoured(logits: Tensor, known: Tensor) -> Tensor:
+def merge_uncontoured(logits: Tensor, contoured: Tensor) -> Tensor:
     """Return log-probabilities in which organs that nobody contoured count as background.
 
     Where an organ was not contoured, a background voxel may be that organ: the network must not be told
@@ -20,14 +20,14 @@ def merge_uncontoured(logits: Tensor, known: Tensor) -> Tensor:
 
     Args:
         logits: `(B, K, X, Y, Z)`.
-        known: `(B, K)` bool; background is always known.
+        contoured: `(B, K)` bool; background is always contoured.
 
     Returns:
         `(B, K, X, Y, Z)`; channel 0 holds the background together with every unknown class, the channels of
         unknown classes are those of the plain softmax and must not be used.
     """
     log_p = functional.log_softmax(logits.float(), dim=1)
-    as_background = ~known
+    as_background = ~contoured
     as_background[:, 0] = True
     hidden = log_p.masked_fill(~as_background[:, :, None, None, None], -torch.inf)
     merged = torch.logsumexp(hidden, dim=1, keepdim=True)
@@ -66,20 +66,20 @@ class FocalDiceLoss(nn.Module):
         """
         self._strength = max(0.0, 1 - share / self.fade_until) if self.fade_until else 1.0
 
-    def forward(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, label: Tensor, contoured: Tensor) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             logits: `(B, K, X, Y, Z)`.
             label: `(B, X, Y, Z)` int64; no voxel holds an unknown organ.
-            known: `(B, K)` bool: which classes the case was contoured for.
+            contoured: `(B, K)` bool: which classes the case was contoured for.
         """
-        log_p = merge_uncontoured(logits, known)
+        log_p = merge_uncontoured(logits, contoured)
         log_pt = log_p.gather(1, label[:, None])[:, 0]
         weights = self.class_weights**self._strength
         focal = -weights[label] * (1 - log_pt.exp()).pow(self.gamma) * log_pt
 
-        organs = known[:, 1:].float()
+        organs = contoured[:, 1:].float()
         p = log_p[:, 1:].exp() * organs[:, :, None, None, None]
         truth = functional.one_hot(label, log_p.shape[1])[..., 1:].movedim(-1, 1).to(p.dtype)
         axes = (0, 2, 3, 4)

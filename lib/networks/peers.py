@@ -6,24 +6,14 @@ Every builder takes its input and output channels from the recipe, and the chann
 The rule is that of Isensee et al., Nature Methods 18 (2021), "nnU-Net: a self-configuring method for deep
 learning-based biomedical image segmentation", rules "Architecture template" and "Patch size, batch size and
 network topology" of the methods; details that the paper leaves open follow the authors' published planner.
+
+MONAI is imported by the builders that need it: it takes ten seconds, and OrganNet2.5D does without it.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
-from monai.networks.nets.attentionunet import AttentionUnet
-from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
-from monai.networks.nets.dynunet import DynUNet
-from monai.networks.nets.segresnet import SegResNet
-from monai.networks.nets.swin_unetr import SwinUNETR
-from monai.networks.nets.unet import UNet
-from monai.networks.nets.vnet import (
-    DownTransition,
-    InputTransition,
-    OutputTransition,
-    UpTransition,
-)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,11 +23,11 @@ from lib.networks.anatomynet import AnatomyNet
 from lib.recipes.schema import Recipe
 
 SMALLEST_MAP_VOX = 4
-"""An axis is pooled only while at least this many voxels remain on it."""
+"""Smallest size of an axis after pooling, in voxels."""
 NEAR_RATIO = 2.0
-"""Axes whose voxel size is below this many times the finest one's are pooled, and convolved, together."""
+"""Axes are pooled and convolved together while their voxel sizes differ by less than this factor."""
 LARGEST_CHANNELS = 320
-"""Channels double at each level up to this many, in three dimensions."""
+"""Largest number of channels; channels double at each level up to it (three dimensions)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +44,12 @@ class UNetPlan:
 
     @property
     def divisor(self) -> ShapeVox:
-        """Return what sizes must divide by: the product of the strides on each axis."""
+        """Return the number that each size must be divisible by: the product of the strides on each axis."""
         x, y, z = (math.prod(on_axis) for on_axis in zip(*self.strides, strict=True))
         return x, y, z
 
     def channels(self, width: int) -> list[int]:
-        """Return each level's channels, `width` at the first."""
+        """Return the channels of each level, `width` at the first."""
         largest = max(width, LARGEST_CHANNELS)
         return [min(width * 2**level, largest) for level in range(len(self.strides))]
 
@@ -67,9 +57,9 @@ class UNetPlan:
 def plan_unet(crop_vox: ShapeVox, spacing_mm: SpacingMm) -> UNetPlan:
     """Return the levels of a U-Net for crops of `crop_vox` voxels of `spacing_mm`.
 
-    A level pools, of the axes that keep `SMALLEST_MAP_VOX` voxels, those whose voxels are not yet twice as
-    large as the finest of them; one axis alone is pooled only while it keeps a half more than that. An axis
-    is convolved with a kernel of 3 from the level on where its voxels are not twice the finest.
+    A level pools those axes that keep `SMALLEST_MAP_VOX` voxels and whose voxel size is less than twice the
+    finest of them. If this leaves a single axis, it is pooled only while it keeps 1.5 times that many voxels.
+    An axis has a kernel of 3 from the first level at which its voxel size is less than twice the finest.
     """
     size, spacing = list(crop_vox), list(spacing_mm)
     kernel = [1, 1, 1]
@@ -83,7 +73,7 @@ def plan_unet(crop_vox: ShapeVox, spacing_mm: SpacingMm) -> UNetPlan:
         strides.append((stride[0], stride[1], stride[2]))
         size = [-(-n // by) for n, by in zip(size, stride, strict=True)]
         spacing = [step * by for step, by in zip(spacing, stride, strict=True)]
-    # The deepest level sees all three axes, however coarse one of them still is.
+    # The deepest level convolves all three axes, however coarse one of them still is.
     return UNetPlan((*kernels, (3, 3, 3)), tuple(strides))
 
 
@@ -99,13 +89,13 @@ def _pooled_axes(size: list[int], spacing: list[float]) -> list[int]:
 
 
 FIVE_LEVELS = (1, 2, 4, 8, 16)
-"""Channels of each level, in widths, where channels double."""
+"""Channels of five levels that double, in multiples of the width."""
 
 
 class Padded(nn.Module):
-    """A network made to take any size: padded at the far end with the last voxel, and cropped back.
+    """A network for images of any size: padded at the far end with the last voxel, and cropped back.
 
-    Padding also keeps more than one voxel on the deepest level: normalisation over one is not defined.
+    Padding also keeps more than one voxel on the deepest level, since normalisation over one is undefined.
     """
 
     def __init__(self, network: nn.Module, divisor: ShapeVox) -> None:
@@ -126,27 +116,29 @@ class Padded(nn.Module):
         return logits[:, :, :size_x, :size_y, :size_z]
 
 
-def plan(recipe: Recipe) -> UNetPlan:
+def dynunet_plan(recipe: Recipe) -> UNetPlan:
     """Return the levels of `dynunet` for the recipe's crop and spacing.
 
     Raises:
-        ConfigError: If the crop is too small to be pooled twice, which MONAI's DynUNet needs.
+        ConfigError: If the crop is too small for two poolings, which MONAI's DynUNet needs.
     """
-    found = plan_unet(recipe.crop_vox, recipe.spacing_mm)
-    if len(found.strides) < 3:
+    plan = plan_unet(recipe.crop_vox, recipe.spacing_mm)
+    if len(plan.strides) < 3:
         raise ConfigError(
-            f"recipe {recipe.name!r}: network 'dynunet' pools twice or more, and a crop_vox of "
-            f"{recipe.crop_vox} leaves room for less: give it 16 voxels a side or more"
+            f"recipe {recipe.name!r}: network 'dynunet' needs two poolings, for which a crop_vox of "
+            f"{recipe.crop_vox} is too small: use at least 16 voxels a side"
         )
-    return found
+    return plan
 
 
 def dynunet(recipe: Recipe) -> nn.Module:
-    """Return MONAI's DynUNet with nnU-Net's plan: instance norm, leaky ReLU, one head, no supervision below.
+    """Return MONAI's DynUNet with nnU-Net's plan: instance norm, leaky ReLU, one head, no deep supervision.
 
     Dropout: voxels, after each convolution of the encoder (nnU-Net has none).
     """
-    levels = plan(recipe)
+    from monai.networks.nets.dynunet import DynUNet
+
+    levels = dynunet_plan(recipe)
     network = DynUNet(
         3,
         len(recipe.hu_windows),
@@ -157,8 +149,8 @@ def dynunet(recipe: Recipe) -> nn.Module:
         filters=levels.channels(recipe.network.width),
         dropout=recipe.network.dropout or None,
     )
-    # MONAI holds each level twice, by these names and within `skip_layers`, which alone is run: one tensor
-    # under two names cannot be written to safetensors.
+    # MONAI stores each level twice: under these names and in `skip_layers`, which is the one that runs.
+    # safetensors does not accept one tensor under two names.
     del network.input_block, network.downsamples, network.bottleneck, network.upsamples
     return network
 
@@ -166,9 +158,11 @@ def dynunet(recipe: Recipe) -> nn.Module:
 def segresnet(recipe: Recipe) -> nn.Module:
     """Return MONAI's SegResNet with the blocks of Myronenko (2018): 1, 2, 2, 4 down and 1, 1, 1 up.
 
-    Group norm is of 8 groups, or of as many as divide a width that 8 does not. Dropout: channels, after the
-    first convolution, as in the paper (there 0.2).
+    Group norm has 8 groups, or the largest number that divides both 8 and the width. Dropout: channels, after
+    the first convolution, as in the paper (there 0.2).
     """
+    from monai.networks.nets.segresnet import SegResNet
+
     width = recipe.network.width
     return SegResNet(
         3,
@@ -187,6 +181,8 @@ def unet(recipe: Recipe) -> nn.Module:
 
     Dropout: voxels, after each convolution but the last.
     """
+    from monai.networks.nets.unet import UNet
+
     return UNet(
         3,
         len(recipe.hu_windows),
@@ -199,9 +195,16 @@ def unet(recipe: Recipe) -> nn.Module:
 
 
 class VNet(nn.Module):
-    """V-Net (Milletari et al. 2016) of MONAI's blocks, which MONAI's own `VNet` fixes at a width of 16."""
+    """V-Net (Milletari et al. 2016) from MONAI's blocks; MONAI's own `VNet` has a fixed width of 16."""
 
     def __init__(self, in_channels: int, out_channels: int, *, width: int, dropout: float) -> None:
+        from monai.networks.nets.vnet import (
+            DownTransition,
+            InputTransition,
+            OutputTransition,
+            UpTransition,
+        )
+
         super().__init__()
         act = ("elu", {"inplace": True})
         drops = (dropout, dropout)
@@ -240,15 +243,17 @@ def vnet(recipe: Recipe) -> nn.Module:
 
 
 class UNetPlusPlus(nn.Module):
-    """MONAI's BasicUNetPlusPlus, which returns a list, with the output of its deepest node alone."""
+    """MONAI's BasicUNetPlusPlus, which returns a list, reduced to the output of its deepest node."""
 
     def __init__(self, in_channels: int, out_channels: int, *, width: int, dropout: float) -> None:
+        from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
+
         super().__init__()
         features = tuple(width * level for level in (1, 1, 2, 4, 8, 1))
         self.nodes = BasicUNetPlusPlus(
             3, in_channels, out_channels, features=features, dropout=dropout
         )
-        # The heads of the shallower nodes are for deep supervision: they would be stored and never trained.
+        # The heads of the shallower nodes serve deep supervision: here they would never be trained.
         for name in ("final_conv_0_1", "final_conv_0_2", "final_conv_0_3"):
             setattr(self.nodes, name, nn.Identity())
 
@@ -273,6 +278,8 @@ def attentionunet(recipe: Recipe) -> nn.Module:
 
     Dropout: voxels, after each convolution of the encoder and after each merge.
     """
+    from monai.networks.nets.attentionunet import AttentionUnet
+
     return AttentionUnet(
         3,
         len(recipe.hu_windows),
@@ -288,6 +295,8 @@ def swinunetr(recipe: Recipe) -> nn.Module:
 
     Dropout: values of the embedded patches and of each transformer's projections (`drop_rate`).
     """
+    from monai.networks.nets.swin_unetr import SwinUNETR
+
     return SwinUNETR(
         len(recipe.hu_windows),
         recipe.classes,
@@ -297,7 +306,7 @@ def swinunetr(recipe: Recipe) -> nn.Module:
 
 
 def anatomynet(recipe: Recipe) -> nn.Module:
-    """Return an AnatomyNet; see there for dropout."""
+    """Return an `AnatomyNet`, which documents its dropout."""
     config = recipe.network
     return AnatomyNet(
         len(recipe.hu_windows), recipe.classes, width=config.width, dropout=config.dropout

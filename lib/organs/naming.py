@@ -1,6 +1,6 @@
-"""Spellings of organs, and label volumes turned from a client's values to ours.
+"""Recognition of organ names, and conversion of a client's label values to those of the organ set.
 
-The only place that knows any name but TG-263's.
+No other module knows spellings other than TG-263's.
 """
 
 import re
@@ -52,22 +52,23 @@ _STEMS: Mapping[str, str] = {
     "spinalcanal": "SpinalCanal",
     "vertebralcanal": "SpinalCanal",
 }
-"""Letters of a name without its side, in small letters -> TG-263 name without its side.
+"""Letters of a name without its side, in lower case -> TG-263 name without its side.
 
 Nikolov et al. contour the eyeball and call it orbit, after the atlas of Brouwer et al. 2015.
 """
 
 _ANOTHER_STRUCTURE = re.compile(r"[0-9~+!*%^]")
-"""`Cord+5`, `SpinalCord_PRV05`, `Parotid_L~`: a margin, a part or a version, which the letters do not show."""
+"""Characters that mark a margin, a part or a version: `Cord+5`, `SpinalCord_PRV05`, `Parotid_L~`."""
 
 _SIDES = {"l": "_L", "lt": "_L", "left": "_L", "r": "_R", "rt": "_R", "right": "_R"}
 
 
 def tg263_name(spelling: str) -> str | None:
-    """Return the TG-263 name that `spelling` means, None where it means no organ of ours.
+    """Return the TG-263 name that `spelling` means, None if it is not in the organ table.
 
-    Understands PDDCA (`OpticNerve_L`), OpenKBP (`RightParotid`), Nikolov et al. (`Optic-Nerve-Lt`), and what
-    people type: case, `-`, `_` and spaces do not matter. A digit does: `SpinalCord_05` is a margin, no cord.
+    Recognises PDDCA (`OpticNerve_L`), OpenKBP (`RightParotid`), Nikolov et al. (`Optic-Nerve-Lt`) and free
+    spellings: case, `-`, `_` and spaces do not matter. Digits matter: `SpinalCord_05` is a margin, not the
+    cord.
     """
     if any(c.isdigit() for c in spelling):
         return None
@@ -75,7 +76,7 @@ def tg263_name(spelling: str) -> str | None:
     sides = [_SIDES[w] for w in words if w in _SIDES]
     stem = "".join(w for w in words if w not in _SIDES)
     if not sides and stem not in _STEMS:
-        # `rightparotid`: no capital and no space shows where the side ends.
+        # `rightparotid`: without capital or space, the side can only be found as a prefix or suffix.
         sides = [_SIDES[side] for side in ("left", "right") if side in stem]
         stem = stem.removeprefix("left").removeprefix("right")
         stem = stem.removesuffix("left").removesuffix("right")
@@ -86,9 +87,9 @@ def tg263_name(spelling: str) -> str | None:
 
 
 def organ_of_structure(name: str) -> str | None:
-    """Return the TG-263 name of the organ that a ROI or segment of that name is, whole and without a margin.
+    """Return the TG-263 name of a ROI or segment that is a whole organ without margin.
 
-    None where it is no organ of ours, or a part, a margin or a version of one.
+    None if it is not in the organ table, or is a part, a margin or a version of an organ.
     """
     return None if _ANOTHER_STRUCTURE.search(name) else tg263_name(name)
 
@@ -99,28 +100,27 @@ def to_organ_values(
     labels: Mapping[str, int],
     image_id: str,
 ) -> LabelArray:
-    """Return `array` with the values of `labels`, whatever values a client gave its segments.
+    """Return `array` with the values of `labels`, from a client's own numbering of its segments.
 
-    3D Slicer sends `[{"name", "idx"}]`: it numbers the voxels 1, 2, 3 in the list's order, while `idx` also
-    counts segments that it left out of the file. Other clients mean the voxel's value by `idx`. Where the
-    two readings give the same organs, or only one fits the voxels, it is taken; where both fit and differ,
-    nothing is guessed.
+    3D Slicer sends `[{"name", "idx"}]`: the voxel values are 1, 2, 3 in the list's order, while `idx` also
+    counts segments that are not in the file. For other clients `idx` is the voxel value. If both readings give
+    the same organs, or only one fits the voxels, it is used. If both fit and differ, the label is refused.
 
     Args:
-        array: `(X, Y, Z)`, a client's values.
-        label_info: What the client says of them; empty if nothing, then they must be ours already.
-        labels: TG-263 name -> our value.
+        array: `(X, Y, Z)`, the client's values.
+        label_info: The client's description of the values; if empty, they must be those of `labels`.
+        labels: TG-263 name -> value in the organ set.
         image_id: For messages.
 
     Raises:
-        LabelError: If a voxel's value or a segment's name is not known, or the list can be read in two ways.
+        LabelError: If a voxel value or segment name is unknown, or the list is ambiguous.
     """
     present = sorted(int(v) for v in np.unique(array) if v)
     if not label_info:
-        strange = sorted(set(present) - set(labels.values()))
-        if strange:
+        unknown = sorted(set(present) - set(labels.values()))
+        if unknown:
             raise LabelError(
-                f"{image_id}: the label holds the values {strange}, which name no organ; expected "
+                f"{image_id}: the label holds the values {unknown}, which name no organ; expected "
                 f"{dict(labels)}, or label_info with a name for each value"
             )
         return array
@@ -148,16 +148,16 @@ def to_organ_values(
 def _organ_names(
     reading: Mapping[int, str], labels: Mapping[str, int], image_id: str
 ) -> dict[int, str]:
-    """Return value -> TG-263 name; a segment without a voxel may be called anything."""
+    """Return value -> TG-263 name of the segments that have a voxel."""
     names: dict[int, str] = {}
     for value, spelling in reading.items():
         name = spelling if spelling in labels else tg263_name(spelling)
         if name is None or name not in labels:
             raise LabelError(
-                f"{image_id}: {spelling!r} is no organ of this server's; it contours {', '.join(labels)}"
+                f"{image_id}: {spelling!r} is not an organ of this server; its organs are {', '.join(labels)}"
             )
         if name in names.values():
-            raise LabelError(f"{image_id}: two segments are called {name}; join them or rename one")
+            raise LabelError(f"{image_id}: two segments mean {name}; join them or rename one")
         names[value] = name
     return names
 

@@ -1,10 +1,10 @@
-"""The organ table: one place for names, label values, codes, colours, partners and tolerances.
+"""The organ table: names, label values, codes, colours, paired organs and tolerances.
 
 Names are the primary names of AAPM TG-263 (report section 7.2). SNOMED CT codes are those of the body
-structure; the side is a separate code that follows from the name's suffix (`LATERALITY`). Colours are chosen to
-be told apart over a grey CT, each side of a pair its own. Tolerances are the
-95th percentile of the distance between two experts' surfaces (Nikolov et al., J Med Internet Res 2021,
-table 1), used for the surface DSC; an organ that the paper does not list says so in `tolerance_source`.
+structure; the side is a separate code that follows from the name's suffix (`LATERALITY`). Colours are chosen
+to be distinguishable over a grey CT, with a different colour for each side. Tolerances are the 95th percentile
+of the distance between two experts' surfaces (Nikolov et al., J Med Internet Res 2021, table 1), used for the
+surface DSC; an organ that the paper does not list says so in `tolerance_source`.
 """
 
 from collections.abc import Mapping
@@ -236,14 +236,14 @@ def organ_set(name: str) -> Mapping[str, int]:
         ConfigError: If there is no such set.
     """
     if name not in ORGAN_SETS:
-        raise ConfigError(f"organ set {name!r} is not known; the sets are {', '.join(ORGAN_SETS)}")
+        raise ConfigError(f"unknown organ set {name!r}; known sets: {', '.join(ORGAN_SETS)}")
     return ORGAN_SETS[name]
 
 
 def mirror_values(labels: Mapping[str, int]) -> list[int]:
     """Return, for each value 0..K-1, the value it has in a left-right mirrored patient.
 
-    An organ whose partner is not in `labels` keeps its value.
+    An organ whose counterpart is not in `labels` keeps its value.
     """
     swapped = list(range(max(labels.values()) + 1))
     for name, value in labels.items():
@@ -252,8 +252,8 @@ def mirror_values(labels: Mapping[str, int]) -> list[int]:
 
 
 def is_mirrorable(labels: Mapping[str, int]) -> bool:
-    """Return whether every organ of one side has its partner of the other in `labels`.
+    """Return whether every organ of one side has its counterpart in `labels`.
 
-    Where one has none, a network that sees a mirrored patient draws the partner in its place.
+    Otherwise a network applied to a mirrored patient would contour the counterpart in its place.
     """
     return all(ORGANS[name].mirror in labels for name in labels)

@@ -15,7 +15,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
-from lib.imaging.dicom_series import is_capture, is_localizer, slices_of
+from lib.imaging.dicom_series import ct_slices, is_capture, is_localizer
 from lib.imaging.scans import require_volume
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff, Undelivered
@@ -174,7 +174,7 @@ class SeriesCatalog:
         if all(is_localizer(header) or is_capture(header) for header in headers):
             return SeriesCheck.IGNORED, "localizers or screen captures only"
         try:
-            _, grid = slices_of(headers, image_id=row.uid)
+            _, grid = ct_slices(headers, image_id=row.uid)
             require_volume(row.uid, grid)
         except ScanError as error:
             return SeriesCheck.REFUSED, str(error)

@@ -1,6 +1,6 @@
 """What the DICOM object of a label version says of itself, wherever it goes."""
 
-from lib.dicom.about import ObjectProvenance, uid_of
+from lib.dicom.object_attributes import ObjectProvenance, derived_uid
 from lib.dicom.objects import Kind
 from lib.storage.tables import LabelVersion
 
@@ -18,8 +18,8 @@ def provenance_of(version: LabelVersion, kind: Kind, series_uid: str) -> ObjectP
     what = (series_uid, kind, version.tag, str(version.number), version.digest)
     has_model = bool(version.model_version)
     return ObjectProvenance(
-        sop_instance_uid=uid_of("instance", *what),
-        series_instance_uid=uid_of("series", *what),
+        sop_instance_uid=derived_uid("instance", *what),
+        series_instance_uid=derived_uid("series", *what),
         author=version.author,
         model=MODEL if has_model else None,
         model_version=version.model_version or "",

@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import DA, TM
 
 from lib.datastores.dicomweb import DicomWebStore
+from lib.dicom.object_attributes import referenced_series, sequence_items
 from lib.dicom.objects import MODALITIES, read_object
-from lib.dicom.references import items, referenced_series
-from lib.dicom.structures import StructureSet, label_from, organs_among
+from lib.dicom.structures import StructureSet, label_from_structures, match_organs
 from lib.errors import DatastoreError, LabelError, ScanError
 from lib.imaging.dicom_series import PARSING_ERRORS, read_headers
 from lib.imaging.geometry import Grid
@@ -103,7 +103,9 @@ class DicomImporter:
                 headers, grid = read_headers(self._store.require_image(image_id), image_id=image_id)
                 read = self._submitted if source == CLIENT else self._found
                 structures, notes = read(file, headers, grid, image_id)
-                label = label_from(structures, self._store.labels, grid, image_id, notes=notes)
+                label = label_from_structures(
+                    structures, self._store.labels, grid, image_id, notes=notes
+                )
             except (LabelError, ScanError) as error:
                 where = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
                 raise type(error)(
@@ -123,15 +125,15 @@ class DicomImporter:
     def _has_more(self, header: Dataset) -> bool:
         drawn = {
             one.get("ReferencedROINumber")
-            for one in items(header, "ROIContourSequence")
-            if items(one, "ContourSequence")
+            for one in sequence_items(header, "ROIContourSequence")
+            if sequence_items(one, "ContourSequence")
         }
         names = {
             str(roi.get("ROIName", ""))
-            for roi in items(header, "StructureSetROISequence")
+            for roi in sequence_items(header, "StructureSetROISequence")
             if roi.get("ROINumber") in drawn
         }
-        return len(organs_among(names, self._store.labels)) < len(names)
+        return len(match_organs(names, self._store.labels)) < len(names)
 
     def _submitted(
         self, file: Path, headers: Sequence[FileDataset], grid: Grid, image_id: str
@@ -152,7 +154,7 @@ class DicomImporter:
         """
         labels = self._store.labels
         structures = read_object(
-            file, headers, grid, image_id=image_id, wanted=lambda names: organs_among(names, labels)
+            file, headers, grid, image_id=image_id, select=lambda names: match_organs(names, labels)
         )
         if not structures.masks:
             raise LabelError(
@@ -160,7 +162,7 @@ class DicomImporter:
                 f"({', '.join(map(repr, structures.names[:20]))}) is drawn and an organ of this server's; it "
                 f"contours {', '.join(labels)}"
             )
-        ours = organs_among(structures.names, labels)
+        ours = match_organs(structures.names, labels)
         others = [repr(name) for name in structures.names if name not in ours]
         passed_over = [f"no organs of this server's: {', '.join(others)}"] if others else []
         return structures, [*structures.notes, *passed_over]

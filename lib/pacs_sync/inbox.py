@@ -8,9 +8,8 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from lib.datastores.dicomweb import DicomWebStore
-from lib.dicom.about import MANUFACTURER
+from lib.dicom.object_attributes import MANUFACTURER, referenced_series, sequence_items
 from lib.dicom.objects import KINDS, MODALITIES
-from lib.dicom.references import items, referenced_series
 from lib.errors import LabelError, NotDeliveredError, PacsError, ScanError
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff, Undelivered
@@ -179,8 +178,13 @@ def _require_a_person(header: Dataset) -> None:
     """
     if header.get("Manufacturer") != MANUFACTURER:
         return
-    segments = [one.get("SegmentAlgorithmType") for one in items(header, "SegmentSequence")]
-    rois = [one.get("ROIGenerationAlgorithm") for one in items(header, "StructureSetROISequence")]
+    segments = [
+        one.get("SegmentAlgorithmType") for one in sequence_items(header, "SegmentSequence")
+    ]
+    rois = [
+        one.get("ROIGenerationAlgorithm")
+        for one in sequence_items(header, "StructureSetROISequence")
+    ]
     if {*segments, *rois} == {"AUTOMATIC"}:
         raise LabelError(
             f"{header.SOPInstanceUID}: a model's contours that nobody has looked at; open them, correct them, "

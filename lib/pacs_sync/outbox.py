@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lib.datastores.dicomweb import DicomWebStore
-from lib.dicom.about import ObjectProvenance
+from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.seg import write_seg
 from lib.errors import (
     DatastoreError,

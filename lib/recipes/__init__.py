@@ -1,1 +1,1 @@
-"""recipes."""
+"""Recipes: organ set, network, loss, schedule and augmentation of a model."""

@@ -1,8 +1,8 @@
-"""Recipes: what is contoured, how a CT is shown to which network, and how that network is trained.
+"""Recipes: the organs, the preparation of a CT, the network, and its training.
 
 A recipe is one frozen dataclass. `pddca` is the paper's, `openkbp` is for research volumes of 4 mm, `demo`
-is `openkbp` cut short; a clinic writes its own as YAML (`lib.recipes.yaml_files`). A checkpoint carries
-its recipe, so that it is always run as it was trained.
+is a shortened `openkbp`; a clinic writes its own as YAML (`lib.recipes.yaml_files`). A checkpoint contains
+its recipe, so that a model is always used as it was trained.
 """
 
 import dataclasses
@@ -33,21 +33,21 @@ NetworkName = Literal[
     "anatomynet",
 ]
 NETWORK_NAMES: tuple[NetworkName, ...] = get_args(NetworkName)
-"""The networks that a recipe may name; `lib.networks.build.NETWORKS` says what each is."""
+"""Names of the networks; `lib.networks.build.NETWORKS` describes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConfig:
-    """Which network, and how wide.
+    """Network and its size.
 
     Attributes:
         name: One of `NETWORK_NAMES`: OrganNet2.5D, or a peer to compare it with (ADR 0012).
         width: Channels of the first level; 16 in the paper (Chen et al. 2021, fig. 1).
-        dilations: Rates of each HDC block (Wang et al. 2018); the paper does not print its own. OrganNet2.5D
-            alone has them.
-        se_reduction: Reduction ratio of the ResSE blocks; not in the paper. OrganNet2.5D alone has them.
-        dropout: Probability of dropping a channel; 0 is off, as in the paper. Where a peer drops, and
-            whether channels or voxels, is said in `lib.networks.peers`.
+        dilations: Rates of each HDC block (Wang et al. 2018); the paper does not print its own. Only for
+            OrganNet2.5D.
+        se_reduction: Reduction ratio of the ResSE blocks; not in the paper. Only for OrganNet2.5D.
+        dropout: Probability of dropping a channel; 0 is off, as in the paper. `lib.networks.peers` documents
+            the layers of each peer, and whether channels or voxels are dropped.
     """
 
     __pydantic_config__ = _STRICT
@@ -74,10 +74,9 @@ class LossConfig:
         focal_gamma: Focusing parameter of the focal loss.
         dice_weight: The paper's lambda.
         background_weight: Focal weight of the background class.
-        class_weights: TG-263 name -> focal weight; 1 where an organ is not named.
-        fade_until: Share of the run at which these weights have faded to 1; 0 keeps them. Heavy
-            weights keep small organs from dying out while the network is young, and to the end would make it
-            draw them too large.
+        class_weights: TG-263 name -> focal weight; 1 for organs without an entry.
+        fade_until: Share of the run after which these weights have faded to 1; 0 keeps them. Large weights
+            prevent small organs from being lost early in training, but would make them too large at its end.
     """
 
     __pydantic_config__ = _STRICT
@@ -89,33 +88,33 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.fade_until <= 1:
-            raise ConfigError(f"loss: fade_until is a share, from 0 to 1, not {self.fade_until}")
+            raise ConfigError(f"loss: fade_until must be from 0 to 1, not {self.fade_until}")
         unknown = sorted(set(self.class_weights) - set(ORGANS))
         if unknown:
-            raise ConfigError(f"loss: class_weights names no organ of ours: {', '.join(unknown)}")
+            raise ConfigError(f"loss: class_weights has unknown organs: {', '.join(unknown)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
-    """How long and how fast.
+    """Length of the training, learning rate and early stopping.
 
     Attributes:
-        epochs: Passes; an epoch is `steps_per_epoch` batches, whatever the number of cases.
+        epochs: Number of epochs; an epoch is `steps_per_epoch` batches, independent of the number of cases.
         steps_per_epoch: Optimiser steps in an epoch.
         batch_size: Crops in a step.
-        learning_rate: Adam's, at the start.
+        learning_rate: Initial learning rate of Adam.
         decay: `step` divides by 10 every `decay_epochs` (the paper's); `cosine` falls to 0 at the end.
         decay_epochs: See `decay`.
         warmup_steps: Steps over which the learning rate rises from 0.
         organ_probability: Share of crops centred on an organ, each organ equally often.
-        ema_decay: Decay of the moving average of the weights, which is what gets saved; 0 is off. It is
-            reached gradually (`lib.training.run`).
+        ema_decay: Decay of the moving average of the weights, which is saved; 0 is off. It is reached
+            gradually (`lib.training.state.moving_average`).
         gradient_clip: Largest norm of a step's gradient; 0 is off.
         validate_every: Epochs between two validations on whole volumes.
-        patience: Validations in a row without a gain after which the run stops, and the weights of the best
-            validation are kept; 0 is off: every epoch is trained and the last weights are kept, so that
-            the validation cases choose nothing.
-        min_delta: Least gain in mean DSC that counts for `patience`.
+        patience: Number of validations without a gain after which the run stops; the weights of the best
+            validation are kept. 0 is off: every epoch is trained and the last weights are kept, so that the
+            validation cases have no influence.
+        min_delta: Smallest gain in mean DSC that counts for `patience`.
     """
 
     __pydantic_config__ = _STRICT
@@ -147,39 +146,40 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
-    """How training crops are varied (ADR 0011); `lib.training.augment` says in which order.
+    """Augmentation of training crops (ADR 0011); `lib.training.augment` defines the order.
 
-    Each variation is drawn for a crop with its `_probability`, and its size evenly up to the largest value
-    named here. A probability of 0 switches one off and leaves what the others draw as it was.
+    Each variation is applied to a crop with its `_probability`; its size is drawn uniformly up to the largest
+    value given here. A probability of 0 switches a variation off without changing the others.
 
     Attributes:
-        mirror_probability: Left for right; organs of a pair change names.
+        mirror_probability: Exchange of left and right; paired organs change names.
         rotation_probability: See `rotation_deg`.
         rotation_deg: Largest angle about x, y, z: the body turns most about its long axis.
         zoom_probability: See `zoom`.
         zoom: Largest change of size along each axis on its own, as a share.
         elastic_probability: See `elastic_mm`.
-        elastic_mm: How far each control point of a cubic B-spline moves along each axis at most.
-        elastic_grid_mm: Distance between control points. `elastic_mm` may be 0.4 of it, below which no
+        elastic_mm: Largest movement of each control point of a cubic B-spline along each axis.
+        elastic_grid_mm: Distance between control points. `elastic_mm` may be up to 0.4 of it, below which no
             tissue folds over (Choi and Lee 2000; Rueckert et al. 2006).
-        metal_probability: Of fillings, in crops with teeth.
-        metal_fillings: Most of them in one crop.
+        metal_probability: Dental fillings, in crops with teeth.
+        metal_fillings: Largest number of fillings in one crop.
         metal_streak_hu: Strongest streak, 20 mm from a filling.
         thick_slice_probability: See `thick_slice_mm`.
-        thick_slice_mm: Thickest slices that a crop is averaged to along z, then interpolated from.
+        thick_slice_mm: Largest thickness of the slices that a crop is averaged to along z, then interpolated
+            from.
         blur_probability: See `blur_mm`.
         blur_mm: Largest standard deviation of a Gaussian along x and y alike, and along z.
         sharpen_probability: See `sharpen`.
-        sharpen: Most of the detail finer than `blur_mm` that is added once more, as a share: bone kernels.
+        sharpen: Largest share of the detail finer than `blur_mm` that is added again, as bone kernels do.
         contrast_probability: See `contrast`.
         contrast: Largest change of all HU, as a share.
         shift_probability: See `shift_hu`.
-        shift_hu: Largest number added to all HU.
+        shift_hu: Largest constant added to all HU.
         noise_probability: See `noise_hu`.
         noise_hu: Largest standard deviation of white noise.
-        field_of_view_probability: Of a crop that the edge of the scan cuts: its circle, or its first or last
-            slice. What lies outside is air and background.
-        field_of_view_mm: How far the edge comes into the crop; at most to its centre.
+        field_of_view_probability: Cut of the crop by the edge of the scan: the reconstruction circle, or the
+            first or last slice. Voxels outside become air and background.
+        field_of_view_mm: Largest distance of the edge from the crop's border; at most to the crop's centre.
     """
 
     __pydantic_config__ = _STRICT
@@ -231,20 +231,20 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that makes a model what it is, but its training cases.
+    """Complete specification of a model, except its training cases.
 
     Attributes:
-        name: What people call it.
+        name: Name of the recipe.
         organ_set: A key of `lib.organs.table.ORGAN_SETS`.
-        spacing_mm: Voxel size that the network sees, x, y, z.
-        spacing_tolerance: A CT whose voxels are this close to `spacing_mm`, as a ratio on every axis, is
-            shown as it is: resampling by a few per cent only blurs the contours.
-        hu_windows: One input channel a window, each scaled to -1..1 and clipped.
+        spacing_mm: Voxel size of the network's input, x, y, z.
+        spacing_tolerance: Relative difference from `spacing_mm`, on every axis, up to which a CT is not
+            resampled: resampling by a few per cent would only blur the contours.
+        hu_windows: HU windows, one input channel each, scaled to -1..1 and clipped.
         crop_vox: Size of a training crop and of the sliding window, x, y, z.
         network: See `NetworkConfig`.
         loss: See `LossConfig`.
         schedule: See `ScheduleConfig`.
-        augment: See `AugmentConfig`; a recipe written before it was there has the defaults.
+        augment: See `AugmentConfig`; older stored recipes without it get the defaults.
     """
 
     __pydantic_config__ = _STRICT
@@ -286,13 +286,13 @@ class Recipe:
         return plain
 
     def preparation_digest(self) -> str:
-        """Return a short digest of what decides how a CT and its label are prepared."""
+        """Return a short digest of all settings that affect the preparation of a CT and its label."""
         parts = [self.organ_set, self.spacing_mm, self.spacing_tolerance, self.hu_windows]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-# Chen et al. 2021, sections 2.4 and 3.1; the window and the spacing are those of the reproductions that
-# reached the published DSC (ADR 0004).
+# Chen et al. 2021, sections 2.4 and 3.1; window and spacing are from reproductions that reached the
+# published DSC (ADR 0004).
 PDDCA = Recipe(
     name="pddca",
     organ_set="pddca",
@@ -323,7 +323,7 @@ OPENKBP = Recipe(
     hu_windows=((-160.0, 240.0), (-300.0, 1200.0)),
     crop_vox=(48, 48, 48),
     network=NetworkConfig(width=8),
-    # Organs of a few hundred voxels that few cases were contoured for die out under the paper's weights.
+    # With the paper's weights, organs of a few hundred voxels that are contoured in few cases are lost.
     loss=LossConfig(
         focal_gamma=1.0,
         background_weight=1.0,
@@ -351,4 +351,4 @@ OPENKBP = Recipe(
 )
 
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (PDDCA, OPENKBP)}
-"""Recipes that come with the project."""
+"""Recipes of the project, by name."""

@@ -1,6 +1,6 @@
-"""A clinic's own recipe: YAML in, `Recipe` out, and a refusal that names the line and the reason.
+"""Recipes in YAML files, with error messages that name the line and the reason.
 
-extends: openkbp            # a recipe of ours to start from; leave out to write every field
+extends: openkbp            # a recipe of the project to start from; without it every field is needed
 name: clinic
 spacing_mm: [1.0, 1.0, 2.5]
 network: {width: 16}
@@ -20,7 +20,7 @@ _ADAPTER = TypeAdapter(Recipe)
 
 
 def recipe_from_dict(values: Mapping[str, Any], *, source: str) -> Recipe:
-    """Return the recipe that `values` describe, as `Recipe.as_dict` wrote them.
+    """Return the recipe from the plain values of `Recipe.as_dict`.
 
     Raises:
         ConfigError: If a field is missing, unknown or wrong; the message begins with `source`.
@@ -37,14 +37,14 @@ def find_recipe(name_or_file: str) -> Recipe:
     """Return the recipe of that name, or the one in that YAML file.
 
     Raises:
-        ConfigError: If there is neither, or the file is wrong: then with the line and the reason.
+        ConfigError: If there is neither, or the file is invalid; the message has the line and the reason.
     """
     if name_or_file in RECIPES:
         return RECIPES[name_or_file]
     path = Path(name_or_file)
     if not path.is_file():
         raise ConfigError(
-            f"recipe {name_or_file!r} is neither one of ours ({', '.join(RECIPES)}) nor a file"
+            f"recipe {name_or_file!r} is neither a known recipe ({', '.join(RECIPES)}) nor a file"
         )
     return _read(path)
 
@@ -67,7 +67,7 @@ def _read(path: Path) -> Recipe:
         if base not in RECIPES:
             line_number = _line_of(node, ("extends",))
             raise ConfigError(
-                f"{path.name}:{line_number}: extends: {base!r} is none of {', '.join(RECIPES)}"
+                f"{path.name}:{line_number}: extends: unknown recipe {base!r}; known: {', '.join(RECIPES)}"
             )
         values = _merged(RECIPES[base].as_dict(), values)
     try:
@@ -84,14 +84,14 @@ def _reason(error: Any) -> str:
     kinds = {"unexpected_keyword_argument": "no such field", "missing": "this field is missing"}
     if error["type"] in kinds:
         return kinds[error["type"]]
-    found = "" if error["type"] == "value_error" else f" (found {error['input']!r})"
-    return f"{error['msg']}{found}"
+    value = "" if error["type"] == "value_error" else f" (found {error['input']!r})"
+    return f"{error['msg']}{value}"
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        # Class weights belong to one organ set: a file's own replace the base's as a whole.
+        # Class weights belong to an organ set: those of a file replace the base's completely.
         is_section = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = (
             _merged(merged[key], value) if is_section and key != "class_weights" else value
@@ -100,7 +100,7 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line_of(node: yaml.Node, where: tuple[Any, ...]) -> int:
-    """Return the 1-based line of the deepest part of `where` that the file itself holds."""
+    """Return the 1-based line of the deepest part of `where` that the file contains."""
     line = int(node.start_mark.line) + 1
     for part in where:
         child: yaml.Node | None = None

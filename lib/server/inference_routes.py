@@ -14,7 +14,7 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 from monailabel.endpoints.user.auth import User
 from pydantic import BaseModel, ConfigDict
 
-from lib.dicom.about import ObjectProvenance
+from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.objects import Kind
 from lib.errors import ConfigError
 from lib.imaging.dicom_series import read_headers, require_series

@@ -23,7 +23,7 @@ from pydicom.dataset import FileDataset
 from requests_toolbelt import MultipartEncoder
 from sqlalchemy.exc import OperationalError
 
-from lib.dicom.about import ObjectProvenance
+from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.objects import Kind, write_object
 from lib.errors import (
     CheckpointError,

@@ -1,7 +1,7 @@
-"""How training crops are varied: pose and shape first, then what scanners and fillings do to a CT (ADR 0011).
+"""Augmentation of training crops: pose and shape, then effects of scanners and dental fillings (ADR 0011).
 
-Each function is pure: what it draws comes from its own random stream, so that switching one variation off
-leaves the others as they were. All of them work in HU, before any window, and in mm.
+Each function is pure and has a random stream of its own, so that switching one variation off does not change
+the others. All functions work in HU, before any window, and in mm.
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from lib.training.metal import add_fillings
 Hu = npt.NDArray[np.float32]
 
 AIR_HU = -1024.0
-"""What a scanner writes where it saw nothing."""
+"""HU value of padding outside the reconstruction circle."""
 MAX_HU = 3071.0
-"""The end of the scale of 12 bits; most scanners write metal as this."""
+"""Largest HU value of a 12-bit scale; most scanners store metal with it."""
 
 STREAMS = (
     "place", "mirror", "rotation", "zoom", "elastic", "metal", "thick_slice", "blur", "sharpen",
     "contrast", "shift", "noise", "field_of_view",
 )  # fmt: skip
-"""Every variation's random stream; appended to only, since a stream's place in the list decides its numbers."""
+"""Names of the random streams, one per variation; only append: a stream's position decides its numbers."""
 
 _FIELD_RADIUS_MM = (110.0, 250.0)
-"""Radius of the circle that a scanner reconstructs: fields of view of 220 to 500 mm."""
+"""Range of the radius of the reconstruction circle, in mm: fields of view of 220 to 500 mm."""
 
 
 class RandomStreams:
@@ -46,29 +46,29 @@ class RandomStreams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crop:
-    """A crop on its way to the network.
+    """A training crop before it becomes the network's input.
 
     Attributes:
         hu: `(X, Y, Z)` float32.
         label: `(X, Y, Z)` uint8.
-        known: `(K,)`: the classes that the case was contoured for, background among them.
-        spacing_mm: Of the voxels.
+        contoured: `(K,)`: whether the case was contoured for each class; background always is.
+        spacing_mm: Voxel size.
     """
 
     hu: Hu
     label: LabelArray
-    known: npt.NDArray[np.bool_]
+    contoured: npt.NDArray[np.bool_]
     spacing_mm: SpacingMm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warp:
-    """Where a crop's voxels come from: `matrix @ (offset + field)` voxels from its centre.
+    """A map from a crop's voxels to the case: `matrix @ (offset + field)` voxels from the crop's centre.
 
     Attributes:
         matrix: `(3, 3)`, rotation and zoom in mm, as voxels.
-        field: `(3, X, Y, Z)` float32, elastic displacement in voxels; None where there is none.
-        reach_vox: `(3,)`, how far from the centre any voxel of the crop comes from.
+        field: `(3, X, Y, Z)` float32, elastic displacement in voxels; None if there is none.
+        reach_vox: `(3,)`, largest distance from the centre that a voxel of the crop is read from.
     """
 
     matrix: npt.NDArray[np.float64]
@@ -76,8 +76,8 @@ class Warp:
     reach_vox: npt.NDArray[np.float64]
 
     @property
-    def moves_nothing(self) -> bool:
-        """Whether every voxel stays where it is."""
+    def is_identity(self) -> bool:
+        """Whether no voxel is moved."""
         return self.field is None and bool((self.matrix == np.eye(3)).all())
 
 
@@ -86,11 +86,11 @@ def draw_warp(
 ) -> Warp:
     """Return a random pose and shape: rotation, zoom and elastic deformation as one map.
 
-    Neither part folds tissue over, and so neither does the whole.
+    None of the parts folds tissue over, so the composition does not either.
     """
     spacing = np.array(spacing_mm)
-    turned = _rotation(draw_angles(streams["rotation"], config))
-    matrix = (turned * spacing / spacing[:, None]) * draw_zoom(streams["zoom"], config)
+    rotation = _rotation(draw_angles(streams["rotation"], config))
+    matrix = (rotation * spacing / spacing[:, None]) * draw_zoom(streams["zoom"], config)
     field = elastic_field(crop_vox, spacing_mm, streams["elastic"], config)
     half = np.array(crop_vox) / 2
     if field is not None:
@@ -117,8 +117,8 @@ def elastic_field(
 ) -> Hu | None:
     """Return a smooth displacement `(3, X, Y, Z)` along x, y, z in voxels, or None.
 
-    Control points of a coarse grid move at random; a uniform cubic B-spline carries that to every voxel
-    (Rueckert et al. 1999).
+    Control points of a coarse grid are moved at random; a uniform cubic B-spline interpolates the movement at
+    every voxel (Rueckert et al. 1999).
     """
     if rng.random() >= config.elastic_probability:
         return None
@@ -142,10 +142,10 @@ def spline_field(control: Hu, weights: Sequence[Hu]) -> Hu:
 
 
 def _spline_weights(size: int, step: float) -> Hu:
-    """Return `(size, points)`: what each control point weighs at voxels `step` cells apart."""
-    place = np.arange(size) * step
-    cell = place.astype(int)
-    t = place - cell
+    """Return each control point's weight at each voxel, `(size, points)`; voxels are `step` cells apart."""
+    position = np.arange(size) * step
+    cell = position.astype(int)
+    t = position - cell
     basis = np.stack(
         [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
     )
@@ -171,21 +171,21 @@ def augment(
     mirrored: npt.NDArray[np.int_],
     mandible: int | None,
 ) -> Crop:
-    """Return `crop` mirrored, and as another scanner might have seen it, perhaps with fillings.
+    """Return `crop` with random variations: mirrored, with fillings, and as from another scanner.
 
-    In the order in which a CT comes about: the patient and the metal in it, the scanner's resolution, its
-    scale, its noise, and the edge of what it reconstructs.
+    The order follows the formation of a CT: the patient with metal, the scanner's resolution, its scale, its
+    noise, and the edge of the reconstruction.
 
     Args:
-        crop: Already turned and deformed.
-        streams: Of this crop.
-        config: What may happen.
-        mirrored: `(K,)`, each label value's in a mirrored patient.
-        mandible: Its label value, next to which teeth are; None if it is not in the organ set.
+        crop: The crop, already rotated and deformed.
+        streams: Random streams of this crop.
+        config: Probabilities and sizes of the variations.
+        mirrored: `(K,)`, the label value of each class in a mirrored patient.
+        mandible: Label value of the mandible, which shows where teeth are; None if the organ set lacks it.
     """
     crop = mirror(crop, mirrored, streams["mirror"], config)
     hu, spacing_mm = crop.hu, crop.spacing_mm
-    jaw = crop.label == mandible if mandible is not None and crop.known[mandible] else None
+    jaw = crop.label == mandible if mandible is not None and crop.contoured[mandible] else None
     hu = add_fillings(hu, jaw, spacing_mm, streams["metal"], config)
     hu = thick_slices(hu, spacing_mm, streams["thick_slice"], config)
     hu = blur(hu, spacing_mm, streams["blur"], config)
@@ -203,14 +203,14 @@ def mirror(
     rng: np.random.Generator,
     config: AugmentConfig,
 ) -> Crop:
-    """Return `crop` with left and right changed about, in the label's values and in `known` too."""
+    """Return `crop` with left and right exchanged, also in the label values and in `contoured`."""
     if rng.random() >= config.mirror_probability:
         return crop
     return replace(
         crop,
         hu=np.ascontiguousarray(crop.hu[::-1]),
         label=mirrored.astype(np.uint8)[crop.label[::-1]],
-        known=crop.known[mirrored],
+        contoured=crop.contoured[mirrored],
     )
 
 
@@ -219,8 +219,8 @@ def thick_slices(
 ) -> Hu:
     """Return `hu` as from slices up to `thick_slice_mm` thick: averaged along z, interpolated back.
 
-    The label stays: it is the organ, not what thick slices show of it. A crop whose voxels are as long
-    already is left as it is.
+    The label is unchanged: it describes the organ, not its image in thick slices. A crop whose slices are
+    that thick already is returned unchanged.
     """
     thickest_vox = config.thick_slice_mm / spacing_mm[2]
     if rng.random() >= config.thick_slice_probability or thickest_vox <= 1:
@@ -229,18 +229,18 @@ def thick_slices(
     first = rng.random() * thick_vox
     size = hu.shape[2]
     z = np.arange(size)
-    # Row: a thick slice's share of each thin one; then each thin one's share of two thick slices.
+    # A row holds a thick slice's share of each thin slice; below, a thin slice's share of two thick ones.
     middles = np.arange(first - thick_vox, size + thick_vox, thick_vox)
     overlap = np.clip((thick_vox + 1) / 2 - np.abs(middles[:, None] - z), 0, 1)
-    seen = overlap.sum(axis=1) > 0
-    middles, overlap = middles[seen], overlap[seen]
+    is_inside = overlap.sum(axis=1) > 0
+    middles, overlap = middles[is_inside], overlap[is_inside]
     averaged = overlap / overlap.sum(axis=1, keepdims=True)
     between = np.stack([np.interp(z, middles, row) for row in np.eye(len(middles))], axis=1)
     return np.asarray(hu @ (between @ averaged).T.astype(np.float32))
 
 
 def blur(hu: Hu, spacing_mm: SpacingMm, rng: np.random.Generator, config: AugmentConfig) -> Hu:
-    """Return `hu` through a softer kernel: a Gaussian of one width in the plane and another along z."""
+    """Return `hu` as from a softer kernel: a Gaussian of one width in the plane and another along z."""
     if rng.random() >= config.blur_probability:
         return hu
     plane_mm, z_mm = rng.random(2) * config.blur_mm
@@ -248,7 +248,7 @@ def blur(hu: Hu, spacing_mm: SpacingMm, rng: np.random.Generator, config: Augmen
 
 
 def sharpen(hu: Hu, spacing_mm: SpacingMm, rng: np.random.Generator, config: AugmentConfig) -> Hu:
-    """Return `hu` through a sharper kernel: with its finest detail in the plane once more."""
+    """Return `hu` as from a sharper kernel: the finest detail in the plane is amplified."""
     if rng.random() >= config.sharpen_probability:
         return hu
     amount = np.float32(rng.random() * config.sharpen)
@@ -265,21 +265,21 @@ def _gaussian(hu: Hu, sigma_mm: SpacingMm, spacing_mm: SpacingMm) -> Hu:
 
 
 def contrast(hu: Hu, rng: np.random.Generator, config: AugmentConfig) -> Hu:
-    """Return `hu` on a scale a little wider or narrower about water."""
+    """Return `hu` scaled about water (0 HU) by a random factor close to 1."""
     if rng.random() >= config.contrast_probability:
         return hu
     return np.asarray(hu * np.float32(1 + (rng.random() * 2 - 1) * config.contrast))
 
 
 def shift(hu: Hu, rng: np.random.Generator, config: AugmentConfig) -> Hu:
-    """Return `hu` with one number added."""
+    """Return `hu` with a random constant added."""
     if rng.random() >= config.shift_probability:
         return hu
     return np.asarray(hu + np.float32((rng.random() * 2 - 1) * config.shift_hu))
 
 
 def noise(hu: Hu, rng: np.random.Generator, config: AugmentConfig) -> Hu:
-    """Return `hu` with white noise of one strength."""
+    """Return `hu` with white noise of a random strength."""
     if rng.random() >= config.noise_probability:
         return hu
     strength = np.float32(rng.random() * config.noise_hu)
@@ -287,20 +287,20 @@ def noise(hu: Hu, rng: np.random.Generator, config: AugmentConfig) -> Hu:
 
 
 def cut_field_of_view(crop: Crop, rng: np.random.Generator, config: AugmentConfig) -> Crop:
-    """Return `crop` cut by the edge of the scan: a circle in each slice, or its first or last slice.
+    """Return `crop` cut by the edge of the scan: a circle in each slice, or the first or last slice.
 
-    Outside, HU are air's and the label is background, also where an organ was: nobody contours what was not
-    scanned, and a network that had to would learn to draw in padding. The organ stays known, so that drawing
-    on beyond the edge counts as an error.
+    Outside, HU are those of air and the label is background, even where an organ was: tissue that was not
+    scanned is not contoured, and otherwise the network would learn to contour padding. The organ still counts
+    as contoured, so that contouring it beyond the edge is an error.
     """
     if rng.random() >= config.field_of_view_probability:
         return crop
     outside = _outside_circle if rng.random() < 0.5 else _outside_slices
-    where = outside(crop.hu.shape, crop.spacing_mm, rng, config)
+    is_outside = outside(crop.hu.shape, crop.spacing_mm, rng, config)
     return replace(
         crop,
-        hu=np.where(where, np.float32(AIR_HU), crop.hu),
-        label=np.where(where, np.uint8(0), crop.label),
+        hu=np.where(is_outside, np.float32(AIR_HU), crop.hu),
+        label=np.where(is_outside, np.uint8(0), crop.label),
     )
 
 
@@ -310,11 +310,11 @@ def _outside_slices(
     rng: np.random.Generator,
     config: AugmentConfig,
 ) -> npt.NDArray[np.bool_]:
-    """Return `(1, 1, Z)`: the slices beyond the scan's first or last."""
-    lost = int(min(rng.random() * config.field_of_view_mm / spacing_mm[2], shape[2] / 2))
-    where = np.zeros(shape[2], bool)
-    where[:lost] = True
-    return (where if rng.random() < 0.5 else where[::-1])[None, None]
+    """Return `(1, 1, Z)`: True for slices beyond the first or last slice of the scan."""
+    count = int(min(rng.random() * config.field_of_view_mm / spacing_mm[2], shape[2] / 2))
+    is_outside = np.zeros(shape[2], bool)
+    is_outside[:count] = True
+    return (is_outside if rng.random() < 0.5 else is_outside[::-1])[None, None]
 
 
 def _outside_circle(
@@ -323,14 +323,14 @@ def _outside_circle(
     rng: np.random.Generator,
     config: AugmentConfig,
 ) -> npt.NDArray[np.bool_]:
-    """Return `(X, Y, 1)`: what lies beyond a circle whose edge comes into the crop from one side."""
+    """Return `(X, Y, 1)`: True outside a circle whose edge crosses one side of the crop."""
     half_mm = (np.array(shape[:2]) - 1) / 2 * spacing_mm[:2]
     angle = rng.random() * 2 * np.pi
-    towards = np.array([np.cos(angle), np.sin(angle)])
-    side_mm = (half_mm / np.maximum(np.abs(towards), 1e-6)).min()
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    side_mm = (half_mm / np.maximum(np.abs(direction), 1e-6)).min()
     edge_mm = max(0.0, side_mm - rng.random() * config.field_of_view_mm)
     radius_mm = rng.uniform(*_FIELD_RADIUS_MM)
-    centre_mm = towards * (edge_mm - radius_mm)
+    centre_mm = direction * (edge_mm - radius_mm)
     x, y = (
         np.linspace(-half, half, size) - centre
         for half, size, centre in zip(half_mm, shape, centre_mm, strict=False)

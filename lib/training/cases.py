@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.errors import DatastoreError, LabelError, OrganNetError, TrainingError
-from lib.imaging.formats import LABEL_STEMS, SCAN_SUFFIXES
+from lib.imaging.formats import LABEL_STEMS, SCAN_SUFFIXES, scan_files, stem_of, suffix_of
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import find_scans, read_ct, read_label, scan_name
 from lib.inference.preprocessing import Pipeline
@@ -23,11 +23,11 @@ from lib.storage.atomic_files import replacing
 logger = logging.getLogger(__name__)
 
 OTHER_FILES = 512
-"""What a process may have open besides its cases: libraries, sockets of a server, logs."""
+"""Number of open files to allow besides the cases: libraries, sockets of a server, logs."""
 POINTS_PER_ORGAN = 4096
-"""Voxels of an organ that may become a crop's centre: enough to cover it, few enough to keep in memory.
+"""Number of voxels of an organ that can be the centre of a crop: few enough to keep in memory.
 
-Fewer than twice as many are kept: every `n`-th voxel of a larger organ.
+Of a larger organ every `n`-th voxel is kept, fewer than twice as many.
 """
 
 
@@ -36,8 +36,8 @@ class Case:
     """A CT and its reference label, as files.
 
     Attributes:
-        image_id: What errors and reports call it.
-        image: A scan file, or the folder of a DICOM series.
+        image_id: Id of the image in messages and reports.
+        image: A volume file, or the folder of a DICOM series.
         label: A label volume on the image's grid.
     """
 
@@ -48,14 +48,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCase:
-    """A case as the network sees it; the arrays are mapped from disk.
+    """A case resampled and cropped for the network; the arrays are memory-mapped files.
 
     Attributes:
         image_id: As in `Case`.
-        digest: Of both files: another contour on the same scan is another case.
+        digest: Digest of both files: a new contour on the same scan makes a new case.
         hu: `(X, Y, Z)` int16.
         label: `(X, Y, Z)` uint8.
-        points: Label value -> `(N, 3)` voxels of that organ; its keys are the organs contoured.
+        points: Label value -> `(N, 3)` voxels of that organ; the keys are the contoured organs.
     """
 
     image_id: str
@@ -70,12 +70,12 @@ def prepare_cases(
     pipeline: Pipeline,
     cache_dir: Path,
 ) -> list[PreparedCase]:
-    """Return the cases that can be trained on, from the cache where they are there already.
+    """Return the cases that can be trained on, prepared now or read from the cache.
 
-    Volumes stay on disk, mapped; of each organ the voxels that may become a crop's centre are in memory. So a
-    case takes at most 100 kB an organ, whatever its size.
+    Volumes are memory-mapped; of each organ, the possible centres of crops are in memory. So a case takes at
+    most 100 kB of memory per organ, whatever its size.
 
-    A case that is refused is named in the log and left out: one bad file does not stop a run.
+    A case that cannot be used is logged and left out: one bad file does not stop a run.
 
     Raises:
         TrainingError: If no case is left.
@@ -96,10 +96,10 @@ def prepare_cases(
 
 
 def _allow_open_files(cases: int) -> None:
-    """Let the process keep two mapped files open for each case, where its limit is lower.
+    """Raise the process's limit of open files to two memory-mapped files per case, if it is lower.
 
     Raises:
-        TrainingError: If the machine does not allow so many.
+        TrainingError: If the machine does not allow so many open files.
     """
     needed = 2 * cases + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -107,8 +107,8 @@ def _allow_open_files(cases: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise TrainingError(
-            f"{cases} cases need {needed} open files, and this machine allows {hard} (ulimit -Hn); "
-            "raise that, or train on fewer cases"
+            f"{cases} cases need {needed} open files, this machine allows {hard} (ulimit -Hn); "
+            "raise the limit, or train on fewer cases"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
@@ -120,19 +120,19 @@ def _prepare(case: Case, pipeline: Pipeline, cache_dir: Path) -> PreparedCase:
         ct = read_ct(case.image, image_id=case.image_id)
         label, _ = read_label(case.label, image_id=case.image_id, image_grid=ct.grid)
         allowed = {0, *pipeline.recipe.labels.values()}
-        strange = sorted(set(np.unique(label).tolist()) - allowed)
-        if strange:
+        unknown = sorted(set(np.unique(label).tolist()) - allowed)
+        if unknown:
             raise LabelError(
-                f"{case.image_id}: the label holds the values {strange}, which are no organ of the set "
+                f"{case.image_id}: the label holds the values {unknown}, which are not in the organ set "
                 f"{pipeline.recipe.organ_set!r}: {dict(pipeline.recipe.labels)}"
             )
-        ready = pipeline.prepare(ct)
-        _save(folder / "hu.npy", np.clip(np.round(ready.hu), -1024, 32767).astype(np.int16))
-        _save(folder / "label.npy", pipeline.prepare_label(label, ready))
+        prepared = pipeline.prepare(ct)
+        _save(folder / "hu.npy", np.clip(np.round(prepared.hu), -1024, 32767).astype(np.int16))
+        _save(folder / "label.npy", pipeline.prepare_label(label, prepared))
     label = np.load(folder / "label.npy", mmap_mode="r")
     points = _points(np.asarray(label))
     if not points:
-        raise LabelError(f"{case.image_id}: no organ is contoured in its label")
+        raise LabelError(f"{case.image_id}: its label contains no organ")
     hu = np.load(folder / "hu.npy", mmap_mode="r")
     return PreparedCase(case.image_id, digest, hu, label, points)
 
@@ -154,7 +154,7 @@ def _points(label: LabelArray) -> dict[int, npt.NDArray[np.int32]]:
 
 
 def digest_of(case: Case) -> str:
-    """Return what names the case's files: another scan or another contour is another digest.
+    """Return a digest of the case's files; it changes with the scan and with the label.
 
     Raises:
         OSError: If a file cannot be read.
@@ -168,18 +168,23 @@ def digest_of(case: Case) -> str:
 
 
 def find_labelled_cases(folder: Path) -> list[Case]:
-    """Return every scan in `folder` that has a final label, sorted by its id.
+    """Return every scan in `folder` that has a final label, sorted by id.
 
-    Two layouts are understood: the server's (`ID.nii.gz` or a DICOM folder `ID`, with
-    `labels/final/ID.nii.gz`), and one folder per case (`ID/ct.nii.gz` with `ID/label.nii.gz`).
+    Two layouts are supported: the server's studies folder (`ID.nii.gz` or a DICOM folder `ID`, with
+    `labels/final/ID.nii.gz`), and one folder per case (`ID/ct.nii.gz` with `ID/label.nii.gz`; other names are
+    `CT_STEMS` and `LABEL_STEMS` of `lib.imaging.formats`).
 
     Raises:
-        DatastoreError: If there is no labelled case, or two have one name.
+        DatastoreError: If there is no labelled case, or two cases have one name.
     """
     cases = []
+    final_labels = _volumes_by_stem(folder / "labels" / "final")
     for scan in find_scans(folder):
         name = scan_name(scan)
-        label = _label_of(folder, scan, name)
+        label = final_labels.get(name)
+        if label is None and scan.is_file() and scan.parent != folder:
+            files = {stem.lower(): path for stem, path in _volumes_by_stem(scan.parent).items()}
+            label = next((files[stem] for stem in LABEL_STEMS if stem in files), None)
         if label is not None:
             cases.append(Case(name, scan, label))
     if not cases:
@@ -188,28 +193,27 @@ def find_labelled_cases(folder: Path) -> list[Case]:
             "or ID/ct.nii.gz with ID/label.nii.gz"
         )
     names = [case.image_id for case in cases]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
         raise DatastoreError(
-            f"{folder}: several scans are called {', '.join(twice)}; keep one of each"
+            f"{folder}: several scans are called {', '.join(duplicates)}; keep one of each"
         )
     return sorted(cases, key=lambda case: case.image_id)
 
 
-def _label_of(folder: Path, scan: Path, name: str) -> Path | None:
-    places = [folder / "labels" / "final" / name]
-    if scan.is_file() and scan.parent != folder:
-        places += [scan.parent / stem for stem in LABEL_STEMS]
-    files = (place.with_name(place.name + suffix) for place in places for suffix in SCAN_SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
+def _volumes_by_stem(folder: Path) -> dict[str, Path]:
+    """Return stem -> volume file in `folder`; of two with one stem, the first by `SCAN_SUFFIXES`."""
+    files = scan_files(folder) if folder.is_dir() else []
+    files.sort(key=lambda path: SCAN_SUFFIXES.index(suffix_of(path) or ""), reverse=True)
+    return {stem_of(path): path for path in files}
 
 
 HELD_OUT_OF = 5
-"""About one case in this many is held out."""
+"""One in this many cases is held out, on average."""
 
 
 def is_held_out(image_id: str) -> bool:
-    """Return whether the case is for validation only; it follows from its id alone, for ever."""
+    """Return whether the case is for validation only; this depends on a hash of its id only."""
     return hashlib.sha256(image_id.encode()).digest()[0] % HELD_OUT_OF == 0
 
 

@@ -1,4 +1,4 @@
-"""Training crops: centred on an organ, and varied; each a pure function of its number."""
+"""Training crops: mostly centred on an organ, and augmented; each is a pure function of its number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from lib.training.augment import AIR_HU, Crop, RandomStreams, Warp, augment, dra
 from lib.training.cases import PreparedCase
 
 JITTER = 0.25
-"""How far a crop's centre may lie from its organ's voxel, as a share of the crop."""
+"""Largest distance of a crop's centre from its organ's voxel, as a share of the crop's size."""
 
 Sample = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Favoured:
-    """Cases that are drawn more often than the others.
+    """Cases that crops are drawn from more often than from the others.
 
     Attributes:
-        image_ids: Which; empty favours none.
-        share: Of the crops that can come from one of them as well as from another case.
+        image_ids: Ids of these cases; empty favours none.
+        share: Share of these cases among the crops that could come from either kind of case.
     """
 
     image_ids: tuple[str, ...] = ()
@@ -36,10 +36,10 @@ class Favoured:
 
 
 class CropDataset(Dataset[Sample]):
-    """Crop number `n` of a run: `(image (C, X, Y, Z), label (X, Y, Z) int64, known (K,) bool)`.
+    """Crop number `n` of a run: `(image (C, X, Y, Z), label (X, Y, Z) int64, contoured (K,) bool)`.
 
-    It depends on the seed and on `n` alone, so that a run that is resumed goes on with the very crops that
-    it would have seen, and worker processes change nothing.
+    A crop depends on the seed and on `n` only. So a resumed run continues with the same crops as a run that was
+    not interrupted, and the number of worker processes does not matter.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class CropDataset(Dataset[Sample]):
         self._mirrored = np.array(mirror_values(recipe.labels))
 
     def __len__(self) -> int:
-        """Return how many crops the run sees."""
+        """Return the number of crops of the run."""
         return self.length
 
     def __getitem__(self, number: int) -> Sample:
@@ -69,43 +69,45 @@ class CropDataset(Dataset[Sample]):
         crop = self.crop(number)
         image = self.pipeline.window(crop.hu)
         label = torch.from_numpy(crop.label.astype(np.int64))
-        return torch.from_numpy(image), label, torch.from_numpy(crop.known)
+        return torch.from_numpy(image), label, torch.from_numpy(crop.contoured)
 
     def crop(self, number: int) -> Crop:
         """Return crop `number` in HU, before the windows."""
         recipe = self.recipe
         streams = RandomStreams(self.seed, number)
-        case, centre = self._place(streams["place"])
+        case, centre = self._draw_centre(streams["place"])
         warp = draw_warp(recipe.crop_vox, recipe.spacing_mm, streams, recipe.augment)
         hu, label = _extract(case, centre, warp, np.array(recipe.crop_vox))
-        known = np.zeros(recipe.classes, bool)
-        known[[0, *case.points]] = True
+        contoured = np.zeros(recipe.classes, bool)
+        contoured[[0, *case.points]] = True
         return augment(
-            Crop(hu=hu, label=label, known=known, spacing_mm=recipe.spacing_mm),
+            Crop(hu=hu, label=label, contoured=contoured, spacing_mm=recipe.spacing_mm),
             streams,
             recipe.augment,
             mirrored=self._mirrored,
             mandible=recipe.labels.get("Bone_Mandible"),
         )
 
-    def _place(self, rng: np.random.Generator) -> tuple[PreparedCase, npt.NDArray[np.float64]]:
-        """Return a case and a crop's centre in it.
+    def _draw_centre(
+        self, rng: np.random.Generator
+    ) -> tuple[PreparedCase, npt.NDArray[np.float64]]:
+        """Return a random case and the centre of a crop in it.
 
-        The organ is drawn first, each equally often, then a case that has it: an organ that few cases were
-        contoured for is seen as often as one that all were.
+        The organ is drawn first, each with the same probability, then a case that has it: an organ that is
+        contoured in few cases is seen as often as an organ that is contoured in all.
         """
         if rng.random() >= self.recipe.schedule.organ_probability:
-            case = self._one_of(self.cases, rng)
+            case = self._draw_case(self.cases, rng)
             return case, rng.random(3) * (np.array(case.hu.shape) - 1)
         organ = self._organs[int(rng.integers(len(self._organs)))]
-        having = [case for case in self.cases if organ in case.points]
-        case = self._one_of(having, rng)
+        candidates = [case for case in self.cases if organ in case.points]
+        case = self._draw_case(candidates, rng)
         points = case.points[organ]
         point = points[rng.integers(len(points))].astype(np.float64)
         jitter = (rng.random(3) * 2 - 1) * JITTER * np.array(self.recipe.crop_vox)
         return case, np.asarray(np.clip(point + jitter, 0, np.array(case.hu.shape) - 1))
 
-    def _one_of(self, cases: Sequence[PreparedCase], rng: np.random.Generator) -> PreparedCase:
+    def _draw_case(self, cases: Sequence[PreparedCase], rng: np.random.Generator) -> PreparedCase:
         if self.favoured.image_ids:
             is_favoured = rng.random() < self.favoured.share
             chosen = [c for c in cases if (c.image_id in self.favoured.image_ids) == is_favoured]
@@ -116,29 +118,29 @@ class CropDataset(Dataset[Sample]):
 def _extract(
     case: PreparedCase, centre: npt.NDArray[np.float64], warp: Warp, crop: npt.NDArray[np.int_]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Return HU and label of a crop about `centre`, turned and deformed.
+    """Return HU and label of a crop about `centre`, rotated and deformed.
 
-    The crop's voxels are the case's own where the warp moves nothing: between voxels an image is blurred and a
-    label jagged, and a network that only ever saw such crops draws worse on a CT as it is.
+    Without a warp the crop has the case's own voxels. Interpolation blurs an image and makes a label jagged,
+    and a network that has only seen interpolated crops contours an original CT worse.
     """
     corner = np.round(centre - (crop - 1) / 2).astype(int)
-    if warp.moves_nothing:
-        seen = _window(case.hu, corner, corner + crop, AIR_HU)
-        drawn = _window(case.label, corner, corner + crop, 0)
-        return seen.astype(np.float32), drawn.astype(np.uint8)
+    if warp.is_identity:
+        hu_crop = _window(case.hu, corner, corner + crop, AIR_HU)
+        label_crop = _window(case.label, corner, corner + crop, 0)
+        return hu_crop.astype(np.float32), label_crop.astype(np.uint8)
     centre = corner + (crop - 1) / 2
     low = np.floor(centre - warp.reach_vox).astype(int)
     high = np.ceil(centre + warp.reach_vox).astype(int) + 1
     hu = torch.from_numpy(_window(case.hu, low, high, AIR_HU).astype(np.float32))
     label = torch.from_numpy(_window(case.label, low, high, 0).astype(np.float32))
     grid = _sampling_grid(warp, centre - low, crop, np.array(hu.shape))
-    turned = functional.grid_sample(
+    warped_hu = functional.grid_sample(
         hu[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True
     )
-    nearest = functional.grid_sample(
+    warped_label = functional.grid_sample(
         label[None, None], grid, mode="nearest", padding_mode="border", align_corners=True
     )
-    return turned[0, 0].numpy(), nearest[0, 0].to(torch.uint8).numpy()
+    return warped_hu[0, 0].numpy(), warped_label[0, 0].to(torch.uint8).numpy()
 
 
 def _window(
@@ -147,7 +149,7 @@ def _window(
     high: npt.NDArray[np.int_],
     fill: float,
 ) -> npt.NDArray[np.generic]:
-    """Return `array[low:high]`, with `fill` where that leaves the array."""
+    """Return `array[low:high]`, filled with `fill` outside the array."""
     inside_low = np.clip(low, 0, array.shape)
     inside_high = np.clip(high, inside_low, array.shape)
     part = array[tuple(slice(int(a), int(b)) for a, b in zip(inside_low, inside_high, strict=True))]
@@ -163,9 +165,9 @@ def _sampling_grid(
     crop: npt.NDArray[np.int_],
     size: npt.NDArray[np.int_],
 ) -> Tensor:
-    """Return where each voxel of the crop lies, `(1, X, Y, Z, 3)`.
+    """Return the position of each voxel of the crop, `(1, X, Y, Z, 3)`.
 
-    As `grid_sample` wants it: -1..1 over the window's voxel centres, the last axis first.
+    The format is that of `grid_sample`: -1..1 over the window's voxel centres, the last axis first.
     """
     scale = 2.0 / (size - 1)
     matrix = (warp.matrix * scale[:, None]).astype(np.float32)
@@ -177,8 +179,8 @@ def _sampling_grid(
     grid = np.empty((1, *crop, 3), np.float32)
     for axis in range(3):
         x, y, z = (row * offset for row, offset in zip(matrix[axis], offsets, strict=True))
-        where = (x + y + origin[axis]) + z
+        position = (x + y + origin[axis]) + z
         if warp.field is not None:
-            where += np.tensordot(matrix[axis], warp.field, 1)
-        grid[0, ..., 2 - axis] = where
+            position += np.tensordot(matrix[axis], warp.field, 1)
+        grid[0, ..., 2 - axis] = position
     return torch.from_numpy(grid)

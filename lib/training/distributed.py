@@ -1,10 +1,10 @@
-"""Several processes that train one network together, as `torchrun` starts them.
+"""Data-parallel training by several processes, started by `torchrun`.
 
-Each takes an equal share of every batch. What a batch decides as a whole, the statistics of batch
-normalisation (Ioffe and Szegedy 2015) and the soft Dice of the loss, is summed over the processes: their
-gradient is the one that a single process computes from the whole batch, up to rounding. The weights after many
-steps differ by more than that, since Adam divides by the size of the gradient and so enlarges what rounding
-left of those near zero. Dropout is drawn by each process for itself.
+Each process takes an equal share of every batch. Values that depend on the whole batch, which are the
+statistics of batch normalisation (Ioffe and Szegedy 2015) and the soft Dice of the loss, are summed over the
+processes. So the gradient equals that of a single process on the whole batch, up to rounding. After many steps
+the weights differ by more than rounding: Adam divides by the size of the gradient, which enlarges rounding
+errors of gradients near zero. Each process draws its own dropout.
 """
 
 import os
@@ -22,20 +22,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lib.errors import ConfigError
 
-PATIENCE = timedelta(hours=12)
-"""How long a process waits for another: the first one prepares cases and validates while the others wait."""
+TIMEOUT = timedelta(hours=12)
+"""Longest wait of a process for another: the first prepares cases and validates while the others wait."""
 
 _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """The processes of a run, seen from one of them; one process alone by default.
+    """The processes of a run, as seen by one of them; by default a single process.
 
     Attributes:
-        rank: Which this is, from 0; the first one writes, reports and validates.
-        size: How many there are.
-        device: Where this one's tensors are exchanged.
+        rank: Number of this process, from 0; process 0 writes, reports and validates.
+        size: Number of processes.
+        device: Device of this process, whose tensors are exchanged.
     """
 
     rank: int = 0
@@ -44,24 +44,24 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this is the process that writes, reports and validates."""
         return self.rank == 0
 
     def share_of(self, batch_size: int) -> int:
-        """Return how many of a batch's crops each process takes.
+        """Return the number of crops of a batch that each process takes.
 
         Raises:
-            ConfigError: If they cannot be shared equally.
+            ConfigError: If the batch cannot be divided equally.
         """
         if batch_size % self.size:
             raise ConfigError(
-                f"schedule.batch_size {batch_size} cannot be shared equally by {self.size} processes; "
-                f"take a multiple of {self.size}, or another --nproc-per-node"
+                f"schedule.batch_size {batch_size} cannot be divided equally by {self.size} processes; "
+                f"use a multiple of {self.size}, or another --nproc-per-node"
             )
         return batch_size // self.size
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             distributed.barrier()
 
@@ -74,7 +74,7 @@ class ProcessGroup:
         return [float(value) for value in summed]
 
     def from_first(self, value: _Value) -> _Value:
-        """Return the first process's value, which every process gets."""
+        """Return the value of the first process, in every process."""
         if self.size == 1:
             return value
         shared = [value]
@@ -89,9 +89,9 @@ class ProcessGroup:
         return summed
 
     def with_pooled_statistics(self, network: nn.Module) -> nn.Module:
-        """Return `network` with every batch normalisation made one over all processes; alone, as it is.
+        """Return `network` with each batch normalisation replaced by one over all processes.
 
-        The names of its parameters and buffers stay.
+        A single process gets `network` unchanged. Names of parameters and buffers stay the same.
         """
         if self.size == 1:
             return network
@@ -102,11 +102,11 @@ class ProcessGroup:
         return network
 
     def wrapped(self, network: nn.Module) -> nn.Module:
-        """Return what to call in a training step: `network`, with its gradients averaged over the processes."""
+        """Return the module for training steps: `network`, with gradients averaged over the processes."""
         if self.size == 1:
             return network
         ids = [torch.device(self.device).index] if self.device.startswith("cuda") else None
-        # The statistics are the same everywhere, so there is no buffer to broadcast.
+        # The statistics are equal in all processes, so no buffer has to be broadcast.
         return DistributedDataParallel(network, device_ids=ids, forward_sync_buffers=False)
 
 
@@ -114,26 +114,26 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def current_group(device: str) -> ProcessGroup:
-    """Return the processes that this one joined (see `joined`), or this one alone, on `device`."""
+    """Return the process group that this process joined (`join_processes`), or a single process on `device`."""
     if not distributed.is_initialized():
         return ProcessGroup(device=device)
     return ProcessGroup(distributed.get_rank(), distributed.get_world_size(), device)
 
 
 def is_distributed() -> bool:
-    """Return whether `torchrun` started this process beside others."""
+    """Return whether `torchrun` started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
 def join_processes(device: str) -> Iterator[ProcessGroup]:
-    """Yield the processes that `torchrun` started, this one among them; without it, this one alone.
+    """Yield the process group that `torchrun` started; without `torchrun`, a single process.
 
-    With `cuda` each process takes the GPU of its number on the machine and speaks by nccl; on a CPU by gloo. A
-    process that fails does not take leave of the others: `torchrun` ends them.
+    With `cuda` each process uses the GPU of its local rank and the backend nccl; on a CPU the backend is gloo.
+    If a process fails, the group is not left in order: `torchrun` ends the other processes.
 
     Raises:
-        ConfigError: If there are more processes than GPUs, or `device` is one certain GPU.
+        ConfigError: If there are more processes than GPUs, or `device` names one GPU.
     """
     if not is_distributed():
         yield ProcessGroup(device=device)
@@ -142,9 +142,9 @@ def join_processes(device: str) -> Iterator[ProcessGroup]:
     if is_cuda:
         device = f"cuda:{_own_gpu(device)}"
         torch.cuda.set_device(device)
-    # Said of 1 x 1 x 1 convolutions, whose layout in memory has two names.
+    # This warning appears for 1 x 1 x 1 convolutions, whose two memory layouts are identical.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    distributed.init_process_group("nccl" if is_cuda else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if is_cuda else "gloo", timeout=TIMEOUT)
     yield current_group(device)
     distributed.destroy_process_group()
 
@@ -152,7 +152,9 @@ def join_processes(device: str) -> Iterator[ProcessGroup]:
 def _own_gpu(device: str) -> int:
     number = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.device(device).index is not None:
-        raise ConfigError(f"--device {device}: under torchrun each process takes its own; say cuda")
+        raise ConfigError(
+            f"--device {device}: under torchrun each process takes its own GPU; give --device cuda"
+        )
     if number >= torch.cuda.device_count():
         raise ConfigError(
             f"process {number + 1} of this machine has no GPU: there are {torch.cuda.device_count()}; "
@@ -164,8 +166,8 @@ def _own_gpu(device: str) -> int:
 class _Sum(torch.autograd.Function):
     """Sum over processes; the gradient is the sum of the processes' gradients.
 
-    `DistributedDataParallel` then divides by their number: of a loss that is the same on each process, what is
-    left is its gradient.
+    `DistributedDataParallel` then divides by their number. For a loss that is equal in each process, the result
+    is its gradient.
     """
 
     @staticmethod
@@ -182,23 +184,23 @@ class _Sum(torch.autograd.Function):
 
 
 class PooledBatchNorm(_BatchNorm):
-    """Batch normalisation whose mean and variance are those of the whole batch, over all processes.
+    """Batch normalisation with the mean and variance of the whole batch, over all processes.
 
-    As `torch.nn.SyncBatchNorm`, which is for GPUs only. Its sums are pairwise; those of torch on a CPU are not
-    where channels lie last, and their mean of an input near -1 is off by up to 4e-4.
+    Like `torch.nn.SyncBatchNorm`, which works on GPUs only. Its sums are pairwise; torch's own on a CPU are not
+    pairwise for channels-last memory, and its mean of an input near -1 is off by up to 4e-4.
     """
 
     group: ProcessGroup = SINGLE_PROCESS
 
     @classmethod
     def like(cls, norm: _BatchNorm, group: ProcessGroup) -> "PooledBatchNorm":
-        """Return one with the parameters, buffers and settings of `norm`."""
-        made = cls(
+        """Return a layer with the parameters, buffers and settings of `norm`."""
+        layer = cls(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
         )
-        made.load_state_dict(norm.state_dict())
-        made.group = group
-        return made
+        layer.load_state_dict(norm.state_dict())
+        layer.group = group
+        return layer
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
         if input.dim() < 2:
@@ -216,14 +218,14 @@ class PooledBatchNorm(_BatchNorm):
         mean = self.group.pool(full.sum(axes)) / count
         centred = full - mean.view(shape)
         variance = self.group.pool(centred.square().sum(axes)) / count
-        self._remember(mean.detach(), variance.detach() * count / max(1, count - 1))
+        self._update_statistics(mean.detach(), variance.detach() * count / max(1, count - 1))
         normal = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
         return normal.to(x.dtype)
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics as `torch.nn.BatchNorm3d` does: with the unbiased variance."""
+    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics as `torch.nn.BatchNorm3d` does, with the unbiased variance."""
         if self.running_mean is None or self.running_var is None:
             return
         if self.num_batches_tracked is None:

@@ -8,10 +8,10 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import monai
 import numpy as np
 import torch
 import yaml
@@ -30,19 +30,19 @@ from lib.training.distributed import ProcessGroup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What may differ between two runs of one recipe.
+    """Options of a training run, beside its recipe and cases.
 
     Attributes:
-        seed: Of the first weights and of every crop.
+        seed: Random seed of the first weights and of every crop.
         device: `cpu`, `cuda` or `cuda:N`.
-        max_minutes: Wall-clock time, where set: the schedule is compressed so that it ends by then. Such a run
-            depends on the machine's speed and is not repeatable bit for bit.
-        cpu_minutes: The same by the processor time of the training steps (`lib.training.schedule`).
-        epochs: In place of the recipe's.
-        precision: `auto` computes in bfloat16 where the device does that fast; `float32` nowhere, so that other
+        max_minutes: Wall-clock budget: the schedule is compressed so that the run ends in time. Such a run
+            depends on the machine's speed and is not repeatable bit for bit. None for no budget.
+        cpu_minutes: The same in processor time of the training steps (`lib.training.schedule.Budget`).
+        epochs: Number of epochs; None for the recipe's.
+        precision: `auto` computes in bfloat16 if the device does that fast; `float32` never does, so that other
             machines come close to the same weights.
-        favoured: Cases that more crops come from than from others.
-        resume: Go on from the folder's checkpoint where it is of the same run.
+        favoured: Cases that crops are drawn from more often.
+        resume: Continue from the folder's checkpoint if it belongs to the same run.
     """
 
     seed: int = 0
@@ -57,9 +57,11 @@ class RunOptions:
     def __post_init__(self) -> None:
         limits = (self.max_minutes, self.cpu_minutes)
         if None not in limits:
-            raise ConfigError("a run is limited in wall-clock or in processor time, not in both")
+            raise ConfigError(
+                "max_minutes and cpu_minutes are both set; limit a run in one of them only"
+            )
         if any(limit is not None and not limit > 0 for limit in limits):
-            raise ConfigError("a run's time limit must be above 0 minutes")
+            raise ConfigError(f"the time limit of a run must be above 0 minutes, not {limits}")
 
     @property
     def in_bfloat16(self) -> bool:
@@ -67,7 +69,7 @@ class RunOptions:
         return self.precision == "auto" and fast_bfloat16(self.device)
 
 
-FILE = "config.yaml"
+RECORD_FILE = "config.yaml"
 
 
 def run_record(
@@ -79,9 +81,9 @@ def run_record(
     initial: Model | None,
     group: ProcessGroup,
 ) -> dict[str, Any]:
-    """Return everything that decides a run, as plain values, each default written out.
+    """Return everything that decides the result of a run, as plain values, with every default.
 
-    A case is named with the digest of its scan and label, so that another contour is seen to be another case.
+    A case is listed with the digest of its scan and label, so that a changed label shows.
     """
     record = {
         "recipe": recipe.as_dict(),
@@ -93,7 +95,7 @@ def run_record(
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "monai": monai.__version__,
+            "monai": version("monai"),
             "numpy": np.__version__,
         },
         "machine": {
@@ -108,13 +110,13 @@ def run_record(
 
 
 def as_yaml(record: Mapping[str, Any]) -> str:
-    """Return the record as YAML, in its own order, short lists on one line."""
+    """Return the record as YAML, in its order, with short lists on one line."""
     return str(yaml.safe_dump(dict(record), sort_keys=False, default_flow_style=None, width=100))
 
 
 def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Write the record into the run's folder."""
-    with replacing(run_dir / FILE) as beside:
+    with replacing(run_dir / RECORD_FILE) as beside:
         beside.write_text(as_yaml(record), encoding="utf-8")
 
 
@@ -130,7 +132,7 @@ def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _digest(case: Case) -> str | None:
-    """Return the case's digest; None where it cannot be read, which validation reports."""
+    """Return the case's digest; None if it cannot be read, which validation reports."""
     try:
         return digest_of(case)
     except OSError:
@@ -138,10 +140,10 @@ def _digest(case: Case) -> str | None:
 
 
 def _commit(folder: Path) -> dict[str, Any]:
-    """Return the commit of the checkout at `folder` and whether files differ from it; nothing elsewhere."""
+    """Return the git commit of `folder` and whether files differ from it; no commit outside a checkout."""
     top = _git(folder, "rev-parse", "--show-toplevel")
     commit = _git(folder, "rev-parse", "HEAD")
-    # A checkout around an installed copy of ours says nothing of our code.
+    # An installed copy may lie in another project's checkout, whose commit says nothing about this code.
     if top is None or commit is None or Path(top).resolve() != folder.resolve():
         return {"commit": None}
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
@@ -150,7 +152,7 @@ def _commit(folder: Path) -> dict[str, Any]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
@@ -159,7 +161,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip()
+    return result.stdout.strip()
 
 
 def _device_name(device: str) -> str:

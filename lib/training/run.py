@@ -1,7 +1,7 @@
-"""The training run: repeatable, resumable, the same for the server and the command line.
+"""The training run: repeatable, resumable, and shared by the server and the command line.
 
-Every crop is a pure function of the seed and its number (`lib.training.crops`), so a run that was killed and
-goes on from its checkpoint sees the same crops in the same order, and on a CPU ends with the same bits.
+Every crop is a pure function of the seed and its number (`lib.training.crops`). So a run that was killed and
+continues from its checkpoint uses the same crops in the same order, and on a CPU ends with the same bits.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from lib.training.progress import (
 )
 from lib.training.record import RunOptions, run_record, write_record
 from lib.training.schedule import Budget, should_stop, stopping_state
-from lib.training.state import TrainingState, fresh_state, load_checkpoint, save_checkpoint
+from lib.training.state import TrainingState, initial_state, load_checkpoint, save_checkpoint
 from lib.training.steps import Trainer
 from lib.training.validate import validate
 
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """What a run leaves: the weights to serve, and what to write on their card."""
+    """The result of a run: the weights to publish, and the content of their model card."""
 
     weights: Mapping[str, Tensor]
     card: Mapping[str, Any]
@@ -64,32 +64,31 @@ def train(
     initial: Model | None = None,
     callbacks: RunCallbacks,
 ) -> TrainedModel:
-    """Return the weights that `recipe` learns from `train_cases`.
+    """Train the network of `recipe` on `train_cases` and return its weights.
 
-    On a CPU two runs with the same arguments give the same bits, also when one of them was killed and
-    resumed, unless a time limit sets the pace.
+    On a CPU two runs with the same arguments give the same bits, even if one of them was killed and resumed,
+    unless there is a time limit.
 
-    The weights are those after the last step, averaged where the recipe averages: nothing is learned from the
-    validation cases and no choice made by them. That holds unless `recipe.schedule.patience` is set: then the
-    validation cases choose when to stop, and the weights are those of the best validation. What the card says
-    of those cases is then not a test of the model but the best of several looks at them, and it says so
-    (`validation.chose_the_weights`).
+    The weights are those after the last step, averaged if the recipe says so: the validation cases have no
+    influence on them. This changes if `recipe.schedule.patience` is set: then the validation cases decide when
+    to stop, and the weights are those of the best validation. The validation result on the card is then the
+    best of several and not an independent test; the card says so (`validation.chose_the_weights`).
 
-    Under `torchrun` (`lib.training.distributed`) every process calls this with the same arguments, and gets the
-    same weights; the first one alone writes, validates and tells `callbacks`.
+    Under `torchrun` (`lib.training.distributed`) every process calls this with the same arguments and gets the
+    same weights; only the first process writes, validates and calls `callbacks`.
 
     Args:
-        recipe: What to train, and how.
-        train_cases: Cases to learn from; organs missing from a label are unknown, not absent.
-        validation_cases: Cases to report on; see above.
-        run_dir: Holds the checkpoint of the run, and its record as `config.yaml`.
-        cache_dir: Holds prepared cases; may be shared between runs.
+        recipe: Network, loss, schedule and preparation of the cases.
+        train_cases: Training cases; an organ missing from a label counts as not contoured, not as absent.
+        validation_cases: Cases for validation; see above.
+        run_dir: Folder of the run's checkpoint and of its record, `config.yaml`.
+        cache_dir: Folder of prepared cases; may be shared between runs.
         options: See `RunOptions`.
-        initial: Where the weights start; from the seed if None.
-        callbacks: Who is told how it goes.
+        initial: Model to start from; None for random weights from the seed.
+        callbacks: See `RunCallbacks`.
 
     Raises:
-        ConfigError: If the processes cannot share a batch equally.
+        ConfigError: If a batch cannot be divided equally between the processes.
         TrainingError: If no case can be trained on.
         CheckpointError: If the run's checkpoint is damaged.
     """
@@ -106,7 +105,7 @@ def train(
         run_dir=run_dir,
         callbacks=callbacks if group.is_first else RunCallbacks(),
         group=group,
-        state=fresh_state(recipe, options.device, initial, group=group),
+        state=initial_state(recipe, options.device, initial, group=group),
         budget=Budget(
             max_minutes=options.max_minutes, cpu_minutes=options.cpu_minutes, group=group
         ),
@@ -115,13 +114,13 @@ def train(
             recipe, options, prepared, validation_cases, initial=initial, group=group
         ),
     )
-    run.go(prepared)
+    run.execute(prepared)
     return TrainedModel(run.weights(), run.card())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """A run and all that it needs."""
+    """A run with everything that it needs."""
 
     recipe: Recipe
     validation_cases: Sequence[Case]
@@ -134,13 +133,11 @@ class _Run:
     fingerprint: str
     record: Mapping[str, Any]
 
-    def go(self, prepared: Sequence[PreparedCase]) -> None:
-        """Train until the run is over, from its checkpoint where it has one."""
+    def execute(self, prepared: Sequence[PreparedCase]) -> None:
+        """Train until the run is over, starting from its checkpoint if there is one."""
         self._resume()
         if self.recipe.schedule.patience and not self.validation_cases:
-            logger.warning(
-                "no case is held out: nothing ends the run early, every epoch is trained"
-            )
+            logger.warning("no validation case: the run cannot stop early, every epoch is trained")
         if self.group.is_first:
             remove_unfinished(self.run_dir)
             write_record(self.run_dir, self.record)
@@ -165,14 +162,14 @@ class _Run:
         epoch = saved["epoch"] if saved else 0
         if epoch != self.group.from_first(epoch):
             raise TrainingError(
-                f"{path}: this process found a checkpoint of epoch {epoch}, the first process another; "
-                "let all of them see one folder"
+                f"{path}: this process has a checkpoint of epoch {epoch}, the first process another; "
+                "give all processes the same folder"
             )
         if saved is not None:
             self.state.restore(saved)
             self.budget.restore(saved["budget"])
             total = self.recipe.schedule.epochs
-            logger.info("going on after epoch %d of %d", self.state.epoch, total)
+            logger.info("continuing after epoch %d of %d", self.state.epoch, total)
 
     def _trainer(self, prepared: Sequence[PreparedCase]) -> Trainer:
         schedule, options = self.recipe.schedule, self.options
@@ -198,7 +195,7 @@ class _Run:
     def _train(self, trainer: Trainer, trackers: Trackers) -> None:
         state, schedule = self.state, self.recipe.schedule
         while not self._is_over():
-            loss, rate = trainer.epoch(state)
+            loss, rate = trainer.run_epoch(state)
             state.epoch += 1
             self.budget.measure()
             entry: dict[str, Any] = {
@@ -222,30 +219,31 @@ class _Run:
                 )
 
     def _validate(self, trackers: Trackers) -> None:
-        """Write DSC into the history's last entry, and keep the weights if the recipe wants the best."""
-        state, found = self.state, {}
+        """Add DSC to the last entry of the history, and keep the weights if they are the best so far."""
+        state = self.state
+        organ_dice: Mapping[str, float] = {}
         if self.group.is_first:
-            found = validate(
-                Model("candidate", state.served_network().eval(), self.recipe, {}),
+            organ_dice = validate(
+                Model("candidate", state.final_network().eval(), self.recipe, {}),
                 self.validation_cases,
                 device=self.options.device,
                 on_contours=lambda ct, label: trackers.contours(state.epoch, ct, label),
             ).organ_means
-        state.history[-1]["organ_dice"] = self.group.from_first(found)
+        state.history[-1]["organ_dice"] = self.group.from_first(organ_dice)
         if self.recipe.schedule.patience and self._best_epoch() == state.epoch:
             state.keep_as_best()
 
     def _save(self) -> None:
         if self.group.is_first:
-            about = {
+            header = {
                 "fingerprint": self.fingerprint,
                 "record": self.record,
                 "budget": self.budget.state(),
             }
-            save_checkpoint(self.run_dir, {**about, **self.state.to_save()})
+            save_checkpoint(self.run_dir, {**header, **self.state.to_save()})
 
     def _is_over(self) -> bool:
-        """Return whether every epoch is done, the budget spent, or nothing gained for too long."""
+        """Return whether every epoch is done, the budget is spent, or early stopping applies."""
         schedule = self.recipe.schedule
         return (
             self.state.epoch >= schedule.epochs
@@ -264,15 +262,15 @@ class _Run:
         return None if best is None else int(validated[best]["epoch"])
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Return the weights to serve: the best validation's where one was chosen, else the last."""
-        return self.state.best or self.state.served_network().state_dict()
+        """Return the weights to publish: those of the best validation if one was chosen, else the last."""
+        return self.state.best or self.state.final_network().state_dict()
 
     def card(self) -> dict[str, Any]:
-        """Return what to remember of the run."""
+        """Return the content of the model card."""
         state, options = self.state, self.options
         validated = state.validated()
         chosen = self._best_epoch() if state.best else None
-        shown = [entry for entry in validated if entry["epoch"] == chosen] or validated[-1:]
+        reported = [entry for entry in validated if entry["epoch"] == chosen] or validated[-1:]
         return {
             "training": {
                 "cases": list(self.record["cases"]),
@@ -285,8 +283,8 @@ class _Run:
                 "device": options.device,
             },
             "validation": {
-                "mean_dice": shown[0]["mean_dice"] if shown else None,
-                "organ_dice": shown[0]["organ_dice"] if shown else {},
+                "mean_dice": reported[0]["mean_dice"] if reported else None,
+                "organ_dice": reported[0]["organ_dice"] if reported else {},
                 "chose_the_weights": chosen is not None,
                 "cases": [case.image_id for case in self.validation_cases],
             },
@@ -298,7 +296,7 @@ class _Run:
 def _prepared(
     cases: Sequence[Case], recipe: Recipe, cache_dir: Path, group: ProcessGroup
 ) -> list[PreparedCase]:
-    """Return the cases ready to be cropped: made by the first process, read by the others."""
+    """Return the prepared cases; the first process prepares them, the others read them from the cache."""
     if not group.is_first:
         group.wait()
     prepared = prepare_cases(cases, Pipeline(recipe), cache_dir)
@@ -310,7 +308,7 @@ def _prepared(
 def _fingerprint(
     recipe: Recipe, cases: Sequence[PreparedCase], options: RunOptions, initial: Model | None
 ) -> str:
-    """Return what names the run: a checkpoint of another recipe, seed, scan or contour is not gone on from."""
+    """Return a digest of recipe, seed, start and cases; a checkpoint with another one is not used."""
     parts = [
         recipe.as_dict(),
         sorted((case.image_id, case.digest) for case in cases),

@@ -11,7 +11,7 @@ from lib.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 
 def learning_rate(schedule: ScheduleConfig, step: int, share_of_budget: float = 0.0) -> float:
-    """Return the rate of step `step`, counted from 0; `share_of_budget` hurries a cosine to its end."""
+    """Return the learning rate of step `step`, from 0; `share_of_budget` compresses a cosine schedule."""
     rate = schedule.learning_rate
     if step < schedule.warmup_steps:
         return rate * (step + 1) / schedule.warmup_steps
@@ -22,7 +22,7 @@ def learning_rate(schedule: ScheduleConfig, step: int, share_of_budget: float = 
 
 
 def share_of_run(schedule: ScheduleConfig, step: int, share_of_budget: float = 0.0) -> float:
-    """Return how much of the run lies behind step `step`, 0 to 1: by steps, or by budget if that is more."""
+    """Return the share of the run done before step `step`, 0 to 1: of steps, or of the budget if larger."""
     by_steps = step / (schedule.epochs * schedule.steps_per_epoch)
     return min(1.0, max(by_steps, share_of_budget))
 
@@ -32,7 +32,7 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds by one clock, those of earlier sittings included; a pause is not counted."""
+    """Seconds by one clock, with those of earlier sessions; pauses are not counted."""
 
     clock: Clock
     earlier_s: float = 0.0
@@ -41,33 +41,33 @@ class Stopwatch:
     def __post_init__(self) -> None:
         self._since = self.clock()
 
-    def own_s(self) -> float:
-        """Return the seconds of this sitting."""
+    def session_s(self) -> float:
+        """Return the seconds of this session."""
         return self.clock() - self._since
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out of the count what happens inside."""
-        began = self.clock()
+        """Do not count the time inside."""
+        start = self.clock()
         try:
             yield
         finally:
-            self._since += self.clock() - began
+            self._since += self.clock() - start
 
 
 class Budget:
     """Wall-clock and processor time of a run, one of which may be limited.
 
-    Wall-clock time (`max_minutes`) counts everything from the first step on, so that a run ends when it was
-    said to. Processor time (`cpu_minutes`) is that of all threads of the process, as the operating system
-    counts it: on cores that others use too, two runs of one budget do the same amount of work. It counts the
-    training steps alone, with the making of their crops: a network that is slow to contour whole volumes is not
-    given fewer steps for it. What a GPU computes is not processor time.
+    Wall-clock time (`max_minutes`) includes everything from the first step on, so that the end of a run can be
+    planned. Processor time (`cpu_minutes`) is that of all threads of the process, as the operating system
+    counts it: on shared cores two runs of equal budget do the same amount of work. It includes the training
+    steps and their crops only, so that a network that contours whole volumes slowly does not get fewer steps.
+    GPU time is not included.
 
-    Of several processes that train together, the first one's wall-clock time counts, and the sum of their
-    processor times: all of them come to the same decision.
+    If several processes train together, the wall-clock time of the first and the sum of the processor times are
+    used: all processes come to the same decision.
 
-    A killed run loses what it did since its last checkpoint, and the time of it.
+    A killed run loses the work since its last checkpoint, and that time is not counted.
     """
 
     def __init__(
@@ -91,26 +91,26 @@ class Budget:
         """Seconds of processor time at the last `measure`."""
 
     def measure(self) -> float:
-        """Read the clocks; return the share of the budget that is spent, 0 where there is no limit.
+        """Read the clocks and return the share of the budget that is spent; 0 without a limit.
 
-        Every process of the run must come here equally often.
+        Every process of the run must call this equally often: the times are summed over the processes.
         """
-        own_wall_s = self._wall.own_s() if self._group.is_first else 0.0
-        wall_s, cpu_s = self._group.sum([own_wall_s, self._cpu.own_s()])
+        own_wall_s = self._wall.session_s() if self._group.is_first else 0.0
+        wall_s, cpu_s = self._group.sum([own_wall_s, self._cpu.session_s()])
         self.wall_s = self._wall.earlier_s + wall_s
         self.cpu_s = self._cpu.earlier_s + cpu_s
         return self.share
 
     @property
     def share(self) -> float:
-        """Share of the budget that was spent at the last `measure`; at 1 the run is over."""
+        """Share of the budget spent at the last `measure`; at 1 the run is over."""
         if self._limit_s is None:
             return 0.0
         return self.spent_s / self._limit_s if self._limit_s > 0 else 1.0
 
     @property
     def spent_s(self) -> float:
-        """Seconds at the last `measure`, by the clock that is limited; wall-clock where none is."""
+        """Seconds at the last `measure`, of the limited clock; wall-clock time without a limit."""
         return self.cpu_s if self._by_cpu else self.wall_s
 
     @contextmanager
@@ -120,22 +120,22 @@ class Budget:
             yield
 
     def state(self) -> dict[str, float]:
-        """Return what `restore` takes: the seconds at the last `measure`."""
+        """Return the seconds at the last `measure`, for `restore`."""
         return {"wall_s": self.wall_s, "cpu_s": self.cpu_s}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Go on from the seconds of earlier sittings, by both clocks."""
+        """Continue from the seconds of earlier sessions, of both clocks."""
         self._wall.earlier_s = self.wall_s = state["wall_s"]
         self._cpu.earlier_s = self.cpu_s = state["cpu_s"]
 
 
 @dataclass(frozen=True, slots=True)
 class StoppingState:
-    """Where a run stands by its validations.
+    """Progress of the validation metric of a run.
 
     Attributes:
         best: Index of the best validation so far; None before the first.
-        waited: Validations since then, none of which was better.
+        waited: Number of later validations, none of which was better.
     """
 
     best: int | None
@@ -143,10 +143,10 @@ class StoppingState:
 
 
 def stopping_state(values: Sequence[float], *, min_delta: float = 0.0) -> StoppingState:
-    """Return which validation was the best, and how many followed it.
+    """Return the index of the best validation, and the number of validations after it.
 
-    A validation is the best if it is above the best one before it, by `min_delta` at least: small steps count
-    once they add up (Prechelt 1998, *Early stopping - but when?*, the criterion UP with a threshold).
+    A validation is a new best if it exceeds the previous best by at least `min_delta`: small gains count once
+    they add up (Prechelt 1998, *Early stopping - but when?*, the criterion UP with a threshold).
 
     Args:
         values: Mean DSC of each validation, in order.

@@ -26,16 +26,16 @@ _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 @dataclass(slots=True)
 class TrainingState:
-    """A run between two epochs.
+    """A training run between two epochs.
 
     Attributes:
-        network: What is trained.
-        average: The moving average of its weights; None where the recipe has none.
+        network: The network in training.
+        average: Moving average of its weights; None if the recipe has none.
         optimizer: Adam.
         epoch: Epochs done.
-        steps: Optimiser steps taken; fewer than the epochs' where a budget ended one.
-        history: One entry an epoch: loss, learning rate, seconds spent, and DSC where it was validated.
-        best: Weights of the best validation, where the recipe stops early; else empty.
+        steps: Optimiser steps done; fewer than planned if the budget ended an epoch.
+        history: One entry per epoch: loss, learning rate, seconds spent, and DSC if it was validated.
+        best: Weights of the best validation if the recipe stops early; else empty.
     """
 
     network: nn.Module
@@ -59,7 +59,7 @@ class TrainingState:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Become what `to_save` returned."""
+        """Restore a state that `to_save` returned."""
         self.network.load_state_dict(saved["network"])
         if self.average:
             self.average.load_state_dict(saved["average"])
@@ -69,19 +69,19 @@ class TrainingState:
         self.history = saved["history"]
         self.best = saved["best"]
 
-    def served_network(self) -> nn.Module:
-        """Return what would be served: the averaged network, where there is an average."""
+    def final_network(self) -> nn.Module:
+        """Return the network to publish: the averaged network if there is an average."""
         return self.average.module if self.average else self.network
 
     def keep_as_best(self) -> None:
-        """Keep a copy of what would be served now."""
+        """Keep a copy of the current weights of `final_network` as the best."""
         self.best = {
             key: value.detach().cpu().clone()
-            for key, value in self.served_network().state_dict().items()
+            for key, value in self.final_network().state_dict().items()
         }
 
     def validated(self) -> list[dict[str, Any]]:
-        """Return the entries of the history that were validated, each with its mean DSC as `mean_dice`."""
+        """Return the validated entries of the history, each with its mean DSC as `mean_dice`."""
         return [
             {**entry, "mean_dice": sum(entry["organ_dice"].values()) / len(entry["organ_dice"])}
             for entry in self.history
@@ -89,10 +89,10 @@ class TrainingState:
         ]
 
 
-def fresh_state(
+def initial_state(
     recipe: Recipe, device: str, initial: Model | None, *, group: ProcessGroup = SINGLE_PROCESS
 ) -> TrainingState:
-    """Return a run before its first epoch, on `device`; torch's seed decides the weights, or `initial`."""
+    """Return a run before its first epoch, on `device`; the weights are those of `initial`, or random."""
     network = build_network(recipe)
     if initial is not None:
         network.load_state_dict(initial.network.state_dict())
@@ -109,11 +109,11 @@ def fresh_state(
 
 
 def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """Return what moves averaged weights towards the network's, faster while the run is young.
+    """Return an update rule of averaged weights, which is faster at the start of a run.
 
-    The decay is at most `(1 + n) / (10 + n)` after `n` steps (as in TensorFlow's ExponentialMovingAverage): a
-    short run is not held back by weights from before it learned anything. Whole numbers (counters, SwinUNETR's
-    tables of positions) are copied: PyTorch's average of one is now and then one less.
+    The decay is at most `(1 + n) / (10 + n)` after `n` steps (as in TensorFlow's ExponentialMovingAverage), so
+    that the random first weights do not dominate a short run. Integers (counters, SwinUNETR's tables of
+    positions) are copied: PyTorch's average of an integer is sometimes one too low.
     """
 
     def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
@@ -121,15 +121,15 @@ def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int],
             for old, new in zip(averaged, current, strict=True):
                 old.copy_(new)
             return
-        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        get_ema_multi_avg_fn(now)(averaged, current, steps)  # type: ignore[no-untyped-call]
+        current_decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(current_decay)(averaged, current, steps)  # type: ignore[no-untyped-call]
 
     return average
 
 
 logger = logging.getLogger(__name__)
 
-FILE = "checkpoint.pt"
+CHECKPOINT_FILE = "checkpoint.pt"
 
 _DAMAGE = (
     RuntimeError,
@@ -140,35 +140,37 @@ _DAMAGE = (
     AttributeError,
     pickle.UnpicklingError,
 )
-"""What torch raises for a file that is no checkpoint, by which bytes it holds."""
+"""Exceptions that torch raises for a damaged checkpoint; which one depends on the bytes."""
 
 
 def save_checkpoint(run_dir: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` (tensors and plain values) into `run_dir`, in the place of the last one."""
-    with replacing(run_dir / FILE) as beside:
+    """Write `state` (tensors and plain values) into `run_dir`, replacing the previous checkpoint."""
+    with replacing(run_dir / CHECKPOINT_FILE) as beside:
         torch.save(dict(state), beside)
 
 
 def load_checkpoint(run_dir: Path, *, fingerprint: str) -> dict[str, Any] | None:
-    """Return the state in `run_dir` if it belongs to the same run, None if there is none to go on from.
+    """Return the state in `run_dir` if it belongs to the same run, None if there is no such state.
 
     Args:
         run_dir: The run's folder.
-        fingerprint: What the run is of: recipe, seed and cases. Another run's state is left unused.
+        fingerprint: Digest of recipe, seed and cases. The state of another run is not used.
 
     Raises:
-        CheckpointError: If a file is there but cannot be read.
+        CheckpointError: If the file exists but cannot be read.
     """
-    path = run_dir / FILE
+    path = run_dir / CHECKPOINT_FILE
     if not path.exists():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error}); remove it to begin the run anew"
+            f"{path}: cannot be read ({error}); remove it to start the run again"
         ) from error
     if state.get("fingerprint") != fingerprint:
-        logger.info("%s is of another run (recipe, seed or cases differ): starting anew", path)
+        logger.info(
+            "%s belongs to another run (recipe, seed or cases differ): starting again", path
+        )
         return None
     return state

@@ -1,4 +1,4 @@
-"""One epoch of training: its crops, its steps."""
+"""The optimiser steps of one epoch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from lib.training.state import TrainingState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """Takes the steps of a run.
+    """Optimiser steps of a run.
 
     Attributes:
-        crops: All crops of the run, by their number.
-        loss: The recipe's.
-        network: The state's network, as a step calls it.
-        group: The processes that share each batch.
-        device: Where the network is.
+        crops: All crops of the run, by number.
+        loss: The recipe's loss.
+        network: The state's network, wrapped for several processes.
+        group: Processes that share each batch.
+        device: Device of the network.
         in_bfloat16: Whether the network computes in bfloat16.
-        seed: The run's.
-        budget: Ends an epoch when it is spent.
-        on_step: Told after each step, where somebody wants to know.
+        seed: Seed of the run.
+        budget: Time budget; an epoch ends when it is spent.
+        on_step: Called after each step, if given.
     """
 
     crops: CropDataset
@@ -41,13 +41,13 @@ class Trainer:
     budget: Budget
     on_step: Callable[[Step], None] | None = None
 
-    def epoch(self, state: TrainingState) -> tuple[float, float]:
-        """Take one epoch's steps; return the mean loss and the last learning rate."""
+    def run_epoch(self, state: TrainingState) -> tuple[float, float]:
+        """Run the steps of one epoch; return the mean loss and the last learning rate."""
         schedule = self.crops.recipe.schedule
         first = state.epoch * schedule.steps_per_epoch
         losses, rate = [], 0.0
         state.network.train()
-        # What an epoch draws (dropout) follows from its number, so that a resumed run draws the same.
+        # Random numbers of an epoch (dropout) depend on its number only, so that a resumed run draws the same.
         torch.manual_seed(self.seed * 1_000_003 + state.epoch + (self.group.rank << 40))
         for step, sample in enumerate(self._batches(first), start=first):
             share = self.budget.measure()
@@ -56,30 +56,30 @@ class Trainer:
                 group["lr"] = rate
             self.loss.fade(share_of_run(schedule, step, share))
             losses.append(self._step(state, *sample))
-            self._tell(step, losses[-1], rate)
+            self._report(step, losses[-1], rate)
             if share >= 1:
                 break
         mean = self.group.sum([sum(losses)])[0] / self.group.size / len(losses)
         return mean, rate
 
     def _batches(self, first: int) -> DataLoader[Sample]:
-        """Return the batches of the epoch whose first step is `first`: this process's share of each."""
+        """Return this process's share of each batch, for the epoch whose first step is `first`."""
         schedule = self.crops.recipe.schedule
         share = self.group.share_of(schedule.batch_size)
         numbers = [
-            step * schedule.batch_size + self.group.rank * share + place
+            step * schedule.batch_size + self.group.rank * share + index
             for step in range(first, first + schedule.steps_per_epoch)
-            for place in range(share)
+            for index in range(share)
         ]
         return DataLoader(Subset(self.crops, numbers), share, num_workers=0)
 
-    def _step(self, state: TrainingState, image: Tensor, label: Tensor, known: Tensor) -> float:
-        """Move the weights by one batch; return its loss."""
+    def _step(self, state: TrainingState, image: Tensor, label: Tensor, contoured: Tensor) -> float:
+        """Update the weights with one batch; return its loss."""
         image = image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.in_bfloat16):
             logits = self.network(image)
-        loss = self.loss(logits, label.to(self.device), known.to(self.device))
+        loss = self.loss(logits, label.to(self.device), contoured.to(self.device))
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         clip = self.crops.recipe.schedule.gradient_clip
@@ -91,7 +91,7 @@ class Trainer:
         state.steps += 1
         return float(loss.detach())
 
-    def _tell(self, step: int, loss: float, rate: float) -> None:
+    def _report(self, step: int, loss: float, rate: float) -> None:
         if self.on_step is None:
             return
         schedule = self.crops.recipe.schedule

@@ -1,4 +1,4 @@
-"""How well a model does on whole cases, each on its own grid, as a user would get it."""
+"""Validation of a model on whole cases, each on its own grid, as in use."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """DSC of every organ that was contoured.
+    """DSC of every contoured organ.
 
     Attributes:
         per_case: Image id -> organ -> DSC.
@@ -29,16 +29,16 @@ class Validation:
 
     @property
     def organ_means(self) -> dict[str, float]:
-        """Organ -> mean DSC over the cases in which it was contoured."""
-        organs = sorted({organ for found in self.per_case.values() for organ in found})
+        """Organ -> mean DSC over the cases in which it is contoured."""
+        organs = sorted({organ for dice in self.per_case.values() for organ in dice})
         return {
-            organ: float(np.mean([f[organ] for f in self.per_case.values() if organ in f]))
+            organ: float(np.mean([dice[organ] for dice in self.per_case.values() if organ in dice]))
             for organ in organs
         }
 
     @property
     def mean(self) -> float | None:
-        """Mean over organs of `organ_means`; None where nothing was contoured."""
+        """Mean of `organ_means` over organs; None if no organ is contoured."""
         means = self.organ_means
         return sum(means.values()) / len(means) if means else None
 
@@ -51,13 +51,13 @@ def validate(
     on_contours: Callable[[CtVolume, LabelVolume], None] | None = None,
     before_each: Callable[[], object] | None = None,
 ) -> Validation:
-    """Return how well `model` agrees with the cases' labels; a case that cannot be read is left out.
+    """Return the agreement of `model` with the labels; a case that cannot be read is left out.
 
     Args:
-        model: What contours.
-        cases: Scans and references.
-        device: Where the network runs.
-        on_contours: Shown what was drawn on the first case.
+        model: The model to validate.
+        cases: Scans and reference labels.
+        device: Device that the network runs on.
+        on_contours: Called with the contours on the first case.
         before_each: Called before each case is contoured.
     """
     per_case: dict[str, dict[str, float]] = {}
@@ -70,8 +70,8 @@ def validate(
             continue
         if before_each:
             before_each()
-        found = contour(ct, model, device=device)
+        result = contour(ct, model, device=device)
         if on_contours and not per_case:
-            on_contours(ct, found.label)
-        per_case[case.image_id] = organ_dice(label, found.label.array, model.recipe.labels)
+            on_contours(ct, result.label)
+        per_case[case.image_id] = organ_dice(label, result.label.array, model.recipe.labels)
     return Validation(per_case)

@@ -9,9 +9,9 @@ import yaml
 from apps import infer, train
 from apps.support import contouring
 from lib.config import RetrainConfig
+from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.objects import read_object
-from lib.dicom.structures import label_from
-from lib.dicom.writer import write_ct_series
+from lib.dicom.structures import label_from_structures
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.formats import read_volume
 from lib.imaging.scans import read_ct, read_label, write_ct
@@ -102,7 +102,7 @@ def test_infer_writes_dicom_objects_of_a_series_and_refuses_them_for_a_file(
     arguments = ["--input", str(scans), "--output", str(tmp_path / "out"), "--device", "cpu"]
     arguments += ["--model-dir", str(trained[0]), "--format", "nifti", "seg", "rtstruct"]
     assert infer.main(arguments) == 1
-    assert "file: the image is no DICOM series" in capsys.readouterr().err
+    assert "file: the image is not a DICOM series" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("file*"))
     headers, grid = read_headers(scans / "series", image_id="series")
     path = tmp_path / "out" / "series.nii.gz"
@@ -110,7 +110,7 @@ def test_infer_writes_dicom_objects_of_a_series_and_refuses_them_for_a_file(
     for kind in ("seg", "rtstruct"):
         path = tmp_path / "out" / f"series.{kind}.dcm"
         found = read_object(path, headers, grid, image_id="series")
-        label = label_from(found, TINY.labels, grid, "series")
+        label = label_from_structures(found, TINY.labels, grid, "series")
         np.testing.assert_array_equal(label.array, array)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.datastores.local import FolderStore
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.errors import (
     DatastoreError,
     GeometryError,
@@ -276,7 +276,7 @@ def test_refused_label_leaves_the_one_before(
     with pytest.raises(GeometryError, match="a: the label lies on"):
         store.save_label("a", str(elsewhere), "final", {})
     info = {"label_info": [{"name": name, "idx": v} for name, v in (("A", 1), ("B", 2), ("C", 7))]}
-    with pytest.raises(LabelError, match="'A' is no organ"):
+    with pytest.raises(LabelError, match="'A' is not an organ"):
         store.save_label("a", str(label_file), "final", info)
     assert contents(studies) == before
 

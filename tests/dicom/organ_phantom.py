@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
 
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import LabelArray, MaskArray

@@ -10,7 +10,7 @@ import highdicom as hd
 import SimpleITK as sitk
 from pydicom.dataset import FileDataset
 
-from lib.imaging.geometry import Grid, from_sitk, turned_onto
+from lib.imaging.geometry import Grid, from_sitk, reordered_onto
 from lib.imaging.quantities import MaskArray
 from tests.pacs.orthancs import require_program
 
@@ -64,7 +64,7 @@ def by_plastimatch(
 
 def _image(path: Path, grid: Grid) -> MaskArray:
     image = sitk.ReadImage(str(path))
-    turned: MaskArray = turned_onto(
+    turned: MaskArray = reordered_onto(
         from_sitk(image) > 0, Grid.of_sitk(image), grid, image_id="read"
     )
     return turned

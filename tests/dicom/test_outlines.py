@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.dicom.outlines import outlines
-from lib.dicom.polygons import fill_polygon
+from lib.dicom.polygons import fill_polygon, mask_outlines
 from lib.imaging.quantities import FloatArray, MaskArray
 
 
@@ -20,11 +19,11 @@ def area(polygon: FloatArray) -> float:
 
 
 def as_sets(mask: MaskArray) -> list[set[tuple[float, float]]]:
-    return [{(float(x), float(y)) for x, y in polygon} for polygon in outlines(mask)]
+    return [{(float(x), float(y)) for x, y in polygon} for polygon in mask_outlines(mask)]
 
 
 def test_one_pixel_is_a_square_of_four_corners() -> None:
-    (polygon,) = outlines(mask_of("...", ".#.", "..."))
+    (polygon,) = mask_outlines(mask_of("...", ".#.", "..."))
     assert polygon.shape == (4, 2)
     assert {tuple(p) for p in polygon.tolist()} == {(0.5, 0.5), (1.5, 0.5), (1.5, 1.5), (0.5, 1.5)}
 
@@ -43,7 +42,7 @@ def test_pixels_that_touch_at_a_corner_are_two_polygons() -> None:
 
 
 def test_a_hole_is_reached_by_a_channel_from_the_rim_on_its_left() -> None:
-    (polygon,) = outlines(mask_of("####", "##.#", "####"))
+    (polygon,) = mask_outlines(mask_of("####", "##.#", "####"))
     points = [tuple(p) for p in polygon.tolist()]
     # From the rim, x = -0.5, to the hole's upper left corner, (1.5, 0.5), and back in line with its upper edge.
     assert points.count((-0.5, 0.5)) == 2
@@ -54,11 +53,11 @@ def test_a_hole_is_reached_by_a_channel_from_the_rim_on_its_left() -> None:
 
 def test_an_island_in_a_hole_is_a_polygon_of_its_own() -> None:
     mask = mask_of("#####", "#...#", "#.#.#", "#...#", "#####")
-    assert sorted(abs(area(p)) for p in outlines(mask)) == [1, 16]
+    assert sorted(abs(area(p)) for p in mask_outlines(mask)) == [1, 16]
 
 
 def test_holes_side_by_side_are_joined_one_to_the_other() -> None:
-    (polygon,) = outlines(mask_of("#######", "#.#.#.#", "#######"))
+    (polygon,) = mask_outlines(mask_of("#######", "#.#.#.#", "#######"))
     assert abs(area(polygon)) == 21 - 3
 
 
@@ -67,7 +66,7 @@ def test_holes_side_by_side_are_joined_one_to_the_other() -> None:
 def test_any_mask_comes_back_by_both_rules_and_with_its_area(seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((13, 9)) < share
     odd, joined = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, np.bool_)
-    for polygon in outlines(mask):
+    for polygon in mask_outlines(mask):
         assert len(polygon) >= 4
         assert (np.round(polygon + 0.5) == polygon + 0.5).all(), "along the pixels' edges"
         box, inside = fill_polygon(polygon, (13, 9))
@@ -75,4 +74,4 @@ def test_any_mask_comes_back_by_both_rules_and_with_its_area(seed: int, share: f
         joined[box] |= inside
     np.testing.assert_array_equal(odd % 2 == 1, mask)
     np.testing.assert_array_equal(joined, mask)
-    assert sum(abs(area(p)) for p in outlines(mask)) == mask.sum()
+    assert sum(abs(area(p)) for p in mask_outlines(mask)) == mask.sum()

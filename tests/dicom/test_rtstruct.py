@@ -9,9 +9,9 @@ import numpy as np
 import pydicom
 import pytest
 
+from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.rtstruct import read_rtstruct
 from lib.dicom.structures import StructureSet
-from lib.dicom.writer import write_ct_series
 from lib.errors import GeometryError, LabelError
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.quantities import MaskArray
@@ -320,17 +320,17 @@ def test_another_series_is_refused(drawn: Drawn) -> None:
 def test_without_a_series_the_frame_of_reference_decides(drawn: Drawn) -> None:
     drawn.write(drawn.roi((SQUARE, 4)), series="")
     assert drawn.read().notes == (
-        "the RTSTRUCT names no series; its frame of reference is the CT's",
+        "the RTSTRUCT names no series; it was accepted by its frame of reference",
     )
     drawn.write(drawn.roi((SQUARE, 4)), series="", frame="")
-    with pytest.raises(GeometryError, match="names neither the series nor the frame of reference"):
+    with pytest.raises(GeometryError, match="names neither a series nor the frame of reference"):
         drawn.read()
 
 
 def test_only_wanted_rois_are_looked_at(drawn: Drawn) -> None:
     outside = RoiSpec("Couch", drawn.roi((SQUARE, 40)).contours)
     drawn.write(drawn.roi((SQUARE, 4)), outside)
-    assert set(drawn.read(wanted=lambda names: ["Organ"]).masks) == {"Organ"}
+    assert set(drawn.read(select=lambda names: ["Organ"]).masks) == {"Organ"}
     with pytest.raises(GeometryError, match=r"'Couch' lies 87\.0 mm beyond the last slice"):
         drawn.read()
 
@@ -339,7 +339,7 @@ def test_two_rois_of_one_name_are_refused_where_they_are_wanted(drawn: Drawn) ->
     drawn.write(drawn.roi((SQUARE, 4)), drawn.roi((HOLE, 4)))
     with pytest.raises(LabelError, match="case7: two ROIs are called 'Organ'"):
         drawn.read()
-    assert drawn.read(wanted=lambda names: []).names == ("Organ", "Organ")
+    assert drawn.read(select=lambda names: []).names == ("Organ", "Organ")
 
 
 def put_numbers(numbers: list[str]) -> Callable[[Any], None]:
@@ -352,7 +352,7 @@ def put_numbers(numbers: list[str]) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put_numbers(["1", "2", "3", "4"]), "holds 4 numbers; three finite ones a point"),
+        (put_numbers(["1", "2", "3", "4"]), "has 4 numbers; three finite numbers per point"),
         (lambda d: setattr(d, "Modality", "RTPLAN"), "modality is RTPLAN; RTSTRUCT expected"),
         (lambda d: delattr(d.StructureSetROISequence[0], "ROINumber"), "the RTSTRUCT is damaged"),
     ],
@@ -376,5 +376,7 @@ def test_numbers_that_are_none_are_refused(drawn: Drawn) -> None:
     content = drawn.path.read_bytes()
     assert content.count(b"132.750") == 4
     drawn.path.write_bytes(content.replace(b"132.750", b"13x.750", 1))
-    with pytest.raises(LabelError, match="case7: a contour of 'Organ' holds what is no number"):
+    with pytest.raises(
+        LabelError, match="case7: a contour of 'Organ' contains a value that is not a number"
+    ):
         drawn.read()

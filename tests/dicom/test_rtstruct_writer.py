@@ -10,11 +10,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from lib.dicom.about import ObjectProvenance, uid_of
-from lib.dicom.rtstruct import read_rtstruct
-from lib.dicom.rtstruct_writer import write_rtstruct
-from lib.dicom.structures import label_from
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
+from lib.dicom.object_attributes import ObjectProvenance, derived_uid
+from lib.dicom.rtstruct import read_rtstruct, write_rtstruct
+from lib.dicom.structures import label_from_structures
 from lib.errors import GeometryError, LabelError
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.geometry import Grid
@@ -26,8 +25,8 @@ from tests.dicom.other_readers import by_plastimatch, errors_of
 from tests.phantoms import ORIENTATIONS, make_ct, make_grid, stored_as
 
 ABOUT = ObjectProvenance(
-    sop_instance_uid=uid_of("a structure set"),
-    series_instance_uid=uid_of("the series of it"),
+    sop_instance_uid=derived_uid("a structure set"),
+    series_instance_uid=derived_uid("the series of it"),
     author="Ada Lovelace",
     model="OrganNet2.5D",
     model_version="organnet25d-pddca-1",
@@ -52,7 +51,7 @@ def rtstruct(case: Case) -> Path:
 def test_a_label_comes_back_voxel_by_voxel(case: Case, rtstruct: Path) -> None:
     found = read_rtstruct(rtstruct, case.headers, case.grid, image_id="case7")
     assert (found.names, found.notes) == (NAMES, ())
-    back = label_from(found, LABELS, case.grid, "case7")
+    back = label_from_structures(found, LABELS, case.grid, "case7")
     np.testing.assert_array_equal(back.array, case.expected)
 
 
@@ -179,7 +178,7 @@ def _area_mm2(points: FloatArray) -> float:
 
 def test_an_empty_label_is_refused(case: Case, tmp_path: Path) -> None:
     empty = LabelVolume(np.zeros_like(case.label.array), case.label.grid, LABELS)
-    with pytest.raises(LabelError, match="case7: no voxel of the label is an organ's"):
+    with pytest.raises(LabelError, match="case7: the label contains no organ"):
         write_rtstruct(tmp_path / "empty.dcm", empty, case.headers, ABOUT, image_id="case7")
     assert not list(tmp_path.iterdir())
 

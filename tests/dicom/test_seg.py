@@ -8,9 +8,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from lib.dicom.about import ObjectProvenance, uid_of
+from lib.dicom.object_attributes import ObjectProvenance, derived_uid
 from lib.dicom.seg import read_seg, write_seg
-from lib.dicom.structures import label_from
+from lib.dicom.structures import label_from_structures
 from lib.errors import GeometryError, LabelError
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.geometry import Grid
@@ -20,8 +20,8 @@ from tests.dicom.organ_phantom import LABELS, NAMES, Case, make_case, organs
 from tests.dicom.other_readers import by_dcmqi, by_highdicom, errors_of
 
 ABOUT = ObjectProvenance(
-    sop_instance_uid=uid_of("an object"),
-    series_instance_uid=uid_of("its series"),
+    sop_instance_uid=derived_uid("an object"),
+    series_instance_uid=derived_uid("its series"),
     author="Ada Lovelace",
     model="OrganNet2.5D",
     model_version="organnet25d-pddca-1",
@@ -45,7 +45,7 @@ def seg(case: Case) -> Path:
 def test_a_label_comes_back_voxel_by_voxel(case: Case, seg: Path) -> None:
     found = read_seg(seg, case.headers, case.grid, image_id="case7")
     assert (found.names, found.notes) == (NAMES, ())
-    back = label_from(found, LABELS, case.grid, "case7")
+    back = label_from_structures(found, LABELS, case.grid, "case7")
     np.testing.assert_array_equal(back.array, case.expected)
     assert back.grid == case.grid
     assert back.labels == {name: LABELS[name] for name in NAMES}
@@ -148,7 +148,7 @@ def test_a_study_without_a_usable_date_is_written_all_the_same(case: Case, tmp_p
 
 def test_an_empty_label_is_refused(case: Case, tmp_path: Path) -> None:
     empty = LabelVolume(np.zeros_like(case.label.array), case.label.grid, LABELS)
-    with pytest.raises(LabelError, match="case7: no voxel of the label is an organ's"):
+    with pytest.raises(LabelError, match="case7: the label contains no organ"):
         write_seg(tmp_path / "empty.dcm", empty, case.headers, ABOUT, image_id="case7")
     assert not list(tmp_path.iterdir())
 

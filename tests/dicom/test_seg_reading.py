@@ -13,8 +13,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from lib.dicom.about import ObjectProvenance
-from lib.dicom.rtstruct_writer import write_rtstruct
+from lib.dicom.object_attributes import ObjectProvenance
+from lib.dicom.rtstruct import write_rtstruct
 from lib.dicom.seg import read_seg, write_seg
 from lib.dicom.structures import StructureSet
 from lib.errors import GeometryError, LabelError
@@ -147,7 +147,7 @@ def test_a_seg_that_names_the_frame_of_reference_only_is_read_with_a_note(
 ) -> None:
     frames = [FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))]
     found = read(case, tmp_path, SegSpec({1: "A"}, frames, series=""))
-    assert found.notes == ("the SEG names no series; its frame of reference is the CT's",)
+    assert found.notes == ("the SEG names no series; it was accepted by its frame of reference",)
 
 
 # --- what cannot be read
@@ -199,7 +199,7 @@ def test_a_frame_beyond_the_scans_end_is_refused(case: Case, tmp_path: Path) -> 
             {"frame_of_reference": "1.2.3.4"},
             r"case7: the SEG lies in the frame of reference 1\.2\.3\.4",
         ),
-        ({"series": "", "frame_of_reference": ""}, "case7: the SEG names neither the series nor"),
+        ({"series": "", "frame_of_reference": ""}, "case7: the SEG names neither a series nor"),
     ],
 )
 def test_a_seg_of_another_scan_is_refused(
@@ -233,7 +233,7 @@ def test_pixels_cut_short_are_refused(case: Case, tmp_path: Path) -> None:
     dataset = pydicom.dcmread(tmp_path / "short.dcm")
     dataset.PixelData = dataset.PixelData[:-100]
     dataset.save_as(tmp_path / "short.dcm")
-    with pytest.raises(LabelError, match="case7: the SEG is cut short"):
+    with pytest.raises(LabelError, match="case7: the SEG is truncated"):
         read_seg(tmp_path / "short.dcm", case.headers, case.grid, image_id="case7")
 
 

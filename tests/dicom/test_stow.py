@@ -6,19 +6,19 @@ from xml.etree import ElementTree
 
 import pytest
 
+from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.stow import (
     CANNOT_UNDERSTAND,
     PROCESSING_FAILURE,
     SEG,
     ObjectId,
     StoreResult,
-    decoded,
-    encoded,
+    decode_response,
+    encode_response,
+    http_status,
     read_object_id,
     response_dataset,
-    status_of,
 )
-from lib.dicom.writer import write_ct_series
 from lib.errors import ScanError
 from tests.phantoms import make_ct
 
@@ -42,11 +42,11 @@ GARBAGE = StoreResult(object_id=None, comment="no DICOM", failure=CANNOT_UNDERST
 def test_the_status_says_whether_all_some_or_none_is_stored(
     outcomes: list[StoreResult], status: int
 ) -> None:
-    assert status_of(outcomes) == status
+    assert http_status(outcomes) == status
 
 
 def test_json_names_what_is_stored_and_what_is_not_with_numbers_and_sentences() -> None:
-    content, media_type = encoded(response_dataset([KEPT, REFUSED, GARBAGE]), "*/*")
+    content, media_type = encode_response(response_dataset([KEPT, REFUSED, GARBAGE]), "*/*")
     assert media_type == "application/dicom+json"
     answer = json.loads(content)
     (stored,) = answer["00081199"]["Value"]
@@ -64,12 +64,14 @@ def test_json_names_what_is_stored_and_what_is_not_with_numbers_and_sentences() 
 
 
 def test_json_is_read_back() -> None:
-    content, _ = encoded(response_dataset([KEPT, REFUSED]), "application/dicom+json")
-    assert decoded(content).FailedSOPSequence[0].FailureReason == PROCESSING_FAILURE
+    content, _ = encode_response(response_dataset([KEPT, REFUSED]), "application/dicom+json")
+    assert decode_response(content).FailedSOPSequence[0].FailureReason == PROCESSING_FAILURE
 
 
 def test_xml_is_written_where_only_that_is_accepted() -> None:
-    content, media_type = encoded(response_dataset([KEPT, REFUSED]), "application/dicom+xml")
+    content, media_type = encode_response(
+        response_dataset([KEPT, REFUSED]), "application/dicom+xml"
+    )
     assert media_type == "application/dicom+xml"
     root = ElementTree.fromstring(content)  # noqa: S314 - our own
     assert root.tag == "NativeDicomModel"
@@ -84,7 +86,7 @@ def test_xml_is_written_where_only_that_is_accepted() -> None:
 
 def test_both_accepted_is_json() -> None:
     accept = "application/dicom+xml, application/dicom+json"
-    assert encoded(response_dataset([KEPT]), accept)[1] == "application/dicom+json"
+    assert encode_response(response_dataset([KEPT]), accept)[1] == "application/dicom+json"
 
 
 def test_what_a_file_holds_is_read(tmp_path: Path) -> None:
@@ -118,5 +120,5 @@ def test_half_an_object_is_refused(tmp_path: Path) -> None:
 
 def test_an_answer_that_is_none_is_refused() -> None:
     for content in (b"", b"<html>", b"[1]", b'{"0008": 1}'):
-        with pytest.raises(ScanError, match="expected a DICOM JSON answer"):
-            decoded(content)
+        with pytest.raises(ScanError, match="expected a DICOM JSON response"):
+            decode_response(content)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.dicom.about import ObjectProvenance
+from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.objects import KINDS, Kind, read_object, write_object
-from lib.dicom.structures import StructureSet, label_from, organs_among
+from lib.dicom.structures import StructureSet, label_from_structures, match_organs
 from lib.errors import ConfigError, LabelError
 from lib.imaging.geometry import Grid
 from tests.dicom.organ_phantom import LABELS, NAMES, Case, make_case
@@ -28,7 +28,7 @@ def structures(boxes: Mapping[str, Sequence[int]], *undrawn: str) -> StructureSe
 
 def test_names_in_other_spellings_are_understood() -> None:
     found = structures({"Left parotid": (0, 2), "Brain Stem": (3, 4), "OpticNrv_R": (5, 6)})
-    label = label_from(found, LABELS, GRID, "case7")
+    label = label_from_structures(found, LABELS, GRID, "case7")
     assert label.labels == {"Brainstem": 1, "OpticNrv_R": 5, "Parotid_L": 6}
     assert label.array[:, 0, 0].tolist() == [6, 6, 0, 1, 0, 5, 0, 0, 0, 0]
     assert label.grid == GRID
@@ -37,21 +37,23 @@ def test_names_in_other_spellings_are_understood() -> None:
 @pytest.mark.parametrize("name", ["PTV 70", "Parotid_L~", "Brainstem_PRV03", "Larynx"])
 def test_what_is_no_organ_of_ours_is_refused_by_name(name: str) -> None:
     found = structures({"Brainstem": (0, 2), name: (3, 4), "Body": (4, 5)})
-    with pytest.raises(LabelError, match=f"case7: '{name}', 'Body': no organ of this server's"):
-        label_from(found, LABELS, GRID, "case7")
+    with pytest.raises(LabelError, match=f"case7: '{name}', 'Body': not an organ of this server"):
+        label_from_structures(found, LABELS, GRID, "case7")
 
 
 def test_organs_of_ours_are_found_among_names() -> None:
     names = ["Brain Stem", "PTV 70", "Parotid_L", "Brainstem_PRV03", "Larynx"]
-    assert organs_among(names, LABELS) == {"Brain Stem": "Brainstem", "Parotid_L": "Parotid_L"}
+    assert match_organs(names, LABELS) == {"Brain Stem": "Brainstem", "Parotid_L": "Parotid_L"}
 
 
 def test_a_structure_without_a_voxel_may_be_called_anything() -> None:
-    assert label_from(structures({"Brainstem": (0, 2)}, "Segment 9"), LABELS, GRID, "x").labels
+    assert label_from_structures(
+        structures({"Brainstem": (0, 2)}, "Segment 9"), LABELS, GRID, "x"
+    ).labels
 
 
 def test_no_structure_makes_an_empty_label() -> None:
-    label = label_from(structures({}, "Brainstem"), LABELS, GRID, "case7")
+    label = label_from_structures(structures({}, "Brainstem"), LABELS, GRID, "case7")
     assert label.array.shape == GRID.shape_vox
     assert not label.array.any()
     assert not label.labels
@@ -59,15 +61,17 @@ def test_no_structure_makes_an_empty_label() -> None:
 
 def test_two_names_of_one_organ_are_refused() -> None:
     with pytest.raises(LabelError, match="'Parotid_L' and 'left parotid' both mean Parotid_L"):
-        label_from(structures({"Parotid_L": (0, 2), "left parotid": (3, 4)}), LABELS, GRID, "x")
+        label_from_structures(
+            structures({"Parotid_L": (0, 2), "left parotid": (3, 4)}), LABELS, GRID, "x"
+        )
 
 
 def test_a_voxel_that_two_claim_is_the_smaller_ones() -> None:
     notes: list[str] = []
     found = structures({"OpticChiasm": (4, 7), "Brainstem": (0, 5)})
-    label = label_from(found, LABELS, GRID, "case7", notes=notes)
+    label = label_from_structures(found, LABELS, GRID, "case7", notes=notes)
     assert label.array[:, 0, 0].tolist() == [1, 1, 1, 1, 2, 2, 2, 0, 0, 0]
-    assert notes == ["Brainstem & OpticChiasm: 1 voxels that both claim went to the smaller"]
+    assert notes == ["Brainstem & OpticChiasm: 1 shared voxels, assigned to the smaller organ"]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def test_an_object_is_read_by_what_it_is(case: Case, tmp_path: Path, kind: Kind)
     write_object(kind, path, case.label, case.headers, ObjectProvenance(), image_id="case7")
     found = read_object(path, case.headers, case.grid, image_id="case7")
     assert found.names == NAMES
-    back = label_from(found, LABELS, case.grid, "case7")
+    back = label_from_structures(found, LABELS, case.grid, "case7")
     np.testing.assert_array_equal(back.array, case.expected)
 
 
@@ -97,7 +101,7 @@ def test_what_is_no_dicom_is_refused(case: Case, tmp_path: Path) -> None:
 
 
 def test_an_object_has_ids_number_time_and_a_model_where_one_drew_it() -> None:
-    with pytest.raises(ConfigError, match=r"'1\.\.2' is no UID"):
+    with pytest.raises(ConfigError, match=r"'1\.\.2' is not a UID"):
         ObjectProvenance(sop_instance_uid="1..2")
     with pytest.raises(ConfigError, match="series number 0"):
         ObjectProvenance(series_number=0)

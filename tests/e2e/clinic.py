@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import yaml
 
 from lib.config import default_starter_dir
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.imaging.geometry import Grid
 from lib.imaging.scans import write_label
 from lib.imaging.volumes import CtVolume, LabelVolume

@@ -288,7 +288,7 @@ class TestWhatIsNotTaken:
         viewer.choose_segment("Segment 8")
         _, _, width, height = viewer.box(AXIAL)
         viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
-        said = viewer.submit("no organ of this server's")
+        said = viewer.submit("not an organ of this server")
         assert "kept as quarantine/" in said
         assert clinic.series[LATER] not in said
         assert clinic.counted() == before

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import RLELossless, generate_uid
 
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.errors import GeometryError, ScanError
 from lib.imaging.dicom_series import holds_dicom, read_headers, read_series
 from lib.imaging.geometry import Grid, from_sitk, to_sitk

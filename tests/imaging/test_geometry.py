@@ -6,10 +6,10 @@ from lib.imaging.geometry import (
     Grid,
     from_sitk,
     ras_to_lps,
+    reordered_onto,
     require_right_angles,
     require_same_grid,
     to_sitk,
-    turned_onto,
 )
 from tests.phantoms import (
     MARK_RAS_MM,
@@ -115,7 +115,7 @@ def test_a_label_is_turned_onto_the_axes_of_its_scan(
 ) -> None:
     scan = make_oblique_ct()
     other = stored_as(scan, order, flips)
-    turned = turned_onto(other.array_hu, other.grid, scan.grid, image_id="case7")
+    turned = reordered_onto(other.array_hu, other.grid, scan.grid, image_id="case7")
     np.testing.assert_array_equal(turned, scan.array_hu)
 
 
@@ -125,4 +125,4 @@ def test_a_label_half_a_voxel_away_is_not_turned_onto_a_scan() -> None:
     affine[:3, 3] += affine[:3, 1] / 2
     moved = Grid.from_affine(other.grid.shape_vox, affine)
     with pytest.raises(GeometryError, match="case7: the label lies on 12 x 20 x 16 voxels"):
-        turned_onto(other.array_hu, moved, scan.grid, image_id="case7")
+        reordered_onto(other.array_hu, moved, scan.grid, image_id="case7")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.errors import GeometryError, LabelError, ScanError, StorageFullError
 from lib.imaging.formats import SCAN_SUFFIXES
 from lib.imaging.geometry import Grid, from_sitk, to_sitk
@@ -169,11 +169,11 @@ def test_a_folder_is_read_as_dicom(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_or_not_a_volume_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ScanError, match=r"a: a\.nii is no readable \.nii file.*No such file"):
+    with pytest.raises(ScanError, match=r"a: a\.nii is not a readable \.nii file.*No such file"):
         read_ct(tmp_path / "a.nii")
     for name in ("a.nhdr", "a.mhd", "a.dcm", "a.png"):
         with pytest.raises(
-            ScanError, match=rf"{name} is none of \.nii\.gz.*folder of a DICOM series"
+            ScanError, match=rf"{name} is not one of \.nii\.gz.*folder of a DICOM series"
         ):
             read_ct(tmp_path / name, image_id="case7")
 
@@ -209,7 +209,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, suffix: str, kept: float) -
     path = save(tmp_path / f"case7{suffix}", noise)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(ScanError, match=r"case7: .*(cut short|not hold its own data)"):
+    with pytest.raises(ScanError, match=r"case7: .*(truncated|not contain its data)"):
         read_ct(path)
 
 
@@ -219,7 +219,7 @@ def test_an_uncompressed_file_cut_short_is_refused(tmp_path: Path, suffix: str) 
     path = tmp_path / f"case7{suffix}"
     sitk.WriteImage(to_sitk(ct.array_hu, ct.grid), str(path), useCompression=False)
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(ScanError, match=r"case7: .*cut short"):
+    with pytest.raises(ScanError, match=r"case7: .*truncated"):
         read_ct(path)
 
 
@@ -229,7 +229,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
     raw[123] = 56  # xyzt_units: no such unit
     path.write_bytes(bytes(raw))
     with pytest.raises(
-        ScanError, match=r"case7: case7\.nii is no readable \.nii file, or is damaged"
+        ScanError, match=r"case7: case7\.nii is not a readable \.nii file, or is damaged"
     ):
         read_ct(path)
 
@@ -237,7 +237,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     nib.save(nib.Spm99AnalyzeImage(make_ct().array_hu, None), tmp_path / "a.img")  # type: ignore[no-untyped-call]
     (tmp_path / "a.hdr").rename(tmp_path / "case7.nii")
-    with pytest.raises(ScanError, match=r"case7: case7\.nii is no "):
+    with pytest.raises(ScanError, match=r"case7: case7\.nii is not "):
         read_ct(tmp_path / "case7.nii")
 
 
@@ -338,7 +338,7 @@ def test_metaimage_without_orientation_is_refused(tmp_path: Path, key: bytes) ->
 def test_nrrd_that_refers_to_another_file_is_refused(tmp_path: Path, field: bytes) -> None:
     path = save(tmp_path / "case7.nrrd", make_ct().array_hu)
     edit_header(path, b"space origin", field + b"space origin")
-    with pytest.raises(ScanError, match=r"does not hold its own data"):
+    with pytest.raises(ScanError, match=r"does not contain its data"):
         read_ct(path)
 
 
@@ -346,7 +346,7 @@ def test_metaimage_that_refers_to_another_file_is_refused(tmp_path: Path) -> Non
     path = save(tmp_path / "case7.mha", make_ct().array_hu)
     edit_header(path, b"ElementDataFile = LOCAL", b"ElementDataFile = /etc/passwd")
     edit_header(path, b"NDims", b"Comment = ElementDataFile = LOCAL\nNDims")
-    with pytest.raises(ScanError, match=r"does not hold its own data"):
+    with pytest.raises(ScanError, match=r"does not contain its data"):
         read_ct(path)
 
 
@@ -544,7 +544,7 @@ def test_a_label_of_two_volumes_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"case7: 4 dimensions"):
         read_label(path, image_id="case7", image_grid=None)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(LabelError, match=r"case7: .*cut short"):
+    with pytest.raises(LabelError, match=r"case7: .*truncated"):
         read_label(path, image_id="case7", image_grid=None)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import LabelArray, MaskArray

@@ -48,7 +48,7 @@ def test_a_table_is_read(tmp_path: Path) -> None:
         ("- Parotid_R", "lines such as"),
         ("", "lines such as"),
         ("a: [", "cannot be read as YAML"),
-        ("Cord: SpinalCord\ncord: ignore", "'cord' is there with two meanings"),
+        ("Cord: SpinalCord\ncord: ignore", "'cord' has two meanings"),
         ("Cord: [1]", r"'Cord' means \[1\]"),
     ],
 )

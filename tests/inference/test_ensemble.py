@@ -17,8 +17,8 @@ from lib.inference.ensemble import (
     DeepContours,
     DeepOptions,
     active_dropout,
-    contour_deeply,
-    plan,
+    contour_ensemble,
+    plan_passes,
     write_uncertainty_map,
 )
 from lib.inference.preprocessing import Pipeline
@@ -90,7 +90,7 @@ def deep(
     options: DeepOptions | None = None,
     earlier: Sequence[Model] = (),
 ) -> DeepContours:
-    return contour_deeply(ct, plan(model, options or DeepOptions(), earlier=earlier))
+    return contour_ensemble(ct, plan_passes(model, options or DeepOptions(), earlier=earlier))
 
 
 def test_passes_that_agree_give_the_plain_contours_and_no_uncertainty() -> None:
@@ -148,7 +148,7 @@ def test_no_mirrored_view_where_an_organ_lacks_its_partner(monkeypatch: pytest.M
     assert is_mirrorable({"Brainstem": 1})
     assert not is_mirrorable({"Brainstem": 1, "Parotid_L": 2})
     monkeypatch.setattr("lib.inference.ensemble.is_mirrorable", lambda labels: False)
-    planned = plan(model_of(BoneIs(7)), DeepOptions())
+    planned = plan_passes(model_of(BoneIs(7)), DeepOptions())
     assert planned.views == ("plain", "-10 HU", "+10 HU")
     assert "no mirrored view" in planned.notes[0]
 
@@ -189,14 +189,14 @@ def test_models_vote_with_their_mean_and_the_last_k_are_asked() -> None:
 
 def test_dropout_is_drawn_where_there_is_one_model_that_has_it() -> None:
     with_dropout = random_model(dropout=0.5)
-    planned = plan(with_dropout, DeepOptions(hu_shifts=(), dropout_samples=3))
+    planned = plan_passes(with_dropout, DeepOptions(hu_shifts=(), dropout_samples=3))
     assert [p.dropout_seed for p in planned.passes] == [0, 1, 2, 3, 4, 5]
     assert planned.as_dict()["dropout_samples"] == 3
     assert "6 passes over each scan (2 views x 3 draws of dropout)" in str(planned)
     for others in (
-        plan(with_dropout, DeepOptions(), earlier=[random_model("older", dropout=0.5)]),
-        plan(random_model(), DeepOptions()),
-        plan(with_dropout, DeepOptions(dropout_samples=0)),
+        plan_passes(with_dropout, DeepOptions(), earlier=[random_model("older", dropout=0.5)]),
+        plan_passes(random_model(), DeepOptions()),
+        plan_passes(with_dropout, DeepOptions(dropout_samples=0)),
     ):
         assert {p.dropout_seed for p in others.passes} == {None}
         assert others.as_dict()["dropout_samples"] == 0
@@ -286,7 +286,7 @@ def test_options_that_make_no_sense_are_refused(wrong: dict[str, object], messag
 
 
 def test_the_plan_says_what_it_costs() -> None:
-    planned = plan(model_of(BoneIs(7)), DeepOptions(overlap=0.75))
+    planned = plan_passes(model_of(BoneIs(7)), DeepOptions(overlap=0.75))
     # Half the steps on each axis: eight times the windows.
     assert str(planned) == (
         "4 passes over each scan (4 views, one model), each with up to 8.0 times the windows of a plain one: "
@@ -296,9 +296,9 @@ def test_the_plan_says_what_it_costs() -> None:
 
 def test_seconds_name_each_stage_and_progress_counts_the_passes() -> None:
     told: list[tuple[int, int]] = []
-    found = contour_deeply(
+    found = contour_ensemble(
         make_ct(),
-        plan(model_of(BoneIs(7)), DeepOptions()),
+        plan_passes(model_of(BoneIs(7)), DeepOptions()),
         progress=lambda done, of: told.append((done, of)),
     )
     assert list(found.seconds) == ["prepare", "network", "restore", "uncertainty"]
@@ -308,10 +308,10 @@ def test_seconds_name_each_stage_and_progress_counts_the_passes() -> None:
 def test_others_get_their_turn_between_two_passes() -> None:
     turn = threading.Lock()
     free = []
-    contour_deeply(
+    contour_ensemble(
         make_ct(),
-        plan(model_of(BoneIs(7)), DeepOptions()),
-        turn=turn,
+        plan_passes(model_of(BoneIs(7)), DeepOptions()),
+        pass_context=turn,
         progress=lambda done, of: free.append(not turn.locked()),
     )
     assert free == [True] * 4

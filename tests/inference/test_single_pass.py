@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lib.imaging.scans import read_ct, write_ct
 from lib.inference.preprocessing import Pipeline
-from lib.inference.single_pass import contour, probabilities
+from lib.inference.single_pass import contour, probabilities, sliding_window
 from lib.models.registry import Model
 from lib.recipes.schema import OPENKBP, Recipe
 from phantom import head_and_neck_phantom
@@ -99,3 +99,28 @@ def test_the_sides_of_a_phantom_are_its_own() -> None:
     for name, is_right in (("Parotid_R", True), ("Parotid_L", False)):
         x = np.argwhere(model_label == OPENKBP.labels[name])[:, 0].mean()
         assert (x > model_label.shape[0] / 2) == is_right, "x runs to the patient's right"
+
+
+@pytest.mark.parametrize("size", [(7, 20, 33), (16, 8, 8), (3, 40, 12)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.6, 0.9])
+def test_the_sliding_window_gives_the_bits_of_monais(
+    size: tuple[int, int, int], overlap: float
+) -> None:
+    from monai.inferers.utils import sliding_window_inference
+
+    torch.manual_seed(1)
+    image, window = torch.randn(1, 2, *size), (16, 8, 12)
+    network = torch.nn.Conv3d(2, 5, 3, padding=1)
+    with torch.inference_mode():
+        ours = sliding_window(image, window, network, overlap=overlap, device="cpu")
+        monais = sliding_window_inference(
+            image,
+            window,
+            sw_batch_size=1,
+            predictor=network,
+            overlap=overlap,
+            mode="gaussian",
+            padding_mode="constant",
+            cval=-1.0,
+        )
+    assert torch.equal(ours, torch.as_tensor(monais))

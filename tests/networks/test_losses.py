@@ -44,33 +44,33 @@ def test_dice_of_a_perfect_and_of_a_missed_organ_by_hand() -> None:
 
 
 def test_an_organ_that_was_not_contoured_costs_nothing_wherever_it_is_drawn() -> None:
-    known = ALL.clone()
-    known[:, 5] = False
+    contoured = ALL.clone()
+    contoured[:, 5] = False
     label = torch.zeros(1, 4, 4, 4, dtype=torch.long)
     label[:, :2] = 1
     logits = torch.nn.functional.one_hot(label, 8).movedim(-1, 1).float() * 50
     drawn = logits.clone()
     drawn[:, 0, 3], drawn[:, 5, 3] = 0.0, 50.0  # esophagus drawn where the label says background
     loss = FocalDiceLoss(OPENKBP)
-    assert float(loss(drawn, label, known)) == pytest.approx(
-        float(loss(logits, label, known)), abs=1e-5
+    assert float(loss(drawn, label, contoured)) == pytest.approx(
+        float(loss(logits, label, contoured)), abs=1e-5
     )
     assert float(loss(drawn, label, ALL)) > 0.1
 
 
 def test_an_organ_that_was_contoured_is_not_hidden_by_one_that_was_not() -> None:
-    known = ALL.clone()
-    known[:, 5] = False
+    contoured = ALL.clone()
+    contoured[:, 5] = False
     label = torch.ones(1, 4, 4, 4, dtype=torch.long)
     wrong = torch.zeros(1, 8, 4, 4, 4)
     wrong[:, 5] = 50
-    assert float(FocalDiceLoss(OPENKBP)(wrong, label, known)) > 1
+    assert float(FocalDiceLoss(OPENKBP)(wrong, label, contoured)) > 1
 
 
 def test_merged_probabilities_sum_to_one_over_the_known_classes() -> None:
-    known = torch.tensor([[True, True, False, True, False, False, True, True]])
-    merged = merge_uncontoured(torch.randn(1, 8, 2, 2, 2), known).exp()
-    total = merged[:, known[0]].sum(dim=1)
+    contoured = torch.tensor([[True, True, False, True, False, False, True, True]])
+    merged = merge_uncontoured(torch.randn(1, 8, 2, 2, 2), contoured).exp()
+    total = merged[:, contoured[0]].sum(dim=1)
     torch.testing.assert_close(total, torch.ones_like(total))
 
 

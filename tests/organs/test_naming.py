@@ -103,7 +103,7 @@ def test_two_readings_that_agree_on_what_is_there_are_one() -> None:
 
 def test_an_organ_that_is_not_ours_is_refused() -> None:
     with pytest.raises(
-        LabelError, match=r"pt_1: 'GTV' is no organ of this server's; it contours Br"
+        LabelError, match=r"pt_1: 'GTV' is not an organ of this server; it contours Br"
     ):
         remapped(holding(1, 2), named(Brainstem=1, GTV=2))
 

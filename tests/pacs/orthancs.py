@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from apps.support.server_process import free_port as free_port
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.errors import PacsError
 from lib.imaging.volumes import CtVolume
 from lib.pacs.orthanc import Orthanc, find_orthanc

@@ -6,7 +6,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.errors import DatastoreError, PacsError, ScanError
 from lib.pacs.client import Pacs
 from lib.pacs.orthanc import Orthanc

@@ -9,9 +9,9 @@ import pydicom
 import pytest
 
 from lib.assignment.reader_studies import readings_by_reader
-from lib.dicom.about import ObjectProvenance
+from lib.dicom.ct_writer import write_ct_series
+from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.objects import Kind, write_object
-from lib.dicom.writer import write_ct_series
 from lib.errors import GeometryError, LabelError
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.quantities import LabelArray

@@ -6,8 +6,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.objects import Kind
-from lib.dicom.writer import write_ct_series
 from lib.pacs.orthanc import Orthanc
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.pacs_sync.station import Station

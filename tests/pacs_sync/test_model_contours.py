@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from lib.dicom.about import ObjectProvenance
+from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.objects import Kind, write_object
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.scans import read_ct, read_label, write_label

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from pydicom.dataset import FileDataset
 from pydicom.uid import MRImageStorage, generate_uid
 
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.imaging.geometry import to_sitk
 from tests.server.running import small_ct
 

@@ -172,7 +172,7 @@ def test_label_with_an_organ_that_the_server_does_not_contour_is_refused(
         data={"params": json.dumps({"label_info": info})},
         files={"label": ("l.nii.gz", label_file(tmp_path))},
     )
-    require_refusal(answer, 422, "'GTV' is no organ of this server's")
+    require_refusal(answer, 422, "'GTV' is not an organ of this server")
 
 
 def test_another_scan_under_a_known_id_is_refused(server: Server, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.imaging.geometry import Grid, from_sitk
 from lib.imaging.scans import read_ct, write_ct
 from tests.server.bad_scans import series

@@ -10,11 +10,11 @@ import pydicom
 import pytest
 import requests
 
+from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.objects import read_object
-from lib.dicom.structures import label_from
-from lib.dicom.writer import write_ct_series
+from lib.dicom.structures import label_from_structures
 from lib.imaging.dicom_series import read_headers
-from lib.imaging.geometry import turned_onto
+from lib.imaging.geometry import reordered_onto
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
@@ -39,7 +39,9 @@ def saved(answer: requests.Response, folder: Path) -> Path:
 def voxels(path: Path, scan: Path) -> LabelArray:
     """Return the label in an object, with the values of the server's organs, on the scan's grid."""
     headers, grid = read_headers(scan, image_id="x")
-    return label_from(read_object(path, headers, grid, image_id="x"), TINY.labels, grid, "x").array
+    return label_from_structures(
+        read_object(path, headers, grid, image_id="x"), TINY.labels, grid, "x"
+    ).array
 
 
 def put_series(server: Server, image_id: str) -> Path:
@@ -78,7 +80,7 @@ def test_what_the_model_draws_comes_as_a_dicom_object(
     answer = server.ask("POST", f"/infer/organnet25d?image={image}&output={output}")
     path = saved(answer, tmp_path)
     assert answer.headers["content-disposition"] == f'attachment; filename="{image}.{kind}.dcm"'
-    expected = turned_onto(mask, grid, read_headers(scan, image_id="x")[1], image_id="x")
+    expected = reordered_onto(mask, grid, read_headers(scan, image_id="x")[1], image_id="x")
     np.testing.assert_array_equal(voxels(path, scan), expected)
     dataset = pydicom.dcmread(path)
     assert dataset.Modality == modality
@@ -118,7 +120,7 @@ def test_an_image_that_is_no_series_has_no_dicom_object(server: Server, output: 
     write_ct(server.studies / "no_series.nii.gz", small_ct())
     answer = server.ask("POST", f"/infer/organnet25d?image=no_series&output={output}")
     assert answer.status_code == 422
-    assert "no_series: the image is no DICOM series" in answer.json()["detail"]
+    assert "no_series: the image is not a DICOM series" in answer.json()["detail"]
 
 
 def test_the_uncertainty_map_has_no_dicom_form(server: Server) -> None:
@@ -186,9 +188,9 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(server: Server, tmp_
         ("nobody", 404, "nobody: no such image"),
         ("unlabelled", 404, "unlabelled: there is no label with the tag 'final'"),
         ("unlabelled?tag=../x", 404, "cannot name a set of labels"),
-        ("nifti_label", 422, "nifti_label: the image is no DICOM series"),
+        ("nifti_label", 422, "nifti_label: the image is not a DICOM series"),
         ("nifti_label?version=7", 404, "nifti_label: label 'final' has no version 7"),
-        ("emptied", 422, "emptied: no voxel of the label is an organ's"),
+        ("emptied", 422, "emptied: the label contains no organ"),
     ):
         answer = server.ask("GET", f"/organnet/export/{path}")
         assert (answer.status_code, says in answer.json()["detail"]) == (status, True), answer.text

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.imaging.scans import read_ct, read_label, write_label
 from lib.pacs.orthanc import Orthanc
 from tests.pacs.orthancs import orthanc, put_ct

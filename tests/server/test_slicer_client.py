@@ -100,7 +100,7 @@ def test_the_client_sees_why_a_label_is_refused(
     info = [{"name": "GTV", "idx": 1}, {"name": "Brainstem", "idx": 4}]
     with pytest.raises(module.MONAILabelClientException) as refused:
         client.save_label("refusing", str(tmp_path / "label.nii.gz"), "", {"label_info": info})
-    assert "'GTV' is no organ of this server's" in refused.value.msg
+    assert "'GTV' is not an organ of this server" in refused.value.msg
 
 
 def test_the_client_asks_for_training_when_none_runs(client: Any) -> None:

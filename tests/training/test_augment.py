@@ -65,7 +65,7 @@ def make_crop(seed: int = 0) -> Crop:
     rng = np.random.default_rng(seed)
     hu = np.clip(rng.normal(100, 300, CROP_VOX), -1000, 3000).astype(np.float32)
     label = rng.integers(0, 8, CROP_VOX).astype(np.uint8)
-    return Crop(hu=hu, label=label, known=np.ones(8, bool), spacing_mm=SPACING_MM)
+    return Crop(hu=hu, label=label, contoured=np.ones(8, bool), spacing_mm=SPACING_MM)
 
 
 def run(crop: Crop, config: AugmentConfig, *, seed: int = 0) -> Crop:
@@ -81,7 +81,7 @@ def run(crop: Crop, config: AugmentConfig, *, seed: int = 0) -> Crop:
 def assert_same(one: Crop, other: Crop) -> None:
     assert one.hu.tobytes() == other.hu.tobytes()
     assert np.array_equal(one.label, other.label)
-    assert np.array_equal(one.known, other.known)
+    assert np.array_equal(one.contoured, other.contoured)
 
 
 def test_a_crop_with_every_probability_at_0_is_cut_out_of_the_case() -> None:
@@ -147,8 +147,8 @@ def test_hu_stay_on_the_scanners_scale_with_everything_on(number: int) -> None:
     assert np.isfinite(crop.hu).all()
     assert crop.hu.min() >= AIR_HU
     assert crop.hu.max() <= MAX_HU
-    image, label, known = data[number]
-    assert (image.shape, label.dtype, known.dtype) == ((2, *CROP_VOX), torch.int64, torch.bool)
+    image, label, contoured = data[number]
+    assert (image.shape, label.dtype, contoured.dtype) == ((2, *CROP_VOX), torch.int64, torch.bool)
     assert float(image.abs().max()) <= 1
 
 
@@ -167,8 +167,8 @@ def test_left_stays_left_and_right_stays_right(config: AugmentConfig) -> None:
     seen = set()
     for number in range(24):
         crop = data.crop(number)
-        side = PAROTID_R if crop.known[PAROTID_R] else PAROTID_L
-        assert crop.known[PAROTID_R] != crop.known[PAROTID_L]
+        side = PAROTID_R if crop.contoured[PAROTID_R] else PAROTID_L
+        assert crop.contoured[PAROTID_R] != crop.contoured[PAROTID_L]
         assert {PAROTID_L, PAROTID_R} & set(np.unique(crop.label).tolist()) <= {side}
         if (crop.label == side).sum() > 100 and (crop.label == CORD).sum() > 100:
             from_cord_vox = np.argwhere(crop.label == side).mean(axis=0) - np.argwhere(
@@ -313,7 +313,7 @@ def test_beyond_the_edge_of_the_scan_is_air_and_nothing_to_draw(seed: int) -> No
     np.testing.assert_array_equal(cut.hu[~outside], crop.hu[~outside])
     np.testing.assert_array_equal(cut.label[~outside], crop.label[~outside])
     # An organ that was cut away is absent, not unknown, and some of the crop is always left.
-    np.testing.assert_array_equal(cut.known, crop.known)
+    np.testing.assert_array_equal(cut.contoured, crop.contoured)
     assert 0.2 < 1 - outside.mean() < 1
     in_plane = outside.all(axis=2)
     by_slice = outside.all(axis=(0, 1))

@@ -17,7 +17,7 @@ from apps import train
 from lib.errors import ConfigError
 from lib.training.cases import Case
 from lib.training.distributed import SINGLE_PROCESS, PooledBatchNorm, ProcessGroup, join_processes
-from lib.training.state import FILE
+from lib.training.state import CHECKPOINT_FILE
 from tests.tiny import TINY
 from tests.waiting import LIMIT_S
 
@@ -114,7 +114,7 @@ def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
     flags = arguments(cases, tmp_path, "two")
     first = torchrun(flags)
     try:
-        while not (tmp_path / "two" / FILE).exists():
+        while not (tmp_path / "two" / CHECKPOINT_FILE).exists():
             assert first.poll() is None, first.communicate()[0]
             time.sleep(0.01)
         workers = psutil.Process(first.pid).children(recursive=True)
@@ -135,7 +135,9 @@ def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
     assert second.returncode == 0, said
     assert said.count("model: ") == 1
     assert "processes: 2" in said
-    one, two = (torch.load(tmp_path / name / FILE, weights_only=True) for name in ("one", "two"))
+    one, two = (
+        torch.load(tmp_path / name / CHECKPOINT_FILE, weights_only=True) for name in ("one", "two")
+    )
     assert one["epoch"] == two["epoch"] == 4
     for mine, theirs in zip(one["history"], two["history"], strict=True):
         assert theirs["loss"] == pytest.approx(mine["loss"], abs=2e-6)

@@ -15,7 +15,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib.training.cases import Case
-from lib.training.state import FILE
+from lib.training.state import CHECKPOINT_FILE
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -59,13 +59,13 @@ def preparing(run: Path) -> bool:
 
 def writing_a_checkpoint(run: Path) -> bool:
     """Whether a checkpoint that is not the first is half written."""
-    return (run / FILE).exists() and any(run.glob(".writing-*-" + FILE))
+    return (run / CHECKPOINT_FILE).exists() and any(run.glob(".writing-*-" + CHECKPOINT_FILE))
 
 
 def later_than(run: Path, since_ns: int, delay_s: float) -> bool:
     """Whether a checkpoint was written since, `delay_s` ago or more."""
     try:
-        written_ns = (run / FILE).stat().st_mtime_ns
+        written_ns = (run / CHECKPOINT_FILE).stat().st_mtime_ns
     except FileNotFoundError:
         return False
     return written_ns > since_ns and time.time_ns() > written_ns + delay_s * 1e9

@@ -9,7 +9,7 @@ import yaml
 from lib.training import record
 from lib.training.cases import Case
 from lib.training.run import RunCallbacks, RunOptions, train
-from lib.training.state import FILE
+from lib.training.state import CHECKPOINT_FILE
 from tests.tiny import TINY
 
 
@@ -26,8 +26,8 @@ def test_one_record_is_told_written_and_stored_with_checkpoint_and_card(
         options=RunOptions(seed=7, epochs=1),
         callbacks=RunCallbacks(on_start=told.append),
     )
-    written = yaml.safe_load((tmp_path / "run" / record.FILE).read_text(encoding="utf-8"))
-    stored = torch.load(tmp_path / "run" / FILE, weights_only=True)["record"]
+    written = yaml.safe_load((tmp_path / "run" / record.RECORD_FILE).read_text(encoding="utf-8"))
+    stored = torch.load(tmp_path / "run" / CHECKPOINT_FILE, weights_only=True)["record"]
     assert told == [written]
     assert stored == written == trained.card["config"]
     assert written["options"]["seed"] == 7

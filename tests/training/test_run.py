@@ -15,7 +15,7 @@ from lib.training.cases import Case, is_held_out, prepare_cases, split
 from lib.training.crops import CropDataset
 from lib.training.run import Progress, RunCallbacks, RunOptions, Step, TrainedModel, train
 from lib.training.schedule import learning_rate
-from lib.training.state import FILE
+from lib.training.state import CHECKPOINT_FILE
 from phantom import head_and_neck_phantom
 from tests.tiny import TINY
 
@@ -101,7 +101,7 @@ def test_a_corrected_contour_begins_a_new_run(cases: list[Case], tmp_path: Path)
 
 def test_a_damaged_checkpoint_is_refused_by_name(cases: list[Case], tmp_path: Path) -> None:
     run(cases, tmp_path / "run")
-    (tmp_path / "run" / FILE).write_bytes(b"half")
+    (tmp_path / "run" / CHECKPOINT_FILE).write_bytes(b"half")
     with pytest.raises(CheckpointError, match=r"checkpoint.pt: cannot be read .* remove it"):
         run(cases, tmp_path / "run")
 
@@ -174,7 +174,7 @@ def test_early_stopping_returns_the_weights_of_the_best_validation(
     assert stopped.card["validation"]["organ_dice"] == stopped.card["history"][0]["organ_dice"]
     with pytest.raises(KeyboardInterrupt):
         run(cases, tmp_path / "first", recipe=PATIENT, stop_after=1)
-    state = torch.load(tmp_path / "first" / FILE, weights_only=True)
+    state = torch.load(tmp_path / "first" / CHECKPOINT_FILE, weights_only=True)
     assert all(torch.equal(stopped.weights[key], value) for key, value in state["best"].items())
 
 

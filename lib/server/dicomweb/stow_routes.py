@@ -87,10 +87,10 @@ async def store(request: Request, path: str, user: User = ANNOTATOR) -> Response
     results = await store_objects(
         request.stream(), content_type, study_uid=study[1] or "", sender=sender
     )
-    content, media_type = stow.encoded(
+    content, media_type = stow.encode_response(
         stow.response_dataset(results), request.headers.get("accept", "")
     )
-    return Response(content, stow.status_of(results), media_type=media_type)
+    return Response(content, stow.http_status(results), media_type=media_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ async def _body(heads: Iterable[bytes], paths: Iterable[Path], tail: bytes) -> A
 def _failures(content: bytes) -> dict[str, int | None]:
     """Return SOP Instance UID -> Failure Reason (0008,1197); None for a stored object."""
     try:
-        response = stow.decoded(content)
+        response = stow.decode_response(content)
     except ScanError as error:
         raise PacsError(f"the PACS returned an invalid STOW-RS response: {error}") from error
     stored: Iterable[Dataset] = response.get("ReferencedSOPSequence") or ()

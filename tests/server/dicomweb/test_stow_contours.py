@@ -8,8 +8,8 @@ import pydicom
 import pytest
 import requests
 
+from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.objects import Kind
-from lib.dicom.writer import write_ct_series
 from lib.imaging.scans import read_label
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.pacs_sync.test_inbox import draw

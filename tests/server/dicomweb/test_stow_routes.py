@@ -10,7 +10,7 @@ import pydicom
 import pytest
 import requests
 
-from lib.dicom.writer import write_ct_series
+from lib.dicom.ct_writer import write_ct_series
 from lib.pacs.orthanc import Orthanc
 from lib.server.requests import MAX_UPLOAD_BYTES
 from tests.pacs.orthancs import orthanc, put_ct

@@ -19,12 +19,12 @@ _INTERCEPT_HU = -1024
 def write_ct_series(
     ct: CtVolume, folder: Path, *, patient_id: str, series_description: str = "OrganNet Label CT"
 ) -> str:
-    """Write `ct` to `folder` as CT Image Storage, one file a slice, and return its SeriesInstanceUID.
+    """Write `ct` to `folder` as CT Image Storage, one file per slice, and return its SeriesInstanceUID.
 
     The array's z axis is the slice axis; x runs along a row of pixels, y down a column; their directions are
     the grid's. Files are numbered along cross(x, y), which is z unless the grid is left-handed. Values are
     stored as int16 with slope 1 and intercept -1024; fractions of a HU are rounded. Each call makes a new
-    study. `patient_id` is written as the patient's name, too: give a pseudonym.
+    study. `patient_id` is also written as the patient's name: give a pseudonym.
 
     Raises:
         ScanError: If `folder` is not empty, or a value does not fit.
@@ -33,7 +33,9 @@ def write_ct_series(
     require_right_angles(ct.image_id, ct.grid)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise ScanError(f"{ct.image_id}: {folder} is not empty; a series needs a folder of its own")
+        raise ScanError(
+            f"{ct.image_id}: {folder} is not empty; write the series into an empty folder"
+        )
     if not (
         ct.array_hu.min() >= -32768 - _INTERCEPT_HU and ct.array_hu.max() <= 32767 + _INTERCEPT_HU
     ):
@@ -67,7 +69,7 @@ def _ds(values: FloatArray | list[float]) -> list[str]:
 
 
 def _common_attributes(patient_id: str, series_description: str) -> dict[str, object]:
-    """Return what all slices share, by keyword: the CT Image IOD's modules (PS3.3 A.3)."""
+    """Return the attributes common to all slices, by keyword: modules of the CT Image IOD (PS3.3 A.3)."""
     now = datetime.now(timezone.utc)
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     return {
