@@ -166,7 +166,7 @@ def test_a_label_that_somebody_changed_is_never_overwritten(
     os.utime(source / "kbp" / "pt_1" / "label.nii.gz", ns=(0, 0))
     capsys.readouterr()
     assert prepare(source, studies) == 1
-    message = "pt_1: labels/final/pt_1.nii.gz was changed since its import and is left as it is"
+    message = "pt_1: labels/final/pt_1.nii.gz was changed since its import and was kept"
     assert message in capsys.readouterr().err
     np.testing.assert_array_equal(label_of(studies, "pt_1"), mine)
 
@@ -207,7 +207,7 @@ def test_a_case_without_organs_of_the_set_names_what_it_has(
 ) -> None:
     put_pddca(tmp_path / "source" / "x", {"Chiasm": BRAINSTEM, "Tumour": PAROTID_L})
     assert prepare(tmp_path / "source", tmp_path / "studies") == 1
-    message = "x: no organ of the set 'openkbp' is contoured; its names are Chiasm, Tumour"
+    message = "x: no organ of the set 'openkbp' is contoured; the structures are Chiasm, Tumour"
     assert message in capsys.readouterr().err
 
 
@@ -230,7 +230,7 @@ def test_shared_voxels_are_counted_in_the_report(
     larger, smaller = np.s_[4:12, 4:12, 3:8], np.s_[11:14, 6:9, 4:6]
     put_pddca(tmp_path / "source" / "x", {"BrainStem": larger, "Chiasm": smaller})
     assert prepare(tmp_path / "source", tmp_path / "studies", "--organ-set", "pddca") == 0
-    assert "Brainstem & OpticChiasm: 6 voxels claimed by both" in capsys.readouterr().out
+    assert "Brainstem & OpticChiasm: 6 shared voxels" in capsys.readouterr().out
     entry = report(tmp_path / "studies")["cases"]["x"]
     assert entry["shared_vox"] == {"Brainstem & OpticChiasm": 6}
     assert entry["notes"] == ["Brainstem & OpticChiasm share 6 voxels; the smaller organ has them"]
