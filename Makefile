@@ -82,7 +82,7 @@ openapi: install
 
 docs: install-dev
 	$(PY) tools/check_links.py
-	$(PY) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 lock: install-dev
 	(head -1 constraints.txt; $(PIP) freeze | sort -f) > constraints.new && mv constraints.new constraints.txt

@@ -1,0 +1,41 @@
+"""MkDocs hooks: pages that are made from the code and from files at the root of the repository."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+COPIES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Return the text of a page; that of a generated page is made anew."""
+    path = page.file.src_uri
+    if path in COPIES:
+        text = (ROOT / COPIES[path]).read_text(encoding="utf-8")
+        return text.replace("](docs/", "](")
+    if path == "programs.md":
+        return _programs()
+    if path == "reference/index.md":
+        return _reference()
+    return markdown
+
+
+def _programs() -> str:
+    """Return the options of every program."""
+    from typer.cli import get_docs_for_click
+    from typer.main import get_command
+
+    from apps.cli import app
+
+    command = get_command(app)
+    context = command.make_context("organnet", [], resilient_parsing=True)
+    text = get_docs_for_click(obj=command, ctx=context, name="organnet", title="Programs")
+    return re.sub(r"(?m)^(#+)", r"\1", text)
+
+
+def _reference() -> str:
+    """Return a section for each package; mkdocstrings fills it from the docstrings."""
+    packages = [path.parent.name for path in sorted((ROOT / "lib").glob("*/__init__.py"))]
+    sections = [f"## lib.{name}\n\n::: lib.{name}\n" for name in packages]
+    return "# Python reference\n\n" + "\n".join(sections)
