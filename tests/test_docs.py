@@ -35,4 +35,6 @@ def test_the_readme_can_be_read_in_ten_minutes() -> None:
 def test_every_page_is_in_the_navigation() -> None:
     navigation = str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
-    assert {page for page in pages if page not in navigation} == set()
+    # tools/docs_hooks.py adds the decision records.
+    missing = {page for page in pages if not page.startswith("adr/") and page not in navigation}
+    assert missing == set()

@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages that are made from the code and from files at the root of the repository."""
+"""MkDocs hooks: the decision records in the navigation, and pages made from code and files outside docs/."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,16 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 COPIES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+
+
+def on_config(config: Any) -> Any:
+    """Add every decision record to the navigation, with the title of its page."""
+    records = []
+    for path in sorted((ROOT / "docs" / "adr").glob("*.md")):
+        title = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        records.append({title: f"adr/{path.name}"})
+    config["nav"].append({"Decisions": records})
+    return config
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:

@@ -233,7 +233,9 @@ def test_shared_voxels_are_counted_in_the_report(
     assert "Brainstem & OpticChiasm: 6 shared voxels" in capsys.readouterr().out
     entry = report(tmp_path / "studies")["cases"]["x"]
     assert entry["shared_vox"] == {"Brainstem & OpticChiasm": 6}
-    assert entry["notes"] == ["Brainstem & OpticChiasm share 6 voxels; the smaller organ has them"]
+    assert entry["notes"] == [
+        "Brainstem & OpticChiasm share 6 voxels, assigned to the smaller organ"
+    ]
 
 
 def test_only_one_import_runs_in_a_folder(
