@@ -202,12 +202,12 @@ def _meaning_of_values(
     card = card_values(path)
     if card is not None and set(present) <= set(card.values()):
         return card, "the card beside it"
-    known = (card or {}) | dict(hint or {})
+    expected = (card or {}) | dict(hint or {})
     fitting = {
         name: labels
         for name, labels in ORGAN_SETS.items()
         if set(present) <= set(labels.values())
-        and all(labels.get(tg263_name(organ) or "") == value for organ, value in known.items())
+        and all(labels.get(tg263_name(organ) or "") == value for organ, value in expected.items())
     }
     if len(fitting) != 1:
         what = f"fit the organ sets {', '.join(fitting)}" if fitting else "fit no organ set"

@@ -105,20 +105,10 @@ differ: the values are landmarks, not a comparison on the same patients.
 HUMAN = PublishedResult(
     name="Two observers (TCIA, 28 scans)",
     citation="Radiographer against oncologist on 28 scans of TCIA, expert masks of Nikolov et al. 2021",
-    dsc={
-        "Brainstem": 0.900,
-        "Bone_Mandible": 0.942,
-        "OpticNrv_L": 0.793,
-        "OpticNrv_R": 0.784,
-        "Parotid_L": 0.871,
-        "Parotid_R": 0.874,
-        "Glnd_Submand_L": 0.881,
-        "Glnd_Submand_R": 0.876,
-        "SpinalCord": 0.843,
-        "Cochlea_L": 0.749,
-        "Cochlea_R": 0.696,
-    },
-)
+    dsc={"Brainstem": 0.900, "Bone_Mandible": 0.942, "OpticNrv_L": 0.793, "OpticNrv_R": 0.784,
+         "Parotid_L": 0.871, "Parotid_R": 0.874, "Glnd_Submand_L": 0.881, "Glnd_Submand_R": 0.876,
+         "SpinalCord": 0.843, "Cochlea_L": 0.749, "Cochlea_R": 0.696},
+)  # fmt: skip
 """Agreement of two observers, measured for this project on all 28 scans of the expert masks."""
 
 
@@ -208,7 +198,8 @@ def volume_chart(evaluation: Evaluation) -> bytes:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_xlabel("Mean of reference and predicted volume (mL)")
         axis.set_ylabel("Prediction - reference (% of the mean)".replace("-", "\N{MINUS SIGN}"))
-        _centre_on_zero(axis)
+        limit = max(abs(value) for value in axis.get_ylim())
+        axis.set_ylim(-limit, limit)
         if groups:
             figure.legend(loc="outside right upper", handletextpad=0.2)
         return png(figure)
@@ -225,7 +216,8 @@ def _box_chart(
     note_title: str = "",
 ) -> bytes:
     organs = evaluation.organs
-    samples = [_defined([value(row) for row in evaluation.rows_of(organ)]) for organ in organs]
+    samples = [np.array([value(row) for row in evaluation.rows_of(o)]) for o in organs]
+    samples = [sample[np.isfinite(sample)] for sample in samples]
     with styled_figure(7.4, 1.3 + 0.29 * len(organs) + (0.35 if published else 0)) as figure:
         axis = figure.subplots()
         for place, sample in enumerate(samples):
@@ -246,6 +238,7 @@ def _box_chart(
 
 def _draw_box(axis: Any, place: int, sample: Values) -> None:
     """Draw a box with its points; fewer than 4 points are drawn without a box."""
+    line = {"color": INK, "linewidth": 0.7}
     if len(sample) >= 4:
         axis.boxplot(
             [sample],
@@ -258,8 +251,8 @@ def _draw_box(axis: Any, place: int, sample: Values) -> None:
             manage_ticks=False,
             boxprops={"facecolor": _BOX, "edgecolor": INK, "linewidth": 0.7},
             medianprops={"color": INK, "linewidth": 1.4},
-            whiskerprops={"color": INK, "linewidth": 0.7},
-            capprops={"color": INK, "linewidth": 0.7},
+            whiskerprops=line,
+            capprops=line,
         )
     if len(sample):
         spread = 0.14 * np.sin(np.arange(len(sample)) * 2.4)
@@ -324,19 +317,9 @@ def _draw_notes(axis: Any, notes: Sequence[str], title: str) -> None:
         )
 
 
-def _centre_on_zero(axis: Any) -> None:
-    limit = max(abs(value) for value in axis.get_ylim())
-    axis.set_ylim(-limit, limit)
-
-
 def _volumes(rows: Sequence[Row]) -> tuple[Values, Values]:
     """Return the mean of both volumes in mL, and their difference in % of it; missed organs are left out."""
     first = np.array([row.volume_reference_ml for row in rows if not row.is_missed])
     second = np.array([row.volume_prediction_ml for row in rows if not row.is_missed])
     mean = (first + second) / 2
     return mean, 100 * (second - first) / mean
-
-
-def _defined(values: Sequence[float]) -> Values:
-    sample = np.array(values, float)
-    return np.asarray(sample[np.isfinite(sample)])

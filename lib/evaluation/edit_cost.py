@@ -31,8 +31,8 @@ class OrganCost:
     """Edits of one organ.
 
     Attributes:
-        dsc: Between submission and prediction, 0 to 1; 0 if the model missed the organ, None if it was left
-        out. added_path_mm: Length of the submitted contour that does not lie on the predicted one.
+        dsc: Between submission and prediction, 0 to 1; 0 if the organ is missed, None if it is left out.
+        added_path_mm: Length of the submitted contour that does not lie on the predicted one.
         changed_voxels: Number of voxels in either the submitted or the predicted organ, but not in both.
         changed_ml: Their volume.
         is_left_out: Predicted but not submitted. The labels do not show whether the organ was erased on purpose

@@ -57,10 +57,10 @@ class Agreement:
 
     Attributes:
         dsc: Dice similarity coefficient, 0 to 1.
-        hd95_mm: 95th percentile of the distances between the surfaces, weighted by area; the larger of both
-        directions. surface_dsc: Share of the area of both surfaces that lies within the tolerance of the
-        other, 0 to 1. msd_mm: Mean distance between the surfaces, weighted by area; the mean of both
-        directions.
+        hd95_mm: 95th percentile, weighted by area, of the distances between the surfaces; the larger of both
+            directions.
+        surface_dsc: Share of the area of both surfaces within the tolerance of the other one, 0 to 1.
+        msd_mm: Mean distance between the surfaces, weighted by area; the mean of both directions.
     """
 
     dsc: float

@@ -114,7 +114,7 @@ def draw_worst(
         values: As evaluated.
         count: Number of contours.
     """
-    drawn: dict[Row, WorstCase] = {}
+    worst: dict[Row, WorstCase] = {}
     rows = worst_rows(evaluation, count)
     with ThreadPoolExecutor(2) as pool:
         for case in dict.fromkeys(row.case for row in rows):
@@ -130,8 +130,8 @@ def draw_worst(
                     _log.warning("%s: drawn without the CT: %s", case, error)
             for row in (r for r in rows if r.case == case):
                 picture = worst_picture(row.organ, *pair, ct)
-                drawn[row] = WorstCase(row=row, picture=picture, note=note)
-    return [drawn[row] for row in rows]
+                worst[row] = WorstCase(row=row, picture=picture, note=note)
+    return [worst[row] for row in rows]
 
 
 def worst_picture(

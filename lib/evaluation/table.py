@@ -5,7 +5,8 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from lib.errors import ConfigError, OrganNetError
 from lib.evaluation.case_loading import CaseContours, card_values, read_contours, union_box
 from lib.evaluation.metrics import agreement
 from lib.imaging.geometry import require_same_grid
-from lib.imaging.quantities import SpacingMm
 from lib.organs.table import ORGANS
 from lib.reports.pages import write_csv_rows
 
@@ -154,6 +154,7 @@ def evaluate(
         only_reference=sorted(references.keys() - predictions.keys()),
         only_prediction=sorted(predictions.keys() - references.keys()),
     )
+    requested = set(ORGANS if organs is None else organs)
     compared: dict[str, tuple[set[str], set[str]]] = {}
     with ThreadPoolExecutor(workers) as pool:
         for case in common:
@@ -166,14 +167,14 @@ def evaluate(
                 evaluation.refused[case] = str(error)
                 _log.warning("refused: %s", error)
             else:
-                evaluation.rows += _compare(*pair, organs, pool)
+                names = [name for name in ORGANS if name in pair[0].organs and name in requested]
+                evaluation.rows += pool.map(partial(_row, *pair), names)
                 evaluation.cases.append(case)
                 compared[case] = (set(pair[0].organs), set(pair[1].organs))
                 _record_names(evaluation, *pair)
             evaluation.seconds[case] = time.perf_counter() - started
             on_case(case)
     contoured = set().union(*(reference for reference, _ in compared.values()))
-    requested = set(ORGANS if organs is None else organs)
     evaluation.not_requested = sorted(contoured - requested)
     for case, (reference, prediction) in compared.items():
         unknown = sorted((contoured | prediction) & requested - reference)
@@ -252,20 +253,14 @@ def organ_statistics(rows: Sequence[Row]) -> dict[str, dict[str, float | int | N
 
 def overall(evaluation: Evaluation) -> dict[str, Any]:
     """Return each metric's mean over the organs' means, and over all contours."""
-    result: dict[str, Any] = {
-        "n_contours": len(evaluation.rows),
-        "n_organs": len(evaluation.organs),
-    }
+    by_organ = [organ_statistics(evaluation.rows_of(organ)) for organ in evaluation.organs]
+    of_all = organ_statistics(evaluation.rows)
+    result: dict[str, Any] = {"n_contours": len(evaluation.rows), "n_organs": len(by_organ)}
     for metric in ("dsc", "hd95_mm", "surface_dsc", "msd_mm"):
-        of_organs = [
-            statistics([getattr(row, metric) for row in evaluation.rows_of(organ)])["mean"]
-            for organ in evaluation.organs
-        ]
+        means = [m for s in by_organ if (m := s[metric]["mean"]) is not None]
         result[metric] = {
-            "mean_of_organ_means": statistics([m for m in of_organs if m is not None])["mean"],
-            "mean_of_contours": statistics([getattr(row, metric) for row in evaluation.rows])[
-                "mean"
-            ],
+            "mean_of_organ_means": statistics(means)["mean"],
+            "mean_of_contours": of_all[metric]["mean"],
         }
     return result
 
@@ -301,40 +296,23 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _compare(
-    reference: CaseContours,
-    prediction: CaseContours,
-    organs: Collection[str] | None,
-    pool: Executor,
-) -> list[Row]:
-    names = [name for name in ORGANS if name in reference.organs]
-    names = [name for name in names if organs is None or name in organs]
-    return list(pool.map(lambda name: _row(reference, prediction, name), names))
-
-
 def _row(reference: CaseContours, prediction: CaseContours, organ: str) -> Row:
     expected, predicted = reference.organs[organ], prediction.organs.get(organ)
     tolerance_mm = ORGANS[organ].tolerance_mm
     box = expected.box if predicted is None else union_box([expected.box, predicted.box])
     first = expected.within(box)
     second = np.zeros_like(first) if predicted is None else predicted.within(box)
-    result = agreement(first, second, spacing_mm=_spacing_mm(reference), tolerance_mm=tolerance_mm)
+    x_mm, y_mm, z_mm = (round(s, SPACING_DECIMALS) for s in reference.grid.spacing_mm)
+    spacing_mm = (x_mm, y_mm, z_mm)
+    result = agreement(first, second, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
     return Row(
         case=reference.case,
         organ=organ,
-        dsc=result.dsc,
-        hd95_mm=result.hd95_mm,
-        surface_dsc=result.surface_dsc,
+        **asdict(result),
         tolerance_mm=tolerance_mm,
-        msd_mm=result.msd_mm,
         volume_reference_ml=int(np.count_nonzero(first)) * reference.grid.voxel_ml,
         volume_prediction_ml=int(np.count_nonzero(second)) * reference.grid.voxel_ml,
     )
-
-
-def _spacing_mm(contours: CaseContours) -> SpacingMm:
-    x, y, z = (round(s, SPACING_DECIMALS) for s in contours.grid.spacing_mm)
-    return (x, y, z)
 
 
 def _record_names(

@@ -313,9 +313,7 @@ def _case_means(group: Sequence[NetworkResult]) -> Values:
 
 
 def _value_range(values: Sequence[float | None], form: str) -> str:
-    """Return the smallest and the largest known value, or the only one."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    low, high = form.format(min(known)), form.format(max(known))
-    return low if low == high else f"{low} to {high}"
+    """Return the smallest and the largest value that is not None, or the only one."""
+    defined = [value for value in values if value is not None]
+    ends = [form.format(end) for end in (min(defined), max(defined))] if defined else []
+    return " to ".join(dict.fromkeys(ends))

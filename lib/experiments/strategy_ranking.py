@@ -8,7 +8,7 @@ much. A strategy beats another only if the difference passes both tests.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import combinations
 
@@ -114,17 +114,16 @@ class Pair:
 
     def swapped(self) -> "Pair":
         """Return the comparison of the second with the first."""
-        return Pair(
+        return replace(
+            self,
             first=self.second,
             second=self.first,
             # A unary minus would turn 0 into -0.0.
             difference=0.0 - self.difference,
             low=-self.high,
             high=-self.low,
-            p=self.p,
             seeds_ahead=self.seeds_behind,
             seeds_behind=self.seeds_ahead,
-            seeds=self.seeds,
             seed_low=None if self.seed_high is None else -self.seed_high,
             seed_high=None if self.seed_low is None else -self.seed_low,
         )

@@ -117,7 +117,7 @@ def test_a_case_with_two_label_volumes_is_refused(tmp_path: Path) -> None:
         find_cases(tmp_path)
 
 
-def test_values_are_those_that_are_given(tmp_path: Path, pool: Executor) -> None:
+def test_given_values_are_used(tmp_path: Path, pool: Executor) -> None:
     path = write(tmp_path / "a.nii.gz", make_label())
     given = {"Brain-Stem": 1, "GTV": 2}
     contours = read_contours("a", path, values=given, pool=pool)
@@ -126,7 +126,7 @@ def test_values_are_those_that_are_given(tmp_path: Path, pool: Executor) -> None
     assert contours.values_from == "--labels"
 
 
-def test_values_are_those_of_the_card_beside_it(tmp_path: Path, pool: Executor) -> None:
+def test_values_of_the_card_beside_a_label_are_used(tmp_path: Path, pool: Executor) -> None:
     path = write(tmp_path / "a.nii.gz", make_label())
     card = {"Larynx": 1, "Parotid_R": 2, "Brainstem": 7}
     (tmp_path / "a.json").write_text(json.dumps({"labels": card}))
@@ -135,7 +135,7 @@ def test_values_are_those_of_the_card_beside_it(tmp_path: Path, pool: Executor) 
     assert contours.values_from == "the card beside it"
 
 
-def test_values_that_fit_one_set_are_that_sets(tmp_path: Path, pool: Executor) -> None:
+def test_values_that_fit_one_organ_set_are_read_with_it(tmp_path: Path, pool: Executor) -> None:
     label = make_label()
     label[0, 0, 0] = 9
     contours = read_contours("a", write(tmp_path / "a.nrrd", label), pool=pool)
@@ -143,7 +143,7 @@ def test_values_that_fit_one_set_are_that_sets(tmp_path: Path, pool: Executor) -
     assert contours.values_from == "organ set pddca"
 
 
-def test_values_that_fit_several_sets_are_not_guessed(tmp_path: Path, pool: Executor) -> None:
+def test_values_that_fit_several_organ_sets_are_refused(tmp_path: Path, pool: Executor) -> None:
     path = write(tmp_path / "a.nii.gz", make_label())
     with pytest.raises(
         ConfigError, match=r"\[1, 2, 7\] of a\.nii\.gz fit the organ sets pddca, ope"

@@ -69,7 +69,7 @@ def blobs(seed: int) -> LabelArray:
         pytest.param(square(start=(12, 4)), 2 * 16, 100, 0.0, id="elsewhere"),
     ],
 )
-def test_a_square_that_was_changed_costs_what_the_drawing_says(
+def test_a_changed_square_costs_the_pixels_of_the_drawing(
     submitted: LabelArray, added_mm: float, changed: int, dsc: float
 ) -> None:
     # "moved by a pixel", one slice: o the old contour, n the new one, * both.
@@ -132,7 +132,7 @@ def test_an_organ_that_was_left_out_counts_in_no_sum_and_is_listed() -> None:
     assert (left_out.dsc, left_out.added_path_mm, left_out.changed_voxels) == (None, 0, 50)
 
 
-def test_an_organ_that_the_model_missed_is_drawn_anew() -> None:
+def test_the_whole_contour_of_a_missed_organ_is_new() -> None:
     submitted = square() + square(3, start=(12, 4), slices=(1, 2))
     found = edit_cost(square(), submitted, LABELS, grid=grid_of())
     missed = found.organs["Parotid_R"]
@@ -144,7 +144,7 @@ def test_an_organ_that_the_model_missed_is_drawn_anew() -> None:
     assert "Parotid_L" not in found.organs
 
 
-def test_where_nothing_was_submitted_there_is_nothing_to_measure() -> None:
+def test_without_submitted_organs_the_sums_are_none() -> None:
     empty = np.zeros(SHAPE, np.uint8)
     found = edit_cost(square(), empty, LABELS, grid=grid_of())
     assert (found.mean_dsc, found.added_path_mm, found.changed_voxels) == (None, None, None)
@@ -152,13 +152,13 @@ def test_where_nothing_was_submitted_there_is_nothing_to_measure() -> None:
     assert edit_cost(empty, empty, LABELS, grid=grid_of()) == EditCosts({})
 
 
-def test_values_that_are_no_organ_do_not_count() -> None:
+def test_values_without_an_organ_are_ignored() -> None:
     found = edit_cost(square() + square(9, start=(12, 4)), square(), LABELS, grid=grid_of())
     assert list(found.organs) == ["Brainstem"]
     assert found.mean_dsc == 1
 
 
-def test_what_the_database_keeps_is_plain() -> None:
+def test_costs_are_stored_as_plain_values() -> None:
     found = edit_cost(square(), square(start=(5, 4)), LABELS, grid=grid_of())
     assert found.as_dict() == {
         "Brainstem": {
@@ -186,7 +186,7 @@ def test_slices_are_cut_along_the_axis_nearest_to_the_patients_z() -> None:
         assert (found.added_path_mm, found.changed_voxels) == (16, 20), (order, flips)
 
 
-def test_an_oblique_scans_slices_stay_its_own() -> None:
+def test_an_oblique_scan_is_measured_on_its_own_slices() -> None:
     grid = make_oblique_ct().grid
     prediction = np.zeros(grid.shape_vox, np.uint8)
     prediction[4:9, 4:9, 1:3] = 1
@@ -275,7 +275,7 @@ def test_a_clinical_label_that_was_edited_costs_its_edits(shared_data: Path) -> 
         assert found.organs[name].changed_voxels == changed
 
 
-def test_a_large_scan_takes_a_moment() -> None:
+def test_a_large_scan_is_measured_within_seconds() -> None:
     # Organs as large as a head's: 5 x 10 x 18 cm each.
     prediction = np.zeros((512, 512, 120), np.uint8)
     for number in range(7):

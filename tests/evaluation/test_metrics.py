@@ -110,7 +110,7 @@ def test_a_missed_organ_has_no_overlap_and_no_distance() -> None:
 
 
 @pytest.mark.parametrize("prediction", [np.zeros(SHAPE, bool), cuboid((4, 4, 4))])
-def test_without_a_reference_nothing_is_known(prediction: MaskArray) -> None:
+def test_without_a_reference_every_number_is_nan(prediction: MaskArray) -> None:
     found = agreement(
         np.zeros(SHAPE, bool), prediction, spacing_mm=ANISOTROPIC_MM, tolerance_mm=1.0
     )
@@ -143,7 +143,7 @@ def test_surfaces_agree_with_the_surface_distance_package(seed: int, spacing_mm:
         )
 
 
-def test_an_organ_at_the_edge_of_the_volume_is_measured_like_any_other() -> None:
+def test_an_organ_at_the_edge_of_the_volume_is_closed_there() -> None:
     inside = agreement(
         cuboid((4, 4, 4)), cuboid((6, 4, 4)), spacing_mm=ANISOTROPIC_MM, tolerance_mm=1.0
     )

@@ -135,7 +135,7 @@ def test_limits_of_agreement_by_hand() -> None:
     assert limits.high_percent == pytest.approx(10 + 27.719, abs=1e-3)
 
 
-def test_published_values_are_those_of_the_tables() -> None:
+def test_published_values_are_those_of_the_publications() -> None:
     names = [line.name for line in NETWORKS]
     assert names == sorted(names, key=lambda name: int(name[-4:]))
     means = {line.name: np.mean(list(line.dsc.values())) for line in NETWORKS}
@@ -176,7 +176,7 @@ def test_a_worst_case_is_drawn_even_if_it_was_missed(
         assert blue[:above_legend, panel * third : (panel + 1) * third].any(), panel
 
 
-def test_pictures_without_their_ct_say_why(tmp_path: Path) -> None:
+def test_the_note_says_why_a_ct_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.nrrd"
     write_label(path, LabelVolume(make_label(), make_grid(), VALUES))
     (tmp_path / "ct.nrrd").write_bytes(b"")

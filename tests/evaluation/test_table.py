@@ -14,12 +14,14 @@ from lib.evaluation.table import (
     evaluate,
     organ_statistics,
     overall,
+    read_csv,
     statistics,
     summary,
     write_csv,
 )
 from lib.imaging.scans import write_label
 from lib.imaging.volumes import LabelVolume
+from tests.experiments.network_results import make_row
 from tests.phantoms import make_grid, rotation
 
 VALUES = {"Brainstem": 1, "Parotid_L": 2, "GTV": 9}
@@ -173,3 +175,14 @@ def test_two_readers_of_real_scans(shared_data: Path) -> None:
     assert row(evaluation, "TCGA-CV-5978", "Brain").dsc > 0.97
     assert row(evaluation, "TCGA-CV-5978", "Bone_Mandible").dsc > 0.9
     assert 0.8 < overall(evaluation)["dsc"]["mean_of_organ_means"] < 0.95
+
+
+def test_metrics_read_back_as_they_were_written(tmp_path: Path) -> None:
+    rows = [make_row("a", "Brainstem", 0.75), make_row("a", "Larynx", 0.0)]
+    write_csv(tmp_path / "metrics.csv", rows)
+    read = read_csv(tmp_path / "metrics.csv")
+    assert read[0] == rows[0]
+    assert str(read[1]) == str(rows[1])
+    (tmp_path / "metrics.csv").write_text("case,organ\na,Brainstem\n")
+    with pytest.raises(ConfigError, match="cannot be read as a table"):
+        read_csv(tmp_path / "metrics.csv")

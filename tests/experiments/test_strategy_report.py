@@ -25,7 +25,7 @@ BASE = three("random", 0.0, 0.0, 0.0)
 CLEAR = (0.020, 0.021, 0.022)
 
 
-def test_no_difference_says_so() -> None:
+def test_no_difference_is_reported_as_such() -> None:
     text = text_of(BASE, three("random_foreground", 0, 0, 0), three("entropy", 0, 0, 0))
     assert "No strategy is significantly better than `random`." in text
     assert "No strategy is significantly better than `random_foreground`." in text
@@ -60,7 +60,7 @@ def test_a_loss_in_one_seed_alone_too() -> None:
     )
 
 
-def test_a_flat_curve_says_that_it_tells_nothing() -> None:
+def test_flat_curves_allow_no_conclusion() -> None:
     def noisy(strategy: str) -> list[Curve]:
         return [
             make_curve(strategy, 0, (0.5, 0.4, 0.52)),
@@ -73,7 +73,7 @@ def test_a_flat_curve_says_that_it_tells_nothing() -> None:
     assert "cannot tell good strategies from bad ones" in text
 
 
-def test_a_curve_that_rises_says_by_how_much() -> None:
+def test_the_gain_by_more_labels_is_reported() -> None:
     text = text_of(BASE, three("entropy", *CLEAR))
     assert "changed by +0.215 (95 % confidence interval over seeds" in text
     assert "cannot tell good strategies" not in text
@@ -87,7 +87,7 @@ def test_one_seed_allows_no_winner() -> None:
     assert "No strategy is significantly better than `random`." in text
 
 
-def test_a_baseline_that_is_missing_is_said_to_be() -> None:
+def test_a_missing_baseline_is_reported() -> None:
     text = text_of(BASE, three("entropy", *CLEAR))
     assert "The baseline `random_foreground` was not included." in text
 
@@ -131,7 +131,7 @@ def test_report_holds_the_numbers(tmp_path: Path) -> None:
     assert "http" not in html.replace("https://", "http").split("<body>")[0]
 
 
-def test_a_report_of_an_unfinished_simulation_says_so(tmp_path: Path) -> None:
+def test_the_report_of_an_unfinished_simulation_says_what_is_missing(tmp_path: Path) -> None:
     curves = [make_curve(name, 0, LEVEL) for name in ("random", "entropy")]
     summary = write_report(
         tmp_path, make_protocol("random", "entropy"), curves, conditions=[], command="c"
