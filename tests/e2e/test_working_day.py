@@ -28,7 +28,7 @@ from tests.e2e.clinic import (
 from tests.e2e.colours import has_hue_of, is_grey, is_inside
 from tests.e2e.viewer import AXIAL, WAIT_MS, Viewer, browsing
 
-pytestmark = [pytest.mark.e2e, pytest.mark.server, pytest.mark.campaign]
+pytestmark = [pytest.mark.e2e, pytest.mark.server, pytest.mark.long]
 
 LABELS = ORGAN_SETS["openkbp"]
 BRUSHED = "Brainstem"
@@ -232,12 +232,14 @@ def _train(clinic: Clinic, viewer: Viewer, first_model: str) -> None:
     assert [run["state"] for run in status["history"]["trainings"]] == ["promoted", "stopped"]
 
 
+@pytest.mark.campaign
 def test_an_oblique_patient_lying_the_other_way_round_keeps_every_voxel(
     clinic: Clinic, viewer: Viewer
 ) -> None:
     require_voxels_kept(clinic, viewer, LYING_OBLIQUELY)
 
 
+@pytest.mark.campaign
 def test_a_patient_whose_label_is_in_the_pacs_opens_for_a_second_look(
     clinic: Clinic, viewer: Viewer
 ) -> None:
@@ -261,6 +263,7 @@ def test_a_patient_whose_label_is_in_the_pacs_opens_for_a_second_look(
     assert set(after[before != after]) == {LABELS["Larynx"]}
 
 
+@pytest.mark.campaign
 def test_deep_contours_that_come_late_are_not_laid_on_the_next_patient(
     clinic: Clinic, viewer: Viewer
 ) -> None:
@@ -279,6 +282,7 @@ def test_deep_contours_that_come_late_are_not_laid_on_the_next_patient(
     assert viewer.page.evaluate("window.organnet.contours.isDrawn()") is False
 
 
+@pytest.mark.campaign
 class TestWhatIsNotTaken:
     def test_is_told_with_the_reason_and_not_counted(self, clinic: Clinic, viewer: Viewer) -> None:
         before = clinic.counted()
@@ -339,6 +343,7 @@ class TestWhatIsNotTaken:
         assert version["organs"] == ["Larynx"]
 
 
+@pytest.mark.campaign
 def test_a_clinical_ct_keeps_every_voxel(clinic: Clinic, viewer: Viewer, shared_data: Path) -> None:
     clinic.admit("clinical", sorted((shared_data / "hn-ct-dicom").glob("*.dcm")))
     require_voxels_kept(clinic, viewer, "clinical")
