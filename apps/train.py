@@ -77,7 +77,7 @@ def train(
     """Train a network on labelled cases, or several and compare them.
 
     Several values of --recipe, --network or --seed make a run of each combination, in a folder of its own below
-    --output. comparison.md, .csv and .png compare all runs with the first one on the held-out cases.
+    --output. comparison.html, .md, .csv and .png compare all runs with the first one on the held-out cases.
     """
     options = SimpleNamespace(**locals())
     from apps.support.training import run_training
