@@ -124,7 +124,7 @@ def read_card(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name}: the model's card cannot be read ({error})") from error
     if not isinstance(card, dict):
-        raise CheckpointError(f"{path.name}: the model card is not a JSON object")
+        raise CheckpointError(f"{path.name}: the model's card is not a JSON object")
     return card
 
 

@@ -181,11 +181,11 @@ def test_of_two_servers_one_scores_and_the_other_takes_over(clinic: Clinic) -> N
     clinic.publish(3)
     other.wake()
 
-    def scored() -> int:
+    def finite_scores() -> int:
         clinic.cache.refresh()
         return len(clinic.cache.scores(clinic.served))
 
-    wait_until(lambda: scored() >= CASES, "all are scored")
+    wait_until(lambda: finite_scores() >= CASES, "all are scored")
     assert is_working(other)
     other.stop()
     assert set(clinic.cache.scores(clinic.served)) == set(clinic.ids)

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from lib.activelearning.pool import Choice, OrganShape, Pool
-from lib.activelearning.selection.failure import STANDS_OUT, failure_first, measures, median, usual
+from lib.activelearning.selection.failure import (
+    STANDS_OUT,
+    failure_first,
+    median,
+    shape_measures,
+    usual_shape,
+)
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import LabelArray
 from lib.organs.table import mirror_values
@@ -56,8 +62,8 @@ WRONG: Mapping[str, tuple[Callable[[Shapes], None], str, str]] = {
         "OpticChiasm",
         "found no OpticChiasm, which is nearly always there in the",
     ),
-    "shifted": (shifted, "Glnd_Submand_L", "from its usual place in the contours that people drew"),
-    "pieces": (in_pieces, "OpticNrv_R", "is in 4 pieces, 1 is usual in the contours"),
+    "shifted": (shifted, "Glnd_Submand_L", "from its usual position in the annotators' contours"),
+    "pieces": (in_pieces, "OpticNrv_R", "is in 4 pieces, 1 is usual in the annotators' contours"),
 }
 
 
@@ -139,7 +145,7 @@ def test_with_two_drawn_cases_the_model_is_compared_with_itself_and_that_is_said
         assert choice.image_id == kind
         if kind != "swapped":
             assert choice.why.endswith(
-                "in the model's other contours (people drew it in fewer than 3 cases)"
+                "in the model's other contours (annotators contoured it in fewer than 3 cases)"
             )
 
 
@@ -177,7 +183,7 @@ def test_three_alike_contours_do_not_make_the_fourth_stand_out() -> None:
     choice = chosen(alike)
     assert choice.score is not None
     assert choice.score < STANDS_OUT
-    assert choice.why == "no contour stands out by size or place; this case is the least usual"
+    assert choice.why == "no contour stands out by size or position; this case is the least usual"
 
 
 def shapes_of(label: LabelArray, grid: Grid, labels: Mapping[str, int]) -> Shapes:
@@ -221,8 +227,8 @@ def test_spreads_are_those_of_the_cases_once_there_are_many() -> None:
     cases = [
         {"Brain": OrganShape(volume_ml=float(v), centroid_mm=(0.0, 0.0, 0.0))} for v in volumes_ml
     ]
-    found = usual(measures(cases, ["Brain"]))
+    found = usual_shape(shape_measures(cases, ["Brain"]))
     assert found.log_ml[0] == pytest.approx(3.0, abs=0.02)
     assert found.log_ml_spread[0] == pytest.approx(0.1, abs=0.015)
-    few = usual(measures(cases[:2], ["Brain"]))
+    few = usual_shape(shape_measures(cases[:2], ["Brain"]))
     assert np.isnan([few.log_ml[0], few.share[0]]).all()

@@ -6,10 +6,10 @@ import pytest
 
 from lib.activelearning.pool import Choice, ImageScore, Pool
 from lib.activelearning.selection.representative import (
+    cluster,
     coldstart,
-    groups,
+    feature_table,
     suggestive,
-    table,
     typicality,
 )
 from lib.imaging.quantities import FloatArray
@@ -163,7 +163,7 @@ def test_where_every_group_has_labelled_images_the_fewest_decide() -> None:
 
 
 def test_groups_are_those_that_lie_apart() -> None:
-    names, rows = table(blobs(10, 10, 10))
+    names, rows = feature_table(blobs(10, 10, 10))
     for seed in range(10):
-        group = groups(rows, 3, np.random.default_rng(seed))
+        group = cluster(rows, 3, np.random.default_rng(seed))
         assert len({(name[0], int(g)) for name, g in zip(names, group, strict=True)}) == 3

@@ -1,1 +1,1 @@
-"""Which image next: pure functions from what is known of the images to one of them."""
+"""Query strategies: pure functions that choose the next image from a pool."""

@@ -6,25 +6,31 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.activelearning.pool import Choice, ImageScore, OrganShape, Pool
-from lib.activelearning.selection.ranking import LEAD_ORGANS, NO_SCORES, at_random, best, in_order
+from lib.activelearning.selection.ranking import (
+    LEAD_ORGANS,
+    NO_SCORES,
+    at_random,
+    index_of_best,
+    sorted_candidates,
+)
 from lib.imaging.quantities import FloatArray, MaskArray
 
 FEWEST_CASES = 3
-"""From fewer cases with an organ nothing is said of what is usual for it."""
+"""Smallest number of cases with an organ from which usual values are computed."""
 MAD_TO_DEVIATION = 1.4826
-"""A normal distribution's standard deviation over its median absolute deviation."""
+"""Standard deviation over median absolute deviation of a normal distribution."""
 PRIOR_CASES = 4
-"""So many cases the spreads below count for: three contours that happen to be alike must not make the fourth
-stand out."""
+"""Weight of the prior spreads below, in cases: three contours that happen to be alike must not make the fourth
+an outlier."""
 PRIOR_LOG_VOLUME = 0.25
-"""Between patients: a quarter of the volume (0.20 to 0.39 in 22 clinical cases of OpenKBP)."""
+"""Spread of the log volume between patients, a quarter of the volume (0.20 to 0.39 in 22 cases of OpenKBP)."""
 PRIOR_PLACE_MM = 6.0
-"""Between patients, of an organ's middle among the others, along each axis (3 to 14 mm in the same cases)."""
+"""Spread of an organ's relative position between patients, along each axis (3 to 14 mm in the same cases)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeMeasures:
-    """Shapes of `N` cases and `K` organs as arrays; NaN where a case lacks the organ, or a number is none.
+    """Shapes of `N` cases and `K` organs as arrays; NaN where a case lacks the organ or a value.
 
     Attributes:
         log_ml: `(N, K)`, natural logarithm of the volume.
@@ -38,16 +44,16 @@ class ShapeMeasures:
 
     @property
     def offset_mm(self) -> FloatArray:
-        """`(N, K, K, 3)`: from each organ (first) to each other (second), whatever the scan's origin."""
+        """`(N, K, K, 3)`: offset from each organ (first) to each other (second), whatever the scan's origin."""
         offset = self.centroid_mm[:, None] - self.centroid_mm[:, :, None]
         organs = np.arange(offset.shape[1])
         offset[:, organs, organs] = np.nan
         return np.asarray(offset)
 
     def off_place_mm(self, usual_mm: FloatArray) -> FloatArray:
-        """Return by how much each organ lies off its place, `(N, K, 3)`.
+        """Return the displacement of each organ from its usual position, `(N, K, 3)`.
 
-        That is the median over the other organs, so that one of those that is off itself does not count.
+        It is the median over the other organs, so that one displaced organ among them does not matter.
 
         Args:
             usual_mm: `(K, K, 3)`, from each organ to each other.
@@ -57,15 +63,15 @@ class ShapeMeasures:
 
 @dataclass(frozen=True, slots=True)
 class UsualShape:
-    """Median and spread of what cases measure; NaN where fewer than `FEWEST_CASES` say it.
+    """Median and spread of the measures of many cases; NaN where fewer than `FEWEST_CASES` have a value.
 
     Attributes:
         log_ml: `(K,)`.
         log_ml_spread: `(K,)`.
         offset_mm: `(K, K, 3)`, from each organ to each other.
-        place_spread_mm: `(K, 3)`, of `Measures.off_place_mm`.
+        place_spread_mm: `(K, 3)`, of `ShapeMeasures.off_place_mm`.
         pieces: `(K,)`, median.
-        share: `(K,)`, of the cases that have the organ.
+        share: `(K,)`, share of the cases that have the organ.
     """
 
     log_ml: FloatArray
@@ -76,9 +82,11 @@ class UsualShape:
     share: FloatArray
 
 
-def measures(cases: Sequence[Mapping[str, OrganShape]], organs: Sequence[str]) -> ShapeMeasures:
+def shape_measures(
+    cases: Sequence[Mapping[str, OrganShape]], organs: Sequence[str]
+) -> ShapeMeasures:
     """Return the shapes of `cases` as arrays, in the order of `organs`."""
-    # One flat list of numbers, and one array of it: 2,000 cases take milliseconds.
+    # One array from one flat list, which is fast: 2,000 cases take milliseconds.
     nothing = (np.nan,) * 5
     flat = [
         nothing
@@ -92,41 +100,41 @@ def measures(cases: Sequence[Mapping[str, OrganShape]], organs: Sequence[str]) -
     return ShapeMeasures(np.log(np.maximum(values[..., 0], 1e-3)), values[..., 2:], values[..., 1])
 
 
-def usual(seen: ShapeMeasures) -> UsualShape:
-    """Return what the cases in `seen` usually measure."""
+def usual_shape(seen: ShapeMeasures) -> UsualShape:
+    """Return the usual shape of the cases in `seen`."""
     log_ml, log_ml_spread = _middle_and_spread(seen.log_ml, PRIOR_LOG_VOLUME)
     offset_mm, _ = _middle_and_spread(seen.offset_mm, PRIOR_PLACE_MM)
     _, place_spread_mm = _middle_and_spread(seen.off_place_mm(offset_mm), PRIOR_PLACE_MM)
     has = ~np.isnan(seen.log_ml)
     share = has.sum(axis=0) / max(len(has), 1)
-    is_known = has.sum(axis=0) >= FEWEST_CASES
+    is_enough = has.sum(axis=0) >= FEWEST_CASES
     return UsualShape(
         log_ml=log_ml,
         log_ml_spread=log_ml_spread,
         offset_mm=offset_mm,
         place_spread_mm=place_spread_mm,
         pieces=median(seen.pieces),
-        share=np.where(is_known, share, np.nan),
+        share=np.where(is_enough, share, np.nan),
     )
 
 
-def either(one: UsualShape, other: UsualShape) -> UsualShape:
-    """Return `one`, and what `other` says where that one says nothing."""
-    knows_organ, knows_pair = ~np.isnan(one.log_ml), ~np.isnan(one.offset_mm)
+def fill_missing(one: UsualShape, other: UsualShape) -> UsualShape:
+    """Return `one`, with the values of `other` where `one` has none."""
+    has_organ, has_pair = ~np.isnan(one.log_ml), ~np.isnan(one.offset_mm)
     return UsualShape(
-        log_ml=np.where(knows_organ, one.log_ml, other.log_ml),
-        log_ml_spread=np.where(knows_organ, one.log_ml_spread, other.log_ml_spread),
-        offset_mm=np.where(knows_pair, one.offset_mm, other.offset_mm),
+        log_ml=np.where(has_organ, one.log_ml, other.log_ml),
+        log_ml_spread=np.where(has_organ, one.log_ml_spread, other.log_ml_spread),
+        offset_mm=np.where(has_pair, one.offset_mm, other.offset_mm),
         place_spread_mm=np.where(
             np.isnan(one.place_spread_mm), other.place_spread_mm, one.place_spread_mm
         ),
-        pieces=np.where(knows_organ, one.pieces, other.pieces),
-        share=np.where(knows_organ, one.share, other.share),
+        pieces=np.where(has_organ, one.pieces, other.pieces),
+        share=np.where(has_organ, one.share, other.share),
     )
 
 
 def median(values: FloatArray, axis: int = 0) -> FloatArray:
-    """Return the median along `axis` of what is not NaN; NaN where nothing is."""
+    """Return the median along `axis` without NaN values; NaN where there are no others."""
     ordered = np.sort(values, axis=axis)  # NaN goes last
     count = (~np.isnan(values)).sum(axis=axis, keepdims=True)
     if ordered.shape[axis] == 0:
@@ -137,7 +145,7 @@ def median(values: FloatArray, axis: int = 0) -> FloatArray:
 
 
 def _middle_and_spread(values: FloatArray, prior: float) -> tuple[FloatArray, FloatArray]:
-    """Return the median over the cases, and the deviation by the MAD, mixed with the one known before."""
+    """Return the median over the cases, and the deviation from the MAD, pooled with the prior."""
     count = (~np.isnan(values)).sum(axis=0)
     middle = np.where(count >= FEWEST_CASES, median(values), np.nan)
     deviation = MAD_TO_DEVIATION * median(np.abs(values - middle))
@@ -146,28 +154,30 @@ def _middle_and_spread(values: FloatArray, prior: float) -> tuple[FloatArray, Fl
 
 
 STANDS_OUT = 3.0
-"""Spreads from the median; with nine organs, two are nothing out of the ordinary."""
+"""Smallest deviation of an outlier, in spreads; with nine organs, two spreads are normal."""
 MOST = 10.0
-"""Further off is not more wrong."""
+"""Largest deviation, in spreads, that is told apart from smaller ones."""
 SWAPPED = 10.0
+"""Deviation of swapped sides, in spreads."""
 MISSING = 6.0
-"""An organ that is nearly always there may lie outside a short scan: less certain than swapped sides."""
+"""Deviation of a missing organ, in spreads; lower than for swapped sides, because a scan may be short."""
 NEARLY_ALWAYS = 0.9
+"""Share of the cases with an organ from which its absence is a failure."""
 PIECES_SPREAD = 0.3
-"""One piece of a tenth of the volume more than usual stands out."""
+"""Spread of the number of pieces: one piece more than usual is an outlier."""
 REASONS = ("sides", "missing", "size", "place", "pieces")
-"""Of equal ones the first is told."""
+"""Kinds of deviations; of equal ones the first is reported."""
 
 
 @dataclass(frozen=True, slots=True)
-class ContourWarnings:
-    """How odd each contour is.
+class ContourDeviations:
+    """Deviations of each predicted contour from the usual shape.
 
     Attributes:
         by_reason: `(N, K, 5)`, in spreads, 0 to `MOST`, in the order of `REASONS`.
-        off_mm: `(N, K)`, how far each organ lies from its usual place among the others.
-        reference: What is usual.
-        is_drawn: `(K,)`, whether people's contours say so, or the model's own.
+        off_mm: `(N, K)`, distance of each organ from its usual position relative to the others.
+        reference: The usual shape.
+        is_drawn: `(K,)`, whether the reference comes from annotators' contours, not from the model's own.
     """
 
     by_reason: FloatArray
@@ -177,39 +187,38 @@ class ContourWarnings:
 
 
 def failure_first(pool: Pool) -> Choice | None:
-    """Return the candidate with the oddest contour, as compared with the contours that people drew.
+    """Return the candidate with the most unusual predicted contour, compared with the annotators' contours.
 
-    Hui et al., *Quality assurance tool for organ at risk delineation*, Med Phys 45 (2018): a contour whose size
-    or place is far from those that people drew is likely to be wrong. Here by robust z-scores (median and MAD,
-    Iglewicz and Hoaglin 1993) of each organ's log volume and of its place: the median over the other organs of
-    where it lies from them, for which no origin is needed, and in which one other organ that is off does not
-    count. To these come pieces beyond the usual number, an organ that is missing although nine of ten cases
-    have it, and left and right swapped. A case is as odd as its oddest organ; the sum over its organs decides
-    between equal ones. An organ that people drew in fewer than three cases is compared with the model's other
-    contours.
+    Hui et al., *Quality assurance tool for organ at risk delineation*, Med Phys 45 (2018): a contour whose
+    size or position is far from those of experts is likely to be wrong. Here robust z-scores are used (median
+    and MAD, Iglewicz and Hoaglin 1993) of the log volume and of the position of each organ. The position is
+    the median offset from the other organs, which needs no common origin and tolerates one displaced organ.
+    Further deviations are more pieces than usual, a missing organ that nine of ten cases have, and swapped
+    sides. The score of a case is that of its most unusual organ; the sum over the organs breaks ties. An
+    organ that annotators contoured in fewer than three cases is compared with the model's other contours.
     """
-    names = [name for name in in_order(pool) if name in pool.scores]
+    names = [name for name in sorted_candidates(pool) if name in pool.scores]
     if not names:
         return at_random(pool, NO_SCORES)
     of_names = [pool.scores[name] for name in names]
     drawn = [dict(pool.shapes[name]) for name in sorted(pool.shapes) if pool.shapes[name]]
     organs = sorted({organ for score in of_names for organ in score.organs})
-    found = _doubts(pool, of_names, drawn, organs)
-    by_organ = found.by_reason.max(axis=2)
+    deviations = _deviations(pool, of_names, drawn, organs)
+    by_organ = deviations.by_reason.max(axis=2)
     worst = by_organ.max(axis=1, initial=0.0)
-    chosen = best(pool.generator(), np.round(worst, 9), np.round(by_organ.sum(axis=1), 9))
+    chosen = index_of_best(pool.generator(), np.round(worst, 9), np.round(by_organ.sum(axis=1), 9))
     order = [int(k) for k in np.argsort(-by_organ[chosen], kind="stable")]
-    odd = [k for k in order if by_organ[chosen, k] >= STANDS_OUT] or order[:1]
+    outliers = [k for k in order if by_organ[chosen, k] >= STANDS_OUT] or order[:1]
     shapes = _predicted(of_names[chosen])
     return Choice(
         image_id=names[chosen],
         rank=1,
         of=len(names),
         score=float(worst[chosen]),
-        organs=tuple(organs[k] for k in odd[:LEAD_ORGANS]) if worst[chosen] > 0 else (),
-        why=_why(found, chosen, order[0], organs, shapes)
+        organs=tuple(organs[k] for k in outliers[:LEAD_ORGANS]) if worst[chosen] > 0 else (),
+        why=_why(deviations, chosen, order[0], organs, shapes)
         if worst[chosen] >= STANDS_OUT
-        else "no contour stands out by size or place; this case is the least usual",
+        else "no contour stands out by size or position; this case is the least usual",
     )
 
 
@@ -217,17 +226,20 @@ def _predicted(score: ImageScore) -> dict[str, OrganShape]:
     return {name: organ.shape for name, organ in score.organs.items() if organ.shape is not None}
 
 
-def _doubts(
+def _deviations(
     pool: Pool,
     scores: Sequence[ImageScore],
     drawn: Sequence[Mapping[str, OrganShape]],
     organs: Sequence[str],
-) -> ContourWarnings:
-    """Return how odd each organ of each of `scores` is."""
-    everyone = [_predicted(pool.scores[name]) for name in sorted(pool.scores)]
-    of_drawn, of_model = usual(measures(drawn, organs)), usual(measures(everyone, organs))
-    reference = either(of_drawn, of_model)
-    seen = measures([_predicted(score) for score in scores], organs)
+) -> ContourDeviations:
+    """Return the deviations of each organ in each of `scores`."""
+    predicted = [_predicted(pool.scores[name]) for name in sorted(pool.scores)]
+    of_drawn, of_model = (
+        usual_shape(shape_measures(drawn, organs)),
+        usual_shape(shape_measures(predicted, organs)),
+    )
+    reference = fill_missing(of_drawn, of_model)
+    seen = shape_measures([_predicted(score) for score in scores], organs)
     is_absent = np.array([[_is_absent(score, organ) for organ in organs] for score in scores], bool)
     missing = MISSING * (is_absent & (reference.share >= NEARLY_ALWAYS))
     size = np.abs(seen.log_ml - reference.log_ml) / reference.log_ml_spread
@@ -236,7 +248,7 @@ def _doubts(
     pieces = (seen.pieces - reference.pieces) / PIECES_SPREAD
     sides = SWAPPED * _is_swapped(seen, organs)
     by_reason = np.stack([sides, missing, size, place, pieces], axis=2)
-    return ContourWarnings(
+    return ContourDeviations(
         by_reason=np.clip(np.nan_to_num(by_reason, nan=0.0), 0.0, MOST),
         off_mm=np.linalg.norm(off_mm, axis=2),
         reference=reference,
@@ -245,7 +257,7 @@ def _doubts(
 
 
 def _is_absent(score: ImageScore, organ: str) -> bool:
-    """Return whether the model looked for the organ and found none."""
+    """Return whether the model can predict the organ and did not."""
     return organ in score.organs and score.organs[organ].shape is None
 
 
@@ -264,7 +276,7 @@ def _is_swapped(seen: ShapeMeasures, organs: Sequence[str]) -> MaskArray:
         left_at, right_at = index.get(f"{stem}_L"), index.get(f"{stem}_R")
         left = nowhere if left_at is None else x[:, left_at]
         right = nowhere if right_at is None else x[:, right_at]
-        # A comparison with NaN, with an organ that is not there, is false.
+        # A missing organ is NaN, and comparisons with NaN are false.
         if left_at is not None:
             swapped[:, left_at] = left > np.where(np.isnan(right), middle, right)
         if right_at is not None:
@@ -273,32 +285,31 @@ def _is_swapped(seen: ShapeMeasures, organs: Sequence[str]) -> MaskArray:
 
 
 def _why(
-    found: ContourWarnings,
+    deviations: ContourDeviations,
     case: int,
     k: int,
     organs: Sequence[str],
     shapes: Mapping[str, OrganShape],
 ) -> str:
-    """Return what is odd about organ `k`, in a sentence."""
+    """Return a sentence about the largest deviation of organ `k`."""
     organ = organs[k]
-    whose = "in the contours that people drew"
-    if not found.is_drawn[k]:
-        whose = f"in the model's other contours (people drew it in fewer than {FEWEST_CASES} cases)"
-    reason = REASONS[int(found.by_reason[case, k].argmax())]
+    reference = "in the annotators' contours"
+    if not deviations.is_drawn[k]:
+        reference = (
+            "in the model's other contours (annotators contoured it in fewer than "
+            f"{FEWEST_CASES} cases)"
+        )
+    reason = REASONS[int(deviations.by_reason[case, k].argmax())]
     if reason == "sides":
         return f"the model's {organ} lies on the wrong side; left and right may be swapped"
     if reason == "missing":
-        return f"the model found no {organ}, which is nearly always there {whose}"
+        return f"the model found no {organ}, which is nearly always there {reference}"
     shape = shapes[organ]
     if reason == "size":
-        usual_ml = float(np.exp(found.reference.log_ml[k]))
-        return (
-            f"the model's {organ} has {shape.volume_ml:.3g} mL, {usual_ml:.3g} mL is usual {whose}"
-        )
+        usual_ml = float(np.exp(deviations.reference.log_ml[k]))
+        return f"the model's {organ} has {shape.volume_ml:.3g} mL, {usual_ml:.3g} mL is usual {reference}"
     if reason == "pieces":
-        usual_pieces = found.reference.pieces[k]
-        return (
-            f"the model's {organ} is in {shape.pieces} pieces, {usual_pieces:.0f} is usual {whose}"
-        )
-    off_mm = found.off_mm[case, k]
-    return f"the model's {organ} lies {off_mm:.0f} mm from its usual place {whose}"
+        usual_pieces = deviations.reference.pieces[k]
+        return f"the model's {organ} is in {shape.pieces} pieces, {usual_pieces:.0f} is usual {reference}"
+    off_mm = deviations.off_mm[case, k]
+    return f"the model's {organ} lies {off_mm:.0f} mm from its usual position {reference}"

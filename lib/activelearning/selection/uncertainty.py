@@ -1,4 +1,4 @@
-"""By how unsure the model is: of the whole case, of one organ at a time, or over several samples."""
+"""Selection by uncertainty of the model: of the whole case, of one organ, or over several samples."""
 
 import math
 from functools import partial
@@ -9,39 +9,42 @@ from lib.activelearning.pool import Choice, ImageScore, OrganScore, Pool
 from lib.activelearning.selection.ranking import (
     NO_SCORES,
     at_random,
-    best,
-    in_order,
-    leading,
-    listed,
-    place,
-    scored,
+    finite_scores,
+    index_of_best,
+    join_names,
+    leading_organs,
+    rank_of,
     shuffled_organs,
+    sorted_candidates,
 )
 from lib.imaging.quantities import FloatArray
 
 CLASS_SHARE = 0.66
-"""So many of the queries are for one organ (Lueth, Traub et al. 2026)."""
+"""Share of the queries that are for one organ (Lueth, Traub et al. 2026)."""
 FIRST_BETA, LAST_BETA = 1.0, 100.0
-"""How little the noise counts, in the first round and in the last (the same)."""
+"""Inverse noise level in the first and in the last round (same source)."""
 LAST_BETA_AT = 50
-"""Labelled cases from which on `LAST_BETA` holds. The paper spreads the range over its rounds, whose number it
-knows; ours is open, and by 50 cases the learning curves of this task are flat."""
+"""Number of labelled cases from which `LAST_BETA` holds.
+
+The paper spreads the range over a fixed number of rounds. Here the number is open, and after 50 cases the
+learning curves of this task are flat.
+"""
 LEAST_ENTROPY = 1e-12
-"""The logarithm of less would never be chosen, whatever the noise."""
+"""Lower limit of entropies before the logarithm; smaller ones would never be chosen, whatever the noise."""
 
 
 def entropy(pool: Pool) -> Choice | None:
     """Return the candidate with the highest mean predictive entropy.
 
-    Settles, *Active Learning* (2012), section 2.3, Eq. (2.3). There one prediction is one distribution; the
-    entropy of a case is the mean over its voxels in the body's box.
+    Settles, *Active Learning* (2012), section 2.3, Eq. (2.3). The entropy of a case is the mean over its
+    voxels in the bounding box of the body.
     """
-    names, values = scored(pool, lambda score: score.entropy)
+    names, values = finite_scores(pool, lambda score: score.entropy)
     if not names:
         return at_random(pool, NO_SCORES)
-    chosen = best(pool.generator(), values)
+    chosen = index_of_best(pool.generator(), values)
     organs = least_sure(pool.scores[names[chosen]])
-    above_all = f", above all of {listed(organs)}" if organs else ""
+    above_all = f", above all of {join_names(organs)}" if organs else ""
     return Choice(
         image_id=names[chosen],
         rank=1,
@@ -53,28 +56,28 @@ def entropy(pool: Pool) -> Choice | None:
 
 
 def claspe(pool: Pool) -> Choice | None:
-    """Return a candidate that the model is unsure of, for one organ at a time, with noise that fades.
+    """Return a candidate with a high entropy of one organ, with noise that decreases.
 
-    ClaSP PE: Lueth, Traub et al., *Finally Outshining the Random Baseline*, TMLR 2026 (arXiv 2601.13677). 66 %
-    of a round's queries are shared out evenly over the classes without the background, each ranked by the
-    entropy where that class is predicted; the others are ranked by the plain predictive entropy. The power
-    noise is that of Kirsch et al., *Stochastic Batch Acquisition*, 2021: the logarithm of the score plus Gumbel
-    noise over `beta`, which grows exponentially from 1 to 100 over the rounds (the authors' code,
+    ClaSP PE: Lueth, Traub et al., *Finally Outshining the Random Baseline*, TMLR 2026 (arXiv 2601.13677). 66
+    % of the queries of a round are divided evenly between the classes without the background, and ranked by
+    the entropy where that class is predicted; the others are ranked by the plain predictive entropy. The
+    power noise is that of Kirsch et al., *Stochastic Batch Acquisition*, 2021: the logarithm of the score
+    plus Gumbel noise over `beta`, which grows exponentially from 1 to 100 over the rounds (the authors' code,
     `class_power_pe66_exp`).
 
-    What differs for whole cases: one case is asked for at a time, so the class is drawn with these
-    probabilities instead of shared out; `beta` follows from the number of labelled cases; the entropy of a
-    class is its mean over the voxels predicted as it in the whole case, where the paper weighs a patch's
-    entropy with the class's probability, which would prefer the cases with the largest organs; an organ that
-    the model found in no candidate cannot be drawn.
+    Differences for whole cases: one case is chosen at a time, so the class is drawn with these probabilities;
+    `beta` depends on the number of labelled cases; the entropy of a class is the mean over the voxels of the
+    case that are predicted as this class, where the paper weights the entropy of a patch by the probability
+    of the class, which would prefer cases with large organs; an organ that the model found in no candidate
+    cannot be drawn.
     """
     generator = pool.generator()
     organ, names, values = _drawn_class(pool, generator)
     if not names:
         return at_random(pool, NO_SCORES)
     noise = generator.gumbel(size=len(names)) / beta(len(set(pool.taken)))
-    chosen = best(generator, np.log(np.maximum(values, LEAST_ENTROPY)) + noise)
-    rank = place(values, chosen)
+    chosen = index_of_best(generator, np.log(np.maximum(values, LEAST_ENTROPY)) + noise)
+    rank = rank_of(values, chosen)
     drawn_for = organ or "the case as a whole"
     return Choice(
         image_id=names[chosen],
@@ -87,25 +90,25 @@ def claspe(pool: Pool) -> Choice | None:
 
 
 def beta(labelled: int) -> float:
-    """Return how little the noise counts once so many cases are labelled: 1 is much, 100 hardly any."""
+    """Return the inverse noise level after so many labelled cases: 1 is much noise, 100 hardly any."""
     return float(FIRST_BETA * (LAST_BETA / FIRST_BETA) ** min(labelled / LAST_BETA_AT, 1.0))
 
 
 def _drawn_class(
     pool: Pool, generator: np.random.Generator
 ) -> tuple[str | None, list[str], FloatArray]:
-    """Return whose turn it is, the candidates that can be ranked for it, and their entropies.
+    """Return a random organ, the candidates that can be ranked by it, and their entropies.
 
-    It is that of an organ, each equally likely that was found in any candidate, or None: of the whole case.
+    Each organ that was predicted in any candidate is equally likely; None means the whole case.
     """
-    scores = [pool.scores[name] for name in in_order(pool) if name in pool.scores]
+    scores = [pool.scores[name] for name in sorted_candidates(pool) if name in pool.scores]
     is_for_organ = generator.random() < CLASS_SHARE
     for organ in shuffled_organs(scores, generator) if is_for_organ else ():
-        # The first in a random order that was found at all is any of those found, each equally likely.
-        names, values = scored(pool, partial(_entropy, organ))
+        # The first organ in random order that was predicted at all: each of these is equally likely.
+        names, values = finite_scores(pool, partial(_entropy, organ))
         if names:
             return organ, names, values
-    return None, *scored(pool, lambda score: score.entropy)
+    return None, *finite_scores(pool, lambda score: score.entropy)
 
 
 def _entropy(organ: str, score: ImageScore) -> float | None:
@@ -117,18 +120,19 @@ def structure_qc(pool: Pool) -> Choice | None:
     """Return the candidate whose samples agree least, organ by organ.
 
     Roy et al., *Bayesian QuickNAT*, NeuroImage 195 (2019), structure-wise uncertainty, two of its four
-    measures: over several samples of the network, the mean Dice of each two and the coefficient of variation of
-    the volume. Both follow the true Dice of a structure; how to sum a case up is left open. Here a case has the
-    mean of one minus the Dice over its organs, so that a small organ counts as much as a large one; the mean
-    variation decides between equal ones only, because it misses samples of one size in different places.
-    Organs that no sample has are left out; a case without any organ cannot be ranked.
+    measures over several samples of the network: the mean pairwise Dice, and the coefficient of variation of
+    the volume. Both correlate with the true Dice of a structure; the paper leaves open how to summarise a
+    case. Here the score of a case is the mean of one minus the Dice over its organs, so that small organs
+    count as much as large ones. The mean variation breaks ties only, because it misses samples of equal size
+    at different positions. Organs that no sample contains are left out; a case without any organ cannot be
+    ranked.
     """
-    names, values = scored(pool, _disagreement)
+    names, values = finite_scores(pool, _disagreement)
     if not names:
         return at_random(pool, NO_SCORES)
     variations = np.array([_variation(pool.scores[name]) for name in names])
-    chosen = best(pool.generator(), values, variations)
-    organs = leading(pool.scores[names[chosen]].organs, _dice_gap)
+    chosen = index_of_best(pool.generator(), values, variations)
+    organs = leading_organs(pool.scores[names[chosen]].organs, _dice_gap)
     return Choice(
         image_id=names[chosen],
         rank=1,
@@ -136,7 +140,7 @@ def structure_qc(pool: Pool) -> Choice | None:
         score=float(values[chosen]),
         organs=organs,
         why="contoured several times by the model, this case comes out most differently each time, "
-        f"above all {listed(organs)}",
+        f"above all {join_names(organs)}",
     )
 
 
@@ -150,10 +154,10 @@ def _disagreement(score: ImageScore) -> float | None:
 
 
 def _variation(score: ImageScore) -> float:
-    known = [o.volume_cv for o in score.organs.values() if o.volume_cv is not None]
-    return math.fsum(known) / len(known) if known else 0.0
+    values = [o.volume_cv for o in score.organs.values() if o.volume_cv is not None]
+    return math.fsum(values) / len(values) if values else 0.0
 
 
 def least_sure(score: ImageScore) -> tuple[str, ...]:
-    """Return the organs whose contours the model is least sure of, the least sure first."""
-    return leading(score.organs, lambda organ: organ.entropy)
+    """Return the organs with the highest entropies, highest first."""
+    return leading_organs(score.organs, lambda organ: organ.entropy)
