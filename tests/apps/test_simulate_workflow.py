@@ -24,7 +24,7 @@ def test_labels_become_candidates_that_are_judged_while_infers_go_on(
     conf = {"min_new_labels": "4", "retrain_epochs": "2", "retrain_threads": "2"}
     code = simulate_workflow.main(
         ["--data", str(shared_data / "openkbp"), "--from", "starter", "--cases", "8", "--test", "2",
-         "--every", "3", "--infer-every", "6", "--limit-minutes", "8",
+         "--every", "3", "--infer-every", "6", "--limit-minutes", "60",
          "--recipe", str(recipe), "--output", str(output),
          *(word for pair in conf.items() for word in ("--conf", *pair))]
     )  # fmt: skip
