@@ -239,7 +239,7 @@ class OrganNetApp(MONAILabelApp):
         """Store a submitted DICOM SEG or RTSTRUCT as a label version; None if no scan of the store fits it.
 
         Raises:
-            As `lib.pacs_sync.dicom_import.DicomImporter.import_submitted`.
+            As `lib.pacs_sync.dicom_labels.DicomImporter.import_submitted`.
         """
         if self.pacs_sync is None:
             return None

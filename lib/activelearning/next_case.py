@@ -17,7 +17,7 @@ from lib.activelearning.scores import ScoreCache, TimedScore
 from lib.activelearning.scoring_jobs import Studies
 from lib.activelearning.selection.catalogue import METHODS, Method, default_method
 from lib.assignment import leases, reader_studies
-from lib.assignment.readings import AssignmentState, assignment_state, may_lease
+from lib.assignment.leases import AssignmentState, assignment_state, may_lease
 from lib.errors import DatastoreError
 from lib.storage.database import Database
 from lib.storage.tables import Lease, now

@@ -1,1 +1,1 @@
-"""assignment."""
+"""Assignment of cases to annotators: leases, reader studies and their consensus."""

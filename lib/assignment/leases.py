@@ -1,19 +1,20 @@
-"""Who contours which case now: a case that was handed out is not handed out again while its lease holds.
+"""Leases: a case that is assigned to an annotator is not assigned to others until the lease ends.
 
-The functions take a session, so that whoever chooses a case can choose and grant in one transaction of
-`Database.writing`; the methods of `Leases` are a transaction each. A lease that nobody ends ends by itself: a
-program that died keeps its case until then and no longer. Nothing runs for that: an expired lease is closed,
-as of its expiry, when somebody looks next.
+The functions take a session, so that a case can be chosen and leased in one transaction of `Database.writing`;
+each method of `Leases` is a transaction of its own. A lease expires after its duration, so that a program that
+died does not keep its case. No task runs for that: the next access ends an expired lease, as of its expiry.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from lib.assignment import reader_studies
 from lib.assignment.reader_studies import (
     final_versions,
     may_be_leased,
@@ -29,23 +30,27 @@ logger = logging.getLogger(__name__)
 LABEL = "label"
 RELEASE = "release"
 EXPIRY = "expiry"
+"""Values of `Lease.ended_by`."""
 
-_WORTH_A_WRITE = timedelta(seconds=60)
-"""Activity that would extend a lease by less is not written down."""
+_MIN_EXTENSION = timedelta(seconds=60)
+"""Shortest extension by activity that is written to the database."""
+
+
+_NO_READERS: frozenset[str] = frozenset()
 
 
 def active(session: Session, at: datetime) -> list[Lease]:
-    """Return the leases that hold, oldest first, and close those that have expired.
+    """Return the active leases, oldest first, and end those that have expired.
 
     Args:
-        session: Of `Database.writing`.
-        at: This moment.
+        session: From `Database.writing`.
+        at: The present time.
     """
-    found = _open(session)
-    for lease in found:
+    leases = _not_ended(session)
+    for lease in leases:
         if lease.expires_at <= at:
             _end(lease, lease.expires_at, EXPIRY)
-    return [lease for lease in found if lease.ended_at is None]
+    return [lease for lease in leases if lease.ended_at is None]
 
 
 def grant(
@@ -58,20 +63,20 @@ def grant(
     why: Mapping[str, Any] | None = None,
     at: datetime | None = None,
 ) -> Lease:
-    """Lease an image to somebody, and return the lease; the one he has already is extended.
+    """Lease an image to a holder, and return the lease; an active lease of that holder is extended.
 
     Args:
-        session: Of `Database.writing`.
+        session: From `Database.writing`.
         image_id: The image.
-        holder: Who gets it; without a name all who have none are one holder.
-        for_s: How long, in seconds from `at`.
-        strategy: That chose it; empty where it was taken by name.
-        why: What the strategy said.
-        at: This moment.
+        holder: The holder; all clients without a name count as one holder.
+        for_s: Duration in s from `at`.
+        strategy: The strategy that chose the image; empty if the user named it.
+        why: The strategy's reasons.
+        at: The present time.
 
     Raises:
-        StateError: If the image has all its readers, counting those who hold it and those who submitted, or
-            if this one has submitted already.
+        StateError: If the image has all its readers, counting leases and submissions, or if this holder has
+            submitted already.
     """
     moment = at or now()
     leases = [lease for lease in active(session, moment) if lease.image_id == image_id]
@@ -99,10 +104,10 @@ def grant(
 def extend(
     session: Session, image_id: str, holder: str, for_s: float, *, at: datetime | None = None
 ) -> Lease:
-    """Let a lease hold for `for_s` seconds from now, if it would end earlier, and return it.
+    """Extend a lease to `for_s` seconds from now, if it would end earlier, and return it.
 
     Raises:
-        DatastoreError: If this holder has none of that image.
+        DatastoreError: If this holder has no active lease of the image.
     """
     moment = at or now()
     return _extend(_own(session, image_id, holder, moment), for_s, moment)
@@ -114,7 +119,7 @@ def end(
     """End a lease, and return it.
 
     Raises:
-        DatastoreError: If this holder has none of that image.
+        DatastoreError: If this holder has no active lease of the image.
     """
     moment = at or now()
     return _end(_own(session, image_id, holder, moment), moment, by)
@@ -123,10 +128,10 @@ def end(
 def end_after_submission(
     session: Session, image_id: str, *, at: datetime | None = None
 ) -> list[Lease]:
-    """End the leases of an image that its newest reading makes needless, and return them.
+    """End the leases of an image that its newest reading completes, and return them.
 
-    That is the lease of whoever drew it. Where he has none, but one lease is left and the image needs no
-    further reader, that one ends: the case is done, whoever did it.
+    That is the lease of the reader who drew it. If that reader has none, but one lease is left and the image
+    needs no further reader, that lease ends, since the case is complete.
     """
     moment = at or now()
     readings = readings_by_reader(final_versions(session, image_id))
@@ -141,24 +146,70 @@ def end_after_submission(
     return [_end(lease, moment, LABEL) for lease in done]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssignmentState:
+    """Wanted readers, submitted readings and leases of all images, at one moment.
+
+    Attributes:
+        wanted: Image id -> number of readers, of the images in a reader study; 1 for all others.
+        submitted: Image id -> readers who have submitted a reading.
+        holding: Image id -> holders of a lease.
+    """
+
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    submitted: Mapping[str, Set[str]] = field(default_factory=dict)
+    holding: Mapping[str, Set[str]] = field(default_factory=dict)
+
+    def is_finished(self, image_id: str) -> bool:
+        """Return whether all readers of an image have submitted."""
+        return len(self.submitted.get(image_id, _NO_READERS)) >= self.wanted.get(image_id, 1)
+
+
+def assignment_state(session: Session, at: datetime) -> AssignmentState:
+    """Return the state of every image; expired leases are ended.
+
+    Args:
+        session: From `Database.writing`; a lease is granted in the same one.
+        at: The present time.
+    """
+    holding: dict[str, set[str]] = {}
+    for lease in active(session, at):
+        holding.setdefault(lease.image_id, set()).add(lease.holder)
+    return AssignmentState(
+        wanted=reader_studies.wanted(session),
+        submitted=reader_studies.submitted(session),
+        holding=holding,
+    )
+
+
+def may_lease(holder: str, image_id: str, now: AssignmentState) -> bool:
+    """Return whether `grant` would lease an image to a holder."""
+    return may_be_leased(
+        wanted=now.wanted.get(image_id, 1),
+        submitted=now.submitted.get(image_id, _NO_READERS),
+        holding=now.holding.get(image_id, _NO_READERS),
+        asks=holder,
+    )
+
+
 class Leases:
-    """All leases; safe to use from threads and processes at once."""
+    """All leases; safe to use from several threads and processes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def active(self) -> list[Lease]:
-        """Return the leases that hold now, oldest first."""
+        """Return the active leases, oldest first."""
         moment = now()
         with self._database.reading() as session:
-            found = _open(session)
-        if all(lease.expires_at > moment for lease in found):
-            return found
+            leases = _not_ended(session)
+        if all(lease.expires_at > moment for lease in leases):
+            return leases
         with self._database.writing() as session:
             return active(session, moment)
 
     def held_by(self, holder: str) -> list[Lease]:
-        """Return the leases that somebody has now, oldest first."""
+        """Return the active leases of a holder, oldest first."""
         return [lease for lease in self.active() if lease.holder == holder]
 
     def grant(
@@ -170,7 +221,7 @@ class Leases:
         strategy: str = "",
         why: Mapping[str, Any] | None = None,
     ) -> Lease:
-        """Lease an image to somebody, and return the lease; the one he has already is extended.
+        """Lease an image to a holder, and return the lease (`grant`).
 
         Raises:
             StateError: If the image has all its readers, or this one has submitted already.
@@ -179,33 +230,33 @@ class Leases:
             return grant(session, image_id, holder, for_s=for_s, strategy=strategy, why=why)
 
     def extend(self, image_id: str, holder: str, for_s: float) -> Lease:
-        """Let a lease hold for `for_s` seconds from now, if it would end earlier, and return it.
+        """Extend a lease to `for_s` seconds from now, if it would end earlier, and return it.
 
         Raises:
-            DatastoreError: If this holder has none of that image.
+            DatastoreError: If this holder has no active lease of the image.
         """
         with self._database.writing() as session:
             return extend(session, image_id, holder, for_s)
 
     def extend_if_held(self, image_id: str, holder: str, for_s: float) -> bool:
-        """Extend a lease because of its holder's activity; return whether he has one."""
-        own = next((one for one in self.held_by(holder) if one.image_id == image_id), None)
+        """Extend a lease because of its holder's activity; return whether there is one."""
+        own = next((x for x in self.held_by(holder) if x.image_id == image_id), None)
         if own is None:
             return False
-        if own.expires_at + _WORTH_A_WRITE > now() + timedelta(seconds=for_s):
+        if own.expires_at + _MIN_EXTENSION > now() + timedelta(seconds=for_s):
             return True
         try:
             self.extend(image_id, holder, for_s)
         except DatastoreError:
-            # It ended this very moment.
+            # It ended just now.
             return False
         return True
 
     def release(self, image_id: str, holder: str) -> Lease:
-        """End a lease before its time, and return it.
+        """End a lease before its expiry, and return it.
 
         Raises:
-            DatastoreError: If this holder has none of that image.
+            DatastoreError: If this holder has no active lease of the image.
         """
         with self._database.writing() as session:
             return end(session, image_id, holder, by=RELEASE)
@@ -214,19 +265,19 @@ class Leases:
         """End a lease because its holder has submitted, and return it.
 
         Raises:
-            DatastoreError: If this holder has none of that image.
+            DatastoreError: If this holder has no active lease of the image.
         """
         with self._database.writing() as session:
             return end(session, image_id, holder, by=LABEL)
 
     def end_after_submission(self, image_id: str) -> list[Lease]:
-        """End the leases of an image that its newest reading makes needless, and return them."""
+        """End the leases of an image that its newest reading completes, and return them."""
         with self._database.writing() as session:
             return end_after_submission(session, image_id)
 
 
-def _open(session: Session) -> list[Lease]:
-    """Return the leases that nobody ended, expired ones too, oldest first."""
+def _not_ended(session: Session) -> list[Lease]:
+    """Return the leases without an end, including expired ones, oldest first."""
     not_ended = select(Lease).where(Lease.ended_at.is_(None))
     return list(session.scalars(not_ended.order_by(Lease.granted_at, Lease.id)))
 
@@ -235,16 +286,16 @@ def _own(session: Session, image_id: str, holder: str, moment: datetime) -> Leas
     for lease in active(session, moment):
         if (lease.image_id, lease.holder) == (image_id, holder):
             return lease
-    of_them = select(Lease).where(Lease.image_id == image_id, Lease.holder == holder)
-    last = session.scalars(of_them.order_by(Lease.id.desc())).first()
+    query = select(Lease).where(Lease.image_id == image_id, Lease.holder == holder)
+    last = session.scalars(query.order_by(Lease.id.desc())).first()
     ended = (
-        f"the last one ended by {last.ended_by} at {_as_local_time(last.ended_at)}"
+        f"the last one ended by {last.ended_by} at {_as_utc_text(last.ended_at)}"
         if last is not None and last.ended_at is not None
         else "there never was one"
     )
     raise DatastoreError(
         f"{image_id}: {holder or 'a client without a name'} has no lease of this image; {ended}. "
-        "GET /organnet/leases lists those that hold"
+        "GET /organnet/leases lists the active leases"
     )
 
 
@@ -262,26 +313,27 @@ def _end(lease: Lease, moment: datetime, by: str) -> Lease:
 def _refusal(
     image_id: str, holder: str, wanted: int, submitted: set[str], leases: list[Lease]
 ) -> str:
-    names = ", ".join(sorted(one or "somebody without a name" for one in submitted))
+    names = ", ".join(sorted(name or "a reader without a name" for name in submitted))
     if holder in submitted:
         return (
-            f"{image_id}: {names} contoured it already, and one reader contours an image once; "
+            f"{image_id}: {names} contoured it already, and each reader contours an image once; "
             "a correction is submitted without a lease"
         )
     needs = "1 reader" if wanted == 1 else f"{wanted} readers"
     if len(submitted) >= wanted:
         return (
-            f"{image_id}: contoured already by {names}, and it needs {needs}; for one more ask a reviewer "
+            f"{image_id}: contoured already by {names}, and it needs {needs}; to add one, ask a reviewer "
             "for a reader study (POST /organnet/readers/IMAGE)"
         )
     held = ", ".join(
-        f"{x.holder or 'somebody'} until {_as_local_time(x.expires_at)}" for x in leases
+        f"{x.holder or 'a client without a name'} until {_as_utc_text(x.expires_at)}"
+        for x in leases
     )
     return (
-        f"{image_id}: it needs {needs}, {len(submitted)} submitted, and it is leased to {held}; take another "
+        f"{image_id}: it needs {needs}, {len(submitted)} submitted, and it is leased to {held}; choose another "
         "image, or wait"
     )
 
 
-def _as_local_time(moment: datetime | None) -> str:
+def _as_utc_text(moment: datetime | None) -> str:
     return "" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S UTC")

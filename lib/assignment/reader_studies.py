@@ -1,35 +1,38 @@
-"""Images that several people contour, each for themselves: how many are asked for, and who has submitted.
+"""Reader studies: images that several readers contour independently, their readings, and the consensus.
 
-A *reading* is a final label that a person drew. A consensus of readings, or what a model saved, is none. What a
-reviewer brings back from the history is the reading of the person who drew it, not the reviewer's.
+A *reading* is a final label that a person drew; a consensus of readings, or a model's label, is none. A version
+that a reviewer restores from the history is a reading of the person who drew it, not of the reviewer.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lib.errors import ConfigError
-from lib.labels.history import FINAL
+from lib.labels.history import CLIENT, CONSENSUS, FINAL, FOLDER, PACS, RESTORE, LabelHistory
 from lib.storage.database import Database
 from lib.storage.tables import LabelVersion, ReaderStudy
 
 MAX_READERS = 20
+"""Largest number of readers of an image."""
+MIN_FOR_CONSENSUS = 2
+"""Smallest number of readings that a consensus is made of."""
 
-_DRAWN = ("client", "folder", "pacs")
-_RESTORED = "restore"
+_DRAWN = (CLIENT, FOLDER, PACS)
+"""Sources of labels that a person drew."""
 
 
 def may_be_leased(
     *, wanted: int, submitted: Collection[str], holding: Collection[str], asks: str
 ) -> bool:
-    """Return whether somebody may be given an image to contour.
+    """Return whether a reader may get a lease of an image.
 
     Args:
-        wanted: How many readers the image is to have.
-        submitted: Who has submitted a reading.
-        holding: Who has a lease of it.
-        asks: Whoever is to be given it; may be holding it already.
+        wanted: Number of readers that the image is to have.
+        submitted: Readers who have submitted a reading.
+        holding: Readers who have a lease of it.
+        asks: The reader in question, who may have a lease already.
     """
     if asks in holding:
         return True
@@ -39,13 +42,13 @@ def may_be_leased(
 def may_be_seen(
     *, wanted: int, submitted: Collection[str], asks: str | None, is_reviewer: bool
 ) -> bool:
-    """Return whether somebody may see an image's final label: not before he has drawn his own.
+    """Return whether a user may see an image's final label: readers not before their own submission.
 
     Args:
-        wanted: How many readers the image is to have.
-        submitted: Who has submitted a reading.
-        asks: Who wants to see it; None where nobody logs in, and so nobody is known.
-        is_reviewer: Whether that is somebody who judges the readings.
+        wanted: Number of readers that the image is to have.
+        submitted: Readers who have submitted a reading.
+        asks: The user in question; None where nobody logs in.
+        is_reviewer: Whether that user reviews the readings.
     """
     if wanted == 1 or not submitted or len(submitted) >= wanted:
         return True
@@ -55,74 +58,76 @@ def may_be_seen(
 def readings_by_reader(versions: Sequence[LabelVersion]) -> dict[str, LabelVersion]:
     """Return the newest visible reading of each reader, the oldest of them first.
 
-    A reader is an author, or where nobody logs in a client; a file that somebody laid into the folder is of
-    the reader without a name.
+    A reader is an author, or a client where nobody logs in; files in the labels folder belong to the reader
+    with an empty name.
 
     Args:
-        versions: All of one image's final label, hidden ones too, oldest first.
+        versions: All versions of one image's final label, including hidden ones, oldest first.
     """
-    numbered = {version.number: version for version in versions}
-    found: dict[str, LabelVersion] = {}
+    by_number = {version.number: version for version in versions}
+    readings: dict[str, LabelVersion] = {}
     for version in versions:
-        drawn = _as_drawn(version, numbered)
+        drawn = _drawn_version(version, by_number)
         if version.hidden_at is None and drawn is not None:
             reader = drawn.author or drawn.client
-            found.pop(reader, None)
-            found[reader] = version
-    return found
+            readings.pop(reader, None)
+            readings[reader] = version
+    return readings
 
 
-def _as_drawn(version: LabelVersion, numbered: dict[int, LabelVersion]) -> LabelVersion | None:
-    """Return the version that a person drew and `version` has the content of; None where a person drew none."""
-    while version.source == _RESTORED:
-        older = numbered.get(version.info.get("restored_number", 0))
+def _drawn_version(
+    version: LabelVersion, by_number: Mapping[int, LabelVersion]
+) -> LabelVersion | None:
+    """Return the version whose content `version` has and that a person drew; None if a person drew none."""
+    while version.source == RESTORE:
+        older = by_number.get(version.info.get("restored_number", 0))
         if older is None or older.number >= version.number or older.digest != version.digest:
-            # Of a backup whose numbers were taken here: all that is known is who brought it back.
+            # From a backup whose numbers were taken: only the user who restored it is known.
             return version
         version = older
     return version if version.source in _DRAWN else None
 
 
 def final_versions(session: Session, image_id: str) -> list[LabelVersion]:
-    """Return all versions of an image's final label, hidden ones too, oldest first."""
-    of_it = select(LabelVersion).where(LabelVersion.image_id == image_id, LabelVersion.tag == FINAL)
-    return list(session.scalars(of_it.order_by(LabelVersion.submitted_at, LabelVersion.number)))
+    """Return all versions of an image's final label, including hidden ones, oldest first."""
+    query = select(LabelVersion).where(LabelVersion.image_id == image_id, LabelVersion.tag == FINAL)
+    return list(session.scalars(query.order_by(LabelVersion.submitted_at, LabelVersion.number)))
 
 
 def submitted(session: Session) -> dict[str, set[str]]:
-    """Return image id -> the readers who have submitted, of every image with a reading."""
+    """Return image id -> readers who have submitted, of every image with a reading."""
     visible = LabelVersion.hidden_at.is_(None), LabelVersion.tag == FINAL
-    who = select(LabelVersion.image_id, LabelVersion.author, LabelVersion.client)
-    found: dict[str, set[str]] = {}
+    columns = select(LabelVersion.image_id, LabelVersion.author, LabelVersion.client)
+    readers: dict[str, set[str]] = {}
     for image_id, author, client in session.execute(
-        who.where(*visible, LabelVersion.source.in_(_DRAWN)).distinct()
+        columns.where(*visible, LabelVersion.source.in_(_DRAWN)).distinct()
     ):
-        found.setdefault(image_id, set()).add(author or client)
-    restored = select(LabelVersion.image_id).where(*visible, LabelVersion.source == _RESTORED)
+        readers.setdefault(image_id, set()).add(author or client)
+    restored = select(LabelVersion.image_id).where(*visible, LabelVersion.source == RESTORE)
     for image_id in session.scalars(restored.distinct()).all():
-        found[image_id] = set(readings_by_reader(final_versions(session, image_id)))
-    return found
+        readers[image_id] = set(readings_by_reader(final_versions(session, image_id)))
+    return readers
 
 
 def wanted(session: Session) -> dict[str, int]:
-    """Return image id -> readers, of every reader study."""
+    """Return image id -> number of readers, of every reader study."""
     return {study.image_id: study.readers for study in session.scalars(select(ReaderStudy))}
 
 
 def readers_of(session: Session, image_id: str) -> int:
-    """Return how many people an image is to be contoured by; 1 where it is in no study."""
+    """Return the number of readers that an image is to have; 1 without a study."""
     study = session.get(ReaderStudy, image_id)
     return 1 if study is None else study.readers
 
 
 def set_readers(session: Session, image_id: str, readers: int, by: str) -> ReaderStudy:
-    """Let so many people contour an image from now on, and return the study; 1 ends it.
+    """Set the number of readers of an image, and return the study; 1 ends it.
 
     Raises:
         ConfigError: If it is not from 1 to `MAX_READERS`.
     """
     if not 1 <= readers <= MAX_READERS:
-        raise ConfigError(f"{image_id}: {readers} readers; 1 to {MAX_READERS} expected")
+        raise ConfigError(f"{image_id}: {readers} readers requested; 1 to {MAX_READERS} expected")
     study = session.get(ReaderStudy, image_id)
     if study is None:
         study = ReaderStudy(image_id=image_id, readers=readers, by=by)
@@ -134,13 +139,13 @@ def set_readers(session: Session, image_id: str, readers: int, by: str) -> Reade
 
 
 class ReaderStudies:
-    """The images that several people contour; each method is a transaction of its own."""
+    """The reader studies in the database; each method is a transaction of its own."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def set_readers(self, image_id: str, readers: int, by: str) -> ReaderStudy:
-        """Let so many people contour an image from now on, and return the study; 1 ends it.
+        """Set the number of readers of an image, and return the study; 1 ends it.
 
         Raises:
             ConfigError: If it is not from 1 to `MAX_READERS`.
@@ -149,12 +154,54 @@ class ReaderStudies:
             return set_readers(session, image_id, readers, by)
 
     def readers_of(self, image_id: str) -> int:
-        """Return how many people an image is to be contoured by; 1 where it is in no study."""
+        """Return the number of readers that an image is to have; 1 without a study."""
         with self._database.reading() as session:
             return readers_of(session, image_id)
 
     def all(self) -> list[ReaderStudy]:
-        """Return the studies, sorted by image; without those that were ended."""
+        """Return the studies that were not ended, sorted by image."""
         several = select(ReaderStudy).where(ReaderStudy.readers > 1)
         with self._database.reading() as session:
             return list(session.scalars(several.order_by(ReaderStudy.image_id)))
+
+
+def readings(history: LabelHistory, image_id: str) -> list[LabelVersion]:
+    """Return the newest visible reading of each reader of an image, oldest first."""
+    return list(readings_by_reader(history.history(image_id, FINAL)).values())
+
+
+def newest_consensus(versions: Sequence[LabelVersion]) -> LabelVersion | None:
+    """Return the newest visible consensus among the versions of one final label, oldest first."""
+    visible = [v for v in versions if v.source == CONSENSUS and v.hidden_at is None]
+    return visible[-1] if visible else None
+
+
+def reading_numbers(consensus: LabelVersion) -> list[int]:
+    """Return the version numbers of the readings that a consensus was made from."""
+    return list(consensus.info.get(CONSENSUS, {}).get("of", ()))
+
+
+def is_made_from(
+    consensus: LabelVersion, readings: Sequence[LabelVersion], versions: Sequence[LabelVersion]
+) -> bool:
+    """Return whether a consensus was made from the contours of exactly these readings.
+
+    A reading that was restored from the history has another number and the same contours: it needs no new
+    consensus, and stays the current label if a reviewer decided so.
+    """
+    digests = {version.number: version.digest for version in versions}
+    used = sorted(digests.get(number, "") for number in reading_numbers(consensus))
+    return used == sorted(version.digest for version in readings)
+
+
+def due_readings(versions: Sequence[LabelVersion]) -> list[LabelVersion]:
+    """Return the readings that a consensus is to be made from now, oldest first; none if it is not due.
+
+    Args:
+        versions: All versions of one image's final label, including hidden ones, oldest first.
+    """
+    current = list(readings_by_reader(versions).values())
+    if len(current) < MIN_FOR_CONSENSUS:
+        return []
+    last = newest_consensus(versions)
+    return [] if last is not None and is_made_from(last, current, versions) else current

@@ -1,35 +1,133 @@
-"""Who sits at which case: leases, reader studies, and what follows from a label that was submitted."""
+"""Assignment of cases: leases, reader studies, and the background job that makes their consensus."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from lib.assignment.consensus_job import ConsensusJob
+from lib.assignment import consensus
 from lib.assignment.leases import Leases
-from lib.assignment.reader_studies import ReaderStudies, may_be_seen, readings_by_reader
+from lib.assignment.reader_studies import (
+    ReaderStudies,
+    due_readings,
+    may_be_seen,
+    readings_by_reader,
+)
 from lib.config import AppConfig
 from lib.datastores.local import FolderStore
-from lib.errors import OrganNetError
+from lib.errors import DatastoreError, OrganNetError, StateError, StorageFullError
+from lib.imaging.scans import read_label
+from lib.imaging.volumes import LabelVolume
 from lib.jobs.periodic_task import PeriodicTask
 from lib.labels.history import FINAL, LabelHistory
+from lib.storage.atomic_files import is_disk_full
 from lib.storage.database import Database
+from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
 CONSENSUS_EVERY_S = 30.0
-"""How often readings are looked at where nobody says that there is a new one."""
+"""Interval in s between two runs of the consensus job; a new reading starts one at once."""
+LOCK = "consensus.lock"
+"""File beside the database: of several servers over one studies folder, one makes consensuses at a time."""
+
+
+class ConsensusJob:
+    """Makes the consensus of the newest readings the final label of each image in a reader study.
+
+    The versions alone determine what is due (`lib.assignment.reader_studies.due_readings`), so a kill at any
+    moment leaves either a consensus or one that is made in the next run.
+
+    Args:
+        store: The store of scans and labels.
+        studies: The reader studies.
+        folder: Folder of the database.
+        method: As in `lib.assignment.consensus`.
+    """
+
+    def __init__(
+        self,
+        store: FolderStore,
+        studies: ReaderStudies,
+        folder: Path,
+        *,
+        method: consensus.Method,
+    ) -> None:
+        self._store = store
+        self._studies = studies
+        self._lock = ProcessLock(folder / LOCK)
+        self._method = method
+        self._failed: dict[str, list[str]] = {}
+        """Image id -> digests of readings whose consensus cannot be made; it is not tried again."""
+
+    def run(self) -> list[LabelVersion]:
+        """Make each consensus that is due, and return the new versions."""
+        if not self._lock.try_acquire():
+            return []
+        try:
+            versions = [self._make_if_due(study.image_id) for study in self._studies.all()]
+        finally:
+            self._lock.release()
+        return [version for version in versions if version is not None]
+
+    def _make_if_due(self, image_id: str) -> LabelVersion | None:
+        """Make the consensus of one image if it is due; an error does not stop the other images."""
+        readings = due_readings(self._store.history.history(image_id, FINAL))
+        digests = [version.digest for version in readings]
+        if not readings or self._failed.get(image_id) == digests:
+            return None
+        try:
+            self._store.require_image(image_id)
+        except DatastoreError:
+            # The scan was removed from the folder; its labels are kept until it returns.
+            return None
+        try:
+            return self._make(image_id, readings)
+        except (OrganNetError, OSError, SQLAlchemyError) as error:
+            logger.exception("%s: the consensus of the readings could not be made", image_id)
+            if not isinstance(error, StorageFullError) and not is_disk_full(error):
+                self._failed[image_id] = digests
+            return None
+
+    def _make(self, image_id: str, readings: Sequence[LabelVersion]) -> LabelVersion:
+        labels = [self._volume(image_id, version) for version in readings]
+        names = [str(version.number) for version in readings]
+        agreements = consensus.observer_agreement(labels, names)
+        about: dict[str, Any] = {
+            "method": self._method,
+            "of": [version.number for version in readings],
+            "agreement": {
+                "pairs": [
+                    {"of": [int(first), int(second)], "dsc": dsc}
+                    for (first, second), dsc in agreements.items()
+                ],
+                "mean": consensus.mean_agreement(agreements),
+            },
+        }
+        label = consensus.consensus(labels, method=self._method, image_id=image_id)
+        return self._store.submissions.submit_consensus(image_id, label, about)
+
+    def _volume(self, image_id: str, version: LabelVersion) -> LabelVolume:
+        path = self._store.history.path(version.digest)
+        if not path.is_file():
+            raise StateError(
+                f"{image_id}: the volume of version {version.number} is missing; restore a backup"
+            )
+        array, grid = read_label(path, image_id=image_id, image_grid=None)
+        return LabelVolume(array, grid, self._store.labels)
 
 
 class Assignments:
-    """What the app knows of the people who contour.
+    """Leases and reader studies of one studies folder.
 
     Args:
-        database: Where leases and reader studies are.
-        folder: Of the database.
-        config: The server's.
-        history: The versions of the labels.
+        database: The workflow database.
+        folder: Folder of the database.
+        config: The server's configuration.
+        history: The label versions.
     """
 
     def __init__(
@@ -43,29 +141,31 @@ class Assignments:
         self._consensus: PeriodicTask | None = None
 
     def start(self, store: FolderStore) -> PeriodicTask:
-        """Make each consensus that is due from now on, and return what does it."""
-        maker = ConsensusJob(store, self.readers, self._folder, method=self._config.consensus)
-        trouble = "the readings of reader studies could not be looked at"
+        """Start the consensus job, and return its task."""
+        job = ConsensusJob(store, self.readers, self._folder, method=self._config.consensus)
         self._consensus = PeriodicTask(
-            "consensus", maker.run, every_s=CONSENSUS_EVERY_S, error_message=trouble
+            "consensus",
+            job.run,
+            every_s=CONSENSUS_EVERY_S,
+            error_message="the consensus job of reader studies failed",
         ).start()
         return self._consensus
 
     def wake(self) -> None:
-        """Let the readings be looked at now."""
+        """Run the consensus job now."""
         if self._consensus is not None:
             self._consensus.wake()
 
     def on_label_submitted(self, image_id: str) -> None:
-        """End the lease that a new final label makes needless, and look at the readings; never raises."""
+        """End the leases that a new final label completes, and run the consensus job; never raises."""
         try:
             self.leases.end_after_submission(image_id)
         except (OrganNetError, SQLAlchemyError):
-            logger.exception("%s: the label is kept; its lease ends by itself", image_id)
+            logger.exception("%s: the label is kept; its lease stays until it expires", image_id)
         self.wake()
 
     def is_visible_to_all(self, version: LabelVersion) -> bool:
-        """Return whether everybody may see a final label: in a reader study not before all have drawn."""
+        """Return whether all users may see a final label: in a reader study, once all readers submitted."""
         wanted = self.readers.readers_of(version.image_id)
         if wanted == 1:
             return True
@@ -73,7 +173,7 @@ class Assignments:
         return may_be_seen(wanted=wanted, submitted=submitted, asks=None, is_reviewer=False)
 
     def renew_lease(self, image_id: str, holder: str) -> None:
-        """Extend the lease that somebody has of an image, if he has one; never raises."""
+        """Extend the lease that a user has of an image, if there is one; never raises."""
         try:
             self.leases.extend_if_held(image_id, holder, 60.0 * self._config.lease_minutes)
         except (OrganNetError, SQLAlchemyError):

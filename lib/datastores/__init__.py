@@ -1,1 +1,1 @@
-"""MONAI Label's stores made safe."""
+"""MONAI Label's stores of scans and labels: a studies folder, or a PACS."""

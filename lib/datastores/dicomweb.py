@@ -1,4 +1,4 @@
-"""The scans of a PACS, and the labels drawn on them, which are kept here first."""
+"""The scans of a PACS as a MONAI Label store; labels are kept on this server first."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,29 +12,28 @@ from lib.errors import ConfigError, DatastoreError, ScanError
 from lib.labels.submission import StoreDependencies
 from lib.pacs.client import Pacs
 from lib.pacs.series_cache import SeriesCache
-from lib.pacs.series_catalog import SeriesCatalog
-from lib.pacs.series_records import SeriesRecords
+from lib.pacs.series_catalog import SeriesCatalog, SeriesRecords
 from lib.storage.database import Database
 
-NOT_ALLOWED = "the PACS is the hospital's: nothing is {what} there; do it with the PACS's own tools"
+NOT_ALLOWED = "this server does not {action} scans in the PACS; use the PACS's own tools"
 
 
 def pacs_login() -> tuple[str, str]:
-    """Return the name and the password for the PACS in MONAI Label's settings; empty where there are none."""
+    """Return user name and password for the PACS from MONAI Label's settings; empty if there are none."""
     if settings.MONAI_LABEL_DICOMWEB_USERNAME:
         return settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     return settings.MONAI_LABEL_DATASTORE_USERNAME, settings.MONAI_LABEL_DATASTORE_PASSWORD
 
 
 def open_pacs(url: str) -> Pacs:
-    """Return the PACS at an address, with the credentials and paths that MONAI Label's settings give.
+    """Return the PACS at an address, with the credentials and paths in MONAI Label's settings.
 
     Raises:
-        ConfigError: If the address is none, or holds a password: addresses are shown to users, and logged.
+        ConfigError: If the address is invalid, or holds a password; addresses are shown to users and logged.
     """
     if "@" in urlsplit(url).netloc:
         raise ConfigError(
-            "--studies: the address of the PACS holds a name or a password, which everybody would see; leave "
+            "--studies: the address of the PACS holds a name or a password, which all users would see; leave "
             "them out, and set MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD"
         )
     user, password = pacs_login()
@@ -63,9 +62,9 @@ def open_store(
     Args:
         pacs: The PACS.
         dependencies: Label values, history, quarantine and callbacks.
-        database: The workflow's.
-        folder: Of scans and labels.
-        limit_gib: How much of scans is kept at hand.
+        database: The workflow database.
+        folder: Folder of scans and labels.
+        limit_gib: Size limit of the cached scans, in GiB.
     """
     catalog = SeriesCatalog(
         SeriesRecords(database, pacs.url), pacs, filters=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
@@ -80,17 +79,17 @@ def open_store(
 
 
 class DicomWebStore(FolderStore):
-    """A store whose images are the CT series of a PACS, by their SeriesInstanceUID.
+    """A store whose images are the CT series of a PACS, with the SeriesInstanceUID as image id.
 
-    Labels are versions in a folder of this server's own, as with a studies folder, so that nothing depends on
-    the PACS when somebody submits (defect 18). Scans are fetched into the same folder when somebody needs
-    them. What is asked for often, such as the list of images, is answered from memory (defects 19 and 23).
+    Labels are versions in a folder of this server, as over a studies folder, so that submitting does not depend
+    on the PACS (defect 18). Scans are fetched into the same folder when they are needed. The list of images is
+    kept in memory (defects 19 and 23).
 
     Args:
-        folder: Scans and labels; not the workflow's own folder.
+        folder: Folder of scans and labels; not that of the database.
         dependencies: Label values, history, quarantine and callbacks.
-        catalog: What the PACS has.
-        cache: What is at hand of it; in `folder`.
+        catalog: The series in the PACS.
+        cache: The fetched series, in `folder`.
     """
 
     def __init__(
@@ -106,41 +105,41 @@ class DicomWebStore(FolderStore):
         super().__init__(folder, dependencies, catalog=catalog)
 
     def require_image(self, image_id: str) -> Path:
-        """Return the folder of a series, fetched now if it is not at hand.
+        """Return the folder of a series, which is fetched now if it is not cached.
 
         Raises:
             DatastoreError: If the PACS lists no such series.
             ScanError: If it is no CT that can be contoured.
-            PacsError: If it is not at hand and the PACS does not answer.
+            PacsError: If it is not cached and the PACS does not answer.
         """
         series = self.catalog.require(image_id)
         try:
             return self.cache.fetch(image_id, series.study_uid, series.about["slices"])
         except ScanError as error:
-            # Its headers were in order, its pixels are not.
+            # Its headers were valid, its pixels are not.
             self.catalog.refuse(image_id, str(error))
             raise
 
     def is_available(self, image_id: str) -> bool:
-        """Return whether an image was fetched."""
+        """Return whether an image is cached."""
         return self.cache.is_cached(image_id)
 
     def refused_images(self) -> Mapping[str, str]:
-        """Return SeriesInstanceUID -> why it cannot be contoured, of each CT series of the PACS that cannot."""
+        """Return SeriesInstanceUID -> reason, of the CT series of the PACS that cannot be contoured."""
         return self.catalog.refused()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:  # noqa: ARG002 - the base's
-        """Refuse: scans come into a PACS another way.
+        """Refuse: this server adds no scans to a PACS.
 
         Raises:
             DatastoreError: Always.
         """
-        raise DatastoreError(f"{image_id or image_filename}: {NOT_ALLOWED.format(what='added')}")
+        raise DatastoreError(f"{image_id or image_filename}: {NOT_ALLOWED.format(action='add')}")
 
     def remove_image(self, image_id: str) -> None:
-        """Refuse.
+        """Refuse: this server removes no scans from a PACS.
 
         Raises:
             DatastoreError: Always.
         """
-        raise DatastoreError(f"{image_id}: {NOT_ALLOWED.format(what='removed')}")
+        raise DatastoreError(f"{image_id}: {NOT_ALLOWED.format(action='remove')}")

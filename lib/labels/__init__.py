@@ -1,1 +1,1 @@
-"""labels."""
+"""Submitted labels: validation, version history, working copies, folder watcher, quarantine."""

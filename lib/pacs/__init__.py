@@ -1,1 +1,1 @@
-"""A PACS behind DICOMweb: asking it, keeping its scans at hand, and bringing it labels."""
+"""A PACS behind DICOMweb: client, series catalog, local cache, and an Orthanc of our own."""

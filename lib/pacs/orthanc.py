@@ -1,6 +1,6 @@
-"""Orthanc, a small PACS, on this machine alone: for the demo, and for whoever tries the server with one.
+"""Orthanc, a small PACS, as a process on this machine: for the demo, the tests and trials.
 
-Debian: `apt-get install orthanc orthanc-dicomweb`. The system's own service is neither used nor changed.
+Debian: `apt-get install orthanc orthanc-dicomweb`. A system service of Orthanc is neither used nor changed.
 """
 
 import json
@@ -17,33 +17,35 @@ import requests
 from lib.errors import PacsError
 
 PACKAGES = "orthanc orthanc-dicomweb"
+"""Debian packages to install."""
 PLUGINS = (Path("/usr/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
 START_LIMIT_S = 30.0
+"""Longest time in s until it must answer."""
 
 
 def find_orthanc() -> tuple[Path, Path]:
-    """Return the program and its DICOMweb plugin.
+    """Return the paths of the program and its DICOMweb plugin.
 
     Raises:
         PacsError: If one of them is not installed.
     """
-    # Debian puts it where only root's PATH looks.
+    # Debian installs it into a folder that is only in root's PATH.
     program = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-    found = [path for folder in PLUGINS for path in folder.glob("libOrthancDicomWeb.so*")]
-    if program is None or not found:
+    plugins = [path for folder in PLUGINS for path in folder.glob("libOrthancDicomWeb.so*")]
+    if program is None or not plugins:
         missing = "Orthanc" if program is None else "Orthanc's DICOMweb plugin"
         raise PacsError(f"{missing} is not installed: apt-get install {PACKAGES}")
-    return Path(program), found[0]
+    return Path(program), plugins[0]
 
 
 class Orthanc:
-    """An Orthanc process over a folder, on 127.0.0.1; it ends with the `with` block, its patients stay.
+    """An Orthanc process on 127.0.0.1; it ends with the `with` block, and its folder stays.
 
     Args:
-        folder: Its database and files.
-        port: Where it listens.
-        users: Name -> password; empty to let in whoever can reach the port.
-        options: More of its configuration, in its own words.
+        folder: Folder of its database and files.
+        port: TCP port.
+        users: Name -> password; empty to need no login.
+        options: Further options of its configuration file.
     """
 
     def __init__(
@@ -62,17 +64,17 @@ class Orthanc:
 
     @property
     def url(self) -> str:
-        """Address of its own routes."""
+        """Address of its REST API."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def dicomweb_url(self) -> str:
-        """What `--studies` takes."""
+        """DICOMweb address, for `--studies`."""
         return f"{self.url}/dicom-web"
 
     @property
     def auth(self) -> tuple[str, str] | None:
-        """A user and his password, None where nobody logs in."""
+        """A user and the password; None if it needs no login."""
         return next(iter(self.users.items()), None)
 
     def __enter__(self) -> "Orthanc":
@@ -90,17 +92,17 @@ class Orthanc:
         self.stop()
 
     def start(self) -> None:
-        """Start it, and return when it answers.
+        """Start the process, and return when it answers.
 
         Raises:
-            PacsError: If it is not installed, or does not come up.
+            PacsError: If it is not installed, or does not start.
         """
         program, plugin = find_orthanc()
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "orthanc.json"
         settings.write_text(json.dumps(self._settings(plugin), indent=2))
         with (self.folder / "orthanc.log").open("ab") as log:
-            # Out of the terminal's reach: Ctrl-C is for whoever started us.
+            # In a session of its own, so that Ctrl-C in the terminal does not end it.
             self.process = subprocess.Popen(
                 [program, settings],
                 stdin=subprocess.DEVNULL,
@@ -118,7 +120,7 @@ class Orthanc:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop it politely; nothing where it does not run."""
+        """Terminate the process, if it runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -128,7 +130,7 @@ class Orthanc:
         self.process = None
 
     def kill(self) -> None:
-        """Kill it, as a power cut does."""
+        """Kill the process, as a power cut does."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -138,7 +140,7 @@ class Orthanc:
         """Store DICOM files.
 
         Raises:
-            PacsError: If it does not take one of them.
+            PacsError: If it refuses one of them.
         """
         with requests.Session() as http:
             for file in files:
@@ -150,7 +152,7 @@ class Orthanc:
 
     def _answers(self) -> bool:
         try:
-            # Whatever it says: a refusal is an answer, too.
+            # Any status will do: a refusal is an answer, too.
             requests.get(f"{self.url}/system", timeout=2, auth=self.auth)
         except requests.RequestException:
             return False
@@ -170,7 +172,7 @@ class Orthanc:
             "DicomWeb": {
                 "Enable": True,
                 "Root": "/dicom-web/",
-                # With the port: the addresses in its answers are made of this.
+                # With the port, as the addresses in its answers contain it.
                 "Host": f"127.0.0.1:{self.port}",
             },
             **self.options,

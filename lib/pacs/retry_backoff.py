@@ -1,4 +1,4 @@
-"""What a PACS lists and does not deliver: it is asked for again, less and less often, and the others go on."""
+"""Exponential backoff for items that a PACS lists and does not deliver; other items go on meanwhile."""
 
 import logging
 import threading
@@ -6,21 +6,30 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lib.pacs.deliveries import wait_s
 from lib.storage.tables import now
 
 logger = logging.getLogger(__name__)
 
+FIRST_WAIT_S = 5.0
+"""Waiting time in s after the first failure; it doubles with each further one."""
+LONGEST_WAIT_S = 600.0
+"""Upper limit of the waiting time in s."""
+
+
+def wait_s(attempts: int) -> float:
+    """Return the waiting time after so many failed attempts."""
+    return float(min(FIRST_WAIT_S * 2 ** min(attempts - 1, 20), LONGEST_WAIT_S))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undelivered:
-    """A series or an object that was asked for in vain.
+    """A series or an object whose last request failed.
 
     Attributes:
         uid: Its SeriesInstanceUID or SOPInstanceUID.
-        reason: Why, the last time.
-        attempts: How often it was asked for.
-        next_at: When it is asked for again.
+        reason: The last error.
+        attempts: Number of failed requests.
+        next_at: Time of the next request.
     """
 
     uid: str
@@ -30,44 +39,41 @@ class Undelivered:
 
 
 class RetryBackoff:
-    """What is left out until its time comes; safe to use from threads. A restart asks for all of it at once."""
+    """Items whose last request failed, each with its waiting time; thread-safe, and empty after a restart."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._failed: dict[str, Undelivered] = {}
 
     def record_failure(self, uid: str, reason: str) -> None:
-        """Note that one was asked for in vain; it waits twice as long each time."""
+        """Record that the request of an item failed; its waiting time doubles."""
         with self._mutex:
             before = self._failed.get(uid)
             attempts = 1 + (0 if before is None else before.attempts)
             wait = wait_s(attempts)
             self._failed[uid] = Undelivered(
-                uid=uid,
-                reason=reason,
-                attempts=attempts,
-                next_at=now() + timedelta(seconds=wait),
+                uid=uid, reason=reason, attempts=attempts, next_at=now() + timedelta(seconds=wait)
             )
-        logger.warning("%s: %s; it is asked for again in %.0f s", uid, reason, wait)
+        logger.warning("%s: %s; it is requested again in %.0f s", uid, reason, wait)
 
     def record_success(self, uid: str) -> None:
-        """Note that one was delivered."""
+        """Record that an item was delivered."""
         with self._mutex:
             self._failed.pop(uid, None)
 
     def forget_all_but(self, uids: Collection[str]) -> None:
-        """Forget those that are not among `uids`: nobody asks for them any more."""
+        """Forget the items that are not among `uids`, as they are not requested any more."""
         with self._mutex:
-            self._failed = {uid: one for uid, one in self._failed.items() if uid in uids}
+            self._failed = {uid: item for uid, item in self._failed.items() if uid in uids}
 
     def is_due(self, uid: str) -> bool:
-        """Return whether one may be asked for now."""
+        """Return whether an item may be requested now."""
         with self._mutex:
-            one = self._failed.get(uid)
-        return one is None or one.next_at <= now()
+            item = self._failed.get(uid)
+        return item is None or item.next_at <= now()
 
     def undelivered(self) -> list[Undelivered]:
-        """Return what was asked for in vain, the next to be asked for first."""
+        """Return the items whose last request failed, the next to be requested first."""
         with self._mutex:
-            found = list(self._failed.values())
-        return sorted(found, key=lambda one: one.next_at)
+            items = list(self._failed.values())
+        return sorted(items, key=lambda item: item.next_at)

@@ -1,34 +1,33 @@
-"""The scans of a PACS that are at hand: fetched whole or not at all, and let go when there are too many."""
+"""Local copies of CT series of a PACS: fetched whole or not at all, and evicted when space runs out."""
 
 import logging
 import os
 import shutil
 import tempfile
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from lib.errors import NotDeliveredError
 from lib.imaging.scans import read_ct
+from lib.jobs.keyed_lock import KeyedLock
 from lib.pacs.client import Pacs
 from lib.storage.atomic_files import UNFINISHED
 
 logger = logging.getLogger(__name__)
 
 IN_USE_S = 3600.0
-"""Nothing is let go that somebody asked for within this time."""
+"""Time in s since its last use within which a series is not evicted."""
 
 
 class SeriesCache:
     """Series of a PACS in a folder, each in a folder of its own that is named by its UID.
 
     Args:
-        folder: Where they lie.
+        folder: The folder.
         pacs: The PACS.
-        limit_bytes: Of all together; those that must stay count, but are not let go.
-        pinned: Returns the series that are not let go: those with labels, which trainings read.
+        limit_bytes: Size limit of all series together; pinned series count, but are not evicted.
+        pinned: Returns the series that are not evicted: those with labels, which trainings read.
     """
 
     def __init__(
@@ -43,38 +42,38 @@ class SeriesCache:
         self._pacs = pacs
         self._limit_bytes = limit_bytes
         self._pinned = pinned
-        # One lock for each series: two who want the same one fetch it once, others need not wait.
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        # A series that is requested twice at once is fetched once; requests of others do not wait.
+        self._locks = KeyedLock()
 
     def path(self, uid: str) -> Path:
-        """Return where a series lies, or would."""
+        """Return the folder of a series, which exists once the series was fetched."""
         return self._folder / uid
 
     def is_cached(self, uid: str) -> bool:
-        """Return whether a series was fetched."""
+        """Return whether a series is in the cache."""
         return self.path(uid).is_dir()
 
     def has_room(self) -> bool:
-        """Return whether another series can be fetched without letting one go."""
+        """Return whether another series fits without evicting one."""
         return self._size_bytes() < 0.9 * self._limit_bytes
 
     def fetch(self, uid: str, study_uid: str, slices: int | None) -> Path:
-        """Return the folder of a series, fetched now where it is not there.
+        """Return the folder of a series, which is fetched now if it is not in the cache.
 
         Args:
             uid: SeriesInstanceUID.
             study_uid: StudyInstanceUID.
-            slices: How many instances the PACS says it has; None where it does not say.
+            slices: Number of its instances according to the PACS; None if unknown.
 
         Raises:
             NotDeliveredError: If the PACS does not send all of it.
             PacsError: If it does not answer.
-            ScanError: If it is no regular CT; then it is not kept.
+            ScanError: If it is no regular CT; it is not kept then.
         """
         path = self.path(uid)
-        with self._locks[uid]:
+        with self._locks.of(uid):
             if slices is not None and path.is_dir() and len(list(path.iterdir())) != slices:
-                # The series grew in the PACS, or lost slices there.
+                # Slices were added to the series in the PACS, or removed.
                 _remove(path)
             if not path.is_dir():
                 self._fetch(uid, study_uid, slices)
@@ -91,31 +90,31 @@ class SeriesCache:
             count = self._pacs.fetch_series(study_uid, uid, draft)
             if slices is not None and count < slices:
                 raise NotDeliveredError(
-                    f"{uid}: the PACS sent {count} of {slices} slices; it is asked again next time"
+                    f"{uid}: the PACS sent {count} of {slices} slices; the series is requested again later"
                 )
             read_ct(draft, image_id=uid)
             draft.rename(self.path(uid))
         logger.info("%s: fetched %d slices in %.1f s", uid, count, time.monotonic() - began)
 
     def _make_room(self, keep: str) -> None:
-        """Let those go that nobody asked for longest."""
+        """Evict the least recently used series until the size limit holds."""
         excess = self._size_bytes() - self._limit_bytes
         if excess <= 0:
             return
-        staying = {keep, *self._pinned()}
+        pinned = {keep, *self._pinned()}
         recent = time.time() - IN_USE_S
         for path in sorted(self._series(), key=lambda p: p.stat().st_mtime):
             if excess <= 0 or path.stat().st_mtime > recent:
                 return
-            if path.name not in staying:
+            if path.name not in pinned:
                 excess -= _size_of(path)
                 _remove(path)
-                logger.info("%s: let go, to make room", path.name)
+                logger.info("%s: evicted from the cache", path.name)
 
     def _series(self) -> list[Path]:
-        found = self._folder.iterdir() if self._folder.is_dir() else ()
-        # By their names: beside them lie the labels.
-        return [path for path in found if path.is_dir() and path.name[:1].isdecimal()]
+        folders = self._folder.iterdir() if self._folder.is_dir() else ()
+        # UIDs begin with a digit; the labels folder is beside them.
+        return [path for path in folders if path.is_dir() and path.name[:1].isdecimal()]
 
     def _size_bytes(self) -> int:
         return sum(_size_of(path) for path in self._series())
@@ -126,7 +125,7 @@ def _size_of(folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder; whoever looks at the same time sees all of it or nothing."""
+    """Remove a folder; other threads see all of it or nothing."""
     aside = folder.with_name(f"{UNFINISHED}{folder.name}-{time.time_ns()}")
     folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)

@@ -1,39 +1,150 @@
-"""Which series of a PACS are scans that can be contoured, known without asking it each time.
+"""The series of a PACS that can be contoured, kept in memory and in the database.
 
-The list is asked for every few seconds. A series that is new or changed is judged by its slices' headers: one
-that is no regular CT is refused by name, long before anybody wants it contoured; localizers and screen captures
-are passed over. What was found out is in the database, so a start without the PACS knows its patients.
+The list is requested every few seconds. A series that is new or changed is checked by its slices' headers:
+one that is no regular CT is refused with a reason, before an annotator opens it; localizers and screen captures
+are ignored. The results are in the database, so the server can start without the PACS.
 """
 
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from pydicom.dataset import Dataset
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
 from lib.imaging.dicom_series import ct_slices, is_capture, is_localizer
 from lib.imaging.scans import require_volume
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff, Undelivered
-from lib.pacs.series_records import ListedSeries, SeriesCheck, SeriesRecords
+from lib.storage.database import Database
 from lib.storage.tables import PacsSeries
 
 logger = logging.getLogger(__name__)
 
 ABOUT = ("PatientID", "StudyDate", "SeriesDate", "SeriesDescription", "Modality")
-"""What is kept of a series, and told to whoever may list it; no names."""
+"""Attributes of a series that are kept and shown to users; no patient name."""
 SCANS: Mapping[str, Any] = {"Modality": "CT"}
 
 
-class SeriesCatalog:
-    """The scans of one PACS; safe to use from threads.
+class SeriesCheck(str, Enum):
+    """Result of checking a series.
+
+    `UNCHECKED` until the headers of its slices were read; `IGNORED` for a series that is no scan, such as a
+    localizer.
+    """
+
+    UNCHECKED = "unchecked"
+    USABLE = "usable"
+    REFUSED = "refused"
+    IGNORED = "ignored"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedSeries:
+    """A series as a PACS lists it.
+
+    Attributes:
+        uid: SeriesInstanceUID (0020,000E).
+        study_uid: StudyInstanceUID (0020,000D).
+        about: Further attributes, by DICOM keyword.
+        slices: NumberOfSeriesRelatedInstances (0020,1209); None if the PACS does not tell.
+        studies: Number of studies in which the PACS has a series of that UID.
+    """
+
+    uid: str
+    study_uid: str
+    about: Mapping[str, Any]
+    slices: int | None = None
+    studies: int = 1
+
+    @property
+    def as_stored(self) -> dict[str, Any]:
+        """The attributes in the database; if they differ, the series changed."""
+        return {**self.about, "slices": self.slices, "studies": self.studies}
+
+
+class SeriesRecords:
+    """The series of one PACS in the database.
 
     Args:
-        series: What is remembered of it.
+        database: The workflow database.
+        pacs: Address of the PACS.
+    """
+
+    def __init__(self, database: Database, pacs: str) -> None:
+        self._database = database
+        self._pacs = pacs
+
+    def listed(self) -> list[PacsSeries]:
+        """Return the series that the PACS listed last time, sorted by UID."""
+        query = select(PacsSeries).where(PacsSeries.pacs == self._pacs, PacsSeries.is_listed)
+        with self._database.reading() as session:
+            return list(session.scalars(query.order_by(PacsSeries.uid)))
+
+    def replace(self, series_list: Iterable[ListedSeries]) -> bool:
+        """Store a new list, and return whether it differs; a series that changed becomes unchecked."""
+        listed = {series.uid: series for series in series_list}
+        with self._database.reading() as session:
+            every = list(session.scalars(select(PacsSeries).where(PacsSeries.pacs == self._pacs)))
+        rows = {row.uid: row for row in every}
+        new = [series for uid, series in listed.items() if uid not in rows]
+        changed = [
+            series for uid, series in listed.items() if uid in rows and _differs(rows[uid], series)
+        ]
+        back = [uid for uid in listed if uid in rows and not rows[uid].is_listed]
+        gone = [row.uid for row in every if row.is_listed and row.uid not in listed]
+        if not (new or changed or back or gone):
+            return False
+        with self._database.writing() as session:
+            session.add_all(
+                PacsSeries(
+                    pacs=self._pacs,
+                    uid=series.uid,
+                    study_uid=series.study_uid,
+                    about=series.as_stored,
+                    verdict=SeriesCheck.UNCHECKED.value,
+                )
+                for series in new
+            )
+            for series in changed:
+                self._set(
+                    session,
+                    series.uid,
+                    study_uid=series.study_uid,
+                    about=series.as_stored,
+                    verdict=SeriesCheck.UNCHECKED.value,
+                )
+            for uid in back:
+                self._set(session, uid, is_listed=True)
+            for uid in gone:
+                self._set(session, uid, is_listed=False)
+        return True
+
+    def set_check(self, uid: str, verdict: SeriesCheck, reason: str = "") -> PacsSeries | None:
+        """Store the result of checking a series, and return its row."""
+        with self._database.writing() as session:
+            row = session.get(PacsSeries, (self._pacs, uid))
+            if row is not None:
+                row.verdict, row.reason = verdict.value, reason
+        return row
+
+    def _set(self, session: Session, uid: str, **values: Any) -> None:
+        row = (PacsSeries.pacs == self._pacs, PacsSeries.uid == uid)
+        session.execute(update(PacsSeries).where(*row).values(**values))
+
+
+class SeriesCatalog:
+    """The scans of one PACS; thread-safe.
+
+    Args:
+        series: The series in the database.
         pacs: The PACS.
         filters: DICOM keyword -> value that a scan's series must have.
     """
@@ -45,48 +156,50 @@ class SeriesCatalog:
         self._pacs = pacs
         self._filters = dict(filters)
         self._mutex = threading.Lock()
-        self._later = RetryBackoff()
+        self._backoff = RetryBackoff()
         self._rows: Mapping[str, PacsSeries] = {}
         self.revision = 0
-        """Changes with the list."""
+        """Number that changes whenever the list does."""
         self.trouble = ""
-        """Why the PACS was asked in vain last time; empty where it answered."""
+        """Error of the last request of the list; empty if it succeeded."""
         self._read()
 
     def images(self) -> dict[str, dict[str, Any]]:
-        """Return SeriesInstanceUID -> what is known of each scan that can be contoured."""
+        """Return SeriesInstanceUID -> attributes, of each scan that can be contoured."""
         return {
-            uid: _told(row) for uid, row in self._rows.items() if row.verdict == SeriesCheck.USABLE
+            uid: _shown_attributes(row)
+            for uid, row in self._rows.items()
+            if row.verdict == SeriesCheck.USABLE
         }
 
     def slices(self) -> dict[str, int | None]:
-        """Return SeriesInstanceUID -> how many instances the PACS lists of it; None where it does not say."""
+        """Return SeriesInstanceUID -> number of instances in the PACS; None if unknown."""
         return {uid: row.about["slices"] for uid, row in self._rows.items()}
 
     def refused(self) -> dict[str, str]:
-        """Return SeriesInstanceUID -> what is wrong with it, of each CT that cannot be contoured."""
+        """Return SeriesInstanceUID -> reason, of each CT that cannot be contoured."""
         return {
             uid: row.reason for uid, row in self._rows.items() if row.verdict == SeriesCheck.REFUSED
         }
 
     def unchecked(self) -> list[str]:
-        """Return the series that nobody looked at yet, the newest first."""
+        """Return the series that were not checked yet, the newest first."""
         waiting = [row for row in self._rows.values() if row.verdict == SeriesCheck.UNCHECKED]
         waiting.sort(key=lambda row: (row.first_seen_at, row.uid), reverse=True)
         return [row.uid for row in waiting]
 
     def undelivered(self) -> list[Undelivered]:
-        """Return the series whose slices the PACS was asked for in vain."""
-        waiting = self.unchecked()
-        return [one for one in self._later.undelivered() if one.uid in waiting]
+        """Return the series whose headers the PACS did not deliver."""
+        unchecked = self.unchecked()
+        return [item for item in self._backoff.undelivered() if item.uid in unchecked]
 
     def require(self, uid: str) -> PacsSeries:
-        """Return what is known of a scan that can be contoured, looked at now if it was not yet.
+        """Return the row of a scan that can be contoured; it is checked now if it was not yet.
 
         Raises:
             DatastoreError: If the PACS lists no such scan.
             ScanError: If it is no CT that can be contoured.
-            PacsError: If it was not looked at yet and the PACS does not answer.
+            PacsError: If it was not checked yet and the PACS does not answer.
         """
         row = self._rows.get(uid)
         if row is not None and row.verdict == SeriesCheck.UNCHECKED:
@@ -99,31 +212,31 @@ class SeriesCatalog:
         return row
 
     def refresh(self) -> bool:
-        """Ask for the list, and return whether it changed.
+        """Request the list, and return whether it changed.
 
         Raises:
-            PacsError: If the PACS does not answer; what it listed before stays.
+            PacsError: If the PACS does not answer; the last list stays.
         """
         try:
-            found = _listed(self._pacs.series(**self._filters))
+            listed = _listed(self._pacs.series(**self._filters))
         except PacsError as error:
             self.trouble = str(error)
             raise
         self.trouble = ""
-        changed = self._series.replace(found)
+        changed = self._series.replace(listed)
         if changed:
             self._read()
         return changed
 
     def check_next(self) -> bool:
-        """Look at one series that nobody looked at yet, and return whether there was one.
+        """Check one series that was not checked yet, and return whether there was one.
 
-        One that the PACS does not tell of is left out for a while; the next ones are not.
+        A series whose headers the PACS does not deliver waits; the next ones do not.
 
         Raises:
             PacsError: If the PACS does not answer.
         """
-        uid = next(filter(self._later.is_due, self.unchecked()), None)
+        uid = next(filter(self._backoff.is_due, self.unchecked()), None)
         if uid is None:
             return False
         with suppress(NotDeliveredError):
@@ -131,46 +244,46 @@ class SeriesCatalog:
         return True
 
     def check(self, uid: str) -> None:
-        """Find out whether a series is a CT that can be contoured; nothing where it is listed no longer.
+        """Check whether a series is a CT that can be contoured; do nothing if it is not listed any more.
 
         Raises:
-            NotDeliveredError: If the PACS answers, but does not tell of its slices.
+            NotDeliveredError: If the PACS answers, but not with the headers of its slices.
             PacsError: If the PACS does not answer.
         """
         row = self._rows.get(uid)
         if row is None:
             return
         try:
-            verdict, reason = self._judged(row)
+            verdict, reason = self._check_headers(row)
         except PacsError as error:
-            # Whatever it was: where only this series makes the PACS fall silent, the others come first.
-            self._later.record_failure(uid, str(error))
+            # Also if the PACS does not answer: if this series is the cause, the others come first.
+            self._backoff.record_failure(uid, str(error))
             raise
-        self._later.record_success(uid)
-        self._decide(uid, verdict, reason)
+        self._backoff.record_success(uid)
+        self._record(uid, verdict, reason)
 
     def refuse(self, uid: str, reason: str) -> None:
-        """Remember that a series cannot be contoured, as its pixels show."""
-        self._decide(uid, SeriesCheck.REFUSED, reason)
+        """Record that a series cannot be contoured, as its pixels show."""
+        self._record(uid, SeriesCheck.REFUSED, reason)
 
-    def _decide(self, uid: str, verdict: SeriesCheck, reason: str) -> None:
+    def _record(self, uid: str, verdict: SeriesCheck, reason: str) -> None:
         if verdict is not SeriesCheck.USABLE:
             logger.info("%s: %s: %s", uid, verdict.value, reason)
-        judged = self._series.set_check(uid, verdict, reason)
+        row = self._series.set_check(uid, verdict, reason)
         with self._mutex:
-            if judged is not None and uid in self._rows:
-                self._rows = {**self._rows, uid: judged}
+            if row is not None and uid in self._rows:
+                self._rows = {**self._rows, uid: row}
                 self.revision += 1
 
-    def _judged(self, row: PacsSeries) -> tuple[SeriesCheck, str]:
+    def _check_headers(self, row: PacsSeries) -> tuple[SeriesCheck, str]:
         if row.about["studies"] > 1:
             return SeriesCheck.REFUSED, (
-                f"{row.uid}: the PACS has this series in {row.about['studies']} studies; which patient it is "
-                "of cannot be told: remove the wrong one there"
+                f"{row.uid}: the PACS has this series in {row.about['studies']} studies, so its "
+                "patient is unknown; remove the wrong one there"
             )
         headers = self._pacs.headers(row.study_uid, row.uid)
         if not headers:
-            raise NotDeliveredError(f"{row.uid}: the PACS lists this series and tells of no slice")
+            raise NotDeliveredError(f"{row.uid}: the PACS lists this series, but no slice of it")
         if all(is_localizer(header) or is_capture(header) for header in headers):
             return SeriesCheck.IGNORED, "localizers or screen captures only"
         try:
@@ -186,9 +299,9 @@ class SeriesCatalog:
             self.revision += 1
 
 
-def _listed(found: list[Dataset]) -> list[ListedSeries]:
-    """Return what a PACS listed, each series once."""
-    studies = Counter(str(item.SeriesInstanceUID) for item in found)
+def _listed(items: list[Dataset]) -> list[ListedSeries]:
+    """Return the series of a PACS, each once."""
+    studies = Counter(str(item.SeriesInstanceUID) for item in items)
     named = {
         str(item.SeriesInstanceUID): ListedSeries(
             uid=str(item.SeriesInstanceUID),
@@ -197,11 +310,15 @@ def _listed(found: list[Dataset]) -> list[ListedSeries]:
             slices=item.get("NumberOfSeriesRelatedInstances"),
             studies=studies[str(item.SeriesInstanceUID)],
         )
-        for item in sorted(found, key=lambda one: str(one.StudyInstanceUID))
+        for item in sorted(items, key=lambda item: str(item.StudyInstanceUID))
     }
     return list(named.values())
 
 
-def _told(row: PacsSeries) -> dict[str, Any]:
+def _shown_attributes(row: PacsSeries) -> dict[str, Any]:
     about = {key: value for key, value in row.about.items() if key in ABOUT}
     return {**about, "SeriesInstanceUID": row.uid, "StudyInstanceUID": row.study_uid}
+
+
+def _differs(row: PacsSeries, series: ListedSeries) -> bool:
+    return row.study_uid != series.study_uid or row.about != series.as_stored

@@ -1,1 +1,1 @@
-"""pacs_sync."""
+"""Exchange of labels and scans with a PACS in the background."""

@@ -1,46 +1,89 @@
-"""Contours that others put into the PACS: each SEG and RTSTRUCT of our scans becomes a label version, once."""
+"""Inbox: each SEG and RTSTRUCT in the PACS that is drawn on a scan of the store becomes a version, once."""
 
 import logging
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydicom.dataset import Dataset
+from sqlalchemy import select
 
 from lib.datastores.dicomweb import DicomWebStore
 from lib.dicom.object_attributes import MANUFACTURER, referenced_series, sequence_items
 from lib.dicom.objects import KINDS, MODALITIES
 from lib.errors import LabelError, NotDeliveredError, PacsError, ScanError
+from lib.labels.history import PACS
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff, Undelivered
-from lib.pacs_sync.dicom_export import provenance_of
-from lib.pacs_sync.dicom_import import PACS, DicomImporter, author_of_object, read_header
-from lib.pacs_sync.object_records import KEPT, OURS, REFUSED, WAITING, ObjectRecords
+from lib.pacs_sync.dicom_labels import (
+    DicomImporter,
+    author_of_object,
+    provenance_of,
+    read_header,
+)
 from lib.storage.atomic_files import SCRATCH
+from lib.storage.database import Database
 from lib.storage.process_locks import ProcessLock
-from lib.storage.tables import PacsObject
+from lib.storage.tables import PacsObject, PacsObjectScans, now
 
 logger = logging.getLogger(__name__)
 
-CLAIM = "inbox.lock"
-"""Beside the database: of several servers over one database one at a time does this."""
+LOCK = "inbox.lock"
+"""File beside the database: of several servers over one database, one reads the PACS at a time."""
 
 
-ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What comes of an object that no reader foresaw: it must not keep those after it from being looked at."""
+KEPT = "kept"
+OURS = "ours"
+REFUSED = "refused"
+WAITING = "waiting"
+"""Values of `PacsObject.verdict`."""
+
+_READER_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""Errors of the readers on unexpected objects; such an object must not block those after it."""
+
+
+class ObjectRecords:
+    """Processing status of each SEG and RTSTRUCT of the PACS, in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def by_uid(self) -> dict[str, PacsObject]:
+        """Return SOPInstanceUID -> status of the object."""
+        with self._database.reading() as session:
+            return {row.sop_uid: row for row in session.scalars(select(PacsObject))}
+
+    def scans(self) -> dict[str, dict[str, int | None]]:
+        """Return SOPInstanceUID -> series it was drawn on -> number of slices when it was processed."""
+        with self._database.reading() as session:
+            return {row.sop_uid: row.slices for row in session.scalars(select(PacsObjectScans))}
+
+    def refused(self) -> list[PacsObject]:
+        """Return the refused objects, with the reason, oldest first."""
+        query = select(PacsObject).where(PacsObject.verdict == REFUSED)
+        with self._database.reading() as session:
+            return list(session.scalars(query.order_by(PacsObject.looked_at)))
+
+    def save(self, row: PacsObject, slices: Mapping[str, int | None]) -> None:
+        """Store the status of an object and the slices of its scans, in place of an earlier status."""
+        row.looked_at = now()
+        with self._database.writing() as session:
+            session.merge(row)
+            session.merge(PacsObjectScans(sop_uid=row.sop_uid, slices=dict(slices)))
 
 
 class Inbox:
-    """Takes what is drawn on our scans from a PACS; what we sent there ourselves is left.
+    """Imports contours from a PACS, except those that this server sent there.
 
-    All are kept, with their authors and the time that they were drawn at; of one scan's the newest is current.
+    All become versions, with their author and creation time; the newest one of a scan is current.
 
     Args:
-        store: Scans and labels.
-        objects: What was looked at.
+        store: The store of scans and labels.
+        objects: The records of processed objects.
         pacs: The PACS.
-        importer: Makes versions of objects.
-        folder: Of the database.
+        importer: Makes versions from objects.
+        folder: Folder of the database.
     """
 
     def __init__(
@@ -56,43 +99,42 @@ class Inbox:
         self._objects = objects
         self._pacs = pacs
         self._importer = importer
-        self._claim = ProcessLock(folder / CLAIM)
-        self._later = RetryBackoff()
+        self._lock = ProcessLock(folder / LOCK)
+        self._backoff = RetryBackoff()
 
     def undelivered(self) -> list[Undelivered]:
-        """Return the objects that the PACS lists and was asked for in vain."""
-        return self._later.undelivered()
+        """Return the objects that the PACS lists and did not deliver."""
+        return self._backoff.undelivered()
 
     def run(self) -> float:
-        """Look at what is new; what the PACS does not deliver is left out for a while.
+        """Import new objects; objects that the PACS does not deliver wait for a while.
 
         Returns:
-            How many seconds the PACS took for its lists, which it is asked for each time; what is new is
-            fetched once.
+            Time in s that the PACS took for its lists, which are requested in each run.
 
         Raises:
             PacsError: If the PACS does not answer.
         """
-        if not self._claim.try_acquire():
+        if not self._lock.try_acquire():
             return 0.0
         try:
             began = time.monotonic()
-            found = [
+            listed = [
                 item for modality in MODALITIES for item in self._pacs.instances(Modality=modality)
             ]
             took_s = time.monotonic() - began
-            self._later.forget_all_but({str(item.SOPInstanceUID) for item in found})
-            done = self._done()
-            for item in found:
+            self._backoff.forget_all_but({str(item.SOPInstanceUID) for item in listed})
+            done = self._unchanged_objects()
+            for item in listed:
                 uid = str(item.SOPInstanceUID)
-                if uid not in done and self._later.is_due(uid):
-                    self._try(item)
+                if uid not in done and self._backoff.is_due(uid):
+                    self._import_with_backoff(item)
         finally:
-            self._claim.release()
+            self._lock.release()
         return took_s
 
-    def _done(self) -> set[str]:
-        """Return the objects that would come out as they did before."""
+    def _unchanged_objects(self) -> set[str]:
+        """Return the objects whose result would be the same as before."""
         images, slices = self._store.catalog.images(), self._store.catalog.slices()
         scans = self._objects.scans()
         done = set()
@@ -101,7 +143,7 @@ class Inbox:
             if row.verdict == WAITING:
                 has_changed = any(series in images for series in before)
             elif row.verdict == REFUSED and row.image_id in images:
-                # More of its slices may have come since.
+                # More of its slices may have arrived since.
                 has_changed = before.get(row.image_id) != slices[row.image_id]
             else:
                 has_changed = False
@@ -109,20 +151,20 @@ class Inbox:
                 done.add(uid)
         return done
 
-    def _try(self, item: Dataset) -> None:
+    def _import_with_backoff(self, item: Dataset) -> None:
         uid = str(item.SOPInstanceUID)
         try:
-            self._look(item)
+            self._import(item)
         except PacsError as error:
-            # Whatever it was: where only this object makes the PACS fall silent, the others come first.
-            self._later.record_failure(uid, str(error))
+            # Also if the PACS does not answer: if this object is the cause, the others come first.
+            self._backoff.record_failure(uid, str(error))
             if not isinstance(error, NotDeliveredError):
                 raise
         else:
-            self._later.record_success(uid)
+            self._backoff.record_success(uid)
 
-    def _look(self, item: Dataset) -> None:
-        found = PacsObject(
+    def _import(self, item: Dataset) -> None:
+        row = PacsObject(
             sop_uid=str(item.SOPInstanceUID),
             series_uid=str(item.SeriesInstanceUID),
             study_uid=str(item.StudyInstanceUID),
@@ -130,29 +172,29 @@ class Inbox:
             reason="",
         )
         slices = self._store.catalog.slices()
-        drawn_on: set[str] = set()
+        series_uids: set[str] = set()
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             file = Path(scratch) / "object.dcm"
-            self._pacs.fetch_instance(found.study_uid, found.series_uid, found.sop_uid, file)
+            self._pacs.fetch_instance(row.study_uid, row.series_uid, row.sop_uid, file)
             try:
                 header = read_header(file)
-                drawn_on = referenced_series(header)
+                series_uids = referenced_series(header)
                 image_id = self._importer.image_of(header)
-                found.image_id = image_id or next(iter(sorted(drawn_on)), "")
+                row.image_id = image_id or next(iter(sorted(series_uids)), "")
                 if image_id is None:
-                    found.verdict = WAITING
-                elif found.sop_uid in self._ours(image_id):
-                    found.verdict = OURS
+                    row.verdict = WAITING
+                elif row.sop_uid in self._sent_uids(image_id):
+                    row.verdict = OURS
                 else:
-                    _require_a_person(header)
-                    self._keep(file, header, image_id)
-                    found.verdict = KEPT
-            except (LabelError, ScanError, *ODD) as error:
-                found.verdict, found.reason = REFUSED, str(error)
-                logger.warning("%s in the PACS is no label: %s", found.sop_uid, error)
-        self._objects.save(found, {series: slices.get(series) for series in drawn_on})
+                    _require_human_contours(header)
+                    self._submit(file, header, image_id)
+                    row.verdict = KEPT
+            except (LabelError, ScanError, *_READER_ERRORS) as error:
+                row.verdict, row.reason = REFUSED, str(error)
+                logger.warning("object %s in the PACS is no label: %s", row.sop_uid, error)
+        self._objects.save(row, {series: slices.get(series) for series in series_uids})
 
-    def _keep(self, file: Path, header: Dataset, image_id: str) -> None:
+    def _submit(self, file: Path, header: Dataset, image_id: str) -> None:
         about = {
             "author": author_of_object(header),
             "client_id": str(header.get("Manufacturer") or PACS),
@@ -160,8 +202,8 @@ class Inbox:
         }
         self._importer.import_object(file, header, image_id, about, source=PACS)
 
-    def _ours(self, image_id: str) -> set[str]:
-        """Return the UIDs of what was sent from here; they follow from the versions."""
+    def _sent_uids(self, image_id: str) -> set[str]:
+        """Return the UIDs of the objects that this server sent or received; the versions determine them."""
         versions = self._store.history.of_every_tag(image_id)
         made = {
             provenance_of(version, kind, image_id).sop_instance_uid
@@ -171,22 +213,22 @@ class Inbox:
         return made | {str(v.info.get("sop_instance_uid", "")) for v in versions}
 
 
-def _require_a_person(header: Dataset) -> None:
-    """Raise LabelError where all that an object of this program's holds was drawn by a model.
+def _require_human_contours(header: Dataset) -> None:
+    """Raise LabelError for an object of this program in which a model drew all contours.
 
-    That is SegmentAlgorithmType (0062,0008) or ROIGenerationAlgorithm (3006,0036), as `ObjectAbout` gives them.
+    They are marked by SegmentAlgorithmType (0062,0008) or ROIGenerationAlgorithm (3006,0036).
     """
     if header.get("Manufacturer") != MANUFACTURER:
         return
     segments = [
-        one.get("SegmentAlgorithmType") for one in sequence_items(header, "SegmentSequence")
+        item.get("SegmentAlgorithmType") for item in sequence_items(header, "SegmentSequence")
     ]
     rois = [
-        one.get("ROIGenerationAlgorithm")
-        for one in sequence_items(header, "StructureSetROISequence")
+        item.get("ROIGenerationAlgorithm")
+        for item in sequence_items(header, "StructureSetROISequence")
     ]
     if {*segments, *rois} == {"AUTOMATIC"}:
         raise LabelError(
-            f"{header.SOPInstanceUID}: a model's contours that nobody has looked at; open them, correct them, "
-            "and store them under a person's name"
+            f"{header.SOPInstanceUID}: all contours are a model's and were not reviewed; open them, correct "
+            "them, and store them under a person's name"
         )

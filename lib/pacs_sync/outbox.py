@@ -1,9 +1,13 @@
-"""Labels on their way to the PACS: kept here first, sent when it answers, there once (defect 18)."""
+"""Outbox: final labels are kept here first, and sent to the PACS once, when it answers (defect 18)."""
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
 
 from lib.datastores.dicomweb import DicomWebStore
 from lib.dicom.object_attributes import ObjectProvenance
@@ -19,33 +23,110 @@ from lib.errors import (
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.scans import read_label
 from lib.imaging.volumes import LabelVolume
-from lib.labels.history import FINAL
+from lib.labels.history import FINAL, PACS
 from lib.pacs.client import Pacs
-from lib.pacs.deliveries import DeliveryRecords
-from lib.pacs_sync.dicom_export import provenance_of
-from lib.pacs_sync.dicom_import import PACS
+from lib.pacs.retry_backoff import wait_s
+from lib.pacs_sync.dicom_labels import provenance_of
 from lib.storage.atomic_files import SCRATCH
+from lib.storage.database import Database
 from lib.storage.process_locks import ProcessLock
-from lib.storage.tables import LabelVersion
+from lib.storage.tables import Delivery, LabelVersion, now
 
 logger = logging.getLogger(__name__)
 
-CLAIM = "outbox.lock"
-"""Beside the database: of several servers over one database one at a time does this."""
+LOCK = "outbox.lock"
+"""File beside the database: of several servers over one database, one sends at a time."""
+
+
+class DeliveryRecords:
+    """The label versions to be sent to one PACS, in the database.
+
+    Args:
+        database: The workflow database.
+        pacs: Address of the PACS.
+    """
+
+    def __init__(self, database: Database, pacs: str) -> None:
+        self._database = database
+        self._pacs = pacs
+
+    def by_version(self) -> dict[tuple[str, int], Delivery]:
+        """Return (image id, version number) -> delivery."""
+        query = select(Delivery).where(Delivery.pacs == self._pacs)
+        with self._database.reading() as session:
+            return {(row.image_id, row.number): row for row in session.scalars(query)}
+
+    def due(
+        self, versions: Iterable[LabelVersion], at: datetime | None = None
+    ) -> list[LabelVersion]:
+        """Return the versions that are to be sent now, the oldest first."""
+        moment, rows = at or now(), self.by_version()
+        due = []
+        for version in versions:
+            row = rows.get((version.image_id, version.number))
+            if row is None or (
+                row.delivered_at is None and not row.is_given_up and row.next_at <= moment
+            ):
+                due.append(version)
+        return sorted(due, key=lambda version: version.submitted_at)
+
+    def record_attempt(self, version: LabelVersion, sop_uid: str) -> int:
+        """Record an attempt to send a version, and return the number of attempts before it."""
+        with self._database.writing() as session:
+            row = session.get(Delivery, (self._pacs, sop_uid))
+            if row is None:
+                row = Delivery(
+                    pacs=self._pacs,
+                    sop_uid=sop_uid,
+                    image_id=version.image_id,
+                    number=version.number,
+                    attempts=0,
+                )
+                session.add(row)
+            before = row.attempts
+            row.attempts = before + 1
+            row.next_at = now() + timedelta(seconds=wait_s(row.attempts))
+        return before
+
+    def record_success(self, sop_uid: str) -> None:
+        """Record that the PACS has the object."""
+        self._change(sop_uid, delivered_at=now(), trouble="")
+
+    def record_failure(self, sop_uid: str, trouble: str, *, is_final: bool = False) -> None:
+        """Record the error of an attempt; if `is_final`, there is no further one."""
+        self._change(sop_uid, trouble=trouble, is_given_up=is_final)
+
+    def retry_now(self) -> None:
+        """Make all waiting deliveries due now, as the PACS answers again."""
+        with self._database.writing() as session:
+            for row in session.scalars(_waiting(self._pacs)):
+                row.next_at = now()
+
+    def waiting(self) -> list[Delivery]:
+        """Return the deliveries that did not arrive yet, the next one first."""
+        with self._database.reading() as session:
+            return list(session.scalars(_waiting(self._pacs).order_by(Delivery.next_at)))
+
+    def _change(self, sop_uid: str, **values: Any) -> None:
+        with self._database.writing() as session:
+            row = session.get(Delivery, (self._pacs, sop_uid))
+            if row is not None:
+                for key, value in values.items():
+                    setattr(row, key, value)
 
 
 class Outbox:
-    """Brings the current final labels to a PACS, as DICOM SEG.
+    """Sends the current final labels to a PACS, as DICOM SEG.
 
-    What is to be sent follows from the versions; the SEG's UIDs follow from the version too. So a kill at any
-    moment, or an answer that got lost, ends with the label in the PACS once.
+    The versions determine what is to be sent, and the UIDs of the SEG. So after a kill at any moment, or a lost
+    answer, the label is in the PACS exactly once.
 
     Args:
-        store: Scans and labels.
-        deliveries: What was sent.
+        store: The store of scans and labels.
+        deliveries: The records of what was sent.
         pacs: The PACS.
-        folder: Of the database.
-        may_be_sent: Whether a version is for everybody's eyes: not while its image is in a reader study.
+        folder: Folder of the database.
+        may_be_sent: Whether a version may be visible to all; not while its reader study is incomplete.
     """
 
     def __init__(
@@ -60,45 +141,45 @@ class Outbox:
         self._store = store
         self._deliveries = deliveries
         self._pacs = pacs
-        self._claim = ProcessLock(folder / CLAIM)
+        self._lock = ProcessLock(folder / LOCK)
         self._may_be_sent = may_be_sent
 
     def run(self) -> None:
-        """Send what is due; where the PACS does not answer, the rest waits for the next time."""
-        if not self._claim.try_acquire():
+        """Send the versions that are due; if the PACS does not answer, the rest waits for the next run."""
+        if not self._lock.try_acquire():
             return
         try:
             current = [v for v in self._store.history.current(FINAL) if v.source != PACS]
-            self._give_up_what_was_replaced(current)
+            self._cancel_replaced_versions(current)
             for version in self._deliveries.due(v for v in current if self._may_be_sent(v)):
                 if not self._send(version):
                     return
         finally:
-            self._claim.release()
+            self._lock.release()
 
-    def _give_up_what_was_replaced(self, current: list[LabelVersion]) -> None:
+    def _cancel_replaced_versions(self, current: list[LabelVersion]) -> None:
         numbers = {version.image_id: version.number for version in current}
         for row in self._deliveries.waiting():
             if numbers.get(row.image_id) != row.number:
-                reason = "a newer label took its place before it was sent"
+                reason = "a newer label replaced it before it was sent"
                 self._deliveries.record_failure(row.sop_uid, reason, is_final=True)
 
     def _send(self, version: LabelVersion) -> bool:
-        """Send one version; return whether there is use in sending the next."""
+        """Send one version; return whether to go on with the next one."""
         about = provenance_of(version, "seg", version.image_id)
         try:
             study_uid = self._store.catalog.require(version.image_id).study_uid
         except (DatastoreError, ScanError):
-            # The PACS does not list its scan now; the label is kept here.
+            # The PACS does not list its scan at present; the label is kept here.
             return True
         except PacsError as error:
-            # Whatever it was: where only this scan makes the PACS fall silent, the others come first.
+            # Also if the PACS does not answer: if this scan is the cause, the others come first.
             self._deliveries.record_attempt(version, about.sop_instance_uid)
             self._deliveries.record_failure(about.sop_instance_uid, str(error))
             return isinstance(error, NotDeliveredError)
         before = self._deliveries.record_attempt(version, about.sop_instance_uid)
         try:
-            # The first try may have arrived, and its answer got lost.
+            # An earlier attempt may have arrived, and its answer got lost.
             if not (before and self._pacs.holds(study_uid, about.sop_instance_uid)):
                 self._store_seg(version, about)
         except LabelError as error:
@@ -108,7 +189,7 @@ class Outbox:
         except (OrganNetError, OSError) as error:
             self._deliveries.record_failure(about.sop_instance_uid, str(error))
             logger.warning(
-                "%s: version %d is kept, and sent later: %s",
+                "%s: version %d is kept here, and sent later: %s",
                 version.image_id,
                 version.number,
                 error,
@@ -133,3 +214,9 @@ class Outbox:
                 image_id=image_id,
             )
             self._pacs.store(file)
+
+
+def _waiting(pacs: str) -> Any:
+    return select(Delivery).where(
+        Delivery.pacs == pacs, Delivery.delivered_at.is_(None), Delivery.is_given_up.is_(False)
+    )

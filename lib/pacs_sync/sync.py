@@ -1,4 +1,4 @@
-"""What goes between this server and a PACS, beside the requests: none of them waits for the PACS."""
+"""Background exchange with a PACS: lists, contours, labels and scans; no request waits for it."""
 
 import logging
 import tempfile
@@ -13,36 +13,36 @@ from lib.datastores.dicomweb import DicomWebStore
 from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
 from lib.jobs.periodic_task import PeriodicTask
 from lib.pacs.client import Pacs
-from lib.pacs.deliveries import DeliveryRecords
 from lib.pacs.retry_backoff import RetryBackoff
-from lib.pacs_sync.dicom_import import DicomImporter
-from lib.pacs_sync.inbox import Inbox
-from lib.pacs_sync.object_records import ObjectRecords
-from lib.pacs_sync.outbox import Outbox
+from lib.pacs_sync.dicom_labels import DicomImporter
+from lib.pacs_sync.inbox import Inbox, ObjectRecords
+from lib.pacs_sync.outbox import DeliveryRecords, Outbox
 from lib.storage.atomic_files import SCRATCH
 from lib.storage.database import Database
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 3.0
-"""How often the PACS is asked what is new."""
-SHARE = 0.1
-"""Of the time, at most, that the PACS is busy with that: a list that takes it long is asked for less often."""
+LIST_EVERY_S = 3.0
+"""Shortest interval in s between two requests of the PACS's lists."""
+MAX_BUSY_SHARE = 0.1
+"""Largest share of the time that the PACS spends on these lists; slow lists are requested less often."""
 SEND_EVERY_S = 2.0
+"""Interval in s between two runs of the outbox."""
 FETCH_EVERY_S = 5.0
+"""Interval in s between two searches for scans to fetch."""
 
 
 class PacsSync:
-    """Lists, labels and scans on their way.
+    """Keeps lists, labels and scans of this server and a PACS in step.
 
     Args:
-        store: Scans and labels.
+        store: The store of scans and labels.
         pacs: The PACS.
-        database: The workflow's.
-        folder: Of the database.
+        database: The workflow database.
+        folder: Folder of the database.
         may_be_sent: As in `Outbox`.
-        wanted: Returns the images that will be wanted, first those that are wanted first.
+        wanted: Returns the images to fetch in advance, most urgent first.
     """
 
     def __init__(
@@ -63,11 +63,12 @@ class PacsSync:
         self.objects = ObjectRecords(database)
         self.outbox = Outbox(store, self.deliveries, pacs, folder, may_be_sent=may_be_sent)
         self._inbox = Inbox(store, self.objects, pacs, self.importer, folder=folder)
-        self._next_look = 0.0
+        self._next_list_at = 0.0
         self._trouble = ""
-        self._later = RetryBackoff()
-        trouble = "the PACS could not be asked"
-        self._looking = PeriodicTask("pacs-list", self.look, every_s=1.0, error_message=trouble)
+        self._backoff = RetryBackoff()
+        self._listing = PeriodicTask(
+            "pacs-list", self.look, every_s=1.0, error_message="the PACS could not be listed"
+        )
         self._sending = PeriodicTask(
             "pacs-outbox",
             self.outbox.run,
@@ -82,25 +83,25 @@ class PacsSync:
         )
 
     def start(self) -> "PacsSync":
-        """Begin, and return this."""
-        for one in (self._looking, self._sending, self._fetching):
-            one.start()
+        """Start the background tasks, and return self."""
+        for task in (self._listing, self._sending, self._fetching):
+            task.start()
         return self
 
     def stop(self) -> None:
-        """End."""
-        for one in (self._looking, self._sending, self._fetching):
-            one.stop()
+        """Stop the background tasks."""
+        for task in (self._listing, self._sending, self._fetching):
+            task.stop()
 
     def wake(self) -> None:
-        """Let a new label be sent now."""
+        """Run the outbox now, for a new label."""
         self._sending.wake()
 
     def store_object(self, content: bytes) -> str:
         """Store a DICOM object in the PACS, and return its SOPInstanceUID.
 
         Raises:
-            PacsError: If the PACS does not answer, or does not take it.
+            PacsError: If the PACS does not answer, or refuses it.
         """
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             file = Path(scratch) / "object.dcm"
@@ -109,31 +110,31 @@ class PacsSync:
             return str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID)
 
     def ask_now(self) -> None:
-        """Let the next look ask for the list, whenever the last one was."""
-        self._next_look = 0.0
+        """Make the next `look` request the lists, whenever the last request was."""
+        self._next_list_at = 0.0
 
     def look(self) -> bool:
-        """Ask for the list where it is time, judge one new series, and take what others drew.
+        """Request the lists if they are due, import new contours, and check one new series.
 
         Returns:
-            Whether there is more to do at once.
+            Whether to call it again at once.
         """
-        is_time = time.monotonic() >= self._next_look
-        if self._trouble and not is_time:
+        is_due = time.monotonic() >= self._next_list_at
+        if self._trouble and not is_due:
             return False
         try:
-            if is_time:
+            if is_due:
                 began = time.monotonic()
                 self._store.catalog.refresh()
                 took_s = time.monotonic() - began
                 took_s += self._inbox.run()
-                self._next_look = time.monotonic() + max(LOOK_EVERY_S, took_s / SHARE)
+                self._next_list_at = time.monotonic() + max(LIST_EVERY_S, took_s / MAX_BUSY_SHARE)
             more = self._store.catalog.check_next()
         except PacsError as error:
             if not self._trouble:
                 logger.warning("%s", error)
             self._trouble = str(error)
-            self._next_look = time.monotonic() + LOOK_EVERY_S
+            self._next_list_at = time.monotonic() + LIST_EVERY_S
             return False
         if self._trouble:
             self._trouble = ""
@@ -143,47 +144,45 @@ class PacsSync:
         return more
 
     def fetch_next(self) -> bool:
-        """Fetch one scan that will be wanted, while there is room; return whether to go on at once."""
+        """Fetch one scan in advance if there is space; return whether to call it again at once."""
         if self._trouble:
             return False
         for image_id in self._wanted():
-            if self._store.is_available(image_id) or not self._later.is_due(image_id):
+            if self._store.is_available(image_id) or not self._backoff.is_due(image_id):
                 continue
             if not self._store.cache.has_room():
                 return False
             try:
                 self._store.require_image(image_id)
             except (PacsError, ScanError, DatastoreError) as error:
-                self._later.record_failure(image_id, str(error))
+                self._backoff.record_failure(image_id, str(error))
                 return isinstance(error, NotDeliveredError) or not isinstance(error, PacsError)
-            self._later.record_success(image_id)
+            self._backoff.record_success(image_id)
             return True
         return False
 
     def status(self) -> dict[str, Any]:
-        """Return how it stands, for people."""
+        """Return the state of the exchange, for users."""
         catalog = self._store.catalog
         waiting = self.deliveries.waiting()
         images = catalog.images()
-        at_hand = {image_id for image_id in images if self._store.is_available(image_id)}
-        fetched_later = [
-            one for one in self._later.undelivered() if one.uid in images.keys() - at_hand
-        ]
+        cached = {image_id for image_id in images if self._store.is_available(image_id)}
+        scans = [item for item in self._backoff.undelivered() if item.uid in images.keys() - cached]
         return {
             "url": self._pacs.url,
             "trouble": self._trouble,
             "images": len(images),
-            "at_hand": len(at_hand),
+            "at_hand": len(cached),
             "unchecked": len(catalog.unchecked()),
             "refused": catalog.refused(),
             "undelivered": [
                 {
-                    "uid": one.uid,
-                    "reason": one.reason,
-                    "attempts": one.attempts,
-                    "next_try": one.next_at.isoformat(),
+                    "uid": item.uid,
+                    "reason": item.reason,
+                    "attempts": item.attempts,
+                    "next_try": item.next_at.isoformat(),
                 }
-                for one in catalog.undelivered() + self._inbox.undelivered() + fetched_later
+                for item in catalog.undelivered() + self._inbox.undelivered() + scans
             ],
             "outbox": [
                 {

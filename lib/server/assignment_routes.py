@@ -7,8 +7,13 @@ from fastapi import APIRouter, HTTPException
 from monailabel.endpoints.user.auth import User
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from lib.assignment.reader_studies import MAX_READERS, readings_by_reader
-from lib.assignment.readings import is_made_from, newest_consensus, reading_numbers
+from lib.assignment.reader_studies import (
+    MAX_READERS,
+    is_made_from,
+    newest_consensus,
+    reading_numbers,
+    readings_by_reader,
+)
 from lib.errors import ConfigError
 from lib.labels.history import CONSENSUS, FINAL
 from lib.server.access import (

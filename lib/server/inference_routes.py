@@ -19,7 +19,7 @@ from lib.dicom.objects import Kind
 from lib.errors import ConfigError
 from lib.imaging.dicom_series import read_headers, require_series
 from lib.imaging.formats import unpack_zip
-from lib.pacs_sync.dicom_export import MODEL
+from lib.pacs_sync.dicom_labels import MODEL
 from lib.server import responses
 from lib.server.access import USER, author_of, holder_of
 from lib.server.datastore_routes import DatastoreCounts

@@ -13,7 +13,7 @@ from lib.dicom.objects import Kind
 from lib.errors import ConfigError, DatastoreError, StateError
 from lib.imaging.dicom_series import read_headers, require_series
 from lib.labels.history import FINAL
-from lib.pacs_sync.dicom_export import provenance_of
+from lib.pacs_sync.dicom_labels import provenance_of
 from lib.server.access import ADMIN, ANNOTATOR, REVIEWER, USER, author_of, require_label_access
 from lib.server.responses import (
     BYTES,

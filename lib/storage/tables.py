@@ -296,7 +296,7 @@ class PacsSeries(Base):
         uid: SeriesInstanceUID (0020,000E); the image's id.
         study_uid: StudyInstanceUID (0020,000D).
         about: What the PACS tells of it, by DICOM keyword.
-        verdict: One of `lib.pacs.series_records.SeriesCheck`.
+        verdict: One of `lib.pacs.series_catalog.SeriesCheck`.
         reason: Why it is refused or passed over.
         is_listed: Whether the PACS listed it last time.
     """

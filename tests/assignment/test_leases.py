@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import select
 
 from lib.assignment import leases
-from lib.assignment.leases import Leases
+from lib.assignment.leases import AssignmentState, Leases, assignment_state, may_lease
 from lib.assignment.reader_studies import ReaderStudies
 from lib.config import APP_DIR
 from lib.errors import DatastoreError, StateError
 from lib.labels.history import LabelHistory
 from lib.storage.database import Database
-from lib.storage.tables import Lease
+from lib.storage.tables import Lease, now
 from tests.readings import add_reading
 from tests.waiting import LIMIT_S, wait_until
 
@@ -26,7 +26,7 @@ IMAGES = [f"case_{number:03d}" for number in range(200)]
 CHOOSING = """
 import random, sys
 from pathlib import Path
-from lib.assignment.readings import assignment_state, may_lease
+from lib.assignment.leases import assignment_state, may_lease
 from lib.assignment import leases
 from lib.storage.database import Database
 from lib.storage.tables import now
@@ -131,7 +131,9 @@ def test_a_reader_study_has_as_many_holders_as_readers_are_missing(
     ):
         assignments.grant("a", "ida", for_s=HOUR_S)
     assignments.release("a", "bob")
-    with pytest.raises(StateError, match="ada contoured it already, and one reader contours an im"):
+    with pytest.raises(
+        StateError, match="ada contoured it already, and each reader contours an im"
+    ):
         assignments.grant("a", "ada", for_s=HOUR_S)
     assignments.grant("a", "ida", for_s=HOUR_S)
     assert rows(database) == [("a", "ada", "label"), ("a", "bob", "release"), ("a", "ida", None)]
@@ -141,7 +143,7 @@ def test_a_case_that_is_done_is_leased_to_nobody(
     assignments: Leases, history: LabelHistory
 ) -> None:
     add_reading(history, "a", "", "one", source="folder")
-    with pytest.raises(StateError, match="contoured already by somebody without a name, and it ne"):
+    with pytest.raises(StateError, match="contoured already by a reader without a name, and it ne"):
         assignments.grant("a", "ada", for_s=HOUR_S)
     history.hide("a", "final")
     assert assignments.grant("a", "ada", for_s=HOUR_S).holder == "ada"
@@ -266,3 +268,63 @@ def test_a_lease_outlives_the_program_that_granted_it(database: Database, tmp_pa
     later = Database(database.path)
     assert [x.holder for x in Leases(later).active()] == ["ada"]
     later.close()
+
+
+@pytest.mark.parametrize(
+    ("holder", "image_id", "expected"),
+    [
+        ("ada", "untouched", True),
+        ("ada", "held", False),
+        ("bob", "held", True),
+        ("ada", "done", False),
+        ("ada", "study", False),
+        ("bob", "study", True),
+        ("bob", "full", False),
+    ],
+)
+def test_an_image_is_open_for_who_may_read_it(
+    holder: str, image_id: str, *, expected: bool
+) -> None:
+    stands = AssignmentState(
+        wanted={"study": 2, "full": 2},
+        submitted={"done": {"bob"}, "study": {"ada"}, "full": {"ada"}},
+        holding={"held": {"bob"}, "full": {"ida"}},
+    )
+    assert may_lease(holder, image_id, stands) is expected
+
+
+def test_a_study_is_finished_when_all_its_readers_have_submitted() -> None:
+    submitted = {"a": {"ada"}, "b": {"ada"}, "c": {"ada", "bob"}}
+    stands = AssignmentState(wanted={"b": 2, "c": 2}, submitted=submitted)
+    assert [stands.is_finished(image) for image in "abcd"] == [True, False, True, False]
+
+
+def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHistory) -> None:
+    ReaderStudies(database).set_readers("study", 2, "eve")
+    add_reading(history, "study", "ada", "one")
+    add_reading(history, "done", "ada", "one")
+    at = now()
+    with database.writing() as session:
+        leases.grant(session, "late", "bob", for_s=60.0, at=at - timedelta(hours=1))
+        leases.grant(session, "held", "bob", for_s=60.0, at=at)
+        found = assignment_state(session, at)
+        assert found.wanted == {"study": 2}
+        assert found.submitted == {"study": {"ada"}, "done": {"ada"}}
+        assert found.holding == {"held": {"bob"}}
+        for image in ("study", "done", "held", "late", "other"):
+            for holder in ("ada", "bob"):
+                may = may_lease(holder, image, found)
+                with session.begin_nested() as attempt:
+                    try:
+                        leases.grant(session, image, holder, for_s=60.0, at=at)
+                        was_granted = True
+                    except StateError:
+                        was_granted = False
+                    attempt.rollback()
+                assert was_granted is may, (image, holder)
+
+
+def test_of_two_thousand_images_those_are_offered_that_were_not_read() -> None:
+    images = [f"case_{n:04d}" for n in range(2000)]
+    stands = AssignmentState(submitted={image: {"ada"} for image in images[::2]})
+    assert sum(may_lease("bob", image, stands) for image in images) == 1000

@@ -2,8 +2,11 @@ import pytest
 
 from lib.assignment.reader_studies import (
     ReaderStudies,
+    due_readings,
     may_be_leased,
     may_be_seen,
+    newest_consensus,
+    readings,
     readings_by_reader,
     submitted,
 )
@@ -17,6 +20,15 @@ def numbers(history: LabelHistory, image_id: str = "a") -> dict[str, int]:
     """Return reader -> number of his reading, in the order of the readings."""
     found = readings_by_reader(history.history(image_id, "final"))
     return {reader: version.number for reader, version in found.items()}
+
+
+def add_consensus(history: LabelHistory, of: list[int]) -> None:
+    info = {"consensus": {"of": of}}
+    add_reading(history, "a", "", f"of {of}", source="consensus", info=info)
+
+
+def numbers_due(history: LabelHistory) -> list[int]:
+    return [version.number for version in due_readings(history.history("a", "final"))]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +111,7 @@ def test_a_study_is_asked_for_once_changed_and_ended(database: Database) -> None
 def test_a_number_of_readers_that_makes_no_sense_is_refused(
     database: Database, readers: int
 ) -> None:
-    with pytest.raises(ConfigError, match=f"a: {readers} readers; 1 to 20 expected"):
+    with pytest.raises(ConfigError, match=f"a: {readers} readers requested; 1 to 20 expected"):
         ReaderStudies(database).set_readers("a", readers, "eve")
     assert ReaderStudies(database).all() == []
 
@@ -157,6 +169,61 @@ def test_all_images_at_once_give_what_each_gives_alone(
         found = submitted(session)
     assert found == {"a": {"ada", "slicer"}, "c": {"ada"}}
     assert all(set(numbers(history, image)) == found.get(image, set()) for image in "abcde")
+
+
+def test_readings_are_the_newest_of_each_reader_oldest_first(history: LabelHistory) -> None:
+    assert readings(history, "a") == []
+    add_reading(history, "a", "ada", "one")
+    add_reading(history, "a", "bob", "two")
+    add_reading(history, "a", "ada", "three")
+    add_consensus(history, [2, 3])
+    assert [(v.author, v.number) for v in readings(history, "a")] == [("bob", 2), ("ada", 3)]
+
+
+def test_a_consensus_is_due_with_the_second_reader(history: LabelHistory) -> None:
+    assert numbers_due(history) == []
+    add_reading(history, "a", "ada", "one")
+    assert numbers_due(history) == []
+    add_reading(history, "a", "ada", "one again")
+    assert numbers_due(history) == []
+    add_reading(history, "a", "bob", "two")
+    assert numbers_due(history) == [2, 3]
+
+
+def test_a_consensus_is_due_again_only_when_a_reading_changes(history: LabelHistory) -> None:
+    add_reading(history, "a", "ada", "one")
+    add_reading(history, "a", "bob", "two")
+    add_consensus(history, [1, 2])
+    assert numbers_due(history) == []
+    add_reading(history, "a", "ada", "corrected")
+    assert numbers_due(history) == [2, 4]
+    add_consensus(history, [2, 4])
+    assert numbers_due(history) == []
+    add_reading(history, "a", "ida", "three")
+    assert numbers_due(history) == [2, 4, 6]
+
+
+def test_a_reviewer_may_decide_for_one_reading(history: LabelHistory) -> None:
+    add_reading(history, "a", "ada", "one")
+    add_reading(history, "a", "bob", "two")
+    add_consensus(history, [1, 2])
+    history.restore("a", "final", 1, "eve")
+    assert numbers_due(history) == []
+    newest = history.newest("a", "final")
+    assert newest is not None
+    assert (newest.source, newest.author) == ("restore", "eve")
+
+
+def test_after_everything_was_removed_the_count_begins_anew(history: LabelHistory) -> None:
+    add_reading(history, "a", "ada", "one")
+    add_reading(history, "a", "bob", "two")
+    add_consensus(history, [1, 2])
+    history.hide("a", "final")
+    assert numbers_due(history) == []
+    assert newest_consensus(history.history("a", "final")) is None
+    add_reading(history, "a", "ada", "one")
+    add_reading(history, "a", "bob", "two")
+    assert numbers_due(history) == [4, 5]
 
 
 def _draft() -> Provenance:

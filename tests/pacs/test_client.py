@@ -91,12 +91,12 @@ def test_a_pacs_that_is_down_is_named() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://pacs/dicom-web", "pacs"])
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="no address of a DICOMweb server"):
+    with pytest.raises(ConfigError, match="not the address of a DICOMweb server"):
         Pacs(url)
 
 
 class _Odd(BaseHTTPRequestHandler):
-    """Answers as no DICOMweb server should."""
+    """Answers as not DICOMweb server should."""
 
     def do_GET(self) -> None:
         asked = urlsplit(self.path)
@@ -124,7 +124,7 @@ def odd() -> "str":
 
 
 def test_a_web_page_is_no_pacs(odd: str) -> None:
-    with pytest.raises(PacsError, match="no DICOMweb"):
+    with pytest.raises(PacsError, match="not DICOMweb"):
         Pacs(f"{odd}/page").series()
 
 

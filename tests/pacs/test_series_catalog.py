@@ -10,8 +10,7 @@ from lib.dicom.ct_writer import write_ct_series
 from lib.errors import DatastoreError, PacsError, ScanError
 from lib.pacs.client import Pacs
 from lib.pacs.orthanc import Orthanc
-from lib.pacs.series_catalog import SeriesCatalog
-from lib.pacs.series_records import SeriesRecords
+from lib.pacs.series_catalog import SeriesCatalog, SeriesRecords
 from lib.storage.database import Database
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.phantoms import make_ct

@@ -164,7 +164,7 @@ def test_targets_beside_the_organs_are_passed_over_with_a_note(
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
     (version,) = station.imported
     assert version.organs == ["Brainstem"]
-    assert "no organs of this server's: 'PTV_70'" in version.info["notes"]
+    assert "ignored, no organs of this server: 'PTV_70'" in version.info["notes"]
     assert set(np.unique(read_label_of(station, version.image_id))) == {0, 1}
 
 

@@ -13,7 +13,7 @@ from lib.imaging.dicom_series import read_headers
 from lib.imaging.scans import read_ct, read_label, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.pacs.orthanc import Orthanc
-from lib.pacs_sync.dicom_export import MODEL, provenance_of
+from lib.pacs_sync.dicom_labels import MODEL, provenance_of
 from lib.storage.tables import LabelVersion
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.pacs_sync.station import LABELS, Station
@@ -81,7 +81,7 @@ def test_a_prediction_that_nobody_looked_at_is_no_label(
     assert not station.imported
     (refused,) = station.pacs_sync.status()["refused_objects"]
     assert refused["image"] == uid
-    assert "a model's contours that nobody has looked at" in refused["reason"]
+    assert "all contours are a model's and were not reviewed" in refused["reason"]
 
 
 @KINDS

@@ -58,9 +58,7 @@ def put_drawings(server: Orthanc, folder: Path, count: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
-    "answered", [(NOT_FOUND, "HTTP 404"), (NO_PART, "answers what is no DICOMweb")]
-)
+@pytest.mark.parametrize("answered", [(NOT_FOUND, "HTTP 404"), (NO_PART, "is not DICOMweb")])
 def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
     server: Orthanc,
     network: Relay,
@@ -86,7 +84,7 @@ def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
     assert not undelivered(station)
 
 
-@pytest.mark.parametrize("answered", [(NOT_FOUND, "HTTP 404"), (NO_ITEM, "tells of no slice")])
+@pytest.mark.parametrize("answered", [(NOT_FOUND, "HTTP 404"), (NO_ITEM, "but no slice of it")])
 def test_a_series_that_is_not_delivered_keeps_none_from_being_judged(
     server: Orthanc,
     network: Relay,
@@ -178,7 +176,7 @@ def test_a_pacs_that_falls_silent_ends_the_round_and_is_the_trouble(
 def test_slow_lists_of_drawings_are_asked_for_less_often(
     network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(sync, "LIST_EVERY_S", 0.1)
     station = Station(tmp_path / "station", network.dicomweb_url)
     network.delay_s = 0.2
     station.look()

@@ -1,4 +1,4 @@
-"""A DICOM SEG or RTSTRUCT becomes a label of the CT that it was drawn on, whoever brings it."""
+"""Labels as DICOM SEG and RTSTRUCT: provenance of exported objects, and import of objects as labels."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,60 +11,91 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import DA, TM
 
 from lib.datastores.dicomweb import DicomWebStore
-from lib.dicom.object_attributes import referenced_series, sequence_items
-from lib.dicom.objects import MODALITIES, read_object
+from lib.dicom.object_attributes import (
+    ObjectProvenance,
+    derived_uid,
+    referenced_series,
+    sequence_items,
+)
+from lib.dicom.objects import MODALITIES, Kind, read_object
 from lib.dicom.structures import StructureSet, label_from_structures, match_organs
 from lib.errors import DatastoreError, LabelError, ScanError
 from lib.imaging.dicom_series import PARSING_ERRORS, read_headers
 from lib.imaging.geometry import Grid
 from lib.imaging.scans import write_label
 from lib.jobs.keyed_lock import KeyedLock
-from lib.labels.history import FINAL
+from lib.labels.history import CLIENT, FINAL, PACS
 from lib.storage.atomic_files import SCRATCH
 from lib.storage.tables import LabelVersion
 
+MODEL = "OrganNet2.5D"
+"""Algorithm name in objects that a model drew."""
 SOP_UID = "sop_instance_uid"
-"""In a version's `info`: the object that it was made of."""
-CLIENT = "client"
-PACS = "pacs"
-"""Sources of labels, as in `LabelVersion`."""
+"""Key in a version's `info`: SOPInstanceUID of the object that it was made from."""
 
-_WHEN = (("ContentDate", "ContentTime"), ("StructureSetDate", "StructureSetTime"),
+_TIME_ATTRIBUTES = (("ContentDate", "ContentTime"), ("StructureSetDate", "StructureSetTime"),
          ("SeriesDate", "SeriesTime"))  # fmt: skip
-_WHO = ("ContentCreatorName", "OperatorsName", "ReviewerName")
+_AUTHOR_ATTRIBUTES = ("ContentCreatorName", "OperatorsName", "ReviewerName")
+
+
+def provenance_of(version: LabelVersion, kind: Kind, series_uid: str) -> ObjectProvenance:
+    """Return the provenance attributes of a label version as a DICOM object; its UIDs are always the same.
+
+    Args:
+        version: The label version.
+        kind: SEG or RTSTRUCT.
+        series_uid: SeriesInstanceUID of the CT.
+    """
+    identity = (series_uid, kind, version.tag, str(version.number), version.digest)
+    has_model = bool(version.model_version)
+    return ObjectProvenance(
+        sop_instance_uid=derived_uid("instance", *identity),
+        series_instance_uid=derived_uid("series", *identity),
+        author=version.author,
+        model=MODEL if has_model else None,
+        model_version=version.model_version or "",
+        is_automatic=has_model and version.source == "infer",
+        description=f"OrganNet Label {version.tag} {version.number}",
+        created=version.submitted_at,
+    )
 
 
 class DicomImporter:
-    """Makes label versions of DICOM objects.
+    """Makes label versions from DICOM objects.
 
     Args:
-        store: Where the scans and labels are.
+        store: The store of scans and labels.
     """
 
     def __init__(self, store: DicomWebStore) -> None:
         self._store = store
-        self._turns = KeyedLock()
+        self._locks = KeyedLock()
 
     def import_submitted(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
-        """Keep what somebody submitted as a final label, and return the version; None where it is for the PACS.
+        """Submit an object as a final label, and return the version; None if it must go to the PACS instead.
 
-        That is where it is drawn on no scan of ours, or an RTSTRUCT with more in it than our organs: a label
-        would keep less than was sent. What is in the PACS, `import_object` takes our organs from.
+        Objects for the PACS are those drawn on no scan of this store, and RTSTRUCTs with other structures than
+        this server's organs, since a label would keep less than was sent. (From objects that are in the PACS
+        already, `import_object` takes this server's organs.)
 
         Args:
             file: A DICOM object.
-            author: Who sent it.
-            client: The program that did.
+            author: The user who sent it.
+            client: The program that sent it.
 
         Raises:
             LabelError: If it is damaged, or names organs that this server does not contour.
-            GeometryError: If it does not lie on the slices of its CT. What is refused is kept in quarantine.
-            PacsError: If the CT is not at hand and the PACS does not answer.
+            GeometryError: If it does not lie on the slices of its CT. Refused objects are kept in quarantine.
+            PacsError: If the CT has to be fetched and the PACS does not answer.
             StorageFullError: If the disk is full.
         """
         header = read_header(file)
         image_id = self.image_of(header)
-        if header.get("Modality") not in MODALITIES or image_id is None or self._has_more(header):
+        if (
+            header.get("Modality") not in MODALITIES
+            or image_id is None
+            or self._has_other_structures(header)
+        ):
             return None
         info = {"author": author, "client_id": client}
         return self.import_object(file, header, image_id, info, source=CLIENT)
@@ -72,20 +103,21 @@ class DicomImporter:
     def import_object(
         self, file: Path, header: Dataset, image_id: str, info: Mapping[str, Any], *, source: str
     ) -> LabelVersion:
-        """Keep an object as a final label of an image, and return the version: one, though it came twice.
+        """Submit an object as a final label of an image, and return the version; twice the same makes one.
 
-        What a person submits again after something else was submitted, or it was removed, is a version again.
+        An object that a user submits again, after another label was submitted or the label was removed, makes
+        another version.
 
         Raises:
             As `import_submitted`.
         """
-        # An object comes twice at once when a viewer tries again: the second waits, and finds the first.
-        with self._turns.of(str(header.SOPInstanceUID)):
-            kept = self._kept(image_id, str(header.SOPInstanceUID), source)
-            return kept or self._add(file, header, image_id, info, source)
+        # A viewer that retries sends an object twice at once: the second request waits for the first one.
+        with self._locks.of(str(header.SOPInstanceUID)):
+            version = self._existing_version(image_id, str(header.SOPInstanceUID), source)
+            return version or self._submit(file, header, image_id, info, source)
 
-    def _kept(self, image_id: str, sop_uid: str, source: str) -> LabelVersion | None:
-        """Return the version that an object became before, if it is not to become one again."""
+    def _existing_version(self, image_id: str, sop_uid: str, source: str) -> LabelVersion | None:
+        """Return the version that was made from an object before; None if another one is to be made."""
         if source == CLIENT:
             newest = self._store.history.newest(image_id, FINAL)
             versions = [] if newest is None else [newest]
@@ -93,15 +125,15 @@ class DicomImporter:
             versions = self._store.history.history(image_id, FINAL)
         return next((v for v in versions if v.info.get(SOP_UID) == sop_uid), None)
 
-    def _add(
+    def _submit(
         self, file: Path, header: Dataset, image_id: str, info: Mapping[str, Any], source: str
     ) -> LabelVersion:
         about = {**info, SOP_UID: str(header.SOPInstanceUID), "modality": header.Modality}
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
-            drawn = Path(scratch) / "label.nii.gz"
+            label_file = Path(scratch) / "label.nii.gz"
             try:
                 headers, grid = read_headers(self._store.require_image(image_id), image_id=image_id)
-                read = self._submitted if source == CLIENT else self._found
+                read = self._all_structures if source == CLIENT else self._known_organs
                 structures, notes = read(file, headers, grid, image_id)
                 label = label_from_structures(
                     structures, self._store.labels, grid, image_id, notes=notes
@@ -111,67 +143,67 @@ class DicomImporter:
                 raise type(error)(
                     self._store.submissions.refuse(file, where, str(error))
                 ) from error
-            write_label(drawn, label)
+            write_label(label_file, label)
             about["notes"] = notes
             return self._store.submissions.submit(
                 image_id,
                 FINAL,
-                drawn,
+                label_file,
                 about,
                 source=source,
                 submitted_at=creation_time(header) if source == PACS else None,
             )
 
-    def _has_more(self, header: Dataset) -> bool:
-        drawn = {
-            one.get("ReferencedROINumber")
-            for one in sequence_items(header, "ROIContourSequence")
-            if sequence_items(one, "ContourSequence")
+    def _has_other_structures(self, header: Dataset) -> bool:
+        contoured = {
+            roi.get("ReferencedROINumber")
+            for roi in sequence_items(header, "ROIContourSequence")
+            if sequence_items(roi, "ContourSequence")
         }
         names = {
             str(roi.get("ROIName", ""))
             for roi in sequence_items(header, "StructureSetROISequence")
-            if roi.get("ROINumber") in drawn
+            if roi.get("ROINumber") in contoured
         }
         return len(match_organs(names, self._store.labels)) < len(names)
 
-    def _submitted(
+    def _all_structures(
         self, file: Path, headers: Sequence[FileDataset], grid: Grid, image_id: str
     ) -> tuple[StructureSet, list[str]]:
-        """Return all structures of what a person submits: he is told if one is no organ of ours."""
+        """Return all structures of an object and notes; a submission with an unknown organ gets an error."""
         structures = read_object(file, headers, grid, image_id=image_id)
         return structures, list(structures.notes)
 
-    def _found(
+    def _known_organs(
         self, file: Path, headers: Sequence[FileDataset], grid: Grid, image_id: str
     ) -> tuple[StructureSet, list[str]]:
-        """Return our organs among the structures of an object in the PACS, and notes.
+        """Return this server's organs among the structures of an object in the PACS, and notes.
 
-        A planning system's hold targets, the body and the couch beside the organs.
+        Objects of planning systems also hold targets, the body and the couch.
 
         Raises:
-            LabelError: If there is no organ of ours with a voxel in it.
+            LabelError: If none of this server's organs has a voxel in it.
         """
         labels = self._store.labels
         structures = read_object(
-            file, headers, grid, image_id=image_id, select=lambda names: match_organs(names, labels)
+            file, headers, grid, image_id=image_id, wanted=lambda names: match_organs(names, labels)
         )
         if not structures.masks:
             raise LabelError(
                 f"{image_id}: none of the {len(structures.names)} structures in it "
-                f"({', '.join(map(repr, structures.names[:20]))}) is drawn and an organ of this server's; it "
+                f"({', '.join(map(repr, structures.names[:20]))}) is a contoured organ of this server, which "
                 f"contours {', '.join(labels)}"
             )
         ours = match_organs(structures.names, labels)
         others = [repr(name) for name in structures.names if name not in ours]
-        passed_over = [f"no organs of this server's: {', '.join(others)}"] if others else []
-        return structures, [*structures.notes, *passed_over]
+        ignored = [f"ignored, no organs of this server: {', '.join(others)}"] if others else []
+        return structures, [*structures.notes, *ignored]
 
     def image_of(self, header: Dataset) -> str | None:
-        """Return the image that an object was drawn on, None where it is none of the store's.
+        """Return the image that an object was drawn on; None if the store does not have it.
 
         Raises:
-            PacsError: If nobody looked at that image yet and the PACS does not answer.
+            PacsError: If that image was not checked yet and the PACS does not answer.
         """
         for uid in sorted(referenced_series(header)):
             try:
@@ -183,23 +215,23 @@ class DicomImporter:
 
 
 def read_header(file: Path) -> Dataset:
-    """Return all of a DICOM object but its pixels.
+    """Return the attributes of a DICOM object without its pixels.
 
     Raises:
-        LabelError: If it is none.
+        LabelError: If the file is no DICOM object.
     """
     try:
         return pydicom.dcmread(file, stop_before_pixels=True)
     except PARSING_ERRORS as error:
-        raise LabelError(f"what was sent is no DICOM object ({error}); export it again") from error
+        raise LabelError(f"the file is no DICOM object ({error}); export it again") from error
 
 
 def creation_time(header: Dataset) -> datetime | None:
-    """Return when an object says that it was made; None where it does not say.
+    """Return the creation time of an object; None if it has none.
 
-    Without TimezoneOffsetFromUTC (0008,0201) it is this machine's time zone.
+    Without TimezoneOffsetFromUTC (0008,0201) the time zone of this machine is assumed.
     """
-    for date, time in _WHEN:
+    for date, time in _TIME_ATTRIBUTES:
         if header.get(date):
             try:
                 moment = datetime.combine(DA(header[date].value), TM(header.get(time) or "000000"))
@@ -219,5 +251,5 @@ def _zone(header: Dataset) -> timezone | None:
 
 
 def author_of_object(header: Dataset) -> str:
-    """Return who an object says that made it; empty where it does not say."""
-    return next((str(header[name].value) for name in _WHO if header.get(name)), "")
+    """Return the author of an object; empty if it names none."""
+    return next((str(header[name].value) for name in _AUTHOR_ATTRIBUTES if header.get(name)), "")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lib.assignment.consensus import Method
-from lib.assignment.consensus_job import CLAIM, ConsensusJob
 from lib.assignment.reader_studies import ReaderStudies
+from lib.assignment.service import LOCK, ConsensusJob
 from lib.datastores.local import FolderStore
 from lib.imaging.scans import read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
@@ -174,7 +174,7 @@ def test_one_server_at_a_time_makes_it(clinic: Clinic) -> None:
     clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
-    other = ProcessLock(clinic.state / CLAIM)
+    other = ProcessLock(clinic.state / LOCK)
     assert other.try_acquire()
     assert clinic.maker().run() == []
     other.close()
@@ -199,7 +199,7 @@ def test_readings_that_cannot_be_read_do_not_stop_the_others(
     maker = clinic.maker()
     assert (maker.run(), maker.run()) == ([], [])
     assert [r.message for r in caplog.records if r.levelname == "ERROR"] == [
-        "a: no consensus of the readings could be made"
+        "a: the consensus of the readings could not be made"
     ]
     assert clinic.quarantine.entries() == []
     clinic.submit("ada", wider=1)
