@@ -186,7 +186,7 @@ class DicomImporter:
         """
         labels = self._store.labels
         structures = read_object(
-            file, headers, grid, image_id=image_id, wanted=lambda names: match_organs(names, labels)
+            file, headers, grid, image_id=image_id, select=lambda names: match_organs(names, labels)
         )
         if not structures.masks:
             raise LabelError(
