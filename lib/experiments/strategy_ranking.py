@@ -238,8 +238,8 @@ def conclusions(ranks: Sequence[StrategyRank], pairs: Sequence[Pair]) -> list[st
     sentences = []
     if len(ranks[0].aubc) < FEWEST_SEEDS:
         sentences.append(
-            "Only one seed was run: differences cannot be told from the random choice of initial labels and "
-            "weights, so no strategy is reported as better than another."
+            "Only one seed was run: differences cannot be distinguished from random effects of initial labels "
+            "and weights, so no strategy is reported as better than another."
         )
     else:
         sentences.append(_label_gain(ranks))

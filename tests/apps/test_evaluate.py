@@ -51,8 +51,8 @@ def test_volumes_against_volumes(
 ) -> None:
     assert run("--reference", cohort / "reference", "--prediction", cohort / "prediction",
                "--images", cohort / "images", "--output", tmp_path) == 0  # fmt: skip
-    said = capsys.readouterr().out
-    assert "missed by the prediction (DSC 0): SpinalCord of case_1" in said
+    output = capsys.readouterr().out
+    assert "missed by the prediction (DSC 0): SpinalCord of case_1" in output
     rows = rows_of(tmp_path)
     assert len(rows) == 14
     missed = next(r for r in rows if (r["case"], r["organ"]) == ("case_1", "SpinalCord"))
@@ -98,9 +98,9 @@ def test_a_case_that_cannot_be_compared_is_named_and_the_others_go_on(
     (predictions / "case_0.nii.gz").write_bytes(b"<html>not found</html>")
     assert run("--reference", cohort / "reference", "--prediction", predictions,
                "--labels", "openkbp", "--output", tmp_path / "out") == 1  # fmt: skip
-    said = capsys.readouterr()
-    assert "refused: case_0: case_0.nii.gz holds a web page" in said.err
-    assert "1 cases in" in said.out
+    output = capsys.readouterr()
+    assert "refused: case_0: case_0.nii.gz holds a web page" in output.err
+    assert "1 cases in" in output.out
 
 
 def test_values_that_could_mean_two_things_end_in_one_line(

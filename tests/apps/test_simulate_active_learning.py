@@ -163,9 +163,9 @@ def test_other_options_are_refused(
 ) -> None:
     before = rounds(undisturbed)
     assert program.main(arguments(studies, undisturbed, "--steps", "5")) == 1
-    said = capsys.readouterr().err
-    assert "error: " in said
-    assert "recipe: schedule steps_per_epoch stored 2, requested 5" in said
+    errors = capsys.readouterr().err
+    assert "error: " in errors
+    assert "recipe: schedule steps_per_epoch stored 2, requested 5" in errors
     assert program.main(arguments(studies, undisturbed, "--from", "previous")) == 1
     assert 'start: stored "scratch", requested "previous"' in capsys.readouterr().err
     assert rounds(undisturbed) == before

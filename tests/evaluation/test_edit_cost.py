@@ -235,13 +235,13 @@ def platipy_path_mm(predicted: MaskArray, submitted: MaskArray, spacing_mm: Spac
     """Return the added path length by ITK's contours, as PlatiPy's `compute_metric_total_apl` has it."""
     added = 0
     for number in range(submitted.shape[2]):
-        known, drawn = (
+        old, new = (
             sitk.GetArrayFromImage(
                 sitk.LabelContour(sitk.GetImageFromArray(mask[:, :, number].astype(np.uint8)))
             )
             for mask in (predicted, submitted)
         )
-        added += int(((drawn > 0) & (known == 0)).sum())
+        added += int(((new > 0) & (old == 0)).sum())
     return added * (spacing_mm[0] + spacing_mm[1]) / 2
 
 

@@ -82,7 +82,7 @@ def test_the_gain_by_more_labels_is_reported() -> None:
 def test_one_seed_allows_no_winner() -> None:
     text = text_of(three("random", 0.0), three("entropy", 0.05))
     assert text.startswith(
-        "Only one seed was run: differences cannot be told from the random choice"
+        "Only one seed was run: differences cannot be distinguished from random effects"
     )
     assert "No strategy is significantly better than `random`." in text
 
