@@ -1,8 +1,8 @@
-"""What a strategy may look at: the images that can be handed out, and what is known of each.
+"""Input and output of the query strategies: the candidate images with their scores, and the choice.
 
-A *score* needs no reference (the expert's contour is what the annotator is asked for). Every function of
-`lib.activelearning.selection` takes a `Pool` and returns a `Choice`; neither a server nor a database is
-needed for that, so that the simulation and the server choose by the same code.
+A *score* needs no reference, because the reference is what the annotator is asked for. Every strategy in
+`lib.activelearning.selection` takes a `Pool` and returns a `Choice`. It needs neither a server nor a
+database, so the simulation and the server use the same code.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,13 +29,13 @@ class ScoreKind(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganShape:
-    """Size and place of one organ, drawn by a person or by a model.
+    """Size and position of one organ, contoured by an annotator or by a model.
 
     Attributes:
-        volume_ml: Of all pieces.
-        centroid_mm: Of all voxels, along axes that run to the patient's right, front and head. Scans have no
-            common origin: only differences between organs of one scan mean anything.
-        pieces: Connected pieces of at least a tenth of the organ's volume.
+        volume_ml: Volume of all pieces.
+        centroid_mm: Centroid of all voxels, along axes that run to the patient's right, front and head. Scans
+            have no common origin: only differences between organs of one scan are meaningful.
+        pieces: Number of connected pieces of at least a tenth of the organ's volume.
     """
 
     volume_ml: float
@@ -45,13 +45,13 @@ class OrganShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganScore:
-    """What one model says of one organ in one image.
+    """Scores of one organ in one image, by one model.
 
     Attributes:
         entropy: Mean normalised entropy over the voxels predicted as this organ, 0 to 1; None where none is.
-        shape: Of the prediction before pieces are removed; None where nothing is predicted.
-        volume_cv: Variation of the volume over several samples; None until computed.
-        pairwise_dice: Mean Dice of each two samples; None until computed, or where no sample has the organ.
+        shape: Shape of the prediction before small pieces are removed; None if nothing is predicted.
+        volume_cv: Coefficient of variation of the volume over several samples; None until computed.
+        pairwise_dice: Mean pairwise Dice of the samples; None until computed, or if no sample has the organ.
     """
 
     entropy: float | None
@@ -62,14 +62,14 @@ class OrganScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageScore:
-    """What one model says of one image.
+    """Scores of one image, by one model.
 
     Attributes:
-        image_id: Of the image.
-        model_version: Of the model; may be older than the one that serves.
+        image_id: The image.
+        model_version: The model, which may be older than the active model.
         entropy: Mean normalised entropy over the body, 0 to 1.
         foreground: Share of the body's voxels that are predicted as an organ.
-        organs: TG-263 name -> what is known of it; every organ of the model's recipe.
+        organs: TG-263 name -> scores; every organ of the model's recipe.
         features: The encoder's mean activation per channel, float32.
         has_samples: Whether `volume_cv` and `pairwise_dice` were computed.
     """
@@ -85,15 +85,15 @@ class ImageScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Everything that a choice rests on.
+    """Everything that a choice is based on.
 
     Attributes:
-        candidates: Images that may be handed out now.
-        taken: Images that are labelled, or that somebody is contouring: a choice should differ from them.
-        scores: Image id -> what the served model, or an earlier one, said of it; of `taken` images too.
-        shapes: Image id -> organ -> shape of the contours that people drew.
-        appearance: Image id -> features of the image alone, float32, for the time before the first model.
-        seed: Decides ties, and every random draw.
+        candidates: Images that may be assigned now.
+        taken: Images that are labelled or being contoured; a choice should differ from them.
+        scores: Image id -> score by the active model, or an earlier one; also for `taken` images.
+        shapes: Image id -> organ -> shape in the annotator's label.
+        appearance: Image id -> features of the image alone, float32, for use before the first model.
+        seed: Seed of tie breaks and random draws.
     """
 
     candidates: Sequence[str]
@@ -104,20 +104,20 @@ class Pool:
     seed: int = 0
 
     def generator(self) -> np.random.Generator:
-        """Return fresh random numbers of this pool's seed."""
+        """Return a new random generator with this pool's seed."""
         return np.random.default_rng(self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The image to contour next, and why this one.
+    """The image to contour next, and the reason.
 
     Attributes:
         image_id: One of the candidates.
-        rank: Its place among the candidates that could be ranked, 1 the best; None where nothing ranks them.
-        of: How many candidates could be ranked.
-        score: Of this image, in the strategy's own terms; None where it has none.
-        organs: TG-263 names of the organs that drove the choice, the strongest first; may be empty.
+        rank: Rank among the candidates that could be ranked, 1 is the best; None if they are not ranked.
+        of: Number of candidates that could be ranked.
+        score: Score of this image on the strategy's own scale; None if it has none.
+        organs: TG-263 names of the organs that caused the choice, the strongest first; may be empty.
         why: One sentence for the annotator.
     """
 

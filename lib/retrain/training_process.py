@@ -44,7 +44,7 @@ from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import Run, now
 from lib.training.cases import Case
 from lib.training.crops import Favoured
-from lib.training.low_memory import is_out_of_memory, shrunk
+from lib.training.low_memory import is_out_of_memory, reduce_memory
 from lib.training.progress import Progress, RunCallbacks, Step
 from lib.training.run import RunOptions, TrainedModel, train
 
@@ -107,7 +107,7 @@ class TrainingProcess:
         """Train; when memory runs out, start again with smaller batches or crops, and note that in the run."""
         shrinks = int(self.request.get("shrinks", 0))
         while True:
-            recipe, change = shrunk(self.recipe, shrinks)
+            recipe, change = reduce_memory(self.recipe, shrinks)
             if change:
                 logger.warning("memory is short: %s", change)
             try:
@@ -116,7 +116,7 @@ class TrainingProcess:
                 if not is_out_of_memory(error):
                     raise
             shrinks += 1
-            _, change = shrunk(self.recipe, shrinks)
+            _, change = reduce_memory(self.recipe, shrinks)
             self.request = {**self.request, "shrinks": shrinks}
             note = f"memory was short; started again: {change}"
             self.runs.update(self.run.id, note=note, request=dict(self.request))

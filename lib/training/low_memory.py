@@ -1,4 +1,4 @@
-"""What a training does when memory is short: smaller batches first, then smaller crops."""
+"""Reduction of batches and crops when memory runs out, and recognition of such errors."""
 
 from dataclasses import replace
 
@@ -9,18 +9,19 @@ from lib.networks.build import size_divisor
 from lib.recipes.schema import Recipe
 
 SMALLEST_SIDE_VOX = 16
+"""Smallest side of a crop, in voxels."""
 
 
-def shrunk(recipe: Recipe, times: int) -> tuple[Recipe, str]:
-    """Return the recipe with its batch halved, and then its crop's sides, `times` times; and what that means.
+def reduce_memory(recipe: Recipe, times: int) -> tuple[Recipe, str]:
+    """Return the recipe with the batch, then the sides of the crop, halved `times` times; and a description.
 
     Raises:
-        TrainingError: If it is as small as it can be already.
+        TrainingError: If batch and crop cannot be smaller.
     """
-    said = ""
+    change = ""
     for _ in range(times):
-        recipe, said = _smaller(recipe)
-    return recipe, said
+        recipe, change = _smaller(recipe)
+    return recipe, change
 
 
 def _smaller(recipe: Recipe) -> tuple[Recipe, str]:
@@ -49,7 +50,7 @@ def _by(sides: tuple[int, int, int]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory was short, on a GPU or not."""
+    """Return whether an error means that memory ran out, on a GPU or not."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
@@ -58,6 +59,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "not enough memory" in text
         or "out of memory" in text
         or "cannot allocate memory" in text
-        # What oneDNN says when it finds no memory for a convolution.
+        # Message of oneDNN if there is no memory for a convolution.
         or "could not create a primitive" in text
     )

@@ -5,7 +5,7 @@ import torch
 
 from lib.errors import TrainingError
 from lib.recipes.schema import OPENKBP, Recipe
-from lib.training.low_memory import is_out_of_memory, shrunk
+from lib.training.low_memory import is_out_of_memory, reduce_memory
 
 FOUR = replace(OPENKBP, schedule=replace(OPENKBP.schedule, batch_size=4))
 
@@ -15,20 +15,20 @@ def sizes(recipe: Recipe) -> tuple[int, tuple[int, int, int]]:
 
 
 def test_batches_shrink_first_then_crops() -> None:
-    assert [sizes(shrunk(FOUR, times)[0]) for times in range(5)] == [
+    assert [sizes(reduce_memory(FOUR, times)[0]) for times in range(5)] == [
         (4, (48, 48, 48)),
         (2, (48, 48, 48)),
         (1, (48, 48, 48)),
         (1, (24, 24, 24)),
         (1, (16, 16, 16)),
     ]
-    assert shrunk(FOUR, 1)[1] == "a batch is 2 instead of 4 crops"
-    assert shrunk(FOUR, 3)[1] == "a crop is 24 x 24 x 24 instead of 48 x 48 x 48 voxels"
+    assert reduce_memory(FOUR, 1)[1] == "a batch is 2 instead of 4 crops"
+    assert reduce_memory(FOUR, 3)[1] == "a crop is 24 x 24 x 24 instead of 48 x 48 x 48 voxels"
 
 
 def test_there_is_an_end_to_it() -> None:
     with pytest.raises(TrainingError, match="not enough memory even for one crop of 16 x 16 x 16"):
-        shrunk(FOUR, 5)
+        reduce_memory(FOUR, 5)
 
 
 def test_want_of_memory_is_told_from_other_errors() -> None:
