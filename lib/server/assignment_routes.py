@@ -32,6 +32,7 @@ from lib.server.requests import (
     OptionalSeed,
     as_number,
     number_between,
+    require_object,
 )
 from lib.server.responses import ERRORS
 from lib.server.running_app import get_app
@@ -116,9 +117,7 @@ class StudyOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_readers(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        readers = as_number("readers", values.get("readers"), 1, MAX_READERS)
+        readers = as_number("readers", require_object(values).get("readers"), 1, MAX_READERS)
         if readers != int(readers):
             raise ConfigError(f"readers: {readers:g} is not a whole number")
         return {"readers": int(readers)}

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import UploadFile
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic_core import PydanticKnownError
 
 from lib.errors import ConfigError, ScanError
 from lib.imaging.formats import SCAN_SUFFIXES
@@ -93,6 +94,13 @@ def as_number(key: str, value: Any, low: float, high: float) -> float:
     return number
 
 
+def require_object(values: Any) -> dict[str, Any]:
+    """Return a JSON object; raise pydantic's error for anything else, which is answered with 422."""
+    if not isinstance(values, dict):
+        raise PydanticKnownError("dict_type")
+    return values
+
+
 class ClientOptions(BaseModel):
     """Base of JSON bodies that hold the configuration of a client.
 
@@ -103,9 +111,7 @@ class ClientOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _take_first_choices(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {key: _first(value) for key, value in values.items()}
+        return {key: _first(value) for key, value in require_object(values).items()}
 
 
 def number_between(low: float, high: float, *, is_whole: bool = False) -> BeforeValidator:

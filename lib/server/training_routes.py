@@ -16,7 +16,13 @@ from lib.config import TASK_NAME, RetrainConfig
 from lib.errors import DatastoreError
 from lib.retrain import status
 from lib.server.access import ADMIN, USER
-from lib.server.requests import ClientOptions, OptionalFlag, OptionalSeed, number_between
+from lib.server.requests import (
+    ClientOptions,
+    OptionalFlag,
+    OptionalSeed,
+    number_between,
+    require_object,
+)
 from lib.server.responses import ERRORS
 from lib.server.running_app import get_app
 from lib.storage.tables import Run
@@ -41,7 +47,7 @@ class AllTrainersOptions(TrainOptions):
     @model_validator(mode="before")
     @classmethod
     def _take_options_of_trainer(cls, values: Any) -> Any:
-        nested = values.get(TASK_NAME) if isinstance(values, dict) else None
+        nested = require_object(values).get(TASK_NAME)
         return (nested if isinstance(nested, dict) else {}) if nested else values
 
 

@@ -106,7 +106,7 @@ class BadLabel:
 BAD = {
     "an unknown value": BadLabel(r"holds the values \[99\]", unknown_value),
     "an unknown organ": BadLabel(
-        "'GTV' is no organ", lambda f: saved(f, good()), names=("Brainstem", "x", "x", "GTV")
+        "'GTV' is not an organ", lambda f: saved(f, good()), names=("Brainstem", "x", "x", "GTV")
     ),
     "a wrong grid": BadLabel("the label lies on .* the image on", wrong_grid),
     "NaN": BadLabel("NaN or fractions", not_a_number),

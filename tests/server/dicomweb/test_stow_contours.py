@@ -80,7 +80,7 @@ def test_organs_that_the_version_before_had_are_named(place: Place, tmp_path: Pa
     draw(place.folder / "one", file, values=(1,))
     (said,) = comments(sent(place, body(file.read_bytes())).json(), "00081199")
     assert "with Brainstem; the case counts" in said
-    assert "Not in it, but in the version before: Parotid_L" in said
+    assert "Missing, but present in the previous version: Parotid_L" in said
 
 
 def test_each_part_has_its_own_fate(place: Place, tmp_path: Path) -> None:
