@@ -1,1 +1,1 @@
-"""Which patient to contour next."""
+"""Active learning: scores of images, and the choice of the next case to contour."""

@@ -1,1 +1,1 @@
-"""jobs."""
+"""Background work: worker processes, their supervision and their priority."""

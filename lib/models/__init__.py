@@ -1,1 +1,1 @@
-"""models."""
+"""Model versions, the active model, promotion and rollback."""

@@ -1,1 +1,1 @@
-"""Retraining: from submitted contours to a model that serves, and back."""
+"""Retraining: from submitted labels to a promoted model."""
