@@ -163,7 +163,7 @@ def test_infer_deep_asks_the_models_promoted_last_and_names_those_it_cannot(
     assert infer.main([*arguments, "--model-dir", str(models), "--ensemble", "2"]) == 0
     said = capsys.readouterr().out
     assert "8 passes over each scan (4 views x 2 models)" in said
-    assert f"note: {versions[0]} is left out" in said
+    assert f"note: {versions[0]} is skipped" in said
     about = json.loads((tmp_path / scan.name.replace(".nii.gz", ".json")).read_text())
     assert about["deep"]["models"] == [versions[1], first.stem]
     assert len(about["deep"]["notes"]) == 1
@@ -174,7 +174,7 @@ def test_infer_refuses_an_ensemble_of_none(
 ) -> None:
     arguments = ["--input", str(trained[1]), "--output", str(tmp_path), "--deep"]
     assert infer.main([*arguments, "--model-dir", str(trained[0]), "--ensemble", "0"]) == 1
-    assert "error: deep: at least 1 model is needed, not 0" in capsys.readouterr().err
+    assert "error: deep: models must be at least 1, not 0" in capsys.readouterr().err
 
 
 def test_infer_without_a_model_says_how_to_get_one(
@@ -201,8 +201,8 @@ def test_train_without_cases_ends_in_one_line(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--max-minutes", "1", "--budget-cpu-minutes", "1"], "in wall-clock or in processor time"),
-        (["--budget-cpu-minutes", "-1"], "a run's time limit must be above 0 minutes"),
+        (["--max-minutes", "1", "--budget-cpu-minutes", "1"], "max_minutes and cpu_minutes are both set"),
+        (["--budget-cpu-minutes", "-1"], "the time limit of a run must be above 0 minutes"),
         (["--mlflow", "mlruns"], "write sqlite:///mlruns/mlflow.db"),
     ],
 )
