@@ -201,7 +201,10 @@ def test_train_without_cases_ends_in_one_line(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--max-minutes", "1", "--budget-cpu-minutes", "1"], "max_minutes and cpu_minutes are both set"),
+        (
+            ["--max-minutes", "1", "--budget-cpu-minutes", "1"],
+            "max_minutes and cpu_minutes are both set",
+        ),
         (["--budget-cpu-minutes", "-1"], "the time limit of a run must be above 0 minutes"),
         (["--mlflow", "mlruns"], "write sqlite:///mlruns/mlflow.db"),
     ],
