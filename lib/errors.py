@@ -1,28 +1,28 @@
-"""Everything that this project raises on purpose.
+"""Exceptions of this project.
 
     OrganNetError
     |-- ConfigError       (ValueError)    a setting, a flag or a recipe is wrong
     |-- ScanError         (ValueError)    a file or folder is not one readable CT volume
     |   `-- GeometryError (ValueError)    its slices, or two grids, do not fit together
-    |-- LabelError        (ValueError)    a label volume cannot be what it claims to be
-    |-- DatastoreError    (LookupError)   an image, label or session is not there, or its name is not allowed
+    |-- LabelError        (ValueError)    a label volume is invalid, or does not fit its image
+    |-- DatastoreError    (LookupError)   an image, label or session does not exist, or its name is invalid
     |   `-- ImageExistsError (ValueError) another image has the id already
     |-- CheckpointError   (ValueError)    weights do not belong to the network, or are damaged
-    |   |-- NoModelError  (LookupError)   no model is served yet
+    |   |-- NoModelError  (LookupError)   there is no active model yet
     |   `-- UnknownModelError (LookupError) no model has that version
     |-- TrainingError     (RuntimeError)  a training run cannot start or go on
-    |-- StateError        (RuntimeError)  the workflow's database cannot be used
-    |-- PacsError         (RuntimeError)  the PACS does not answer, or refuses
-    |   `-- NotDeliveredError (RuntimeError) it answers, but does not deliver one thing that it lists
-    `-- StorageFullError  (RuntimeError)  the disk is full; what is on it is untouched
+    |-- StateError        (RuntimeError)  the workflow database cannot be used
+    |-- PacsError         (RuntimeError)  the PACS does not respond, or refuses a request
+    |   `-- NotDeliveredError (RuntimeError) it responds, but does not deliver a listed object
+    `-- StorageFullError  (RuntimeError)  the disk is full; existing data is untouched
 
-A message names the case, what was found, what was expected, and what to do; it names the image id,
-never the patient.
+A message states the case, what was found, what was expected, and what to do. It names the image id, never the
+patient.
 """
 
 
 class OrganNetError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base class of all exceptions of this project."""
 
 
 class ConfigError(OrganNetError, ValueError):
@@ -38,15 +38,15 @@ class GeometryError(ScanError):
 
 
 class LabelError(OrganNetError, ValueError):
-    """A label volume cannot be what it claims to be."""
+    """A label volume is invalid, or does not fit its image."""
 
 
 class DatastoreError(OrganNetError, LookupError):
-    """An image, label or session is not there, or its name is not allowed."""
+    """An image, label or session does not exist, or its name is invalid."""
 
 
 class ImageExistsError(DatastoreError, ValueError):
-    """Another image has the id already."""
+    """Another image already has the id."""
 
 
 class CheckpointError(OrganNetError, ValueError):
@@ -54,7 +54,7 @@ class CheckpointError(OrganNetError, ValueError):
 
 
 class NoModelError(CheckpointError, LookupError):
-    """No model is served yet."""
+    """There is no active model yet."""
 
 
 class UnknownModelError(CheckpointError, LookupError):
@@ -66,16 +66,16 @@ class TrainingError(OrganNetError, RuntimeError):
 
 
 class StateError(OrganNetError, RuntimeError):
-    """The workflow's database cannot be used."""
+    """The workflow database cannot be used."""
 
 
 class PacsError(OrganNetError, RuntimeError):
-    """The PACS cannot be reached, or does not do what it is asked for."""
+    """The PACS does not respond, or refuses a request."""
 
 
 class NotDeliveredError(PacsError):
-    """The PACS answers, but not for one series or object: the next one may well be delivered."""
+    """The PACS responds, but does not deliver one series or object; others may be delivered."""
 
 
 class StorageFullError(OrganNetError, RuntimeError):
-    """The disk is full: nothing new was kept, and everything that was there is untouched."""
+    """The disk is full: nothing new was stored, and existing data is untouched."""

@@ -1,9 +1,9 @@
-"""A generated head-and-neck CT with its organs: for the demo and for tests, never patient data.
+"""Synthetic head-and-neck CTs with their organs, for the demo and the tests; never patient data.
 
-Everything is drawn from analytic shapes in one frame, mm toward the patient's left, front and head from the
-brainstem's centre; a pose then scales, turns and bends it onto the table. Sizes follow adult anatomy and the
-organ volumes and positions of the OpenKBP challenge (Babier et al. 2021). It looks like a CT at a glance; a
-model trained on it contours no patient.
+The anatomy consists of analytic shapes in one coordinate frame: mm towards the patient's left, front and head
+from the brainstem's centre. A pose then scales, rotates and bends it onto the table. Sizes follow adult anatomy
+and the organ volumes and positions of the OpenKBP challenge (Babier et al. 2021). The result resembles a CT; a
+model trained on it cannot contour patients.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,13 @@ from phantom.neck import (
 from phantom.patient import PhantomPatient, paint_body, paint_couch
 
 SHAPE_VOX: ShapeVox = (128, 128, 96)
+"""Default number of voxels."""
 SPACING_MM: SpacingMm = (4.0, 4.0, 2.5)
-"""With `SHAPE_VOX`, 512 x 512 x 240 mm: from the forehead to the shoulders."""
+"""Default voxel size in mm; with `SHAPE_VOX` 512 x 512 x 240 mm, from the forehead to the shoulders."""
 
 _PARTS = (paint_muscles, paint_shoulders, paint_skull, paint_nose, paint_brainstem, paint_orbits,
           paint_spine, paint_vessels, paint_airway, paint_jaws)  # fmt: skip
-"""In the order in which tissue covers tissue."""
+"""Functions that paint the parts, in order: a later tissue covers an earlier one."""
 
 
 def head_and_neck_phantom(
@@ -40,13 +41,13 @@ def head_and_neck_phantom(
     spacing_mm: SpacingMm = SPACING_MM,
     labels: Mapping[str, int],
 ) -> tuple[CtVolume, LabelVolume]:
-    """Return the CT of patient number `seed`, and the organs in `labels` (TG-263 name -> value).
+    """Return the CT of patient number `seed`, and its organs in `labels` (TG-263 name -> value).
 
-    A seed is one patient: on another grid the same anatomy is seen, with other noise. The array's axes run
+    The seed defines the patient: another grid shows the same anatomy with different noise. The array's axes run
     to the patient's left, back and head; HU are int16 from -1024 to 3071.
 
     Raises:
-        LabelError: If an organ is asked for that the phantom does not have.
+        LabelError: If the phantom does not have one of the organs.
     """
     rng = np.random.default_rng(seed)
     pose = Pose.draw(rng)

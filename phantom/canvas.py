@@ -1,4 +1,4 @@
-"""Where shapes become voxels: the patient's pose on the grid, and a canvas of HU and organs."""
+"""Conversion of shapes to voxels: the pose of a patient, and a canvas of HU and organs."""
 
 from dataclasses import dataclass
 
@@ -10,30 +10,31 @@ from lib.imaging.quantities import FloatArray, LabelArray, ShapeVox, SpacingMm
 from phantom.shapes import BoxMm, Points, Shape
 
 FIELD_CENTRE_MM = (0.0, -4.0, -70.0)
-"""left, a, s of the middle of the field of view; the brainstem's centre is the origin."""
+"""Centre of the field of view (left, a, s), in mm from the brainstem's centre."""
 
 _HEAD_PIVOT_MM = np.array([0.0, -5.0, -62.0])
+"""Pivot of the head's rotation (left, a, s), in mm."""
 _MARGIN_MM = 20.0
-"""No pose moves a point further than this from where scale and offset alone would put it."""
+"""Largest movement of a point by a pose, in mm, beside scale and offset."""
 
 _POINT_SPREAD_MM = 1.2
-"""Standard deviation of the scanner's in-plane blur."""
+"""Standard deviation of the scanner's in-plane blur, in mm."""
 
 Region = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pose:
-    """How a patient differs from the drawing and lies on the table.
+    """Size, position and posture of a patient on the table, relative to the standard anatomy.
 
     Attributes:
-        scale: Size along left, a, s; 1 is the drawing's.
-        offset_mm: left, a, s of the brainstem on the table.
-        neck: Length of everything below the mandible's angle; 1 is the drawing's.
-        angles_deg: Turn of the head about the left, a and s axes; it fades out along the neck.
-        lean_mm: How far the neck's foot lies to the left of the head.
-        curve_mm: How much further back than drawn the spine lies 100 mm below the skull.
-        world_mm: RAS position of the table's zero: where the scanner counts from.
+        scale: Scale along left, a, s.
+        offset_mm: Position (left, a, s) of the brainstem on the table.
+        neck: Scale of the length of everything below the mandible's angle.
+        angles_deg: Rotation of the head about the left, a and s axes, which fades out along the neck.
+        lean_mm: Displacement of the lower end of the neck to the left of the head.
+        curve_mm: Displacement of the spine to the back, 100 mm below the skull.
+        world_mm: RAS position of the table's origin, the scanner's reference.
     """
 
     scale: tuple[float, float, float]
@@ -61,7 +62,7 @@ class Pose:
         )
 
     def grid(self, shape_vox: ShapeVox, spacing_mm: SpacingMm) -> Grid:
-        """Return a grid around the head and neck, as a scanner in head-first supine stores it."""
+        """Return a grid around head and neck, in the axis order of a head-first supine scan."""
         spacing = np.array(spacing_mm)
         first = np.array(FIELD_CENTRE_MM) * (-1, 1, 1) + np.array(self.world_mm)
         first -= np.array([-1, -1, 1]) * spacing * (np.array(shape_vox) - 1) / 2
@@ -70,7 +71,7 @@ class Pose:
         return Grid.from_affine(shape_vox, affine)
 
     def unposed(self, table: Points) -> Points:
-        """Return where points on the table lie in the drawing; `table` is an open mesh of left, a, s."""
+        """Return the standard anatomy's coordinates of points on the table, an open mesh of left, a, s."""
         left, a, s = (
             (p - o) / k for p, o, k in zip(table, self.offset_mm, self.scale, strict=True)
         )
@@ -92,7 +93,7 @@ class Pose:
         )
 
     def table_box(self, box: BoxMm) -> BoxMm:
-        """Return a box on the table that holds everything that the drawing has in `box`."""
+        """Return a box on the table that contains `box` of the standard anatomy."""
         sides = []
         for axis, side in enumerate(box):
             ends = [-62 + (v + 62) * self.neck if axis == 2 and v < -62 else v for v in side]
@@ -102,15 +103,15 @@ class Pose:
 
 
 class Canvas:
-    """A CT in the making: tissue is painted over tissue, an organ only where none was.
+    """A CT under construction: tissue covers earlier tissue, an organ never covers an earlier organ.
 
     Attributes:
         hu: `(X, Y, Z)`, float32.
-        organs: `(X, Y, Z)`, number of the organ, by the order in which `names` lists them, from 1.
+        organs: `(X, Y, Z)`, number of the organ by its position in `names`, from 1.
         names: TG-263 names of the organs painted so far.
-        texture: `(X, Y, Z)`, smooth noise of standard deviation 1, about 9 mm coarse.
-        points: left, a, s of each voxel centre in the drawing's frame.
-        table: The same on the table, as an open mesh.
+        texture: `(X, Y, Z)`, smooth noise of standard deviation 1, with a scale of about 9 mm.
+        points: left, a, s of each voxel centre in the standard anatomy.
+        table: left, a, s of each voxel centre on the table, as an open mesh.
     """
 
     def __init__(self, pose: Pose, grid: Grid, seed: int) -> None:
@@ -131,7 +132,7 @@ class Canvas:
         self.texture = self._smooth_noise(9.0)
 
     def region(self, box: BoxMm, grow_mm: float = 0.0) -> Region:
-        """Return the voxels that `box`, of the drawing, can reach when grown by `grow_mm`."""
+        """Return the voxels that `box` of the standard anatomy, grown by `grow_mm`, can contain."""
         slices = []
         for axis, (low, high) in zip(self._axes, self._pose.table_box(box), strict=True):
             reach = grow_mm + float(self._soft_mm)
@@ -153,7 +154,7 @@ class Canvas:
         grow_mm: float = 0.0,
         texture: float = 0.0,
     ) -> None:
-        """Fill `shape`, grown by `grow_mm`, with `hu` and `texture` HU of unrest; name it `organ`."""
+        """Fill `shape`, grown by `grow_mm`, with `hu` and noise of `texture` HU; it is labelled `organ`."""
         region = self.region(shape.box, grow_mm)
         distance = shape.distance(self.points_in(region)) - np.float32(grow_mm)
         self.blend(region, distance, hu, texture=texture)
@@ -165,21 +166,21 @@ class Canvas:
     def blend(
         self, region: Region, distance: FloatArray, hu: float, *, texture: float = 0.0
     ) -> None:
-        """Mix `hu` into `region` by the share of each voxel that lies within `distance` 0."""
+        """Mix `hu` into `region` by the share of each voxel with a negative `distance`."""
         share = np.clip(np.float32(0.5) - distance / self._soft_mm, 0, 1)
         here = self.hu[region]
         tissue = np.float32(hu) + np.float32(texture) * self.texture[region]
         here += share * (tissue - here)
 
     def finished(self, noise_hu: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.int16]]":
-        """Return the HU as a scanner would store them: blurred, noisy, rounded and clipped."""
+        """Return the HU as stored by a scanner: blurred, noisy, rounded and clipped."""
         sigma = _POINT_SPREAD_MM / self._spacing_mm
         blurred = gaussian_filter(self.hu, sigma * (1, 1, 0.5), truncate=2.5)
         blurred += np.float32(noise_hu) * self._smooth_noise(1.5)
         return np.asarray(np.clip(np.rint(blurred), -1024, 3071).astype(np.int16))
 
     def _smooth_noise(self, coarse_mm: float) -> FloatArray:
-        """Return noise of standard deviation 1 that is smooth over `coarse_mm`."""
+        """Return noise of standard deviation 1, smooth on a scale of `coarse_mm`."""
         noise = self._rng.standard_normal(self.hu.shape, dtype=np.float32)
         sigma = coarse_mm / self._spacing_mm / 2
         noise = gaussian_filter(noise, sigma, truncate=2.5)

@@ -21,38 +21,39 @@ from lib.storage.atomic_files import UNFINISHED
 from phantom import SHAPE_VOX, SPACING_MM, head_and_neck_phantom
 
 FINE_FIELD_MM = 288.0
-"""Width of the field of view where voxels are small: head and neck fit, the shoulders are cut."""
+"""Width in mm of the field of view for small voxels: it contains head and neck, and cuts the shoulders."""
 
 _COARSE_MM = 3.0
+"""Voxel size in mm above which the whole field of view is used."""
 
 
 def write_cohort(
     folder: Path, *, recipe: Recipe, cases: int, labelled: int, seed: int, dicom_cases: int = 1
 ) -> list[str]:
-    """Write `cases` generated patients to the studies folder `folder`, and return their image ids.
+    """Write `cases` synthetic patients to the studies folder `folder`, and return their image ids.
 
     The first `labelled` cases have a final label of the recipe's organs; the last `dicom_cases` are DICOM
-    folders. What is there and complete stays untouched, so that a second call writes nothing and a label
-    that somebody has submitted since is kept; what cannot be read is written again.
+    folders. Existing complete files are kept, so that a second call writes nothing and submitted labels stay;
+    unreadable files are written again.
 
     Raises:
-        ConfigError: If the numbers of cases contradict each other.
-        DatastoreError: If the folder has another image under one of the ids.
+        ConfigError: If the numbers of cases are inconsistent.
+        DatastoreError: If the folder has another image with one of the ids.
     """
     if labelled < 0 or dicom_cases < 0 or labelled + dicom_cases > cases:
         raise ConfigError(
             f"a cohort of {cases} cases cannot hold {labelled} labelled and {dicom_cases} DICOM cases"
         )
-    shape_vox, spacing_mm = lattice(recipe)
+    shape_vox, spacing_mm = voxel_grid(recipe)
     names = [f"demo_{number:03d}" for number in range(1, cases + 1)]
     for number, name in enumerate(names):
-        drawn, label = head_and_neck_phantom(
+        scan, label = head_and_neck_phantom(
             seed * 10_000 + number,
             grid_shape=shape_vox,
             spacing_mm=spacing_mm,
             labels=recipe.labels,
         )
-        ct = CtVolume(name, drawn.array_hu, drawn.grid)
+        ct = CtVolume(name, scan.array_hu, scan.grid)
         if number >= cases - dicom_cases:
             _write_dicom(folder / name, ct)
             continue
@@ -62,8 +63,8 @@ def write_cohort(
     return names
 
 
-def lattice(recipe: Recipe) -> tuple[ShapeVox, SpacingMm]:
-    """Return number and size of the voxels of a CT for `recipe`; large ones in steps of 0.5 mm."""
+def voxel_grid(recipe: Recipe) -> tuple[ShapeVox, SpacingMm]:
+    """Return number and size of the voxels of a CT for `recipe`; large voxels in steps of 0.5 mm."""
     x, y, z = recipe.spacing_mm
     is_coarse = max(x, y, z) > _COARSE_MM
     if is_coarse:
@@ -73,28 +74,28 @@ def lattice(recipe: Recipe) -> tuple[ShapeVox, SpacingMm]:
     return (round(width_mm / x), round(width_mm / y), round(height_mm / z)), (x, y, z)
 
 
-def _is_there(path: Path, ct: CtVolume) -> bool:
-    """Return whether `path` holds `ct`, or False where it holds nothing readable.
+def _exists(path: Path, ct: CtVolume) -> bool:
+    """Return whether `path` contains `ct`; False if it contains nothing readable.
 
     Raises:
-        DatastoreError: If it holds another image.
+        DatastoreError: If it contains another image.
     """
     if not path.exists():
         return False
     try:
-        found = read_ct(path, image_id=ct.image_id)
+        existing = read_ct(path, image_id=ct.image_id)
     except ScanError:
         return False
-    if not found.grid.is_same_as(ct.grid) or not np.array_equal(found.array_hu, ct.array_hu):
+    if not existing.grid.is_same_as(ct.grid) or not np.array_equal(existing.array_hu, ct.array_hu):
         raise DatastoreError(
-            f"{ct.image_id}: {path.parent} holds another image of this name; give the cohort a folder of "
-            "its own, or the seed and recipe it was written with"
+            f"{ct.image_id}: {path.parent} holds another image of this name; use another folder for the "
+            "cohort, or the seed and recipe it was written with"
         )
     return True
 
 
 def _write_nifti(path: Path, ct: CtVolume) -> None:
-    if not _is_there(path, ct):
+    if not _exists(path, ct):
         write_ct(path, ct)
 
 
@@ -111,8 +112,8 @@ def _write_final(path: Path, image_id: str, label: LabelVolume) -> None:
 
 
 def _write_dicom(folder: Path, ct: CtVolume) -> None:
-    """Write a DICOM folder beside `folder` and put it in its place once it is whole."""
-    if _is_there(folder, ct):
+    """Write a DICOM folder beside `folder`, then rename it: an interrupted write leaves no partial series."""
+    if _exists(folder, ct):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as beside:
@@ -128,13 +129,13 @@ AUTHOR = "Demo"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DicomPatient:
-    """One patient of the cohort.
+    """One patient of a cohort in DICOM.
 
     Attributes:
-        name: As in the studies folder; the PatientID.
+        name: Image id in the studies folder, and PatientID.
         study_uid: StudyInstanceUID (0020,000D).
         series_uid: SeriesInstanceUID (0020,000E) of the CT.
-        files: All that a PACS holds of him.
+        files: All DICOM files of the patient.
         is_labelled: Whether a SEG is among them.
     """
 
@@ -148,12 +149,12 @@ class DicomPatient:
 def write_dicom_cohort(studies: Path, folder: Path, *, recipe: Recipe) -> list[DicomPatient]:
     """Write the scans and final labels of a studies folder as DICOM, and return the patients, sorted by name.
 
-    Patients that lie in `folder` already are left as they are, with their UIDs.
+    Patients that exist in `folder` are kept, with their UIDs.
 
     Args:
-        studies: What `write_cohort` wrote; patients that are DICOM there are copied.
-        folder: Gets a folder for each patient.
-        recipe: Whose organs the labels hold.
+        studies: Studies folder written by `write_cohort`; its DICOM patients are copied.
+        folder: Output folder, with a folder for each patient.
+        recipe: Recipe whose organ set the labels have.
     """
     scans = {path.name.removesuffix(".nii.gz"): path for path in studies.glob("*.nii.gz")}
     scans |= {path.parent.name: path.parent for path in studies.glob("[!.]*/*.dcm")}
@@ -175,10 +176,10 @@ def _write(draft: Path, name: str, scan: Path, label: Path | None, recipe: Recip
     write_ct_series(read_ct(scan, image_id=name), draft, patient_id=name)
     if label is not None:
         headers, grid = read_headers(draft, image_id=name)
-        array, found = read_label(label, image_id=name, image_grid=grid)
-        about = ObjectProvenance(author=AUTHOR)
-        drawn = LabelVolume(array, found, recipe.labels)
-        write_seg(draft / "seg.dcm", drawn, headers, about, image_id=name)
+        array, label_grid = read_label(label, image_id=name, image_grid=grid)
+        volume = LabelVolume(array, label_grid, recipe.labels)
+        provenance = ObjectProvenance(author=AUTHOR)
+        write_seg(draft / "seg.dcm", volume, headers, provenance, image_id=name)
 
 
 def _patient(folder: Path) -> DicomPatient:

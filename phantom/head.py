@@ -64,7 +64,7 @@ def _paint_ventricles(canvas: Canvas, patient: PhantomPatient) -> None:
 
 
 def paint_brainstem(canvas: Canvas, patient: PhantomPatient) -> None:
-    """Paint the brainstem between the cistern before it and the fourth ventricle."""
+    """Paint the brainstem, between the cistern in front of it and the fourth ventricle."""
     canvas.paint(Column([(-36, 12, -2, 12), (-10, 16, 0, 16), (10, 16, 0, 17)]), WATER_HU)
     k = patient.vary(0.92, 0.05)
     stem = [
@@ -146,10 +146,10 @@ def paint_nose(canvas: Canvas, patient: PhantomPatient) -> None:
 
 
 _ARCH_MM = ((35.0, 54.0), (30.0, 66.0), (22.0, 80.0), (11.0, 90.0), (0.0, 93.0))
-"""left and a along one half of the row of teeth, from the last molar to the midline."""
+"""Coordinates (left, a) in mm along one half of the dental arch, from the last molar to the midline."""
 
 _METAL_SHARE = 0.4
-"""Share of patients with a filling or crown that streaks."""
+"""Share of patients with a filling or crown that causes streaks."""
 
 
 def paint_jaws(canvas: Canvas, patient: PhantomPatient) -> None:

@@ -8,11 +8,11 @@ from phantom.patient import MUSCLE_HU, SIDES, WATER_HU, PhantomPatient, cord_a_m
 from phantom.shapes import Column, Difference, Ellipsoid, Intersection, PointMm, Tube, Union
 
 FLOOR_MM = -260.0
-"""s below any field of view."""
+"""Coordinate s in mm below any field of view."""
 
 
 def beside_cord(left: float, a: float, s: float) -> PointMm:
-    """Return the point that lies `a` in front of the spinal cord at the height of `s`."""
+    """Return the point `a` mm in front of the spinal cord, at height `s`."""
     return left, a + float(cord_a_mm(np.array(s))), s
 
 

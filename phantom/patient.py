@@ -10,7 +10,7 @@ from phantom.canvas import Canvas, Pose
 from phantom.shapes import Column, Ellipsoid, PointMm, Tube, Union
 
 SIDES = (1, -1)
-"""Left, then right: the sign of left."""
+"""Sign of the left coordinate, for the left and the right side."""
 
 _CORD_A_MM = {-250: -72, -190: -52, -160: -39, -125: -22, -100: -13, -80: -9, -45: -5, -20: -2}
 
@@ -20,20 +20,20 @@ WATER_HU = 8.0
 
 
 def cord_a_mm(s: FloatArray) -> FloatArray:
-    """Return a of the spinal cord's centre: the neck's lordosis, then the chest's kyphosis."""
+    """Return coordinate a of the spinal cord's centre: cervical lordosis, then thoracic kyphosis."""
     places = sorted(_CORD_A_MM)
     return np.asarray(PchipInterpolator(places, [_CORD_A_MM[p] for p in places])(s))
 
 
 @dataclass
 class PhantomPatient:
-    """One person's dice.
+    """Random anatomy parameters of one synthetic patient.
 
     Attributes:
-        rng: Draws of this patient; every draw is made whatever the grid.
-        skin: The body's outline.
-        fat_mm: Thickness of the fat under the skin, in the head and in the neck.
-        contrast_hu: Vessels' HU, with or without contrast medium.
+        rng: Random numbers of this patient; the draws do not depend on the grid.
+        skin: Outline of the body.
+        fat_mm: Thickness of the fat under the skin, in head and neck.
+        contrast_hu: HU of the vessels, with or without contrast medium.
     """
 
     rng: np.random.Generator
@@ -47,19 +47,19 @@ class PhantomPatient:
         self.skin = self._outline()
 
     def jitter(self, point: PointMm, by_mm: float = 1.5) -> PointMm:
-        """Return a point within `by_mm` of `point` along each axis."""
+        """Return a random point within `by_mm` of `point` along each axis."""
         left, a, s = np.array(point) + self.rng.uniform(-by_mm, by_mm, 3)
         return float(left), float(a), float(s)
 
     def vary(self, value: float, share: float = 0.07) -> float:
-        """Return `value` give or take `share` of it."""
+        """Return `value`, randomly changed by up to `share` of it."""
         return float(value * self.rng.uniform(1 - share, 1 + share))
 
     def blob(
         self, centre: PointMm, radii: PointMm, *, power: float = 2.0, yaw_deg: float = 0.0,
         pitch_deg: float = 0.0,
     ) -> Ellipsoid:  # fmt: skip
-        """Return an ellipsoid close to the one described, never quite its mirror image's twin."""
+        """Return a random ellipsoid close to the given one, so that left and right organs differ slightly."""
         left, a, s = (self.vary(radius) for radius in radii)
         turn = self.rng.uniform(-5, 5, 2)
         yaw, pitch = yaw_deg + float(turn[0]), pitch_deg + float(turn[1])
@@ -99,9 +99,10 @@ class PhantomPatient:
 
 
 _MASK_SHARE = 0.6
-"""Share of patients in a thermoplastic mask."""
+"""Share of patients with a thermoplastic mask."""
 
 _FAR_MM = 60.0
+"""Distance in mm that stands for all larger distances from the skin."""
 
 
 def paint_couch(canvas: Canvas, pose: Pose) -> None:

@@ -1,7 +1,7 @@
-"""Analytic shapes: how far a point lies from the surface of an ellipsoid, a tube or a column.
+"""Analytic shapes with signed distance functions: ellipsoids, tubes, columns and their combinations.
 
-Points are `(left, a, s)` in mm: toward the patient's left, anterior and superior. A distance is negative inside
-and exact enough near the surface to blend one voxel there.
+Points are `(left, a, s)` in mm: towards the patient's left, anterior and superior. A distance is negative
+inside, and accurate enough near the surface to mix the tissues of one voxel.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from scipy.interpolate import PchipInterpolator
 from lib.imaging.quantities import FloatArray
 
 PointMm = tuple[float, float, float]
-"""left, a, s."""
+"""Coordinates left, a, s in mm."""
 
 Curve = Callable[[FloatArray], FloatArray]
-"""A coordinate in mm as a function of s."""
+"""Coordinate in mm as a function of s."""
 
 BoxMm = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
-"""Lowest and highest left, a, s."""
+"""Lowest and highest left, a and s, in mm."""
 
 Points = tuple[FloatArray, FloatArray, FloatArray]
 """Arrays of left, a and s that broadcast to one shape."""
@@ -30,11 +30,11 @@ _TINY = np.float32(1e-6)
 
 
 class Shape(Protocol):
-    """What a canvas can paint."""
+    """Shape with a bounding box and a signed distance."""
 
     @property
     def box(self) -> BoxMm:
-        """A box that holds the shape."""
+        """Bounding box of the shape."""
 
     def distance(self, points: Points) -> FloatArray:
         """Return the signed distance of `points` in mm, negative inside."""
@@ -47,9 +47,9 @@ class Ellipsoid:
     Attributes:
         centre: left, a, s.
         radii: Half its size along its own axes.
-        power: 2 is an ellipsoid; more is boxier.
-        yaw_deg: Turn about the s axis, from left toward a.
-        pitch_deg: Turn about the left axis, from a toward s; applied before the yaw.
+        power: Exponent; 2 is an ellipsoid, larger values approach a box.
+        yaw_deg: Rotation about the s axis, from left towards a.
+        pitch_deg: Rotation about the left axis, from a towards s; applied before the yaw.
     """
 
     centre: PointMm
@@ -60,7 +60,7 @@ class Ellipsoid:
 
     @property
     def box(self) -> BoxMm:
-        """A box that holds the shape."""
+        """Bounding box of the shape."""
         is_turned = bool(self.yaw_deg or self.pitch_deg)
         reach = (max(self.radii),) * 3 if is_turned else self.radii
         low = [c - r for c, r in zip(self.centre, reach, strict=True)]
@@ -80,12 +80,12 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Tube:
-    """All points close to a line through `points`.
+    """A tube along a line through `points`.
 
     Attributes:
         points: Corners of the centreline, two or more.
-        radii: Radius at each corner, in mm; one value stands for all.
-        stretch: How much wider than `radii` the tube is along left, a, s.
+        radii: Radius at each corner, in mm; a single value applies to all.
+        stretch: Scale of the radius along left, a, s.
     """
 
     points: Sequence[PointMm]
@@ -94,7 +94,7 @@ class Tube:
 
     @property
     def box(self) -> BoxMm:
-        """A box that holds the shape."""
+        """Bounding box of the shape."""
         corners = np.array(self.points)
         reach = max(self.radii) * np.array(self.stretch)
         low, high = corners.min(axis=0) - reach, corners.max(axis=0) + reach
@@ -113,11 +113,13 @@ class Tube:
         for start, stop, first, last in zip(
             corners[:-1], corners[1:], radii[:-1], radii[1:], strict=True
         ):
-            way = stop - start
-            rel = [p - c for p, c in zip(scaled, start, strict=True)]
-            share = sum(r * w for r, w in zip(rel, way, strict=True)) / max(way @ way, _TINY)
+            direction = stop - start
+            relative = [p - c for p, c in zip(scaled, start, strict=True)]
+            share = sum(r * w for r, w in zip(relative, direction, strict=True)) / max(
+                direction @ direction, _TINY
+            )
             share = np.clip(share, 0, 1)
-            off = sum((r - share * w) ** 2 for r, w in zip(rel, way, strict=True))
+            off = sum((r - share * w) ** 2 for r, w in zip(relative, direction, strict=True))
             here = np.sqrt(off) - (first + share * (last - first))
             nearest = np.minimum(nearest, here)
         return nearest
@@ -128,9 +130,9 @@ class Column:
     """A stack of superellipses along s.
 
     Attributes:
-        sections: Rows of s, half width, back, front, from low to high s; back and front are values of a.
-        shift_a: Added to back and front as a function of s: a curved column.
-        centre_l: left of every section's centre.
+        sections: Rows of s, half width, back, front, by ascending s; back and front are values of a.
+        shift_a: Function of s that is added to back and front, for a curved column.
+        centre_l: Coordinate left of every section's centre.
         power: See `Ellipsoid`.
     """
 
@@ -141,7 +143,7 @@ class Column:
 
     @cached_property
     def _table(self) -> FloatArray:
-        """Rows s, half width, back, front, every half millimetre."""
+        """Rows s, half width, back, front, in steps of half a millimetre."""
         rows = np.array(self.sections)
         s = np.arange(rows[0, 0], rows[-1, 0] + 0.25, 0.5)
         table = np.vstack([s, PchipInterpolator(rows[:, 0], rows[:, 1:])(s).T])
@@ -151,7 +153,7 @@ class Column:
 
     @property
     def box(self) -> BoxMm:
-        """A box that holds the shape."""
+        """Bounding box of the shape."""
         s, width, back, front = self._table
         half = float(width.max())
         return (
@@ -173,7 +175,7 @@ class Column:
         return np.asarray(np.maximum(inside, np.maximum(low - s, s - high)))
 
     def grown(self, by_mm: float) -> "Column":
-        """Return the column whose surface lies `by_mm` outside this one's, its ends included."""
+        """Return this column grown by `by_mm`, also at its ends."""
         s, width, back, front = self._table
         step = float(s[1] - s[0])
         reach = int(by_mm / step)
@@ -189,13 +191,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Union:
-    """All points of any part."""
+    """Union of all parts."""
 
     parts: Sequence[Shape]
 
     @property
     def box(self) -> BoxMm:
-        """A box that holds the shape."""
+        """Bounding box of the shape."""
         boxes = np.array([part.box for part in self.parts])
         low, high = boxes[:, :, 0].min(axis=0), boxes[:, :, 1].max(axis=0)
         return (
@@ -211,7 +213,7 @@ class Union:
 
 @dataclass(frozen=True)
 class Difference:
-    """All points of `shape` that lie `gap_mm` or more outside `tool`."""
+    """The part of `shape` at a distance of `gap_mm` or more outside `tool`."""
 
     shape: Shape
     tool: Shape
@@ -219,18 +221,18 @@ class Difference:
 
     @property
     def box(self) -> BoxMm:
-        """A box that holds the shape."""
+        """Bounding box of the shape."""
         return self.shape.box
 
     def distance(self, points: Points) -> FloatArray:
-        """Return the signed distance to the rest of the shape."""
+        """Return the signed distance to the remaining shape."""
         rest = np.float32(self.gap_mm) - self.tool.distance(points)
         return np.asarray(np.maximum(self.shape.distance(points), rest))
 
 
 @dataclass(frozen=True)
 class Intersection:
-    """All points of both shapes, the second one shrunk by `inset_mm`."""
+    """Intersection of two shapes, the second one shrunk by `inset_mm`."""
 
     shape: Shape
     other: Shape
@@ -238,17 +240,17 @@ class Intersection:
 
     @property
     def box(self) -> BoxMm:
-        """A box that holds the shape."""
+        """Bounding box of the shape."""
         return self.shape.box
 
     def distance(self, points: Points) -> FloatArray:
-        """Return the signed distance to the common part."""
+        """Return the signed distance to the intersection."""
         inner = self.other.distance(points) + np.float32(self.inset_mm)
         return np.asarray(np.maximum(self.shape.distance(points), inner))
 
 
 def _turn(u: FloatArray, v: FloatArray, angle_deg: float) -> tuple[FloatArray, FloatArray]:
-    """Return the coordinates in axes that are turned by `angle_deg` from u toward v."""
+    """Return the coordinates in axes rotated by `angle_deg` from u towards v."""
     c, s = np.float32(np.cos(np.deg2rad(angle_deg))), np.float32(np.sin(np.deg2rad(angle_deg)))
     return c * u + s * v, c * v - s * u
 
@@ -261,6 +263,6 @@ def _norm(parts: Sequence[FloatArray], power: float) -> FloatArray:
 
 
 def _along_ray(radius: FloatArray, k: FloatArray) -> FloatArray:
-    """Return the distance to the surface along the ray, where the surface is at `k` = 1."""
+    """Return the distance to the surface (`k` = 1) along the ray."""
     k = np.maximum(k, _TINY)
     return np.asarray(radius - radius / k)

@@ -41,7 +41,7 @@ def test_keys_of_monai_label_are_passed_over(key: str) -> None:
             {"recepie": "pddca"},
             "--conf recepie: no such setting; the settings are access, auto_retrain",
         ),
-        ({"recipe": "nothing"}, "'nothing' is neither one of ours"),
+        ({"recipe": "nothing"}, "'nothing' is neither a known recipe"),
         ({"access": "all"}, "--conf access: 'all' is neither 'local' nor 'network'"),
         ({"min_new_labels": "few"}, "min_new_labels: 'few'"),
         ({"quiet_s": "-1"}, "quiet_s must be finite and at least 0"),

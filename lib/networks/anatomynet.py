@@ -1,10 +1,10 @@
-"""AnatomyNet (Zhu et al., Medical Physics 46(2), 2019, arXiv 1808.05238), whole in one file.
+"""AnatomyNet (Zhu et al., Medical Physics 46(2), 2019, arXiv 1808.05238).
 
-What the paper prints (abstract; "Network architecture" and its figure): a U-Net that takes the whole CT,
-with only one downsampling, so that organs of a few voxels survive; squeeze-and-excitation residual blocks;
-features of the encoder concatenated in the decoder, and the CT itself before the last layers.
+From the paper (abstract; "Network architecture" and its figure): a U-Net on the whole CT with a single
+downsampling, so that organs of a few voxels are preserved; squeeze-and-excitation residual blocks; features of
+the encoder are concatenated in the decoder, and the CT itself before the last layers.
 
-What it leaves open is as in the program that its authors published
+Details that the paper leaves open follow the program that its authors published
 (github.com/wentaozhu/AnatomyNet-for-anatomical-segmentation, `src/AnatomyNet.py`): 28, 30, 32 and 34
 channels, two blocks a stage, leaky ReLU of slope 0.01 also inside the squeeze-and-excitation, the
 reductions 15 and 16, a shortcut of 3x3x3 in the last block, Kaiming's initial weights.
@@ -19,16 +19,17 @@ import torch
 from torch import Tensor, nn
 
 DIVISOR = (2, 2, 2)
-"""What the one downsampling divides x, y and z by."""
+"""Factor of the single downsampling along x, y and z."""
 REDUCTION = 15
-"""How much narrower the hidden layer of a block's squeeze-and-excitation is than its input."""
+"""Reduction of the hidden layer of a block's squeeze-and-excitation."""
 MERGE_REDUCTION = 16
-"""The same, in the blocks that take in an encoder's features."""
+"""Reduction in the blocks that merge features of the encoder."""
 SLOPE = 0.01
+"""Slope of the leaky ReLU."""
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by one number, seen from its mean (Hu et al. 2018)."""
+    """Scaling of each channel by a number computed from the channel means (Hu et al. 2018)."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The network of a recipe, by name: OrganNet2.5D or one of its peers."""
+"""Networks by name (OrganNet2.5D and its peers), and building the network of a recipe."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,25 +15,33 @@ from lib.recipes.schema import NetworkConfig, NetworkName, Recipe
 
 
 class SafeConv3d(nn.Conv3d):
-    """A 3D convolution that trains in float32 on a CPU where an axis is shorter than the kernel."""
+    """A 3D convolution that trains in float32 on a CPU if an axis is shorter than the kernel.
+
+    On CPUs with bfloat16 instructions, PyTorch 2.15 with its oneDNN computes some weight gradients of 3D
+    convolutions from uninitialised memory: they differ between calls and are sometimes infinite, without an
+    error. This occurs if the first axis is shorter than the kernel and longer than its padding (2 voxels under
+    a kernel of 3; 3 or 4 under one of 5), and if the second is 1 under a kernel of 5; never in float32, nor if
+    every axis is as long as the kernel. On crops of 48 voxels the deepest level of a V-Net has 3 voxels, that
+    of SwinUNETR 2.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what `nn.Conv3d` does."""
-        if _is_doubtful(x, self.kernel_size):
+        """Return the same as `nn.Conv3d`."""
+        if _is_unsafe(x, self.kernel_size):
             with torch.autocast("cpu", enabled=False):
                 return super().forward(x.float())
         return super().forward(x)
 
 
 def guard_gradients(network: nn.Module) -> nn.Module:
-    """Return `network` with each of its 3D convolutions made a `SafeConv3d`; weights and names stay."""
+    """Return `network` with each 3D convolution turned into a `SafeConv3d`; weights and names are unchanged."""
     for module in network.modules():
         if type(module) is nn.Conv3d:
             module.__class__ = SafeConv3d
     return network
 
 
-def _is_doubtful(x: Tensor, kernel: tuple[int, ...]) -> bool:
+def _is_unsafe(x: Tensor, kernel: tuple[int, ...]) -> bool:
     return (
         x.device.type == "cpu"
         and torch.is_grad_enabled()
@@ -44,15 +52,15 @@ def _is_doubtful(x: Tensor, kernel: tuple[int, ...]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
-    """What there is to know of a network before it is built.
+    """Properties of a network, known before it is built.
 
     Attributes:
-        build: Makes it, with fresh weights.
-        divisor: What sizes x, y, z must divide by; other sizes are padded.
-        usual_width: Channels of the first level where its authors, or else MONAI, leave them.
-        width_step: What `network.width` must be a multiple of.
-        pads_itself: Takes any size already, without `Padded`.
-        citation: Whose it is, and whose code runs.
+        build: Builds it, with random weights.
+        divisor: Number that the sizes x, y, z must be divisible by; other sizes are padded.
+        usual_width: Channels of the first level in the original work, or else in MONAI.
+        width_step: Number that `network.width` must be a multiple of.
+        pads_itself: Whether it accepts any size without `Padded`.
+        citation: Publication, and origin of the code.
     """
 
     build: Callable[[Recipe], nn.Module]
@@ -105,7 +113,7 @@ NETWORKS: Mapping[NetworkName, NetworkSpec] = {
         build=peers.vnet,
         divisor=lambda _: (16, 16, 16),
         usual_width=16,
-        # V-Net adds its input, repeated, to the first level.
+        # V-Net adds its repeated input to the first level.
         width_step=lambda recipe: len(recipe.hu_windows),
         citation="Milletari et al., 3DV 2016, arXiv 1606.04797; MONAI's VNet blocks",
     ),
@@ -139,17 +147,16 @@ NETWORKS: Mapping[NetworkName, NetworkSpec] = {
         citation="Zhu et al., Medical Physics 46(2), 2019, arXiv 1808.05238; our code",
     ),
 }
-"""Name in `NetworkConfig.name` -> what it names; the keys are those of `lib.recipes.schema.NETWORK_NAMES`."""
+"""`NetworkConfig.name` -> properties; the keys are those of `lib.recipes.schema.NETWORK_NAMES`."""
 
 
 def build_network(recipe: Recipe) -> nn.Module:
-    """Return the recipe's network with fresh weights.
+    """Return the recipe's network with random weights.
 
-    It takes images `(B, len(hu_windows), X, Y, Z)` of any size to logits `(B, classes, X, Y, Z)`.
+    It maps images `(B, len(hu_windows), X, Y, Z)` of any size to logits `(B, classes, X, Y, Z)`.
 
     Raises:
-        ConfigError: If the recipe names a network that is not known, or one that its width or its crop does
-            not suit.
+        ConfigError: If the recipe names an unknown network, or its width or crop does not suit the network.
     """
     spec = check_network(recipe)
     network = guard_gradients(spec.build(recipe))
@@ -157,17 +164,17 @@ def build_network(recipe: Recipe) -> nn.Module:
 
 
 def check_network(recipe: Recipe) -> NetworkSpec:
-    """Return what is known of the recipe's network.
+    """Return the properties of the recipe's network without building it.
 
     Raises:
-        ConfigError: As `build_network` does; nothing is built.
+        ConfigError: As `build_network`.
     """
     name, width = recipe.network.name, recipe.network.width
     spec = _spec(recipe, name)
     step = spec.width_step(recipe)
     if width % step:
         raise ConfigError(
-            f"recipe {recipe.name!r}: network {name!r} wants a width that is a multiple of {step}, "
+            f"recipe {recipe.name!r}: network {name!r} needs a width that is a multiple of {step}, "
             f"not {width}; usual is {spec.usual_width}"
         )
     spec.divisor(recipe)
@@ -175,28 +182,28 @@ def check_network(recipe: Recipe) -> NetworkSpec:
 
 
 def size_divisor(recipe: Recipe) -> ShapeVox:
-    """Return what x, y and z of a window must divide by, so that the network pads nothing.
+    """Return the number that x, y and z of a window must be divisible by to avoid padding.
 
     Raises:
-        ConfigError: As `build_network` does.
+        ConfigError: As `build_network`.
     """
     return check_network(recipe).divisor(recipe)
 
 
 def with_network(recipe: Recipe, name: str, *, width: int | None = None) -> Recipe:
-    """Return `recipe` with the network `name` in place of its own; the same crops, loss and schedule.
+    """Return `recipe` with the network `name`; crops, loss and schedule stay the same.
 
-    The new recipe is called `<recipe>-<name>`. With the network that it has already, and no `width`, the
-    recipe comes back as it is.
+    The new recipe is called `<recipe>-<name>`. If it has that network already and `width` is None, the recipe
+    is returned unchanged.
 
     Args:
-        recipe: What to compare networks on.
+        recipe: The recipe.
         name: A key of `NETWORKS`.
-        width: Channels of the first level; where None, the network's usual width, raised to the next one
-            that it accepts with the recipe's HU windows.
+        width: Channels of the first level; None for the network's usual width, raised to the next one that it
+            accepts with the recipe's HU windows.
 
     Raises:
-        ConfigError: If `name` is not known, or the recipe's crop or `width` does not suit it.
+        ConfigError: If `name` is unknown, or the recipe's crop or `width` does not suit the network.
     """
     spec = _spec(recipe, name)
     if name == recipe.network.name:
@@ -216,7 +223,7 @@ def with_network(recipe: Recipe, name: str, *, width: int | None = None) -> Reci
 
 
 def parameter_count(recipe: Recipe) -> int:
-    """Return how many numbers the recipe's network learns; PyTorch's random state is left as it was."""
+    """Return the number of parameters of the recipe's network; PyTorch's random state is preserved."""
     with torch.random.fork_rng(devices=[]):
         return sum(parameter.numel() for parameter in build_network(recipe).parameters())
 
@@ -224,7 +231,7 @@ def parameter_count(recipe: Recipe) -> int:
 def _spec(recipe: Recipe, name: str) -> NetworkSpec:
     if name not in NETWORKS:
         raise ConfigError(
-            f"recipe {recipe.name!r}: network {name!r} is not known; "
-            f"the networks are {', '.join(NETWORKS)}"
+            f"recipe {recipe.name!r}: unknown network {name!r}; "
+            f"known networks: {', '.join(NETWORKS)}"
         )
     return NETWORKS[cast(NetworkName, name)]

@@ -1,4 +1,4 @@
-"""Focal + Dice, over the organs that a case was contoured for."""
+"""Focal and Dice loss over the organs that a case was contoured for."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,22 @@ from torch.nn import functional
 from lib.recipes.schema import Recipe
 
 DICE_SMOOTH = 1.0
-"""Added to both sides of the Dice ratio, in voxels: an organ absent from both costs nothing."""
+"""Constant added to both sides of the Dice ratio, in voxels: an organ absent from both costs nothing."""
 
 
 def merge_uncontoured(logits: Tensor, contoured: Tensor) -> Tensor:
-    """Return log-probabilities in which organs that nobody contoured count as background.
+    """Return log-probabilities in which organs that were not contoured count as background.
 
-    Where an organ was not contoured, a background voxel may be that organ: the network must not be told
-    otherwise (Shi et al., Medical Image Analysis 2021, marginal loss).
+    If an organ was not contoured, a background voxel may belong to it, so that the loss must not penalise it
+    there (Shi et al., Medical Image Analysis 2021, marginal loss).
 
     Args:
         logits: `(B, K, X, Y, Z)`.
         contoured: `(B, K)` bool; background is always contoured.
 
     Returns:
-        `(B, K, X, Y, Z)`; channel 0 holds the background together with every unknown class, the channels of
-        unknown classes are those of the plain softmax and must not be used.
+        `(B, K, X, Y, Z)`; channel 0 is the background together with every class that was not contoured; the
+        channels of these classes are those of the plain softmax and must not be used.
     """
     log_p = functional.log_softmax(logits.float(), dim=1)
     as_background = ~contoured
@@ -37,13 +37,13 @@ def merge_uncontoured(logits: Tensor, contoured: Tensor) -> Tensor:
 class FocalDiceLoss(nn.Module):
     """`L = L_focal + lambda (1 - DSC)` (Chen et al. 2021, section 2.4, Eq. 2-4).
 
-    The focal part is the mean over voxels of `-w_c (1 - p)^gamma log p`; the Dice part the mean over the
-    known organs of one minus the soft Dice of the whole batch. Where several processes share a batch, `pool`
-    sums over them: the Dice part is then the same on each, and the mean of their losses is the batch's loss.
+    The focal part is the mean over voxels of `-w_c (1 - p)^gamma log p`; the Dice part is the mean over the
+    contoured organs of one minus the soft Dice of the whole batch. If several processes share a batch, `pool`
+    sums over them: the Dice part is then equal in each, and the mean of their losses is the batch's loss.
     """
 
     class_weights: Tensor
-    """`(K,)`, those of the recipe."""
+    """`(K,)`, class weights of the recipe."""
 
     def __init__(self, recipe: Recipe, *, pool: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
@@ -61,8 +61,8 @@ class FocalDiceLoss(nn.Module):
     def fade(self, share: float) -> None:
         """Set the class weights to those at `share` of the run, 0 to 1: `w ** (1 - share / fade_until)`.
 
-        A weighted cross-entropy learns probabilities that are inflated by the weights, and the most likely
-        class is then an organ too often. Ending with equal weights brings them back.
+        A weighted cross-entropy inflates the probabilities of classes with large weights, so that organs are
+        predicted too often. Ending with equal weights corrects this.
         """
         self._strength = max(0.0, 1 - share / self.fade_until) if self.fade_until else 1.0
 
@@ -71,7 +71,7 @@ class FocalDiceLoss(nn.Module):
 
         Args:
             logits: `(B, K, X, Y, Z)`.
-            label: `(B, X, Y, Z)` int64; no voxel holds an unknown organ.
+            label: `(B, X, Y, Z)` int64; no voxel has an organ that was not contoured.
             contoured: `(B, K)` bool: which classes the case was contoured for.
         """
         log_p = merge_uncontoured(logits, contoured)

@@ -1,4 +1,4 @@
-"""OrganNet2.5D (Chen et al., MICCAI 2021, arXiv 2109.12634), whole in one file: blocks first, network last.
+"""OrganNet2.5D (Chen et al., MICCAI 2021, arXiv 2109.12634): its blocks, then the network.
 
 Axes are `(B, C, X, Y, Z)` everywhere in this project, as MONAI loads volumes; the paper's tuples
 `(z, y, x)` are mirrored: its convolution `(1, 3, 3)` is `(3, 3, 1)` here, its pooling `(1, 2, 2)` is
@@ -14,7 +14,7 @@ from torch.nn import functional
 IN_PLANE = (2, 2, 1)
 ISOTROPIC = (2, 2, 2)
 DIVISORS = (4, 4, 2)
-"""What the two poolings divide x, y and z by: other sizes are padded, and cropped back."""
+"""Factor of both poolings along x, y and z; other sizes are padded, and the result is cropped."""
 
 
 class ConvUnit(nn.Sequential):
@@ -37,7 +37,7 @@ class ConvUnit(nn.Sequential):
 class ResSE(nn.Module):
     """Squeeze and excitation with a residual: `x * s + x` (Chen et al., section 2.3).
 
-    `s` is one number a channel: global average pool - FC - ReLU - FC - sigmoid.
+    `s` is one number per channel: global average pool - FC - ReLU - FC - sigmoid.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -54,7 +54,7 @@ class ResSE(nn.Module):
 
 
 def block_2d(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return two in-plane convolutions: slices do not see each other."""
+    """Return two in-plane convolutions, which do not mix slices."""
     return nn.Sequential(
         ConvUnit(in_channels, out_channels, (3, 3, 1)),
         ConvUnit(out_channels, out_channels, (3, 3, 1)),
@@ -104,15 +104,15 @@ class OrganNet25D(nn.Module):
     | `decoder_2d` | concat `encoder_2d`; 2 x [Conv (3,3,1) - BN - ReLU] | 2w -> 2w | X, Y, Z |
     | `head` | Conv (1,1,1) | 2w -> out | X, Y, Z |
 
-    Departures, each because the paper is silent: the reduction of ResSE (4), the dilations of the HDC
+    Details that the paper does not print: the reduction of ResSE (4), the dilations of the HDC
     (1, 2, 5: no gridding holes), and the `1 x 1 x 1` convolutions without normalisation (ADR 0003).
 
     Args:
         in_channels: Channels of the input; 1 for one HU window.
         out_channels: Classes `K`, background included.
         width: Channels of the first level.
-        dilations: Rates of the convolutions of each HDC block, one convolution a rate.
-        se_reduction: By how much the ResSE's hidden layer is narrower than its input.
+        dilations: Dilation rates of each HDC block, one convolution per rate.
+        se_reduction: Reduction of the ResSE's hidden layer.
         dropout: Probability of dropping a channel after each fine block and before the head; 0 is off.
     """
 

@@ -1,4 +1,4 @@
-"""Fillings in teeth: metal, and the bright and dark streaks that it throws across its slices."""
+"""Dental fillings in training crops: metal, and its bright and dark streak artefacts."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,20 +10,22 @@ Hu = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 METAL_HU = 8000.0
-"""Amalgam and gold, beyond the 12 bits of most scanners; blurred, it saturates the voxels beside it too."""
+"""HU value of amalgam and gold, above the 12-bit scale; after blurring, neighbouring voxels saturate too."""
 
 _BONE_HU = 300.0
+"""Lower bound of bone in HU."""
 _TOOTH_HU = 1000.0
-"""Enamel, also when voxels of 4 mm average it with what lies beside it."""
+"""Lower bound of enamel in HU, also when averaged with its surroundings in voxels of 4 mm."""
 _DENTAL_ARCH_MM = 45.0
-"""How far behind the chin the last molar is."""
+"""Distance from the chin to the last molar, in mm."""
 _CROWNS_MM = (-6.0, 14.0)
-"""Where the crowns of both rows of teeth are, from the top of the jaw's body up."""
+"""Range of the crowns of both rows of teeth, in mm above the top of the jaw's body."""
 _RADIUS_MM = (1.5, 4.0)
+"""Range of the radius of a filling, in mm."""
 _APART_MM = 15.0
-"""Two fillings closer than this in the plane throw no band between them that would be told from the rest."""
+"""Smallest distance of two fillings in the plane, in mm, for a visible dark band between them."""
 _ANGLES = 360
-"""Entries of a filling's table of streaks, over 180 degrees: a streak runs out on both sides."""
+"""Number of directions of streaks over 180 degrees; a streak extends to both sides of its filling."""
 
 
 def add_fillings(
@@ -33,18 +35,18 @@ def add_fillings(
     rng: np.random.Generator,
     config: AugmentConfig,
 ) -> Hu:
-    """Return `hu` with a few fillings where teeth are, or `hu` itself where there are none.
+    """Return `hu` with a few fillings in teeth, or `hu` itself if there are no teeth.
 
-    The streaks are a drawing, not a projection: along every line through a filling HU are raised or lowered,
-    less with the distance, and lowered on the lines that join two fillings, as beam hardening and photon
-    starvation do (Barrett and Keat 2004). The result may leave the scanner's scale; what comes after
-    (resolution, noise) acts on it before it is clipped.
+    Streaks are drawn, not simulated by projection: along each line through a filling, HU are raised or lowered,
+    less with the distance. On lines that connect two fillings they are lowered, as by beam hardening and photon
+    starvation (Barrett and Keat 2004). The result may exceed the scanner's scale; later variations (resolution,
+    noise) act on it before it is clipped.
 
     Args:
         hu: `(X, Y, Z)`, axes to R, A, S or to L, A, S.
-        jaw: The mandible in it; None where nobody contoured it, then enamel alone shows where teeth are.
-        spacing_mm: Of the voxels.
-        rng: This variation's stream.
+        jaw: Mask of the mandible; None if it was not contoured, then only enamel shows where teeth are.
+        spacing_mm: Voxel size.
+        rng: Random stream of this variation.
         config: `metal_probability`, `metal_fillings` and `metal_streak_hu`.
     """
     if rng.random() >= config.metal_probability:
@@ -69,9 +71,9 @@ def add_fillings(
 
 
 def teeth(hu: Hu, jaw: Mask | None, spacing_mm: SpacingMm) -> Mask:
-    """Return where fillings may be: hard tissue of the dental arch, at the height of the crowns.
+    """Return the voxels where fillings can be: hard tissue of the dental arch, at the height of the crowns.
 
-    Without a contoured jaw: enamel in the front half of the crop's.
+    Without a contoured jaw: enamel in the front half of the region that contains enamel.
     """
     if jaw is None:
         hard = hu > _TOOTH_HU
@@ -79,11 +81,11 @@ def teeth(hu: Hu, jaw: Mask | None, spacing_mm: SpacingMm) -> Mask:
         if len(rows):
             hard[:, : (rows[0] + rows[-1]) // 2] = False
         return hard
-    found = np.zeros(hu.shape, bool)
+    is_tooth = np.zeros(hu.shape, bool)
     rows = np.flatnonzero(jaw.any(axis=(0, 2)))
     if len(rows) == 0:
-        return found
-    # The rami rise far above the teeth; the front of the jaw does not.
+        return is_tooth
+    # The rami extend far above the teeth; only the front of the jaw shows the height of the crowns.
     front = rows[-1] - int(_DENTAL_ARCH_MM / spacing_mm[1])
     chin = rows[-1] - int(0.4 * _DENTAL_ARCH_MM / spacing_mm[1])
     top = np.flatnonzero(jaw[:, max(0, chin) :].any(axis=(0, 1)))[-1]
@@ -94,8 +96,8 @@ def teeth(hu: Hu, jaw: Mask | None, spacing_mm: SpacingMm) -> Mask:
         slice(max(0, front), rows[-1] + 1),
         slice(max(0, low), max(0, high) + 1),
     )
-    found[arch] = hu[arch] > _BONE_HU
-    return found
+    is_tooth[arch] = hu[arch] > _BONE_HU
+    return is_tooth
 
 
 def _streaks(
@@ -104,7 +106,7 @@ def _streaks(
     radii_mm: npt.NDArray[np.float64],
     rng: np.random.Generator,
 ) -> Hu:
-    """Return what a filling adds along each direction of a half circle, -1..1: few lines strong, most weak."""
+    """Return the strength of a filling's streak in each direction of a half circle, -1..1; most are weak."""
     rays = int(rng.integers(24, 48))
     values = rng.standard_normal(rays) ** 3
     values = values - values.mean()
@@ -112,10 +114,10 @@ def _streaks(
     table = np.interp(angles, np.arange(rays) * (np.pi / rays), values, period=np.pi)
     table /= np.abs(table).max()
     for other in range(len(centres_mm)):
-        apart = centres_mm[other] - centres_mm[number]
-        distance = float(np.hypot(apart[0], apart[1]))
-        if distance > _APART_MM and abs(apart[2]) < 2 * radii_mm[other]:
-            off = (angles - np.arctan2(apart[1], apart[0]) + np.pi / 2) % np.pi - np.pi / 2
+        vector = centres_mm[other] - centres_mm[number]
+        distance = float(np.hypot(vector[0], vector[1]))
+        if distance > _APART_MM and abs(vector[2]) < 2 * radii_mm[other]:
+            off = (angles - np.arctan2(vector[1], vector[0]) + np.pi / 2) % np.pi - np.pi / 2
             table -= np.exp(-0.5 * (off * distance / radii_mm[other]) ** 2)
     return np.asarray(np.clip(table, -1, 1).astype(np.float32))
 
@@ -127,14 +129,14 @@ def _add_streaks(
     radius_mm: float,
     spacing: npt.NDArray[np.float64],
 ) -> None:
-    """Add, in place, `table` around one filling, in its slices and a little in their neighbours."""
+    """Add `table` around one filling in place, in its slices and weakly in neighbouring slices."""
     x, y = (
         (np.arange(hu.shape[axis]) * spacing[axis] - centre_mm[axis]).astype(np.float32)
         for axis in (0, 1)
     )
     angle = np.arctan2(y[None, :], x[:, None]) * np.float32(_ANGLES / np.pi)
     distance = np.hypot(x[:, None], y[None, :])
-    # 1 at 20 mm, and not above 2: lines through one point thin out with the distance from it.
+    # 1 at 20 mm, 2 at most: lines through one point get sparser with the distance from it.
     plane = table[angle.astype(np.intp) % _ANGLES] * (2 / (1 + distance / np.float32(20)))
     depth_mm = np.arange(hu.shape[2]) * spacing[2] - centre_mm[2]
     weight = np.exp(-0.5 * (depth_mm / (radius_mm + spacing[2] / 3)) ** 2 * 2)
@@ -148,7 +150,7 @@ def _add_metal(
     radius_mm: float,
     spacing: npt.NDArray[np.float64],
 ) -> None:
-    """Put, in place, a ball of metal; voxels on its edge take their share of it."""
+    """Add a ball of metal in place; voxels on its edge are mixed by their share of it."""
     margin_mm = radius_mm + spacing
     low = np.maximum(0, np.floor((centre_mm - margin_mm) / spacing)).astype(int)
     high = np.minimum(hu.shape, np.ceil((centre_mm + margin_mm) / spacing) + 1).astype(int)

@@ -25,7 +25,7 @@ from lib.pacs.orthanc import Orthanc
 from lib.recipes.schema import OPENKBP
 from lib.training.cases import is_held_out
 from phantom import head_and_neck_phantom
-from phantom.cohort import lattice
+from phantom.cohort import voxel_grid
 from tests.pacs.orthancs import orthanc
 from tests.phantoms import rotation, stored_as
 from tests.server.running import ANYTHING_GOES, Server, running
@@ -160,7 +160,7 @@ def opened(folder: Path) -> Iterator[Clinic]:
 
 
 def _patient(seed: int, name: str) -> tuple[CtVolume, LabelVolume]:
-    shape_vox, spacing_mm = lattice(OPENKBP)
+    shape_vox, spacing_mm = voxel_grid(OPENKBP)
     drawn, label = head_and_neck_phantom(
         seed, grid_shape=shape_vox, spacing_mm=spacing_mm, labels=OPENKBP.labels
     )

@@ -103,7 +103,7 @@ def test_two_readings_that_agree_on_what_is_there_are_one() -> None:
 
 def test_an_organ_that_is_not_ours_is_refused() -> None:
     with pytest.raises(
-        LabelError, match=r"pt_1: 'GTV' is not an organ of this server; it contours Br"
+        LabelError, match=r"pt_1: 'GTV' is not an organ of this server; its organs are Br"
     ):
         remapped(holding(1, 2), named(Brainstem=1, GTV=2))
 
@@ -118,7 +118,7 @@ def test_a_value_without_a_name_is_refused() -> None:
 
 
 def test_two_segments_of_one_organ_are_refused() -> None:
-    with pytest.raises(LabelError, match="two segments are called SpinalCord"):
+    with pytest.raises(LabelError, match="two segments mean SpinalCord"):
         remapped(holding(1, 2), named(Cord=1, SpinalCord=2))
 
 

@@ -69,5 +69,5 @@ def test_tolerances_are_millimetres_with_a_source() -> None:
 
 
 def test_an_unknown_set_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'liver' is not known; the sets are pddca, openkbp"):
+    with pytest.raises(ConfigError, match="unknown organ set 'liver'; known sets: pddca, openkbp"):
         organ_set("liver")

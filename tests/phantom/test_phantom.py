@@ -13,7 +13,7 @@ from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.organs.table import ORGAN_SETS, ORGANS
 from lib.recipes.schema import OPENKBP, PDDCA, NetworkConfig, Recipe
 from phantom import head_and_neck_phantom
-from phantom.cohort import lattice, write_cohort
+from phantom.cohort import voxel_grid, write_cohort
 from phantom.shapes import Column, Difference, Ellipsoid, Intersection, Shape, Tube, Union
 
 DRAWN = sorted({name for labels in ORGAN_SETS.values() for name in labels})
@@ -277,4 +277,4 @@ def test_contradicting_numbers_are_refused(tmp_path: Path) -> None:
     ("recipe", "shape_vox"), [(OPENKBP, (128, 128, 96)), (PDDCA, (360, 360, 96))]
 )
 def test_the_grid_follows_the_recipe(recipe: Recipe, shape_vox: tuple[int, int, int]) -> None:
-    assert lattice(recipe)[0] == shape_vox
+    assert voxel_grid(recipe)[0] == shape_vox

@@ -73,15 +73,18 @@ def test_a_file_may_name_every_network(tmp_path: Path, name: str) -> None:
             r"clinic.yaml:4: spacing_mm.1.*'x'",
         ),
         ("extends: openkbp\nspacing_mm: [1, 1, -2]\n", r"spacing_mm must be in \(0, 20\] mm"),
-        ("extends: openkbp\norgan_set: liver\n", r"organ set 'liver' is not known"),
-        ("extends: nnunet\n", r"clinic.yaml:1: extends: 'nnunet' is none of pddca, openkbp"),
+        ("extends: openkbp\norgan_set: liver\n", r"unknown organ set 'liver'"),
+        (
+            "extends: nnunet\n",
+            r"clinic.yaml:1: extends: unknown recipe 'nnunet'; known: pddca, openkbp",
+        ),
         (
             "extends: openkbp\nnetwork:\n  width: 4\n  name: nnunet\n",
             r"clinic.yaml:4: network.name: .*'organnet25d', 'dynunet'.*'anatomynet'.*'nnunet'",
         ),
         ("name: a\n", r"clinic.yaml:1: organ_set: this field is missing"),
         ("extends: openkbp\nschedule: {patience: -1}\n", r"patience must be at least 0"),
-        ("extends: openkbp\nloss: {class_weights: {Liver: 2}}\n", r"no organ of ours: Liver"),
+        ("extends: openkbp\nloss: {class_weights: {Liver: 2}}\n", r"unknown organs: Liver"),
         ("extends: openkbp\nhu_windows: [[200, 100]]\n", r"lower < upper"),
         (
             "extends: openkbp\naugment: {blur_sigma: 2}\n",
@@ -114,5 +117,5 @@ def test_a_wrong_file_is_refused_with_the_line_and_the_reason(
 
 
 def test_a_name_that_is_no_recipe_and_no_file_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"neither one of ours \(pddca, openkbp\) nor a file"):
+    with pytest.raises(ConfigError, match=r"neither a known recipe \(pddca, openkbp\) nor a file"):
         find_recipe("clinic")

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.errors import TrainingError
+from lib.errors import DatastoreError, TrainingError
 from lib.imaging.geometry import Grid
 from lib.imaging.scans import write_ct, write_label
 from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.preprocessing import Pipeline
-from lib.training.cases import POINTS_PER_ORGAN, Case, prepare_cases
+from lib.training.cases import POINTS_PER_ORGAN, Case, find_labelled_cases, prepare_cases
 from lib.training.crops import CropDataset
+from tests.phantoms import make_ct, make_grid, make_label
 from tests.tiny import TINY
 
 
@@ -82,5 +83,71 @@ def test_a_machine_that_allows_too_few_open_files_is_named(
     cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 400))
-    with pytest.raises(TrainingError, match=r"1 cases need 514 open files, and .* allows 400"):
+    with pytest.raises(TrainingError, match=r"1 cases need 514 open files, .* allows 400"):
         prepare_cases(cases[:1], Pipeline(TINY), tmp_path / "cache")
+
+
+LABEL = LabelVolume(make_label(), make_grid(), {})
+
+
+def test_the_servers_layout(tmp_path: Path) -> None:
+    write_ct(tmp_path / "b.nii.gz", make_ct())
+    write_ct(tmp_path / "a.nrrd", make_ct())
+    write_ct(tmp_path / "unlabelled.nii.gz", make_ct())
+    write_label(tmp_path / "labels" / "final" / "a.nii.gz", LABEL)
+    write_label(tmp_path / "labels" / "final" / "b.nii.gz", LABEL)
+    write_label(tmp_path / "labels" / "original" / "unlabelled.nii.gz", LABEL)
+    cases = find_labelled_cases(tmp_path)
+    assert [case.image_id for case in cases] == ["a", "b"]
+    assert cases[0].image == tmp_path / "a.nrrd"
+    assert cases[0].label == tmp_path / "labels" / "final" / "a.nii.gz"
+
+
+def test_one_folder_per_case(tmp_path: Path) -> None:
+    for name in ("pt_2", "pt_1"):
+        write_ct(tmp_path / name / "ct.nii.gz", make_ct())
+    write_label(tmp_path / "pt_1" / "label.nii.gz", LABEL)
+    cases = find_labelled_cases(tmp_path)
+    assert [(case.image_id, case.label.name) for case in cases] == [("pt_1", "label.nii.gz")]
+
+
+def test_a_folder_without_labels_says_what_was_expected(tmp_path: Path) -> None:
+    write_ct(tmp_path / "a.nii.gz", make_ct())
+    with pytest.raises(
+        DatastoreError, match=r"no labelled case; expected ID.nii.gz with labels/final"
+    ):
+        find_labelled_cases(tmp_path)
+
+
+def test_the_real_cases_are_all_found(shared_data: Path) -> None:
+    cases = find_labelled_cases(shared_data / "openkbp")
+    assert len(cases) == 120
+    assert all(case.label.parent.name == case.image_id for case in cases)
+
+
+def test_two_labelled_scans_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_ct(tmp_path / "a.nii", make_ct())
+    write_ct(tmp_path / "a.nii.gz", make_ct())
+    write_label(tmp_path / "labels" / "final" / "a.nii.gz", LABEL)
+    with pytest.raises(DatastoreError, match="several scans are called a; keep one of each"):
+        find_labelled_cases(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["label.nii.gz", "LABELS.NRRD", "seg.nii.gz", "Segmentation.NII"])
+def test_a_case_folder_s_label_has_any_of_the_common_names(name: str, tmp_path: Path) -> None:
+    ct = make_ct()
+    (tmp_path / "case").mkdir()
+    write_ct(tmp_path / "case" / "CT.NII.GZ", ct)
+    write_label(tmp_path / "case" / name, LABEL)
+    (case,) = find_labelled_cases(tmp_path)
+    assert (case.image_id, case.label.name) == ("case", name)
+
+
+def test_of_several_labels_the_order_of_names_and_suffixes_decides(tmp_path: Path) -> None:
+    ct = make_ct()
+    (tmp_path / "case").mkdir()
+    write_ct(tmp_path / "case" / "ct.nii.gz", ct)
+    for name in ("seg.nii.gz", "label.nrrd", "label.nii"):
+        write_label(tmp_path / "case" / name, LABEL)
+        (case,) = find_labelled_cases(tmp_path)
+    assert case.label.name == "label.nii"

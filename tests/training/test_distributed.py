@@ -32,7 +32,7 @@ QUIET = replace(
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_both_numbers() -> None:
     assert ProcessGroup(0, 2).share_of(4) == 2
-    with pytest.raises(ConfigError, match="batch_size 3 cannot be shared equally by 2 processes"):
+    with pytest.raises(ConfigError, match="batch_size 3 cannot be divided equally by 2 processes"):
         ProcessGroup(0, 2).share_of(3)
 
 
@@ -48,7 +48,7 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with (
-        pytest.raises(ConfigError, match="each process takes its own; say cuda"),
+        pytest.raises(ConfigError, match="each process takes its own GPU; give --device cuda"),
         join_processes("cuda:0"),
     ):
         pass

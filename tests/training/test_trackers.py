@@ -132,7 +132,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(
     warnings = [record.message for record in caplog.records if "stopped working" in record.message]
     assert warnings == [
         "FullDisk stopped working (OSError: [Errno 28] No space left on device); "
-        "the training goes on without it"
+        "the training continues without it"
     ]
     assert len(points(tmp_path / "tensorboard", "loss")) == 3
 
