@@ -1,12 +1,12 @@
-"""All that people and trainings made here, in one file, and back: while the server serves.
+"""Backup and restore of labels, models and the workflow database, also while the server runs.
 
-The archive is a tar of the database, every label version, the models that were promoted, and last a list of the
-SHA-256 of each. A backup is the state of one moment: the database is copied first, and what a row of the copy
-names was on disk before the row and never changes. Scans are not in it: they are the hospital's.
+The archive is a tar of the database, every label version, the promoted models, and last a list of the SHA-256
+of each file. A backup is the state of one moment: the database is copied first, and a file that a row of the
+copy names was on disk before the row and never changes. Scans are not in it: the hospital keeps them.
 
-Restoring adds what is missing and changes nothing that is there: label versions come back with their numbers
-(the next free one where it is taken), authors and times, and the newest by time is the current one. The server,
-running or started next, writes the copies in `labels/`. Nothing is restored from an archive that is damaged.
+Restoring adds what is missing and changes nothing that exists: label versions keep their number (the next free
+one if it is taken), author and time, and the newest by time is the current one. The running or next server
+writes the working copies in `labels/`. Nothing is restored from a damaged archive.
 """
 
 import gzip
@@ -57,12 +57,12 @@ _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeDeco
 
 @dataclass(frozen=True, slots=True)
 class BackupSummary:
-    """What a backup holds.
+    """Content of a backup.
 
     Attributes:
-        versions: Label versions.
-        models: Promoted models.
-        damaged: Files that should be in it and are gone or damaged here; in words.
+        versions: Number of label versions.
+        models: Number of promoted models.
+        damaged: Names of files that are missing or damaged here, and so not in the backup.
     """
 
     versions: int
@@ -72,7 +72,7 @@ class BackupSummary:
 
 @dataclass(frozen=True, slots=True)
 class RestoreSummary:
-    """What a restore added: label versions, models and rows of other tables."""
+    """Numbers of restored label versions, models and rows of other tables."""
 
     versions: int
     models: int
@@ -109,7 +109,7 @@ def create(studies: str, model_dir: Path, output: Path) -> BackupSummary:
 
 @contextmanager
 def _packed(path: Path) -> Iterator[IO[bytes]]:
-    """Yield `path` to write to, compressed where its name ends in `gz`; volumes are compressed already."""
+    """Yield `path` to write to; compressed if it ends in `gz`, weakly as volumes are compressed already."""
     if path.name.endswith("gz"):
         with gzip.open(path, "wb", compresslevel=1) as packed:
             yield packed  # type: ignore[misc]
@@ -119,7 +119,7 @@ def _packed(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _Writer:
-    """Writes one archive, file by file, and remembers their digests."""
+    """Writes one archive, file by file, with the digests of the files."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
@@ -176,7 +176,7 @@ class _Writer:
 
 
 class _Hashed(io.RawIOBase):
-    """A file that is hashed as it is read."""
+    """A file whose digest is computed while it is read."""
 
     def __init__(self, content: IO[bytes]) -> None:
         self._content = content
@@ -190,10 +190,10 @@ class _Hashed(io.RawIOBase):
 
 
 def restore(archive: Path, studies: str, model_dir: Path) -> RestoreSummary:
-    """Add what an archive holds and what is missing here.
+    """Add the content of an archive that is missing here.
 
     Raises:
-        StateError: If the archive is no backup, is damaged, or is of a newer program. Nothing is changed then.
+        StateError: If the archive is no backup, is damaged, or is from a newer program. Nothing changes then.
     """
     state = state_folder(studies, model_dir)
     make_folder(state)
@@ -202,7 +202,7 @@ def restore(archive: Path, studies: str, model_dir: Path) -> RestoreSummary:
         there = Database(folder / FILE)
         here = Database(state / FILE)
         history = LabelHistory(here, state)
-        # What lies on disk and is not in the database has its number already.
+        # First the versions that are on disk and not in the database, which have numbers already.
         history.restore_from_files()
         for volume in sorted((folder / "labels").glob("*.nii.gz")):
             history.keep_volume(volume)
@@ -216,7 +216,7 @@ def restore(archive: Path, studies: str, model_dir: Path) -> RestoreSummary:
 
 @contextmanager
 def _unpacked(archive: Path, state: Path) -> Iterator[Path]:
-    """Yield a folder with the files of an archive, each of them verified."""
+    """Yield a folder with the verified files of an archive."""
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=state) as scratch:
         folder = Path(scratch)
         (folder / "labels").mkdir()
@@ -278,11 +278,11 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _merge_tables(there: Database, here: Database) -> int:
-    """Add the rows that are not here: by name where rows have names; numbered ones where there are none yet."""
+    """Add missing rows: of tables with names as keys; of numbered rows only into an empty table."""
     added = 0
     taken: set[str] = set()
-    # The first two are merged by what their rows mean: the ids of labels are others in each database.
-    # What is known of a PACS is found out again; a label that is there already arrives once all the same.
+    # Label versions and edit costs are merged by meaning, as their ids differ between databases. The records
+    # of a PACS are rebuilt by asking it; a label that it has already is not stored twice.
     of_a_pacs = (PacsSeries, PacsObject, PacsObjectScans, Delivery)
     others = {t.__tablename__ for t in (LabelVersion, EditCost, Meta, *of_a_pacs)}
     for table in Base.metadata.sorted_tables:
@@ -305,7 +305,7 @@ def _merge_tables(there: Database, here: Database) -> int:
 
 
 def _merge_models(folder: Path, model_dir: Path) -> int:
-    """Copy the models that are not here; let the one serve that served, where none does."""
+    """Copy the models that are missing here; activate the archive's active one if none is active."""
     added = 0
     for card in sorted(folder.glob("*.json")):
         weights = card.with_suffix(".safetensors")

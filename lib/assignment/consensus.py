@@ -1,7 +1,7 @@
-"""One label out of several people's labels of the same CT, and how far those agree.
+"""Consensus of several readers' labels of the same CT, and the agreement between the readers.
 
-An organ that somebody left out is unknown, not absent (ADR 0005): the consensus of an organ is that of the
-people who drew it. Drawn by one only, it is as he drew it; drawn by nobody, it is not there.
+An organ that a reader left out is unknown, not absent (ADR 0005): the consensus of an organ is made from the
+readers who drew it. If one reader drew it, it is that reader's contour; if none did, it is absent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,9 @@ Method = Literal["staple", "majority"]
 METHODS: tuple[Method, ...] = ("staple", "majority")
 
 MARGIN_VOX = 2
-"""Background around an organ that STAPLE sees; with all of a CT's, its prior would shrink every organ."""
+"""Margin in voxels around an organ in STAPLE's input; a whole CT's background would shrink every organ."""
 MAX_ITERATIONS = 100
+"""Largest number of iterations of STAPLE."""
 _THRESHOLD = 0.5
 _TIE = 1e-6
 
@@ -34,12 +35,12 @@ Agreements = dict[tuple[str, str], dict[str, float | None]]
 def consensus(
     labels: Sequence[LabelVolume], *, method: Method = "staple", image_id: str = "consensus"
 ) -> LabelVolume:
-    """Return what several people's labels agree on, on their grid.
+    """Return the consensus of several readers' labels, on their grid.
 
     - `staple`: Warfield, Zou and Wells, IEEE TMI 2004, as ITK has it: each reader's sensitivity and
       specificity are estimated together with the organ, on its box with `MARGIN_VOX` around it, and a voxel
       belongs to it where that is likelier than not.
-    - `majority`: a voxel belongs to the organ where more than half of those who drew the organ say so.
+    - `majority`: a voxel belongs to the organ where more than half of the readers who drew the organ include it.
 
     A tie, which two readers have wherever they differ (STAPLE too, where one contour lies within the other), is
     neither the union nor the intersection: the border runs halfway, where the mean of the signed distances to
@@ -49,7 +50,7 @@ def consensus(
     Args:
         labels: At least one.
         method: See above.
-        image_id: What errors call the image.
+        image_id: Id of the image, for messages.
 
     Raises:
         ConfigError: If there is no such method.
@@ -57,9 +58,11 @@ def consensus(
         GeometryError: If the labels lie on different grids.
     """
     if method not in METHODS:
-        raise ConfigError(f"{method!r}: no such consensus; expected one of {', '.join(METHODS)}")
+        raise ConfigError(
+            f"{method!r}: unknown consensus method; expected one of {', '.join(METHODS)}"
+        )
     if not labels:
-        raise LabelError(f"{image_id}: a consensus of no labels; at least one expected")
+        raise LabelError(f"{image_id}: no labels for a consensus; at least one expected")
     first = labels[0]
     for label in labels[1:]:
         require_same_grid(image_id, label=label.grid, image=first.grid)
@@ -91,7 +94,7 @@ def _merged(
 def _organ(
     masks: Sequence[MaskArray], spacing_mm: SpacingMm, method: Method
 ) -> tuple[MaskArray, FloatArray]:
-    """Return which voxels of its box an organ has, and how likely each is; no mask is empty."""
+    """Return mask and probability of an organ in its box; no mask of `masks` is empty."""
     if all(np.array_equal(mask, masks[0]) for mask in masks[1:]):
         return masks[0], masks[0].astype(np.float32)
     padded = [np.pad(mask, MARGIN_VOX) for mask in masks]
@@ -102,21 +105,21 @@ def _organ(
     if is_tied.any():
         is_organ |= is_tied & (_mean_distance_mm(padded, spacing_mm) <= 0)
     inner = (slice(MARGIN_VOX, -MARGIN_VOX),) * 3
-    # The margin itself is never organ: no reader drew it.
+    # The margin is never organ, as no reader drew there.
     return is_organ[inner], probability[inner].astype(np.float32)
 
 
 def _staple(masks: Sequence[MaskArray]) -> FloatArray:
-    """Return the probability of each voxel to be organ."""
+    """Return the probability that each voxel is organ."""
     staple = sitk.STAPLEImageFilter()
     staple.SetForegroundValue(1.0)
     staple.SetMaximumIterations(MAX_ITERATIONS)
-    found = staple.Execute([sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in masks])
-    return np.asarray(sitk.GetArrayFromImage(found))
+    probability = staple.Execute([sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in masks])
+    return np.asarray(sitk.GetArrayFromImage(probability))
 
 
 def _mean_distance_mm(masks: Sequence[MaskArray], spacing_mm: SpacingMm) -> FloatArray:
-    """Return the mean over the masks of the distance to their border, negative within."""
+    """Return the mean over the masks of the distance in mm to their border, negative inside."""
     total = np.zeros(masks[0].shape, np.float64)
     for mask in masks:
         total += distance_transform_edt(~mask, sampling=spacing_mm)
@@ -125,7 +128,7 @@ def _mean_distance_mm(masks: Sequence[MaskArray], spacing_mm: SpacingMm) -> Floa
 
 
 def _box(masks: Sequence[MaskArray]) -> tuple[slice, ...] | None:
-    """Return the smallest box around several masks; None where all are empty."""
+    """Return the smallest box around several masks; None if all are empty."""
     slices = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
@@ -144,31 +147,31 @@ def observer_agreement(labels: Sequence[LabelVolume], names: Sequence[str]) -> A
     neither drew is left out.
 
     Args:
-        labels: Of the same image, on one grid.
-        names: Who drew each; in a pair they stand in this order.
+        labels: Labels of the same image, on one grid.
+        names: The reader of each label; pairs keep this order.
 
     Raises:
         GeometryError: If the labels lie on different grids.
     """
-    found: Agreements = {}
+    agreements: Agreements = {}
     organs = [set(label.volumes_ml()) for label in labels]
-    for one, other in combinations(range(len(labels)), 2):
-        first, second = labels[one], labels[other]
-        require_same_grid(f"{names[one]} and {names[other]}", label=second.grid, image=first.grid)
-        both = {k: v for k, v in first.labels.items() if k in organs[one] & organs[other]}
+    for i, j in combinations(range(len(labels)), 2):
+        first, second = labels[i], labels[j]
+        require_same_grid(f"{names[i]} and {names[j]}", label=second.grid, image=first.grid)
+        both = {k: v for k, v in first.labels.items() if k in organs[i] & organs[j]}
         dsc = organ_dice(first.array, second.array, both)
-        either = organs[one] | organs[other]
-        found[names[one], names[other]] = {
+        either = organs[i] | organs[j]
+        agreements[names[i], names[j]] = {
             organ: dsc.get(organ) for organ in first.labels if organ in either
         }
-    return found
+    return agreements
 
 
 def mean_agreement(agreements: Agreements) -> dict[str, float]:
     """Return the mean DSC of each organ over the pairs of readers who both drew it."""
-    found: dict[str, list[float]] = {}
+    by_organ: dict[str, list[float]] = {}
     for dsc in agreements.values():
         for organ, value in dsc.items():
             if value is not None:
-                found.setdefault(organ, []).append(value)
-    return {organ: float(np.mean(values)) for organ, values in found.items()}
+                by_organ.setdefault(organ, []).append(value)
+    return {organ: float(np.mean(values)) for organ, values in by_organ.items()}

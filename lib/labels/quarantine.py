@@ -1,4 +1,4 @@
-"""What was refused: kept for a while, so that a contour that somebody drew is not lost with the refusal."""
+"""Quarantine: refused files are kept for a while, so that no contours are lost by a refusal."""
 
 import json
 import logging
@@ -19,12 +19,13 @@ logger = logging.getLogger(__name__)
 FOLDER = "quarantine"
 WHY = "why.json"
 KEPT = timedelta(days=30)
-"""Nothing younger is removed to make room: somebody may not have seen the refusal yet."""
+"""Age below which no file is removed to make space, as its sender may not have noticed the refusal yet."""
 LIMIT_BYTES = 5 * 2**30
+"""Size limit of all files together."""
 MAX_FILE_BYTES = 256 * 2**20
-"""No label is larger: a few that are must not fill the quarantine."""
+"""Size limit of one file; no label is larger, and a few large files must not fill the quarantine."""
 HEAD_BYTES = 2**20
-"""Of a file that is too large to keep, this much is kept: enough to see what it was."""
+"""Number of bytes that are kept of a file that is too large: enough to recognize it."""
 _NAME = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{8}")
 _CHUNK_BYTES = 2**20
 
@@ -32,12 +33,12 @@ _CHUNK_BYTES = 2**20
 class Quarantine:
     """Refused files, each in a folder of its own with the reason beside it.
 
-    Above `limit_bytes` the oldest go, but none that is younger than `KEPT`; while it is full of younger ones,
-    the reason and the beginning of a further file are kept.
+    Above `limit_bytes` the oldest files are removed, but none younger than `KEPT`; while it is full of younger
+    ones, only the reason and the beginning of a further file are kept.
 
     Args:
-        folder: The workflow's folder; files go into its `quarantine`.
-        limit_bytes: Of all files together.
+        folder: Folder of the database; files go into its `quarantine`.
+        limit_bytes: Size limit of all files together.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -46,14 +47,14 @@ class Quarantine:
         self._mutex = threading.Lock()
 
     def keep(self, file: Path, about: Mapping[str, Any], *, suffix: str) -> str:
-        """Keep a copy of a file, and return what to tell the client of it, such as `kept as quarantine/...`.
+        """Keep a copy of a file, and return a phrase for the client, such as `kept as quarantine/...`.
 
-        Never raises where the disk is full: the refusal is the answer, not that.
+        A full disk raises no error, since the client must get the reason of the refusal.
 
         Args:
-            file: What was refused.
+            file: The refused file.
             about: Image id, tag, user, reason.
-            suffix: That the kept file gets.
+            suffix: Suffix of the copy.
         """
         size = file.stat().st_size
         try:
@@ -87,7 +88,7 @@ class Quarantine:
         return name, is_whole
 
     def _make_room(self, size: int, moment: datetime) -> bool:
-        """Remove the oldest until `size` more fits; return whether it does."""
+        """Remove the oldest files until `size` more bytes fit; return whether they do."""
         if size > MAX_FILE_BYTES:
             return False
         sizes = {path: _size(path) for path in self._entries()}
@@ -95,27 +96,27 @@ class Quarantine:
         for path, freed in sizes.items():
             if used + size <= self.limit_bytes or moment - _moment(path) < KEPT:
                 break
-            logger.warning("quarantine: %s is removed to make room", path.name)
+            logger.warning("quarantine: %s is removed to make space", path.name)
             shutil.rmtree(path)
             used -= freed
         return used + size <= self.limit_bytes
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return what is known of each refused file, newest first."""
-        found = []
+        """Return name, reason and origin of each refused file, newest first."""
+        entries = []
         for path in reversed(self._entries()):
             try:
                 why = json.loads((path / WHY).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 why = {"reason": f"{WHY} cannot be read"}
-            found.append({"name": path.name, **why})
-        return found
+            entries.append({"name": path.name, **why})
+        return entries
 
     def file(self, name: str) -> Path:
-        """Return where a refused file lies.
+        """Return the path of a refused file.
 
         Raises:
-            DatastoreError: If there is none of that name.
+            DatastoreError: If there is no file of that name.
         """
         folder = self.folder / name
         files = sorted(folder.glob("refused*")) if _NAME.fullmatch(name) else []

@@ -1,4 +1,4 @@
-"""Writing a file so that nobody ever finds half of it."""
+"""Functions to write files atomically, and to remove the remains of killed processes."""
 
 import errno
 import hashlib
@@ -14,27 +14,27 @@ from pathlib import Path
 from typing import Any
 
 UNFINISHED = ".writing-"
-"""Begins the name of every file and folder that is not finished yet."""
+"""Prefix of the names of unfinished files and folders."""
 _CHUNK_BYTES = 2**20
 SCRATCH = "organnet-"
-"""Begins the name of every file and folder among the system's temporary ones."""
+"""Prefix of the names of this program's files in the system's temporary folder."""
 ABANDONED_S = 3600.0
-"""A file that nobody has written to for so long is of a process that was killed."""
+"""Time in s without a write after which an unfinished file counts as left by a killed process."""
 
 
 def remove_unfinished(folder: Path) -> int:
-    """Remove what killed processes left half written below `folder`; return how many files and folders.
+    """Remove unfinished files and folders of killed processes below `folder`; return their number.
 
-    A file that another process may still be writing is left alone.
+    A file that another process may still be writing is kept.
     """
     return _remove_abandoned(folder.rglob(f"{UNFINISHED}*"))
 
 
 def remove_abandoned_scratch() -> int:
-    """Remove what killed processes of ours left among the system's temporary files; return how many.
+    """Remove temporary files of killed processes of this program; return their number.
 
-    These are scans and contours that were sent and answered: nobody else would remove them where no tool of
-    the system does. Files of other users are left alone, and so is what may still be in use.
+    They are uploaded scans and contours, and not every system empties its temporary folder. Files of other
+    users, and files that may be in use, are kept.
     """
     ours = Path(tempfile.gettempdir()).glob(f"{SCRATCH}*")
     return _remove_abandoned(path for path in ours if _is_own(path))
@@ -42,20 +42,20 @@ def remove_abandoned_scratch() -> int:
 
 def _remove_abandoned(paths: Iterable[Path]) -> int:
     before = time.time() - ABANDONED_S
-    left = [path for path in paths if _last_written_s(path) < before]
-    for path in left:
+    abandoned = [path for path in paths if _last_written_s(path) < before]
+    for path in abandoned:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return len(left)
+    return len(abandoned)
 
 
 def _last_written_s(path: Path) -> float:
-    """Return when a file, or anything in a folder, was last written to; now where it is gone meanwhile."""
+    """Return the time of the last write to a file or folder; the present time if it was removed meanwhile."""
     try:
         inside = path.rglob("*") if path.is_dir() else ()
-        return max(float(one.lstat().st_mtime) for one in (path, *inside))
+        return max(float(entry.lstat().st_mtime) for entry in (path, *inside))
     except FileNotFoundError:
         return time.time()
 
@@ -69,9 +69,9 @@ def _is_own(path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; on success it takes `path`'s place, synced to disk.
+    """Yield a temporary path beside `path` to write to; on success it replaces `path`, synced to disk.
 
-    On an exception the unfinished file is removed and `path` is as it was. The temporary name keeps the
+    On an exception the temporary file is removed, and `path` is unchanged. The temporary name keeps the
     suffixes, by which SimpleITK chooses the format.
     """
     make_folder(path.parent)
@@ -96,7 +96,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Return `value` with every NaN and infinity, which JSON does not know, as None."""
+    """Return `value` with None in place of NaN and infinity, which JSON does not allow."""
     if isinstance(value, dict):
         return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -107,7 +107,7 @@ def finite(value: Any) -> Any:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, so that a power cut cannot take a new one away again."""
+    """Create a folder and its parents, synced to disk so that they survive a power cut."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -116,17 +116,17 @@ def make_folder(folder: Path) -> None:
 
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error, or what it came from, says that nothing more can be written.
+    """Return whether an error, or one of its causes, is that the disk is full.
 
-    SQLite says so in words (https://sqlite.org/rescode.html#full), which SQLAlchemy hands on as `orig`.
+    SQLite reports it in its message (https://sqlite.org/rescode.html#full); SQLAlchemy passes it on as `orig`.
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
@@ -136,7 +136,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Return when a file's content, or a folder's names, are on disk."""
+    """Wait until a file's content, or a folder's names, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

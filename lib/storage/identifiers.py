@@ -1,4 +1,4 @@
-"""What an image, a tag or a session may be called: names become paths, so nothing else may."""
+"""Validation of image ids, tags and session ids, which become paths."""
 
 import re
 import uuid
@@ -6,15 +6,15 @@ import uuid
 from lib.errors import DatastoreError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._()\[\]+=,:;#&@'~-]{0,199}")
-"""Slicer calls a scan `3: NECK  3.0  B30f` and sends that as its id."""
+"""Image ids; Slicer sends names such as `3: NECK  3.0  B30f`."""
 _TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def require_image_id(image_id: str) -> str:
-    """Return `image_id` if it can be a file's name in the studies folder and nothing more.
+    """Return `image_id` if it is a safe file name in the studies folder.
 
     Raises:
-        DatastoreError: If it could not.
+        DatastoreError: If it is not.
     """
     if not _NAME.fullmatch(image_id) or ".." in image_id or image_id.endswith((" ", ".")):
         raise DatastoreError(
@@ -28,7 +28,7 @@ def require_tag(tag: str) -> str:
     """Return `tag` if it can name a set of labels, such as `final` or `original`.
 
     Raises:
-        DatastoreError: If it could not.
+        DatastoreError: If it cannot.
     """
     if not _TAG.fullmatch(tag):
         raise DatastoreError(
@@ -39,7 +39,7 @@ def require_tag(tag: str) -> str:
 
 
 def require_session_id(session_id: str) -> str:
-    """Return `session_id` if it is a UUID, as the server hands them out.
+    """Return `session_id` if it is a UUID, as the server creates them.
 
     Raises:
         DatastoreError: If it is not.

@@ -1,4 +1,8 @@
-"""Locks between processes that end with the process that holds them, however it ends (flock(2))."""
+"""Locks between processes that end with the process that holds them, however it ends (flock(2)).
+
+filelock's `FileLock`, which the index of a store uses because one thread may take it twice, has no shared
+locks, and polls where these wait in the kernel.
+"""
 
 import fcntl
 import os
@@ -8,7 +12,7 @@ from pathlib import Path
 
 
 class ProcessLock:
-    """What one process at a time may do; the kernel takes the claim back from a process that dies."""
+    """A lock that one process holds alone or several share; the kernel releases that of a process that dies."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -16,7 +20,7 @@ class ProcessLock:
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def try_acquire(self) -> bool:
-        """Return whether this process holds the claim now, without waiting for it."""
+        """Take the lock alone, without waiting; return whether this process holds it now."""
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -24,19 +28,19 @@ class ProcessLock:
         return True
 
     def acquire_shared(self) -> None:
-        """Hold the claim together with others that share it; wait for one who has it alone."""
+        """Take the lock together with others that share it; wait while one process holds it alone."""
         fcntl.flock(self._handle, fcntl.LOCK_SH)
 
     def release(self) -> None:
-        """Hold it no longer."""
+        """Release the lock."""
         fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Hold it no longer, and forget it."""
+        """Release the lock, and close its file."""
         os.close(self._handle)
 
     def is_free(self) -> bool:
-        """Return whether nobody else holds it; not to be asked by one who does."""
+        """Return whether no other process holds the lock; the caller must not hold it."""
         if not self.try_acquire():
             return False
         self.release()
@@ -45,10 +49,9 @@ class ProcessLock:
 
 @contextmanager
 def process_lock(path: Path) -> Iterator[None]:
-    """Hold the lock that the file at `path` stands for; others, in whatever process, wait for it.
+    """Hold the lock of the file at `path`; other threads and processes wait for it.
 
-    A process that ends, however it ends, lets go. It cannot be held twice by one thread: that would wait for
-    itself.
+    A process that ends, however it ends, releases it. A thread that takes it twice waits for itself.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:

@@ -137,9 +137,11 @@ def test_what_cannot_be_merged_is_refused() -> None:
         consensus([label(), elsewhere], image_id="case_7")
     with pytest.raises(GeometryError, match="ada and bob: the label"):
         observer_agreement([label(), elsewhere], ["ada", "bob"])
-    with pytest.raises(LabelError, match="case_7: a consensus of no labels"):
+    with pytest.raises(LabelError, match="case_7: no labels for a consensus"):
         consensus([], image_id="case_7")
-    with pytest.raises(ConfigError, match="'mean': no such consensus; expected one of staple, maj"):
+    with pytest.raises(
+        ConfigError, match="'mean': unknown consensus method; expected one of staple, maj"
+    ):
         consensus([label()], method="mean")  # type: ignore[arg-type]
 
 
