@@ -40,7 +40,7 @@ def consensus(
     - `staple`: Warfield, Zou and Wells, IEEE TMI 2004, as ITK has it: each reader's sensitivity and
       specificity are estimated together with the organ, on its box with `MARGIN_VOX` around it, and a voxel
       belongs to it where that is likelier than not.
-    - `majority`: a voxel belongs to the organ where more than half of the readers who drew the organ include it.
+    - `majority`: a voxel belongs to the organ where more than half of the readers who drew it include it.
 
     A tie, which two readers have wherever they differ (STAPLE too, where one contour lies within the other), is
     neither the union nor the intersection: the border runs halfway, where the mean of the signed distances to
