@@ -1,7 +1,7 @@
-"""Programs: `python -m apps.train`, `apps.infer`, `apps.demo`."""
+"""Programs, each a subcommand of `organnet` and a module: `organnet infer` is `python -m apps.infer`."""
 
 import os
 
-# Threads that wait for work sleep instead of spinning: on a machine that also serves, or runs a second
-# program, spinning threads slow each other down severalfold. Read by OpenMP when torch is first imported.
+# Waiting threads sleep instead of spinning. Spinning threads slow a server or a second program on the same
+# machine down severalfold. OpenMP reads this variable when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
