@@ -42,47 +42,43 @@ class RetrainConfig:
     """When the server trains automatically, how, and which models are promoted (ADR 0017).
 
     Set by `--conf KEY VALUE`, and by an admin while the server runs (`PUT /organnet/settings`).
-
-    Attributes:
-        auto_retrain: Whether new labels start a training; it can always be started by request.
-        min_new_labels: Number of new final labels that starts a training.
-        max_wait_s: Longest waiting time of a new label in seconds; then fewer labels start a training too.
-        quiet_s: Seconds without a submission before a training starts, as users often correct a label at once.
-        retry_after_s: Seconds until the next try after a failed run; doubled after each further failure, up to
-            a day.
-        retrain_epochs: Epochs of a run that continues from the active model; a run from random weights takes
-            the epochs of its recipe.
-        retrain_minutes: Longest wall-clock time of a run in minutes; 0 sets no limit.
-        retrain_learning_rate: Learning rate of a run that continues from the active model, as a share of the
-            recipe's.
-        new_label_share: Share of training crops from labels that the active model was not trained on.
-        retrain_threads: Processor threads of a run; 0 means half of the cores.
-        retrain_gpu_share: Share of GPU memory that a run may use; the rest is for inference.
-        promotion_margin: Non-inferiority margin: by how much the mean DSC of a candidate model may be lower
-            than that of the active model.
-        promotion_confidence: One-sided confidence level of the bound on the mean difference in DSC.
-        max_organ_drop: Largest accepted decrease in the mean DSC of any organ.
-        doubted_may_judge: Whether implausible labels (`lib.organs.plausibility`) may be evaluation cases.
-        min_first_dsc: Mean DSC that a candidate needs to become the first active model, or replace the starter.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
     auto_retrain: bool = True
+    """Whether new labels start a training; it can always be started by request."""
     min_new_labels: int = 5
+    """Number of new final labels that starts a training."""
     max_wait_s: float = 24 * 3600.0
+    """Longest waiting time of a new label in seconds; then fewer labels start a training too."""
     quiet_s: float = 120.0
+    """Seconds without a submission before a training starts, as users often correct a label at once."""
     retry_after_s: float = 300.0
+    """Seconds until the next try after a failed run; doubled after each further failure, up to a day."""
     retrain_epochs: int = 10
+    """Epochs of a run that continues from the active model; a run from random weights takes the epochs of its
+    recipe."""
     retrain_minutes: float = 0.0
+    """Longest wall-clock time of a run in minutes; 0 sets no limit."""
     retrain_learning_rate: float = 0.25
+    """Learning rate of a run that continues from the active model, as a share of the recipe's."""
     new_label_share: float = 0.5
+    """Share of training crops from labels that the active model was not trained on."""
     retrain_threads: int = 0
+    """Processor threads of a run; 0 means half of the cores."""
     retrain_gpu_share: float = 0.7
+    """Share of GPU memory that a run may use; the rest is for inference."""
     promotion_margin: float = 0.01
+    """Non-inferiority margin: by how much the mean DSC of a candidate model may be lower than that of the
+    active model."""
     promotion_confidence: float = 0.9
+    """One-sided confidence level of the bound on the mean difference in DSC."""
     max_organ_drop: float = 0.05
+    """Largest accepted decrease in the mean DSC of any organ."""
     min_first_dsc: float = 0.5
+    """Mean DSC that a candidate needs to become the first active model, or replace the starter."""
     doubted_may_judge: bool = False
+    """Whether implausible labels (`lib.organs.plausibility`) may be evaluation cases."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -123,36 +119,32 @@ class RetrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppConfig:
-    """Settings of `--conf KEY VALUE`.
-
-    Attributes:
-        recipe: Recipe of the models that the server trains: a name, or the path of a YAML file. The default,
-            `openkbp`, can be trained on a CPU.
-        model_dir: Folder of the model registry.
-        starter_dir: Folder of the weights that are used until a model is promoted.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        access: `local` answers requests from this machine only; `network` answers every machine that can reach
-            the port: for use behind a proxy that authenticates, or with MONAI Label's authentication.
-        pacs_cache_gib: Size limit in GiB of the cache of scans from a PACS; scans with labels always stay.
-        quarantine_gib: Size limit in GiB of the quarantine (`lib.labels.quarantine`).
-        scoring: Whether images are scored in the background, for the strategies that need scores.
-        lease_minutes: Duration of a lease in minutes, renewed by the activity of its holder.
-        consensus: How the readings of a reader study are combined: `staple` or `majority`
-            (`lib.assignment.consensus`).
-        retrain: Settings of retraining; each is a key of its own.
-    """
+    """Settings of `--conf KEY VALUE`."""
 
     recipe: Recipe = OPENKBP
+    """Recipe of the models that the server trains: a name, or the path of a YAML file. The default,
+    `openkbp`, can be trained on a CPU."""
     model_dir: Path = field(default_factory=default_model_dir)
+    """Folder of the model registry."""
     starter_dir: Path = field(default_factory=default_starter_dir)
+    """Folder of the weights that are used until a model is promoted."""
     device: str = field(default_factory=best_device)
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
     access: Literal["local", "network"] = "local"
+    """`local` answers requests from this machine only; `network` answers every machine that can reach the
+    port: for use behind a proxy that authenticates, or with MONAI Label's authentication."""
     pacs_cache_gib: float = 20.0
+    """Size limit in GiB of the cache of scans from a PACS; scans with labels always stay."""
     quarantine_gib: float = 5.0
+    """Size limit in GiB of the quarantine (`lib.labels.quarantine`)."""
     scoring: bool = True
+    """Whether images are scored in the background, for the strategies that need scores."""
     lease_minutes: float = 120.0
+    """Duration of a lease in minutes, renewed by the activity of its holder."""
     consensus: Literal["staple", "majority"] = "staple"
+    """Method that combines the readings of a reader study (`lib.assignment.consensus`)."""
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
+    """Settings of retraining; each is a key of its own."""
 
     def __post_init__(self) -> None:
         if self.access not in ("local", "network"):

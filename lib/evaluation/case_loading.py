@@ -30,15 +30,12 @@ MASK_FOLDERS = ("segmentations", "structures")
 
 @dataclass(frozen=True, slots=True)
 class CroppedMask:
-    """Mask of one organ, cropped to its bounding box.
-
-    Attributes:
-        mask: `(X, Y, Z)`, cropped.
-        start_vox: Index of the box's first voxel on the whole grid.
-    """
+    """Mask of one organ, cropped to its bounding box."""
 
     mask: MaskArray
+    """`(X, Y, Z)`, cropped."""
     start_vox: ShapeVox
+    """Index of the box's first voxel on the whole grid."""
 
     @property
     def box(self) -> Box:
@@ -62,23 +59,20 @@ class CroppedMask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseContours:
-    """Contours of one case by one side: reference or prediction.
-
-    Attributes:
-        case: Name of the case.
-        grid: Grid of the label or masks.
-        organs: TG-263 name -> mask; empty organs are left out.
-        unmatched: Names and values that are not a known organ.
-        values: Organ name -> label value; None for masks.
-        values_from: Source of `values`, in words.
-    """
+    """Contours of one case by one side: reference or prediction."""
 
     case: str
+    """Name of the case."""
     grid: Grid
+    """Grid of the label or masks."""
     organs: Mapping[str, CroppedMask]
+    """TG-263 name -> mask; empty organs are left out."""
     unmatched: Sequence[str] = ()
+    """Names and values that are not a known organ."""
     values: Mapping[str, int] | None = None
+    """Organ name -> label value; None for masks."""
     values_from: str = ""
+    """Source of `values`, in words."""
 
 
 def find_cases(folder: Path) -> dict[str, Path]:

@@ -26,19 +26,16 @@ Values = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class BlandAltman:
-    """Bland-Altman limits of agreement: volume differences in % of the mean of both volumes.
-
-    Attributes:
-        n: Number of contours, without missed organs.
-        bias_percent: Mean difference.
-        low_percent: Lower limit of agreement: mean less 1.96 standard deviations.
-        high_percent: Upper limit of agreement: mean plus 1.96 standard deviations.
-    """
+    """Bland-Altman limits of agreement: volume differences in % of the mean of both volumes."""
 
     n: int
+    """Number of contours, without missed organs."""
     bias_percent: float
+    """Mean difference."""
     low_percent: float
+    """Lower limit of agreement: mean less 1.96 standard deviations."""
     high_percent: float
+    """Upper limit of agreement: mean plus 1.96 standard deviations."""
 
 
 _PDDCA_ORDER = ("Brainstem", "OpticChiasm", "Bone_Mandible", "OpticNrv_L", "OpticNrv_R", "Parotid_L",
@@ -47,17 +44,14 @@ _PDDCA_ORDER = ("Brainstem", "OpticChiasm", "Bone_Mandible", "OpticNrv_L", "Opti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedResult:
-    """Published mean DSC per organ of one method.
-
-    Attributes:
-        name: Name in the chart.
-        citation: Publication.
-        dsc: TG-263 name -> mean DSC, 0 to 1.
-    """
+    """Published mean DSC per organ of one method."""
 
     name: str
+    """Name in the chart."""
     citation: str
+    """Publication."""
     dsc: Mapping[str, float]
+    """TG-263 name -> mean DSC, 0 to 1."""
 
 
 def _pddca(name: str, citation: str, *percent: float) -> PublishedResult:

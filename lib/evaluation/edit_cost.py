@@ -28,35 +28,29 @@ ROUNDING_MM = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganCost:
-    """Edits of one organ.
-
-    Attributes:
-        dsc: Between submission and prediction, 0 to 1; 0 if the organ is missed, None if it is left out.
-        added_path_mm: Length of the submitted contour that does not lie on the predicted one.
-        changed_voxels: Number of voxels in either the submitted or the predicted organ, but not in both.
-        changed_ml: Their volume.
-        is_left_out: Predicted but not submitted. The labels do not show whether the organ was erased on purpose
-            or not reviewed at all, so it is excluded from all sums.
-        is_missed: Submitted but not predicted: the whole contour is new.
-    """
+    """Edits of one organ."""
 
     dsc: float | None
+    """Between submission and prediction, 0 to 1; 0 if the organ is missed, None if it is left out."""
     added_path_mm: float
+    """Length of the submitted contour that does not lie on the predicted one."""
     changed_voxels: int
+    """Number of voxels in either the submitted or the predicted organ, but not in both."""
     changed_ml: float
+    """Their volume."""
     is_left_out: bool = False
+    """Predicted but not submitted. The labels do not show whether the organ was erased on purpose or not
+    reviewed at all, so it is excluded from all sums."""
     is_missed: bool = False
+    """Submitted but not predicted: the whole contour is new."""
 
 
 @dataclass(frozen=True, slots=True)
 class EditCosts:
-    """Edits of one prediction; sums are over the submitted organs.
-
-    Attributes:
-        organs: TG-263 name -> cost, for all organs that were predicted or submitted.
-    """
+    """Edits of one prediction; sums are over the submitted organs."""
 
     organs: Mapping[str, OrganCost]
+    """TG-263 name -> cost, for all organs that were predicted or submitted."""
 
     @property
     def submitted(self) -> dict[str, OrganCost]:

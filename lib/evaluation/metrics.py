@@ -53,20 +53,17 @@ def organ_dice(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Agreement of one predicted organ with its reference.
-
-    Attributes:
-        dsc: Dice similarity coefficient, 0 to 1.
-        hd95_mm: 95th percentile, weighted by area, of the distances between the surfaces; the larger of both
-            directions.
-        surface_dsc: Share of the area of both surfaces within the tolerance of the other one, 0 to 1.
-        msd_mm: Mean distance between the surfaces, weighted by area; the mean of both directions.
-    """
+    """Agreement of one predicted organ with its reference."""
 
     dsc: float
+    """Dice similarity coefficient, 0 to 1."""
     hd95_mm: float
+    """95th percentile, weighted by area, of the distances between the surfaces; the larger of both
+    directions."""
     surface_dsc: float
+    """Share of the area of both surfaces within the tolerance of the other one, 0 to 1."""
     msd_mm: float
+    """Mean distance between the surfaces, weighted by area; the mean of both directions."""
 
 
 def agreement(

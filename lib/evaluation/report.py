@@ -69,17 +69,14 @@ _DEFINITIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorstCase:
-    """One of the contours with the lowest agreement.
-
-    Attributes:
-        row: Its metrics.
-        picture: PNG.
-        note: Source of the CT, or the reason why there is none, for the caption.
-    """
+    """One of the contours with the lowest agreement."""
 
     row: Row
+    """Its metrics."""
     picture: bytes
+    """PNG."""
     note: str
+    """Source of the CT, or the reason why there is none, for the caption."""
 
 
 def worst_rows(evaluation: Evaluation, count: int) -> list[Row]:

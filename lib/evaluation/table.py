@@ -32,29 +32,26 @@ METRICS = ("dsc", "hd95_mm", "surface_dsc", "msd_mm", "volume_reference_ml", "vo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Metrics of one organ of the reference in one case; the fields are the columns of `metrics.csv`.
-
-    Attributes:
-        case: Name of the case.
-        organ: TG-263 name.
-        dsc: 0 to 1; 0 if the organ was missed.
-        hd95_mm: NaN if the organ was missed: a distance to nothing is undefined, not zero.
-        surface_dsc: 0 to 1, at `tolerance_mm`; 0 if the organ was missed.
-        tolerance_mm: Tolerance of the organ, from the organ table.
-        msd_mm: NaN if the organ was missed.
-        volume_reference_ml: Volume of the reference.
-        volume_prediction_ml: Volume of the prediction; 0 if the organ was missed.
-    """
+    """Metrics of one organ of the reference in one case; the fields are the columns of `metrics.csv`."""
 
     case: str
+    """Name of the case."""
     organ: str
+    """TG-263 name."""
     dsc: float
+    """0 to 1; 0 if the organ was missed."""
     hd95_mm: float
+    """NaN if the organ was missed: a distance to nothing is undefined, not zero."""
     surface_dsc: float
+    """0 to 1, at `tolerance_mm`; 0 if the organ was missed."""
     tolerance_mm: float
+    """Tolerance of the organ, from the organ table."""
     msd_mm: float
+    """NaN if the organ was missed."""
     volume_reference_ml: float
+    """Volume of the reference."""
     volume_prediction_ml: float
+    """Volume of the prediction; 0 if the organ was missed."""
 
     @property
     def is_missed(self) -> bool:
@@ -72,32 +69,29 @@ COLUMNS = tuple(f.name for f in fields(Row))
 
 @dataclass(slots=True, kw_only=True)
 class Evaluation:
-    """Result of an evaluation.
-
-    Attributes:
-        rows: Metrics of each organ in each reference.
-        cases: Cases that were compared.
-        unknown: Case -> organs that its reference does not contain, but its prediction or another reference
-            does. They are unknown rather than absent, and left out.
-        unmatched: Side -> name or value that is not a known organ -> cases.
-        refused: Case -> why it could not be compared.
-        only_reference: Cases without a prediction.
-        only_prediction: Cases without a reference.
-        not_requested: Organs of some reference that were not requested.
-        values_from: Side -> source of the names of label values -> number of cases.
-        seconds: Case -> computing time in seconds.
-    """
+    """Result of an evaluation."""
 
     rows: list[Row] = field(default_factory=list)
+    """Metrics of each organ in each reference."""
     cases: list[str] = field(default_factory=list)
+    """Cases that were compared."""
     unknown: dict[str, list[str]] = field(default_factory=dict)
+    """Case -> organs that its reference does not contain, but its prediction or another reference does. They
+    are unknown rather than absent, and left out."""
     unmatched: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """Side -> name or value that is not a known organ -> cases."""
     refused: dict[str, str] = field(default_factory=dict)
+    """Case -> why it could not be compared."""
     only_reference: list[str] = field(default_factory=list)
+    """Cases without a prediction."""
     only_prediction: list[str] = field(default_factory=list)
+    """Cases without a reference."""
     not_requested: list[str] = field(default_factory=list)
+    """Organs of some reference that were not requested."""
     values_from: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Side -> source of the names of label values -> number of cases."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Case -> computing time in seconds."""
 
     @property
     def organs(self) -> list[str]:

@@ -29,30 +29,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRank:
-    """One network's row in the table: means over its seeds.
-
-    Attributes:
-        name: Name in the table: the network, or the recipe if one network is compared under several recipes.
-        results: Its runs, ordered by seed.
-        dsc: Mean over seeds of the mean over organs.
-        dsc_sd: Sample standard deviation over seeds; None for a single seed.
-        organ_dsc: Organ -> mean DSC over seeds.
-        surface_dsc: As `dsc`, at each organ's tolerance.
-        hd95_mm: As `dsc`; missed organs are left out.
-        missed: Number of reference contours for which nothing was predicted, all seeds together.
-        difference: Difference to the first network of the table in the cases' mean DSC, seeds averaged; `p` is
-            after Holm's correction for the number of networks compared with the first. None for the first.
-    """
+    """One network's row in the table: means over its seeds."""
 
     name: str
+    """Name in the table: the network, or the recipe if one network is compared under several recipes."""
     results: Sequence[NetworkResult]
+    """Its runs, ordered by seed."""
     dsc: float
+    """Mean over seeds of the mean over organs."""
     dsc_sd: float | None
+    """Sample standard deviation over seeds; None for a single seed."""
     organ_dsc: Mapping[str, float]
+    """Organ -> mean DSC over seeds."""
     surface_dsc: float
+    """As `dsc`, at each organ's tolerance."""
     hd95_mm: float
+    """As `dsc`; missed organs are left out."""
     missed: int
+    """Number of reference contours for which nothing was predicted, all seeds together."""
     difference: PairedDifference | None
+    """Difference to the first network of the table in the cases' mean DSC, seeds averaged; `p` is after
+    Holm's correction for the number of networks compared with the first. None for the first."""
 
 
 def compare_networks(

@@ -28,17 +28,14 @@ OUTCOME = "outcome.json"
 
 @dataclass(frozen=True, slots=True, order=True)
 class NetworkRun:
-    """One run of a comparison.
-
-    Attributes:
-        recipe: Name of a recipe, or path of a YAML file, as it was given.
-        network: A key of `lib.networks.build.NETWORKS`.
-        seed: Of the initial weights and the training crops.
-    """
+    """One run of a comparison."""
 
     recipe: str
+    """Name of a recipe, or path of a YAML file, as it was given."""
     network: str
+    """A key of `lib.networks.build.NETWORKS`."""
     seed: int
+    """Of the initial weights and the training crops."""
 
     @property
     def folder(self) -> str:
@@ -48,29 +45,26 @@ class NetworkRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkResult:
-    """Result of one run on the held-out cases.
-
-    Attributes:
-        network: Name of the network.
-        recipe: Name of the recipe.
-        seed: Seed of the run.
-        version: Version of the trained model.
-        parameters: Number of trainable parameters.
-        training: The `training` entry of the model card.
-        curve: `(training time in minutes, mean DSC)` of each validation.
-        seconds_per_case: Median time to contour a held-out case.
-        rows: Metrics of each organ that the reference of a held-out case contains.
-    """
+    """Result of one run on the held-out cases."""
 
     network: str
+    """Name of the network."""
     recipe: str
+    """Name of the recipe."""
     seed: int
+    """Seed of the run."""
     version: str
+    """Version of the trained model."""
     parameters: int
+    """Number of trainable parameters."""
     training: Mapping[str, Any]
+    """The `training` entry of the model card."""
     curve: Sequence[tuple[float, float]]
+    """`(training time in minutes, mean DSC)` of each validation."""
     seconds_per_case: float
+    """Median time to contour a held-out case."""
     rows: Sequence[Row]
+    """Metrics of each organ that the reference of a held-out case contains."""
 
     def mean(self, metric: str, organs: Sequence[str]) -> float:
         """Return the mean over organs of each organ's mean over cases; undefined distances are left out."""

@@ -21,20 +21,17 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """Difference between two methods that were measured on the same cases.
-
-    Attributes:
-        mean: Mean over cases of the first less the second.
-        low: Lower end of its 95 % confidence interval (percentile bootstrap over cases; Efron and Tibshirani
-            1993, section 13).
-        high: Upper end.
-        p: Of Wilcoxon's signed-rank test over cases, two-sided; 1 if all differences are 0.
-    """
+    """Difference between two methods that were measured on the same cases."""
 
     mean: float
+    """Mean over cases of the first less the second."""
     low: float
+    """Lower end of its 95 % confidence interval (percentile bootstrap over cases; Efron and Tibshirani 1993,
+    section 13)."""
     high: float
+    """Upper end."""
     p: float
+    """Of Wilcoxon's signed-rank test over cases, two-sided; 1 if all differences are 0."""
 
 
 def paired_difference(first: Values, second: Values) -> PairedDifference:

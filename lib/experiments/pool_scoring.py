@@ -29,17 +29,14 @@ PoolScores = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class PreparedCase:
-    """A case as scoring and testing need it.
-
-    Attributes:
-        image_id: As in `Case`.
-        prepared: The CT as the network sees it.
-        label: The reference, on the CT's own grid.
-    """
+    """A case as scoring and testing need it."""
 
     image_id: str
+    """As in `Case`."""
     prepared: Prepared
+    """The CT as the network sees it."""
     label: LabelVolume
+    """The reference, on the CT's own grid."""
 
 
 class PreparedVolumes:

@@ -30,27 +30,24 @@ Start = Literal["scratch", "previous"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """All options that decide the results.
-
-    Attributes:
-        strategies: Names of `lib.activelearning.selection.catalogue.METHODS`.
-        seeds: Number of seeds; they are 0, 1, 2 and so on.
-        budgets: Number of labels after each round; the first are drawn at random.
-        pool: Image id -> digest of scan and label, of the cases that a strategy can select.
-        test: Likewise, of the held-out test cases.
-        recipe: Network and training options.
-        start: Initial weights of each training: `scratch`, or those of the `previous` round.
-        device: Where the network runs.
-    """
+    """All options that decide the results."""
 
     strategies: tuple[str, ...]
+    """Names of `lib.activelearning.selection.catalogue.METHODS`."""
     seeds: int
+    """Number of seeds; they are 0, 1, 2 and so on."""
     budgets: tuple[int, ...]
+    """Number of labels after each round; the first are drawn at random."""
     pool: Mapping[str, str]
+    """Image id -> digest of scan and label, of the cases that a strategy can select."""
     test: Mapping[str, str]
+    """Likewise, of the held-out test cases."""
     recipe: Recipe
+    """Network and training options."""
     start: Start
+    """Initial weights of each training: `scratch`, or those of the `previous` round."""
     device: str
+    """Where the network runs."""
 
     def __post_init__(self) -> None:
         if not self.strategies or len(set(self.strategies)) < len(self.strategies):
@@ -193,26 +190,23 @@ def derived_seed(*numbers: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """Values that replace those of a recipe; None keeps the recipe's value.
-
-    Attributes:
-        spacing_mm: Voxel size of the network's input; every CT is resampled to it, whatever the recipe's
-            `spacing_tolerance`.
-        crop_vox: Size of a training crop and of the sliding window.
-        width: Channels of the network's first level.
-        steps: Optimiser steps of a training.
-        batch_size: Crops per step.
-        learning_rate: At the start of the schedule.
-        ema_decay: Decay of the moving average of the weights.
-    """
+    """Values that replace those of a recipe; None keeps the recipe's value."""
 
     spacing_mm: SpacingMm | None = None
+    """Voxel size of the network's input; every CT is resampled to it, whatever the recipe's
+    `spacing_tolerance`."""
     crop_vox: ShapeVox | None = None
+    """Size of a training crop and of the sliding window."""
     width: int | None = None
+    """Channels of the network's first level."""
     steps: int | None = None
+    """Optimiser steps of a training."""
     batch_size: int | None = None
+    """Crops per step."""
     learning_rate: float | None = None
+    """At the start of the schedule."""
     ema_decay: float | None = None
+    """Decay of the moving average of the weights."""
 
     def with_defaults(self, defaults: "Overrides") -> "Overrides":
         """Return these values, with those of `defaults` in place of None."""

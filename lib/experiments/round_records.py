@@ -24,17 +24,14 @@ START = "start"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelCost:
-    """Annotation cost of a set of labels.
-
-    Attributes:
-        cases: Number of labels.
-        slices: Axial CT slices that contain at least one organ, summed over the labels.
-        voxels: CT voxels that belong to an organ, summed over the labels.
-    """
+    """Annotation cost of a set of labels."""
 
     cases: int = 0
+    """Number of labels."""
     slices: int = 0
+    """Axial CT slices that contain at least one organ, summed over the labels."""
     voxels: int = 0
+    """CT voxels that belong to an organ, summed over the labels."""
 
     def __add__(self, other: "LabelCost") -> "LabelCost":
         """Return the cost of both sets."""
@@ -80,29 +77,26 @@ class RoundKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """A finished round; the fields are the keys of its JSON file.
-
-    Attributes:
-        place: Key of the round.
-        picks: Labels selected in this round, in order, with the reasons.
-        labelled: All labels so far, in the order of selection.
-        cost: Annotation cost of all labels so far.
-        per_case: Test case -> organ -> DSC.
-        seconds: Stage (`score`, `choose`, `train`, `test`) -> time in seconds.
-        model_version: Version of the model trained on these labels.
-        initial_version: Version of the model whose weights the training started from; None from scratch.
-        steps: Optimiser steps of the training.
-    """
+    """A finished round; the fields are the keys of its JSON file."""
 
     place: RoundKey
+    """Key of the round."""
     picks: tuple[Choice, ...]
+    """Labels selected in this round, in order, with the reasons."""
     labelled: tuple[str, ...]
+    """All labels so far, in the order of selection."""
     cost: LabelCost
+    """Annotation cost of all labels so far."""
     per_case: Mapping[str, Mapping[str, float]]
+    """Test case -> organ -> DSC."""
     seconds: Mapping[str, float]
+    """Stage (`score`, `choose`, `train`, `test`) -> time in seconds."""
     model_version: str
+    """Version of the model trained on these labels."""
     initial_version: str | None
+    """Version of the model whose weights the training started from; None from scratch."""
     steps: int
+    """Optimiser steps of the training."""
 
     @property
     def dsc(self) -> float:

@@ -60,17 +60,14 @@ OnRound = Callable[[Round], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
-    """A protocol with its files; small, so that it can be sent to worker processes.
-
-    Attributes:
-        protocol: The options that decide the results.
-        cases: Image id -> case, of pool and test.
-        output: Gets `rounds`, and `work` and `cache`, which can be removed after the simulation.
-    """
+    """A protocol with its files; small, so that it can be sent to worker processes."""
 
     protocol: Protocol
+    """The options that decide the results."""
     cases: Mapping[str, Case]
+    """Image id -> case, of pool and test."""
     output: Path
+    """Gets `rounds`, and `work` and `cache`, which can be removed after the simulation."""
 
     @property
     def volumes(self) -> PreparedVolumes:

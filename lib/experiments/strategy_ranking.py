@@ -59,58 +59,51 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyRank:
-    """One strategy's row in the table; sequences hold one value per seed.
-
-    Attributes:
-        strategy: Name.
-        aubc: Area under the budget curve of mean DSC over labelled cases, normalised.
-        voxel_aubc: The same over foreground voxels, in the range that every strategy of the seed covers.
-        final: Mean DSC after the last round.
-        gain: Mean DSC after the last round less that after the first.
-        cost: Annotation cost of the last round's labels.
-        ask_s: Mean time per round for scores and choices, in seconds.
-        blind: Share of choices made at random because the strategy had no scores.
-    """
+    """One strategy's row in the table; sequences hold one value per seed."""
 
     strategy: str
     aubc: Sequence[float]
+    """Area under the budget curve of mean DSC over labelled cases, normalised."""
     voxel_aubc: Sequence[float]
+    """The same over foreground voxels, in the range that every strategy of the seed covers."""
     final: Sequence[float]
+    """Mean DSC after the last round."""
     gain: Sequence[float]
+    """Mean DSC after the last round less that after the first."""
     cost: Sequence[LabelCost]
+    """Annotation cost of the last round's labels."""
     ask_s: Sequence[float]
+    """Mean time per round for scores and choices, in seconds."""
     blind: float
+    """Share of choices made at random because the strategy had no scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """Paired comparison of two strategies: AUBC of the first less that of the second.
-
-    Attributes:
-        first: A strategy.
-        second: Another.
-        difference: Mean over test cases and seeds.
-        low: Lower end of its 95 % bootstrap interval over test cases.
-        high: Upper end.
-        p: Of Wilcoxon's signed-rank test over test cases, after Holm correction for all pairs.
-        seeds_ahead: Number of seeds in which the first is better.
-        seeds_behind: Number of seeds in which the second is better; the rest are ties.
-        seeds: Number of seeds.
-        seed_low: Lower end of the 95 % t interval over seeds; None for a single seed.
-        seed_high: Upper end.
-    """
+    """Paired comparison of two strategies: AUBC of the first less that of the second."""
 
     first: str
+    """A strategy."""
     second: str
+    """Another."""
     difference: float
+    """Mean over test cases and seeds."""
     low: float
+    """Lower end of its 95 % bootstrap interval over test cases."""
     high: float
+    """Upper end."""
     p: float
+    """Of Wilcoxon's signed-rank test over test cases, after Holm correction for all pairs."""
     seeds_ahead: int
+    """Number of seeds in which the first is better."""
     seeds_behind: int
+    """Number of seeds in which the second is better; the rest are ties."""
     seeds: int
+    """Number of seeds."""
     seed_low: float | None
+    """Lower end of the 95 % t interval over seeds; None for a single seed."""
     seed_high: float | None
+    """Upper end."""
 
     def swapped(self) -> "Pair":
         """Return the comparison of the second with the first."""

@@ -33,59 +33,50 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A PNG with its caption.
-
-    Attributes:
-        png: Content of the file; an HTML page embeds it.
-        caption: Text below it.
-        alt: Text in place of the picture, for screen readers.
-        file: Path relative to the page; a Markdown page links to it.
-    """
+    """A PNG with its caption."""
 
     png: bytes
+    """Content of the file; an HTML page embeds it."""
     caption: str
+    """Text below it."""
     alt: str
+    """Text in place of the picture, for screen readers."""
     file: str = ""
+    """Path relative to the page; a Markdown page links to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of a report; its elements are printed in the order of the attributes.
-
-    Attributes:
-        heading: Title of the section; empty for none.
-        text: Paragraphs.
-        pictures: Numbered over the whole report.
-        tables: Likewise.
-        items: Entries of a list.
-        command: A shell command.
-        is_numbered: Whether the list's entries are numbered.
-    """
+    """A part of a report; its elements are printed in the order of the attributes."""
 
     heading: str = ""
+    """Title of the section; empty for none."""
     text: Sequence[str] = ()
+    """Paragraphs."""
     pictures: Sequence[Picture] = ()
+    """Numbered over the whole report."""
     tables: Sequence[Table] = ()
+    """Likewise."""
     items: Sequence[str] = ()
+    """Entries of a list."""
     command: str = ""
+    """A shell command."""
     is_numbered: bool = False
+    """Whether the list's entries are numbered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Content of a report, independent of its format.
-
-    Attributes:
-        title: Heading of the page.
-        subtitle: Line below the title, such as program and date.
-        summary: Paragraphs with the main results.
-        sections: The rest.
-    """
+    """Content of a report, independent of its format."""
 
     title: str
+    """Heading of the page."""
     subtitle: str = ""
+    """Line below the title, such as program and date."""
     summary: Sequence[str] = ()
+    """Paragraphs with the main results."""
     sections: Sequence[Section] = ()
+    """The rest."""
 
 
 def write_page(path: Path, report: Report) -> None:

@@ -24,32 +24,26 @@ from lib.storage.tables import LabelVersion
 
 
 class InferResult(TypedDict):
-    """A contoured scan.
-
-    Attributes:
-        file: Path of a temporary label file, which the caller removes.
-        params: Label values, volumes, model version and times, as the clients get them.
-        label: Path of the label, or its id where it was saved in the store.
-        tag: Tag that it was saved under.
-    """
+    """A contoured scan."""
 
     file: str
+    """Path of a temporary label file, which the caller removes."""
     params: dict[str, Any]
+    """Label values, volumes, model version and times, as the clients get them."""
     label: str
+    """Path of the label, or its id where it was saved in the store."""
     tag: str
+    """Tag that it was saved under."""
 
 
 class SubmissionWarnings(TypedDict):
-    """Remarks on a submitted label.
-
-    Attributes:
-        doubts: Implausible properties of the label, in sentences.
-        left_out: Organs of the previous version that the label does not have; always empty in a reader
-            study, where readers must not learn about each other's labels.
-    """
+    """Remarks on a submitted label."""
 
     doubts: list[str]
+    """Implausible properties of the label, in sentences."""
     left_out: list[str]
+    """Organs of the previous version that the label does not have; always empty in a reader study, where
+    readers must not learn about each other's labels."""
 
 
 class RunningApp(Protocol):

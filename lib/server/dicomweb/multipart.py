@@ -14,15 +14,12 @@ from lib.errors import ConfigError
 
 @dataclass(slots=True)
 class Part:
-    """One part of a body.
-
-    Attributes:
-        path: File with the content.
-        headers: Lower-case name -> value.
-    """
+    """One part of a body."""
 
     path: Path
+    """File with the content."""
     headers: dict[str, str] = field(default_factory=dict)
+    """Lower-case name -> value."""
 
     @property
     def media_type(self) -> str:

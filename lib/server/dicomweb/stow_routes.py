@@ -46,15 +46,12 @@ _METHOD_NOT_ALLOWED = 405
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Origin of a request.
-
-    Attributes:
-        author: Name of the user; empty without authentication.
-        client: Id of the program, which includes the browser it runs in.
-    """
+    """Origin of a request."""
 
     author: str
+    """Name of the user; empty without authentication."""
     client: str
+    """Id of the program, which includes the browser it runs in."""
 
 
 def client_of(headers: Mapping[str, str]) -> str:

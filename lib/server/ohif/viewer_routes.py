@@ -53,21 +53,18 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class ViewerFile:
-    """A file of the viewer as it is sent to the browser.
-
-    Attributes:
-        path: The file on disk.
-        content: Changed content; None to send the file as it is.
-        media_type: Its media type.
-        cache_control: How long a browser may use it without asking again.
-        etag: Digest of the changed content; empty for an unchanged file.
-    """
+    """A file of the viewer as it is sent to the browser."""
 
     path: Path
+    """The file on disk."""
     content: bytes | None
+    """Changed content; None to send the file as it is."""
     media_type: str
+    """Its media type."""
     cache_control: str
+    """How long a browser may use it without asking again."""
     etag: str
+    """Digest of the changed content; empty for an unchanged file."""
 
 
 @cache

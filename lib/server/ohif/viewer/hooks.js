@@ -1,4 +1,4 @@
-// Functions that the patched lines of OHIF's bundle call (lib/server/ohif/bundle_patches.py); loaded before it.
+// Functions that the patched lines of OHIF's bundle call (lib/server/ohif/bundle_patches.yaml); loaded before it.
 'use strict';
 
 window.organnet = (() => {
