@@ -323,7 +323,7 @@ def test_without_a_series_the_frame_of_reference_decides(drawn: Drawn) -> None:
         "the RTSTRUCT names no series; it was accepted by its frame of reference",
     )
     drawn.write(drawn.roi((SQUARE, 4)), series="", frame="")
-    with pytest.raises(GeometryError, match="names neither a series nor the frame of reference"):
+    with pytest.raises(GeometryError, match="names neither a series nor a frame of reference"):
         drawn.read()
 
 

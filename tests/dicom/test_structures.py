@@ -105,6 +105,6 @@ def test_an_object_has_ids_number_time_and_a_model_where_one_drew_it() -> None:
         ObjectProvenance(sop_instance_uid="1..2")
     with pytest.raises(ConfigError, match="series number 0"):
         ObjectProvenance(series_number=0)
-    with pytest.raises(ConfigError, match="name the model"):
+    with pytest.raises(ConfigError, match="the name of the model expected"):
         ObjectProvenance(is_automatic=True)
     assert ObjectProvenance().sop_instance_uid != ObjectProvenance().sop_instance_uid

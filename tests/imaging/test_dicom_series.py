@@ -306,7 +306,10 @@ def test_ct_and_mr_together_are_refused(folder: Path) -> None:
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "ct_0001.dcm is a multi-frame"),
         ({"NumberOfFrames": 12}, "ct_0001.dcm is a multi-frame"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "Secondary Capture Image Storage; CT Image"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, r"3 sample\(s\) a pixel, RGB"),
+        (
+            {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},
+            r"3 sample\(s\) per pixel, RGB",
+        ),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR; one sample, MONOCHROME2"),
         ({"PhotometricInterpretation": "MONOCHROME1"}, "MONOCHROME1; one sample, MONOCHROME2"),
     ],
@@ -367,7 +370,7 @@ def test_a_damaged_slice_is_refused_rather_than_left_out(folder: Path) -> None:
 def test_a_single_slice_is_refused(folder: Path) -> None:
     for path in sorted(folder.iterdir())[1:]:
         path.unlink()
-    with pytest.raises(GeometryError, match=r"case7: the series is a single slice"):
+    with pytest.raises(GeometryError, match=r"case7: the series has a single slice"):
         read(folder)
 
 
@@ -510,7 +513,7 @@ def test_the_writer_makes_valid_ct_image_storage(folder: Path) -> None:
 
 
 def test_the_writer_refuses_a_folder_that_is_in_use(folder: Path) -> None:
-    with pytest.raises(ScanError, match=r"is not empty; a series needs a folder of its own"):
+    with pytest.raises(ScanError, match=r"is not empty; write the series into an empty folder"):
         write_ct_series(make_ct(), folder, patient_id="anonymous")
 
 

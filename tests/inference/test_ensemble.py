@@ -274,7 +274,7 @@ def test_the_map_is_between_0_and_1_for_a_network_that_knows_nothing() -> None:
     ("wrong", "message"),
     [
         ({"overlap": 0.95}, "overlap must be from 0 to 0.9"),
-        ({"models": 0}, "at least 1 model"),
+        ({"models": 0}, "models must be at least 1"),
         ({"dropout_samples": -1}, "must not be below 0"),
         ({"hu_shifts": (500.0,)}, "within 100 HU"),
         ({"hu_shifts": (float("nan"),)}, "within 100 HU"),
