@@ -17,6 +17,8 @@ from lib.recipes.schema import OPENKBP
 from phantom import head_and_neck_phantom
 from tests.phantoms import stored_as
 
+pytestmark = pytest.mark.long
+
 SPACING_MM = (4.0, 4.0, 5.0)
 SHAPE = (72, 72, 48)
 RECIPE = replace(

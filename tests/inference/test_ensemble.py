@@ -30,6 +30,8 @@ from lib.recipes.schema import OPENKBP, NetworkConfig
 from phantom import head_and_neck_phantom
 from tests.phantoms import ORIENTATIONS, SPACING_MM, make_ct, make_oblique_ct, stored_as
 
+pytestmark = pytest.mark.long
+
 RECIPE = replace(
     OPENKBP,
     spacing_mm=SPACING_MM,

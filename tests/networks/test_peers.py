@@ -31,6 +31,8 @@ from lib.training.state import moving_average
 from tests.phantoms import make_ct
 from tests.tiny import TINY
 
+pytestmark = pytest.mark.long
+
 # The narrowest that each takes.
 NARROW = dict.fromkeys(NETWORK_NAMES, 2) | {"swinunetr": 12}
 DIVISORS = {
@@ -176,7 +178,7 @@ HEAVY = {"swinunetr", "basicunetplusplus", "vnet"}
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.long if n in HEAVY else ()) for n in NETWORK_NAMES],
+    [pytest.param(n, marks=pytest.mark.campaign if n in HEAVY else ()) for n in NETWORK_NAMES],
 )
 def test_the_openkbp_crop_goes_through_at_the_usual_width(name: str) -> None:
     recipe = with_network(OPENKBP, name)
