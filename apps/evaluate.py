@@ -44,7 +44,8 @@ def evaluate(
 
     from lib.evaluation import table
     from lib.evaluation.case_loading import find_cases, read_labels_file
-    from lib.evaluation.report import charts, draw_worst, write_report
+    from lib.evaluation.charts import charts
+    from lib.evaluation.report import draw_worst, write_report
     from lib.imaging.scans import find_scans, scan_name
     from lib.storage.atomic_files import replacing, write_json
 

@@ -20,7 +20,7 @@ from lib.assignment.service import Assignments
 from lib.config import TASK_NAME, AppConfig
 from lib.datastores.dicomweb import open_pacs, open_store
 from lib.datastores.local import FolderStore
-from lib.errors import CheckpointError, DatastoreError, OrganNetError
+from lib.errors import DatastoreError, OrganNetError
 from lib.jobs.periodic_task import PeriodicTask
 from lib.jobs.priority import ServingPriority
 from lib.labels.history import LabelHistory
@@ -37,12 +37,7 @@ from lib.monailabel_tasks.train_task import OrganNetTrainTask
 from lib.pacs_sync.sync import PacsSync
 from lib.retrain.service import RetrainingService
 from lib.server.requests import as_flag
-from lib.server.running_app import (
-    InferResult,
-    SubmissionWarnings,
-    at_shutdown,
-    in_server_process,
-)
+from lib.server.running_app import InferResult, at_shutdown, in_server_process
 from lib.storage.atomic_files import finite, remove_abandoned_scratch, remove_unfinished
 from lib.storage.database import FILE, Database, is_url, state_folder
 from lib.storage.tables import LabelVersion
@@ -217,34 +212,6 @@ class OrganNetApp(MONAILabelApp):
             return None
         return ScanSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
 
-    def served_model(self) -> dict[str, Any] | None:
-        """Return version, date and reason of the active model; None if there is none.
-
-        Date and reason are None if the model stands in for the one promoted last; `trouble` says why it does.
-        """
-        try:
-            version = self.served.get().version
-        except CheckpointError:
-            return None
-        latest = next(iter(self.registry.promotions()), None)
-        is_latest = latest is not None and latest["version"] == version
-        return {
-            "version": version,
-            "since": latest.get("since") if latest and is_latest else None,
-            "reason": latest.get("reason") if latest and is_latest else None,
-            "trouble": self.served.fallback_reason,
-        }
-
-    def import_dicom(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
-        """Store a submitted DICOM SEG or RTSTRUCT as a label version; None if no scan of the store fits it.
-
-        Raises:
-            As `lib.pacs_sync.dicom_labels.DicomImporter.import_submitted`.
-        """
-        if self.pacs_sync is None:
-            return None
-        return self.pacs_sync.importer.import_submitted(file, author=author, client=client)
-
     def _on_version(self, version: LabelVersion) -> None:
         self.on_save_label(version.image_id, version.image_id)
 
@@ -256,12 +223,6 @@ class OrganNetApp(MONAILabelApp):
         self.active_learning.job_runner.wake()
         self.assignments.on_label_submitted(image_id)
         return {}
-
-    def submission_warnings(self, version: LabelVersion) -> SubmissionWarnings:
-        """Return remarks on a submitted label, for the annotator."""
-        has_one_reader = self.assignments.readers.readers_of(version.image_id) == 1
-        left_out = self.label_history.missing_organs(version) if has_one_reader else ()
-        return {"doubts": list(version.doubts), "left_out": list(left_out)}
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the image to contour next, and why it was chosen.

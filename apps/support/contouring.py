@@ -26,7 +26,7 @@ from lib.inference.ensemble import (
 from lib.inference.single_pass import ContourResult, contour
 from lib.models.registry import Model, Registry, load_model
 from lib.models.served_model import ServedModel
-from lib.reports.ct_overlays import contour_picture, uncertainty_picture
+from lib.reports.ct_overlays import contour_picture
 from lib.storage.atomic_files import write_json
 
 
@@ -115,7 +115,7 @@ def _contour_one(name: str, scan: Path, by: Model | EnsemblePlan, options: Optio
         contour_picture(ct, result.label, output / f"{name}.png", title=name)
         if isinstance(result, DeepContours):
             path = output / f"{name}_uncertainty.png"
-            uncertainty_picture(ct, result.label, result.uncertainty_map, path, title=name)
+            contour_picture(ct, result.label, path, title=name, uncertainty=result.uncertainty_map)
     return sum(result.seconds.values())
 
 

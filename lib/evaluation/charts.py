@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import yaml
 from matplotlib.ticker import FuncFormatter
 
 from lib.evaluation.table import Evaluation, Row, stem
+from lib.organs.table import ORGANS
 from lib.reports.figures import GREY, INK, draw_grid, png, styled_figure
 
 WHISKERS = (5, 95)
@@ -38,10 +41,6 @@ class BlandAltman:
     """Upper limit of agreement: mean plus 1.96 standard deviations."""
 
 
-_PDDCA_ORDER = ("Brainstem", "OpticChiasm", "Bone_Mandible", "OpticNrv_L", "OpticNrv_R", "Parotid_L",
-                "Parotid_R", "Glnd_Submand_L", "Glnd_Submand_R")  # fmt: skip
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedResult:
     """Published mean DSC per organ of one method."""
@@ -54,89 +53,42 @@ class PublishedResult:
     """TG-263 name -> mean DSC, 0 to 1."""
 
 
-def _pddca(name: str, citation: str, *percent: float) -> PublishedResult:
-    dsc = {o: round(p / 100, 4) for o, p in zip(_PDDCA_ORDER, percent, strict=True)}
-    return PublishedResult(name=name, citation=citation, dsc=dsc)
+_PUBLISHED = yaml.safe_load(
+    Path(__file__).with_name("published_dsc.yaml").read_text(encoding="utf-8")
+)
+NETWORKS = tuple(PublishedResult(**entry) for entry in _PUBLISHED["networks"])
+HUMAN = PublishedResult(**_PUBLISHED["observers"])
 
 
-NETWORKS = (
-    _pddca(
-        "AnatomyNet 2018",
-        "Zhu et al., AnatomyNet: deep learning for fast and fully automated whole-volume segmentation of head "
-        "and neck anatomy, Med Phys 46:576-589, 2019 (arXiv 2018)",
-        86.7, 53.2, 92.5, 72.1, 70.6, 88.1, 87.4, 81.4, 81.3,
-    ),
-    _pddca(
-        "FocusNet 2019",
-        "Gao et al., FocusNet: imbalanced large and small organ segmentation with an end-to-end deep neural "
-        "network for head and neck CT images, MICCAI 2019",
-        87.5, 59.6, 93.5, 73.5, 74.4, 86.3, 87.9, 79.8, 80.1,
-    ),
-    _pddca(
-        "UaNet 2019",
-        "Tang et al., Clinically applicable deep learning framework for organs at risk delineation in CT "
-        "images, Nat Mach Intell 1:480-491, 2019",
-        87.5, 61.5, 95.0, 74.8, 72.3, 88.7, 87.5, 82.3, 81.5,
-    ),
-    _pddca(
-        "SOARS 2020",
-        "Guo et al., Organ at risk segmentation for head and neck cancer using stratified learning and neural "
-        "architecture search, CVPR 2020",
-        87.6, 64.9, 95.1, 75.3, 74.6, 88.2, 88.2, 84.2, 83.8,
-    ),
-    _pddca(
-        "OrganNet2.5D 2021",
-        "Chen et al., OrganNet2.5D, MICCAI 2021 (arXiv 2109.12634)",
-        87.2, 66.3, 92.2, 75.0, 74.1, 86.7, 85.8, 82.1, 82.1,
-    ),
-)  # fmt: skip
-"""Mean DSC of networks on the test set of PDDCA.
+def charts(evaluation: Evaluation) -> dict[str, bytes]:
+    """Return the charts as PNGs, by the stem of the file name.
 
-Except for OrganNet2.5D and the mean of UaNet, values per organ are quoted from secondary sources. Training sets
-differ: the values are landmarks, not a comparison on the same patients.
-"""
-
-HUMAN = PublishedResult(
-    name="Two observers (TCIA, 28 scans)",
-    citation="Radiographer against oncologist on 28 scans of TCIA, expert masks of Nikolov et al. 2021",
-    dsc={"Brainstem": 0.900, "Bone_Mandible": 0.942, "OpticNrv_L": 0.793, "OpticNrv_R": 0.784,
-         "Parotid_L": 0.871, "Parotid_R": 0.874, "Glnd_Submand_L": 0.881, "Glnd_Submand_R": 0.876,
-         "SpinalCord": 0.843, "Cochlea_L": 0.749, "Cochlea_R": 0.696},
-)  # fmt: skip
-"""Agreement of two observers, measured for this project on all 28 scans of the expert masks."""
-
-
-def dsc_chart(evaluation: Evaluation) -> bytes:
-    """Return a PNG: DSC per organ, with published results of networks on PDDCA and of two observers."""
-    return _box_chart(
-        evaluation,
-        lambda row: 100 * row.dsc,
-        label="Dice similarity coefficient, DSC (%)",
-        limits=(None, 101.0),
-        published=(*NETWORKS, HUMAN),
-    )
-
-
-def surface_dsc_chart(evaluation: Evaluation) -> bytes:
-    """Return a PNG: surface DSC per organ, each at its own tolerance."""
-    return _box_chart(
-        evaluation,
-        lambda row: 100 * row.surface_dsc,
-        label="Surface DSC at the organ's tolerance (%)",
-        limits=(None, 101.0),
-        note=lambda row: f"{row.tolerance_mm:.2f} mm",
-        note_title="tolerance",
-    )
-
-
-def hd95_chart(evaluation: Evaluation) -> bytes:
-    """Return a PNG: HD95 per organ, missed organs left out."""
-    return _box_chart(
-        evaluation,
-        lambda row: row.hd95_mm,
-        label="95th percentile Hausdorff distance, HD95 (mm)",
-        limits=(None, None),
-    )
+    Box charts per organ show the DSC with published results of networks on PDDCA and of two observers, the
+    surface DSC at each organ's own tolerance, and the HD95 without missed organs. The last chart is the
+    Bland-Altman plot of the volumes.
+    """
+    return {
+        "dsc": _box_chart(
+            evaluation,
+            lambda row: 100 * row.dsc,
+            label="Dice similarity coefficient, DSC (%)",
+            highest=101.0,
+            published=(*NETWORKS, HUMAN),
+        ),
+        "surface-dsc": _box_chart(
+            evaluation,
+            lambda row: 100 * row.surface_dsc,
+            label="Surface DSC at the organ's tolerance (%)",
+            highest=101.0,
+            has_tolerances=True,
+        ),
+        "hd95": _box_chart(
+            evaluation,
+            lambda row: row.hd95_mm,
+            label="95th percentile Hausdorff distance, HD95 (mm)",
+        ),
+        "volumes": volume_chart(evaluation),
+    }
 
 
 def bland_altman(rows: Sequence[Row]) -> BlandAltman:
@@ -188,8 +140,7 @@ def volume_chart(evaluation: Evaluation) -> bytes:
                 label=group,
                 zorder=3,
             )
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _set_log_scale(axis)
         axis.set_xlabel("Mean of reference and predicted volume (mL)")
         axis.set_ylabel("Prediction - reference (% of the mean)".replace("-", "\N{MINUS SIGN}"))
         limit = max(abs(value) for value in axis.get_ylim())
@@ -204,10 +155,9 @@ def _box_chart(
     value: Callable[[Row], float],
     *,
     label: str,
-    limits: tuple[float | None, float | None],
+    highest: float | None = None,
     published: Sequence[PublishedResult] = (),
-    note: Callable[[Row], str] | None = None,
-    note_title: str = "",
+    has_tolerances: bool = False,
 ) -> bytes:
     organs = evaluation.organs
     samples = [np.array([value(row) for row in evaluation.rows_of(o)]) for o in organs]
@@ -222,9 +172,10 @@ def _box_chart(
         axis.set_xlabel(label)
         draw_grid(axis, "x")
         axis.tick_params(axis="y", length=0)
-        _set_scale(axis, samples, limits)
-        if note is not None:
-            _draw_notes(axis, [note(evaluation.rows_of(organ)[0]) for organ in organs], note_title)
+        _set_scale(axis, samples, highest)
+        if has_tolerances:
+            tolerances = [f"{ORGANS[organ].tolerance_mm:.2f} mm" for organ in organs]
+            _draw_notes(axis, ["tolerance", *tolerances])
         if axis.get_legend_handles_labels()[0]:
             figure.legend(loc="outside lower center", ncols=3, columnspacing=1.4, handletextpad=0.3)
         return png(figure)
@@ -284,22 +235,22 @@ def _draw_published(axis: Any, organs: Sequence[str], published: Sequence[Publis
             )
 
 
-def _set_scale(
-    axis: Any, samples: Sequence[Values], limits: tuple[float | None, float | None]
-) -> None:
+def _set_scale(axis: Any, samples: Sequence[Values], highest: float | None) -> None:
     together = np.concatenate([*samples, np.zeros(0)])
-    low, high = limits
-    is_skewed = high is None and together.size and together.min() > 0
+    is_skewed = highest is None and together.size and together.min() > 0
     if is_skewed and together.max() > LOG_RATIO * np.median(together):
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        low = None
-    axis.set_xlim(left=low, right=high)
+        _set_log_scale(axis)
+    axis.set_xlim(right=highest)
 
 
-def _draw_notes(axis: Any, notes: Sequence[str], title: str) -> None:
-    """Write one note per row, right of the axis."""
-    for place, text in enumerate([title, *notes], start=-1):
+def _set_log_scale(axis: Any) -> None:
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _draw_notes(axis: Any, notes: Sequence[str]) -> None:
+    """Write a title and one note per row, right of the axis."""
+    for place, text in enumerate(notes, start=-1):
         axis.annotate(
             text,
             (1.015, place),

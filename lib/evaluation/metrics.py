@@ -18,6 +18,7 @@ from surface_distance.lookup_tables import (
     create_table_neighbour_code_to_surface_area,
 )
 
+from lib.evaluation.case_loading import label_boxes
 from lib.imaging.quantities import FloatArray, LabelArray, MaskArray, SpacingMm
 
 NAN = float("nan")
@@ -106,7 +107,7 @@ def surface_distances(
         prediction: `(X, Y, Z)`, not empty.
         spacing_mm: Size of a voxel.
     """
-    box = _bounding_box(reference | prediction)
+    box = label_boxes((reference | prediction).view(np.uint8))[1]
     centres_gt, areas_gt = _surface(reference[box], spacing_mm)
     centres_pred, areas_pred = _surface(prediction[box], spacing_mm)
     to_prediction, areas_gt = _nearest_mm(centres_gt, areas_gt, centres_pred, spacing_mm)
@@ -117,15 +118,6 @@ def surface_distances(
         "surfel_areas_gt": areas_gt,
         "surfel_areas_pred": areas_pred,
     }
-
-
-def _bounding_box(mask: MaskArray) -> tuple[slice, ...]:
-    """Return the bounding box of a mask that is not empty."""
-    slices = []
-    for axis in range(mask.ndim):
-        inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        slices.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    return tuple(slices)
 
 
 def _surface(mask: MaskArray, spacing_mm: SpacingMm) -> tuple[FloatArray, FloatArray]:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,7 @@ import numpy as np
 
 from lib.errors import OrganNetError, ScanError
 from lib.evaluation.case_loading import CaseContours, CroppedMask, union_box
-from lib.evaluation.charts import (
-    HUMAN,
-    NETWORKS,
-    bland_altman,
-    dsc_chart,
-    hd95_chart,
-    surface_dsc_chart,
-    volume_chart,
-)
+from lib.evaluation.charts import HUMAN, NETWORKS, bland_altman
 from lib.evaluation.table import Evaluation, Row, organ_statistics, overall, read_pair, stem
 from lib.imaging.geometry import Grid, require_same_grid
 from lib.imaging.quantities import MaskArray
@@ -164,17 +156,6 @@ def worst_picture(
     )
 
 
-def charts(evaluation: Evaluation) -> dict[str, bytes]:
-    """Return the charts as PNGs, by the stem of the file name."""
-    draw: Mapping[str, Callable[[Evaluation], bytes]] = {
-        "dsc": dsc_chart,
-        "surface-dsc": surface_dsc_chart,
-        "hd95": hd95_chart,
-        "volumes": volume_chart,
-    }
-    return {name: chart(evaluation) for name, chart in draw.items()}
-
-
 def write_report(
     path: Path,
     evaluation: Evaluation,
@@ -189,7 +170,7 @@ def write_report(
     Args:
         path: An HTML file.
         evaluation: Result of the evaluation.
-        pictures: Result of `charts`.
+        pictures: Result of `lib.evaluation.charts.charts`.
         worst: Result of `draw_worst`.
         sides: Names of reference and prediction.
         made: Program and date, for the subtitle.

@@ -44,74 +44,23 @@ _SCALE_BAR_MM = 10.0
 Array = npt.NDArray[Any]
 
 
-def contour_picture(ct: CtVolume, label: LabelVolume, path: Path, *, title: str = "") -> None:
-    """Write a PNG of all contours over the CT, in the three slices that cut most organs."""
-    _write_picture(ct, label, path, title=title)
-
-
-def uncertainty_picture(
-    ct: CtVolume, label: LabelVolume, uncertainty: FloatArray, path: Path, *, title: str = ""
-) -> None:
-    """Write a PNG as `contour_picture` does, with the uncertainty map in colour over the CT.
-
-    Args:
-        ct: The scan.
-        label: Its contours.
-        uncertainty: `(X, Y, Z)` on the scan's grid, 0 to 1.
-        path: Path of the PNG.
-        title: Title of the picture.
-    """
-    _write_picture(ct, label, path, title=title, uncertainty=uncertainty)
-
-
-def comparison_picture(
-    masks: Sequence[Array], hu: Array | None, *, cut: tuple[int, int, int], spacing_mm: SpacingMm
-) -> bytes:
-    """Return a PNG of one organ: reference and prediction, over the CT or with their difference shaded.
-
-    All arrays have the same shape, with their axes in RAS order.
-
-    Args:
-        masks: Reference, prediction, and other organs, which are outlined in grey.
-        hu: The CT; None if there is none.
-        cut: Index of the sagittal, coronal and axial slice to show.
-        spacing_mm: Voxel size.
-    """
-    with styled_figure(7.4, 2.75) as figure:
-        for axis, (plane, normal) in zip(figure.subplots(1, 3), _PLANES, strict=True):
-            across, up = [a for a in (0, 1, 2) if a != normal]
-            slices = [_slice(mask, normal, cut[normal]) for mask in masks]
-            _draw_background(axis, hu if hu is None else _slice(hu, normal, cut[normal]), slices)
-            _draw_outlines(axis, slices)
-            rows, columns = slices[0].shape
-            left_right = (-0.5, columns - 0.5)
-            axis.set_xlim(left_right if normal == 0 else left_right[::-1])
-            axis.set_ylim(-0.5, rows - 0.5)
-            axis.set_aspect(spacing_mm[up] / spacing_mm[across])
-            _draw_directions(axis, (*_ENDS[across], *_ENDS[up]), is_dark=hu is not None)
-            if normal == 2:
-                share = _SCALE_BAR_MM / (columns * spacing_mm[0])
-                _draw_scale_bar(axis, share, is_dark=hu is not None)
-            axis.set_title(plane, fontsize=8, pad=3)
-        figure.legend(
-            handles=[
-                Line2D([], [], color=REFERENCE_COLOUR, label="reference"),
-                Line2D([], [], color=PREDICTION_COLOUR, linestyle="--", label="prediction"),
-            ],
-            loc="outside lower center",
-            ncols=2,
-        )
-        return png(figure)
-
-
-def _write_picture(
+def contour_picture(
     ct: CtVolume,
     label: LabelVolume,
     path: Path,
     *,
-    title: str,
+    title: str = "",
     uncertainty: FloatArray | None = None,
 ) -> None:
+    """Write a PNG of all contours over the CT, in the three slices that cut most organs.
+
+    Args:
+        ct: The scan.
+        label: Its contours.
+        path: Path of the PNG.
+        title: Title of the picture.
+        uncertainty: `(X, Y, Z)` on the scan's grid, 0 to 1; drawn in colour over the CT.
+    """
     spacing = ras_spacing(ct.grid)
     hu, organs = in_ras_order(ct.array_hu, ct.grid), in_ras_order(label.array, ct.grid)
     view = _view(organs, spacing)
@@ -153,6 +102,46 @@ def _write_picture(
         figure.suptitle(title, color="white", fontsize=10)
     with replacing(path) as beside:
         figure.savefig(beside, dpi=110, facecolor="black", format="png")
+
+
+def comparison_picture(
+    masks: Sequence[Array], hu: Array | None, *, cut: tuple[int, int, int], spacing_mm: SpacingMm
+) -> bytes:
+    """Return a PNG of one organ: reference and prediction, over the CT or with their difference shaded.
+
+    All arrays have the same shape, with their axes in RAS order.
+
+    Args:
+        masks: Reference, prediction, and other organs, which are outlined in grey.
+        hu: The CT; None if there is none.
+        cut: Index of the sagittal, coronal and axial slice to show.
+        spacing_mm: Voxel size.
+    """
+    with styled_figure(7.4, 2.75) as figure:
+        for axis, (plane, normal) in zip(figure.subplots(1, 3), _PLANES, strict=True):
+            across, up = [a for a in (0, 1, 2) if a != normal]
+            slices = [_slice(mask, normal, cut[normal]) for mask in masks]
+            _draw_background(axis, hu if hu is None else _slice(hu, normal, cut[normal]), slices)
+            _draw_outlines(axis, slices)
+            rows, columns = slices[0].shape
+            left_right = (-0.5, columns - 0.5)
+            axis.set_xlim(left_right if normal == 0 else left_right[::-1])
+            axis.set_ylim(-0.5, rows - 0.5)
+            axis.set_aspect(spacing_mm[up] / spacing_mm[across])
+            _draw_directions(axis, (*_ENDS[across], *_ENDS[up]), is_dark=hu is not None)
+            if normal == 2:
+                share = _SCALE_BAR_MM / (columns * spacing_mm[0])
+                _draw_scale_bar(axis, share, is_dark=hu is not None)
+            axis.set_title(plane, fontsize=8, pad=3)
+        figure.legend(
+            handles=[
+                Line2D([], [], color=REFERENCE_COLOUR, label="reference"),
+                Line2D([], [], color=PREDICTION_COLOUR, linestyle="--", label="prediction"),
+            ],
+            loc="outside lower center",
+            ncols=2,
+        )
+        return png(figure)
 
 
 def _slice(volume: Array, normal: int, index: int) -> Array:

@@ -30,12 +30,12 @@ _TASK_STATUS: Mapping[str, str] = {
 }
 
 
-def status(retraining: RetrainingService, served: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return labels, trainings, models and the active model.
+def status(retraining: RetrainingService, version: str | None) -> dict[str, Any]:
+    """Return labels, trainings and models.
 
     Args:
         retraining: Retraining of the studies folder.
-        served: Version and summary of the active model; None if there is none.
+        version: The active model; None if there is none.
     """
     cases = retraining.planner.cases()
     state = retraining.planner.trigger_state(cases)
@@ -43,10 +43,8 @@ def status(retraining: RetrainingService, served: Mapping[str, Any] | None) -> d
     runs = retraining.runs.all(limit=HISTORY)
     active = next((run for run in runs if run.state in ACTIVE), None)
     models = retraining.models.all()
-    version = served["version"] if served else None
     latest = _last_decided(models)
     return {
-        "served": served,
         "labels": _labels(cases),
         "training": None if active is None else _run(active),
         "next_training": {

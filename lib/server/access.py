@@ -16,7 +16,9 @@ from lib.config import is_loopback
 from lib.errors import StateError
 from lib.labels.history import FINAL
 from lib.server.requests import MAX_UPLOAD_BYTES
-from lib.server.running_app import RunningApp
+from lib.server.running_app import RunningApp, get_app
+from lib.storage.identifiers import require_image_id
+from lib.storage.tables import LabelVersion
 
 LOCAL_ONLY = (
     "this server answers requests from its own machine only. To allow other machines, turn authentication on "
@@ -103,6 +105,15 @@ REVIEWER = Depends(RBAC(_REVIEWERS))
 ANNOTATOR_OR_REVIEWER = Depends(RBAC([settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR, *_REVIEWERS]))
 
 
+def _known_image(image: str) -> str:
+    get_app().store.require_image(require_image_id(image))
+    return image
+
+
+KNOWN_IMAGE = Depends(_known_image)
+"""Image id in a path or query, checked before the body, so that an unknown image is answered with 404."""
+
+
 def author_of(user: User) -> str:
     """Return the user's name; empty without authentication, where MONAI Label names every user "admin"."""
     return str(user.username) if settings.MONAI_LABEL_AUTH_ENABLE else ""
@@ -153,3 +164,12 @@ def require_label_access(
             "is shown when all have, so that each reader contours independently. Reviewers find every "
             "version under /organnet/labels/IMAGE/NUMBER"
         )
+
+
+def organs_left_out(app: RunningApp, version: LabelVersion) -> list[str]:
+    """Return the organs of the previous version that a submitted label does not have, to warn the annotator.
+
+    Empty in a reader study, where readers must not learn about each other's labels.
+    """
+    has_one_reader = app.assignments.readers.readers_of(version.image_id) == 1
+    return list(app.label_history.missing_organs(version)) if has_one_reader else []

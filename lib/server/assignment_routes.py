@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException
 from monailabel.endpoints.user.auth import User
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lib.assignment.reader_studies import (
     MAX_READERS,
@@ -19,6 +19,7 @@ from lib.labels.history import CONSENSUS, FINAL
 from lib.server.access import (
     ANNOTATOR,
     ANNOTATOR_OR_REVIEWER,
+    KNOWN_IMAGE,
     REVIEWER,
     USER,
     author_of,
@@ -34,7 +35,7 @@ from lib.server.requests import (
     number_between,
     require_object,
 )
-from lib.server.responses import ERRORS
+from lib.server.responses import ERRORS, IsoTime, RowAnswer
 from lib.server.running_app import get_app
 from lib.storage.identifiers import require_image_id
 from lib.storage.tables import LabelVersion, ReaderStudy
@@ -96,16 +97,16 @@ class LeaseOptions(ClientOptions):
     client_id: ClientId = CLIENT_ID
 
 
-class Lease(BaseModel):
+class Lease(RowAnswer):
     """A lease of a case; nothing in it reveals another reader's contours."""
 
-    image: str
+    image: str = Field(validation_alias="image_id")
     holder: str
     strategy: str
     why: dict[str, Any]
-    since: str
-    until: str
-    ended_at: str | None
+    since: IsoTime = Field(validation_alias="granted_at")
+    until: IsoTime = Field(validation_alias="expires_at")
+    ended_at: IsoTime | None
     ended_by: str | None
 
 
@@ -189,47 +190,34 @@ def next_sample(
     return NextSample(**free_form, **sample)
 
 
-def _lease(row: LeaseRow) -> Lease:
-    return Lease(
-        image=row.image_id,
-        holder=row.holder,
-        strategy=row.strategy,
-        why=row.why,
-        since=row.granted_at.isoformat(),
-        until=row.expires_at.isoformat(),
-        ended_at=None if row.ended_at is None else row.ended_at.isoformat(),
-        ended_by=row.ended_by,
-    )
-
-
-@router.get("/organnet/leases")
-def list_leases(_user: User = USER) -> list[Lease]:
+@router.get("/organnet/leases", response_model=list[Lease])
+def list_leases(_user: User = USER) -> Sequence[LeaseRow]:
     """Return the active leases, oldest first."""
-    return [_lease(row) for row in get_app().assignments.leases.active()]
+    return get_app().assignments.leases.active()
 
 
-@router.post("/organnet/leases/{image}")
-def take_lease(image: str, body: LeaseOptions | None = None, user: User = ANNOTATOR) -> Lease:
+@router.post("/organnet/leases/{image}", response_model=Lease)
+def take_lease(
+    user: User = ANNOTATOR, image: str = KNOWN_IMAGE, body: LeaseOptions | None = None
+) -> LeaseRow:
     """Lease a named image, or extend the client's own lease of it."""
     app = get_app()
-    image_id = require_image_id(image)
-    app.store.require_image(image_id)
     options = body or LeaseOptions()
     minutes = app.config.lease_minutes if options.minutes is None else options.minutes
     holder = holder_of(user, options.client_id)
-    return _lease(app.assignments.leases.grant(image_id, holder, for_s=60.0 * minutes))
+    return app.assignments.leases.grant(image, holder, for_s=60.0 * minutes)
 
 
-@router.delete("/organnet/leases/{image}")
+@router.delete("/organnet/leases/{image}", response_model=Lease)
 def release_lease(
     image: str, client_id: str = "", holder: str | None = None, user: User = ANNOTATOR_OR_REVIEWER
-) -> Lease:
+) -> LeaseRow:
     """End the client's own lease; reviewers may end any lease by naming its `holder`."""
     own = holder_of(user, client_id)
     if holder is not None and holder != own and not may_review(user):
         raise HTTPException(403, "only a reviewer or an admin may end another user's lease")
     image_id = require_image_id(image)
-    return _lease(get_app().assignments.leases.release(image_id, own if holder is None else holder))
+    return get_app().assignments.leases.release(image_id, own if holder is None else holder)
 
 
 @router.get("/organnet/readers")
@@ -243,16 +231,14 @@ def list_studies(_user: User = USER) -> list[Study]:
 
 
 @router.get("/organnet/readers/{image}")
-def show_study(image: str, _user: User = USER) -> StudyDetails:
+def show_study(_user: User = USER, image: str = KNOWN_IMAGE) -> StudyDetails:
     """Return the readings of an image, their agreement and the consensus; also without a reader study.
 
     The agreement was computed together with the consensus, in the background.
     """
     app = get_app()
-    image_id = require_image_id(image)
-    app.store.require_image(image_id)
-    row = next((s for s in app.assignments.readers.all() if s.image_id == image_id), None)
-    versions = app.label_history.history(image_id, FINAL)
+    row = next((s for s in app.assignments.readers.all() if s.image_id == image), None)
+    versions = app.label_history.history(image, FINAL)
     readings = [
         Reading(
             reader=reader,
@@ -264,21 +250,19 @@ def show_study(image: str, _user: User = USER) -> StudyDetails:
         for reader, version in readings_by_reader(versions).items()
     ]
     return StudyDetails(
-        **_study(image_id, row, versions),
+        **_study(image, row, versions),
         readings=readings,
         pairs=_pairs(versions, newest_consensus(versions)),
     )
 
 
 @router.post("/organnet/readers/{image}")
-def open_study(image: str, body: StudyOptions, user: User = REVIEWER) -> StudyDetails:
+def open_study(body: StudyOptions, user: User = REVIEWER, image: str = KNOWN_IMAGE) -> StudyDetails:
     """Ask for several independent readers of an image; 1 ends the reader study."""
-    app = get_app()
-    image_id = require_image_id(image)
-    app.store.require_image(image_id)
-    app.assignments.readers.set_readers(image_id, body.readers, author_of(user))
-    app.assignments.wake()
-    return show_study(image, user)
+    assignments = get_app().assignments
+    assignments.readers.set_readers(image, body.readers, author_of(user))
+    assignments.wake()
+    return show_study(user, image)
 
 
 def _study(

@@ -9,7 +9,14 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.others.generic import file_checksum
 from pydantic import BaseModel, RootModel
 
-from lib.server.access import ADMIN, ANNOTATOR, USER, author_of, require_label_access
+from lib.server.access import (
+    ADMIN,
+    ANNOTATOR,
+    USER,
+    author_of,
+    organs_left_out,
+    require_label_access,
+)
 from lib.server.requests import MAX_LABEL_BYTES, parse_params, received, stem_of
 from lib.server.responses import BYTES, ERRORS, NO_BODY, NULL, file_of, scan_file
 from lib.server.running_app import get_app
@@ -178,7 +185,12 @@ def save_label(
 
     with received(label, limit_bytes=MAX_LABEL_BYTES, refuse=refuse) as (path,):
         version = app.store.submissions.submit(image_id, tag, path, about)
-    return SubmittedLabel(image=image_id, label=image_id, **app.submission_warnings(version))
+    return SubmittedLabel(
+        image=image_id,
+        label=image_id,
+        doubts=version.doubts,
+        left_out=organs_left_out(app, version),
+    )
 
 
 @router.delete("/label")

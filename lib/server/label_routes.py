@@ -7,18 +7,28 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 from monailabel.endpoints.user.auth import User
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from lib.dicom.objects import Kind
 from lib.errors import ConfigError, DatastoreError, StateError
 from lib.imaging.dicom_series import read_headers, require_series
 from lib.labels.history import FINAL
 from lib.pacs_sync.dicom_labels import provenance_of
-from lib.server.access import ADMIN, ANNOTATOR, REVIEWER, USER, author_of, require_label_access
+from lib.server.access import (
+    ADMIN,
+    ANNOTATOR,
+    KNOWN_IMAGE,
+    REVIEWER,
+    USER,
+    author_of,
+    require_label_access,
+)
 from lib.server.responses import (
     BYTES,
     DICOM,
     ERRORS,
+    IsoTime,
+    RowAnswer,
     file_of,
     label_as_dicom,
     label_as_nrrd,
@@ -32,20 +42,20 @@ Format = Literal["seg", "rtstruct", "nrrd"]
 router = APIRouter(prefix="/organnet", responses=ERRORS)
 
 
-class Version(BaseModel):
+class Version(RowAnswer):
     """A version of a label; `hidden_at` is set if it was removed."""
 
-    image: str
+    image: str = Field(validation_alias="image_id")
     tag: str
     number: int
-    sha256: str
+    sha256: str = Field(validation_alias="digest")
     source: str
     author: str
     client: str
     model_version: str | None
     organs: list[str]
-    submitted_at: str
-    hidden_at: str | None
+    submitted_at: IsoTime
+    hidden_at: IsoTime | None
 
 
 class VersionInHistory(Version):
@@ -95,25 +105,10 @@ class SentObject(BaseModel):
     sop_instance_uid: str
 
 
-def _as_dict(version: LabelVersion) -> dict[str, Any]:
-    return {
-        "image": version.image_id,
-        "tag": version.tag,
-        "number": version.number,
-        "sha256": version.digest,
-        "source": version.source,
-        "author": version.author,
-        "client": version.client,
-        "model_version": version.model_version,
-        "organs": version.organs,
-        "submitted_at": version.submitted_at.isoformat(),
-        "hidden_at": None if version.hidden_at is None else version.hidden_at.isoformat(),
-    }
-
-
 def _in_history(version: LabelVersion, versions: Sequence[LabelVersion]) -> VersionInHistory:
     parent = next((v.number for v in versions if v.id == version.parent_id), None)
-    return VersionInHistory(**_as_dict(version), parent=parent, info=version.info)
+    values = Version.model_validate(version).model_dump()
+    return VersionInHistory(**values, parent=parent, info=version.info)
 
 
 @router.get("/labels")
@@ -132,7 +127,8 @@ def get_labels(tag: str = "final", image: str | None = None, _user: User = USER)
         for file in app.store.refused_files()
         if image in (None, file.image_id)
     ]
-    return Labels(labels=[Version(**_as_dict(version)) for version in versions], refused=refused)
+    current = [Version.model_validate(version) for version in versions]
+    return Labels(labels=current, refused=refused)
 
 
 @router.get("/labels/{image}")
@@ -170,11 +166,11 @@ def restore_version(
     responses=file_of(DICOM, BYTES),
 )
 def export_label(
-    image: str,
+    user: User = USER,
+    image: str = KNOWN_IMAGE,
     format: Format = "seg",
     tag: str = "final",
     version: int | None = None,
-    user: User = USER,
 ) -> Response:
     """Return the current label or a version as DICOM SEG, RTSTRUCT or NRRD.
 
@@ -182,7 +178,6 @@ def export_label(
     a reader study who have not submitted.
     """
     app = get_app()
-    app.store.require_image(require_image_id(image))
     label, file = _version(app, image, tag, version, user)
     if format == "nrrd":
         return label_as_nrrd(file, _file_stem(label), image_id=image)

@@ -4,9 +4,10 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import request_validation_exception_handler
@@ -18,7 +19,7 @@ from monailabel.interfaces.exception import (
     MONAILabelError,
     MONAILabelException,
 )
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydicom.dataset import FileDataset
 from requests_toolbelt import MultipartEncoder
 from sqlalchemy.exc import OperationalError
@@ -42,7 +43,7 @@ from lib.errors import (
 )
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
-from lib.storage.atomic_files import is_disk_full
+from lib.storage.atomic_files import SCRATCH, is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,17 @@ class ErrorResponse(BaseModel):
     detail: str | list[InvalidField]
 
 
+class RowAnswer(BaseModel):
+    """Base of answers that are read from a row of the database."""
+
+    model_config = ConfigDict(from_attributes=True, populate_by_name=True)
+
+
+IsoTime = Annotated[
+    str, BeforeValidator(lambda time: time.isoformat() if isinstance(time, datetime) else time)
+]
+"""Time of a row in ISO 8601."""
+
 Responses = dict[int | str, dict[str, Any]]
 ERRORS: Responses = {
     "4XX": {"model": ErrorResponse, "description": "Refused; `detail` is the reason."},
@@ -103,19 +115,17 @@ def scan_file(path: Path, image_id: str) -> Response:
     """Return a scan as its file; a DICOM folder as NIfTI, which the clients can load."""
     if path.is_file():
         return FileResponse(path, media_type=BYTES, filename=path.name)
-    with tempfile.TemporaryDirectory(prefix="organnet-") as folder:
-        converted = Path(folder) / f"{image_id}.nii.gz"
-        write_ct(converted, read_ct(path, image_id=image_id))
-        return _attachment(converted.read_bytes(), converted.name)
+    return _written(
+        f"{image_id}.nii.gz", lambda target: write_ct(target, read_ct(path, image_id=image_id))
+    )
 
 
 def label_as_nrrd(path: Path, name: str, *, image_id: str) -> Response:
     """Return a label as NRRD, which browsers can read: the scan's voxels in their order, x fastest."""
     array, grid = read_label(path, image_id=image_id, image_grid=None)
-    with tempfile.TemporaryDirectory(prefix="organnet-") as folder:
-        written = Path(folder) / f"{name}.nrrd"
-        write_label(written, LabelVolume(array, grid, {}))
-        return _attachment(written.read_bytes(), written.name)
+    return _written(
+        f"{name}.nrrd", lambda target: write_label(target, LabelVolume(array, grid, {}))
+    )
 
 
 def label_as_dicom(
@@ -139,14 +149,14 @@ def label_as_dicom(
         image_id: The image, for error messages.
         name: File name of the object without suffix; the image id by default.
     """
-    array, label_grid = read_label(file, image_id=image_id, image_grid=None)
-    with tempfile.TemporaryDirectory(prefix="organnet-") as scratch:
-        path = Path(scratch) / "object.dcm"
-        label = LabelVolume(array, label_grid, labels)
-        write_object(kind, path, label, headers, about, image_id=image_id)
-        content = path.read_bytes()
+    array, grid = read_label(file, image_id=image_id, image_grid=None)
+    label = LabelVolume(array, grid, labels)
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", name or image_id)
-    return _attachment(content, f"{stem}.{kind}.dcm", media_type=DICOM)
+    return _written(
+        f"{stem}.{kind}.dcm",
+        lambda target: write_object(kind, target, label, headers, about, image_id=image_id),
+        media_type=DICOM,
+    )
 
 
 def inference_result(file: Path, params: Mapping[str, Any], output: Output) -> Response:
@@ -169,6 +179,14 @@ def inference_result(file: Path, params: Mapping[str, Any], output: Output) -> R
         }
     )
     return Response(form.to_string(), media_type=form.content_type)
+
+
+def _written(name: str, write: Callable[[Path], object], *, media_type: str = BYTES) -> Response:
+    """Return the file that `write` writes to the path that it gets."""
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as folder:
+        path = Path(folder) / name
+        write(path)
+        return _attachment(path.read_bytes(), name, media_type=media_type)
 
 
 def _attachment(content: bytes, name: str, *, media_type: str = BYTES) -> Response:

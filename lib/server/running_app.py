@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 from monailabel.interfaces.utils.app import app_instance
@@ -20,7 +19,6 @@ from lib.models.registry import Registry
 from lib.models.served_model import ServedModel
 from lib.pacs_sync.sync import PacsSync
 from lib.retrain.service import RetrainingService
-from lib.storage.tables import LabelVersion
 
 
 class InferResult(TypedDict):
@@ -34,16 +32,6 @@ class InferResult(TypedDict):
     """Path of the label, or its id where it was saved in the store."""
     tag: str
     """Tag that it was saved under."""
-
-
-class SubmissionWarnings(TypedDict):
-    """Remarks on a submitted label."""
-
-    doubts: list[str]
-    """Implausible properties of the label, in sentences."""
-    left_out: list[str]
-    """Organs of the previous version that the label does not have; always empty in a reader study, where
-    readers must not learn about each other's labels."""
 
 
 class RunningApp(Protocol):
@@ -66,31 +54,15 @@ class RunningApp(Protocol):
 
     def info(self) -> dict[str, Any]:
         """Return the models, trainers and strategies of the app."""
-        ...
 
     def sessions(self) -> Sessions | None:
         """Return the session store; None where sessions are turned off."""
-        ...
-
-    def served_model(self) -> dict[str, Any] | None:
-        """Return version, date and reason of the active model; None without one."""
-        ...
 
     def infer(self, request: Mapping[str, Any]) -> InferResult:
         """Contour a scan."""
-        ...
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the image to contour next."""
-        ...
-
-    def import_dicom(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
-        """Store a submitted DICOM SEG or RTSTRUCT as a label version."""
-        ...
-
-    def submission_warnings(self, version: LabelVersion) -> SubmissionWarnings:
-        """Return remarks on a submitted label."""
-        ...
 
 
 def get_app() -> RunningApp:

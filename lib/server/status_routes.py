@@ -8,17 +8,21 @@ from pydantic import BaseModel
 
 from lib.activelearning.edit_cost_chart import edit_chart
 from lib.activelearning.edit_costs import summary
+from lib.errors import CheckpointError
 from lib.retrain import status
 from lib.server.access import USER
 from lib.server.model_routes import ModelSummary
 from lib.server.responses import ERRORS, file_of
-from lib.server.running_app import get_app
+from lib.server.running_app import RunningApp, get_app
 
 router = APIRouter(prefix="/organnet", responses=ERRORS)
 
 
 class Served(BaseModel):
-    """The active model; `trouble` says why it is not the one promoted last."""
+    """The active model.
+
+    `trouble` says why it is not the one promoted last; then date and reason are null.
+    """
 
     version: str
     since: str | None
@@ -207,11 +211,24 @@ class EditCost(BaseModel):
 def get_status(_user: User = USER) -> Status:
     """Return labels, training, active model, PACS, scores and history."""
     app = get_app()
+    served = _active_model(app)
     return Status(
-        **status.status(app.retraining, app.served_model()),
+        served=served,
+        **status.status(app.retraining, served.version if served else None),
         pacs=None if app.pacs_sync is None else Pacs(**app.pacs_sync.status()),
         active_learning=ActiveLearning(scoring=app.config.scoring, **app.active_learning.status()),
     )
+
+
+def _active_model(app: RunningApp) -> Served | None:
+    try:
+        version = app.served.get().version
+    except CheckpointError:
+        return None
+    latest = next(iter(app.registry.promotions()), {})
+    own = latest if latest.get("version") == version else {}
+    since, reason, trouble = own.get("since"), own.get("reason"), app.served.fallback_reason
+    return Served(version=version, since=since, reason=reason, trouble=trouble)
 
 
 def _edit_cost() -> dict[str, Any]:

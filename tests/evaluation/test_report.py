@@ -10,8 +10,8 @@ from matplotlib.image import imread
 
 from lib.errors import OrganNetError
 from lib.evaluation.case_loading import CaseContours, read_contours
-from lib.evaluation.charts import HUMAN, NETWORKS, bland_altman, volume_chart
-from lib.evaluation.report import charts, draw_worst, worst_picture, worst_rows, write_report
+from lib.evaluation.charts import HUMAN, NETWORKS, bland_altman, charts, volume_chart
+from lib.evaluation.report import draw_worst, worst_picture, worst_rows, write_report
 from lib.evaluation.table import Evaluation, Row
 from lib.imaging.scans import write_label
 from lib.imaging.volumes import LabelVolume

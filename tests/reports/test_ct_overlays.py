@@ -6,7 +6,7 @@ from matplotlib.image import imread
 from lib.imaging.volumes import LabelVolume
 from lib.organs.table import ORGANS
 from lib.recipes.schema import OPENKBP
-from lib.reports.ct_overlays import contour_picture, uncertainty_picture
+from lib.reports.ct_overlays import contour_picture
 from phantom import head_and_neck_phantom
 
 
@@ -36,8 +36,8 @@ def test_what_is_unsure_is_coloured_where_it_lies(tmp_path: Path) -> None:
     ct, label = head_and_neck_phantom(1, grid_shape=(96, 96, 72), labels=OPENKBP.labels)
     sure = np.zeros(ct.grid.shape_vox, np.float32)
     unsure = np.where(label.array == OPENKBP.labels["Parotid_R"], np.float32(0.5), sure)
-    uncertainty_picture(ct, label, sure, tmp_path / "sure.png", title="sure")
-    uncertainty_picture(ct, label, unsure, tmp_path / "unsure.png", title="sure")
+    contour_picture(ct, label, tmp_path / "sure.png", title="sure", uncertainty=sure)
+    contour_picture(ct, label, tmp_path / "unsure.png", title="sure", uncertainty=unsure)
     plain, coloured = imread(tmp_path / "sure.png"), imread(tmp_path / "unsure.png")
     changed = np.argwhere(np.abs(plain - coloured).max(axis=-1) > 0.2)
     axial = changed[changed[:, 1] < plain.shape[1] / 3]

@@ -47,7 +47,7 @@ class PartFiles:
                 {
                     "on_part_begin": self._begin_part,
                     "on_part_data": self._write_content,
-                    "on_part_end": self._end_part,
+                    "on_part_end": self.close,
                     "on_header_field": self._read_header_name,
                     "on_header_value": self._read_header_value,
                     "on_header_end": self._end_header,
@@ -69,7 +69,7 @@ class PartFiles:
             raise ConfigError(f"the body is not a multipart message: {error}") from error
 
     def close(self) -> None:
-        """Close the file of an unfinished part, for instance after an error."""
+        """Close the file of the present part, which is unfinished after an error."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -82,9 +82,6 @@ class PartFiles:
     def _write_content(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:
             self._file.write(memoryview(data)[start:end])
-
-    def _end_part(self) -> None:
-        self.close()
 
     def _read_header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]

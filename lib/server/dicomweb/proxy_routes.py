@@ -42,7 +42,6 @@ _RESPONSE_HEADERS = (
 """Headers that are passed back to the viewer."""
 _PATH = re.compile(r"(studies|series|instances)(/[A-Za-z0-9_,-][A-Za-z0-9_.,-]*)*")
 _MAX_PATH = 1000
-_SERVER_ERROR = 500
 
 
 # These routes wait for the PACS and not for a processor; as coroutines they occupy no thread meanwhile.
@@ -171,7 +170,7 @@ def _problem(status: int, headers: Mapping[str, str]) -> str | None:
             f"refuses this server's credentials ({status}); set MONAI_LABEL_DICOMWEB_USERNAME and "
             "MONAI_LABEL_DICOMWEB_PASSWORD, and restart the server"
         )
-    if status >= _SERVER_ERROR:
+    if httpx.codes.is_server_error(status):
         return f"failed ({status}); see its log for the reason"
     if "location" in headers:
         return f"redirects to {headers['location'][:200]}; start the server with that address"

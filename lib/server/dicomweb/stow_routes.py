@@ -22,7 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from lib.dicom import stow
 from lib.dicom.stow import ObjectId, StoreResult
 from lib.errors import LabelError, OrganNetError, PacsError, ScanError, StorageFullError
-from lib.server.access import ANNOTATOR, author_of
+from lib.server.access import ANNOTATOR, author_of, organs_left_out
 from lib.server.dicomweb import proxy_routes as proxy
 from lib.server.dicomweb.multipart import Part, receive_parts
 from lib.server.requests import MAX_LABEL_BYTES
@@ -40,8 +40,6 @@ _DEFAULT_CLIENT = "ohif"
 _CLIENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DICOM_TYPES = frozenset({"", "application/dicom", "application/octet-stream"})
 _STUDIES = re.compile(r"studies(?:/([0-9.]{1,64}))?")
-_UNSUPPORTED_MEDIA_TYPE = 415
-_METHOD_NOT_ALLOWED = 405
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +68,12 @@ async def store(request: Request, path: str, user: User = ANNOTATOR) -> Response
     plain = proxy.require_path(path, request.scope.get("raw_path") or b"")
     study = _STUDIES.fullmatch(plain)
     if study is None:
-        raise HTTPException(
-            _METHOD_NOT_ALLOWED, "objects can only be stored to /studies or /studies/STUDY"
-        )
+        raise HTTPException(405, "objects can only be stored to /studies or /studies/STUDY")
     content_type = request.headers.get("content-type", "")
     kind = content_type.lower().replace('"', "")
     if not kind.startswith("multipart/related") or "application/dicom+" in kind:
         raise HTTPException(
-            _UNSUPPORTED_MEDIA_TYPE,
-            'expected multipart/related; type="application/dicom" with DICOM objects',
+            415, 'expected multipart/related; type="application/dicom" with DICOM objects'
         )
     sender = Sender(author_of(user), client_of(request.headers))
     results = await store_objects(
@@ -165,18 +160,20 @@ def _submit(path: Path, sender: Sender) -> LabelVersion | None:
     """
     if path.stat().st_size > MAX_LABEL_BYTES:
         raise LabelError(f"the object exceeds the limit of {MAX_LABEL_BYTES // 2**20} MiB")
-    return get_app().import_dicom(path, author=sender.author, client=sender.client)
+    sync = get_app().pacs_sync
+    if sync is None:
+        return None
+    return sync.importer.import_submitted(path, author=sender.author, client=sender.client)
 
 
 def _comment(version: LabelVersion) -> str:
     """Return the message about a submitted label, for the annotator."""
     organs = ", ".join(version.organs) or "no organ"
-    warnings = get_app().submission_warnings(version)
+    left_out = organs_left_out(get_app(), version)
     comment = f"kept as version {version.number}, with {organs}; the case counts as labelled"
-    if warnings["left_out"]:
-        left_out = ", ".join(warnings["left_out"])
-        comment += f". Missing, but present in the previous version: {left_out}"
-    return comment + "".join(f". Doubt: {doubt}" for doubt in warnings["doubts"])
+    if left_out:
+        comment += f". Missing, but present in the previous version: {', '.join(left_out)}"
+    return comment + "".join(f". Doubt: {doubt}" for doubt in version.doubts)
 
 
 def _failure(object_id: ObjectId | None, error: OrganNetError) -> StoreResult:
