@@ -9,5 +9,5 @@ from tests.chaos.__main__ import main
 
 @pytest.mark.server
 @pytest.mark.campaign
-def test_nothing_is_lost_whatever_is_killed(tmp_path: Path) -> None:
+def test_no_kill_loses_data(tmp_path: Path) -> None:
     assert main(["--rounds", "3", "--folder", str(tmp_path / "chaos")]) == 0

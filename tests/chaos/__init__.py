@@ -1,6 +1,6 @@
-"""Servers and trainings killed at random moments, round after round, over one studies folder.
+"""Kill servers and trainings at random moments, round after round, over one studies folder.
 
-`python -m tests.chaos --rounds N`, or `make chaos ROUNDS=N`. The parts: `stage` (folders and processes),
-`ledger` (what was answered), `load` (clients that never stop asking), `moments` (when to kill),
-`checks` (what must hold whatever was killed), `campaign` (the rounds).
+Run with `python -m tests.chaos --rounds N` or `make chaos ROUNDS=N`. The modules: `stage` (folders and
+processes), `ledger` (requests and their outcomes), `load` (clients that send requests continuously),
+`moments` (when to kill), `checks` (the conditions that must hold after every kill), `campaign` (the rounds).
 """

@@ -1,4 +1,4 @@
-"""Kill servers and trainings at random, round after round; end with 1 if anything is lost or inconsistent."""
+"""Kill servers and trainings at random, round after round; exit with 1 if anything is lost or inconsistent."""
 
 import argparse
 import shutil
@@ -17,9 +17,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     flags.add_argument("--rounds", type=int, default=100)
     flags.add_argument(
-        "--seed", type=int, help="of what is killed and asked; the machine's pace is its own"
+        "--seed",
+        type=int,
+        help="seed of the kills and requests; their timing still depends on the machine",
     )
-    flags.add_argument("--folder", type=Path, help="where everything lies; kept, and begun empty")
+    flags.add_argument(
+        "--folder", type=Path, help="an empty or new working folder; it is not removed at the end"
+    )
     flags.add_argument(
         "--cold", action="store_true", help="every server imports its libraries itself"
     )
@@ -35,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         forked_processes.install()
     is_clean = Campaign(folder, seed).run(given.rounds)
     if not is_clean:
-        say(f"not clean with seed {seed}: everything is kept in {folder}")
+        say(f"failed with seed {seed}: all files remain in {folder}")
         return 1
     if given.folder is None:
         shutil.rmtree(folder)
-    say(f"{given.rounds} rounds clean, seed {seed}")
+    say(f"all {given.rounds} rounds passed, seed {seed}")
     return 0
 
 

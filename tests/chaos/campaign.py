@@ -1,4 +1,4 @@
-"""Round after round: something is killed, and everything is checked."""
+"""The rounds of a campaign: each kills a process and then runs all checks."""
 
 import os
 import random
@@ -18,27 +18,27 @@ from tests.waiting import LIMIT_S
 
 ORPHAN_LIMIT_S = 60.0
 IDLE_LIMIT_S = 300.0
-"""A run that nobody works on for so long, while a server runs, was forgotten."""
+"""Seconds without a trainer process after which an active run counts as forgotten, while a server runs."""
 STARTUP_SHARE = 0.2
-"""Of the restarts, how many are killed on their way once more."""
+"""Share of the restarts in which the starting server is killed once more."""
 BY_HAND_SHARE = 0.3
-"""Of the restarts, before how many a label is laid by hand."""
+"""Share of the restarts before which a label file is copied into the studies folder by hand."""
 END_LIMIT_S = LIMIT_S
 
 
 def say(text: str) -> None:
-    """Print a line, at once."""
+    """Print a line and flush it at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 @dataclass(slots=True)
 class Watcher:
-    """A thread that looks at the trainers all the time.
+    """A thread that checks all the time which training processes run.
 
     Attributes:
-        wrong: What must not be, seen.
-        most: The most processes that trained at once.
+        wrong: Violations observed so far.
+        most: The largest number of processes that trained at the same time.
     """
 
     stage: Stage
@@ -48,32 +48,32 @@ class Watcher:
     _idle_since: float | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start watching."""
         threading.Thread(target=self._live, daemon=True).start()
 
     def stop(self) -> None:
-        """Look no longer."""
+        """Stop watching."""
         self._over.set()
 
     def _live(self) -> None:
         while not self._over.wait(0.25):
             trainers = self.stage.trainers()
-            found = len(trainers)
-            self.most = max(self.most, found)
-            if found > 1:
-                self.wrong.append(f"{found} trainings run at once: {trainers}")
+            trainer_count = len(trainers)
+            self.most = max(self.most, trainer_count)
+            if trainer_count > 1:
+                self.wrong.append(f"{trainer_count} trainings run at once: {trainers}")
             if len(scorers := self.stage.scorers()) > 1:
                 self.wrong.append(f"{len(scorers)} processes score at once: {scorers}")
-            self._look_for_a_forgotten_run(found)
+            self._look_for_a_forgotten_run(trainer_count)
 
     def _look_for_a_forgotten_run(self, trainers: int) -> None:
-        # Without a server that answers nobody has to work on it.
+        # Without a running server, no trainer is expected.
         if trainers or not self.stage.is_serving or self.stage.active_run() is None:
             self._idle_since = None
             return
         self._idle_since = self._idle_since or time.monotonic()
         if time.monotonic() - self._idle_since > IDLE_LIMIT_S:
-            self.wrong.append(f"nobody works on {self.stage.active_run()}")
+            self.wrong.append(f"no process works on {self.stage.active_run()}")
             self._idle_since = None
 
 
@@ -82,10 +82,10 @@ class Campaign:
     """All rounds over one studies folder.
 
     Attributes:
-        kills: How often each kind was done.
-        missed: How often its moment did not come, and it was done anyway.
-        wrong: What was found wrong, with the round.
-        is_interrupted: Whether somebody ended it with Ctrl-C; what was clean until then counts.
+        kills: Number of kills of each kind.
+        missed: Number of kills whose moment did not come in time; they were done anyway.
+        wrong: Violations, each with its round.
+        is_interrupted: Whether the campaign was ended with Ctrl-C; the rounds that passed until then count.
     """
 
     folder: Path
@@ -98,7 +98,7 @@ class Campaign:
     _round: int = 0
 
     def run(self, rounds: int) -> bool:
-        """Return whether all rounds, and what follows them, were clean."""
+        """Return whether all rounds and the final checks passed."""
         stage = Stage(self.folder)
         load, checks, watcher = Load(stage, self.seed), Checks(stage), Watcher(stage)
         chance = random.Random(self.seed)  # noqa: S311 - no secret
@@ -158,7 +158,7 @@ class Campaign:
 
     def _restart(self, stage: Stage, load: Load, chance: random.Random) -> list[Path]:
         if chance.random() < BY_HAND_SHARE:
-            chance.choice(load.submitters).lay_somewhere()
+            chance.choice(load.submitters).copy_in_any()
         if chance.random() < STARTUP_SHARE:
             stage.launch()
             time.sleep(chance.uniform(0.2, 1.1) * statistics.median(stage.starts_s))

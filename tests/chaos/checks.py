@@ -1,7 +1,7 @@
-"""What must hold after every kill, read from the files and the database, and asked from the server.
+"""Conditions that must hold after every kill, checked in the files, in the database and through the server.
 
-Each function returns what is wrong, in words. The database is read by SQLite alone, labels by nibabel: what is
-checked has no part in checking.
+Each function returns descriptions of the violations. The database is read with sqlite3 and labels with nibabel,
+so that the code under test takes no part in the checks.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ OVER = ("promoted", "rejected", "failed")
 
 
 class Checks:
-    """The checks of a campaign, and what they remember from round to round."""
+    """The checks of a campaign, with the state that they compare between rounds."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -32,7 +32,7 @@ class Checks:
         self._verified: dict[str, tuple[int, int]] = {}
 
     def all(self, cases: Iterable[CaseLedger], aged: Iterable[Path]) -> list[str]:
-        """Return everything that is wrong while a server runs and nobody asks it anything else."""
+        """Return all violations while a server runs and receives no other requests."""
         return [
             *(wrong for case in cases for wrong in self.label(case)),
             *self.database(),
@@ -45,13 +45,13 @@ class Checks:
         ]
 
     def label(self, case: CaseLedger) -> list[str]:
-        """Check the history of one case against its ledger, which then holds what was found."""
+        """Check the history of one case against its ledger; a correct history replaces the ledger's events."""
         if not case.is_there and not case.events:
             return []
         if not until(lambda: self._is_settled(case), SETTLED_WITHIN_S, every_s=0.5):
             return [f"{case.image_id}: labels/final and the history do not agree"]
         history = self._history(case)
-        found = [version.voxels for version in history]
+        recorded = [version.voxels for version in history]
         visible = [version for version in history if not version.is_hidden]
         current = visible[-1].voxels if visible else None
         sent = [event.voxels for event in case.events]
@@ -60,14 +60,17 @@ class Checks:
         ]
         claims = {
             "a label that was answered with 200 is not in the history": is_in_order(
-                case.answered(), found
+                case.answered(), recorded
             ),
-            "the history holds what nobody sent": set(found) <= set(sent),
-            "a version was made twice": all(found.count(v) <= sent.count(v) for v in set(found)),
+            "the history holds a label that was not sent": set(recorded) <= set(sent),
+            "a version was made twice": all(
+                recorded.count(v) <= sent.count(v) for v in set(recorded)
+            ),
             "the current label is not the last one": current in case.possible(),
             "an older version is current": not visible or visible[-1] == history[-1],
-            "the history of before has changed": is_same,
-            "the file by hand is in no version": not case.is_waiting or sent[-1] in found,
+            "the history of the last round has changed": is_same,
+            "the file copied in by hand is in no version": not case.is_waiting
+            or sent[-1] in recorded,
         }
         wrong = [f"{case.image_id}: {text}" for text, holds in claims.items() if not holds]
         if not wrong:
@@ -79,12 +82,17 @@ class Checks:
         answer = requests.get(url, timeout=LIMIT_S)
         listed: list[dict[str, Any]] = answer.json() if answer.status_code == 200 else []
         return [
-            Version(one["number"], one["sha256"], self._kept(one["sha256"]), bool(one["hidden_at"]))
-            for one in listed
+            Version(
+                row["number"],
+                row["sha256"],
+                self._stored_voxels(row["sha256"]),
+                bool(row["hidden_at"]),
+            )
+            for row in listed
         ]
 
-    def _kept(self, sha256: str) -> str:
-        """Return the voxels of a volume among the versions; the file must still be what its name says."""
+    def _stored_voxels(self, sha256: str) -> str:
+        """Return the voxels of a stored volume; the file must still match the hash in its name."""
         path = self._stage.state / "labels" / sha256[:2] / f"{sha256}.nii.gz"
         if not path.exists():
             return f"the volume {sha256[:12]} is gone"
@@ -95,7 +103,7 @@ class Checks:
         return self._voxels[sha256]
 
     def _is_settled(self, case: CaseLedger) -> bool:
-        """Return whether the copy that people read is the current version's, or gone with it."""
+        """Return whether the file in labels/final is the current version, or absent if there is none."""
         path = self._stage.studies / "labels" / "final" / f"{case.image_id}.nii.gz"
         history = self._history(case)
         visible = [version for version in history if not version.is_hidden]
@@ -104,7 +112,7 @@ class Checks:
         return path.exists() and _digest(path) == visible[-1].sha256
 
     def database(self) -> list[str]:
-        """Check the file itself."""
+        """Check the integrity of the database file."""
         rows = self._stage.rows("PRAGMA integrity_check")
         wrong = [] if [row[0] for row in rows] == ["ok"] else [f"integrity: {rows[:3]}"]
         if self._stage.rows("PRAGMA foreign_key_check"):
@@ -114,15 +122,15 @@ class Checks:
         return wrong
 
     def registry(self) -> list[str]:
-        """Check what serves, its record, and the weights of what was promoted."""
+        """Check the active model, its promotion history, and the weights of every promoted model."""
         wrong = []
         if not until(self._pointer_is_recorded, 10.0):
             wrong.append("served.json and the last promotion in the database differ")
         promotions = self._stage.rows("SELECT version, previous FROM promotions ORDER BY id")
         chain = [None, *(row["version"] for row in promotions)]
         if [row["previous"] for row in promotions] != chain[:-1]:
-            wrong.append("a promotion does not follow on the one before it")
-        if any(one == other for one, other in itertools.pairwise(chain)):
+            wrong.append("a promotion does not refer to the one before it")
+        if any(version == following for version, following in itertools.pairwise(chain)):
             wrong.append("a version was promoted twice in a row")
         models = self._stage.rows("SELECT * FROM models")
         served_once = {row["version"] for row in promotions}
@@ -132,12 +140,12 @@ class Checks:
                 wrong += self._weights(version)
             if row["decision"] == "promoted" and row["pending"] is None:
                 wrong += [] if version in served_once else [f"{version}: promoted, never served"]
-            # One that waits may have been found by its files: its run goes on, and completes the row.
+            # A waiting candidate may have been registered from its files: its run will complete the row.
             has_origin = row["run_id"] is not None and all(
                 label["version"] is not None for label in json.loads(row["labels"])
             )
             if row["decision"] != "waiting" and not has_origin:
-                wrong.append(f"{version}: nobody knows which run and labels made it")
+                wrong.append(f"{version}: no record of the run and the labels it was trained on")
         return wrong
 
     def _pointer_is_recorded(self) -> bool:
@@ -164,13 +172,13 @@ class Checks:
         return []
 
     def sets(self) -> list[str]:
-        """Check that no case ever changed sides, and that no model learned from one that judges."""
+        """Check that no case changed its set, and that no model was trained on an evaluation case."""
         sets = {row["image_id"]: row["set"] for row in self._stage.rows("SELECT * FROM case_sets")}
         before, self._sets = self._sets, sets
         wrong = [
-            f"{case}: was for {one}, and is for {sets.get(case)}"
-            for case, one in before.items()
-            if sets.get(case) != one
+            f"{case}: was in the set {case_set}, and is in {sets.get(case)}"
+            for case, case_set in before.items()
+            if sets.get(case) != case_set
         ]
         learned = {
             (row["version"], label["image_id"])
@@ -181,13 +189,13 @@ class Checks:
             about = json.loads(card.read_text())
             learned |= {(card.stem, case) for case in about.get("training", {}).get("cases", [])}
         return wrong + [
-            f"{version}: learned from {case}, which judges"
+            f"{version}: was trained on {case}, an evaluation case"
             for version, case in sorted(learned)
             if sets.get(case) == "referee"
         ]
 
     def runs(self) -> list[str]:
-        """Check what the runs say of their cases and candidates."""
+        """Check that the cases and candidates of the runs agree with the other tables."""
         wrong = []
         decisions = {
             row["version"]: row["decision"]
@@ -197,8 +205,8 @@ class Checks:
         if sum(run["state"] not in (*OVER, "stopped") for run in runs) > 1:
             wrong.append("more than one run is not over")
         for run in runs:
-            told = {case["image_id"]: case["set"] for case in json.loads(run["cases"])}
-            if any(self._sets.get(case) != one for case, one in told.items()):
+            run_sets = {case["image_id"]: case["set"] for case in json.loads(run["cases"])}
+            if any(self._sets.get(case) != case_set for case, case_set in run_sets.items()):
                 wrong.append(f"run {run['id']}: has a case in another set")
             if run["state"] == "failed" and run["attempts"] < 3:
                 wrong.append(f"run {run['id']}: failed: {run['outcome']}")
@@ -208,36 +216,39 @@ class Checks:
         return wrong
 
     def index(self, cases: Iterable[CaseLedger]) -> list[str]:
-        """Check that MONAI Label's index loads, and lists what there is."""
+        """Check that MONAI Label's index can be loaded and lists all scans and labels."""
         objects = json.loads((self._stage.studies / "datastore_v2.json").read_text())["objects"]
-        known = {case.image_id: case.is_labelled for case in cases if case.is_there}
+        is_labelled_by_case = {case.image_id: case.is_labelled for case in cases if case.is_there}
         listed = requests.get(f"{self._stage.url}/datastore/?output=all", timeout=LIMIT_S).json()
-        wrong = [f"{case}: the scan is not listed" for case in known.keys() - objects.keys()]
-        for case, is_labelled in known.items():
+        wrong = [
+            f"{case}: the scan is not listed"
+            for case in is_labelled_by_case.keys() - objects.keys()
+        ]
+        for case, is_labelled in is_labelled_by_case.items():
             labels = listed["objects"].get(case, {}).get("labels", {})
             if ("final" in labels) != is_labelled:
                 wrong.append(f"{case}: listed with the labels {sorted(labels)}")
         return wrong
 
     def leftovers(self, aged: Iterable[Path]) -> list[str]:
-        """Check that what killed processes left behind is removed once it is old enough."""
+        """Check that leftovers of killed processes are removed once they are old enough."""
         left = list(aged)
         if not until(lambda: not any(path.exists() for path in left), 10.0):
-            found = [str(p.relative_to(self._stage.folder)) for p in left if p.exists()]
-            return [f"left for ever: {', '.join(found[:5])} ({len(found)})"]
+            remaining = [str(p.relative_to(self._stage.folder)) for p in left if p.exists()]
+            return [f"left for ever: {', '.join(remaining[:5])} ({len(remaining)})"]
         over = "SELECT id FROM runs WHERE state IN ('promoted', 'rejected', 'failed')"
         ended = [row["id"] for row in self._stage.rows(over)]
         folders = [self._stage.state / "training" / f"run-{number:05d}" for number in ended]
 
-        def kept() -> list[Path]:
+        def checkpoints() -> list[Path]:
             return [path for folder in folders for path in folder.glob("checkpoint*")]
 
-        if not until(lambda: not kept(), 10.0):
-            return [f"{len(kept())} checkpoints of runs that are over are left for ever"]
+        if not until(lambda: not checkpoints(), 10.0):
+            return [f"{len(checkpoints())} checkpoints of runs that are over are left for ever"]
         return []
 
     def serving(self, cases: Iterable[CaseLedger]) -> list[str]:
-        """Check that what serves contours, and is what it says."""
+        """Check that infer works and answers with the active model."""
         there = next((case.image_id for case in cases if case.is_there), None)
         if there is None or self.served() is None:
             return []
@@ -247,17 +258,17 @@ class Checks:
             return [f"infer: {answer.status_code} {answer.text[:300]}"]
         version = answer.json()["model_version"]
         status = requests.get(f"{self._stage.url}/organnet/status", timeout=LIMIT_S).json()
-        trouble = (status["served"] or {}).get("trouble")
-        return self._weights(version) + ([f"serving: {trouble}"] if trouble else [])
+        error = (status["served"] or {}).get("trouble")
+        return self._weights(version) + ([f"serving: {error}"] if error else [])
 
 
 def is_leftover(path: Path) -> bool:
-    """Return whether a name says that a file was on its way when its process ended."""
+    """Return whether a file name belongs to a write that was in progress when its process ended."""
     return path.name.startswith((".writing-", ".receiving-", "organnet-"))
 
 
 def leftovers_of(stage: Stage) -> list[Path]:
-    """Return what killed processes left half done."""
+    """Return the incomplete files that killed processes left."""
     return [
         path
         for path in files_below(stage.studies, stage.models, stage.scratch)

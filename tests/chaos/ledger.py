@@ -1,4 +1,4 @@
-"""What was done to each case's label, and what the server said to it."""
+"""Records of what was done to the label of each case, and how the server answered."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ import nibabel as nib
 import numpy as np
 
 
-class Told(Enum):
-    """What became of a request, as its client knows it."""
+class RequestOutcome(Enum):
+    """Outcome of a change, as its client knows it."""
 
     ANSWERED = "answered"
     UNKNOWN = "no answer"
-    LAID = "laid by hand, not seen in the history yet"
+    COPIED_IN = "copied in by hand, not yet seen in the history"
 
 
 @dataclass(slots=True)
@@ -22,12 +22,12 @@ class Event:
     """One change of a case's label.
 
     Attributes:
-        voxels: SHA-256 of the label's voxels; None for its removal.
-        told: What its client knows.
+        voxels: SHA-256 of the label's voxels; None for a removal.
+        outcome: What its client knows of it.
     """
 
     voxels: str | None
-    told: Told
+    outcome: RequestOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class CaseLedger:
     """The label of one case, through all rounds.
 
     Attributes:
-        events: Everything that was done, in order.
+        events: All changes, in order.
         is_there: Whether the scan was accepted.
-        seen: The history as it was last found; what was once in it stays.
+        seen: The history at the last check; its entries must never change.
     """
 
     image_id: str
@@ -57,33 +57,33 @@ class CaseLedger:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether there is a label, as far as anybody was told."""
+        """Whether there is a label, according to the last event."""
         return bool(self.events) and self.events[-1].voxels is not None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a file that was laid by hand was not seen in the history yet."""
-        return bool(self.events) and self.events[-1].told is Told.LAID
+        """Whether a file that was copied in by hand has not been seen in the history yet."""
+        return bool(self.events) and self.events[-1].outcome is RequestOutcome.COPIED_IN
 
     def answered(self) -> list[str]:
         """Return the voxels of every label that was accepted, in order."""
-        return [e.voxels for e in self.events if e.voxels and e.told is Told.ANSWERED]
+        return [e.voxels for e in self.events if e.voxels and e.outcome is RequestOutcome.ANSWERED]
 
     def possible(self) -> set[str | None]:
-        """Return what may be current: the last event that was answered, or one after it."""
+        """Return the voxels that may be current: those of the last answered event or of a later one."""
         tail: set[str | None] = set()
         for event in reversed(self.events):
             tail.add(event.voxels)
-            if event.told is Told.ANSWERED:
+            if event.outcome is RequestOutcome.ANSWERED:
                 return tail
         return {*tail, None}
 
     def settle(self, history: list[Version], current: str | None) -> None:
-        """Take what was found, and was checked, as what is known: no request is open any more."""
+        """Replace the events by the checked history: no request is open any more."""
         self.seen = history
-        self.events = [Event(version.voxels, Told.ANSWERED) for version in history]
+        self.events = [Event(version.voxels, RequestOutcome.ANSWERED) for version in history]
         if current is None and history:
-            self.events.append(Event(None, Told.ANSWERED))
+            self.events.append(Event(None, RequestOutcome.ANSWERED))
 
 
 def voxels_of(path: Path) -> str:
@@ -93,7 +93,7 @@ def voxels_of(path: Path) -> str:
     return hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
 
 
-def is_in_order(wanted: list[str], found: list[str]) -> bool:
-    """Return whether `found` has all of `wanted`, in their order, among others."""
-    rest = iter(found)
-    return all(one in rest for one in wanted)
+def is_in_order(wanted: list[str], recorded: list[str]) -> bool:
+    """Return whether `recorded` contains all of `wanted` in their order, with others in between."""
+    remaining = iter(recorded)
+    return all(item in remaining for item in wanted)

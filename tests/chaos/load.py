@@ -1,4 +1,4 @@
-"""Clients that never stop asking: they submit, correct and remove labels, contour, and look how it goes."""
+"""Clients that send requests continuously: labels, corrections, removals, infer and status."""
 
 import json
 import random
@@ -15,7 +15,7 @@ import requests
 
 from lib.imaging.scans import write_ct, write_label
 from lib.imaging.volumes import LabelVolume
-from tests.chaos.ledger import CaseLedger, Event, Told, voxels_of
+from tests.chaos.ledger import CaseLedger, Event, RequestOutcome, voxels_of
 from tests.chaos.stage import Stage
 from tests.server.running import TINY, small_ct
 from tests.waiting import LIMIT_S
@@ -25,19 +25,19 @@ SUBMITTERS = 2
 PAUSE_S = 0.3
 REQUEST_LIMIT_S = LIMIT_S
 ADOPTED_WITHIN_S = 30.0
-"""A file laid by hand has to lie still for two seconds, and is looked for every two."""
+"""Limit in s; the server adopts a copied file once it is unchanged for 2 s, and looks every 2 s."""
 ORGANS = ("Brainstem", "Parotid_L")
 
 _Refused = requests.RequestException
-"""What a client sees of a server that dies."""
+"""What a client gets from a server that is killed."""
 
 
 class Load:
-    """Threads that work on the cases, each on its own, until they are told to pause.
+    """Client threads that work on the cases independently until they are paused.
 
     Args:
-        stage: Whose server they ask.
-        seed: Of what they do; when they do it is the machine's.
+        stage: The folders and the server that receives the requests.
+        seed: Seed of the requests; their timing depends on the machine.
     """
 
     def __init__(self, stage: Stage, seed: int) -> None:
@@ -56,14 +56,14 @@ class Load:
         ]
         for submitter in self.submitters:
             self._run(submitter.step)
-        self._run(Asker(self, seed=seed + SUBMITTERS).step)
+        self._run(RequestingClient(self, seed=seed + SUBMITTERS).step)
 
     def resume(self) -> None:
-        """Let the clients ask."""
+        """Let the clients send requests."""
         self._go.set()
 
     def pause(self) -> None:
-        """Return when every client has got the answer it was waiting for, or lost it."""
+        """Stop sending, and return when no request is pending."""
         self._go.clear()
         for lock in self._locks:
             with lock:
@@ -77,7 +77,7 @@ class Load:
             thread.join()
 
     def ask(self, what: str, method: str, path: str, **given: Any) -> requests.Response | None:
-        """Return the answer to a request; None where the server died before it, or in the middle."""
+        """Return the answer to a request; None where the server died before or during it."""
         try:
             answer = requests.request(
                 method, self.stage.url + path, timeout=REQUEST_LIMIT_S, **given
@@ -109,23 +109,23 @@ class Load:
     def _step(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except Exception as error:  # noqa: BLE001 - a client that ends in silence would test nothing
+        except Exception as error:  # noqa: BLE001 - a client that ended silently would test nothing
             self.wrong.append(f"a client failed: {error!r}")
 
 
 class Submitter:
-    """One person, with cases of their own."""
+    """A client that submits, corrects and removes the labels of its own cases."""
 
     def __init__(self, load: Load, cases: Sequence[CaseLedger], *, seed: int) -> None:
         self._load = load
         self._cases = cases
         self._chance = random.Random(seed)  # noqa: S311 - no secret
         self._voxels = np.random.default_rng(seed)
-        self._laid_at: dict[str, float] = {}
+        self._copied_at: dict[str, float] = {}
 
     def step(self) -> None:
-        """Do one thing to one case."""
-        self._look_after_laid()
+        """Make one change to one case."""
+        self._check_copied_in()
         free = [case for case in self._cases if not case.is_waiting]
         if not free:
             return
@@ -141,25 +141,25 @@ class Submitter:
         if what < 0.08 and case.is_labelled:
             self._remove(case)
         elif what < 0.18:
-            self.lay(case)
+            self.copy_in(case)
         else:
             self._submit(case, is_new=what < 0.95 or not case.is_labelled)
 
-    def lay_somewhere(self) -> None:
-        """Lay a label of one of the cases, while no server looks."""
+    def copy_in_any(self) -> None:
+        """Copy in a label of one of the cases while no server is watching."""
         there = [case for case in self._cases if case.is_there and not case.is_waiting]
         if there:
-            self.lay(self._chance.choice(there))
+            self.copy_in(self._chance.choice(there))
 
-    def lay(self, case: CaseLedger) -> None:
-        """Copy a label into the folder by hand, as one does who knows no server."""
+    def copy_in(self, case: CaseLedger) -> None:
+        """Copy a label file into the studies folder by hand, without a request to the server."""
         file = self._make_label(case)
         target = self._load.stage.studies / "labels" / "final" / f"{case.image_id}.nii.gz"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
-        case.events.append(Event(voxels_of(file), Told.LAID))
-        self._laid_at[case.image_id] = time.monotonic()
-        self._load.done["laid by hand"] += 1
+        case.events.append(Event(voxels_of(file), RequestOutcome.COPIED_IN))
+        self._copied_at[case.image_id] = time.monotonic()
+        self._load.done["copied in by hand"] += 1
 
     def _submit_scan(self, case: CaseLedger) -> None:
         file = self._load.stage.folder / "made" / f"{case.image_id}.nii.gz"
@@ -175,7 +175,7 @@ class Submitter:
         file = self._label_file(case)
         if is_new or not file.exists():
             file = self._make_label(case)
-        event = Event(voxels_of(file), Told.UNKNOWN)
+        event = Event(voxels_of(file), RequestOutcome.UNKNOWN)
         case.events.append(event)
         info = [{"name": name, "idx": TINY.labels[name]} for name in ORGANS]
         with file.open("rb") as content:
@@ -187,29 +187,31 @@ class Submitter:
                 data={"params": json.dumps({"label_info": info})},
             )
         if self._is_good(answer, f"{case.image_id}: label"):
-            event.told = Told.ANSWERED
+            event.outcome = RequestOutcome.ANSWERED
 
     def _remove(self, case: CaseLedger) -> None:
-        event = Event(None, Told.UNKNOWN)
+        event = Event(None, RequestOutcome.UNKNOWN)
         case.events.append(event)
         answer = self._load.ask(
             "removal", "DELETE", f"/datastore/label?id={case.image_id}&tag=final"
         )
         if self._is_good(answer, f"{case.image_id}: removal"):
-            event.told = Told.ANSWERED
+            event.outcome = RequestOutcome.ANSWERED
 
-    def _look_after_laid(self) -> None:
+    def _check_copied_in(self) -> None:
         for case in self._cases:
             if not case.is_waiting:
                 continue
             answer = self._load.ask("history", "GET", f"/organnet/labels/{case.image_id}")
             if answer is None:
-                # It starts to wait anew: the server is gone.
-                self._laid_at[case.image_id] = time.monotonic()
+                # The server is gone: the waiting time starts again.
+                self._copied_at[case.image_id] = time.monotonic()
             elif answer.status_code == 200 and self._is_adopted(case, answer.json()):
-                case.events[-1].told = Told.ANSWERED
-            elif time.monotonic() - self._laid_at[case.image_id] > ADOPTED_WITHIN_S:
-                self._load.wrong.append(f"{case.image_id}: a file laid by hand is no version yet")
+                case.events[-1].outcome = RequestOutcome.ANSWERED
+            elif time.monotonic() - self._copied_at[case.image_id] > ADOPTED_WITHIN_S:
+                self._load.wrong.append(
+                    f"{case.image_id}: a file copied in by hand is no version yet"
+                )
 
     def _is_adopted(self, case: CaseLedger, history: list[dict[str, Any]]) -> bool:
         path = self._load.stage.state / "labels" / history[-1]["sha256"][:2]
@@ -226,7 +228,7 @@ class Submitter:
         return self._load.stage.folder / "made" / f"label-{case.image_id}.nii.gz"
 
     def _make_label(self, case: CaseLedger) -> Path:
-        """Write a label that nobody submitted before."""
+        """Write a label with new random voxels."""
         ct = small_ct(case.image_id)
         array = np.zeros(ct.grid.shape_vox, np.uint8)
         for value, start in zip((TINY.labels[name] for name in ORGANS), (5, 16), strict=True):
@@ -237,8 +239,8 @@ class Submitter:
         return file
 
 
-class Asker:
-    """One who contours, and looks how it goes."""
+class RequestingClient:
+    """A client that requests contours and the status."""
 
     def __init__(self, load: Load, *, seed: int) -> None:
         self._load = load
@@ -246,7 +248,7 @@ class Asker:
         self._is_served = False
 
     def step(self) -> None:
-        """Ask one thing."""
+        """Send one request."""
         there = [case for case in self._load.cases if case.is_there]
         if there and self._chance.random() < 0.5:
             self._infer(self._chance.choice(there).image_id)

@@ -1,4 +1,4 @@
-"""When to kill: at random, or within milliseconds of what must not be cut in two."""
+"""When to kill: at random, or within milliseconds of a step that must not be interrupted halfway."""
 
 import random
 import time
@@ -20,16 +20,16 @@ class Kill(Enum):
     SERVER = "the server"
     TRAINER = "the trainer"
     BOTH = "both"
-    EVALUATING = "both, while it is judged"
-    CANDIDATE = "both, as the candidate is kept"
+    EVALUATING = "both, during the evaluation"
+    CANDIDATE = "both, as the candidate is saved"
     DECIDED = "both, between decision and promotion"
     SERVED = "both, as served.json changes"
-    TRAINER_JUDGING = "the trainer, while it judges"
+    TRAINER_JUDGING = "the trainer, during the evaluation"
     TRAINER_SERVED = "the trainer, as served.json changes"
 
     @property
     def spares_the_server(self) -> bool:
-        """Whether the server goes on."""
+        """Whether the server keeps running."""
         return self in (Kill.TRAINER, Kill.TRAINER_JUDGING, Kill.TRAINER_SERVED)
 
 
@@ -37,21 +37,21 @@ WEIGHTS = {
     Kill.SERVER: 20, Kill.TRAINER: 20, Kill.BOTH: 12, Kill.EVALUATING: 9, Kill.CANDIDATE: 9,
     Kill.DECIDED: 9, Kill.SERVED: 9, Kill.TRAINER_JUDGING: 6, Kill.TRAINER_SERVED: 6,
 }  # fmt: skip
-"""How often, of a hundred."""
+"""Relative frequency of each kind; they add up to 100."""
 
 
 def wait_for(kind: Kill, stage: Stage, chance: random.Random) -> bool:
-    """Return at the moment to kill; False where it did not come within `LONGEST_WAIT_S`."""
+    """Return at the moment to kill; False if it did not come within `LONGEST_WAIT_S`."""
     look: Callable[[], object]
     if kind in (Kill.SERVER, Kill.BOTH, Kill.TRAINER):
         return _at_random(kind, stage, chance)
     if kind in (Kill.EVALUATING, Kill.TRAINER_JUDGING):
         reach_s = 0.5
-        found = _until_it_is(lambda: (stage.active_run() or {}).get("state") == "judging")
+        has_come = _until_it_is(lambda: (stage.active_run() or {}).get("state") == "judging")
     elif kind is Kill.DECIDED:
         reach_s = 0.01
         query = "SELECT 1 FROM models WHERE pending IS NOT NULL"
-        found = _until_it_is(lambda: bool(stage.rows(query)))
+        has_come = _until_it_is(lambda: bool(stage.rows(query)))
     else:
         reach_s = 0.02
         if kind is Kill.CANDIDATE:
@@ -59,20 +59,20 @@ def wait_for(kind: Kill, stage: Stage, chance: random.Random) -> bool:
         else:
             look = lambda: _stamp(stage)  # noqa: E731
         before = look()
-        found = _until_it_is(lambda: look() != before)
+        has_come = _until_it_is(lambda: look() != before)
     time.sleep(chance.uniform(0, reach_s))
-    return found
+    return has_come
 
 
 def _at_random(kind: Kill, stage: Stage, chance: random.Random) -> bool:
-    """Return at any moment; more often than not at one at which a training has begun."""
-    found = True
+    """Return at a random moment, more often than not one at which a training has begun."""
+    has_come = True
     if chance.random() < BEGUN_SHARE:
-        found = _until_it_is(lambda: (stage.active_run() or {}).get("state") == "running")
+        has_come = _until_it_is(lambda: (stage.active_run() or {}).get("state") == "running")
     elif kind is Kill.TRAINER:
-        found = _until_it_is(lambda: bool(stage.trainers()), every_s=0.1)
+        has_come = _until_it_is(lambda: bool(stage.trainers()), every_s=0.1)
     time.sleep(chance.uniform(0, LONGEST_PAUSE_S))
-    return found
+    return has_come
 
 
 def _stamp(stage: Stage) -> int:

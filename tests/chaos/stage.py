@@ -28,11 +28,11 @@ ALWAYS_TRAINING = {
     "min_first_dsc": "0", "promotion_margin": "1", "max_organ_drop": "1", "doubted_may_judge": "true",
     "device": "cpu",
 }  # fmt: skip
-"""Every label starts a training, and nearly every candidate is promoted."""
+"""Settings with which every label starts a training, and nearly every candidate is promoted."""
 
 
 class ChaosError(Exception):
-    """What a kill must not lead to, found."""
+    """A violation that ends the campaign."""
 
 
 @dataclass(slots=True)
@@ -40,11 +40,11 @@ class Stage:
     """One studies folder, one model folder, and the server over them.
 
     Attributes:
-        folder: Everything of a campaign lies here.
+        folder: The folder of all files of a campaign.
         process: The server; None while there is none.
-        url: Of the server that runs, or ran last.
-        starts_s: Seconds that each start took, to the first answer.
-        is_serving: Whether a server runs that has answered.
+        url: URL of the running server, or of the last one.
+        starts_s: Seconds that each start took, until the first answer.
+        is_serving: Whether a server is running and has answered.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class Stage:
 
     @property
     def state(self) -> Path:
-        """The workflow's folder."""
+        """The folder of the database, the label versions and the training runs."""
         return self.studies / FOLDER
 
     @property
@@ -80,7 +80,7 @@ class Stage:
 
     @property
     def log(self) -> Path:
-        """What all servers printed."""
+        """The output of all servers."""
         return self.folder / "server.log"
 
     def launch(self) -> None:
@@ -97,7 +97,7 @@ class Stage:
         for key, value in conf.items():
             arguments += ["--conf", key, value]
         self.url = f"http://127.0.0.1:{port}"
-        # Not by MONAI Label's script: the process that is killed must be the server itself.
+        # Not with MONAI Label's start script: the process that is killed must be the server itself.
         command = [sys.executable, "-m", "monailabel.main", *arguments]
         with self.log.open("ab") as output:
             self.process = psutil.Popen(
@@ -132,7 +132,7 @@ class Stage:
         raise ChaosError(f"the server did not answer within {START_LIMIT_S:g} s")
 
     def require_alive(self) -> None:
-        """Do nothing while the server runs.
+        """Check that the server is running.
 
         Raises:
             ChaosError: If it has ended by itself.
@@ -151,10 +151,10 @@ class Stage:
             process.wait(LIMIT_S)
 
     def stop_server(self) -> None:
-        """Ask the server to stop, as a service manager does.
+        """Stop the server with SIGINT, as a service manager does.
 
         Raises:
-            ChaosError: If it does not within a long time.
+            ChaosError: If it does not stop in time.
         """
         process, self.process, self.is_serving = self.process, None, False
         if process is None:
@@ -168,33 +168,33 @@ class Stage:
             raise ChaosError("the server did not stop after SIGINT") from None
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """Kill all processes of the campaign."""
         self.kill_server()
         self.kill_trainers()
 
     def trainers(self) -> list[psutil.Process]:
-        """Return the processes that train for these studies, or are about to."""
+        """Return the processes that train for these studies, including those still starting."""
         return self._running("lib.retrain.training_process")
 
     def scorers(self) -> list[psutil.Process]:
-        """Return the processes that look at images for these studies, or are about to."""
+        """Return the processes that score images for these studies, including those still starting."""
         return self._running("lib.activelearning.scoring_process")
 
     def _running(self, module: str) -> list[psutil.Process]:
         """Return the processes that run `module` for these studies.
 
-        One that starts a program (git, for a training's record) is two processes of one command line until that
-        program has begun: the younger is none.
+        A process that starts a program (git, for a training's record) appears twice with the same command line
+        until that program has begun: the younger of the two is not counted.
         """
-        found: dict[int, psutil.Process] = {}
+        candidates: dict[int, psutil.Process] = {}
         parents = {}
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 line = process.cmdline()
                 if module in line and any(str(self.state) in word for word in line):
-                    found[process.pid] = process
+                    candidates[process.pid] = process
                     parents[process.pid] = process.ppid()
-        return [process for pid, process in found.items() if parents[pid] not in found]
+        return [process for pid, process in candidates.items() if parents[pid] not in candidates]
 
     def kill_trainers(self) -> list[int]:
         """Kill every process that trains, and return their ids."""
@@ -206,7 +206,7 @@ class Stage:
         return killed
 
     def rows(self, query: str, given: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Return what the database says, read by SQLite alone; nothing where there is none yet."""
+        """Return the rows of a query, read with sqlite3; none if there is no database yet."""
         path = self.state / FILE
         if not path.exists():
             return []
@@ -215,13 +215,13 @@ class Stage:
             return connection.execute(query, given).fetchall()
 
     def active_run(self) -> Mapping[str, Any] | None:
-        """Return the run that is not over."""
+        """Return the active run, if there is one."""
         query = "SELECT id, state, pid FROM runs WHERE state IN ('queued', 'running', 'judging')"
         return next((dict(row) for row in self.rows(query)), None)
 
 
 def until(holds: Callable[[], bool], limit_s: float, *, every_s: float = LOOK_S) -> bool:
-    """Return whether something came true within `limit_s`."""
+    """Return whether a condition became true within `limit_s`."""
     limit = time.monotonic() + limit_s
     while not holds():
         if time.monotonic() > limit:
@@ -231,7 +231,7 @@ def until(holds: Callable[[], bool], limit_s: float, *, every_s: float = LOOK_S)
 
 
 def files_below(*roots: Path) -> Iterator[Path]:
-    """Yield every file and folder, hidden ones too."""
+    """Yield every file and folder, including hidden ones."""
     for root in roots:
         for folder, names, files in os.walk(root):
             yield from (Path(folder) / name for name in (*names, *files))

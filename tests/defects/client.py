@@ -1,4 +1,4 @@
-"""What a client asks, and the files that it sends."""
+"""Requests of a client, and the files that it sends."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 
 
 def put_scan(server: Server, *image_ids: str, ct: CtVolume) -> None:
-    """Upload a scan under some names, unless it is there."""
+    """Upload a scan under several ids, unless it is there."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "scan.nii.gz"
         write_ct(path, ct)
@@ -30,7 +30,7 @@ def put_scan(server: Server, *image_ids: str, ct: CtVolume) -> None:
 
 
 def wait_until_listed(server: Server, *image_ids: str) -> None:
-    """Wait until a server has seen the scans that another one was given."""
+    """Wait until the server lists scans that were uploaded to another server."""
     wait_until(lambda: set(image_ids) <= set(server.images()), "the server sees the scans")
 
 
@@ -46,7 +46,7 @@ def put_label(
 
 
 def saved_label(server: Server, image_id: str, *, tag: str = "final") -> bytes:
-    """Return the label file that the server hands out, nothing where it has none."""
+    """Return the label file that the server returns, empty if there is none."""
     answer = server.ask("GET", f"/datastore/label?label={image_id}&tag={tag}")
     return answer.content if answer.status_code == 200 else b""
 
@@ -76,16 +76,16 @@ def train(server: Server, model: str, epochs: int) -> None:
 
 
 def as_file(label: LabelVolume, *, level: int = 1) -> bytes:
-    """Return a label as a compressed NIfTI; at `level` 0 as large as its voxels, four bytes each."""
+    """Return a label as a compressed NIfTI of int32 voxels; with `level` 0 it is not compressed."""
     image = nib.Nifti1Image(label.array.astype(np.int32), label.grid.affine_ras)  # type: ignore[no-untyped-call]
     return gzip.compress(image.to_bytes(), level)
 
 
 def voxels(content: bytes) -> LabelArray:
-    """Return what lies in a compressed NIfTI.
+    """Return the voxels of a compressed NIfTI.
 
     Raises:
-        Exception: If it is none, or not whole.
+        Exception: If it is not a NIfTI file or is incomplete.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "label.nii.gz"

@@ -1,4 +1,4 @@
-"""The server that is tested, and one of it that tests share."""
+"""Fixtures: the server under test, and one server that several tests share."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 @pytest.fixture(scope="module")
 def server(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a model, and whatever scans earlier tests gave it; none of them trains."""
+    """A server with a model, and the scans of earlier tests; no test trains on it."""
     folder = tmp_path_factory.mktemp("server")
     target.put_model(folder)
     with target.running(folder) as started:

@@ -1,4 +1,4 @@
-"""Scans with two organs that a small network learns in seconds, and labels of them: right, swapped, bad."""
+"""Scans with two organs that a small network learns in seconds, and correct, swapped or bad labels of them."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ HU = {BRAINSTEM: -120, MANDIBLE: 700}
 
 
 def scan(seed: int, shape_vox: ShapeVox = SHAPE_VOX) -> CtVolume:
-    """Return a body of 40 HU with one block of fat and one of bone, elsewhere for every seed."""
+    """Return a body of 40 HU with a block of fat and a block of bone; the seed sets their positions."""
     grid = make_grid(shape_vox)
     array = np.full(grid.shape_vox, -1000, np.int16)
     array[2:-2, 2:-2, 1:-1] = 40
@@ -27,7 +27,7 @@ def scan(seed: int, shape_vox: ShapeVox = SHAPE_VOX) -> CtVolume:
 
 
 def label(seed: int, *, is_swapped: bool = False) -> LabelVolume:
-    """Return the label of a scan; a swapped one calls each organ by the other's name."""
+    """Return the label of a scan; with `is_swapped`, the names of the two organs are exchanged."""
     grid = make_grid(SHAPE_VOX)
     array = np.zeros(grid.shape_vox, np.uint8)
     other = {BRAINSTEM: MANDIBLE, MANDIBLE: BRAINSTEM}
@@ -46,7 +46,7 @@ def mean_dice(found: LabelArray, truth: LabelArray) -> float:
 
 
 def _blocks(seed: int, grid: Grid) -> dict[str, MaskArray]:
-    """Return a block of 10 x 10 x 8 voxels of each organ, the first on one side, the second on the other."""
+    """Return one block of 10 x 10 x 8 voxels per organ, on opposite sides."""
     random = np.random.default_rng(seed)
     found = {}
     for number, organ in enumerate(HU):

@@ -1,4 +1,4 @@
-"""The two servers that the tests run against, and where each of them keeps things."""
+"""The two servers that the tests run against, and where each of them stores its data."""
 
 import json
 import shutil
@@ -33,36 +33,36 @@ LEARNING = replace(
         validate_every=10,
     ),
 )
-"""Learns the two organs of `tests.defects.scans` in a few seconds."""
+"""A recipe that learns the two organs of `tests.defects.scans` in a few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The cases that one training learned from, and those that it was judged on."""
+    """The training and the evaluation cases of one training."""
 
     training: frozenset[str]
     validation: frozenset[str]
 
 
 class Target(Protocol):
-    """What differs between the servers."""
+    """The interface of both servers, with what differs between them."""
 
     model: str
-    """Its name in `/infer/` and `/train/`."""
+    """The name of the model in `/infer/` and `/train/`."""
 
     def running(
         self, folder: Path, *, studies: Path | None = None
     ) -> AbstractContextManager[Server]:
-        """Start a server over `folder`, and over the studies of another one where they are given."""
+        """Start a server over `folder`, with the studies folder of another server if `studies` is given."""
 
     def put_model(self, folder: Path) -> None:
-        """Let the next server over `folder` have a model to contour with."""
+        """Give the next server over `folder` a model to contour with."""
 
     def broken_model(self, server: Server) -> AbstractContextManager[None]:
-        """Put a model that does not load in the served one's place, as long as the block lasts."""
+        """Replace the active model by one that cannot be loaded, as long as the block lasts."""
 
     def runs(self, server: Server) -> list[Run]:
-        """Return the trainings so far, the first one first."""
+        """Return the trainings so far, oldest first."""
 
 
 class OrganNetLabel:
@@ -111,19 +111,19 @@ class PlainMonaiLabel:
 
     @contextmanager
     def running(self, folder: Path, *, studies: Path | None = None) -> Iterator[Server]:
-        # A copy: MONAI Label makes folders beside main.py.
+        # A copy, because MONAI Label makes folders beside main.py.
         app = folder / "app"
         app.mkdir(exist_ok=True)
         shutil.copy(Path(__file__).parent / "plain_app" / "main.py", app)
         with servers.running(
             folder, app=app, studies=studies, environment=self.environment
         ) as server:
-            # It hangs up after every error that it did not expect.
+            # It closes the connection after every unexpected error.
             server.http.headers["Connection"] = "close"
             yield server
 
     def put_model(self, folder: Path) -> None:
-        """Do nothing: without a model it contours with an untrained network."""
+        """Do nothing: without a model, plain MONAI Label contours with an untrained network."""
 
     @contextmanager
     def broken_model(self, server: Server) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""A server that is killed at the worst moment, and the next one over the same folders: rows 3 and 10."""
+"""A server killed at the worst moment, and the next one over the same folders: rows 3 and 10."""
 
 import json
 import os
@@ -25,20 +25,20 @@ pytestmark = pytest.mark.server
 CASES = [f"case_{number}" for number in range(6)]
 SCANS = [f"scan_{number}" for number in range(8)]
 HISTORY = 60_000
-"""Numbers that are remembered of one case: so many that writing the index takes a moment."""
+"""Length of a list stored for one case: so long that writing the index takes a moment."""
 
 
 @dataclass(slots=True)
 class Wreck:
-    """What a server left that was killed while it trained and wrote, and what the next one made of it.
+    """State after a server was killed while it trained and wrote, as seen by the next server.
 
     Attributes:
-        acknowledged: Image id -> the number that the server had last said it kept.
-        index_bytes: Size of the index file that the kill left.
-        survivors: The killed server's processes that went on all the same.
-        refusal: Why the next server did not start, empty if it did.
-        numbers: Image id -> number, as the next server knows them; -1 where it knows none.
-        accepted: How many of two trainings asked for at once the next server began.
+        acknowledged: Image id -> the last number that the server confirmed as stored.
+        index_bytes: Size of the index file after the kill.
+        survivors: Processes of the killed server that kept running.
+        refusal: Why the next server did not start; empty if it did.
+        numbers: Image id -> number, as the next server reports it; -1 where it has none.
+        accepted: How many of two requested trainings the next server began.
     """
 
     acknowledged: dict[str, int] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Wreck:
 @pytest.fixture(scope="module")
 def wreck(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wreck]:
     folder = tmp_path_factory.mktemp("killed")
-    found = Wreck()
+    state = Wreck()
     with target.running(folder) as server:
         for seed, case in enumerate(CASES):
             put_scan(server, case, ct=scans.scan(seed))
@@ -61,21 +61,21 @@ def wreck(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         begin_training(server, target)
         started = server.process.children(recursive=True)
         assert started, "nothing trains"
-        kill_while_the_index_is_written(server, found)
+        kill_while_the_index_is_written(server, state)
     try:
-        found.index_bytes = (server.studies / "datastore_v2.json").stat().st_size
+        state.index_bytes = (server.studies / "datastore_v2.json").stat().st_size
         _, alive = psutil.wait_procs(started, timeout=60)
-        found.survivors = [command for one in alive if (command := command_of(one))]
-        look_again(folder, target, found)
-        yield found
+        state.survivors = [command for process in alive if (command := command_of(process))]
+        start_again(folder, target, state)
+        yield state
     finally:
-        for one in started:
-            if one.is_running():
-                one.kill()
+        for process in started:
+            if process.is_running():
+                process.kill()
 
 
 def command_of(process: psutil.Process) -> str:
-    """Return the end of a process's command, nothing where it has ended and nobody has asked how."""
+    """Return the end of a process's command line; empty if it has ended but was not waited for."""
     try:
         return " ".join(process.cmdline())[-200:]
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -83,7 +83,7 @@ def command_of(process: psutil.Process) -> str:
 
 
 def begin_training(server: Server, target: Target) -> None:
-    """Start a training without end, and wait for its first epoch."""
+    """Start an endless training, and wait for its first epoch."""
     started = server.ask("POST", f"/train/{target.model}", json={"max_epochs": 100_000})
     assert started.status_code == 200, started.text
 
@@ -93,65 +93,67 @@ def begin_training(server: Server, target: Target) -> None:
     wait_until(epoch, "an epoch ends", context=server.end_of_log)
 
 
-def kill_while_the_index_is_written(server: Server, found: Wreck) -> None:
-    """Kill the server as soon as its index is seen to change by one request more."""
-    assert remember(server, CASES[0], {"history": list(range(HISTORY))})
+def kill_while_the_index_is_written(server: Server, state: Wreck) -> None:
+    """Kill the server as soon as its index file changes during one more request."""
+    assert store_info(server, CASES[0], {"history": list(range(HISTORY))})
     for number, image_id in enumerate(SCANS):
-        assert remember(server, image_id, {"number": number})
-        found.acknowledged[image_id] = number
+        assert store_info(server, image_id, {"number": number})
+        state.acknowledged[image_id] = number
 
-    def one_more() -> None:
+    def send_one_more() -> None:
         with suppress(requests.ConnectionError):
-            remember(server, SCANS[0], {"number": len(SCANS)})
+            store_info(server, SCANS[0], {"number": len(SCANS)})
 
     index = server.studies / "datastore_v2.json"
-    before = seen(index)
-    asked = threading.Thread(target=one_more)
-    asked.start()
-    while seen(index) == before and asked.is_alive():
+    before = file_state(index)
+    request = threading.Thread(target=send_one_more)
+    request.start()
+    while file_state(index) == before and request.is_alive():
         pass
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait(LIMIT_S)
-    asked.join()
+    request.join()
 
 
-def remember(server: Server, image_id: str, info: Mapping[str, Any]) -> bool:
-    """Tell the server something of an image, and return whether it has kept it."""
+def store_info(server: Server, image_id: str, info: Mapping[str, Any]) -> bool:
+    """Store information about an image, and return whether the server confirmed it."""
     path = f"/datastore/image/info?image={image_id}"
     return server.ask("PUT", path, data={"info": json.dumps(info)}).status_code == 200
 
 
-def seen(path: Path) -> tuple[int, ...]:
+def file_state(path: Path) -> tuple[int, ...]:
     about = path.stat()
     return about.st_ino, about.st_size, about.st_mtime_ns
 
 
-def look_again(folder: Path, target: Target, found: Wreck) -> None:
-    """Start a server over what the killed one left."""
+def start_again(folder: Path, target: Target, state: Wreck) -> None:
+    """Start a server over the folders that the killed one left."""
     try:
         with target.running(folder) as server:
             objects = server.ask("GET", "/datastore/?output=all").json()["objects"]
             infos = {image_id: entry["image"]["info"] for image_id, entry in objects.items()}
-            found.numbers = {
+            state.numbers = {
                 image_id: int(info.get("number", -1)) for image_id, info in infos.items()
             }
             path, given = f"/train/{target.model}", {"max_epochs": 100_000}
             statuses = [server.ask("POST", path, json=given).status_code for _ in range(2)]
-            found.accepted = statuses.count(200)
+            state.accepted = statuses.count(200)
             server.ask("DELETE", "/train/")
     except AssertionError as error:
-        found.refusal = str(error)
+        state.refusal = str(error)
 
 
 def test_row_03_index_survives_a_kill_while_it_is_written(wreck: Wreck) -> None:
     assert wreck.refusal == "", f"the kill left {wreck.index_bytes} bytes"
     assert sorted(wreck.numbers) == sorted([*CASES, *SCANS])
-    # The one that was being written at the time may be the new one.
+    # The entry that was being written at the time of the kill may already be the new one.
     lost = {i: number for i, number in wreck.acknowledged.items() if wreck.numbers[i] < number}
     assert lost == {}
 
 
-def test_row_10_training_ends_with_a_killed_server_and_the_next_begins_one(wreck: Wreck) -> None:
+def test_row_10_training_ends_with_its_killed_server_and_the_next_server_begins_at_most_one(
+    wreck: Wreck,
+) -> None:
     assert wreck.survivors == []
     assert wreck.refusal == ""
     assert wreck.accepted <= 1

@@ -1,4 +1,4 @@
-"""Who contours which case: rows 15 and 16."""
+"""Assignment of cases to clients: rows 15 and 16."""
 
 import time
 
@@ -18,7 +18,7 @@ def test_row_15_two_clients_do_not_get_the_same_case(server: Server) -> None:
     put_scan(server, "shared_1", "shared_2", ct=scans.scan(0))
     given = []
     for number in range(len(server.images()) + 1):
-        # MONAI Label's draw weighs by whole seconds, and fails within one (row 16).
+        # The random choice of MONAI Label weighs cases by whole seconds, and fails within one second (row 16).
         time.sleep(1.1)
         answer = server.ask(
             "POST", f"/activelearning/{STRATEGY}", json={"client_id": f"annotator-{number}"}
@@ -31,7 +31,7 @@ def test_row_15_two_clients_do_not_get_the_same_case(server: Server) -> None:
 
 def test_row_16_asking_twice_within_a_second_is_answered(server: Server) -> None:
     put_scan(server, "only_one", ct=scans.scan(0))
-    # With every case asked for a moment ago, the weights of MONAI Label's draw are all 0.
+    # Right after a request for every case, the weights of MONAI Label's random choice are all 0.
     statuses = {
         server.ask(
             "POST", f"/activelearning/{STRATEGY}", json={"client_id": f"late-{n}"}

@@ -1,4 +1,4 @@
-"""A server that goes on answering: rows 9, 13, 14 and 17."""
+"""A server that stays responsive: rows 9, 13, 14 and 17."""
 
 import threading
 import time
@@ -16,27 +16,27 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.server
 
 WATCHED_S = 3.0
-"""MONAI Label has started a process by then, and one that has work has done some."""
+"""Seconds in which MONAI Label would have started a process, and a busy process used processor time."""
 
 
-def test_row_09_others_are_answered_while_a_scan_is_contoured(
+def test_row_09_other_requests_are_answered_while_a_scan_is_contoured(
     target: Target, server: Server
 ) -> None:
     put_scan(server, "small", ct=scans.scan(0))
     put_scan(server, "large", ct=scans.scan(0, (70, 64, 40)))
     label = as_file(scans.label(0))
     answers = []
-    asked = threading.Thread(
+    request = threading.Thread(
         target=lambda: answers.append(infer(server, target.model, "large", overlap=0.8))
     )
-    asked.start()
+    request.start()
     rounds = 0
-    while asked.is_alive():
+    while request.is_alive():
         assert server.ask("GET", "/info/").status_code == 200
         assert put_label(server, "small", label).status_code == 200
-        rounds += asked.is_alive()
+        rounds += request.is_alive()
     assert answers[0].status_code == 200, answers[0].text
-    # A server that contours on the thread that answers gets at most the first one in before.
+    # A server that contours on the thread that answers gets through at most one round, before it begins.
     assert rounds >= 3
 
 
@@ -45,7 +45,7 @@ def test_row_09_others_are_answered_while_a_scan_is_contoured(
     ['{"epoch": 3, "best_metric": NaN}', '{"epoch": 3, "best_m', ""],
     ids=["nan", "half", "empty"],
 )
-def test_row_13_damaged_statistics_do_not_keep_the_server_from_answering(
+def test_row_13_server_answers_despite_damaged_statistics(
     target: Target, server: Server, left: str
 ) -> None:
     put_scan(server, "one", "two", "three", ct=scans.scan(0))
@@ -62,7 +62,7 @@ def test_row_13_damaged_statistics_do_not_keep_the_server_from_answering(
     assert statuses == dict.fromkeys(statuses, 200)
 
 
-def test_row_14_model_that_does_not_load_leaves_the_one_before_serving(
+def test_row_14_previous_model_stays_active_when_a_model_cannot_be_loaded(
     target: Target, server: Server
 ) -> None:
     put_scan(server, "contoured", ct=scans.scan(0))
@@ -88,16 +88,16 @@ def test_row_17_asking_for_the_next_sample_starts_no_process(server: Server) -> 
 
 
 def children(server: Server) -> dict[int, str]:
-    """Return the processes that the server has started, by id, with the end of their command."""
-    found = {}
-    for one in server.process.children(recursive=True):
+    """Return the server's child processes: process id -> end of the command line."""
+    by_pid = {}
+    for process in server.process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            found[one.pid] = " ".join(one.cmdline())[-200:]
-    return found
+            by_pid[process.pid] = " ".join(process.cmdline())[-200:]
+    return by_pid
 
 
 def wait_until_idle(server: Server) -> None:
-    """Wait until nothing that the server started has work: MONAI Label starts some when it starts."""
+    """Wait until all processes that the server started are idle: MONAI Label starts some at its own start."""
 
     def is_idle() -> bool:
         before = processor_times(server)
@@ -108,9 +108,9 @@ def wait_until_idle(server: Server) -> None:
 
 
 def processor_times(server: Server) -> dict[int, float]:
-    """Return the processor time of each process that the server has started, by id."""
-    found = {}
-    for one in server.process.children(recursive=True):
+    """Return the processor time of each child process: process id -> seconds."""
+    by_pid = {}
+    for process in server.process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            found[one.pid] = float(sum(one.cpu_times()[:2]))
-    return found
+            by_pid[process.pid] = float(sum(process.cpu_times()[:2]))
+    return by_pid

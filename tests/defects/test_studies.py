@@ -1,4 +1,4 @@
-"""What happens to the contours in a studies folder: rows 4, 5 and 6."""
+"""Safety of the labels in a studies folder: rows 4, 5 and 6."""
 
 import json
 import subprocess
@@ -32,14 +32,14 @@ LARGE_VOX = (100, 100, 60)
 
 
 def boxes(seed: int) -> LabelVolume:
-    """Return a label on the large scan."""
+    """Return a label of boxes on the large scan."""
     array = np.zeros(LARGE_VOX, np.uint8)
     array[10 + seed : 40, 20:50, 10:40] = 1
     return LabelVolume(array, make_grid(LARGE_VOX), TINY.labels)
 
 
 def specks(seed: int) -> LabelVolume:
-    """Return a label that does not get smaller by compression."""
+    """Return a label of random voxels, which compression does not make smaller."""
     array = np.random.default_rng(seed).integers(0, 2, scans.SHAPE_VOX).astype(np.uint8)
     return LabelVolume(array, make_grid(scans.SHAPE_VOX), TINY.labels)
 
@@ -62,7 +62,7 @@ def test_row_04_label_is_whole_at_every_moment_while_it_is_overwritten(server: S
         while not asked.done():
             seen.add(file.stat().st_size if file.exists() else -1)
     assert set(asked.result()) == {200}
-    # What a reader finds at a moment is what a server that is killed at that moment leaves.
+    # What a reader sees at a moment is what a server that is killed at that moment leaves.
     assert seen <= whole
 
 
@@ -74,13 +74,13 @@ def test_row_04_label_survives_a_full_disk(server: Server) -> None:
         fill(disk)
         is_saved = put_label(server, "full", new, tag="original").status_code == 200
         left = saved_label(server, "full", tag="original")
-        assert is_whole(left), f"{len(left)} bytes are left, which are no label"
+        assert is_whole(left), f"the {len(left)} bytes on disk are not a complete label"
         np.testing.assert_array_equal(voxels(left), voxels(new if is_saved else old))
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """Lay a disk of 256 KB over `folder`; the test is skipped where that is not allowed."""
+    """Mount a disk of 256 KB over `folder`; skip the test where that is not allowed."""
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("only root can mount a small disk")
@@ -91,14 +91,14 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Leave no room on a disk."""
+    """Fill a disk completely."""
     with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
 
 
 def is_whole(content: bytes) -> bool:
-    """Return whether a label can be read to its end."""
+    """Return whether a label can be read completely."""
     try:
         voxels(content)
     except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
@@ -106,7 +106,7 @@ def is_whole(content: bytes) -> bool:
     return True
 
 
-def test_row_05_two_servers_over_one_folder_lose_nothing_of_each_other(
+def test_row_05_two_servers_over_one_folder_keep_each_others_changes(
     target: Target, server: Server, tmp_path: Path
 ) -> None:
     shared = [f"shared_{number}" for number in range(24)]
@@ -115,7 +115,7 @@ def test_row_05_two_servers_over_one_folder_lose_nothing_of_each_other(
         wait_until_listed(second, *shared)
         start = threading.Barrier(2)
 
-        def tell(one: Server, image_ids: list[str]) -> set[int]:
+        def put_notes(one: Server, image_ids: list[str]) -> set[int]:
             start.wait()
             return {
                 one.ask(
@@ -128,18 +128,18 @@ def test_row_05_two_servers_over_one_folder_lose_nothing_of_each_other(
 
         with ThreadPoolExecutor(2) as pool:
             asked = [
-                pool.submit(tell, server, shared[::2]),
-                pool.submit(tell, second, shared[1::2]),
+                pool.submit(put_notes, server, shared[::2]),
+                pool.submit(put_notes, second, shared[1::2]),
             ]
             assert {status for one in asked for status in one.result()} == {200}
         for one in (server, second):
             objects = one.ask("GET", "/datastore/?output=all").json()["objects"]
-            kept = [i for i in shared if objects[i]["image"]["info"].get("note") == f"of {i}"]
-            assert kept == shared
+            with_note = [i for i in shared if objects[i]["image"]["info"].get("note") == f"of {i}"]
+            assert with_note == shared
 
 
 def bad_labels() -> dict[str, bytes]:
-    """Return what nobody can train on."""
+    """Return label files that cannot be used for training."""
     good = scans.label(0)
     holes = good.array.astype(np.float32)
     holes[0, 0, 0] = np.nan
@@ -158,7 +158,7 @@ def bad_labels() -> dict[str, bytes]:
     }
 
 
-def test_row_06_bad_label_is_refused_and_the_one_before_stays(server: Server) -> None:
+def test_row_06_bad_label_is_refused_and_the_previous_one_remains(server: Server) -> None:
     put_scan(server, "judged", ct=scans.scan(0))
     assert put_label(server, "judged", as_file(scans.label(0))).status_code == 200
     before = saved_label(server, "judged")

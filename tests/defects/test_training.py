@@ -1,4 +1,4 @@
-"""What a retraining may do to the served model: rows 7 and 8."""
+"""Effects of a retraining on the active model: rows 7 and 8."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.server
 
 EPOCHS = 12
 RETRAINING_EPOCHS = 2
-"""Enough to unlearn."""
+"""Enough to lose what was learned."""
 EARLY = [f"case_{number}" for number in range(8)]
 LATE = [f"late_{number}" for number in range(4)]
 EXAM_SEED = 100
@@ -22,11 +22,11 @@ EXAM_SEED = 100
 
 @dataclass(frozen=True, slots=True)
 class Retraining:
-    """A training, then one after clinicians submitted wrong labels and new cases.
+    """A training, followed by a second one after wrong labels and new cases were submitted.
 
     Attributes:
-        runs: Both of them.
-        dice: Mean DSC of what was served after each, in a scan that has no label.
+        runs: Both trainings.
+        dice: Mean DSC of the active model after each, in a scan without a label.
     """
 
     runs: list[Run]
@@ -42,10 +42,10 @@ def retraining(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iter
             assert put_label(server, case, as_file(scans.label(seed))).status_code == 200
         train(server, target.model, EPOCHS)
         dice = [served_dice(server, target)]
-        # Right labels on what the model is judged on and on the new cases, wrong ones on all else.
-        judged_on = target.runs(server)[0].validation
+        # Correct labels on the evaluation cases and the new cases, wrong ones on all others.
+        evaluation_cases = target.runs(server)[0].validation
         for seed, case in enumerate(EARLY):
-            if case not in judged_on:
+            if case not in evaluation_cases:
                 swapped = as_file(scans.label(seed, is_swapped=True))
                 assert put_label(server, case, swapped).status_code == 200
         for seed, case in enumerate(LATE, start=len(EARLY)):
@@ -57,7 +57,7 @@ def retraining(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def served_dice(server: Server, target: Target) -> float:
-    """Return how well the served model does in a scan that nobody labelled."""
+    """Return the mean DSC of the active model in a scan without a label."""
     answer = infer(server, target.model, "exam")
     assert answer.status_code == 200, answer.text
     return scans.mean_dice(voxels(answer.content), scans.label(EXAM_SEED).array)
@@ -65,11 +65,11 @@ def served_dice(server: Server, target: Target) -> float:
 
 def test_row_07_retraining_does_not_make_the_served_model_worse(retraining: Retraining) -> None:
     good, later = retraining.dice
-    assert good > 0.4, "the first training has learned nothing that could be lost"
+    assert good > 0.4, "the first training learned too little to detect a loss"
     assert later >= good - 0.02
 
 
-def test_row_08_case_that_judged_a_model_is_never_trained_on(retraining: Retraining) -> None:
+def test_row_08_evaluation_case_is_never_trained_on(retraining: Retraining) -> None:
     first, second = retraining.runs
     assert first.validation
     assert first.training
