@@ -29,17 +29,14 @@ _MAX_SEED = 2**32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotator:
-    """The requesting annotator, and the options of the request.
-
-    Attributes:
-        holder: Name of the user, or id of the client; empty if unknown.
-        seed: Random seed of the choice; None draws one.
-        readers: Number of readers who contour the case independently; None if not given.
-    """
+    """The requesting annotator, and the options of the request."""
 
     holder: str
+    """Name of the user, or id of the client; empty if unknown."""
     seed: int | None = None
+    """Random seed of the choice; None draws one."""
     readers: int | None = None
+    """Number of readers who contour the case independently; None if not given."""
 
 
 class CaseAssigner:

@@ -22,39 +22,33 @@ UNSCORED_QUANTILE = 0.75
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringTask:
-    """One score to compute.
-
-    Attributes:
-        kind: What is computed.
-        image_id: Of which image.
-        model_version: By which model, or of which label (`ScoreKind.LABEL_SHAPES`: its SHA-256); empty where
-            neither is needed.
-    """
+    """One score to compute."""
 
     kind: ScoreKind
+    """What is computed."""
     image_id: str
+    """Of which image."""
     model_version: str = ""
+    """By which model, or of which label (`ScoreKind.LABEL_SHAPES`: its SHA-256); empty where neither is needed.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringBacklog:
-    """The images, and which scores exist.
-
-    Attributes:
-        unlabelled: Images without a final label.
-        labelled: Image id -> SHA-256 of its final label.
-        served: The active model; None before there is one.
-        done: What was computed, or failed: (image id, model version, kind).
-        unreadable: Images whose prediction failed because they cannot be read: samples are not tried.
-        entropies: Image id -> entropy under this or an earlier model; the highest are scored first.
-    """
+    """The images, and which scores exist."""
 
     unlabelled: Sequence[str]
+    """Images without a final label."""
     labelled: Mapping[str, str]
+    """Image id -> SHA-256 of its final label."""
     served: str | None
+    """The active model; None before there is one."""
     done: Set[tuple[str, str, ScoreKind]]
+    """What was computed, or failed: (image id, model version, kind)."""
     unreadable: Set[str] = frozenset()
+    """Images whose prediction failed because they cannot be read: samples are not tried."""
     entropies: Mapping[str, float] = field(default_factory=dict)
+    """Image id -> entropy under this or an earlier model; the highest are scored first."""
 
 
 def next_task(backlog: ScoringBacklog) -> ScoringTask | None:
@@ -99,30 +93,24 @@ def _by_entropy(backlog: ScoringBacklog) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Studies:
-    """The images of a studies folder.
-
-    Attributes:
-        unlabelled: Images without a final label.
-        labelled: Image id -> SHA-256 of its final label.
-    """
+    """The images of a studies folder."""
 
     unlabelled: tuple[str, ...]
+    """Images without a final label."""
     labelled: Mapping[str, str]
+    """Image id -> SHA-256 of its final label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileLocations:
-    """Functions that return the path of a file; each raises an `OrganNetError` where there is none.
-
-    Attributes:
-        image: Image id -> scan.
-        label: SHA-256 -> label.
-        model: Version -> weights.
-    """
+    """Functions that return the path of a file; each raises an `OrganNetError` where there is none."""
 
     image: Callable[[str], Path]
+    """Image id -> scan."""
     label: Callable[[str], Path]
+    """SHA-256 -> label."""
     model: Callable[[str], Path]
+    """Version -> weights."""
 
 
 class ScoringJobs:

@@ -22,18 +22,14 @@ from lib.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """The scans of a datastore.
-
-    Attributes:
-        unlabelled: Returns the images without a final label.
-        path: Image id -> scan; may take long for a scan that is not on this machine yet.
-        is_local: Whether the scan of an image is on this machine; one that must be fetched first is scored
-            later.
-    """
+    """The scans of a datastore."""
 
     unlabelled: Callable[[], list[str]]
+    """Returns the images without a final label."""
     path: Callable[[str], Path]
+    """Image id -> scan; may take long for a scan that is not on this machine yet."""
     is_local: Callable[[str], bool]
+    """Whether the scan of an image is on this machine; one that must be fetched first is scored later."""
 
 
 class ActiveLearningService:

@@ -35,32 +35,26 @@ _SELECT_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """Result of a job, as the worker process answers it.
-
-    Attributes:
-        found: Computed values; empty where the job failed.
-        trouble: Error message of a job that failed.
-        seconds: Computing time.
-    """
+    """Result of a job, as the worker process answers it."""
 
     found: Mapping[str, Any]
+    """Computed values; empty where the job failed."""
     trouble: str | None
+    """Error message of a job that failed."""
     seconds: float = 0.0
+    """Computing time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One computation.
-
-    Attributes:
-        description: Name of the job in the log.
-        request: Returns the request to the worker process; raises an `OrganNetError` where a file is missing.
-        store: Stores the result, also of a job that failed, so that the job is not chosen again.
-    """
+    """One computation."""
 
     description: str
+    """Name of the job in the log."""
     request: Callable[[], Mapping[str, Any]]
+    """Returns the request to the worker process; raises an `OrganNetError` where a file is missing."""
     store: Callable[[JobResult], object]
+    """Stores the result, also of a job that failed, so that the job is not chosen again."""
 
 
 class JobRunner(Supervisor):

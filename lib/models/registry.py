@@ -41,19 +41,16 @@ PROMOTED_KEPT = 10
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network that is ready for inference.
-
-    Attributes:
-        version: Network, recipe and the start of the hash of the weights.
-        network: The network in evaluation mode.
-        recipe: The recipe that it was trained by, which also defines the preprocessing of a CT.
-        card: The model card.
-    """
+    """A network that is ready for inference."""
 
     version: str
+    """Network, recipe and the start of the hash of the weights."""
     network: nn.Module
+    """The network in evaluation mode."""
     recipe: Recipe
+    """The recipe that it was trained by, which also defines the preprocessing of a CT."""
     card: Mapping[str, Any]
+    """The model card."""
 
 
 def save_model(

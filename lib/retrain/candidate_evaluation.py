@@ -25,25 +25,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateEvaluation:
-    """Evaluates candidate models, records the decisions, and promotes.
-
-    Attributes:
-        registry: Model versions.
-        models: Model history, which the decision is recorded in.
-        promoter: Changes the active model.
-        config: Thresholds of the promotion rule.
-        device: Device of the networks.
-        by: Recorded as the author of the decision.
-        before_each: Called before each case is contoured.
-    """
+    """Evaluates candidate models, records the decisions, and promotes."""
 
     registry: Registry
+    """Model versions."""
     models: ModelHistory
+    """Model history, which the decision is recorded in."""
     promoter: Promoter
+    """Changes the active model."""
     config: RetrainConfig
+    """Thresholds of the promotion rule."""
     device: str
+    """Device of the networks."""
     by: str = "referee"
+    """Recorded as the author of the decision."""
     before_each: Callable[[], object] | None = None
+    """Called before each case is contoured."""
 
     def evaluate(self, version: str, evaluation_cases: Sequence[Case]) -> tuple[bool, str]:
         """Decide about a candidate model that is in the registry and in the model history, and act on it.

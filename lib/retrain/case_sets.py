@@ -27,15 +27,12 @@ ChooseSet = Callable[[str, Set[str], Mapping[str, str]], tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class AssignedCase:
-    """A case that is in a set.
-
-    Attributes:
-        set: Its set.
-        organs: TG-263 names of its contoured organs.
-    """
+    """A case that is in a set."""
 
     set: CaseSetName
+    """Its set."""
     organs: Set[str]
+    """TG-263 names of its contoured organs."""
 
 
 def choose_set(

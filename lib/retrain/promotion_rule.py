@@ -20,29 +20,26 @@ CaseDice = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionDecision:
-    """Result of the promotion rule; the fields are the keys of the stored report.
-
-    Attributes:
-        is_promoted: Whether the candidate model becomes the active model.
-        reason: One sentence.
-        candidate_dsc: Mean DSC of the candidate model over pairs of case and organ; None without a pair.
-        served_dsc: Mean DSC of the active model on the same pairs; None without an active model.
-        difference: Mean of the paired differences, candidate minus active.
-        low: One-sided lower bound of that mean at `promotion_confidence`.
-        high: One-sided upper bound, likewise.
-        pairs: Number of pairs.
-        organs: Organ -> mean DSC of the candidate and of the active model, and the difference.
-    """
+    """Result of the promotion rule; the fields are the keys of the stored report."""
 
     is_promoted: bool
+    """Whether the candidate model becomes the active model."""
     reason: str
+    """One sentence."""
     candidate_dsc: float | None
+    """Mean DSC of the candidate model over pairs of case and organ; None without a pair."""
     served_dsc: float | None = None
+    """Mean DSC of the active model on the same pairs; None without an active model."""
     difference: float | None = None
+    """Mean of the paired differences, candidate minus active."""
     low: float | None = None
+    """One-sided lower bound of that mean at `promotion_confidence`."""
     high: float | None = None
+    """One-sided upper bound, likewise."""
     pairs: int = 0
+    """Number of pairs."""
     organs: Mapping[str, Mapping[str, float]]
+    """Organ -> mean DSC of the candidate and of the active model, and the difference."""
 
 
 def decide_promotion(

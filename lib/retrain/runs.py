@@ -155,17 +155,14 @@ def _require(session: Session, run_id: int) -> Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingFolders:
-    """Folders that a training reads and writes.
-
-    Attributes:
-        state: Folder of the workflow database.
-        models: Folder of the model registry.
-        starter: Folder of the starter weights.
-    """
+    """Folders that a training reads and writes."""
 
     state: Path
+    """Folder of the workflow database."""
     models: Path
+    """Folder of the model registry."""
     starter: Path
+    """Folder of the starter weights."""
 
     def to_json(self) -> str:
         """Return the value of the training process's `--folders`."""

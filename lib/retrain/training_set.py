@@ -18,27 +18,24 @@ from lib.retrain.trigger import MIN_TRAIN_CASES, TriggerState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledCase:
-    """A case and its newest final label.
-
-    Attributes:
-        image_id: The case.
-        image: Its scan.
-        label: File of the label; never changed.
-        digest: SHA-256 of that file.
-        number: Label version, from 1.
-        organs: TG-263 names of the contoured organs.
-        doubts: Plausibility warnings (`lib.organs.plausibility`); a label with warnings evaluates no model.
-        submitted_at: Time of submission.
-    """
+    """A case and its newest final label."""
 
     image_id: str
+    """The case."""
     image: Path
+    """Its scan."""
     label: Path
+    """File of the label; never changed."""
     digest: str
+    """SHA-256 of that file."""
     number: int
+    """Label version, from 1."""
     organs: frozenset[str]
+    """TG-263 names of the contoured organs."""
     doubts: tuple[str, ...] = ()
+    """Plausibility warnings (`lib.organs.plausibility`); a label with warnings evaluates no model."""
     submitted_at: datetime
+    """Time of submission."""
 
     @property
     def key(self) -> tuple[str, str]:

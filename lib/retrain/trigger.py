@@ -14,27 +14,24 @@ LONGEST_RETRY_S = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerState:
-    """Values that the decision is based on.
-
-    Attributes:
-        waiting: Submission times of the labels that no evaluated run has used, in any order.
-        waiting_to_train: Number of these labels in the training set.
-        train_cases: Number of cases in the training set, old and new.
-        last_submission: Time of the newest submission; None if there is none.
-        is_running: Whether a training is running or queued.
-        failures: Number of consecutive failed runs up to now.
-        last_ended: Time when the last run ended; None if there was none.
-        was_stopped: Whether that run was stopped by hand.
-    """
+    """Values that the decision is based on."""
 
     waiting: Sequence[datetime]
+    """Submission times of the labels that no evaluated run has used, in any order."""
     waiting_to_train: int
+    """Number of these labels in the training set."""
     train_cases: int
+    """Number of cases in the training set, old and new."""
     last_submission: datetime | None
+    """Time of the newest submission; None if there is none."""
     is_running: bool = False
+    """Whether a training is running or queued."""
     failures: int = 0
+    """Number of consecutive failed runs up to now."""
     last_ended: datetime | None = None
+    """Time when the last run ended; None if there was none."""
     was_stopped: bool = False
+    """Whether that run was stopped by hand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,23 +13,20 @@ from lib.activelearning.selection.uncertainty import claspe, entropy, structure_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One query strategy.
-
-    Attributes:
-        name: In `POST /activelearning/<name>`.
-        description: One line for the clients.
-        paper: Source; empty for baselines.
-        choose: Returns the next image, or None if there is no candidate. The same pool and seed give the same
-            choice, whatever the order of the candidates. Images without the needed scores come last; if no
-            image has them, one is drawn at random.
-        needs: Kinds of scores that it ranks by.
-    """
+    """One query strategy."""
 
     name: str
+    """In `POST /activelearning/<name>`."""
     description: str
+    """One line for the clients."""
     paper: str = ""
+    """Source; empty for baselines."""
     choose: Callable[[Pool], Choice | None]
+    """Returns the next image, or None if there is no candidate. The same pool and seed give the same choice,
+    whatever the order of the candidates. Images without the needed scores come last; if no image has them, one
+    is drawn at random."""
     needs: tuple[ScoreKind, ...] = ()
+    """Kinds of scores that it ranks by."""
 
 
 _ALL = (

@@ -30,17 +30,14 @@ PRIOR_PLACE_MM = 6.0
 
 @dataclass(frozen=True, slots=True)
 class ShapeMeasures:
-    """Shapes of `N` cases and `K` organs as arrays; NaN where a case lacks the organ or a value.
-
-    Attributes:
-        log_ml: `(N, K)`, natural logarithm of the volume.
-        centroid_mm: `(N, K, 3)`, RAS.
-        pieces: `(N, K)`.
-    """
+    """Shapes of `N` cases and `K` organs as arrays; NaN where a case lacks the organ or a value."""
 
     log_ml: FloatArray
+    """`(N, K)`, natural logarithm of the volume."""
     centroid_mm: FloatArray
+    """`(N, K, 3)`, RAS."""
     pieces: FloatArray
+    """`(N, K)`."""
 
     @property
     def offset_mm(self) -> FloatArray:
@@ -63,23 +60,20 @@ class ShapeMeasures:
 
 @dataclass(frozen=True, slots=True)
 class UsualShape:
-    """Median and spread of the measures of many cases; NaN where fewer than `FEWEST_CASES` have a value.
-
-    Attributes:
-        log_ml: `(K,)`.
-        log_ml_spread: `(K,)`.
-        offset_mm: `(K, K, 3)`, from each organ to each other.
-        place_spread_mm: `(K, 3)`, of `ShapeMeasures.off_place_mm`.
-        pieces: `(K,)`, median.
-        share: `(K,)`, share of the cases that have the organ.
-    """
+    """Median and spread of the measures of many cases; NaN where fewer than `FEWEST_CASES` have a value."""
 
     log_ml: FloatArray
+    """`(K,)`."""
     log_ml_spread: FloatArray
+    """`(K,)`."""
     offset_mm: FloatArray
+    """`(K, K, 3)`, from each organ to each other."""
     place_spread_mm: FloatArray
+    """`(K, 3)`, of `ShapeMeasures.off_place_mm`."""
     pieces: FloatArray
+    """`(K,)`, median."""
     share: FloatArray
+    """`(K,)`, share of the cases that have the organ."""
 
 
 def shape_measures(
@@ -171,19 +165,16 @@ REASONS = ("sides", "missing", "size", "place", "pieces")
 
 @dataclass(frozen=True, slots=True)
 class ContourDeviations:
-    """Deviations of each predicted contour from the usual shape.
-
-    Attributes:
-        by_reason: `(N, K, 5)`, in spreads, 0 to `MOST`, in the order of `REASONS`.
-        off_mm: `(N, K)`, distance of each organ from its usual position relative to the others.
-        reference: The usual shape.
-        is_drawn: `(K,)`, whether the reference comes from annotators' contours, not from the model's own.
-    """
+    """Deviations of each predicted contour from the usual shape."""
 
     by_reason: FloatArray
+    """`(N, K, 5)`, in spreads, 0 to `MOST`, in the order of `REASONS`."""
     off_mm: FloatArray
+    """`(N, K)`, distance of each organ from its usual position relative to the others."""
     reference: UsualShape
+    """The usual shape."""
     is_drawn: MaskArray
+    """`(K,)`, whether the reference comes from annotators' contours, not from the model's own."""
 
 
 def failure_first(pool: Pool) -> Choice | None:
