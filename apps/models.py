@@ -114,10 +114,10 @@ def _options(context: typer.Context) -> _Options:
 def list_models(context: typer.Context) -> int:
     """List all models, newest first, and mark the active one."""
     from lib.models.served_model import ServedModel
-    from lib.retrain import model_views
+    from lib.retrain import views
 
     promoter = _options(context).promoter()
-    result = model_views.list_models(promoter.models, ServedModel(promoter.registry))
+    result = views.list_models(promoter.models, ServedModel(promoter.registry))
     rows = [("", "version", "created", "decision", "DSC", "labels", "reason")]
     for model in result["models"]:
         notes = [model["decision"]]
@@ -143,10 +143,10 @@ def list_models(context: typer.Context) -> int:
 def show(context: typer.Context, version: Version) -> int:
     """Show everything that is recorded about one model."""
     from lib.models.served_model import ServedModel
-    from lib.retrain import model_views
+    from lib.retrain import views
 
     promoter = _options(context).promoter()
-    result = model_views.describe_model(promoter.models, ServedModel(promoter.registry), version)
+    result = views.describe_model(promoter.models, ServedModel(promoter.registry), version)
     values = {k: v for k, v in result.items() if k not in ("card", "report", "labels")}
     values["labels"] = ", ".join(label["image_id"] for label in result["labels"])
     rows = [
@@ -169,10 +169,10 @@ def compare(
     b: str = Argument(..., metavar="B", help="Version of the second model."),
 ) -> int:
     """Compare the metrics, labels and recipes of two models."""
-    from lib.retrain import model_views
+    from lib.retrain import views
 
     promoter = _options(context).promoter()
-    result = model_views.compare_models(promoter.models, promoter.registry, a, b)
+    result = views.compare_models(promoter.models, promoter.registry, a, b)
     rows = [("", a, b, "difference")]
     for organ, pair in {**result["organs"], "mean": result["mean_dice"]}.items():
         rows.append((organ, *(number(pair[key]) for key in ("a", "b", "difference"))))

@@ -21,8 +21,8 @@ from lib.config import TASK_NAME, AppConfig
 from lib.datastores.dicomweb import open_pacs, open_store
 from lib.datastores.local import FolderStore
 from lib.errors import DatastoreError, OrganNetError
-from lib.jobs.periodic_task import PeriodicTask
 from lib.jobs.priority import ServingPriority
+from lib.jobs.supervisor import PeriodicTask
 from lib.labels.history import LabelHistory
 from lib.labels.quarantine import Quarantine
 from lib.labels.submission import StoreDependencies

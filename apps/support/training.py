@@ -16,7 +16,7 @@ from lib.networks.build import NETWORKS, with_network
 from lib.recipes.schema import Recipe
 from lib.recipes.yaml_files import find_recipe
 from lib.retrain.candidate_evaluation import publish_candidate
-from lib.retrain.case_sets import evaluation_cases_of
+from lib.retrain.training_set import evaluation_cases_of
 from lib.training.cases import Case, find_labelled_cases, split
 from lib.training.distributed import ProcessGroup, is_distributed, join_processes
 from lib.training.progress import Tracker

@@ -1,6 +1,5 @@
 """Chart and CSV tables of the edit costs."""
 
-import csv
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lib.activelearning.edit_costs import WINDOW
 from lib.reports.figures import png, styled_figure
-from lib.storage.atomic_files import replacing
+from lib.reports.pages import write_csv_rows
 
 _POINT = "#2f5d8a"
 _MEDIAN = "#b5331b"
@@ -112,15 +111,10 @@ def write_tables(folder: Path, edit_costs: Mapping[str, Any]) -> list[Path]:
         {**row, "left_out": " ".join(row["left_out"])} for row in edit_costs["submissions"]
     ]
     organs = [{"organ": name, **medians} for name, medians in edit_costs["organs"].items()]
-    return [
-        _write_csv(folder / "edit-cost.csv", SUBMISSION_COLUMNS, submissions),
-        _write_csv(folder / "edit-cost-organs.csv", ("organ", *ORGAN_COLUMNS), organs),
-    ]
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    tables = {
+        folder / "edit-cost.csv": (SUBMISSION_COLUMNS, submissions),
+        folder / "edit-cost-organs.csv": (("organ", *ORGAN_COLUMNS), organs),
+    }
+    for path, (columns, rows) in tables.items():
+        write_csv_rows(path, [columns, *([row[name] for name in columns] for row in rows)])
+    return list(tables)

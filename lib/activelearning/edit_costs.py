@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from scipy.stats import PermutationMethod, mannwhitneyu
-from sqlalchemy import Select, select
+from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
@@ -32,8 +32,7 @@ shows a change that is none: the sentence informs annotators, and decides nothin
 """
 MEASURES = ("mean_dsc", "added_path_mm", "changed_voxels")
 
-_Query = Select[LabelVersion, EditCost]
-_JOINED: _Query = select(LabelVersion, EditCost).join(
+_JOINED = select(LabelVersion, EditCost).join(
     EditCost, EditCost.label_version_id == LabelVersion.id
 )
 _COLUMNS = tuple(EditCost.__table__.columns.keys())
@@ -74,9 +73,7 @@ class EditCostRecords:
             "model_version": label.model_version,
             "was_trained_on": was_trained_on,
             "found": costs.as_dict() if costs else {},
-            "mean_dsc": costs.mean_dsc if costs else None,
-            "added_path_mm": costs.added_path_mm if costs else None,
-            "changed_voxels": costs.changed_voxels if costs else None,
+            **{name: getattr(costs, name) if costs else None for name in MEASURES},
             "trouble": trouble,
         }
         with self._database.writing() as session:
@@ -108,7 +105,10 @@ class EditCostRecords:
 
     def curve(self) -> list[SubmissionCost]:
         """Return all edit costs in the order of submission, without hidden labels."""
-        return self._visible(_JOINED.order_by(LabelVersion.submitted_at, LabelVersion.id))
+        visible = _JOINED.where(LabelVersion.hidden_at.is_(None))
+        in_order = visible.order_by(LabelVersion.submitted_at, LabelVersion.id)
+        with self._database.reading() as session:
+            return [SubmissionCost(label, cost) for label, cost in session.execute(in_order)]
 
     def merge(self, other: Database) -> int:
         """Add the edit costs of another database for labels that have none here; return how many were added.
@@ -125,11 +125,6 @@ class EditCostRecords:
                     row = {column: getattr(cost, column) for column in _COLUMNS}
                     added += _add(session, {**row, "label_version_id": ids[_identity(label)]})
         return added
-
-    def _visible(self, query: _Query) -> list[SubmissionCost]:
-        visible = query.where(LabelVersion.hidden_at.is_(None))
-        with self._database.reading() as session:
-            return [SubmissionCost(label, cost) for label, cost in session.execute(visible)]
 
 
 def _add(session: Session, row: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ scoring process of the server and the simulation use the same functions.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -134,9 +134,7 @@ def appearance_features(prepared: Prepared) -> dict[str, Any]:
     edges = [np.linspace(0, n, BLOCKS + 1).astype(int) for n in hu.shape]
     blocks = [
         density[x0 : max(x1, x0 + 1), y0 : max(y1, y0 + 1), z0 : max(z1, z0 + 1)].mean()
-        for x0, x1 in _pairs(edges[0])
-        for y0, y1 in _pairs(edges[1])
-        for z0, z1 in _pairs(edges[2])
+        for (x0, x1), (y0, y1), (z0, z1) in itertools.product(*map(itertools.pairwise, edges))
     ]
     return {"features": [_rounded(v) for v in (*shares, *size_dm, *blocks)]}
 
@@ -249,10 +247,7 @@ def to_features(values: Mapping[str, Any]) -> FloatArray:
 
 
 def _shape(values: Mapping[str, Any]) -> OrganShape:
-    x, y, z = values["centroid_mm"]
-    return OrganShape(
-        volume_ml=values["volume_ml"], centroid_mm=(x, y, z), pieces=int(values["pieces"])
-    )
+    return OrganShape(**{**values, "centroid_mm": tuple(values["centroid_mm"])})
 
 
 def _pieces(label: LabelArray, value: int, inside: "np.ndarray[Any, Any]") -> int:
@@ -263,10 +258,6 @@ def _pieces(label: LabelArray, value: int, inside: "np.ndarray[Any, Any]") -> in
     connected.FullyConnectedOn()
     sizes = np.bincount(sitk.GetArrayFromImage(connected.Execute(image)).ravel())[1:]
     return int((sizes >= PIECE_SHARE * len(inside)).sum())
-
-
-def _pairs(edges: "np.ndarray[Any, Any]") -> Sequence[tuple[int, int]]:
-    return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
 def _rounded(value: Any) -> Any:

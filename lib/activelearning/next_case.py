@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy.orm import Session
 
 from lib.activelearning.pool import Choice, Pool, ScoreKind
 from lib.activelearning.scores import ScoreCache, TimedScore
@@ -38,32 +37,24 @@ class Annotator:
     readers: int | None = None
     """Number of readers who contour the case independently; None if not given."""
 
+    @property
+    def wants_reader_study(self) -> bool:
+        """Whether several readers were requested."""
+        return self.readers is not None and self.readers > 1
 
+
+@dataclass(frozen=True, slots=True)
 class CaseAssigner:
-    """Chooses and leases cases.
+    """Chooses and leases cases."""
 
-    Args:
-        database: Workflow database.
-        scores: ScoreRecords of the images.
-        studies: Returns all images, unlabelled and labelled.
-        served: Returns the version of the active model.
-        lease_s: Duration of a lease, in s.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        *,
-        scores: ScoreCache,
-        studies: Callable[[], Studies],
-        served: Callable[[], str | None],
-        lease_s: float,
-    ) -> None:
-        self._database = database
-        self._scores = scores
-        self._studies = studies
-        self._served = served
-        self._lease_s = lease_s
+    database: Database
+    scores: ScoreCache
+    studies: Callable[[], Studies]
+    """Returns all images, unlabelled and labelled."""
+    served: Callable[[], str | None]
+    """Returns the version of the active model."""
+    lease_s: float
+    """Duration of a lease, in s."""
 
     def assign_next(self, strategy: str, annotator: Annotator) -> dict[str, Any]:
         """Return the next case, the reason for its choice, and its lease.
@@ -79,35 +70,25 @@ class CaseAssigner:
             DatastoreError: If there is no such strategy.
         """
         method, note = self._method(strategy)
-        self._scores.refresh()
-        studies, served = self._studies(), self._served()
-        scores, unreadable = self._scores.scores(served), self._scores.unreadable()
-        seed = (
-            int(np.random.default_rng().integers(_MAX_SEED))
-            if annotator.seed is None
-            else annotator.seed
-        )
-        with self._database.writing() as session:
+        self.scores.refresh()
+        studies, served = self.studies(), self.served()
+        scores, unreadable = self.scores.scores(served), self.scores.unreadable()
+        seed = annotator.seed
+        if seed is None:
+            seed = int(np.random.default_rng().integers(_MAX_SEED))
+        with self.database.writing() as session:
             moment = now()
             state = assignment_state(session, moment)
-            held = [
-                lease
-                for lease in leases.active(session, moment)
-                if lease.holder == annotator.holder
-            ]
+            active = leases.active(session, moment)
+            held = [lease for lease in active if lease.holder == annotator.holder]
             if annotator.holder and len(held) >= MOST_HELD:
                 return _return_held_case(held[0], len(held))
-            candidates = _candidates(studies, state, annotator, unreadable)
             pool = Pool(
-                candidates=candidates,
+                candidates=_candidates(studies, state, annotator, unreadable),
                 taken=[*studies.labelled, *sorted(state.holding.keys() - studies.labelled.keys())],
                 scores={image_id: timed.score for image_id, timed in scores.items()},
-                shapes=self._scores.shapes(studies.labelled)
-                if ScoreKind.LABEL_SHAPES in method.needs
-                else {},
-                appearance=self._scores.appearance()
-                if ScoreKind.APPEARANCE in method.needs
-                else {},
+                shapes=self.scores.shapes(studies.labelled),
+                appearance=self.scores.appearance(),
                 seed=seed,
             )
             choice = method.choose(pool)
@@ -118,10 +99,12 @@ class CaseAssigner:
             )
             if note:
                 why["note"] = note
-            if annotator.readers is not None and annotator.readers > 1:
-                _open_study(session, choice.image_id, annotator)
+            if annotator.wants_reader_study:
+                recorded = reader_studies.readers_of(session, choice.image_id)
+                wanted = max(annotator.readers or 1, recorded)
+                reader_studies.set_readers(session, choice.image_id, wanted, annotator.holder)
             lease = leases.grant(
-                session, choice.image_id, annotator.holder, for_s=self._lease_s, strategy=method.name, why=why,
+                session, choice.image_id, annotator.holder, for_s=self.lease_s, strategy=method.name, why=why,
                 at=moment,
             )  # fmt: skip
             return {"id": choice.image_id, **why, "lease": _lease_as_dict(lease)}
@@ -132,13 +115,11 @@ class CaseAssigner:
             raise DatastoreError(
                 f"{strategy[:80]!r}: unknown strategy; known strategies: {', '.join(METHODS)}"
             )
-        has_model = self._served() is not None
+        has_model = self.served() is not None
         if not has_model and ScoreKind.PREDICTION in method.needs:
             instead = METHODS[default_method(has_model)]
-            return (
-                instead,
-                f"{method.name} needs a model, and there is none yet: {instead.name} was used instead",
-            )
+            note = f"{method.name} needs a model, and there is none yet: {instead.name} was used instead"
+            return instead, note
         return method, ""
 
 
@@ -161,17 +142,9 @@ def _candidates(
 
     begun = {*studies.labelled, *state.holding} & state.wanted.keys()
     second = assignable(sorted(begun))
-    if annotator.readers is not None and annotator.readers > 1 and second:
+    if annotator.wants_reader_study and second:
         return second
-    fresh = assignable([i for i in studies.unlabelled if i not in begun])
-    if annotator.readers is not None and annotator.readers > 1:
-        return fresh
-    return fresh or second
-
-
-def _open_study(session: Session, image_id: str, annotator: Annotator) -> None:
-    wanted = max(annotator.readers or 1, reader_studies.readers_of(session, image_id))
-    reader_studies.set_readers(session, image_id, wanted, annotator.holder)
+    return assignable([i for i in studies.unlabelled if i not in begun]) or second
 
 
 def _provenance(

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
@@ -17,16 +17,13 @@ from lib.storage.database import Database
 from lib.storage.tables import Score
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewScore:
-    """Values of a `Score` row that is not stored yet."""
+class ScoreKey(NamedTuple):
+    """Identity of a score; each is computed once."""
 
     image_id: str
     model_version: str
+    """SHA-256 of the label for `ScoreKind.LABEL_SHAPES`; empty for `ScoreKind.APPEARANCE`."""
     kind: ScoreKind
-    found: Mapping[str, Any]
-    trouble: str | None = None
-    seconds: float = 0.0
 
 
 class ScoreRecords:
@@ -35,21 +32,26 @@ class ScoreRecords:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, score: NewScore) -> bool:
-        """Store a score; return False if this image, model and kind have one already."""
-        row = {
-            "image_id": score.image_id,
-            "model_version": score.model_version,
-            "kind": score.kind.value,
-            "found": dict(score.found),
-            "trouble": score.trouble,
-            "seconds": score.seconds,
-        }
+    def add(
+        self,
+        key: ScoreKey,
+        found: Mapping[str, Any],
+        *,
+        trouble: str | None = None,
+        seconds: float = 0.0,
+    ) -> bool:
+        """Store a score; return False if there is one already.
+
+        Args:
+            key: Image, model and kind.
+            found: The computed values; empty if the computation failed.
+            trouble: Error message if it failed.
+            seconds: Computing time.
+        """
+        row = {**key._asdict(), "found": dict(found), "trouble": trouble, "seconds": seconds}
+        add = insert(Score).values(row).on_conflict_do_nothing().returning(Score.id)
         with self._database.writing() as session:
-            added = session.execute(
-                insert(Score).values(**row).on_conflict_do_nothing().returning(Score.id)
-            )
-            return added.first() is not None
+            return session.execute(add).first() is not None
 
     def since(self, after_id: int) -> Iterator[Score]:
         """Yield the rows with a larger id than `after_id`, oldest first."""
@@ -72,7 +74,7 @@ class ScoreCache:
         self._records = records
         self._mutex = threading.Lock()
         self._last_id = 0
-        self._done: set[tuple[str, str, ScoreKind]] = set()
+        self._done: set[ScoreKey] = set()
         # Rows of one image and model, until both kinds are there to be combined.
         self._partial: dict[tuple[str, str], dict[ScoreKind, Score]] = defaultdict(dict)
         self._scores: dict[str, dict[str, TimedScore]] = defaultdict(dict)
@@ -89,7 +91,7 @@ class ScoreCache:
 
     def _add(self, row: Score) -> None:
         kind = ScoreKind(row.kind)
-        self._done.add((row.image_id, row.model_version, kind))
+        self._done.add(ScoreKey(row.image_id, row.model_version, kind))
         if row.trouble is not None:
             if row.found.get("is_unreadable"):
                 self._unreadable[row.image_id] = row.trouble
@@ -116,8 +118,8 @@ class ScoreCache:
             # Both are in the score now: keeping the rows would only fill the memory.
             del self._partial[image_id, version]
 
-    def done(self) -> frozenset[tuple[str, str, ScoreKind]]:
-        """Return what was computed, or failed: (image id, model version or SHA-256 of the label, kind)."""
+    def done(self) -> frozenset[ScoreKey]:
+        """Return the scores that were computed, or failed."""
         with self._mutex:
             return frozenset(self._done)
 

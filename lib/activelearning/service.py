@@ -9,7 +9,7 @@ from lib.activelearning import scoring_process
 from lib.activelearning.edit_costs import EditCostRecords, summary
 from lib.activelearning.next_case import CaseAssigner
 from lib.activelearning.pool import ScoreKind
-from lib.activelearning.scores import ScoreCache, ScoreRecords
+from lib.activelearning.scores import ScoreCache, ScoreKey, ScoreRecords
 from lib.activelearning.scoring_jobs import EditCostJobs, FileLocations, ScoringJobs, Studies
 from lib.config import AppConfig
 from lib.jobs.job_runner import JobRunner
@@ -120,7 +120,7 @@ class ActiveLearningService:
                 i in scores and i not in is_current for i in studies.unlabelled
             ),
             "sampled": sum(
-                (i, served or "", ScoreKind.SAMPLES) in done for i in studies.unlabelled
+                ScoreKey(i, served or "", ScoreKind.SAMPLES) in done for i in studies.unlabelled
             ),
             "unreadable": self.scores.unreadable(),
             "edit_cost": summary(self.edit_costs.curve())["verdict"],

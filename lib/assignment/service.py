@@ -20,7 +20,7 @@ from lib.datastores.local import FolderStore
 from lib.errors import DatastoreError, OrganNetError, StateError, StorageFullError
 from lib.imaging.scans import read_label
 from lib.imaging.volumes import LabelVolume
-from lib.jobs.periodic_task import PeriodicTask
+from lib.jobs.supervisor import PeriodicTask
 from lib.labels.history import FINAL, LabelHistory
 from lib.storage.atomic_files import is_disk_full
 from lib.storage.database import Database

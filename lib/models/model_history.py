@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,8 @@ from lib.storage.tables import ModelVersion, Promotion, now
 
 WAITING, PROMOTED, REJECTED, STARTER = "waiting", "promoted", "rejected", "starter"
 DECISIONS = (WAITING, PROMOTED, REJECTED, STARTER)
+_KNOWN_TO_RUN = ("parent", "run_id", "recipe", "commit", "labels", "labels_seen", "seed")
+"""Columns that a run completes in a row that was made from the model's files alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +58,7 @@ class ModelHistory:
                 session.add(row)
             elif row.run_id is None and candidate.run_id is not None and row.decision == WAITING:
                 complete = _row(session, candidate)
-                for key in (
-                    "parent",
-                    "run_id",
-                    "recipe",
-                    "commit",
-                    "labels",
-                    "labels_seen",
-                    "seed",
-                ):
+                for key in _KNOWN_TO_RUN:
                     setattr(row, key, getattr(complete, key))
         return row
 
@@ -94,9 +88,8 @@ class ModelHistory:
             StateError: If the model is not recorded, or the decision is unknown.
         """
         if decision not in DECISIONS:
-            raise StateError(
-                f"unknown decision {decision!r}; expected one of {', '.join(DECISIONS)}"
-            )
+            expected = ", ".join(DECISIONS)
+            raise StateError(f"unknown decision {decision!r}; expected one of {expected}")
         with self._database.writing() as session:
             row = _require(session, version)
             new_report = dict(row.report if report is None else report)
@@ -110,23 +103,18 @@ class ModelHistory:
             row.pending = {"reason": reason, "by": by} if decision == PROMOTED else None
         return row
 
-    def set_pending(self, version: str, *, reason: str, by: str) -> None:
-        """Mark a model to be activated again; the decision about it stays.
+    def set_pending(self, version: str, pending: Mapping[str, str] | None) -> None:
+        """Mark a model to be activated again, or not to be activated after all; the decision about it stays.
+
+        Args:
+            version: A recorded model.
+            pending: `reason` and `by` of the activation; None to cancel it.
 
         Raises:
             StateError: If the model is not recorded.
         """
         with self._database.writing() as session:
-            _require(session, version).pending = {"reason": reason, "by": by}
-
-    def clear_pending(self, version: str) -> None:
-        """Mark a model not to be activated after all.
-
-        Raises:
-            StateError: If the model is not recorded.
-        """
-        with self._database.writing() as session:
-            _require(session, version).pending = None
+            _require(session, version).pending = None if pending is None else dict(pending)
 
     def pending(self) -> list[ModelVersion]:
         """Return the models that are to be activated and are not active yet, earliest decision first."""
@@ -194,24 +182,16 @@ class ModelHistory:
 
 
 def _row(session: Session, candidate: Candidate) -> ModelVersion:
-    labels = [dict(label) for label in candidate.labels]
-    decided_at = None if candidate.decision == WAITING else now()
-    return ModelVersion(
-        version=candidate.version,
-        parent=candidate.parent,
-        run_id=candidate.run_id,
-        recipe=candidate.recipe,
-        commit=candidate.commit,
-        labels=labels,
-        labels_seen=len(_lineage(session, labels, candidate.parent, {candidate.version})),
-        seed=candidate.seed,
-        metrics=dict(candidate.metrics),
-        decision=candidate.decision,
-        reason=candidate.reason,
-        report={},
-        created_at=candidate.created_at or now(),
-        decided_at=decided_at,
-    )
+    values = asdict(candidate)
+    labels = list(values["labels"])
+    values |= {
+        "labels": labels,
+        "labels_seen": len(_lineage(session, labels, candidate.parent, {candidate.version})),
+        "report": {},
+        "created_at": candidate.created_at or now(),
+        "decided_at": None if candidate.decision == WAITING else now(),
+    }
+    return ModelVersion(**values)
 
 
 def _lineage(

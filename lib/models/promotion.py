@@ -6,6 +6,7 @@ promotion is written to the database (3). After (1) the model is *pending*, afte
 
 import logging
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from lib.errors import CheckpointError, UnknownModelError
@@ -22,12 +23,12 @@ ELSEWHERE = "another program"
 """Author of promotions that are not in the database."""
 
 
+@dataclass(frozen=True, slots=True)
 class Promoter:
     """Changes the active model, one change at a time over all processes."""
 
-    def __init__(self, registry: Registry, models: ModelHistory) -> None:
-        self.registry = registry
-        self.models = models
+    registry: Registry
+    models: ModelHistory
 
     def promote(self, version: str, *, reason: str, by: str) -> None:
         """Activate `version` from the next request on; nothing changes if it is active already.
@@ -128,10 +129,10 @@ class Promoter:
         row = self._row(version)
         if self.registry.published_version() == version:
             if row.pending is not None:
-                self.models.clear_pending(version)
+                self.models.set_pending(version, None)
             return
         if row.decision in (PROMOTED, STARTER):
-            self.models.set_pending(version, reason=reason, by=by)
+            self.models.set_pending(version, {"reason": reason, "by": by})
         else:
             self.models.decide(version, decision=PROMOTED, reason=reason, by=by)
         self._activate(version, reason=reason, by=by)
@@ -157,7 +158,7 @@ class Promoter:
         if row.decision == PROMOTED and not self.models.was_promoted(row.version):
             self.models.decide(row.version, decision=REJECTED, reason=why)
         else:
-            self.models.clear_pending(row.version)
+            self.models.set_pending(row.version, None)
         logger.warning("%s is not activated: %s", row.version, why)
 
     def _earlier(self) -> list[str]:
@@ -196,7 +197,7 @@ class Promoter:
         if latest and latest[0].version == version:
             row = self.models.get(version)
             if row is not None and row.pending is not None:
-                self.models.clear_pending(version)
+                self.models.set_pending(version, None)
             return []
         reason, by = self._provenance(version)
         previous = latest[0].version if latest else None

@@ -152,11 +152,21 @@ class Registry:
 
         Versions that were rolled back are not included.
         """
-        return [str(entry["version"]) for entry in self._history()]
+        return [str(entry["version"]) for entry in self.promotions()]
 
     def promotions(self) -> list[dict[str, Any]]:
-        """Return `version`, `since` and `reason` of each entry of `promoted()`."""
-        return self._history()
+        """Return `version`, `since` and `reason` of the versions of `promoted()`.
+
+        Without a readable list in `served.json`, these are those of the active version alone.
+        """
+        pointer = self._pointer()
+        if pointer is None:
+            return []
+        promoted = pointer.get("promoted")
+        entries = [e for e in promoted if _is_entry(e)] if isinstance(promoted, list) else []
+        if entries and entries[0]["version"] == pointer["version"]:
+            return entries
+        return [{key: pointer.get(key) for key in ("version", "since", "reason")}]
 
     def versions(self) -> list[str]:
         """Return every model of the folder, by name, pruned ones included."""
@@ -238,17 +248,6 @@ class Registry:
             logger.warning("%s cannot be read (%s); no version counts as active", SERVED, error)
             return None
 
-    def _history(self) -> list[dict[str, Any]]:
-        """Return the promotions, newest first; only that of the active version if there is no list."""
-        pointer = self._pointer()
-        if pointer is None:
-            return []
-        promoted = pointer.get("promoted")
-        entries = [e for e in promoted if _is_entry(e)] if isinstance(promoted, list) else []
-        if entries and entries[0]["version"] == pointer["version"]:
-            return entries
-        return [{key: pointer.get(key) for key in ("version", "since", "reason")}]
-
     def served_path(self) -> Path | None:
         """Return the weights of the active model: the published version, else the starter, else None."""
         version = self.published_version()
@@ -260,10 +259,6 @@ class Registry:
         """Return the starter's weights, or None if there are none for this registry's organ set."""
         paths = sorted(self.starter.glob("*.safetensors")) if self.starter else []
         return next((path for path in paths if self._has_organ_set(path)), None)
-
-    def _is_starter(self, version: str) -> bool:
-        starter = self.starter_path()
-        return starter is not None and starter.stem == version
 
     def _has_organ_set(self, path: Path) -> bool:
         if self.organ_set is None:
@@ -286,12 +281,13 @@ class Registry:
         load_model(self.folder / f"{version}.safetensors")
         with process_lock(self.folder / LOCK):
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            before = self._history()
+            before = self.promotions()
             versions = [entry["version"] for entry in before]
+            starter = self.starter_path()
             if version in versions:
                 # Rollback: the versions promoted after it are not to be used again.
                 before = before[versions.index(version) + 1 :]
-            elif self._is_starter(version):
+            elif starter is not None and starter.stem == version:
                 # The starter was active before all others.
                 before = []
             entry = {"version": version, "since": now, "reason": reason}

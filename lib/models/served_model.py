@@ -68,7 +68,11 @@ class ServedModel:
 
     def _choose(self) -> tuple[Path, Model]:
         version = self.registry.published_version()
-        if version is None and self._current is not None and self._current[0] != self._starter():
+        if (
+            version is None
+            and self._current is not None
+            and self._current[0] != self.registry.starter_path()
+        ):
             return self._fall_back_to(self._current, f"{SERVED} is gone, or cannot be read")
         path = self.registry.served_path()
         if path is None:
@@ -93,7 +97,7 @@ class ServedModel:
             CheckpointError: The error of `rejected`, if none loads.
         """
         earlier = [self.registry.folder / f"{v}.safetensors" for v in self.registry.promoted()[1:]]
-        starter = self._starter()
+        starter = self.registry.starter_path()
         for path in [*earlier, *([starter] if starter else [])]:
             if path == rejected:
                 continue
@@ -104,9 +108,6 @@ class ServedModel:
                 continue
             return self._fall_back_to((path, model), str(why))
         raise why
-
-    def _starter(self) -> Path | None:
-        return self.registry.starter_path()
 
     def _accept(self, current: tuple[Path, Model]) -> tuple[Path, Model]:
         self._rejected, self._fallback_reason = None, None

@@ -7,7 +7,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.errors import TrainingError
-from lib.retrain import status
+from lib.retrain import views
 from lib.retrain.service import RetrainingService
 
 
@@ -37,7 +37,7 @@ class OrganNetTrainTask(TrainTask):
 
     def stats(self) -> dict[str, Any]:
         """Return the progress of the current or last run."""
-        return status.train_stats(self._retraining.runs.last())
+        return views.train_stats(self._retraining.runs.last())
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:  # noqa: ARG002 - the base's
         """Refuse: a training is started by its route and runs in a process of its own.

@@ -11,7 +11,7 @@ import pydicom
 
 from lib.datastores.dicomweb import DicomWebStore
 from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
-from lib.jobs.periodic_task import PeriodicTask
+from lib.jobs.supervisor import PeriodicTask
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff
 from lib.pacs_sync.dicom_labels import DicomImporter

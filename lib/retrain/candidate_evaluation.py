@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from lib.training.cases import Case
 from lib.training.validate import validate
 
 logger = logging.getLogger(__name__)
+
+THRESHOLDS = ("promotion_margin", "promotion_confidence", "max_organ_drop", "min_first_dsc")
+"""Settings of the promotion rule, which are recorded with each decision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +55,7 @@ class CandidateEvaluation:
         candidate = load_model(self.registry.folder / f"{version}.safetensors", self.device)
         active, refusal = self._active_model(candidate)
         if refusal:
-            decision = PromotionDecision(
-                is_promoted=False, reason=refusal, candidate_dsc=None, organs={}
-            )
+            decision = PromotionDecision(is_promoted=False, reason=refusal)
             return self._record(version, decision, {}, None)
         new = self._dice(candidate, evaluation_cases)
         old = self._dice(active, evaluation_cases) if active is not None else None
@@ -104,12 +106,7 @@ class CandidateEvaluation:
         report: Mapping[str, Any] = {
             **asdict(decision),
             "cases": {case: {"candidate": dict(organs)} for case, organs in new.items()},
-            "rules": {
-                "promotion_margin": self.config.promotion_margin,
-                "promotion_confidence": self.config.promotion_confidence,
-                "max_organ_drop": self.config.max_organ_drop,
-                "min_first_dsc": self.config.min_first_dsc,
-            },
+            "rules": {name: getattr(self.config, name) for name in THRESHOLDS},
         }
         for case, organs in (old or {}).items():
             report["cases"].setdefault(case, {})["served"] = dict(organs)
@@ -159,20 +156,16 @@ def publish_candidate(
     recipe = load_model(folder / f"{version}.safetensors").recipe
     registry = Registry(folder, starter=starter, organ_set=recipe.organ_set)
     path = state_folder(str(studies), folder) / FILE
-    database = Database(path) if path.is_file() else None
-    try:
-        if database is not None and _belongs_to(ModelHistory(database), registry):
-            return _publish(registry, version, evaluation_cases, database, by=by, device=device)
-    finally:
-        if database is not None:
-            database.close()
-    with tempfile.TemporaryDirectory() as scratch:
-        database = Database(Path(scratch) / FILE)
-        try:
-            result = _publish(registry, version, evaluation_cases, database, by=by, device=device)
-            row = ModelHistory(database).get(version)
-        finally:
-            database.close()
+    if path.is_file():
+        with closing(Database(path)) as database:
+            if _belongs_to(ModelHistory(database), registry):
+                return _publish(registry, version, evaluation_cases, database, by=by, device=device)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        closing(Database(Path(scratch) / FILE)) as database,
+    ):
+        result = _publish(registry, version, evaluation_cases, database, by=by, device=device)
+        row = ModelHistory(database).get(version)
     if row is not None:
         write_decision(registry, row, by=by)
     return result

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
@@ -26,7 +26,7 @@ class PromotionDecision:
     """Whether the candidate model becomes the active model."""
     reason: str
     """One sentence."""
-    candidate_dsc: float | None
+    candidate_dsc: float | None = None
     """Mean DSC of the candidate model over pairs of case and organ; None without a pair."""
     served_dsc: float | None = None
     """Mean DSC of the active model on the same pairs; None without an active model."""
@@ -38,7 +38,7 @@ class PromotionDecision:
     """One-sided upper bound, likewise."""
     pairs: int = 0
     """Number of pairs."""
-    organs: Mapping[str, Mapping[str, float]]
+    organs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Organ -> mean DSC of the candidate and of the active model, and the difference."""
 
 
@@ -72,21 +72,15 @@ def decide_promotion(
         pairs = [(case, organ) for case, organ in pairs if organ in served.get(case, {})]
     new = np.array([candidate[case][organ] for case, organ in pairs])
     if not len(new):
-        return PromotionDecision(
-            is_promoted=False,
-            reason=NO_EVALUATION_CASE,
-            candidate_dsc=None,
-            organs={},
-        )
+        return PromotionDecision(is_promoted=False, reason=NO_EVALUATION_CASE)
     mean = float(new.mean())
     if served is None:
-        organs = {o: {"candidate": v} for o, v in _organ_means(pairs, new).items()}
         return PromotionDecision(
             is_promoted=mean >= config.min_first_dsc,
             reason=_first(mean, config, pairs),
             candidate_dsc=mean,
             pairs=len(pairs),
-            organs=organs,
+            organs={o: {"candidate": v} for o, v in _organ_means(pairs, new).items()},
         )
     old = np.array([served[case][organ] for case, organ in pairs])
     return _against(pairs, new, old, config, has_more_labels=has_more_labels, is_first=is_first)

@@ -12,11 +12,11 @@ from lib.models.model_history import PROMOTED, REJECTED, WAITING
 from lib.models.promotion import Promoter
 from lib.models.registry import Model, load_model, read_card
 from lib.recipes.schema import Recipe
-from lib.retrain.case_sets import CaseSets
 from lib.retrain.runs import Runs, RunState, TrainingFolders
 from lib.retrain.scheduler import Scheduler
 from lib.retrain.settings import Settings
 from lib.retrain.training_set import (
+    CaseSets,
     LabelledCase,
     PlannedCase,
     TrainingSetPlanner,

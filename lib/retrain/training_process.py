@@ -28,7 +28,6 @@ from lib.models.registry import Model, Registry, load_model, save_model
 from lib.recipes.schema import Recipe
 from lib.recipes.yaml_files import recipe_from_dict
 from lib.retrain.candidate_evaluation import CandidateEvaluation
-from lib.retrain.case_sets import EVALUATION, TRAIN
 from lib.retrain.runs import (
     ACTIVE,
     BUSY,
@@ -39,6 +38,7 @@ from lib.retrain.runs import (
     RunState,
     TrainingFolders,
 )
+from lib.retrain.training_set import EVALUATION, TRAIN
 from lib.storage.database import FILE, Database
 from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import Run, now
@@ -69,10 +69,10 @@ class TrainingProcess:
         self.models = ModelHistory(database)
         self.priority = ServingPriority(folders.state)
         recipe = recipe_from_dict(self.request["recipe"], source=f"run {run.id}")
+        self.recipe = recipe
         self.registry = Registry(
             folders.models, starter=folders.starter, organ_set=recipe.organ_set
         )
-        self.recipe = recipe
         self._last_stop_check = 0.0
 
     def work(self) -> None:
@@ -138,7 +138,7 @@ class TrainingProcess:
                 favoured=Favoured(image_ids=new, share=settings["new_label_share"]),
             ),
             initial=initial,
-            callbacks=RunCallbacks(on_progress=self._on_progress, on_step=self._on_step),
+            callbacks=RunCallbacks(on_progress=self._on_progress, on_step=self._between_steps),
         )
 
     def _save(self, trained: TrainedModel, initial: Model | None) -> str:
@@ -171,16 +171,12 @@ class TrainingProcess:
         version = self.run.initial_version
         if version is None:
             return None
-        for folder in (self.folders.models, self.folders.starter):
-            path = folder / f"{version}.safetensors"
-            if path.exists():
-                try:
-                    return load_model(path)
-                except CheckpointError as error:
-                    raise TrainingError(f"cannot start from {version}: {error}") from error
-        raise TrainingError(
-            f"cannot start from {version}: the model is missing; start a new training"
-        )
+        try:
+            return load_model(self.registry.weights_path(version))
+        except CheckpointError as error:
+            raise TrainingError(
+                f"cannot start from {version}: {error}; start a new training"
+            ) from error
 
     def _cases(self, name: str, *, are_doubted: bool = True) -> list[Case]:
         return [
@@ -202,10 +198,7 @@ class TrainingProcess:
             "epoch %d of %d, loss %.3f", progress.epoch, progress.total_epochs, progress.loss
         )
 
-    def _on_step(self, _step: Step) -> None:
-        self._between_steps()
-
-    def _between_steps(self) -> None:
+    def _between_steps(self, _step: Step | None = None) -> None:
         """Wait while a server runs inference, and check whether this run was stopped."""
         if self.priority.give_way() and torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -227,12 +220,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not lock.try_acquire():
         logger.error("another training is running for these studies")
         return BUSY
-    return _work(folders, Database(folders.state / FILE), options.run)
-
-
-def _work(folders: TrainingFolders, database: Database, run_id: int) -> int:
+    database = Database(folders.state / FILE)
     runs = Runs(database)
-    run = runs.get(run_id)
+    run = runs.get(options.run)
     if run.state not in ACTIVE:
         return STOPPED
     settings = run.request["settings"]

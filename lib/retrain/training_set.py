@@ -1,19 +1,114 @@
-"""The training set and the options of the next training run."""
+"""Training set of the next run: cases for training and for evaluation, assigned once, and the run's options."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import select
 
 from lib.config import RetrainConfig
 from lib.errors import TrainingError
 from lib.models.registry import Model
 from lib.recipes.schema import LossConfig, Recipe
-from lib.retrain.case_sets import EVALUATION, TRAIN, AssignedCase, CaseSets, choose_set
 from lib.retrain.runs import ACTIVE, Runs, RunState
 from lib.retrain.trigger import MIN_TRAIN_CASES, TriggerState
+from lib.storage.database import FILE, Database, state_folder
+from lib.storage.tables import CaseSet
+from lib.training.cases import HELD_OUT_OF, is_held_out
+
+TRAIN, EVALUATION = "train", "referee"
+"""Names of the sets, as stored in the database."""
+MIN_EVALUATION_CASES = 2
+EXTRA_EVALUATION_CASES = 3
+"""Number of evaluation cases beyond their share that are accepted before the hash of the id is overruled."""
+DOUBTED, SEEN = "its first label has plausibility warnings", "a model was trained on it before"
+
+
+def choose_set(
+    image_id: str,
+    sets: Mapping[str, str],
+    organs: Mapping[str, Set[str]],
+    *,
+    trained_on: Set[str] = frozenset(),
+    is_doubted: bool = False,
+) -> tuple[str, str]:
+    """Return the set of a case that has its first label, and the reason.
+
+    The very first cases are evaluation cases, so that the first candidate model can be evaluated. After that
+    the hash of the id decides, the same on every machine, unless an organ would have no evaluation case, or
+    there are too many evaluation cases already.
+
+    Args:
+        image_id: The case.
+        sets: Set of each case that is in one.
+        organs: TG-263 names of the contoured organs of each labelled case.
+        trained_on: Cases that a model of the registry was trained on; they never become evaluation cases.
+        is_doubted: Whether its label has plausibility warnings; evaluation needs correct labels.
+    """
+    evaluation = [case for case, name in sets.items() if name == EVALUATION]
+    if image_id in trained_on or is_doubted:
+        return TRAIN, DOUBTED if is_doubted else SEEN
+    if len(evaluation) < MIN_EVALUATION_CASES:
+        return EVALUATION, f"the first {MIN_EVALUATION_CASES} cases are evaluation cases"
+    evaluated = {organ for case in evaluation for organ in organs.get(case, ())}
+    trained = [o for case in sets.keys() - evaluation for o in organs.get(case, ())]
+    missing = {o for o in organs[image_id] if trained.count(o) >= MIN_EVALUATION_CASES} - evaluated
+    if missing:
+        return EVALUATION, f"no evaluation case contained {min(missing)}"
+    if len(evaluation) + 1 > (len(sets) + 1) / HELD_OUT_OF + EXTRA_EVALUATION_CASES:
+        return TRAIN, "there are enough evaluation cases"
+    return (EVALUATION if is_held_out(image_id) else TRAIN), "by the hash of its id"
+
+
+def evaluation_cases_of(studies: Path) -> set[str]:
+    """Return the evaluation cases of a studies folder, as its server assigned them; empty without a server."""
+    path = state_folder(str(studies), studies) / FILE
+    if not path.is_file():
+        return set()
+    with closing(Database(path)) as database:
+        sets = CaseSets(database).all()
+    return {image_id for image_id, name in sets.items() if name == EVALUATION}
+
+
+class CaseSets:
+    """The `CaseSet` rows of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> dict[str, str]:
+        """Return image id -> set."""
+        with self._database.reading() as session:
+            return {row.image_id: row.set for row in session.scalars(select(CaseSet))}
+
+    def assign(
+        self,
+        image_ids: Sequence[str],
+        choose: Callable[[str, Mapping[str, str]], tuple[str, str]],
+    ) -> dict[str, str]:
+        """Put each new case into a set, in the given order; return image id -> set of all cases.
+
+        Two processes that do this at once agree: the second one reads the decisions of the first.
+
+        Args:
+            image_ids: The cases.
+            choose: Returns the set of a new case and the reason, given its id and the sets of the others.
+        """
+        sets = self.all()
+        if sets.keys() >= set(image_ids):
+            return sets
+        with self._database.writing() as session:
+            sets = {row.image_id: row.set for row in session.scalars(select(CaseSet))}
+            for image_id in image_ids:
+                if image_id not in sets:
+                    sets[image_id], reason = choose(image_id, sets)
+                    session.add(CaseSet(image_id=image_id, set=sets[image_id], why=reason))
+        return sets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,58 +162,39 @@ class PlannedCase:
         }
 
 
+@dataclass(frozen=True, slots=True)
 class TrainingSetPlanner:
-    """Assigns labelled cases to training or evaluation, and summarises them for the trigger.
+    """Assigns labelled cases to training or evaluation, and summarises them for the trigger."""
 
-    Args:
-        labelled: Returns every case with a final label.
-        sets: Set of each case.
-        runs: Earlier training runs.
-        trained_on: Returns the cases that a model in the registry was trained on, on whatever machine.
-        doubted_may_judge: Returns whether labels with plausibility warnings may evaluate models.
-    """
-
-    def __init__(
-        self,
-        labelled: Callable[[], Sequence[LabelledCase]],
-        sets: CaseSets,
-        runs: Runs,
-        trained_on: Callable[[], set[str]],
-        doubted_may_judge: Callable[[], bool],
-    ) -> None:
-        self._labelled = labelled
-        self._sets = sets
-        self._runs = runs
-        self._trained_on = trained_on
-        self._doubted_may_judge = doubted_may_judge
+    labelled: Callable[[], Sequence[LabelledCase]]
+    """Returns every case with a final label."""
+    sets: CaseSets
+    runs: Runs
+    trained_on: Callable[[], set[str]]
+    """Returns the cases that a model in the registry was trained on, on whatever machine."""
+    doubted_may_judge: Callable[[], bool]
+    """Returns whether labels with plausibility warnings may evaluate models."""
 
     def cases(self) -> list[PlannedCase]:
         """Return every labelled case, sorted by id; a new case is put into a set, for good."""
-        labelled = self._labelled()
-        if self._doubted_may_judge():
+        labelled = self.labelled()
+        if self.doubted_may_judge():
             labelled = [replace(case, doubts=()) for case in labelled]
         # Cases of one day in the order of their hash: neither name nor hour decides which cases evaluate.
         ordered = sorted(labelled, key=lambda c: (c.submitted_at.date(), _hash(c.image_id)))
         organs = {case.image_id: case.organs for case in ordered}
         doubted = {case.image_id for case in ordered if case.doubts}
-        trained_on: set[str] | None = None
+        # Read once, and only if there is a new case: it reads every model card.
+        trained_on = cache(self.trained_on)
 
-        def choose(image_id: str, contoured: Set[str], sets: Mapping[str, str]) -> tuple[str, str]:
-            nonlocal trained_on
-            if trained_on is None:
-                trained_on = self._trained_on()
-            assigned = {
-                case: AssignedCase(
-                    EVALUATION if name == EVALUATION else TRAIN, organs.get(case, frozenset())
-                )
-                for case, name in sets.items()
-            }
+        def choose(image_id: str, sets: Mapping[str, str]) -> tuple[str, str]:
+            is_doubted = image_id in doubted
             return choose_set(
-                image_id, contoured, assigned, trained_on=trained_on, is_doubted=image_id in doubted
+                image_id, sets, organs, trained_on=trained_on(), is_doubted=is_doubted
             )
 
-        sets = self._sets.assign([(case.image_id, case.organs) for case in ordered], choose)
-        evaluated = self._runs.evaluated_labels()
+        sets = self.sets.assign([case.image_id for case in ordered], choose)
+        evaluated = self.runs.evaluated_labels()
         return [
             PlannedCase(case, sets[case.image_id], case.key not in evaluated)
             for case in sorted(ordered, key=lambda c: c.image_id)
@@ -126,7 +202,7 @@ class TrainingSetPlanner:
 
     def trigger_state(self, cases: Sequence[PlannedCase]) -> TriggerState:
         """Return the state that the decision to train is based on."""
-        last = self._runs.last()
+        last = self.runs.last()
         is_over = last is not None and last.state not in ACTIVE
         waiting = [planned for planned in cases if planned.is_new]
         return TriggerState(
@@ -135,7 +211,7 @@ class TrainingSetPlanner:
             train_cases=sum(planned.set == TRAIN for planned in cases),
             last_submission=max((planned.case.submitted_at for planned in cases), default=None),
             is_running=last is not None and not is_over,
-            failures=self._runs.failures(),
+            failures=self.runs.failures(),
             last_ended=last.ended_at if last is not None and is_over else None,
             was_stopped=last is not None and last.state == RunState.STOPPED,
         )

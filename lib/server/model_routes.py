@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from monailabel.endpoints.user.auth import User
 from pydantic import BaseModel, ConfigDict
 
-from lib.retrain import model_views
+from lib.retrain import views
 from lib.server.access import ADMIN, USER
 from lib.server.responses import ERRORS
 from lib.server.running_app import RunningApp, get_app
@@ -132,21 +132,21 @@ def list_models(_user: User = USER) -> ModelList:
     app = get_app()
     # Models that another program wrote or published belong into the list too.
     app.promoter.record_external_changes()
-    return ModelList(**model_views.list_models(app.models, app.served))
+    return ModelList(**views.list_models(app.models, app.served))
 
 
 @router.get("/compare", response_model_exclude_unset=True)
 def compare_models(a: str, b: str, _user: User = USER) -> ModelComparison:
     """Return two models side by side: DSC per organ, and the labels and recipe fields that differ."""
     app = get_app()
-    return ModelComparison(**model_views.compare_models(app.models, app.registry, a, b))
+    return ModelComparison(**views.compare_models(app.models, app.registry, a, b))
 
 
 @router.get("/{version}", response_model_exclude_unset=True)
 def show_model(version: str, _user: User = USER) -> ModelDetails:
     """Return everything recorded about a model."""
     app = get_app()
-    return ModelDetails(**model_views.describe_model(app.models, app.served, version))
+    return ModelDetails(**views.describe_model(app.models, app.served, version))
 
 
 @router.post("/rollback")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from lib.activelearning.edit_cost_chart import edit_chart
 from lib.activelearning.edit_costs import summary
 from lib.errors import CheckpointError
-from lib.retrain import status
+from lib.retrain import views
 from lib.server.access import USER
 from lib.server.model_routes import ModelSummary
 from lib.server.responses import ERRORS, file_of
@@ -214,7 +214,7 @@ def get_status(_user: User = USER) -> Status:
     served = _active_model(app)
     return Status(
         served=served,
-        **status.status(app.retraining, served.version if served else None),
+        **views.status(app.retraining, served.version if served else None),
         pacs=None if app.pacs_sync is None else Pacs(**app.pacs_sync.status()),
         active_learning=ActiveLearning(scoring=app.config.scoring, **app.active_learning.status()),
     )

@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema
 
 from lib.config import TASK_NAME, RetrainConfig
 from lib.errors import DatastoreError
-from lib.retrain import status
+from lib.retrain import views
 from lib.server.access import ADMIN, USER
 from lib.server.requests import (
     ClientOptions,
@@ -150,7 +150,7 @@ def _start(options: TrainOptions | None, user: User) -> TrainingTask:
 
 
 def _task(run: Run) -> TrainingTask:
-    return TrainingTask(**status.task(get_app().retraining, run, TASK_NAME))
+    return TrainingTask(**views.task(get_app().retraining, run, TASK_NAME))
 
 
 @router.get("/organnet/settings")

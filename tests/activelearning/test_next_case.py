@@ -7,7 +7,7 @@ import pytest
 
 from lib.activelearning.next_case import MOST_HELD, Annotator, CaseAssigner
 from lib.activelearning.pool import ScoreKind
-from lib.activelearning.scores import NewScore, ScoreCache, ScoreRecords
+from lib.activelearning.scores import ScoreCache, ScoreKey, ScoreRecords
 from lib.activelearning.scoring_jobs import Studies
 from lib.activelearning.selection.catalogue import METHODS
 from lib.assignment.leases import Leases
@@ -46,14 +46,8 @@ class Clinic:
         )
 
     def score(self, image_id: str, entropy: float, version: str = "m1") -> None:
-        self.scores.add(
-            NewScore(
-                image_id=image_id,
-                model_version=version,
-                kind=ScoreKind.PREDICTION,
-                found=prediction(entropy, np.random.default_rng(1)),
-            )
-        )
+        key = ScoreKey(image_id, version, ScoreKind.PREDICTION)
+        self.scores.add(key, prediction(entropy, np.random.default_rng(1)))
 
     def submit(self, image_id: str, who: str) -> None:
         file = self.folder / f"{image_id}-{who}.nii.gz"
@@ -124,12 +118,7 @@ def test_before_any_model_a_strategy_that_needs_one_gives_way(clinic: Clinic) ->
     clinic.served = None
     for number, image_id in enumerate(clinic.images):
         clinic.scores.add(
-            NewScore(
-                image_id=image_id,
-                model_version="",
-                kind=ScoreKind.APPEARANCE,
-                found={"features": [float(number), 1.0]},
-            )
+            ScoreKey(image_id, "", ScoreKind.APPEARANCE), {"features": [float(number), 1.0]}
         )
     answer = clinic.case_assigner.assign_next("claspe", ANN)
     assert answer["id"] in clinic.images
@@ -178,14 +167,8 @@ def test_who_holds_many_gets_the_oldest_again_and_others_go_on(tmp_path: Path) -
 
 def test_a_scan_that_cannot_be_read_is_not_given_to_anybody(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, images=2)
-    bad = NewScore(
-        image_id=clinic.images[0],
-        model_version="m1",
-        kind=ScoreKind.PREDICTION,
-        found={"is_unreadable": True},
-        trouble="not a CT",
-    )
-    clinic.scores.add(bad)
+    key = ScoreKey(clinic.images[0], "m1", ScoreKind.PREDICTION)
+    clinic.scores.add(key, {"is_unreadable": True}, trouble="not a CT")
     assert clinic.case_assigner.assign_next("first", ANN)["id"] == clinic.images[1]
     answer = clinic.case_assigner.assign_next("first", BOB)
     assert "id" not in answer

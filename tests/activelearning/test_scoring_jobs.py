@@ -1,7 +1,8 @@
 from collections.abc import Mapping
 
 from lib.activelearning.pool import ScoreKind
-from lib.activelearning.scoring_jobs import ScoringBacklog, ScoringTask, next_task
+from lib.activelearning.scores import ScoreKey
+from lib.activelearning.scoring_jobs import Studies, next_score
 
 
 def all_of(
@@ -10,35 +11,27 @@ def all_of(
     labelled: Mapping[str, str] | None = None,
     served: str | None = "m1",
     entropies: Mapping[str, float] | None = None,
-    done: set[tuple[str, str, ScoreKind]] | None = None,
-) -> list[ScoringTask]:
-    """Return everything that is computed, in order, until nothing is left."""
+    done: set[ScoreKey] | None = None,
+) -> list[ScoreKey]:
+    """Return all scores that are computed, in order."""
     so_far = set(done or ())
-    tasks: list[ScoringTask] = []
+    keys: list[ScoreKey] = []
     while True:
-        work = next_task(
-            ScoringBacklog(
-                unlabelled=unlabelled,
-                labelled=labelled or {},
-                served=served,
-                done=so_far,
-                entropies=entropies or {},
-            )
-        )
-        if work is None:
-            return tasks
-        key = (work.image_id, work.model_version, work.kind)
+        studies = Studies(unlabelled=unlabelled, labelled=labelled or {})
+        key = next_score(studies, served, done=so_far, entropies=entropies or {})
+        if key is None:
+            return keys
         assert key not in so_far, "computed twice"
         so_far.add(key)
-        tasks.append(work)
+        keys.append(key)
 
 
-def told(works: list[ScoringTask]) -> list[tuple[str, str]]:
-    return [(work.kind.value, work.image_id) for work in works]
+def kind_and_image(keys: list[ScoreKey]) -> list[tuple[str, str]]:
+    return [(key.kind.value, key.image_id) for key in keys]
 
 
-def test_the_cheap_comes_before_the_dear_and_people_s_contours_before_both() -> None:
-    assert told(all_of(["b", "a"], labelled={"c": "sha"})) == [
+def test_label_shapes_come_first_and_samples_last() -> None:
+    assert kind_and_image(all_of(["b", "a"], labelled={"c": "sha"})) == [
         ("drawn", "c"),
         ("prediction", "a"),
         ("prediction", "b"),
@@ -48,8 +41,8 @@ def test_the_cheap_comes_before_the_dear_and_people_s_contours_before_both() -> 
     ]
 
 
-def test_without_a_model_only_what_needs_none_is_computed() -> None:
-    assert told(all_of(["a", "b"], labelled={"c": "sha"}, served=None)) == [
+def test_without_a_model_only_shapes_and_appearance_are_computed() -> None:
+    assert kind_and_image(all_of(["a", "b"], labelled={"c": "sha"}, served=None)) == [
         ("drawn", "c"),
         ("appearance", "a"),
         ("appearance", "b"),
@@ -57,37 +50,43 @@ def test_without_a_model_only_what_needs_none_is_computed() -> None:
     ]
 
 
-def test_a_new_model_looks_at_the_top_of_the_old_list_first() -> None:
+def test_a_new_model_scores_the_images_with_the_highest_entropies_first() -> None:
     entropies = {"a": 0.1, "b": 0.9, "c": 0.5}
-    done = {(i, "m1", kind) for i in "abc" for kind in (ScoreKind.PREDICTION, ScoreKind.SAMPLES)}
-    works = all_of(["a", "b", "c"], served="m2", entropies=entropies, done=done)
-    assert told(works)[:3] == [("prediction", "b"), ("prediction", "c"), ("prediction", "a")]
-    assert {work.model_version for work in works} == {"m2"}
+    done = {
+        ScoreKey(i, "m1", kind) for i in "abc" for kind in (ScoreKind.PREDICTION, ScoreKind.SAMPLES)
+    }
+    keys = all_of(["a", "b", "c"], served="m2", entropies=entropies, done=done)
+    assert kind_and_image(keys)[:3] == [
+        ("prediction", "b"),
+        ("prediction", "c"),
+        ("prediction", "a"),
+    ]
+    assert {key.model_version for key in keys} == {"m2"}
 
 
-def test_an_image_that_no_model_has_seen_is_among_the_first_but_not_before_the_worst() -> None:
+def test_an_unscored_image_is_among_the_first_but_not_before_those_with_the_highest_entropies() -> (
+    None
+):
     entropies = {f"old{n}": n / 10 for n in range(10)}
-    works = told(all_of([*entropies, "new"], served="m2", entropies=entropies))
-    place = works.index(("prediction", "new"))
+    keys = kind_and_image(all_of([*entropies, "new"], served="m2", entropies=entropies))
+    place = keys.index(("prediction", "new"))
     assert 0 < place < 5
 
 
-def test_a_corrected_contour_is_looked_at_again() -> None:
-    done = {("c", "sha1", ScoreKind.LABEL_SHAPES), ("c", "m1", ScoreKind.PREDICTION)}
-    works = all_of([], labelled={"c": "sha2"}, done=done)
-    assert works == [ScoringTask(kind=ScoreKind.LABEL_SHAPES, image_id="c", model_version="sha2")]
+def test_the_shapes_of_a_corrected_label_are_computed() -> None:
+    done = {
+        ScoreKey("c", "sha1", ScoreKind.LABEL_SHAPES),
+        ScoreKey("c", "m1", ScoreKind.PREDICTION),
+    }
+    keys = all_of([], labelled={"c": "sha2"}, done=done)
+    assert keys == [ScoreKey("c", "sha2", ScoreKind.LABEL_SHAPES)]
 
 
-def test_samples_are_not_tried_of_what_one_pass_could_not_be_had_of() -> None:
-    backlog = ScoringBacklog(
-        unlabelled=["a", "bad"],
-        labelled={},
-        served="m1",
-        done={
-            ("a", "m1", ScoreKind.PREDICTION),
-            ("bad", "m1", ScoreKind.PREDICTION),
-            ("a", "m1", ScoreKind.SAMPLES),
-        },
-        unreadable={"bad"},
-    )
-    assert next_task(backlog) is None
+def test_no_samples_are_computed_of_an_unreadable_image() -> None:
+    studies = Studies(unlabelled=["a", "bad"], labelled={})
+    done = {
+        ScoreKey("a", "m1", ScoreKind.PREDICTION),
+        ScoreKey("bad", "m1", ScoreKind.PREDICTION),
+        ScoreKey("a", "m1", ScoreKind.SAMPLES),
+    }
+    assert next_score(studies, "m1", done=done, unreadable={"bad"}) is None

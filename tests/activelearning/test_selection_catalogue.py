@@ -7,9 +7,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from lib.activelearning.pool import Choice, OrganShape, Pool, ScoreKind
+from lib.activelearning.pool import (
+    NO_SCORES,
+    Choice,
+    OrganShape,
+    Pool,
+    ScoreKind,
+)
 from lib.activelearning.selection.catalogue import METHODS, default_method
-from lib.activelearning.selection.ranking import NO_SCORES
 from lib.organs.table import ORGANS
 from tests.activelearning.pools import cohort, organ_score, scored_pool, to_image_score
 

@@ -14,7 +14,7 @@ def spy(seen: list[Pool], *, answers: Sequence[str | None] = ()) -> Method:
         name = answers[len(seen) - 1] if answers else min(pool.candidates)
         return None if name is None else Choice(image_id=name, of=len(pool.candidates), why="w")
 
-    return Method(name="spy", description="", choose=choose)
+    return Method(description="", choose=choose)
 
 
 def test_a_selected_image_counts_as_taken_for_the_next_choice() -> None:
@@ -31,7 +31,7 @@ def test_a_selected_image_counts_as_taken_for_the_next_choice() -> None:
 def test_a_strategy_that_chooses_no_candidate_is_refused(answer: str | None) -> None:
     pool = Pool(candidates=("a", "b"), taken=("x",))
     with pytest.raises(
-        ConfigError, match=r"strategy 'spy', choice 2 of 2: .* expected one of 1 candidates"
+        ConfigError, match=r"strategy 'choose', choice 2 of 2: .* expected one of 1 candidates"
     ):
         select_batch(spy([], answers=("a", answer)), pool, 2, seed_of=lambda number: number)
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from lib.config import RetrainConfig
-from lib.retrain.case_sets import CaseSets
 from lib.retrain.runs import Runs, RunState, TrainingFolders
 from lib.retrain.scheduler import Scheduler
-from lib.retrain.training_set import TrainingSetPlanner
+from lib.retrain.training_set import CaseSets, TrainingSetPlanner
 from lib.storage.database import FILE, Database
 from lib.storage.tables import Run
 

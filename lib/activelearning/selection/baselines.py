@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from lib.activelearning.pool import Choice, OrganScore, Pool
-from lib.activelearning.selection.ranking import (
+from lib.activelearning.pool import (
     NO_SCORES,
+    Choice,
+    OrganScore,
+    Pool,
     at_random,
     finite_scores,
     shuffled_organs,

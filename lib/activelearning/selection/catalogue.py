@@ -15,8 +15,6 @@ from lib.activelearning.selection.uncertainty import claspe, entropy, structure_
 class Method:
     """One query strategy."""
 
-    name: str
-    """In `POST /activelearning/<name>`."""
     description: str
     """One line for the clients."""
     paper: str = ""
@@ -28,54 +26,52 @@ class Method:
     needs: tuple[ScoreKind, ...] = ()
     """Kinds of scores that it ranks by."""
 
+    @property
+    def name(self) -> str:
+        """Name in `POST /activelearning/<name>`: that of the function."""
+        return self.choose.__name__
+
 
 _ALL = (
-    Method(name="first", description="First by name", choose=first),
-    Method(name="random", description="Uniformly at random", choose=random),
+    Method(description="First by name", choose=first),
+    Method(description="Uniformly at random", choose=random),
     Method(
-        name="random_foreground",
         description="Random; in two of three draws weighted by the volume of a random organ",
         paper="Lueth et al., nnActive, TMLR 2025 (arXiv 2511.19183)",
         choose=random_foreground,
         needs=(ScoreKind.PREDICTION,),
     ),
     Method(
-        name="entropy",
         description="Highest mean predictive entropy",
         paper="Settles, Active Learning, Morgan & Claypool 2012",
         choose=entropy,
         needs=(ScoreKind.PREDICTION,),
     ),
     Method(
-        name="claspe",
         description="High entropy of one random organ, with noise that decreases with the number of labels",
         paper="Lueth, Traub et al., Finally Outshining the Random Baseline, TMLR 2026 (arXiv 2601.13677)",
         choose=claspe,
         needs=(ScoreKind.PREDICTION,),
     ),
     Method(
-        name="structure_qc",
         description="Largest disagreement between repeated predictions",
         paper="Roy et al., Bayesian QuickNAT, NeuroImage 195, 2019",
         choose=structure_qc,
         needs=(ScoreKind.PREDICTION, ScoreKind.SAMPLES),
     ),
     Method(
-        name="suggestive",
         description="Uncertain, and representative of many cases that are unlike the contoured ones",
         paper="Yang et al., Suggestive Annotation, MICCAI 2017",
         choose=suggestive,
         needs=(ScoreKind.PREDICTION,),
     ),
     Method(
-        name="coldstart",
         description="Typical image of the largest cluster without contours; needs no model",
         paper="Hacohen et al., Active Learning on a Budget, ICML 2022",
         choose=coldstart,
         needs=(ScoreKind.APPEARANCE,),
     ),
     Method(
-        name="failure_first",
         description="Most implausible prediction: size, position, pieces, missing organs, swapped sides",
         paper="Hui et al., Quality assurance tool for organ at risk delineation, Med Phys 45, 2018",
         choose=failure_first,

@@ -1,14 +1,17 @@
 """Selection by how likely the model's contours are wrong, judged by size, position and number of pieces."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from lib.activelearning.pool import Choice, ImageScore, OrganShape, Pool
-from lib.activelearning.selection.ranking import (
+from lib.activelearning.pool import (
     LEAD_ORGANS,
     NO_SCORES,
+    Choice,
+    ImageScore,
+    OrganShape,
+    Pool,
     at_random,
     index_of_best,
     sorted_candidates,
@@ -114,17 +117,13 @@ def usual_shape(seen: ShapeMeasures) -> UsualShape:
 
 def fill_missing(one: UsualShape, other: UsualShape) -> UsualShape:
     """Return `one`, with the values of `other` where `one` has none."""
-    has_organ, has_pair = ~np.isnan(one.log_ml), ~np.isnan(one.offset_mm)
-    return UsualShape(
-        log_ml=np.where(has_organ, one.log_ml, other.log_ml),
-        log_ml_spread=np.where(has_organ, one.log_ml_spread, other.log_ml_spread),
-        offset_mm=np.where(has_pair, one.offset_mm, other.offset_mm),
-        place_spread_mm=np.where(
-            np.isnan(one.place_spread_mm), other.place_spread_mm, one.place_spread_mm
-        ),
-        pieces=np.where(has_organ, one.pieces, other.pieces),
-        share=np.where(has_organ, one.share, other.share),
-    )
+    filled = {}
+    for field in fields(UsualShape):
+        values = getattr(one, field.name)
+        # The number of pieces has a median of any number of cases; it is used where the volume is.
+        is_missing = np.isnan(one.log_ml if field.name == "pieces" else values)
+        filled[field.name] = np.where(is_missing, getattr(other, field.name), values)
+    return UsualShape(**filled)
 
 
 def median(values: FloatArray, axis: int = 0) -> FloatArray:
@@ -225,11 +224,8 @@ def _deviations(
 ) -> ContourDeviations:
     """Return the deviations of each organ in each of `scores`."""
     predicted = [_predicted(pool.scores[name]) for name in sorted(pool.scores)]
-    of_drawn, of_model = (
-        usual_shape(shape_measures(drawn, organs)),
-        usual_shape(shape_measures(predicted, organs)),
-    )
-    reference = fill_missing(of_drawn, of_model)
+    of_drawn = usual_shape(shape_measures(drawn, organs))
+    reference = fill_missing(of_drawn, usual_shape(shape_measures(predicted, organs)))
     seen = shape_measures([_predicted(score) for score in scores], organs)
     is_absent = np.array([[_is_absent(score, organ) for organ in organs] for score in scores], bool)
     missing = MISSING * (is_absent & (reference.share >= NEARLY_ALWAYS))

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from lib.activelearning.pool import Choice, Pool
-from lib.activelearning.selection.ranking import (
+from lib.activelearning.pool import (
     NO_SCORES,
+    Choice,
+    Pool,
     at_random,
     finite_scores,
     index_of_best,

@@ -5,9 +5,12 @@ from functools import partial
 
 import numpy as np
 
-from lib.activelearning.pool import Choice, ImageScore, OrganScore, Pool
-from lib.activelearning.selection.ranking import (
+from lib.activelearning.pool import (
     NO_SCORES,
+    Choice,
+    ImageScore,
+    OrganScore,
+    Pool,
     at_random,
     finite_scores,
     index_of_best,

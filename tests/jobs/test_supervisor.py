@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from lib.jobs.periodic_task import PeriodicTask
+from lib.jobs.supervisor import PeriodicTask
 from tests.waiting import LIMIT_S
 
 
