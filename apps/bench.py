@@ -1,8 +1,6 @@
 """Measure how long contouring takes, alone and beside a training, and how long the next case takes.
 
 python -m apps.bench
-
-Compare ratios within one run, not seconds of different runs.
 """
 
 import sys
@@ -10,7 +8,7 @@ import sys
 from typer import Option
 
 from apps.support.console import program
-from apps.support.options import Device, device_name
+from apps.support.options import Device
 
 
 def bench(
@@ -31,20 +29,15 @@ def bench(
 
     Compare ratios within one run, not seconds of different runs.
     """
-    import resource
-
     from apps.support import benchmarks
 
-    device = device_name(device)
-    benchmarks.print_stages(recipes or ["openkbp", "pddca"], repeats, device)
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"peak memory of this process: {peak_gib:.2f} GiB")
+    benchmarks.stages(recipes or ["openkbp", "pddca"], repeats, device)
     if infers:
-        print(benchmarks.beside_training(infers, device))
+        benchmarks.beside_training(infers, device)
     if studies:
-        print(benchmarks.next_case(studies, device))
+        benchmarks.next_case(studies, device)
     if pacs:
-        print(benchmarks.over_pacs(pacs))
+        benchmarks.over_pacs(pacs)
     return 0
 
 

@@ -11,28 +11,28 @@ from apps.bench import bench
 from apps.demo import demo
 from apps.edit_cost import edit_cost
 from apps.evaluate import evaluate
-from apps.infer import infer
+from apps.infer import Infer
 from apps.prepare_data import prepare_data
-from apps.simulate_active_learning import simulate_active_learning
+from apps.simulate_active_learning import SimulateActiveLearning
 from apps.simulate_workflow import simulate_workflow
 from apps.support.console import Program, new_app, program
-from apps.train import train
+from apps.train import Train
 from lib import __version__
 
-PROGRAMS: tuple[Callable[..., int], ...] = (
-    infer,
-    train,
-    evaluate,
-    prepare_data,
-    edit_cost,
-    simulate_workflow,
-    simulate_active_learning,
-    demo,
-    bench,
-)
+PROGRAMS: dict[str, Callable[..., object]] = {
+    "infer": Infer,
+    "train": Train,
+    "evaluate": evaluate,
+    "prepare-data": prepare_data,
+    "edit-cost": edit_cost,
+    "simulate-workflow": simulate_workflow,
+    "simulate-active-learning": SimulateActiveLearning,
+    "demo": demo,
+    "bench": bench,
+}
 app = new_app(no_args_is_help=True)
-for _program in PROGRAMS:
-    app.command(_program.__name__.replace("_", "-"), cls=Program)(_program)
+for _name, _program in PROGRAMS.items():
+    app.command(_name, cls=Program)(_program)
 app.add_typer(models.app, name="models")
 app.add_typer(backup.app, name="backup")
 main = program(app, "organnet")

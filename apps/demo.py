@@ -126,7 +126,7 @@ def _patients(folder: Path, studies: Path, port: int) -> Iterator[_Patients]:
 
 
 def _serve(patients: _Patients, folder: Path, models: Path, port: int) -> int:
-    from apps.support.server_process import serving
+    from apps.support.server_process import serving, wait_until
 
     log = folder / "server.log"
     log.unlink(missing_ok=True)
@@ -134,28 +134,17 @@ def _serve(patients: _Patients, folder: Path, models: Path, port: int) -> int:
     conf = {"model_dir": str(models), "auto_retrain": "off"}
     print(f"3/3 server: starting on http://127.0.0.1:{port} (log: {log})")
     with serving(patients.studies, conf, log=log, port=port) as server:
-        seconds = _infer_seconds(server.url, log, patients.image)
+        wait_until(
+            lambda: patients.image in server.request("GET", "/datastore/?output=all").text,
+            LIST_TIMEOUT_S,
+            f"the server does not list the patients; see {log}",
+        )
+        server.infer(patients.image)  # the first inference loads the model
+        start = time.monotonic()
+        server.infer(patients.image)
+        seconds = time.monotonic() - start
         print(_next_steps(server.url, patients, folder, seconds), flush=True)
         return server.process.wait()
-
-
-def _infer_seconds(url: str, log: Path, image: str) -> float:
-    """Return the duration of the second inference; the first one loads the model."""
-    import requests
-
-    deadline = time.monotonic() + LIST_TIMEOUT_S
-    while not requests.head(f"{url}/datastore/image?image={image}", timeout=60).ok:
-        if time.monotonic() > deadline:
-            raise OrganNetError(f"the server does not list the patients; see {log}")
-        time.sleep(0.5)
-    seconds = 0.0
-    for _ in range(2):
-        start = time.monotonic()
-        answer = requests.post(f"{url}/infer/organnet25d?image={image}&output=json", timeout=600)
-        seconds = time.monotonic() - start
-        if not answer.ok:
-            raise OrganNetError(f"the server cannot contour the patient: {answer.text}")
-    return seconds
 
 
 def _next_steps(url: str, patients: _Patients, folder: Path, seconds: float) -> str:

@@ -1,20 +1,16 @@
 """Simulate the whole workflow on labelled cases: a server, submitted labels, trainings and promotions.
 
 python -m apps.simulate_workflow --data DIR --cases 30 --test 8 --from nothing --output DIR
-
-The data folder is not changed: its scans are copied into a studies folder. The server never gets the test
-cases. Every model that was active is evaluated on them at the end.
 """
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Literal
 
 from typer import BadParameter, Option
 
 from apps.support.console import program
-from apps.support.options import LabelledStudies, RecipeName
+from apps.support.options import STARTER_DIR, LabelledStudies, RecipeName
 
 
 def simulate_workflow(
@@ -37,17 +33,26 @@ def simulate_workflow(
 ) -> int:
     """Simulate the whole workflow on labelled cases: a server, submitted labels, trainings and promotions.
 
-    The data folder is not changed. The server never gets the test cases; every model that was active is
-    evaluated on them at the end. The exit code is 0 if no request failed and at least one model was active.
+    The data folder is not changed: its scans are copied into a studies folder. The server never gets the test
+    cases; every model that was active is evaluated on them at the end. The exit code is 0 if no request failed
+    and at least one model was active.
     """
-    options = SimpleNamespace(**locals())
     words = conf or []
     if len(words) % 2:
         raise BadParameter(f"--conf {words[-1]}: give a key and a value")
-    options.conf = dict(zip(words[::2], words[1::2], strict=True))
-    from apps.support import workflow_simulation
+    from apps.support import workflow_simulation as simulation
 
-    return workflow_simulation.simulate_workflow(options)
+    starter = STARTER_DIR if start == "starter" else output / "none"
+    models = output / "models"
+    pool, test_cases = simulation.divide_cases(data, starter, cases=cases, test=test)
+    print(f"{len(pool)} cases to submit, {len(test_cases)} test cases; start from {start}")
+    settings = {"recipe": recipe, "model_dir": str(models), "starter_dir": str(starter),
+                "quiet_s": "5", **dict(zip(words[::2], words[1::2], strict=True))}  # fmt: skip
+    results = simulation.run(
+        pool, output, settings, every_s=every, infer_every_s=infer_every, limit_s=60 * limit_minutes
+    )
+    versions = simulation.evaluate_versions(results["events"], [models, starter], test_cases)
+    return simulation.report(output, {**results, "versions": versions})
 
 
 main = program(simulate_workflow, "simulate_workflow")

@@ -1,17 +1,17 @@
-"""Functions to measure how long contouring and the choice of the next case take."""
+"""Functions to measure how long contouring and the choice of the next case take, and to print it."""
 
+import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import requests
 import torch
 
-from apps.support.server_process import free_port, serving
+from apps.support.server_process import Server, free_port, serving, wait_until
 from lib.activelearning.pool import ScoreKind
 from lib.activelearning.selection.catalogue import default_method
 from lib.dicom.ct_writer import write_ct_series
@@ -34,28 +34,30 @@ GRID_SHAPE: ShapeVox = (512, 512, 120)
 SPACING_MM: SpacingMm = (1.0, 1.0, 2.5)
 PACS_SHAPE_VOX: ShapeVox = (64, 64, 20)
 """Size of the series in the PACS, small because only their number matters."""
-PACS_LIST_TIMEOUT_S = 900.0
-PACS_REQUESTS = 20
-"""Number of requests of each type over the PACS."""
+PACS_LIST_TIMEOUT_S, EPOCH_TIMEOUT_S = 900.0, 600.0
+PACS_REQUESTS, NEXT_CASE_REQUESTS = 20, 40
+"""Number of requests of each type."""
 STAGES = ("prepare", "network", "restore")
 
 
-def print_stages(recipes: Sequence[str], repeats: int, device: str) -> None:
-    """Print the seconds that each stage of contouring takes, a row for each recipe."""
+def stages(recipes: Sequence[str], repeats: int, device: str) -> None:
+    """Print the seconds that each stage of contouring takes, a row for each recipe, and the peak memory."""
     shape = "x".join(map(str, GRID_SHAPE))
     print(f"{shape} CT, {device}, {torch.get_num_threads()} threads")
     print(f"{'recipe':10}{'prepare':>10}{'network':>10}{'restore':>10}{'total s':>10}{'ratio':>8}")
     ct, _ = head_and_neck_phantom(1, grid_shape=GRID_SHAPE, spacing_mm=SPACING_MM, labels={})
     first: float | None = None
     for name in recipes:
-        stages = _stage_seconds(ct, name, device, repeats)
-        total = sum(stages.values())
+        medians = _stage_seconds(ct, name, device, repeats)
+        total = sum(medians)
         first = first or total
-        row = "".join(f"{stages[stage]:10.2f}" for stage in STAGES)
-        print(f"{name:10}{row}{total:10.2f}{total / first:8.2f}")
+        row = "".join(f"{seconds:10.2f}" for seconds in (*medians, total))
+        print(f"{name:10}{row}{total / first:8.2f}")
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory of this process: {peak_gib:.2f} GiB")
 
 
-def _stage_seconds(ct: CtVolume, recipe_name: str, device: str, repeats: int) -> dict[str, float]:
+def _stage_seconds(ct: CtVolume, recipe_name: str, device: str, repeats: int) -> list[float]:
     """Return the median seconds of each stage; random weights take as long as trained ones."""
     recipe = find_recipe(recipe_name)
     torch.manual_seed(0)
@@ -63,85 +65,78 @@ def _stage_seconds(ct: CtVolume, recipe_name: str, device: str, repeats: int) ->
     model = Model("bench", network, recipe, {})
     runs = []
     for _ in range(repeats):
-        start = time.perf_counter()
         runs.append(contour(ct, model, device=device).seconds)
-        print(f"  {recipe_name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    return {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
+        print(f"  {recipe_name}: {sum(runs[-1].values()):.1f} s", file=sys.stderr)
+    return [statistics.median(run[stage] for run in runs) for stage in STAGES]
 
 
-def beside_training(count: int, device: str) -> str:
-    """Return a text: how long inference takes over HTTP, alone and beside a training on the same machine."""
-    with tempfile.TemporaryDirectory(prefix="organnet-bench-") as name:
+def beside_training(count: int, device: str) -> None:
+    """Print how long inference takes over HTTP, alone and beside a training on the same machine."""
+    with TemporaryDirectory(prefix="organnet-bench-") as name:
         folder = Path(name)
         write_cohort(folder / "studies", recipe=OPENKBP, cases=12, labelled=10, seed=1)
         conf = {"model_dir": str(folder / "models"), "device": device, "auto_retrain": "off"}
         with serving(folder / "studies", conf, log=folder / "server.log") as server:
-            url = server.url
-            _infer_seconds(url, 3)
-            alone = _infer_seconds(url, count)
-            started = requests.post(
-                f"{url}/train/organnet25d", json={"max_epochs": 10_000}, timeout=60
+            _infer_seconds(server, 3)
+            alone = _infer_seconds(server, count)
+            server.request("POST", "/train/organnet25d", json={"max_epochs": 10_000})
+            wait_until(
+                lambda: bool((server.status()["training"] or {}).get("epoch")),
+                EPOCH_TIMEOUT_S,
+                "the training finished no epoch within ten minutes",
             )
-            started.raise_for_status()
-            _wait_for_epoch(url)
-            beside = _infer_seconds(url, count)
-            state = requests.get(f"{url}/organnet/status", timeout=60).json()["training"]
-            requests.delete(f"{url}/train/", timeout=60)
-    if state is None or state["state"] != "running":
+            beside = _infer_seconds(server, count)
+            training = server.status()["training"]
+            server.request("DELETE", "/train/")
+    if training is None or training["state"] != "running":
         raise OrganNetError("the training ended during the measurement; run the benchmark again")
-    p95_alone, p95_beside = (statistics.quantiles(s, n=20)[-1] for s in (alone, beside))
-    return (
-        f"{count} infers over HTTP, 128 x 128 x 96 voxels, seconds:\n"
-        f"  alone              median {statistics.median(alone):.2f}  p95 {p95_alone:.2f}\n"
-        f"  beside a training  median {statistics.median(beside):.2f}  p95 {p95_beside:.2f}\n"
-        f"  ratio of p95       {p95_beside / p95_alone:.2f}"
-    )
+    print(f"{count} infers over HTTP, 128 x 128 x 96 voxels, seconds:")
+    for row, seconds in (("alone", alone), ("beside a training", beside)):
+        print(f"  {row:17}  median {statistics.median(seconds):.2f}  p95 {_p95(seconds):.2f}")
+    print(f"  ratio of p95       {_p95(beside) / _p95(alone):.2f}")
 
 
-def _infer_seconds(url: str, count: int) -> list[float]:
+def _infer_seconds(server: Server, count: int) -> list[float]:
     """Return the seconds of each inference request; pauses of 0.5 s leave the training time to run."""
+
+    def infer(number: int) -> None:
+        server.infer(f"demo_{1 + number % 12:03d}")
+
+    return _seconds_of(infer, count, pause_s=0.5)
+
+
+def _seconds_of(
+    send: Callable[[int], object], count: int, *, first: int = 0, pause_s: float = 0
+) -> list[float]:
+    """Return the seconds of each call of `send`, which gets the number of the call."""
     seconds = []
-    for number in range(count):
+    for number in range(first, first + count):
         start = time.perf_counter()
-        answer = requests.post(
-            f"{url}/infer/organnet25d",
-            params={"image": f"demo_{1 + number % 12:03d}", "output": "json"},
-            timeout=600,
-        )
+        send(number)
         seconds.append(time.perf_counter() - start)
-        answer.raise_for_status()
-        time.sleep(0.5)
+        time.sleep(pause_s)
     return seconds
 
 
-def _wait_for_epoch(url: str) -> None:
-    """Wait until the training has finished an epoch."""
-    for _ in range(600):
-        training = requests.get(f"{url}/organnet/status", timeout=60).json()["training"]
-        if training and training["epoch"]:
-            return
-        time.sleep(1)
-    raise OrganNetError("the training finished no epoch within ten minutes")
+def _p95(seconds: Sequence[float]) -> float:
+    return statistics.quantiles(seconds, n=20)[-1]
 
 
-def next_case(studies: int, device: str) -> str:
-    """Return a text: how long the default strategy takes over HTTP, with few and with many scored studies."""
-    lines = [f"next case by {default_method(has_model=True)} over HTTP, milliseconds:"]
+def next_case(studies: int, device: str) -> None:
+    """Print how long the default strategy takes over HTTP, with few and with many scored studies."""
+    print(f"next case by {default_method(has_model=True)} over HTTP, milliseconds:")
     medians = []
     for count in (10, studies):
-        with tempfile.TemporaryDirectory(prefix="organnet-bench-") as name:
+        with TemporaryDirectory(prefix="organnet-bench-") as name:
             seconds = _next_case_seconds(Path(name), count, device)
-        medians.append(statistics.median(seconds))
-        p95 = statistics.quantiles(seconds, n=20)[-1]
-        lines.append(
-            f"  {count:5d} scored studies  median {1000 * medians[-1]:.0f}  p95 {1000 * p95:.0f}"
+        medians.append(1000 * statistics.median(seconds))
+        print(
+            f"  {count:5d} scored studies  median {medians[-1]:.0f}  p95 {1000 * _p95(seconds):.0f}"
         )
-    return "\n".join([*lines, f"  ratio of medians     {medians[1] / medians[0]:.2f}"])
+    print(f"  ratio of medians     {medians[1] / medians[0]:.2f}")
 
 
-def _next_case_seconds(
-    folder: Path, count: int, device: str, requests_sent: int = 40
-) -> list[float]:
+def _next_case_seconds(folder: Path, count: int, device: str) -> list[float]:
     """Return the seconds of each request for the next case, each request from another client."""
     studies, models = folder / "studies", folder / "models"
     write_cohort(studies, recipe=OPENKBP, cases=1, labelled=0, seed=1, dicom_cases=0)
@@ -151,29 +146,27 @@ def _next_case_seconds(
         (studies / f"{name}.nii.gz").hardlink_to(scan)
     scan.unlink()
     torch.manual_seed(0)
-    weights = build_network(OPENKBP).state_dict()
-    version = save_model(models, weights, OPENKBP, {"training": {}})
+    version = save_model(models, build_network(OPENKBP).state_dict(), OPENKBP, {"training": {}})
     Registry(models).publish(version, reason="benchmark")
     _write_scores(Database(state_folder(str(studies), models) / FILE), names, version)
     conf = {"model_dir": str(models), "device": device, "auto_retrain": "off", "scoring": "off"}
-    seconds = []
-    with serving(studies, conf, log=folder / "server.log") as server, requests.Session() as http:
+    with serving(studies, conf, log=folder / "server.log") as server:
         # The first requests fill the server's score cache and do not count.
-        for number in range(-2, requests_sent):
-            start = time.perf_counter()
-            answer = http.post(
-                f"{server.url}/activelearning/{default_method(has_model=True)}",
-                json={"client_id": f"client-{number}"},
-                timeout=60,
-            )
-            seconds.append(time.perf_counter() - start)
-            answer.raise_for_status()
-    return seconds[2:]
+        _seconds_of(lambda number: _request_next_case(server, number), 2)
+        return _seconds_of(
+            lambda number: _request_next_case(server, number), NEXT_CASE_REQUESTS, first=2
+        )
+
+
+def _request_next_case(server: Server, number: int) -> None:
+    path = f"/activelearning/{default_method(has_model=True)}"
+    server.request("POST", path, json={"client_id": f"client-{number}"})
 
 
 def _write_scores(database: Database, names: Sequence[str], version: str) -> None:
     """Write a score of each image into the database, as the scoring process does."""
     rng = np.random.default_rng(1)
+    kind = ScoreKind.PREDICTION.value
     with database.writing() as session:
         for name in names:
             entropy = float(rng.uniform(0.01, 0.3))
@@ -184,47 +177,30 @@ def _write_scores(database: Database, names: Sequence[str], version: str) -> Non
             }
             features = [round(float(v), 4) for v in rng.normal(size=128)]
             result = {"entropy": entropy, "foreground": 0.1, "organs": organs, "features": features}
-            session.add(
-                Score(
-                    image_id=name,
-                    model_version=version,
-                    kind=ScoreKind.PREDICTION.value,
-                    found=result,
-                )
-            )
+            session.add(Score(image_id=name, model_version=version, kind=kind, found=result))
     database.close()
 
 
-def over_pacs(studies: int) -> str:
-    """Return a text: how long lists and choices take over HTTP with this number of studies in a PACS."""
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            seconds = _pacs_seconds(studies, Path(scratch))
-        except PacsError as error:
-            return f"no PACS figures: {error}"
-    rows = (
-        f"  {name:32} median {1000 * statistics.median(s):5.0f}  longest {1000 * max(s):5.0f}"
-        for name, s in seconds.items()
-    )
-    return "\n".join([f"ms over a PACS with {studies} studies:", *rows])
-
-
-def _pacs_seconds(studies: int, folder: Path) -> dict[str, list[float]]:
-    """Return the type of request -> the seconds of each request, over an Orthanc of its own.
-
-    Raises:
-        PacsError: If no Orthanc is installed.
-        OrganNetError: If a request fails.
-    """
-    with Orthanc(folder / "pacs", free_port()) as pacs:
-        for number in range(studies):
-            files = folder / "series" / f"{number:04d}"
-            write_ct_series(_noise_ct(number), files, patient_id=f"patient {number}")
-            pacs.upload(sorted(files.glob("*.dcm")))
-        conf = {"model_dir": str(folder / "models"), "auto_retrain": "off", "scoring": "off"}
-        with serving(pacs.dicomweb_url, conf, log=folder / "server.log") as server:
-            _wait_for_studies(server.url, studies)
-            return _request_seconds(server.url)
+def over_pacs(studies: int) -> None:
+    """Print how long lists and choices take over HTTP with this number of studies in a PACS."""
+    try:
+        with TemporaryDirectory() as name, Orthanc(Path(name) / "pacs", free_port()) as pacs:
+            folder = Path(name)
+            for number in range(studies):
+                files = folder / "series" / f"{number:04d}"
+                write_ct_series(_noise_ct(number), files, patient_id=f"patient {number}")
+                pacs.upload(sorted(files.glob("*.dcm")))
+            conf = {"model_dir": str(folder / "models"), "auto_retrain": "off", "scoring": "off"}
+            with serving(pacs.dicomweb_url, conf, log=folder / "server.log") as server:
+                wait_until(
+                    lambda: server.request("GET", "/datastore/").json()["total"] >= studies,
+                    PACS_LIST_TIMEOUT_S,
+                    f"fewer than {studies} studies are listed after {PACS_LIST_TIMEOUT_S:.0f} s",
+                )
+                print(f"ms over a PACS with {studies} studies:")
+                _print_pacs_seconds(server)
+    except PacsError as error:
+        print(f"no PACS figures: {error}")
 
 
 def _noise_ct(seed: int) -> CtVolume:
@@ -234,43 +210,17 @@ def _noise_ct(seed: int) -> CtVolume:
     return CtVolume(f"noise_{seed}", array, Grid.from_affine(PACS_SHAPE_VOX, ras_to_lps(affine)))
 
 
-def _wait_for_studies(url: str, studies: int) -> None:
-    deadline = time.monotonic() + PACS_LIST_TIMEOUT_S
-    while _listed_studies(url) < studies:
-        if time.monotonic() > deadline:
-            raise OrganNetError(
-                f"{_listed_studies(url)} of {studies} studies are listed after {PACS_LIST_TIMEOUT_S:.0f} s"
-            )
-        time.sleep(1.0)
-
-
-def _listed_studies(url: str) -> int:
-    return int(requests.get(f"{url}/datastore/", timeout=60).json()["total"])
-
-
-def _request_seconds(url: str) -> dict[str, list[float]]:
-    strategy = default_method(has_model=True)
-    with requests.Session() as http:
-        senders: dict[str, Callable[[int], requests.Response]] = {
-            "the viewer's list of studies": lambda _: http.get(
-                f"{url}/proxy/dicom/qido/studies?limit=101&offset=0&includefield=00081030,00080060",
-                timeout=60,
-            ),
-            "the list of images": lambda _: http.get(f"{url}/datastore/?output=all", timeout=60),
-            f"next sample ({strategy})": lambda n: http.post(
-                f"{url}/activelearning/{strategy}", json={"client_id": f"bench-{n}"}, timeout=60
-            ),
-        }
-        return {
-            name: [_seconds_of(send, n) for n in range(PACS_REQUESTS)]
-            for name, send in senders.items()
-        }
-
-
-def _seconds_of(send: Callable[[int], requests.Response], number: int) -> float:
-    start = time.perf_counter()
-    answer = send(number)
-    took = time.perf_counter() - start
-    if not answer.ok or not answer.content:
-        raise OrganNetError(f"{answer.url}: HTTP {answer.status_code}: {answer.text[:200]}")
-    return took
+def _print_pacs_seconds(server: Server) -> None:
+    query = "limit=101&offset=0&includefield=00081030,00080060"
+    senders: dict[str, Callable[[int], object]] = {
+        "the viewer's list of studies": lambda _: server.request(
+            "GET", f"/proxy/dicom/qido/studies?{query}"
+        ),
+        "the list of images": lambda _: server.request("GET", "/datastore/?output=all"),
+        f"next sample ({default_method(has_model=True)})": lambda number: _request_next_case(
+            server, number
+        ),
+    }
+    for name, send in senders.items():
+        ms = [1000 * seconds for seconds in _seconds_of(send, PACS_REQUESTS)]
+        print(f"  {name:32} median {statistics.median(ms):5.0f}  longest {max(ms):5.0f}")

@@ -15,7 +15,7 @@ ARGUMENTS = "organnet.arguments"
 
 
 class Program(TyperCommand):
-    """A command whose function returns the exit code.
+    """A command whose function returns the exit code, or an object whose method `run` does.
 
     An option that takes a list accepts all values after one flag (`--organs A B`); if the flag is repeated,
     its last values count, but those of a flag with the metavar `KEY VALUE` add up. An `OrganNetError` or a
@@ -37,6 +37,7 @@ class Program(TyperCommand):
         """Run the function and exit with the code that it returns."""
         try:
             code = super().invoke(ctx)
+            code = code.run() if hasattr(code, "run") else code
         except (OrganNetError, OSError) as error:
             if isinstance(error, OSError) and not is_disk_full(error):
                 raise
@@ -81,7 +82,7 @@ def new_app(**settings: Any) -> typer.Typer:
     )
 
 
-def program(command: Callable[..., int] | typer.Typer, name: str) -> Callable[..., int]:
+def program(command: Callable[..., Any] | typer.Typer, name: str) -> Callable[..., int]:
     """Return `main(argv=None) -> exit code` of the program `python -m apps.NAME`.
 
     A usage error has exit code 2, an interrupt by Ctrl-C 130.

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from typer import BadParameter, Option
 
-from lib.config import default_model_dir, default_starter_dir
+from lib.config import best_device, default_model_dir, default_starter_dir
 
 MODEL_DIR, STARTER_DIR = default_model_dir(), default_starter_dir()
 
@@ -19,15 +19,21 @@ LabelledStudies = Annotated[
 ModelDir = Annotated[
     Path, Option(help="Folder of the trained models.", show_default="model/registry")
 ]
-Device = Annotated[str, Option(help="cpu, cuda or cuda:N; auto: cuda if there is a GPU, else cpu.")]
 RecipeName = Annotated[str, Option(help="Name of a recipe, or a YAML file.")]
 
 
-def device_name(device: str) -> str:
+def _resolve_device(device: str) -> str:
     """Return the device to use: `auto` is the GPU if there is one, else the CPU."""
-    from lib.config import best_device
-
     return best_device() if device == "auto" else device
+
+
+Device = Annotated[
+    str,
+    Option(
+        help="cpu, cuda or cuda:N; auto: cuda if there is a GPU, else cpu.",
+        callback=_resolve_device,
+    ),
+]
 
 
 def one_of(names: Callable[[], Collection[str]]) -> Callable[[Any], Any]:

@@ -1,4 +1,4 @@
-"""A server in a process of its own, for programs that send requests to it."""
+"""A server in a process of its own, and a client for it."""
 
 import os
 import signal
@@ -6,24 +6,48 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import requests
 
 from lib.config import APP_DIR
 from lib.errors import OrganNetError
 
-START_TIMEOUT_S = 180
+START_TIMEOUT_S = 180.0
+REQUEST_TIMEOUT_S = 600.0
 
 
 class Server(NamedTuple):
-    """A running server."""
+    """A running server, and a client for it."""
 
     url: str
     process: "subprocess.Popen[bytes]"
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Return the server's answer; the options are those of `requests.request`.
+
+        Raises:
+            OrganNetError: If the server refuses the request.
+        """
+        url = f"{self.url}{path}"
+        answer = requests.request(method, url, timeout=REQUEST_TIMEOUT_S, **options)
+        if not answer.ok:
+            raise OrganNetError(f"{answer.url}: HTTP {answer.status_code}: {answer.text[:200]}")
+        return answer
+
+    def infer(self, image_id: str) -> dict[str, Any]:
+        """Return the organs of an image and the version of the model that contoured them, without the masks."""
+        path = f"/infer/organnet25d?image={image_id}&output=json"
+        answer: dict[str, Any] = self.request("POST", path).json()
+        return answer
+
+    def status(self) -> dict[str, Any]:
+        """Return the status that the server reports."""
+        status: dict[str, Any] = self.request("GET", "/organnet/status").json()
+        return status
 
 
 def free_port() -> int:
@@ -31,6 +55,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, problem: str) -> None:
+    """Wait until the condition holds.
+
+    Raises:
+        OrganNetError: With the text of the problem, if the time is over.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise OrganNetError(problem)
+        time.sleep(0.5)
 
 
 @contextmanager
@@ -59,24 +96,22 @@ def serving(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             env={**os.environ, "MONAI_LABEL_SESSIONS": "false"},
         )  # fmt: skip
+    server = Server(f"http://127.0.0.1:{port}", process)
+    problem = f"the server did not start; its log is {log}"
     try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_until_up(process, url, log)
-        yield Server(url, process)
+        wait_until(lambda: _is_up(server, problem), START_TIMEOUT_S, problem)
+        yield server
     finally:
         _stop(process)
 
 
-def _wait_until_up(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            if requests.get(f"{url}/info/", timeout=10).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.3)
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise OrganNetError(f"the server did not start; its log is {log}")
+def _is_up(server: Server, problem: str) -> bool:
+    if server.process.poll() is not None:
+        raise OrganNetError(problem)
+    try:
+        return bool(requests.get(f"{server.url}/info/", timeout=10).ok)
+    except requests.ConnectionError:
+        return False
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

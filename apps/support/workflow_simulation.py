@@ -4,17 +4,15 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from types import SimpleNamespace as Options
 from typing import Any
 
 import requests
 
-from apps.support.options import STARTER_DIR
-from apps.support.server_process import serving
+from apps.support.server_process import Server, serving
 from lib.config import best_device
 from lib.errors import OrganNetError
 from lib.imaging.scans import read_ct, write_ct
@@ -32,156 +30,190 @@ MAX_WAIT_S = 300.0
 END_STATES = ("promoted", "rejected", "failed", "stopped")
 COLOURS = {"promoted": "tab:green", "rejected": "tab:red"}
 
+Record = dict[str, Any]
 
-@dataclass(slots=True)
-class Timeline:
-    """Events of a simulation.
 
-    Attributes:
-        write_line: Called with a line of text for each event.
-        events: Of each event the seconds since the start, its kind and its details.
+def divide_cases(
+    data: Path, starter: Path, *, cases: int, test: int
+) -> tuple[list[Case], list[Case]]:
+    """Return the cases to submit and the test cases, both spread evenly over all usable cases.
+
+    Cases that the starter model was trained on are not usable.
+
+    Raises:
+        OrganNetError: If there are too few cases.
     """
+    excluded = trained_cases(starter)
+    usable = [case for case in find_labelled_cases(data) if case.image_id not in excluded]
+    total = cases + test
+    if len(usable) < total:
+        raise OrganNetError(
+            f"{data}: {len(usable)} usable cases, {total} needed; lower --cases or --test"
+        )
+    selected = [usable[n * len(usable) // total] for n in range(total)]
+    test_cases = selected[:: total // test][:test]
+    return [case for case in selected if case not in test_cases], test_cases
 
-    write_line: Callable[[str], None]
-    events: list[dict[str, Any]] = field(default_factory=list)
-    start: float = field(default_factory=time.monotonic)
 
-    def add(self, kind: str, text: str, **details: Any) -> None:
-        """Record an event and write its line."""
-        now = round(time.monotonic() - self.start, 1)
-        self.events.append({"s": now, "kind": kind, **details})
-        self.write_line(f"{int(now) // 60:3d}:{int(now) % 60:02d}  {text}")
+def run(
+    pool: Sequence[Case],
+    output: Path,
+    settings: Mapping[str, str],
+    *,
+    every_s: float,
+    infer_every_s: float,
+    limit_s: float,
+) -> Record:
+    """Submit the labels of cases to a server, one by one, while another client requests contours.
+
+    Args:
+        pool: Cases to submit.
+        output: Folder for the studies and the log of the server.
+        settings: Settings of the server, as for `--conf`.
+        every_s: Seconds between two submitted labels.
+        infer_every_s: Seconds between two inference requests.
+        limit_s: Longest wait for the trainings after the last label.
+
+    Returns:
+        The events, a summary of the inference requests, and the last status of the server.
+    """
+    studies = output / "studies"
+    for case in pool:
+        target = studies / f"{case.image_id}.nii.gz"
+        if not target.exists():
+            write_ct(target, read_ct(case.image, image_id=case.image_id))
+    labels = find_recipe(settings["recipe"]).labels
+    image_ids = [case.image_id for case in pool]
+    stopping = threading.Event()
+    with (
+        serving(studies, settings, log=output / "server.log") as server,
+        ThreadPoolExecutor() as threads,
+    ):
+        viewer = threads.submit(_request_contours, server.url, image_ids, infer_every_s, stopping)
+        annotator = SimulatedAnnotator(server)
+        try:
+            for case in pool:
+                annotator.submit(case, labels)
+                annotator.read_status()
+                time.sleep(every_s)
+            status = annotator.wait_until_idle(limit_s)
+        finally:
+            stopping.set()
+    return {
+        "events": annotator.events,
+        "infers": _summary(viewer.result()),
+        "status": status,
+    }
 
 
-class SimulatedViewer(threading.Thread):
-    """A thread that requests the contours of one case after another, at a fixed interval."""
-
-    def __init__(self, url: str, image_ids: Sequence[str], *, every_s: float) -> None:
-        super().__init__(name="viewer", daemon=True)
-        self._url = url
-        self._image_ids = image_ids
-        self._every_s = every_s
-        self._stopping = threading.Event()
-        self.answers: list[dict[str, Any]] = []
-
-    def run(self) -> None:
-        """Send requests until `stop`."""
-        number = 0
-        while not self._stopping.is_set():
-            start = time.monotonic()
-            self.answers.append(self._request(self._image_ids[number % len(self._image_ids)]))
-            number += 1
-            self._stopping.wait(max(0.0, self._every_s - (time.monotonic() - start)))
-
-    def _request(self, image_id: str) -> dict[str, Any]:
+def _request_contours(
+    url: str, image_ids: Sequence[str], every_s: float, stopping: threading.Event
+) -> list[Record]:
+    """Request the contours of one case after another at a fixed interval, and return each answer's data."""
+    answers: list[Record] = []
+    wait_s = 0.0
+    while not stopping.wait(wait_s):
         start = time.monotonic()
+        image_id = image_ids[len(answers) % len(image_ids)]
         try:
             answer = requests.post(
-                f"{self._url}/infer/organnet25d",
-                params={"image": image_id, "output": "json"},
-                timeout=REQUEST_TIMEOUT_S,
+                f"{url}/infer/organnet25d?image={image_id}&output=json", timeout=REQUEST_TIMEOUT_S
             )
             status = answer.status_code
             version = answer.json().get("model_version") if answer.ok else None
         except requests.RequestException as error:
             status, version = 0, type(error).__name__
-        return {"status": status, "version": version, "s": time.monotonic() - start}
+        answers.append({"status": status, "version": version, "s": time.monotonic() - start})
+        wait_s = max(0.0, every_s - answers[-1]["s"])
+    return answers
 
-    def stop(self) -> None:
-        """Stop sending requests."""
-        self._stopping.set()
-        self.join(REQUEST_TIMEOUT_S)
 
-    @property
-    def failed(self) -> list[dict[str, Any]]:
-        """Failed answers; status 409 before the first model is expected and does not count."""
-        first = next(
-            (n for n, answer in enumerate(self.answers) if answer["status"] == 200),
-            len(self.answers),
-        )
-        return [
-            answer
-            for n, answer in enumerate(self.answers)
-            if answer["status"] != 200 and not (answer["status"] == 409 and n < first)
-        ]
+def _summary(answers: Sequence[Record]) -> Record:
+    """Return the number of inference requests and answers, the failed ones, and the durations in s.
 
-    def summary(self) -> dict[str, Any]:
-        """Return the number of requests and answers, and the durations in s."""
-        seconds = sorted(answer["s"] for answer in self.answers if answer["status"] == 200)
-        return {
-            "asked": len(self.answers),
-            "answered": len(seconds),
-            "before_the_first_model": len(self.answers) - len(seconds) - len(self.failed),
-            "failed": self.failed,
-            "median_s": statistics.median(seconds) if seconds else None,
-            "p95_s": seconds[int(0.95 * (len(seconds) - 1))] if seconds else None,
-        }
+    Status 409 before the first model is expected and is not a failure.
+    """
+    codes = [answer["status"] for answer in answers]
+    first = codes.index(200) if 200 in codes else len(codes)
+    failed = [
+        answer
+        for number, answer in enumerate(answers)
+        if answer["status"] not in ({200, 409} if number < first else {200})
+    ]
+    seconds = sorted(answer["s"] for answer in answers if answer["status"] == 200)
+    return {
+        "asked": len(codes),
+        "answered": len(seconds),
+        "before_the_first_model": len(codes) - len(seconds) - len(failed),
+        "failed": failed,
+        "median_s": statistics.median(seconds) if seconds else None,
+        "p95_s": seconds[int(0.95 * (len(seconds) - 1))] if seconds else None,
+    }
 
 
 class SimulatedAnnotator:
-    """A client that submits labels like 3D Slicer and records the changes of the server's status."""
+    """A client that submits labels like 3D Slicer and records the changes of the server's status.
 
-    def __init__(self, url: str, timeline: Timeline) -> None:
-        self._url = url
-        self._timeline = timeline
-        self._last: dict[str, Any] = {}
+    Attributes:
+        events: Of each event the seconds since the start, its kind and its details.
+    """
 
-    def submit(self, case: Case, labels: dict[str, int]) -> None:
-        """Submit the label of one case as final.
+    def __init__(self, server: Server) -> None:
+        self.events: list[Record] = []
+        self._server = server
+        self._start = time.monotonic()
+        self._states: dict[str, str | None] = {}
 
-        Raises:
-            requests.HTTPError: If the server refuses it.
-        """
+    def submit(self, case: Case, labels: Mapping[str, int]) -> None:
+        """Submit the label of one case as final."""
         info = [{"name": name, "idx": value} for name, value in labels.items()]
         with case.label.open("rb") as file:
-            answer = requests.put(
-                f"{self._url}/datastore/label",
-                params={"image": case.image_id, "tag": "final"},
+            self._server.request(
+                "PUT",
+                f"/datastore/label?image={case.image_id}&tag=final",
                 data={"params": json.dumps({"label_info": info, "client_id": "rehearsal"})},
                 files={"label": (case.label.name, file)},
-                timeout=REQUEST_TIMEOUT_S,
             )
-        answer.raise_for_status()
-        self._timeline.add("label", f"label of {case.image_id} submitted", case=case.image_id)
+        self._add("label", f"label of {case.image_id} submitted", case=case.image_id)
 
-    def read_status(self) -> dict[str, Any]:
+    def read_status(self) -> Record:
         """Return the server's status, after recording what is new in it."""
-        answer = requests.get(f"{self._url}/organnet/status", timeout=REQUEST_TIMEOUT_S)
-        answer.raise_for_status()
-        status: dict[str, Any] = answer.json()
+        status = self._server.status()
         for run in status["history"]["trainings"]:
-            self._record_run(run)
+            if self._is_new(f"run {run['id']}", run["state"]):
+                text = f"training {run['id']}: {run['state']}"
+                if run["state"] == "running":
+                    text += f" on {run['labels']} labels, {run['new_labels']} of them new ({run['why']})"
+                text += f": {run['outcome']}" if run["outcome"] else ""
+                details = {key: run[key] for key in ("id", "state", "candidate", "outcome")}
+                self._add("training", text, **details)
         version = (status["served"] or {}).get("version")
-        if version != self._last.get("served"):
-            self._last["served"] = version
-            self._timeline.add("serves", f"active model: {version or 'none'}", version=version)
+        if self._is_new("served", version):
+            self._add("serves", f"active model: {version or 'none'}", version=version)
         return status
 
-    def _record_run(self, run: dict[str, Any]) -> None:
-        key = f"run {run['id']}"
-        if self._last.get(key) == run["state"]:
-            return
-        self._last[key] = run["state"]
-        text = f"training {run['id']}: {run['state']}"
-        if run["state"] == "running":
-            text += f" on {run['labels']} labels, {run['new_labels']} of them new ({run['why']})"
-        if run["outcome"]:
-            text += f": {run['outcome']}"
-        self._timeline.add(
-            "training", text, **{k: run[k] for k in ("id", "state", "candidate", "outcome")}
-        )
+    def _is_new(self, name: str, state: str | None) -> bool:
+        """Return whether the state of a training or of the server differs from the last one."""
+        last, self._states[name] = self._states.get(name), state
+        return state != last
 
-    def wait_until_idle(self, limit_s: float) -> dict[str, Any]:
+    def _add(self, kind: str, text: str, **details: Any) -> None:
+        """Record an event and print its line."""
+        now = round(time.monotonic() - self._start, 1)
+        self.events.append({"s": now, "kind": kind, **details})
+        print(f"{int(now) // 60:3d}:{int(now) % 60:02d}  {text}")
+
+    def wait_until_idle(self, limit_s: float) -> Record:
         """Return the status once no training runs or is due soon, at the latest after `limit_s`."""
         deadline = time.monotonic() + limit_s
-        status = self.read_status()
-        while time.monotonic() < deadline and not _is_idle(status):
-            time.sleep(1.0)
+        while True:
             status = self.read_status()
-        return status
+            if _is_idle(status) or time.monotonic() > deadline:
+                return status
+            time.sleep(1.0)
 
 
-def _is_idle(status: dict[str, Any]) -> bool:
+def _is_idle(status: Mapping[str, Any]) -> bool:
     """Return whether no training runs, and none starts within `MAX_WAIT_S`."""
     upcoming = status["next_training"]
     if status["training"] is not None or upcoming["starts_now"]:
@@ -192,39 +224,27 @@ def _is_idle(status: dict[str, Any]) -> bool:
     return next_check > datetime.now(timezone.utc) + timedelta(seconds=MAX_WAIT_S)
 
 
-def simulate_workflow(options: Options) -> int:
-    """Run the simulation that the options of `apps.simulate_workflow` describe; return the exit code."""
-    pool, test = _divide_cases(options)
-    studies, models = options.output / "studies", options.output / "models"
-    for case in pool:
-        target = studies / f"{case.image_id}.nii.gz"
-        if not target.exists():
-            write_ct(target, read_ct(case.image, image_id=case.image_id))
-    starter = STARTER_DIR if options.start == "starter" else options.output / "none"
-    conf = {"recipe": options.recipe, "model_dir": str(models), "starter_dir": str(starter),
-            "quiet_s": "5", **options.conf}  # fmt: skip
-    print(f"{len(pool)} cases to submit, {len(test)} test cases; start from {options.start}")
-    timeline = Timeline(print)
-    labels = dict(find_recipe(options.recipe).labels)
-    with serving(studies, conf, log=options.output / "server.log") as server:
-        image_ids = [case.image_id for case in pool]
-        viewer = SimulatedViewer(server.url, image_ids, every_s=options.infer_every)
-        annotator = SimulatedAnnotator(server.url, timeline)
-        viewer.start()
-        for case in pool:
-            annotator.submit(case, labels)
-            annotator.read_status()
-            time.sleep(options.every)
-        status = annotator.wait_until_idle(60 * options.limit_minutes)
-        viewer.stop()
-    versions = _evaluate_versions(timeline, models, starter, test)
-    infers = viewer.summary()
-    write_json(
-        options.output / "rehearsal.json",
-        {"events": timeline.events, "versions": versions, "infers": infers, "status": status},
-    )
+def evaluate_versions(
+    events: Sequence[Record], folders: Sequence[Path], test: Sequence[Case]
+) -> list[Record]:
+    """Return the model versions that were active, in order, with the DSC of each on the test cases."""
+    versions = []
+    for event in events:
+        if event["kind"] == "serves" and event["version"]:
+            files = [folder / f"{event['version']}.safetensors" for folder in folders]
+            weights = next(file for file in files if file.exists())
+            result = validate(load_model(weights, best_device()), test, device=best_device())
+            scores = {"mean_dsc": result.mean, "organ_dsc": result.organ_means}
+            versions.append({"version": event["version"], "since_s": event["s"], **scores})
+    return versions
+
+
+def report(output: Path, results: Record) -> int:
+    """Print the results, write `rehearsal.json` and `rehearsal.png`, and return the exit code."""
+    versions, infers = results["versions"], results["infers"]
+    write_json(output / "rehearsal.json", results)
     measured = [version for version in versions if version["mean_dsc"] is not None]
-    (options.output / "rehearsal.png").write_bytes(timeline_chart(timeline.events, measured))
+    (output / "rehearsal.png").write_bytes(timeline_chart(results["events"], measured))
     print("\nactive models, and their mean DSC on the test cases:")
     for version in versions:
         minutes, seconds = divmod(int(version["since_s"]), 60)
@@ -233,56 +253,11 @@ def simulate_workflow(options: Options) -> int:
     return 0 if versions and not infers["failed"] else 1
 
 
-def _divide_cases(options: Options) -> tuple[list[Case], list[Case]]:
-    """Return the cases to submit and the test cases, both spread evenly over all usable cases.
-
-    Cases that the starter model was trained on are not usable when the simulation starts from it.
-
-    Raises:
-        OrganNetError: If there are too few cases.
-    """
-    excluded = trained_cases(STARTER_DIR) if options.start == "starter" else set()
-    usable = [case for case in find_labelled_cases(options.data) if case.image_id not in excluded]
-    total = options.cases + options.test
-    if len(usable) < total:
-        raise OrganNetError(
-            f"{options.data}: {len(usable)} usable cases, {total} needed; lower --cases or --test"
-        )
-    selected = [usable[n * len(usable) // total] for n in range(total)]
-    step = total // options.test
-    test = selected[::step][: options.test]
-    return [case for case in selected if case not in test], test
-
-
-def _evaluate_versions(
-    timeline: Timeline, models: Path, starter: Path, test: Sequence[Case]
-) -> list[dict[str, Any]]:
-    """Return the model versions that were active, in order, with the DSC of each on the test cases."""
-    versions = []
-    for event in timeline.events:
-        if event["kind"] != "serves" or not event["version"]:
-            continue
-        folder = models if (models / f"{event['version']}.safetensors").exists() else starter
-        model = load_model(folder / f"{event['version']}.safetensors", best_device())
-        result = validate(model, test, device=best_device())
-        versions.append(
-            {
-                "version": event["version"],
-                "since_s": event["s"],
-                "mean_dsc": result.mean,
-                "organ_dsc": result.organ_means,
-            }
-        )
-    return versions
-
-
-def timeline_chart(
-    events: Sequence[Mapping[str, Any]], versions: Sequence[Mapping[str, Any]]
-) -> bytes:
+def timeline_chart(events: Sequence[Record], versions: Sequence[Record]) -> bytes:
     """Return a PNG of the timeline: labels, trainings, and the DSC of the active model.
 
     Args:
-        events: Events of a `Timeline`.
+        events: Events of a `SimulatedAnnotator`.
         versions: Active model versions, each with its start time in s and its mean DSC on the test cases.
     """
     end = max((event["s"] for event in events), default=0.0) / 60
@@ -305,7 +280,7 @@ def timeline_chart(
         return png(figure)
 
 
-def trainings(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, str]]:
+def trainings(events: Sequence[Record]) -> list[tuple[float, float, str]]:
     """Return the start and end of each training in s, and its final state."""
     starts: dict[int, float] = {}
     spans = []

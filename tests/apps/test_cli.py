@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from apps import cli, edit_cost, simulate_workflow
 from apps.support import workflow_simulation
+from lib.errors import OrganNetError
 from lib.inference.ensemble import DeepOptions
 from lib.inference.single_pass import OVERLAP
 from tests import forked_processes
@@ -98,18 +99,29 @@ def test_an_interrupt_and_a_full_disk_have_exit_codes(
 
 
 def test_values_of_a_list_follow_one_flag_and_settings_add_up(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conf: list[dict[str, str]] = []
+    settings: list[dict[str, str]] = []
 
-    def record(options: object) -> int:
-        conf.append(options.conf)  # type: ignore[attr-defined]
-        return 0
+    def record(_pool: object, _output: object, conf: dict[str, str], **_: object) -> object:
+        settings.append(conf)
+        raise OrganNetError("stopped by the test")
 
-    monkeypatch.setattr(workflow_simulation, "simulate_workflow", record)
-    flags = ["--data", "x", "--conf", "a", "-1", "--output", "y", "--conf", "b", "2"]
-    assert simulate_workflow.main(flags) == 0
-    assert conf == [{"a": "-1", "b": "2"}]
+    monkeypatch.setattr(workflow_simulation, "divide_cases", lambda *_, **__: ([], []))
+    monkeypatch.setattr(workflow_simulation, "run", record)
+    output = tmp_path / "y"
+    flags = ["--data", "x", "--conf", "a", "-1", "--output", str(output), "--conf", "b", "2"]
+    assert simulate_workflow.main(flags) == 1
+    assert settings == [
+        {
+            "recipe": "openkbp",
+            "model_dir": str(output / "models"),
+            "starter_dir": str(output / "none"),
+            "quiet_s": "5",
+            "a": "-1",
+            "b": "2",
+        }
+    ]
 
 
 def test_defaults_of_infer_are_those_of_the_library() -> None:

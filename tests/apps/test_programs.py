@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from apps import infer, train
-from apps.support import contouring
 from lib.config import RetrainConfig
 from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.objects import read_object
@@ -180,7 +179,7 @@ def test_infer_refuses_an_ensemble_of_none(
 def test_infer_without_a_model_says_how_to_get_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contouring, "STARTER_DIR", tmp_path / "none")
+    monkeypatch.setattr(infer, "STARTER_DIR", tmp_path / "none")
     write_ct(tmp_path / "scan.nii.gz", make_ct())
     arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "out")]
     assert infer.main([*arguments, "--model-dir", str(tmp_path / "models")]) == 1
