@@ -15,14 +15,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lib.assignment import reader_studies
-from lib.assignment.reader_studies import (
-    final_versions,
-    may_be_leased,
-    readers_of,
-    readings_by_reader,
-)
+from lib.assignment.reader_studies import may_be_leased, readers_of, readings_by_reader
 from lib.errors import DatastoreError, StateError
-from lib.storage.database import Database
+from lib.labels.history import FINAL, versions_of
+from lib.storage.database import Database, transaction
 from lib.storage.tables import Lease, now
 
 logger = logging.getLogger(__name__)
@@ -34,8 +30,6 @@ EXPIRY = "expiry"
 
 _MIN_EXTENSION = timedelta(seconds=60)
 """Shortest extension by activity that is written to the database."""
-
-
 _NO_READERS: frozenset[str] = frozenset()
 
 
@@ -84,7 +78,7 @@ def grant(
     if own is not None:
         return _extend(own, for_s, moment)
     wanted = readers_of(session, image_id)
-    submitted = set(readings_by_reader(final_versions(session, image_id)))
+    submitted = set(readings_by_reader(versions_of(session, image_id, FINAL)))
     holding = {lease.holder for lease in leases}
     if not may_be_leased(wanted=wanted, submitted=submitted, holding=holding, asks=holder):
         raise StateError(_refusal(image_id, holder, wanted, submitted, leases))
@@ -113,28 +107,24 @@ def extend(
     return _extend(_own(session, image_id, holder, moment), for_s, moment)
 
 
-def end(
-    session: Session, image_id: str, holder: str, *, by: str, at: datetime | None = None
-) -> Lease:
-    """End a lease, and return it.
+def release(session: Session, image_id: str, holder: str) -> Lease:
+    """End a lease before its expiry, and return it.
 
     Raises:
         DatastoreError: If this holder has no active lease of the image.
     """
-    moment = at or now()
-    return _end(_own(session, image_id, holder, moment), moment, by)
+    moment = now()
+    return _end(_own(session, image_id, holder, moment), moment, RELEASE)
 
 
-def end_after_submission(
-    session: Session, image_id: str, *, at: datetime | None = None
-) -> list[Lease]:
+def end_after_submission(session: Session, image_id: str) -> list[Lease]:
     """End the leases of an image that its newest reading completes, and return them.
 
     That is the lease of the reader who drew it. If that reader has none, but one lease is left and the image
     needs no further reader, that lease ends, since the case is complete.
     """
-    moment = at or now()
-    readings = readings_by_reader(final_versions(session, image_id))
+    moment = now()
+    readings = readings_by_reader(versions_of(session, image_id, FINAL))
     leases = [lease for lease in active(session, moment) if lease.image_id == image_id]
     if not readings:
         return []
@@ -148,17 +138,14 @@ def end_after_submission(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssignmentState:
-    """Wanted readers, submitted readings and leases of all images, at one moment.
-
-    Attributes:
-        wanted: Image id -> number of readers, of the images in a reader study; 1 for all others.
-        submitted: Image id -> readers who have submitted a reading.
-        holding: Image id -> holders of a lease.
-    """
+    """Wanted readers, submitted readings and leases of all images, at one moment."""
 
     wanted: Mapping[str, int] = field(default_factory=dict)
+    """Image id -> number of readers, of the images in a reader study; 1 for all others."""
     submitted: Mapping[str, Set[str]] = field(default_factory=dict)
+    """Image id -> readers who have submitted a reading."""
     holding: Mapping[str, Set[str]] = field(default_factory=dict)
+    """Image id -> holders of a lease."""
 
     def is_finished(self, image_id: str) -> bool:
         """Return whether all readers of an image have submitted."""
@@ -192,51 +179,30 @@ def may_lease(holder: str, image_id: str, now: AssignmentState) -> bool:
     )
 
 
+@dataclass(frozen=True)
 class Leases:
     """All leases; safe to use from several threads and processes."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
+
+    grant = transaction(grant)
+    extend = transaction(extend)
+    release = transaction(release)
+    end_after_submission = transaction(end_after_submission)
 
     def active(self) -> list[Lease]:
         """Return the active leases, oldest first."""
         moment = now()
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             leases = _not_ended(session)
         if all(lease.expires_at > moment for lease in leases):
             return leases
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             return active(session, moment)
 
     def held_by(self, holder: str) -> list[Lease]:
         """Return the active leases of a holder, oldest first."""
         return [lease for lease in self.active() if lease.holder == holder]
-
-    def grant(
-        self,
-        image_id: str,
-        holder: str,
-        *,
-        for_s: float,
-        strategy: str = "",
-        why: Mapping[str, Any] | None = None,
-    ) -> Lease:
-        """Lease an image to a holder, and return the lease (`grant`).
-
-        Raises:
-            StateError: If the image has all its readers, or this one has submitted already.
-        """
-        with self._database.writing() as session:
-            return grant(session, image_id, holder, for_s=for_s, strategy=strategy, why=why)
-
-    def extend(self, image_id: str, holder: str, for_s: float) -> Lease:
-        """Extend a lease to `for_s` seconds from now, if it would end earlier, and return it.
-
-        Raises:
-            DatastoreError: If this holder has no active lease of the image.
-        """
-        with self._database.writing() as session:
-            return extend(session, image_id, holder, for_s)
 
     def extend_if_held(self, image_id: str, holder: str, for_s: float) -> bool:
         """Extend a lease because of its holder's activity; return whether there is one."""
@@ -251,29 +217,6 @@ class Leases:
             # It ended just now.
             return False
         return True
-
-    def release(self, image_id: str, holder: str) -> Lease:
-        """End a lease before its expiry, and return it.
-
-        Raises:
-            DatastoreError: If this holder has no active lease of the image.
-        """
-        with self._database.writing() as session:
-            return end(session, image_id, holder, by=RELEASE)
-
-    def end_by_label(self, image_id: str, holder: str) -> Lease:
-        """End a lease because its holder has submitted, and return it.
-
-        Raises:
-            DatastoreError: If this holder has no active lease of the image.
-        """
-        with self._database.writing() as session:
-            return end(session, image_id, holder, by=LABEL)
-
-    def end_after_submission(self, image_id: str) -> list[Lease]:
-        """End the leases of an image that its newest reading completes, and return them."""
-        with self._database.writing() as session:
-            return end_after_submission(session, image_id)
 
 
 def _not_ended(session: Session) -> list[Lease]:

@@ -5,13 +5,22 @@ that a reviewer restores from the history is a reading of the person who drew it
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lib.errors import ConfigError
-from lib.labels.history import CLIENT, CONSENSUS, FINAL, FOLDER, PACS, RESTORE, LabelHistory
-from lib.storage.database import Database
+from lib.labels.history import (
+    CLIENT,
+    CONSENSUS,
+    FINAL,
+    FOLDER,
+    PACS,
+    RESTORE,
+    versions_of,
+)
+from lib.storage.database import Database, transaction
 from lib.storage.tables import LabelVersion, ReaderStudy
 
 MAX_READERS = 20
@@ -88,12 +97,6 @@ def _drawn_version(
     return version if version.source in _DRAWN else None
 
 
-def final_versions(session: Session, image_id: str) -> list[LabelVersion]:
-    """Return all versions of an image's final label, including hidden ones, oldest first."""
-    query = select(LabelVersion).where(LabelVersion.image_id == image_id, LabelVersion.tag == FINAL)
-    return list(session.scalars(query.order_by(LabelVersion.submitted_at, LabelVersion.number)))
-
-
 def submitted(session: Session) -> dict[str, set[str]]:
     """Return image id -> readers who have submitted, of every image with a reading."""
     visible = LabelVersion.hidden_at.is_(None), LabelVersion.tag == FINAL
@@ -105,7 +108,7 @@ def submitted(session: Session) -> dict[str, set[str]]:
         readers.setdefault(image_id, set()).add(author or client)
     restored = select(LabelVersion.image_id).where(*visible, LabelVersion.source == RESTORE)
     for image_id in session.scalars(restored.distinct()).all():
-        readers[image_id] = set(readings_by_reader(final_versions(session, image_id)))
+        readers[image_id] = set(readings_by_reader(versions_of(session, image_id, FINAL)))
     return readers
 
 
@@ -138,36 +141,24 @@ def set_readers(session: Session, image_id: str, readers: int, by: str) -> Reade
     return study
 
 
+@dataclass(frozen=True)
 class ReaderStudies:
     """The reader studies in the database; each method is a transaction of its own."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
-    def set_readers(self, image_id: str, readers: int, by: str) -> ReaderStudy:
-        """Set the number of readers of an image, and return the study; 1 ends it.
-
-        Raises:
-            ConfigError: If it is not from 1 to `MAX_READERS`.
-        """
-        with self._database.writing() as session:
-            return set_readers(session, image_id, readers, by)
+    set_readers = transaction(set_readers)
 
     def readers_of(self, image_id: str) -> int:
         """Return the number of readers that an image is to have; 1 without a study."""
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             return readers_of(session, image_id)
 
     def all(self) -> list[ReaderStudy]:
         """Return the studies that were not ended, sorted by image."""
         several = select(ReaderStudy).where(ReaderStudy.readers > 1)
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             return list(session.scalars(several.order_by(ReaderStudy.image_id)))
-
-
-def readings(history: LabelHistory, image_id: str) -> list[LabelVersion]:
-    """Return the newest visible reading of each reader of an image, oldest first."""
-    return list(readings_by_reader(history.history(image_id, FINAL)).values())
 
 
 def newest_consensus(versions: Sequence[LabelVersion]) -> LabelVersion | None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lib.assignment.reader_studies import (
 )
 from lib.config import AppConfig
 from lib.datastores.local import FolderStore
-from lib.errors import DatastoreError, OrganNetError, StateError, StorageFullError
+from lib.errors import DatastoreError, OrganNetError, StorageFullError
 from lib.imaging.scans import read_label
 from lib.imaging.volumes import LabelVolume
 from lib.jobs.supervisor import PeriodicTask
@@ -35,52 +36,39 @@ LOCK = "consensus.lock"
 """File beside the database: of several servers over one studies folder, one makes consensuses at a time."""
 
 
+@dataclass(frozen=True)
 class ConsensusJob:
     """Makes the consensus of the newest readings the final label of each image in a reader study.
 
     The versions alone determine what is due (`lib.assignment.reader_studies.due_readings`), so a kill at any
     moment leaves either a consensus or one that is made in the next run.
-
-    Args:
-        store: The store of scans and labels.
-        studies: The reader studies.
-        folder: Folder of the database.
-        method: As in `lib.assignment.consensus`.
     """
 
-    def __init__(
-        self,
-        store: FolderStore,
-        studies: ReaderStudies,
-        folder: Path,
-        *,
-        method: consensus.Method,
-    ) -> None:
-        self._store = store
-        self._studies = studies
-        self._lock = ProcessLock(folder / LOCK)
-        self._method = method
-        self._failed: dict[str, list[str]] = {}
-        """Image id -> digests of readings whose consensus cannot be made; it is not tried again."""
+    store: FolderStore
+    studies: ReaderStudies
+    lock: ProcessLock
+    method: consensus.Method
+    _failed: dict[str, list[str]] = field(default_factory=dict, init=False)
+    """Image id -> digests of readings whose consensus cannot be made; it is not tried again."""
 
     def run(self) -> list[LabelVersion]:
         """Make each consensus that is due, and return the new versions."""
-        if not self._lock.try_acquire():
+        if not self.lock.try_acquire():
             return []
         try:
-            versions = [self._make_if_due(study.image_id) for study in self._studies.all()]
+            versions = [self._make_if_due(study.image_id) for study in self.studies.all()]
         finally:
-            self._lock.release()
+            self.lock.release()
         return [version for version in versions if version is not None]
 
     def _make_if_due(self, image_id: str) -> LabelVersion | None:
         """Make the consensus of one image if it is due; an error does not stop the other images."""
-        readings = due_readings(self._store.history.history(image_id, FINAL))
+        readings = due_readings(self.store.history.history(image_id, FINAL))
         digests = [version.digest for version in readings]
         if not readings or self._failed.get(image_id) == digests:
             return None
         try:
-            self._store.require_image(image_id)
+            self.store.require_image(image_id)
         except DatastoreError:
             # The scan was removed from the folder; its labels are kept until it returns.
             return None
@@ -93,31 +81,25 @@ class ConsensusJob:
             return None
 
     def _make(self, image_id: str, readings: Sequence[LabelVersion]) -> LabelVersion:
-        labels = [self._volume(image_id, version) for version in readings]
+        labels = [self._volume(version) for version in readings]
         names = [str(version.number) for version in readings]
         agreements = consensus.observer_agreement(labels, names)
+        pairs = [
+            {"of": [int(first), int(second)], "dsc": dsc}
+            for (first, second), dsc in agreements.items()
+        ]
         about: dict[str, Any] = {
-            "method": self._method,
+            "method": self.method,
             "of": [version.number for version in readings],
-            "agreement": {
-                "pairs": [
-                    {"of": [int(first), int(second)], "dsc": dsc}
-                    for (first, second), dsc in agreements.items()
-                ],
-                "mean": consensus.mean_agreement(agreements),
-            },
+            "agreement": {"pairs": pairs, "mean": consensus.mean_agreement(agreements)},
         }
-        label = consensus.consensus(labels, method=self._method, image_id=image_id)
-        return self._store.submissions.submit_consensus(image_id, label, about)
+        label = consensus.consensus(labels, method=self.method, image_id=image_id)
+        return self.store.submissions.submit_consensus(image_id, label, about)
 
-    def _volume(self, image_id: str, version: LabelVersion) -> LabelVolume:
-        path = self._store.history.path(version.digest)
-        if not path.is_file():
-            raise StateError(
-                f"{image_id}: the volume of version {version.number} is missing; restore a backup"
-            )
-        array, grid = read_label(path, image_id=image_id, image_grid=None)
-        return LabelVolume(array, grid, self._store.labels)
+    def _volume(self, version: LabelVersion) -> LabelVolume:
+        path = self.store.history.volume(version)
+        array, grid = read_label(path, image_id=version.image_id, image_grid=None)
+        return LabelVolume(array, grid, self.store.labels)
 
 
 class Assignments:
@@ -134,15 +116,15 @@ class Assignments:
         self, database: Database, folder: Path, config: AppConfig, *, history: LabelHistory
     ) -> None:
         self._history = history
-        self.leases = Leases(database)
-        self.readers = ReaderStudies(database)
+        self.leases, self.readers = Leases(database), ReaderStudies(database)
         self._folder = folder
         self._config = config
         self._consensus: PeriodicTask | None = None
 
     def start(self, store: FolderStore) -> PeriodicTask:
         """Start the consensus job, and return its task."""
-        job = ConsensusJob(store, self.readers, self._folder, method=self._config.consensus)
+        lock = ProcessLock(self._folder / LOCK)
+        job = ConsensusJob(store, self.readers, lock, self._config.consensus)
         self._consensus = PeriodicTask(
             "consensus",
             job.run,

@@ -1,4 +1,4 @@
-"""All label versions ever submitted: read-only volumes named by their content, and their provenance.
+"""History of all submitted labels: read-only volumes named by their content, and their provenance.
 
     labels/3f/3f2a....nii.gz           a volume, named by its SHA-256, read-only
     labels/history/IMAGE/final-2.json  the database's record of version 2 of IMAGE's final label
@@ -13,7 +13,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -53,18 +53,7 @@ _COLUMN_TYPES = {"number": int, "organs": list, "doubts": list, "info": dict, "s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a label comes from; columns of `LabelVersion`.
-
-    Attributes:
-        source: As in `LabelVersion`.
-        author: User who submitted it; empty where nobody logs in.
-        client: The program's `client_id`.
-        model_version: The active model at that time, or the model that the client named.
-        organs: TG-263 names with at least one voxel.
-        doubts: Warnings about the label, in sentences.
-        info: Sent by the client with the label.
-        submitted_at: Time of submission, if not now; a version older than the current one does not replace it.
-    """
+    """Provenance and content of a label; the fields are columns of `LabelVersion`, which describes them."""
 
     source: str
     author: str = ""
@@ -74,6 +63,7 @@ class Provenance:
     doubts: Sequence[str] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     submitted_at: datetime | None = None
+    """Time of submission, if not now; a version older than the current one does not replace it."""
 
 
 class LabelHistory:
@@ -93,6 +83,19 @@ class LabelHistory:
     def path(self, digest: str) -> Path:
         """Return the path of the volume with that SHA-256; it is never changed and never removed."""
         return self.folder / digest[:2] / f"{digest}{SUFFIX}"
+
+    def volume(self, version: LabelVersion) -> Path:
+        """Return the path of a version's volume.
+
+        Raises:
+            StateError: If it is missing.
+        """
+        path = self.path(version.digest)
+        if not path.is_file():
+            raise StateError(
+                f"{version.image_id}: the volume of version {version.number} is missing; restore a backup"
+            )
+        return path
 
     def keep_volume(self, file: Path) -> str:
         """Copy a `.nii.gz` file to the volumes, unless it is there already, and return its SHA-256."""
@@ -120,22 +123,19 @@ class LabelHistory:
         record_file = None
         try:
             with self._database.writing() as session:
-                versions = _ordered(session, image_id, tag)
+                versions = versions_of(session, image_id, tag)
                 current = next((v for v in reversed(versions) if v.hidden_at is None), None)
+                columns = {
+                    **_as_json(asdict(provenance)),
+                    "submitted_at": _time_of(provenance, versions),
+                }
                 version = LabelVersion(
                     image_id=image_id,
                     tag=tag,
                     number=self._free_number(image_id, tag, versions),
                     digest=digest,
                     parent_id=None if current is None else current.id,
-                    source=provenance.source,
-                    author=provenance.author,
-                    client=provenance.client,
-                    model_version=provenance.model_version,
-                    organs=list(provenance.organs),
-                    doubts=list(provenance.doubts),
-                    info=_as_json(provenance.info),
-                    submitted_at=_time_of(provenance, versions),
+                    **columns,
                 )
                 session.add(version)
                 session.flush()
@@ -159,10 +159,9 @@ class LabelHistory:
             StateError: If its volume is missing or damaged.
         """
         old = self.version(image_id, tag, number)
-        path = self.path(old.digest)
-        if not path.is_file() or digest_of(path) != old.digest:
+        if digest_of(self.volume(old)) != old.digest:
             raise StateError(
-                f"{image_id}: the volume of version {number} is missing or damaged; restore a backup"
+                f"{image_id}: the volume of version {number} is damaged; restore a backup"
             )
         provenance = Provenance(
             source=RESTORE,
@@ -177,7 +176,7 @@ class LabelHistory:
     def hide(self, image_id: str, tag: str) -> int:
         """Hide every version of an image's label, and return their number; `restore` brings one back."""
         with self._database.writing() as session:
-            visible = [v for v in _ordered(session, image_id, tag) if v.hidden_at is None]
+            visible = [v for v in versions_of(session, image_id, tag) if v.hidden_at is None]
             moment = now()
             for version in visible:
                 version.hidden_at = moment
@@ -209,16 +208,10 @@ class LabelHistory:
         visible = [v for v in self.history(image_id, tag) if v.hidden_at is None]
         return visible[-1] if visible else None
 
-    def history(self, image_id: str, tag: str) -> list[LabelVersion]:
-        """Return every version of an image's label, including hidden ones, oldest first."""
+    def history(self, image_id: str, tag: str | None = None) -> list[LabelVersion]:
+        """Return all versions of an image's label, including hidden ones, oldest first; None: of all tags."""
         with self._database.reading() as session:
-            return _ordered(session, image_id, tag)
-
-    def of_every_tag(self, image_id: str) -> list[LabelVersion]:
-        """Return the versions of all labels of an image, including hidden ones, oldest first."""
-        query = select(LabelVersion).where(LabelVersion.image_id == image_id)
-        with self._database.reading() as session:
-            return list(session.scalars(_in_order(query)))
+            return versions_of(session, image_id, tag)
 
     def version(self, image_id: str, tag: str, number: int) -> LabelVersion:
         """Return one version of an image's label.
@@ -256,11 +249,9 @@ class LabelHistory:
 
         There are such versions after a damaged database was set aside, and after a kill before the commit.
         """
+        columns = select(LabelVersion.image_id, LabelVersion.tag, LabelVersion.number)
         with self._database.reading() as session:
-            rows = session.execute(
-                select(LabelVersion.image_id, LabelVersion.tag, LabelVersion.number)
-            )
-            in_database = {self._record_file(image, tag, number) for image, tag, number in rows}
+            in_database = {self._record_file(*row) for row in session.execute(columns)}
         files = sorted((self.folder / _RECORDS).glob("*/[!.]*.json"))
         records = (_read_record(path) for path in files if path not in in_database)
         added = self.merge(record for record in records if record is not None)
@@ -280,7 +271,7 @@ class LabelHistory:
         with self._database.writing() as session:
             for record in sorted(records, key=lambda r: (r["submitted_at"], r["number"])):
                 key = (record["image_id"], record["tag"])
-                existing = _ordered(session, *key)
+                existing = versions_of(session, *key)
                 version = next((v for v in existing if _is_same(v, record)), None)
                 if version is None:
                     if not self.path(record["digest"]).is_file():
@@ -295,10 +286,7 @@ class LabelHistory:
         return added
 
     def _new_version(
-        self,
-        record: Mapping[str, Any],
-        existing: list[LabelVersion],
-        ids: Mapping[tuple[str, str, int], int],
+        self, record: Mapping[str, Any], existing: list[LabelVersion], ids: Mapping[Any, int]
     ) -> LabelVersion:
         """Return a row for a record of `merge`.
 
@@ -328,7 +316,7 @@ class LabelHistory:
         """Return the number after those of all rows and files."""
         folder = self.folder / _RECORDS / image_id
         stems = (path.stem.rpartition("-") for path in folder.glob("*.json"))
-        on_disk = [int(number) for of, _, number in stems if of == tag and number.isdecimal()]
+        on_disk = [int(number) for name, _, number in stems if name == tag and number.isdecimal()]
         return 1 + max([v.number for v in versions] + on_disk, default=0)
 
     def _record_file(self, image_id: str, tag: str, number: int) -> Path:
@@ -344,9 +332,11 @@ def _in_order(query: Select[LabelVersion]) -> Select[LabelVersion]:
     return query.order_by(LabelVersion.submitted_at, LabelVersion.number)
 
 
-def _ordered(session: Session, image_id: str, tag: str) -> list[LabelVersion]:
-    """Return the versions of one label, oldest first."""
-    query = select(LabelVersion).where(LabelVersion.image_id == image_id, LabelVersion.tag == tag)
+def versions_of(session: Session, image_id: str, tag: str | None) -> list[LabelVersion]:
+    """Return all versions of one label, or of all tags, including hidden ones, oldest first."""
+    query = select(LabelVersion).where(LabelVersion.image_id == image_id)
+    if tag is not None:
+        query = query.where(LabelVersion.tag == tag)
     return list(session.scalars(_in_order(query)))
 
 
@@ -363,9 +353,9 @@ def _time_of(provenance: Provenance, versions: Sequence[LabelVersion]) -> dateti
     return moment
 
 
-def _as_json(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `info` as JSON values."""
-    plain: dict[str, Any] = json.loads(json.dumps(finite(dict(info)), default=str))
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` as JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(finite(values), default=str))
     return plain
 
 
@@ -402,15 +392,15 @@ def checked_record(record: Any) -> dict[str, Any]:
     require_image_id(record["image_id"])
     require_tag(record["tag"])
     if not _DIGEST.fullmatch(record["digest"]):
-        raise ValueError(f"{record['digest'][:70]!r} is no SHA-256")
+        raise ValueError(f"{record['digest'][:70]!r} is not a SHA-256")
     for key, kind in _COLUMN_TYPES.items():
         if not isinstance(record[key], kind):
             raise TypeError(f"{key} is {type(record[key]).__name__}; {kind.__name__} expected")
     for key in ("submitted_at", "hidden_at"):
         moment = record[key]
-        is_never = moment is None and key == "hidden_at"
-        if not is_never and datetime.fromisoformat(moment).tzinfo is None:
+        is_visible = moment is None and key == "hidden_at"
+        if not is_visible and datetime.fromisoformat(moment).tzinfo is None:
             raise ValueError(f"{key} has no time zone")
     if not isinstance(record["parent"], int | None):
-        raise TypeError("parent is no number")
+        raise TypeError("parent is not a number")
     return {key: record[key] for key in (*_PLAIN_COLUMNS, "parent", "submitted_at", "hidden_at")}

@@ -24,7 +24,6 @@ from lib.errors import (
     LabelError,
     PacsError,
     ScanError,
-    StateError,
     StorageFullError,
 )
 from lib.imaging.formats import suffix_of
@@ -235,11 +234,7 @@ class LabelSubmissions:
             DatastoreError: If there is no such version.
             StateError: If its volume is missing or damaged.
         """
-        file = self._history.path(self._history.version(image_id, tag, number).digest)
-        if not file.is_file():
-            raise StateError(
-                f"{image_id}: the volume of version {number} is missing; restore a backup"
-            )
+        file = self._history.volume(self._history.version(image_id, tag, number))
         version = self._publish(
             image_id, tag, file, lambda: self._history.restore(image_id, tag, number, author)
         )

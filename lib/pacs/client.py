@@ -33,6 +33,9 @@ _BUSY = (408, 429, 502, 503, 504)
 class Pacs:
     """A DICOMweb server.
 
+    Each request raises PacsError if it does not answer; of these errors, NotDeliveredError if it answers, but
+    not for the requested series or instance, or sends no valid DICOM.
+
     Args:
         url: Its address, such as `http://127.0.0.1:8042/dicom-web`.
         user: User name; empty if it needs no login.
@@ -80,35 +83,22 @@ class Pacs:
 
         Args:
             filters: DICOM keyword -> value to match.
-
-        Raises:
-            PacsError: If it does not answer.
         """
         names = ("StudyInstanceUID", "SeriesInstanceUID")
-        return self._listed(self._client.search_for_series, names, filters)
+        return self._all_pages(self._client.search_for_series, names, filters)
 
     def instances(self, **filters: Any) -> list[Dataset]:
         """Return the instances in the PACS, as `series` returns series."""
-        return self._listed(self._client.search_for_instances, ("SOPInstanceUID",), filters)
+        return self._all_pages(self._client.search_for_instances, ("SOPInstanceUID",), filters)
 
     def headers(self, study_uid: str, series_uid: str) -> list[Dataset]:
-        """Return the metadata of a series' instances: all attributes but bulk data (PS3.18 10.4).
-
-        Raises:
-            NotDeliveredError: If it answers, but not for this series.
-            PacsError: If it does not answer.
-        """
+        """Return the metadata of a series' instances: all attributes but bulk data (PS3.18 10.4)."""
         with self._request(NotDeliveredError):
             items = self._client.retrieve_series_metadata(study_uid, series_uid)
             return [_without_bulk_data(item) for item in items]
 
     def fetch_series(self, study_uid: str, series_uid: str, folder: Path) -> int:
-        """Write the instances of a series into `folder`, one file each, and return their number.
-
-        Raises:
-            NotDeliveredError: If it answers, but not for this series, or sends no valid DICOM.
-            PacsError: If it does not answer.
-        """
+        """Write the instances of a series into `folder`, one file each, and return their number."""
         count = 0
         with self._request(NotDeliveredError):
             for instance in self._client.iter_series(study_uid, series_uid):
@@ -117,29 +107,20 @@ class Pacs:
         return count
 
     def fetch_instance(self, study_uid: str, series_uid: str, sop_uid: str, path: Path) -> None:
-        """Write one instance to `path`.
-
-        Raises:
-            NotDeliveredError: If it answers, but not for this instance, or sends no valid DICOM.
-            PacsError: If it does not answer.
-        """
+        """Write one instance to `path`."""
         with self._request(NotDeliveredError):
             instance = self._client.retrieve_instance(study_uid, series_uid, sop_uid)
             instance.save_as(path, enforce_file_format=True)
 
     def holds(self, study_uid: str, sop_uid: str) -> bool:
-        """Return whether the PACS has an instance.
-
-        Raises:
-            PacsError: If it does not answer.
-        """
+        """Return whether the PACS has an instance."""
         return bool(self.instances(StudyInstanceUID=study_uid, SOPInstanceUID=sop_uid))
 
     def store(self, path: Path) -> None:
         """Store one instance (STOW-RS, PS3.18 10.5), and verify that it is there; storing it twice is harmless.
 
         Raises:
-            PacsError: If it does not answer, or refuses the instance.
+            PacsError: Also if it refuses the instance.
         """
         instance = pydicom.dcmread(path)
         with self._request():
@@ -157,22 +138,22 @@ class Pacs:
                 "is its disk full?"
             )
 
-    def _listed(
+    def _all_pages(
         self, search: Any, names: Sequence[str], filters: Mapping[str, Any]
     ) -> list[Dataset]:
-        """Return a list, page by page; it also ends for a server that ignores `offset` and `limit`."""
-        found: dict[tuple[str, ...], Dataset] = {}
+        """Request a list page by page, and return it; ends also if the server ignores `offset` and `limit`."""
+        listed: dict[tuple[str, ...], Dataset] = {}
         with self._request():
             while True:
                 page = [
                     _without_bulk_data(item)
-                    for item in search(offset=len(found), limit=PAGE, search_filters=filters)
+                    for item in search(offset=len(listed), limit=PAGE, search_filters=filters)
                 ]
                 new = {tuple(str(item.get(name, "")) for name in names): item for item in page}
-                new = {key: item for key, item in new.items() if key not in found}
-                found |= new
+                new = {key: item for key, item in new.items() if key not in listed}
+                listed |= new
                 if len(page) < PAGE or not new:
-                    return list(found.values())
+                    return list(listed.values())
 
     @contextmanager
     def _request(self, refusal: type[PacsError] = PacsError) -> Iterator[None]:

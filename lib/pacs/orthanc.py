@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import requests
@@ -20,7 +19,7 @@ PACKAGES = "orthanc orthanc-dicomweb"
 """Debian packages to install."""
 PLUGINS = (Path("/usr/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
 START_LIMIT_S = 30.0
-"""Longest time in s until it must answer."""
+"""Longest time in s from its start to its first answer."""
 
 
 def find_orthanc() -> tuple[Path, Path]:
@@ -82,12 +81,7 @@ class Orthanc:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Stop it."""
         self.stop()
 
@@ -152,7 +146,7 @@ class Orthanc:
 
     def _answers(self) -> bool:
         try:
-            # Any status will do: a refusal is an answer, too.
+            # With any status, since a refusal is an answer too.
             requests.get(f"{self.url}/system", timeout=2, auth=self.auth)
         except requests.RequestException:
             return False

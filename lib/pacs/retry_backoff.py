@@ -23,19 +23,16 @@ def wait_s(attempts: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undelivered:
-    """A series or an object whose last request failed.
-
-    Attributes:
-        uid: Its SeriesInstanceUID or SOPInstanceUID.
-        reason: The last error.
-        attempts: Number of failed requests.
-        next_at: Time of the next request.
-    """
+    """A series or an object whose last request failed."""
 
     uid: str
+    """Its SeriesInstanceUID or SOPInstanceUID."""
     reason: str
+    """The last error."""
     attempts: int
+    """Number of failed requests."""
     next_at: datetime
+    """Time of the next request."""
 
 
 class RetryBackoff:

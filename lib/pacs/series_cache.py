@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.errors import NotDeliveredError
@@ -20,34 +21,22 @@ IN_USE_S = 3600.0
 """Time in s since its last use within which a series is not evicted."""
 
 
+@dataclass(frozen=True)
 class SeriesCache:
-    """Series of a PACS in a folder, each in a folder of its own that is named by its UID.
+    """Series of a PACS in `folder`, each in a folder of its own that is named by its UID."""
 
-    Args:
-        folder: The folder.
-        pacs: The PACS.
-        limit_bytes: Size limit of all series together; pinned series count, but are not evicted.
-        pinned: Returns the series that are not evicted: those with labels, which trainings read.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        pacs: Pacs,
-        *,
-        limit_bytes: int,
-        pinned: Callable[[], Collection[str]],
-    ) -> None:
-        self._folder = folder
-        self._pacs = pacs
-        self._limit_bytes = limit_bytes
-        self._pinned = pinned
-        # A series that is requested twice at once is fetched once; requests of others do not wait.
-        self._locks = KeyedLock()
+    folder: Path
+    pacs: Pacs
+    limit_bytes: int
+    """Size limit of all series together; pinned series count, but are not evicted."""
+    pinned: Callable[[], Collection[str]]
+    """Returns the series that are not evicted: those with labels, which trainings read."""
+    _locks: KeyedLock = field(default_factory=KeyedLock, init=False)
+    """A series that is requested twice at once is fetched once; requests of others do not wait."""
 
     def path(self, uid: str) -> Path:
         """Return the folder of a series, which exists once the series was fetched."""
-        return self._folder / uid
+        return self.folder / uid
 
     def is_cached(self, uid: str) -> bool:
         """Return whether a series is in the cache."""
@@ -55,7 +44,7 @@ class SeriesCache:
 
     def has_room(self) -> bool:
         """Return whether another series fits without evicting one."""
-        return self._size_bytes() < 0.9 * self._limit_bytes
+        return self._size_bytes() < 0.9 * self.limit_bytes
 
     def fetch(self, uid: str, study_uid: str, slices: int | None) -> Path:
         """Return the folder of a series, which is fetched now if it is not in the cache.
@@ -83,11 +72,11 @@ class SeriesCache:
 
     def _fetch(self, uid: str, study_uid: str, slices: int | None) -> None:
         began = time.monotonic()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as scratch:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.folder) as scratch:
             draft = Path(scratch) / uid
             draft.mkdir()
-            count = self._pacs.fetch_series(study_uid, uid, draft)
+            count = self.pacs.fetch_series(study_uid, uid, draft)
             if slices is not None and count < slices:
                 raise NotDeliveredError(
                     f"{uid}: the PACS sent {count} of {slices} slices; the series is requested again later"
@@ -98,10 +87,10 @@ class SeriesCache:
 
     def _make_room(self, keep: str) -> None:
         """Evict the least recently used series until the size limit holds."""
-        excess = self._size_bytes() - self._limit_bytes
+        excess = self._size_bytes() - self.limit_bytes
         if excess <= 0:
             return
-        pinned = {keep, *self._pinned()}
+        pinned = {keep, *self.pinned()}
         recent = time.time() - IN_USE_S
         for path in sorted(self._series(), key=lambda p: p.stat().st_mtime):
             if excess <= 0 or path.stat().st_mtime > recent:
@@ -112,7 +101,7 @@ class SeriesCache:
                 logger.info("%s: evicted from the cache", path.name)
 
     def _series(self) -> list[Path]:
-        folders = self._folder.iterdir() if self._folder.is_dir() else ()
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
         # UIDs begin with a digit; the labels folder is beside them.
         return [path for path in folders if path.is_dir() and path.name[:1].isdecimal()]
 

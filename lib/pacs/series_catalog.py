@@ -8,15 +8,14 @@ are ignored. The results are in the database, so the server can start without th
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from pydicom.dataset import Dataset
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
 from lib.imaging.dicom_series import ct_slices, is_capture, is_localizer
@@ -46,98 +45,66 @@ class SeriesCheck(str, Enum):
     IGNORED = "ignored"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ListedSeries:
-    """A series as a PACS lists it.
+    """A series as a PACS lists it; if an attribute differs from the stored one, the series changed."""
 
-    Attributes:
-        uid: SeriesInstanceUID (0020,000E).
-        study_uid: StudyInstanceUID (0020,000D).
-        about: Further attributes, by DICOM keyword.
-        slices: NumberOfSeriesRelatedInstances (0020,1209); None if the PACS does not tell.
-        studies: Number of studies in which the PACS has a series of that UID.
-    """
-
-    uid: str
     study_uid: str
-    about: Mapping[str, Any]
-    slices: int | None = None
-    studies: int = 1
+    about: dict[str, Any]
+    """Further attributes as in `PacsSeries.about`: by DICOM keyword, and
+    `slices`: NumberOfSeriesRelatedInstances (0020,1209); None if the PACS does not tell;
+    `studies`: number of studies in which the PACS has a series of that UID."""
 
-    @property
-    def as_stored(self) -> dict[str, Any]:
-        """The attributes in the database; if they differ, the series changed."""
-        return {**self.about, "slices": self.slices, "studies": self.studies}
+    def is_stored_in(self, row: PacsSeries) -> bool:
+        """Return whether a row has these attributes."""
+        return (row.study_uid, row.about) == (self.study_uid, self.about)
 
 
+@dataclass(frozen=True)
 class SeriesRecords:
-    """The series of one PACS in the database.
+    """The series of one PACS in the database."""
 
-    Args:
-        database: The workflow database.
-        pacs: Address of the PACS.
-    """
-
-    def __init__(self, database: Database, pacs: str) -> None:
-        self._database = database
-        self._pacs = pacs
+    database: Database
+    pacs: str
+    """Address of the PACS."""
 
     def listed(self) -> list[PacsSeries]:
-        """Return the series that the PACS listed last time, sorted by UID."""
-        query = select(PacsSeries).where(PacsSeries.pacs == self._pacs, PacsSeries.is_listed)
-        with self._database.reading() as session:
+        """Return the series in the PACS's last list, sorted by UID."""
+        query = select(PacsSeries).where(PacsSeries.pacs == self.pacs, PacsSeries.is_listed)
+        with self.database.reading() as session:
             return list(session.scalars(query.order_by(PacsSeries.uid)))
 
-    def replace(self, series_list: Iterable[ListedSeries]) -> bool:
-        """Store a new list, and return whether it differs; a series that changed becomes unchecked."""
-        listed = {series.uid: series for series in series_list}
-        with self._database.reading() as session:
-            every = list(session.scalars(select(PacsSeries).where(PacsSeries.pacs == self._pacs)))
-        rows = {row.uid: row for row in every}
-        new = [series for uid, series in listed.items() if uid not in rows]
-        changed = [
-            series for uid, series in listed.items() if uid in rows and _differs(rows[uid], series)
-        ]
-        back = [uid for uid in listed if uid in rows and not rows[uid].is_listed]
-        gone = [row.uid for row in every if row.is_listed and row.uid not in listed]
-        if not (new or changed or back or gone):
+    def replace(self, listed: Mapping[str, ListedSeries]) -> bool:
+        """Store a new list, and return whether it differs; a series that changed becomes unchecked.
+
+        Args:
+            listed: SeriesInstanceUID -> series.
+        """
+        before = {row.uid: row for row in self.listed()}
+        if before.keys() == listed.keys() and all(
+            series.is_stored_in(before[uid]) for uid, series in listed.items()
+        ):
             return False
-        with self._database.writing() as session:
-            session.add_all(
-                PacsSeries(
-                    pacs=self._pacs,
-                    uid=series.uid,
-                    study_uid=series.study_uid,
-                    about=series.as_stored,
-                    verdict=SeriesCheck.UNCHECKED.value,
-                )
-                for series in new
-            )
-            for series in changed:
-                self._set(
-                    session,
-                    series.uid,
-                    study_uid=series.study_uid,
-                    about=series.as_stored,
-                    verdict=SeriesCheck.UNCHECKED.value,
-                )
-            for uid in back:
-                self._set(session, uid, is_listed=True)
-            for uid in gone:
-                self._set(session, uid, is_listed=False)
+        with self.database.writing() as session:
+            every = session.scalars(select(PacsSeries).where(PacsSeries.pacs == self.pacs))
+            rows = {row.uid: row for row in every}
+            for uid, row in rows.items():
+                row.is_listed = uid in listed
+            for uid, series in listed.items():
+                row = rows.get(uid) or PacsSeries(pacs=self.pacs, uid=uid)
+                if not series.is_stored_in(row):
+                    row.study_uid, row.about = series.study_uid, series.about
+                    row.verdict = SeriesCheck.UNCHECKED.value
+                    session.add(row)
         return True
 
     def set_check(self, uid: str, verdict: SeriesCheck, reason: str = "") -> PacsSeries | None:
         """Store the result of checking a series, and return its row."""
-        with self._database.writing() as session:
-            row = session.get(PacsSeries, (self._pacs, uid))
+        with self.database.writing() as session:
+            row = session.get(PacsSeries, (self.pacs, uid))
             if row is not None:
                 row.verdict, row.reason = verdict.value, reason
         return row
-
-    def _set(self, session: Session, uid: str, **values: Any) -> None:
-        row = (PacsSeries.pacs == self._pacs, PacsSeries.uid == uid)
-        session.execute(update(PacsSeries).where(*row).values(**values))
 
 
 class SeriesCatalog:
@@ -160,8 +127,6 @@ class SeriesCatalog:
         self._rows: Mapping[str, PacsSeries] = {}
         self.revision = 0
         """Number that changes whenever the list does."""
-        self.trouble = ""
-        """Error of the last request of the list; empty if it succeeded."""
         self._read()
 
     def images(self) -> dict[str, dict[str, Any]]:
@@ -217,13 +182,7 @@ class SeriesCatalog:
         Raises:
             PacsError: If the PACS does not answer; the last list stays.
         """
-        try:
-            listed = _listed(self._pacs.series(**self._filters))
-        except PacsError as error:
-            self.trouble = str(error)
-            raise
-        self.trouble = ""
-        changed = self._series.replace(listed)
+        changed = self._series.replace(_listed(self._pacs.series(**self._filters)))
         if changed:
             self._read()
         return changed
@@ -299,26 +258,22 @@ class SeriesCatalog:
             self.revision += 1
 
 
-def _listed(items: list[Dataset]) -> list[ListedSeries]:
-    """Return the series of a PACS, each once."""
+def _listed(items: list[Dataset]) -> dict[str, ListedSeries]:
+    """Return SeriesInstanceUID -> series; of one that is in several studies, the last study by UID."""
     studies = Counter(str(item.SeriesInstanceUID) for item in items)
-    named = {
+    return {
         str(item.SeriesInstanceUID): ListedSeries(
-            uid=str(item.SeriesInstanceUID),
             study_uid=str(item.StudyInstanceUID),
-            about={key: str(item.get(key, "") or "") for key in ABOUT},
-            slices=item.get("NumberOfSeriesRelatedInstances"),
-            studies=studies[str(item.SeriesInstanceUID)],
+            about={
+                **{key: str(item.get(key, "") or "") for key in ABOUT},
+                "slices": item.get("NumberOfSeriesRelatedInstances"),
+                "studies": studies[str(item.SeriesInstanceUID)],
+            },
         )
         for item in sorted(items, key=lambda item: str(item.StudyInstanceUID))
     }
-    return list(named.values())
 
 
 def _shown_attributes(row: PacsSeries) -> dict[str, Any]:
     about = {key: value for key, value in row.about.items() if key in ABOUT}
     return {**about, "SeriesInstanceUID": row.uid, "StudyInstanceUID": row.study_uid}
-
-
-def _differs(row: PacsSeries, series: ListedSeries) -> bool:
-    return row.study_uid != series.study_uid or row.about != series.as_stored

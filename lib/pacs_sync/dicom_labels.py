@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -60,16 +61,12 @@ def provenance_of(version: LabelVersion, kind: Kind, series_uid: str) -> ObjectP
     )
 
 
+@dataclass(frozen=True)
 class DicomImporter:
-    """Makes label versions from DICOM objects.
+    """Makes label versions from DICOM objects."""
 
-    Args:
-        store: The store of scans and labels.
-    """
-
-    def __init__(self, store: DicomWebStore) -> None:
-        self._store = store
-        self._locks = KeyedLock()
+    store: DicomWebStore
+    _locks: KeyedLock = field(default_factory=KeyedLock, init=False)
 
     def import_submitted(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
         """Submit an object as a final label, and return the version; None if it must go to the PACS instead.
@@ -91,11 +88,8 @@ class DicomImporter:
         """
         header = read_header(file)
         image_id = self.image_of(header)
-        if (
-            header.get("Modality") not in MODALITIES
-            or image_id is None
-            or self._has_other_structures(header)
-        ):
+        is_contours = header.get("Modality") in MODALITIES
+        if not is_contours or image_id is None or self._has_other_structures(header):
             return None
         info = {"author": author, "client_id": client}
         return self.import_object(file, header, image_id, info, source=CLIENT)
@@ -119,10 +113,10 @@ class DicomImporter:
     def _existing_version(self, image_id: str, sop_uid: str, source: str) -> LabelVersion | None:
         """Return the version that was made from an object before; None if another one is to be made."""
         if source == CLIENT:
-            newest = self._store.history.newest(image_id, FINAL)
+            newest = self.store.history.newest(image_id, FINAL)
             versions = [] if newest is None else [newest]
         else:
-            versions = self._store.history.history(image_id, FINAL)
+            versions = self.store.history.history(image_id, FINAL)
         return next((v for v in versions if v.info.get(SOP_UID) == sop_uid), None)
 
     def _submit(
@@ -132,20 +126,18 @@ class DicomImporter:
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             label_file = Path(scratch) / "label.nii.gz"
             try:
-                headers, grid = read_headers(self._store.require_image(image_id), image_id=image_id)
+                headers, grid = read_headers(self.store.require_image(image_id), image_id=image_id)
                 read = self._all_structures if source == CLIENT else self._known_organs
                 structures, notes = read(file, headers, grid, image_id)
                 label = label_from_structures(
-                    structures, self._store.labels, grid, image_id, notes=notes
+                    structures, self.store.labels, grid, image_id, notes=notes
                 )
             except (LabelError, ScanError) as error:
                 where = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
-                raise type(error)(
-                    self._store.submissions.refuse(file, where, str(error))
-                ) from error
+                raise type(error)(self.store.submissions.refuse(file, where, str(error))) from error
             write_label(label_file, label)
             about["notes"] = notes
-            return self._store.submissions.submit(
+            return self.store.submissions.submit(
                 image_id,
                 FINAL,
                 label_file,
@@ -165,7 +157,7 @@ class DicomImporter:
             for roi in sequence_items(header, "StructureSetROISequence")
             if roi.get("ROINumber") in contoured
         }
-        return len(match_organs(names, self._store.labels)) < len(names)
+        return len(match_organs(names, self.store.labels)) < len(names)
 
     def _all_structures(
         self, file: Path, headers: Sequence[FileDataset], grid: Grid, image_id: str
@@ -184,7 +176,7 @@ class DicomImporter:
         Raises:
             LabelError: If none of this server's organs has a voxel in it.
         """
-        labels = self._store.labels
+        labels = self.store.labels
         structures = read_object(
             file, headers, grid, image_id=image_id, select=lambda names: match_organs(names, labels)
         )
@@ -207,7 +199,7 @@ class DicomImporter:
         """
         for uid in sorted(referenced_series(header)):
             try:
-                self._store.catalog.require(uid)
+                self.store.catalog.require(uid)
             except (DatastoreError, ScanError):
                 continue
             return uid

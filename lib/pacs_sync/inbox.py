@@ -4,6 +4,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -15,7 +16,7 @@ from lib.dicom.objects import KINDS, MODALITIES
 from lib.errors import LabelError, NotDeliveredError, PacsError, ScanError
 from lib.labels.history import PACS
 from lib.pacs.client import Pacs
-from lib.pacs.retry_backoff import RetryBackoff, Undelivered
+from lib.pacs.retry_backoff import RetryBackoff
 from lib.pacs_sync.dicom_labels import (
     DicomImporter,
     author_of_object,
@@ -31,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 LOCK = "inbox.lock"
 """File beside the database: of several servers over one database, one reads the PACS at a time."""
-
-
 KEPT = "kept"
 OURS = "ours"
 REFUSED = "refused"
@@ -43,68 +42,50 @@ _READER_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """Errors of the readers on unexpected objects; such an object must not block those after it."""
 
 
+@dataclass(frozen=True)
 class ObjectRecords:
     """Processing status of each SEG and RTSTRUCT of the PACS, in the database."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
     def by_uid(self) -> dict[str, PacsObject]:
         """Return SOPInstanceUID -> status of the object."""
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             return {row.sop_uid: row for row in session.scalars(select(PacsObject))}
 
     def scans(self) -> dict[str, dict[str, int | None]]:
         """Return SOPInstanceUID -> series it was drawn on -> number of slices when it was processed."""
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             return {row.sop_uid: row.slices for row in session.scalars(select(PacsObjectScans))}
 
     def refused(self) -> list[PacsObject]:
         """Return the refused objects, with the reason, oldest first."""
         query = select(PacsObject).where(PacsObject.verdict == REFUSED)
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             return list(session.scalars(query.order_by(PacsObject.looked_at)))
 
     def save(self, row: PacsObject, slices: Mapping[str, int | None]) -> None:
         """Store the status of an object and the slices of its scans, in place of an earlier status."""
         row.looked_at = now()
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             session.merge(row)
             session.merge(PacsObjectScans(sop_uid=row.sop_uid, slices=dict(slices)))
 
 
+@dataclass(frozen=True)
 class Inbox:
     """Imports contours from a PACS, except those that this server sent there.
 
     All become versions, with their author and creation time; the newest one of a scan is current.
-
-    Args:
-        store: The store of scans and labels.
-        objects: The records of processed objects.
-        pacs: The PACS.
-        importer: Makes versions from objects.
-        folder: Folder of the database.
     """
 
-    def __init__(
-        self,
-        store: DicomWebStore,
-        objects: ObjectRecords,
-        pacs: Pacs,
-        importer: DicomImporter,
-        *,
-        folder: Path,
-    ) -> None:
-        self._store = store
-        self._objects = objects
-        self._pacs = pacs
-        self._importer = importer
-        self._lock = ProcessLock(folder / LOCK)
-        self._backoff = RetryBackoff()
-
-    def undelivered(self) -> list[Undelivered]:
-        """Return the objects that the PACS lists and did not deliver."""
-        return self._backoff.undelivered()
+    store: DicomWebStore
+    objects: ObjectRecords
+    pacs: Pacs
+    importer: DicomImporter
+    lock: ProcessLock
+    backoff: RetryBackoff = field(default_factory=RetryBackoff)
+    """The objects that the PACS lists and did not deliver."""
 
     def run(self) -> float:
         """Import new objects; objects that the PACS does not deliver wait for a while.
@@ -115,41 +96,39 @@ class Inbox:
         Raises:
             PacsError: If the PACS does not answer.
         """
-        if not self._lock.try_acquire():
+        if not self.lock.try_acquire():
             return 0.0
         try:
             began = time.monotonic()
             listed = [
-                item for modality in MODALITIES for item in self._pacs.instances(Modality=modality)
+                item for modality in MODALITIES for item in self.pacs.instances(Modality=modality)
             ]
             took_s = time.monotonic() - began
-            self._backoff.forget_all_but({str(item.SOPInstanceUID) for item in listed})
+            self.backoff.forget_all_but({str(item.SOPInstanceUID) for item in listed})
             done = self._unchanged_objects()
             for item in listed:
                 uid = str(item.SOPInstanceUID)
-                if uid not in done and self._backoff.is_due(uid):
+                if uid not in done and self.backoff.is_due(uid):
                     self._import_with_backoff(item)
         finally:
-            self._lock.release()
+            self.lock.release()
         return took_s
 
     def _unchanged_objects(self) -> set[str]:
         """Return the objects whose result would be the same as before."""
-        images, slices = self._store.catalog.images(), self._store.catalog.slices()
-        scans = self._objects.scans()
-        done = set()
-        for uid, row in self._objects.by_uid().items():
+        images, slices = self.store.catalog.images(), self.store.catalog.slices()
+        scans = self.objects.scans()
+
+        def is_unchanged(uid: str, row: PacsObject) -> bool:
             before = scans.get(uid, {row.image_id: None})
             if row.verdict == WAITING:
-                has_changed = any(series in images for series in before)
-            elif row.verdict == REFUSED and row.image_id in images:
+                return not any(series in images for series in before)
+            if row.verdict == REFUSED and row.image_id in images:
                 # More of its slices may have arrived since.
-                has_changed = before.get(row.image_id) != slices[row.image_id]
-            else:
-                has_changed = False
-            if not has_changed:
-                done.add(uid)
-        return done
+                return before.get(row.image_id) == slices[row.image_id]
+            return True
+
+        return {uid for uid, row in self.objects.by_uid().items() if is_unchanged(uid, row)}
 
     def _import_with_backoff(self, item: Dataset) -> None:
         uid = str(item.SOPInstanceUID)
@@ -157,11 +136,11 @@ class Inbox:
             self._import(item)
         except PacsError as error:
             # Also if the PACS does not answer: if this object is the cause, the others come first.
-            self._backoff.record_failure(uid, str(error))
+            self.backoff.record_failure(uid, str(error))
             if not isinstance(error, NotDeliveredError):
                 raise
         else:
-            self._backoff.record_success(uid)
+            self.backoff.record_success(uid)
 
     def _import(self, item: Dataset) -> None:
         row = PacsObject(
@@ -171,15 +150,15 @@ class Inbox:
             image_id="",
             reason="",
         )
-        slices = self._store.catalog.slices()
+        slices = self.store.catalog.slices()
         series_uids: set[str] = set()
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             file = Path(scratch) / "object.dcm"
-            self._pacs.fetch_instance(row.study_uid, row.series_uid, row.sop_uid, file)
+            self.pacs.fetch_instance(row.study_uid, row.series_uid, row.sop_uid, file)
             try:
                 header = read_header(file)
                 series_uids = referenced_series(header)
-                image_id = self._importer.image_of(header)
+                image_id = self.importer.image_of(header)
                 row.image_id = image_id or next(iter(sorted(series_uids)), "")
                 if image_id is None:
                     row.verdict = WAITING
@@ -192,7 +171,7 @@ class Inbox:
             except (LabelError, ScanError, *_READER_ERRORS) as error:
                 row.verdict, row.reason = REFUSED, str(error)
                 logger.warning("object %s in the PACS is no label: %s", row.sop_uid, error)
-        self._objects.save(row, {series: slices.get(series) for series in series_uids})
+        self.objects.save(row, {series: slices.get(series) for series in series_uids})
 
     def _submit(self, file: Path, header: Dataset, image_id: str) -> None:
         about = {
@@ -200,17 +179,15 @@ class Inbox:
             "client_id": str(header.get("Manufacturer") or PACS),
             "series_instance_uid": str(header.SeriesInstanceUID),
         }
-        self._importer.import_object(file, header, image_id, about, source=PACS)
+        self.importer.import_object(file, header, image_id, about, source=PACS)
 
     def _sent_uids(self, image_id: str) -> set[str]:
         """Return the UIDs of the objects that this server sent or received; the versions determine them."""
-        versions = self._store.history.of_every_tag(image_id)
-        made = {
-            provenance_of(version, kind, image_id).sop_instance_uid
-            for version in versions
-            for kind in KINDS
+        versions = self.store.history.history(image_id)
+        sent = {
+            provenance_of(v, kind, image_id).sop_instance_uid for v in versions for kind in KINDS
         }
-        return made | {str(v.info.get("sop_instance_uid", "")) for v in versions}
+        return sent | {str(v.info.get("sop_instance_uid", "")) for v in versions}
 
 
 def _require_human_contours(header: Dataset) -> None:
@@ -220,14 +197,11 @@ def _require_human_contours(header: Dataset) -> None:
     """
     if header.get("Manufacturer") != MANUFACTURER:
         return
-    segments = [
-        item.get("SegmentAlgorithmType") for item in sequence_items(header, "SegmentSequence")
-    ]
-    rois = [
-        item.get("ROIGenerationAlgorithm")
-        for item in sequence_items(header, "StructureSetROISequence")
-    ]
-    if {*segments, *rois} == {"AUTOMATIC"}:
+    segments = sequence_items(header, "SegmentSequence")
+    rois = sequence_items(header, "StructureSetROISequence")
+    algorithms = {item.get("SegmentAlgorithmType") for item in segments}
+    algorithms |= {item.get("ROIGenerationAlgorithm") for item in rois}
+    if algorithms == {"AUTOMATIC"}:
         raise LabelError(
             f"{header.SOPInstanceUID}: all contours are a model's and were not reviewed; open them, correct "
             "them, and store them under a person's name"

@@ -3,11 +3,12 @@
 import logging
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select, update
 
 from lib.datastores.dicomweb import DicomWebStore
 from lib.dicom.object_attributes import ObjectProvenance
@@ -38,45 +39,40 @@ LOCK = "outbox.lock"
 """File beside the database: of several servers over one database, one sends at a time."""
 
 
+@dataclass(frozen=True)
 class DeliveryRecords:
-    """The label versions to be sent to one PACS, in the database.
+    """The label versions to be sent to one PACS, in the database."""
 
-    Args:
-        database: The workflow database.
-        pacs: Address of the PACS.
-    """
-
-    def __init__(self, database: Database, pacs: str) -> None:
-        self._database = database
-        self._pacs = pacs
+    database: Database
+    pacs: str
+    """Address of the PACS."""
 
     def by_version(self) -> dict[tuple[str, int], Delivery]:
         """Return (image id, version number) -> delivery."""
-        query = select(Delivery).where(Delivery.pacs == self._pacs)
-        with self._database.reading() as session:
+        query = select(Delivery).where(Delivery.pacs == self.pacs)
+        with self.database.reading() as session:
             return {(row.image_id, row.number): row for row in session.scalars(query)}
 
     def due(
         self, versions: Iterable[LabelVersion], at: datetime | None = None
     ) -> list[LabelVersion]:
         """Return the versions that are to be sent now, the oldest first."""
-        moment, rows = at or now(), self.by_version()
-        due = []
-        for version in versions:
-            row = rows.get((version.image_id, version.number))
-            if row is None or (
-                row.delivered_at is None and not row.is_given_up and row.next_at <= moment
-            ):
-                due.append(version)
+        moment = at or now()
+        not_due = {
+            key
+            for key, row in self.by_version().items()
+            if row.delivered_at is not None or row.is_given_up or row.next_at > moment
+        }
+        due = [version for version in versions if (version.image_id, version.number) not in not_due]
         return sorted(due, key=lambda version: version.submitted_at)
 
     def record_attempt(self, version: LabelVersion, sop_uid: str) -> int:
         """Record an attempt to send a version, and return the number of attempts before it."""
-        with self._database.writing() as session:
-            row = session.get(Delivery, (self._pacs, sop_uid))
+        with self.database.writing() as session:
+            row = session.get(Delivery, (self.pacs, sop_uid))
             if row is None:
                 row = Delivery(
-                    pacs=self._pacs,
+                    pacs=self.pacs,
                     sop_uid=sop_uid,
                     image_id=version.image_id,
                     number=version.number,
@@ -92,131 +88,107 @@ class DeliveryRecords:
         """Record that the PACS has the object."""
         self._change(sop_uid, delivered_at=now(), trouble="")
 
-    def record_failure(self, sop_uid: str, trouble: str, *, is_final: bool = False) -> None:
+    def record_failure(self, sop_uid: str, error: str, *, is_final: bool = False) -> None:
         """Record the error of an attempt; if `is_final`, there is no further one."""
-        self._change(sop_uid, trouble=trouble, is_given_up=is_final)
+        self._change(sop_uid, trouble=error, is_given_up=is_final)
 
     def retry_now(self) -> None:
         """Make all waiting deliveries due now, as the PACS answers again."""
-        with self._database.writing() as session:
-            for row in session.scalars(_waiting(self._pacs)):
+        with self.database.writing() as session:
+            for row in session.scalars(self._waiting()):
                 row.next_at = now()
 
     def waiting(self) -> list[Delivery]:
         """Return the deliveries that did not arrive yet, the next one first."""
-        with self._database.reading() as session:
-            return list(session.scalars(_waiting(self._pacs).order_by(Delivery.next_at)))
+        with self.database.reading() as session:
+            return list(session.scalars(self._waiting().order_by(Delivery.next_at)))
 
     def _change(self, sop_uid: str, **values: Any) -> None:
-        with self._database.writing() as session:
-            row = session.get(Delivery, (self._pacs, sop_uid))
-            if row is not None:
-                for key, value in values.items():
-                    setattr(row, key, value)
+        of_object = (Delivery.pacs == self.pacs, Delivery.sop_uid == sop_uid)
+        with self.database.writing() as session:
+            session.execute(update(Delivery).where(*of_object).values(**values))
+
+    def _waiting(self) -> Select[Delivery]:
+        return select(Delivery).where(
+            Delivery.pacs == self.pacs,
+            Delivery.delivered_at.is_(None),
+            Delivery.is_given_up.is_(False),
+        )
 
 
+@dataclass(frozen=True)
 class Outbox:
     """Sends the current final labels to a PACS, as DICOM SEG.
 
     The versions determine what is to be sent, and the UIDs of the SEG. So after a kill at any moment, or a lost
     answer, the label is in the PACS exactly once.
-
-    Args:
-        store: The store of scans and labels.
-        deliveries: The records of what was sent.
-        pacs: The PACS.
-        folder: Folder of the database.
-        may_be_sent: Whether a version may be visible to all; not while its reader study is incomplete.
     """
 
-    def __init__(
-        self,
-        store: DicomWebStore,
-        deliveries: DeliveryRecords,
-        pacs: Pacs,
-        folder: Path,
-        *,
-        may_be_sent: Callable[[LabelVersion], bool],
-    ) -> None:
-        self._store = store
-        self._deliveries = deliveries
-        self._pacs = pacs
-        self._lock = ProcessLock(folder / LOCK)
-        self._may_be_sent = may_be_sent
+    store: DicomWebStore
+    deliveries: DeliveryRecords
+    pacs: Pacs
+    lock: ProcessLock
+    may_be_sent: Callable[[LabelVersion], bool]
+    """Whether a version may be visible to all; not while its reader study is incomplete."""
 
     def run(self) -> None:
         """Send the versions that are due; if the PACS does not answer, the rest waits for the next run."""
-        if not self._lock.try_acquire():
+        if not self.lock.try_acquire():
             return
         try:
-            current = [v for v in self._store.history.current(FINAL) if v.source != PACS]
+            current = [v for v in self.store.history.current(FINAL) if v.source != PACS]
             self._cancel_replaced_versions(current)
-            for version in self._deliveries.due(v for v in current if self._may_be_sent(v)):
+            for version in self.deliveries.due(v for v in current if self.may_be_sent(v)):
                 if not self._send(version):
                     return
         finally:
-            self._lock.release()
+            self.lock.release()
 
     def _cancel_replaced_versions(self, current: list[LabelVersion]) -> None:
         numbers = {version.image_id: version.number for version in current}
-        for row in self._deliveries.waiting():
+        for row in self.deliveries.waiting():
             if numbers.get(row.image_id) != row.number:
                 reason = "a newer label replaced it before it was sent"
-                self._deliveries.record_failure(row.sop_uid, reason, is_final=True)
+                self.deliveries.record_failure(row.sop_uid, reason, is_final=True)
 
     def _send(self, version: LabelVersion) -> bool:
         """Send one version; return whether to go on with the next one."""
         about = provenance_of(version, "seg", version.image_id)
         try:
-            study_uid = self._store.catalog.require(version.image_id).study_uid
+            study_uid = self.store.catalog.require(version.image_id).study_uid
         except (DatastoreError, ScanError):
             # The PACS does not list its scan at present; the label is kept here.
             return True
         except PacsError as error:
             # Also if the PACS does not answer: if this scan is the cause, the others come first.
-            self._deliveries.record_attempt(version, about.sop_instance_uid)
-            self._deliveries.record_failure(about.sop_instance_uid, str(error))
+            self.deliveries.record_attempt(version, about.sop_instance_uid)
+            self.deliveries.record_failure(about.sop_instance_uid, str(error))
             return isinstance(error, NotDeliveredError)
-        before = self._deliveries.record_attempt(version, about.sop_instance_uid)
+        before = self.deliveries.record_attempt(version, about.sop_instance_uid)
         try:
             # An earlier attempt may have arrived, and its answer got lost.
-            if not (before and self._pacs.holds(study_uid, about.sop_instance_uid)):
+            if not (before and self.pacs.holds(study_uid, about.sop_instance_uid)):
                 self._store_seg(version, about)
         except LabelError as error:
-            self._deliveries.record_failure(about.sop_instance_uid, str(error), is_final=True)
+            self.deliveries.record_failure(about.sop_instance_uid, str(error), is_final=True)
             logger.info("%s: version %d is not sent: %s", version.image_id, version.number, error)
             return True
         except (OrganNetError, OSError) as error:
-            self._deliveries.record_failure(about.sop_instance_uid, str(error))
-            logger.warning(
-                "%s: version %d is kept here, and sent later: %s",
-                version.image_id,
-                version.number,
-                error,
-            )
+            self.deliveries.record_failure(about.sop_instance_uid, str(error))
+            name = (version.image_id, version.number)
+            logger.warning("%s: version %d is kept here, and sent later: %s", *name, error)
             return isinstance(error, NotDeliveredError) or not isinstance(error, PacsError)
-        self._deliveries.record_success(about.sop_instance_uid)
+        self.deliveries.record_success(about.sop_instance_uid)
         logger.info("%s: version %d is in the PACS", version.image_id, version.number)
         return True
 
     def _store_seg(self, version: LabelVersion, about: ObjectProvenance) -> None:
         image_id = version.image_id
-        headers, grid = read_headers(self._store.require_image(image_id), image_id=image_id)
-        path = self._store.history.path(version.digest)
-        array, found = read_label(path, image_id=image_id, image_grid=grid)
+        headers, grid = read_headers(self.store.require_image(image_id), image_id=image_id)
+        path = self.store.history.path(version.digest)
+        array, label_grid = read_label(path, image_id=image_id, image_grid=grid)
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             file = Path(scratch) / f"{about.sop_instance_uid}.dcm"
-            write_seg(
-                file,
-                LabelVolume(array, found, self._store.labels),
-                headers,
-                about,
-                image_id=image_id,
-            )
-            self._pacs.store(file)
-
-
-def _waiting(pacs: str) -> Any:
-    return select(Delivery).where(
-        Delivery.pacs == pacs, Delivery.delivered_at.is_(None), Delivery.is_given_up.is_(False)
-    )
+            label = LabelVolume(array, label_grid, self.store.labels)
+            write_seg(file, label, headers, about, image_id=image_id)
+            self.pacs.store(file)

@@ -14,11 +14,13 @@ from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
 from lib.jobs.supervisor import PeriodicTask
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff
+from lib.pacs_sync import inbox, outbox
 from lib.pacs_sync.dicom_labels import DicomImporter
 from lib.pacs_sync.inbox import Inbox, ObjectRecords
 from lib.pacs_sync.outbox import DeliveryRecords, Outbox
 from lib.storage.atomic_files import SCRATCH
 from lib.storage.database import Database
+from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
@@ -61,10 +63,13 @@ class PacsSync:
         self.importer = DicomImporter(store)
         self.deliveries = DeliveryRecords(database, pacs.url)
         self.objects = ObjectRecords(database)
-        self.outbox = Outbox(store, self.deliveries, pacs, folder, may_be_sent=may_be_sent)
-        self._inbox = Inbox(store, self.objects, pacs, self.importer, folder=folder)
+        self.outbox = Outbox(
+            store, self.deliveries, pacs, ProcessLock(folder / outbox.LOCK), may_be_sent
+        )
+        inbox_lock = ProcessLock(folder / inbox.LOCK)
+        self._inbox = Inbox(store, self.objects, pacs, self.importer, inbox_lock)
         self._next_list_at = 0.0
-        self._trouble = ""
+        self._error = ""
         self._backoff = RetryBackoff()
         self._listing = PeriodicTask(
             "pacs-list", self.look, every_s=1.0, error_message="the PACS could not be listed"
@@ -120,7 +125,7 @@ class PacsSync:
             Whether to call it again at once.
         """
         is_due = time.monotonic() >= self._next_list_at
-        if self._trouble and not is_due:
+        if self._error and not is_due:
             return False
         try:
             if is_due:
@@ -131,13 +136,13 @@ class PacsSync:
                 self._next_list_at = time.monotonic() + max(LIST_EVERY_S, took_s / MAX_BUSY_SHARE)
             more = self._store.catalog.check_next()
         except PacsError as error:
-            if not self._trouble:
+            if not self._error:
                 logger.warning("%s", error)
-            self._trouble = str(error)
+            self._error = str(error)
             self._next_list_at = time.monotonic() + LIST_EVERY_S
             return False
-        if self._trouble:
-            self._trouble = ""
+        if self._error:
+            self._error = ""
             logger.info("the PACS at %s answers again", self._pacs.url)
             self.deliveries.retry_now()
             self._sending.wake()
@@ -145,7 +150,7 @@ class PacsSync:
 
     def fetch_next(self) -> bool:
         """Fetch one scan in advance if there is space; return whether to call it again at once."""
-        if self._trouble:
+        if self._error:
             return False
         for image_id in self._wanted():
             if self._store.is_available(image_id) or not self._backoff.is_due(image_id):
@@ -164,13 +169,12 @@ class PacsSync:
     def status(self) -> dict[str, Any]:
         """Return the state of the exchange, for users."""
         catalog = self._store.catalog
-        waiting = self.deliveries.waiting()
         images = catalog.images()
         cached = {image_id for image_id in images if self._store.is_available(image_id)}
         scans = [item for item in self._backoff.undelivered() if item.uid in images.keys() - cached]
         return {
             "url": self._pacs.url,
-            "trouble": self._trouble,
+            "trouble": self._error,
             "images": len(images),
             "at_hand": len(cached),
             "unchecked": len(catalog.unchecked()),
@@ -182,7 +186,7 @@ class PacsSync:
                     "attempts": item.attempts,
                     "next_try": item.next_at.isoformat(),
                 }
-                for item in catalog.undelivered() + self._inbox.undelivered() + scans
+                for item in catalog.undelivered() + self._inbox.backoff.undelivered() + scans
             ],
             "outbox": [
                 {
@@ -192,7 +196,7 @@ class PacsSync:
                     "next_try": row.next_at.isoformat(),
                     "trouble": row.trouble,
                 }
-                for row in waiting
+                for row in self.deliveries.waiting()
             ],
             "refused_objects": [
                 {"sop_instance_uid": row.sop_uid, "image": row.image_id, "reason": row.reason}

@@ -3,10 +3,10 @@
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, inspect, select, text
 from sqlalchemy.engine import Engine
@@ -19,6 +19,9 @@ from lib.storage.process_locks import process_lock
 from lib.storage.tables import SCHEMA, Meta
 
 logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 FOLDER = ".organnet"
 """Hidden folder in the studies folder: the database, label versions, quarantine, unfinished backups."""
@@ -150,6 +153,24 @@ class Database:
             "%s is damaged (%s): renamed, and rebuilt from the label versions and models on disk",
             self.path, error.orig,
         )  # fmt: skip
+
+
+class _HasDatabase(Protocol):
+    @property
+    def database(self) -> Database: ...
+
+
+def transaction(
+    function: Callable[Concatenate[Session, _P], _R],
+) -> Callable[Concatenate[_HasDatabase, _P], _R]:
+    """Return a method that calls `function` with a writing session of `self.database`."""
+
+    def method(self: _HasDatabase, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self.database.writing() as session:
+            return function(session, *args, **kwargs)
+
+    method.__doc__ = function.__doc__
+    return method
 
 
 def is_url(studies: str) -> bool:

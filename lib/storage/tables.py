@@ -1,7 +1,7 @@
-"""What the database holds.
+"""Tables of the workflow database.
 
-A row is added, and a few of its columns are filled in later; nothing that says what a person or a run did is
-ever changed or removed. Volumes and weights are files, named here by the SHA-256 of their content.
+Rows are added, and a few of their columns are filled in later; a row about the action of a user or of a run is
+never changed or removed otherwise. Volumes and weights are files, named here by the SHA-256 of their content.
 """
 
 from datetime import datetime, timezone
@@ -16,35 +16,35 @@ SCHEMA = 1
 
 
 def now() -> datetime:
-    """Return this moment, in UTC."""
+    """Return the present time, in UTC."""
     return datetime.now(timezone.utc)
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A moment in UTC: SQLite keeps no time zone."""
+    """A time in UTC; SQLite stores no time zone."""
 
     impl = DateTime
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the base's
-        """Return what is stored.
+        """Return the value to store.
 
         Raises:
-            ValueError: If the moment has no time zone.
+            ValueError: If the time has no time zone.
         """
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a moment without a time zone")
+            raise ValueError(f"{value} has no time zone; a time with one is expected")
         return value.astimezone(timezone.utc).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the base's
-        """Return what was stored, in UTC."""
+        """Return the stored time, in UTC."""
         return None if value is None else value.replace(tzinfo=timezone.utc)
 
 
 class Base(DeclarativeBase):
-    """Of all tables."""
+    """Declarative base of all tables."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: UtcTime,
@@ -54,7 +54,7 @@ class Base(DeclarativeBase):
 
 
 class Meta(Base):
-    """What is known of the database itself."""
+    """Properties of the database itself, such as the number of its schema."""
 
     __tablename__ = "meta"
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -62,23 +62,7 @@ class Meta(Base):
 
 
 class LabelVersion(Base):
-    """One label of one image, as somebody submitted it; the file is never changed.
-
-    Attributes:
-        number: 1, 2, 3 ... for an image and tag.
-        digest: SHA-256 of the stored file.
-        parent_id: The version that it took the place of.
-        source: `client`, `folder` (a file that somebody laid there), `infer`, `restore`,
-            `consensus` (of the readings of a reader study), or `pacs` (a SEG or RTSTRUCT that was found there).
-        author: Who submitted it; empty where nobody logs in.
-        client: The program's `client_id`.
-        model_version: The model that served when it was submitted, or that the client named.
-        organs: TG-263 names with at least one voxel.
-        doubts: What looked wrong about it (`lib.organs.plausibility`), in sentences.
-        info: What the client sent with it.
-        is_in_place: Whether the copy that people and clients read, `labels/<tag>/`, was written.
-        hidden_at: When it was removed from sight; the file stays.
-    """
+    """One label of one image, as it was submitted; its file is never changed."""
 
     __tablename__ = "label_versions"
     __table_args__ = (
@@ -89,22 +73,35 @@ class LabelVersion(Base):
     image_id: Mapped[str] = mapped_column(String(200), index=True)
     tag: Mapped[str] = mapped_column(String(64))
     number: Mapped[int]
+    """1, 2, 3 ... for an image and tag."""
     digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of the stored file."""
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("label_versions.id"))
+    """The version that it replaced."""
     source: Mapped[str]
+    """`client`, `folder` (a file in the labels folder), `infer`, `restore`, `consensus` (of the readings of a
+    reader study), or `pacs` (a SEG or RTSTRUCT in the PACS)."""
     author: Mapped[str] = mapped_column(default="")
+    """User who submitted it; empty without a login."""
     client: Mapped[str] = mapped_column(default="")
+    """The program's `client_id`."""
     model_version: Mapped[str | None]
+    """The active model at the time of submission, or the model that the client named."""
     organs: Mapped[list[Any]]
+    """TG-263 names with at least one voxel."""
     doubts: Mapped[list[Any]] = mapped_column(default=list)
+    """Plausibility warnings (`lib.organs.plausibility`), in sentences."""
     info: Mapped[dict[str, Any]]
+    """Attributes that the client sent with it."""
     submitted_at: Mapped[datetime] = mapped_column(default=now)
     is_in_place: Mapped[bool] = mapped_column(default=False)
+    """Whether the working copy, which people and clients read in `labels/<tag>/`, was written."""
     hidden_at: Mapped[datetime | None]
+    """Time at which it was hidden from users; the file stays."""
 
 
 class CaseSet(Base):
-    """Whether a labelled case is for training or for the referee: decided once, for ever."""
+    """Whether a labelled case is for training or for evaluation; decided once and never changed."""
 
     __tablename__ = "case_sets"
     image_id: Mapped[str] = mapped_column(String(200), primary_key=True)
@@ -114,81 +111,74 @@ class CaseSet(Base):
 
 
 class Run(Base):
-    """One retraining, from the decision to begin it to the decision on its model.
-
-    Attributes:
-        state: One of `lib.retrain.run_records.RunState`.
-        why: What started it.
-        request: Epochs, seed and the like, as they were decided at its beginning.
-        cases: What it learns from and is judged on: image id, label version, digest, set.
-        initial_version: The model that it goes on from.
-        attempts: How often its process was started.
-        pid: Of its process.
-        progress: Epoch, loss, seconds left; what the clients show.
-        notes: What the run had to say on its way, oldest first.
-        candidate: The model version that it made.
-        outcome: How it ended, in words.
-    """
+    """One retraining, from the decision to start it to the promotion decision on its model."""
 
     __tablename__ = "runs"
     id: Mapped[int] = mapped_column(primary_key=True)
     state: Mapped[str] = mapped_column(index=True)
+    """One of `lib.retrain.run_records.RunState`."""
     why: Mapped[str]
+    """The reason for starting it."""
     request: Mapped[dict[str, Any]]
+    """Epochs, seed and similar settings, as decided at its start."""
     cases: Mapped[list[Any]]
+    """Training and evaluation cases: image id, label version, digest, set."""
     initial_version: Mapped[str | None]
+    """The model from which it continues."""
     attempts: Mapped[int] = mapped_column(default=0)
+    """Number of starts of its process."""
     pid: Mapped[int | None]
+    """Process id."""
     progress: Mapped[dict[str, Any]]
+    """Epoch, loss, remaining seconds; clients show them."""
     notes: Mapped[list[Any]]
+    """Messages of the run, oldest first."""
     candidate: Mapped[str | None]
+    """Version of the model that it made."""
     outcome: Mapped[str | None]
+    """Its result, in words."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
 
 class ModelVersion(Base):
-    """A model that was made here or brought in, and what was decided about it.
-
-    Attributes:
-        version: As in `lib.models.registry`: the weights' hash is part of it.
-        parent: The model whose weights it began with.
-        run_id: The run that made it; None for one from elsewhere.
-        recipe: Name of its recipe.
-        commit: Of the program that trained it.
-        labels: Image id, label version and digest of each label that it learned from.
-        labels_seen: How many labels it and its parents learned from, each counted once.
-        metrics: Organ -> mean DSC on the referee's cases, when it was judged.
-        decision: `waiting`, `promoted`, `rejected`; `starter` for the one that comes with the program.
-        reason: Why, in words.
-        report: Everything that the decision rests on, per case and organ; `earlier_decisions` lists those
-            that were taken back.
-        pending: Why and by whom it is to serve, from the decision until it does; else None.
-        pruned_at: When its weights were removed.
-    """
+    """A model that was trained or imported, and its promotion decision."""
 
     __tablename__ = "models"
     version: Mapped[str] = mapped_column(String(120), primary_key=True)
+    """As in `lib.models.registry`: it contains a hash of the weights."""
     parent: Mapped[str | None]
+    """The model whose weights its training started from."""
     run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
+    """The run that made it; None for an imported one."""
     recipe: Mapped[str]
+    """Name of its recipe."""
     commit: Mapped[str | None]
+    """Commit of the program that trained it."""
     labels: Mapped[list[Any]]
+    """Image id, label version and digest of each label that it was trained on."""
     labels_seen: Mapped[int] = mapped_column(default=0)
+    """Number of labels that it and its parents were trained on, each counted once."""
     seed: Mapped[int] = mapped_column(default=0)
     metrics: Mapped[dict[str, Any]]
+    """Organ -> mean DSC on the evaluation cases, if it was evaluated."""
     decision: Mapped[str] = mapped_column(default="waiting")
+    """`waiting`, `promoted`, `rejected`; `starter` for the one that comes with the program."""
     reason: Mapped[str] = mapped_column(default="")
+    """Reason of the decision, in words."""
     report: Mapped[dict[str, Any]]
+    """The data behind the decision, per case and organ; `earlier_decisions` lists those that were reversed."""
     pending: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """Reason and user of its promotion, from the decision until it is active; else None."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     decided_at: Mapped[datetime | None]
     pruned_at: Mapped[datetime | None]
+    """Time at which its weights were removed."""
 
 
 class Promotion(Base):
-    """One change of the served model; the last row is what serves."""
+    """One change of the active model; the last row names the active one."""
 
     __tablename__ = "promotions"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -200,178 +190,152 @@ class Promotion(Base):
 
 
 class Score(Base):
-    """What was computed of one image: once for each model and kind, and never changed.
-
-    Attributes:
-        image_id: Of the image.
-        model_version: Of the model; empty for what needs none.
-        kind: One of `lib.activelearning.pool.ScoreKind`.
-        found: The numbers, as JSON; empty where it failed.
-        trouble: Why it failed; it is not tried again for this model.
-        seconds: That it took.
-    """
+    """A result computed from one image: once for each model and kind, and never changed."""
 
     __tablename__ = "scores"
     __table_args__ = (UniqueConstraint("image_id", "model_version", "kind"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[str] = mapped_column(String(200))
     model_version: Mapped[str] = mapped_column(String(120), index=True)
+    """Empty for a kind that needs no model."""
     kind: Mapped[str] = mapped_column(String(20))
+    """One of `lib.activelearning.pool.ScoreKind`."""
     found: Mapped[dict[str, Any]]
+    """The numbers, as JSON; empty if the computation failed."""
     trouble: Mapped[str | None]
+    """Error message, if it failed; it is not tried again for this model."""
     seconds: Mapped[float] = mapped_column(default=0.0)
+    """Duration of the computation in s."""
     computed_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Lease(Base):
-    """A case that was handed out to somebody; one that ended stays as what happened.
-
-    Attributes:
-        holder: The user, where people log in, else the client's id.
-        strategy: That chose it; empty where somebody took it by name.
-        why: What the strategy said (`lib.activelearning.pool.Choice`).
-        expires_at: When it ends by itself.
-        ended_at: When it ended; None while it holds.
-        ended_by: `label`, `release` or `expiry`.
-    """
+    """A case that was assigned to an annotator; leases that ended are kept."""
 
     __tablename__ = "leases"
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[str] = mapped_column(String(200), index=True)
     holder: Mapped[str] = mapped_column(String(200), index=True)
+    """The user; without a login, the client's id."""
     strategy: Mapped[str] = mapped_column(default="")
+    """Strategy that chose it; empty if the user named it."""
     why: Mapped[dict[str, Any]]
+    """The strategy's reasons (`lib.activelearning.pool.Choice`)."""
     granted_at: Mapped[datetime] = mapped_column(default=now)
     expires_at: Mapped[datetime]
+    """Time at which it ends without further action."""
     ended_at: Mapped[datetime | None] = mapped_column(index=True)
+    """Time at which it ended; None while it is active."""
     ended_by: Mapped[str | None]
+    """`label`, `release` or `expiry`."""
 
 
 class ReaderStudy(Base):
-    """An image that several people contour, each for themselves.
-
-    Attributes:
-        readers: How many.
-        by: Who asked for it.
-    """
+    """An image that several readers contour independently."""
 
     __tablename__ = "reader_studies"
     image_id: Mapped[str] = mapped_column(String(200), primary_key=True)
     readers: Mapped[int]
+    """Number of readers."""
     by: Mapped[str]
+    """User who requested it."""
     since: Mapped[datetime] = mapped_column(default=now)
 
 
 class EditCost(Base):
-    """What a person changed of a prediction before submitting: one submitted label against one model.
-
-    Attributes:
-        label_version_id: What was submitted.
-        model_version: The model that served then.
-        was_trained_on: Whether that model had learned from this case: it is no measure then.
-        found: Organ -> numbers (`lib.evaluation.edit_cost`); empty where it failed.
-        mean_dsc: Over the organs that were submitted.
-        added_path_mm: Sum over the organs.
-        changed_voxels: Sum over the organs.
-        trouble: Why it failed.
-    """
+    """Changes of a prediction before its submission: one submitted label compared with one model."""
 
     __tablename__ = "edit_costs"
     label_version_id: Mapped[int] = mapped_column(ForeignKey("label_versions.id"), primary_key=True)
+    """The submitted label."""
     model_version: Mapped[str] = mapped_column(String(120))
+    """The active model at that time."""
     was_trained_on: Mapped[bool] = mapped_column(default=False)
+    """Whether that model was trained on this case, so that the cost is no measure of its quality."""
     found: Mapped[dict[str, Any]]
+    """Organ -> numbers (`lib.evaluation.edit_cost`); empty if the measurement failed."""
     mean_dsc: Mapped[float | None]
+    """Mean over the submitted organs."""
     added_path_mm: Mapped[float | None]
+    """Sum over the organs."""
     changed_voxels: Mapped[int | None]
+    """Sum over the organs."""
     trouble: Mapped[str | None]
+    """Error message, if it failed."""
     computed_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class PacsSeries(Base):
-    """A series that a PACS lists as a scan, and whether it is one that can be contoured.
-
-    Attributes:
-        pacs: Address of the PACS.
-        uid: SeriesInstanceUID (0020,000E); the image's id.
-        study_uid: StudyInstanceUID (0020,000D).
-        about: What the PACS tells of it, by DICOM keyword.
-        verdict: One of `lib.pacs.series_catalog.SeriesCheck`.
-        reason: Why it is refused or passed over.
-        is_listed: Whether the PACS listed it last time.
-    """
+    """A series that a PACS lists as a scan, and whether it can be contoured."""
 
     __tablename__ = "pacs_series"
     pacs: Mapped[str] = mapped_column(String(500), primary_key=True)
+    """Address of the PACS."""
     uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SeriesInstanceUID (0020,000E); the image's id."""
     study_uid: Mapped[str] = mapped_column(String(64))
+    """StudyInstanceUID (0020,000D)."""
     about: Mapped[dict[str, Any]]
+    """Attributes in the PACS's list, by DICOM keyword, and the numbers of slices and studies."""
     verdict: Mapped[str] = mapped_column(String(20))
+    """One of `lib.pacs.series_catalog.SeriesCheck`."""
     reason: Mapped[str] = mapped_column(default="")
+    """Why it is refused or ignored."""
     is_listed: Mapped[bool] = mapped_column(default=True)
+    """Whether the PACS's last list contained it."""
     first_seen_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class PacsObject(Base):
-    """A DICOM SEG or RTSTRUCT that was found in a PACS, and what became of it.
-
-    Attributes:
-        sop_uid: SOPInstanceUID (0008,0018).
-        series_uid: SeriesInstanceUID of the series that it is in.
-        study_uid: StudyInstanceUID.
-        image_id: The CT that it was drawn on; empty where it says none.
-        verdict: `kept` as a label version, `ours`, `refused`, or `waiting` for its CT to be listed.
-        reason: Why it was refused.
-    """
+    """Processing status of a DICOM SEG or RTSTRUCT in a PACS."""
 
     __tablename__ = "pacs_objects"
     sop_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SOPInstanceUID (0008,0018)."""
     series_uid: Mapped[str] = mapped_column(String(64))
+    """SeriesInstanceUID of the series that contains it."""
     study_uid: Mapped[str] = mapped_column(String(64))
+    """StudyInstanceUID."""
     image_id: Mapped[str] = mapped_column(String(200), default="")
+    """The CT that it was drawn on; empty if it references none."""
     verdict: Mapped[str] = mapped_column(String(20))
+    """`kept` as a label version, `ours`, `refused`, or `waiting` until the PACS lists its CT."""
     reason: Mapped[str] = mapped_column(default="")
+    """Why it was refused."""
     looked_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class PacsObjectScans(Base):
-    """What an object of a PACS was drawn on, as it was when it was looked at.
-
-    Attributes:
-        sop_uid: As in `PacsObject`.
-        slices: SeriesInstanceUID -> how many instances the PACS listed of it; None where it listed none.
-    """
+    """The series that an object of a PACS was drawn on, as they were when it was processed."""
 
     __tablename__ = "pacs_object_scans"
     sop_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """As in `PacsObject`."""
     slices: Mapped[dict[str, Any]]
+    """SeriesInstanceUID -> number of its instances in the PACS; None if the PACS did not list it."""
 
 
 class Delivery(Base):
-    """A label version on its way to a PACS, as a DICOM SEG.
-
-    Attributes:
-        pacs: Address of the PACS.
-        sop_uid: Of the SEG; it follows from the version, so that it can be sent twice and is there once.
-        image_id: The image, and
-        number: the number of its final label.
-        attempts: How often it was tried.
-        next_at: When it is tried again.
-        trouble: Why it did not arrive yet, or never will.
-        delivered_at: When it was there.
-        is_given_up: Whether there is nothing to send, or no use in trying again.
-    """
+    """A label version that is to be sent to a PACS, as a DICOM SEG."""
 
     __tablename__ = "deliveries"
     pacs: Mapped[str] = mapped_column(String(500), primary_key=True)
+    """Address of the PACS."""
     sop_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Of the SEG. It is derived from the version, so a SEG that is sent twice is in the PACS once."""
     image_id: Mapped[str] = mapped_column(String(200), index=True)
     number: Mapped[int]
+    """Version number of the image's final label."""
     attempts: Mapped[int] = mapped_column(default=0)
+    """Number of attempts to send it."""
     next_at: Mapped[datetime] = mapped_column(default=now)
+    """Time of the next attempt."""
     trouble: Mapped[str] = mapped_column(default="")
+    """Error message of the last attempt."""
     delivered_at: Mapped[datetime | None]
+    """Time since which it is in the PACS."""
     is_given_up: Mapped[bool] = mapped_column(default=False)
+    """Whether there is no further attempt, since there is nothing to send or it cannot succeed."""
 
 
 class Setting(Base):

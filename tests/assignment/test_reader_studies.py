@@ -6,13 +6,13 @@ from lib.assignment.reader_studies import (
     may_be_leased,
     may_be_seen,
     newest_consensus,
-    readings,
     readings_by_reader,
     submitted,
 )
 from lib.errors import ConfigError
 from lib.labels.history import LabelHistory, Provenance
 from lib.storage.database import Database
+from lib.storage.tables import LabelVersion
 from tests.readings import add_reading
 
 
@@ -25,6 +25,10 @@ def numbers(history: LabelHistory, image_id: str = "a") -> dict[str, int]:
 def add_consensus(history: LabelHistory, of: list[int]) -> None:
     info = {"consensus": {"of": of}}
     add_reading(history, "a", "", f"of {of}", source="consensus", info=info)
+
+
+def readings(history: LabelHistory) -> list[LabelVersion]:
+    return list(readings_by_reader(history.history("a", "final")).values())
 
 
 def numbers_due(history: LabelHistory) -> list[int]:
@@ -172,12 +176,12 @@ def test_all_images_at_once_give_what_each_gives_alone(
 
 
 def test_readings_are_the_newest_of_each_reader_oldest_first(history: LabelHistory) -> None:
-    assert readings(history, "a") == []
+    assert readings(history) == []
     add_reading(history, "a", "ada", "one")
     add_reading(history, "a", "bob", "two")
     add_reading(history, "a", "ada", "three")
     add_consensus(history, [2, 3])
-    assert [(v.author, v.number) for v in readings(history, "a")] == [("bob", 2), ("ada", 3)]
+    assert [(v.author, v.number) for v in readings(history)] == [("bob", 2), ("ada", 3)]
 
 
 def test_a_consensus_is_due_with_the_second_reader(history: LabelHistory) -> None:

@@ -51,7 +51,7 @@ class Clinic:
         self.store.save_label("a", str(file), "final", {"author": reader})
 
     def maker(self, method: Method = "staple") -> ConsensusJob:
-        return ConsensusJob(self.store, self.studies, self.state, method=method)
+        return ConsensusJob(self.store, self.studies, ProcessLock(self.state / LOCK), method)
 
     def versions(self) -> list[tuple[str, str]]:
         """Return source and author of each version, oldest first."""
