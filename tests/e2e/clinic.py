@@ -110,8 +110,8 @@ class Clinic:
     def history(self, patient: str) -> list[dict[str, Any]]:
         """Return the versions of a patient's final label, oldest first."""
         answer = self.server.ask("GET", f"/organnet/labels/{self.series[patient]}?tag=final")
-        found: list[dict[str, Any]] = answer.json() if answer.ok else []
-        return found
+        payload: list[dict[str, Any]] = answer.json() if answer.ok else []
+        return payload
 
     def status(self) -> str:
         """Return what the server says of itself."""

@@ -158,8 +158,8 @@ class Viewer:
     def world(self, viewport: str, at: Sequence[float]) -> list[float]:
         """Return the point of the patient that is drawn at a place of a viewport."""
         script = f"([id, at]) => [...{_VIEW}.canvasToWorld(at)]"
-        found: list[float] = self.page.evaluate(script, [viewport, list(at)])
-        return found
+        payload: list[float] = self.page.evaluate(script, [viewport, list(at)])
+        return payload
 
     def box(self, viewport: str) -> Any:
         """Return where a viewport lies on the page."""

@@ -1,4 +1,4 @@
-"""Scans that must be refused, each with what the refusal says; written as a user would have them on disk."""
+"""Scans that the server must refuse, as files on disk, each with a pattern of the refusal's message."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from tests.server.running import small_ct
 
 @dataclass(frozen=True, slots=True)
 class BadScan:
-    """One input that no server may accept.
+    """An input that the server must refuse.
 
     Attributes:
-        name: What it is.
-        says: A pattern that the refusal's message matches.
+        name: Short description.
+        says: Regular expression that the refusal's message matches.
         write: Writes it below a folder and returns its file, or its DICOM folder.
     """
 
@@ -33,7 +33,7 @@ class BadScan:
 
 
 def series(folder: Path, *, patient_id: str = "nobody") -> list[Path]:
-    """Write a good series of 24 slices into `folder` and return its files in the slices' order."""
+    """Write a valid series of 24 slices into `folder` and return its files in slice order."""
     write_ct_series(small_ct(), folder, patient_id=patient_id)
     return sorted(folder.iterdir())
 
@@ -108,7 +108,7 @@ def two_d_dicom(folder: Path) -> Path:
 
 
 def four_d_dicom(folder: Path) -> Path:
-    """Two phases of one series: each slice twice at one place."""
+    """Return a series with two phases: two slices at each position."""
     for path in series(folder / "phases"):
         dataset = pydicom.dcmread(path)
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, the scans it is given, and what it leaves on disk."""
+"""Functions to run a real server in its own process, put scans into it, and inspect its files."""
 
 import hashlib
 import os
@@ -40,7 +40,7 @@ TINY = replace(
     network=NetworkConfig(width=1),
     schedule=ScheduleConfig(epochs=2, steps_per_epoch=2, batch_size=1, validate_every=2),
 )
-"""Learns nothing, but goes through every motion in a moment."""
+"""A recipe that learns nothing, but runs every step of a training within a moment."""
 
 
 UNDISTURBED = {
@@ -49,9 +49,9 @@ UNDISTURBED = {
     "retrain_epochs": "2",
     "scoring": "off",
 }
-"""Trainings begin when a test asks for them, on labels that are blocks in the air; nothing is scored."""
+"""Settings without background work: trainings start only on request, and no images are scored."""
 ANYTHING_GOES = {"min_first_dsc": "0", "promotion_margin": "1", "max_organ_drop": "1"}
-"""Rules under which any model may serve, even one that learned nothing."""
+"""Promotion rules under which any model is promoted, even one that learned nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ class Server:
     """A running server.
 
     Attributes:
-        url: Without a slash at its end.
-        studies: Its studies folder.
-        models: Its registry's folder.
-        scratch: Its folder for temporary files.
-        log: What it printed.
-        http: For requests to it.
+        url: URL without a slash at its end.
+        studies: The studies folder.
+        models: The folder of the model registry.
+        scratch: The folder for temporary files.
+        log: The file of its output.
+        http: Session for requests to it.
         process: Its process.
     """
 
@@ -81,10 +81,10 @@ class Server:
         return self.http.request(method, self.url + path, timeout=ANSWER_LIMIT_S, **given)
 
     def disk(self) -> dict[str, str]:
-        """Return a digest of every file the server could have changed, by its path.
+        """Return path -> digest of every file that the server could have changed.
 
-        Without what was refused, and without the database: the scheduler puts a new case into a set when it
-        comes by. What it says of labels lies beside them as files, too.
+        Quarantined files are excluded, and the database: the scheduler assigns new cases to sets at
+        any time. What the database states about labels is also in files beside them.
         """
         roots = (self.studies, self.models, self.scratch, self.scratch.with_name("sessions"))
         return {
@@ -95,16 +95,16 @@ class Server:
         }
 
     def wait_for_label(self, image_id: str, *, tag: str = "final") -> None:
-        """Return when the server has taken up a label that was laid into the folder."""
-        asked = f"/datastore/label?image={image_id}&tag={tag}"
+        """Wait until the server has adopted a label file that was copied into the studies folder."""
+        query = f"/datastore/label?image={image_id}&tag={tag}"
         wait_until(
-            lambda: self.ask("HEAD", asked).status_code == 200,
-            f"the label of {image_id} is taken up",
+            lambda: self.ask("HEAD", query).status_code == 200,
+            f"the label of {image_id} is adopted",
             context=self.end_of_log,
         )
 
     def end_of_log(self) -> str:
-        """Return the last lines that it printed."""
+        """Return the last lines of the server's log."""
         return self.log.read_text()[-4000:]
 
     def images(self) -> list[str]:
@@ -122,15 +122,15 @@ def running(
     environment: Mapping[str, str] | None = None,
     command: Sequence[str] = (sys.executable, "-m", "monailabel.main"),
 ) -> Iterator[Server]:
-    """Yield a server over `folder`/studies and `folder`/models, and end it with all its children.
+    """Yield a server over `folder`/studies and `folder`/models, and end it with all its child processes.
 
     Args:
-        folder: Where it works, and where its log lies.
-        conf: Settings beside those of all servers here.
+        folder: Its working folder, which also holds the log.
+        conf: Settings in addition to the defaults of these tests.
         app: The app's folder.
-        studies: Where another server has its studies, if they are to be shared, or the address of a PACS.
-        environment: Variables beside those of this process.
-        command: What starts MONAI Label; by default a process forked by `tests.forked_processes`.
+        studies: A studies folder shared with another server, or the URL of a PACS.
+        environment: Environment variables in addition to those of this process.
+        command: The start command of MONAI Label; by default a process forked by `tests.forked_processes`.
     """
     places = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
     if isinstance(studies, Path):
@@ -187,15 +187,15 @@ def _end(process: psutil.Popen) -> None:
     with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
         process.send_signal(signal.SIGINT)
         process.wait(LIMIT_S)
-    for one in (process, *children):
+    for child in (process, *children):
         with suppress(psutil.NoSuchProcess):
-            one.kill()
+            child.kill()
     psutil.wait_procs(children, timeout=LIMIT_S)
     process.wait(LIMIT_S)
 
 
 def put_model(models: Path, recipe: Recipe = TINY) -> str:
-    """Serve a network that learned nothing, and return its version."""
+    """Register and promote an untrained network, and return its version."""
     torch.manual_seed(0)
     version = save_model(models, build_network(recipe).state_dict(), recipe, {"training": {}})
     Registry(models).publish(version, reason="for a test")
@@ -208,20 +208,20 @@ def small_ct(image_id: str = "case", *, shape: tuple[int, int, int] = (40, 36, 2
 
 
 def put_case(server: Server, image_id: str, *, is_labelled: bool = False) -> Grid:
-    """Lay a scan, and its final label, into the studies folder as a user would; return its grid."""
+    """Copy a scan, and its final label if wanted, into the studies folder as a user would; return its grid."""
     ct = small_ct(image_id)
     write_ct(server.studies / f"{image_id}.nii.gz", ct)
     if is_labelled:
         path = server.studies / "labels" / "final" / f"{image_id}.nii.gz"
         write_label(path, two_organs(ct.grid))
-        # As one that was copied with its time: a file that was written just now may not be whole yet.
+        # An older modification time, as of a copied file: the server waits with files written just now.
         os.utime(path, (path.stat().st_mtime - 60,) * 2)
         server.wait_for_label(image_id)
     return ct.grid
 
 
 def two_organs(grid: Grid) -> LabelVolume:
-    """Return a label with a brainstem and a left parotid, of the values 1 and 4."""
+    """Return a label with a brainstem and a left parotid, with the values 1 and 4."""
     array = np.zeros(grid.shape_vox, np.uint8)
     array[5:12, 4:9, 2:8] = TINY.labels["Brainstem"]
     array[16:20, 4:9, 2:8] = TINY.labels["Parotid_L"]
@@ -229,10 +229,10 @@ def two_organs(grid: Grid) -> LabelVolume:
 
 
 def parts(answer: requests.Response) -> dict[str, tuple[str, bytes]]:
-    """Return name -> file name and content of an answer in several parts."""
-    found = {}
+    """Return name -> (file name, content) for the parts of a multipart answer."""
+    contents = {}
     for part in MultipartDecoder.from_response(answer).parts:
         words = part.headers[b"Content-Disposition"].decode().split("; ")
         about = dict(word.split("=", 1) for word in words if "=" in word)
-        found[about["name"].strip('"')] = (about.get("filename", "").strip('"'), part.content)
-    return found
+        contents[about["name"].strip('"')] = (about.get("filename", "").strip('"'), part.content)
+    return contents

@@ -1,4 +1,4 @@
-"""Who is let in, and that no name leads out of the folders (DESIGN section 4, defects 11 and 12)."""
+"""Access control, and names that must not lead out of the folders (DESIGN section 4, defects 11 and 12)."""
 
 import asyncio
 import io
@@ -52,41 +52,43 @@ def unchanged(server: Server) -> Iterator[None]:
 @pytest.mark.server
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("name", [name for name in ESCAPES if name])
-class TestNoNameLeadsOut:
-    def test_of_an_image_that_is_uploaded(self, server: Server, scan: bytes, name: str) -> None:
+class TestNamesThatLeaveTheFolder:
+    def test_are_refused_for_an_uploaded_image(
+        self, server: Server, scan: bytes, name: str
+    ) -> None:
         sent = {"file": ("a.nii.gz", scan)}
         answer = server.ask("PUT", "/datastore/", params={"image": name}, files=sent)
         assert answer.status_code == 404, answer.text
 
-    def test_of_an_image_that_is_asked_for(self, server: Server, name: str) -> None:
+    def test_are_refused_for_a_requested_image(self, server: Server, name: str) -> None:
         for path in ("/datastore/image", "/datastore/image/info"):
             assert server.ask("GET", path, params={"image": name}).status_code == 404
         answer = server.ask("POST", "/infer/organnet25d", params={"image": name})
         assert answer.status_code == 404
         assert server.ask("DELETE", "/datastore/", params={"id": name}).status_code == 404
 
-    def test_of_an_image_or_a_tag_that_is_labelled(
+    def test_are_refused_for_the_image_or_tag_of_a_label(
         self, server: Server, label: bytes, name: str
     ) -> None:
         sent = {"label": ("a.nii.gz", label)}
-        for asked in ({"image": name}, {"image": "guarded", "tag": name}):
-            answer = server.ask("PUT", "/datastore/label", params=asked, files=sent)
+        for params in ({"image": name}, {"image": "guarded", "tag": name}):
+            answer = server.ask("PUT", "/datastore/label", params=params, files=sent)
             assert answer.status_code == 404, answer.text
         params = {"label": "guarded", "tag": name}
         assert server.ask("GET", "/datastore/label", params=params).status_code == 404
         params = {"id": "guarded", "tag": name}
         assert server.ask("DELETE", "/datastore/label", params=params).status_code == 404
 
-    def test_of_a_tag_that_infer_saves_under(self, server: Server, name: str) -> None:
+    def test_are_refused_for_the_tag_of_an_infer(self, server: Server, name: str) -> None:
         form = {"params": json.dumps({"save_label": True, "label_tag": name})}
         answer = server.ask("POST", "/infer/organnet25d?image=guarded", data=form)
         assert answer.status_code == 404, answer.text
 
-    def test_of_a_session(self, server: Server, name: str) -> None:
+    def test_are_refused_for_a_session(self, server: Server, name: str) -> None:
         answer = server.ask("POST", "/infer/organnet25d", params={"session_id": name})
         assert answer.status_code == 404
         for method in ("GET", "DELETE"):
-            # A client resolves dots before it sends the path: they are sent encoded here.
+            # A client resolves dots before it sends a path, so they are sent encoded here.
             quoted = quote(name, safe="").replace(".", "%2E")
             connection = HTTPConnection(server.url.removeprefix("http://"))
             connection.request(method, f"/session/{quoted}")
@@ -99,12 +101,12 @@ class TestNoNameLeadsOut:
 def test_infer_reads_no_file_of_the_server(server: Server, tmp_path: Path, scan: bytes) -> None:
     (tmp_path / "private.nii.gz").write_bytes(scan)
     path = str(tmp_path / "private.nii.gz")
-    for asked in ({"image": path}, {"scan": path}, {"image": "/guarded"}):
+    for params in ({"image": path}, {"scan": path}, {"image": "/guarded"}):
         answer = server.ask(
             "POST",
             "/infer/organnet25d",
             params={"image": path},
-            data={"params": json.dumps(asked)},
+            data={"params": json.dumps(params)},
         )
         assert answer.status_code == 404
     form = {"params": json.dumps({"image": path, "scan": path, "session": {"image": path}})}
@@ -113,7 +115,7 @@ def test_infer_reads_no_file_of_the_server(server: Server, tmp_path: Path, scan:
 
 
 @pytest.mark.server
-def test_paths_in_a_training_request_never_arrive(server: Server, tmp_path: Path) -> None:
+def test_paths_in_a_training_request_are_ignored(server: Server, tmp_path: Path) -> None:
     posted = {"name": "../../x", "train_ds": "/etc", "val_ds": "/etc", "tracking_uri": "http://x",
               "gpus": "0; rm", "bundle_path": str(tmp_path), "seed": "none"}  # fmt: skip
     answer = server.ask("POST", "/train/organnet25d", json=posted)
@@ -153,12 +155,12 @@ def test_zip_cannot_write_outside_its_folder(server: Server, tmp_path: Path) -> 
         ("GET", "/proxy/dicom/qido/studies"),
     ],
 )
-def test_routes_that_only_add_risk_are_gone(server: Server, method: str, path: str) -> None:
+def test_unneeded_risky_routes_are_removed(server: Server, method: str, path: str) -> None:
     assert server.ask(method, path).status_code in (404, 405)
 
 
 @pytest.mark.server
-def test_pages_of_other_sites_are_not_answered(server: Server) -> None:
+def test_requests_from_pages_of_other_sites_are_refused(server: Server) -> None:
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
         answer = server.ask("GET", "/info/", headers={"Origin": origin})
         assert answer.status_code == 403
@@ -172,7 +174,7 @@ def test_pages_of_other_sites_are_not_answered(server: Server) -> None:
 
 
 @pytest.mark.server
-def test_foreign_name_for_this_machine_is_refused(server: Server) -> None:
+def test_unknown_host_name_of_this_machine_is_refused(server: Server) -> None:
     answer = server.ask("GET", "/info/", headers={"Host": "evil.example"})
     assert answer.status_code == 403
     assert "--conf access network" in answer.json()["detail"]
@@ -191,8 +193,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 def status_of(
     app: ASGIApp, peer: str = "127.0.0.1", pieces: Sequence[bytes] = (b"",), **headers: str
 ) -> int:
-    """Return the status of one request, sent without a network."""
-    found: list[int] = []
+    """Return the status of one request to a guard, without a network."""
+    statuses: list[int] = []
     body = [{"type": "http.request", "body": p, "more_body": True} for p in pieces]
     body[-1]["more_body"] = False
     scope = {"type": "http", "method": "PUT", "path": "/", "client": (peer, 50000), "query_string": b"",
@@ -202,32 +204,32 @@ def status_of(
         return body.pop(0)
 
     async def send(message: Any) -> None:
-        found.extend([message["status"]] if "status" in message else [])
+        statuses.extend([message["status"]] if "status" in message else [])
 
     async def run() -> None:
         await app(scope, receive, send)
 
     asyncio.run(run())
-    return found[0]
+    return statuses[0]
 
 
 LOCAL = AccessGuard(echo, access="local")
 NETWORK = AccessGuard(echo, access="network", origins=["https://viewer.example"])
 
 
-def test_another_machine_is_let_in_only_where_access_is_network() -> None:
+def test_another_machine_has_access_only_with_network_access() -> None:
     assert status_of(LOCAL, "192.0.2.7", host="localhost:8000") == 403
     assert status_of(NETWORK, "192.0.2.7", host="clinic.example") == 200
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1"])
-def test_this_machine_is_let_in_under_its_own_name(peer: str) -> None:
+def test_this_machine_has_access_under_its_own_name(peer: str) -> None:
     assert status_of(LOCAL, peer, host="localhost:8000") == 200
     assert status_of(LOCAL, peer, host="[::1]:8000") == 200
     assert status_of(LOCAL, peer, host="clinic.example") == 403
 
 
-def test_a_page_of_a_listed_site_is_let_in() -> None:
+def test_a_page_of_a_listed_site_has_access() -> None:
     assert status_of(NETWORK, host="a.example", origin="https://viewer.example") == 200
     assert status_of(NETWORK, host="a.example", origin="https://other.example") == 403
 

@@ -1,4 +1,4 @@
-"""Asking for the next case over HTTP, as both clients do, alone and ten at a time."""
+"""Requests for the next case over HTTP, as both clients send them, from one client and from ten at a time."""
 
 import json
 import threading
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.server
 CASES, CLIENTS = 200, 10
 LEASE_S = 45.0
 SLICER = {"client_id": "slicer-1", "strategy": ["claspe"], "model": ["organnet25d"]}
-"""Slicer sends its whole configuration with it."""
+"""Slicer sends its whole configuration along."""
 
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with 200 scans, no model, and leases that end soon."""
+    """A server with 200 scans, no model, and leases that expire soon."""
     folder = tmp_path_factory.mktemp("clinic")
     studies = folder / "studies"
     studies.mkdir()
@@ -46,7 +46,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Annotator(threading.Thread):
-    """Asks for a case, submits it, and asks for the next until all are labelled."""
+    """A client that requests a case, submits its label, and continues until all cases are labelled."""
 
     def __init__(self, url: str, name: str, label: Path, strategy: str) -> None:
         super().__init__(name=name)
@@ -54,7 +54,7 @@ class Annotator(threading.Thread):
         self.http = requests.Session()
         self.given: list[str] = []
         self.last: dict[str, Any] = {}
-        self.trouble: list[str] = []
+        self.error: list[str] = []
 
     def ask(self) -> dict[str, Any]:
         answer = self.http.post(
@@ -63,7 +63,7 @@ class Annotator(threading.Thread):
             timeout=ANSWER_LIMIT_S,
         )
         if answer.status_code != 200:
-            self.trouble.append(answer.text)
+            self.error.append(answer.text)
         self.last = answer.json()
         return self.last
 
@@ -76,11 +76,11 @@ class Annotator(threading.Thread):
                 timeout=ANSWER_LIMIT_S,
             )
         if answer.status_code != 200:
-            self.trouble.append(answer.text)
+            self.error.append(answer.text)
 
     def run(self) -> None:
         deadline = time.monotonic() + LIMIT_S
-        while time.monotonic() < deadline and not self.trouble:
+        while time.monotonic() < deadline and not self.error:
             image_id = self.ask().get("id")
             if image_id is not None:
                 self.given.append(image_id)
@@ -89,12 +89,10 @@ class Annotator(threading.Thread):
                 return
             else:
                 time.sleep(0.2)
-        self.trouble.append(f"not at its end in time: {self.last}")
+        self.error.append(f"did not finish in time: {self.last}")
 
 
-def test_ten_clients_contour_two_hundred_cases_and_none_twice(
-    clinic: Server, tmp_path: Path
-) -> None:
+def test_ten_clients_contour_each_of_two_hundred_cases_once(clinic: Server, tmp_path: Path) -> None:
     label = tmp_path / "label.nii.gz"
     write_label(label, two_organs(small_ct().grid))
     dead = Annotator(clinic.url, "dead", label, "first")
@@ -109,13 +107,13 @@ def test_ten_clients_contour_two_hundred_cases_and_none_twice(
         client.join()
         client.http.close()
     dead.http.close()
-    assert [client.trouble for client in clients if client.trouble] == []
+    assert [client.error for client in clients if client.error] == []
     given = Counter(image_id for client in clients for image_id in client.given)
     assert set(given) == {f"case_{n:03d}" for n in range(CASES)}
     assert given.most_common(1)[0][1] == 1
-    # Nobody waits for the others to finish: each has had his part.
+    # The cases are shared fairly between the clients.
     assert min(len(client.given) for client in clients) >= CASES // CLIENTS // 3
-    # Its client never came back for it: somebody else got it, and not before the lease had ended.
+    # The first client never came back: another one got its case after the lease had expired.
     holders = [client.name for client in clients if left_behind in client.given]
     assert len(holders) == 1
     assert clinic.ask("GET", "/organnet/leases").json() == []
@@ -123,7 +121,7 @@ def test_ten_clients_contour_two_hundred_cases_and_none_twice(
     assert len(labelled) == CASES
 
 
-def test_when_all_are_labelled_both_clients_get_an_answer_they_can_show(clinic: Server) -> None:
+def test_when_all_cases_are_labelled_both_clients_get_a_reason(clinic: Server) -> None:
     for strategy in ("claspe", "first", "coldstart"):
         answer = clinic.ask("POST", f"/activelearning/{strategy}", json=SLICER)
         assert answer.status_code == 200
@@ -133,7 +131,7 @@ def test_when_all_are_labelled_both_clients_get_an_answer_they_can_show(clinic: 
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a model whose scores are computed."""
+    """A server with a model whose image scores are computed."""
     folder = tmp_path_factory.mktemp("scored")
     (folder / "models").mkdir()
     put_model(folder / "models")
@@ -145,27 +143,29 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def standing(server: Server) -> dict[str, Any]:
+def scoring_status(server: Server) -> dict[str, Any]:
     status: dict[str, Any] = server.ask("GET", "/organnet/status").json()["active_learning"]
     return status
 
 
-def test_images_are_scored_in_the_background_for_the_model_that_serves(scored: Server) -> None:
+def test_images_are_scored_in_the_background_for_the_active_model(scored: Server) -> None:
     wait_until(
-        lambda: standing(scored)["sampled"] >= 3, "three are sampled", context=scored.end_of_log
+        lambda: scoring_status(scored)["sampled"] >= 3,
+        "three are sampled",
+        context=scored.end_of_log,
     )
-    status = standing(scored)
+    status = scoring_status(scored)
     assert (status["scored"], status["sampled"], status["unlabelled"]) == (3, 3, 4)
     assert list(status["unreadable"]) == ["broken"]
     version = scored.ask("GET", "/organnet/status").json()["served"]["version"]
     assert status["model_version"] == version
 
 
-def test_slicer_and_ohif_are_told_why_this_case(scored: Server) -> None:
+def test_slicer_and_ohif_get_the_reason_for_a_case(scored: Server) -> None:
     slicer = scored.ask("POST", "/activelearning/claspe", json=SLICER).json()
     assert Path(slicer["path"]).is_file()
     assert slicer["lease"]["holder"] == "slicer-1"
-    # OHIF sends no id of its own.
+    # OHIF does not send a client id.
     ohif = scored.ask("POST", "/activelearning/entropy", json={}).json()
     for answer in (slicer, ohif):
         assert answer["rank"] >= 1
@@ -179,7 +179,7 @@ def test_slicer_and_ohif_are_told_why_this_case(scored: Server) -> None:
     assert "broken" in none["why"]
 
 
-def test_the_default_strategy_is_the_one_that_clients_preselect(scored: Server) -> None:
+def test_clients_preselect_the_default_strategy(scored: Server) -> None:
     strategies = scored.ask("GET", "/info/").json()["strategies"]
     assert next(iter(strategies)) == "claspe"
     assert len(strategies) == 9

@@ -1,4 +1,4 @@
-"""Every bad input: by upload, and laid into the studies folder. Refused with a reason, and nothing changes."""
+"""Bad scans, labels and requests, uploaded or in the studies folder: each is refused with a reason."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def named(scan: BadScan) -> str:
 
 
 def as_upload(path: Path) -> tuple[str, bytes]:
-    """Return name and content of what is sent: a file as it is, a DICOM folder as a zip."""
+    """Return name and content of an upload: a file unchanged, a DICOM folder as a zip."""
     if path.is_file():
         return path.name, path.read_bytes()
     packed = BytesIO()
@@ -118,7 +118,7 @@ def smaller(_label: LabelVolume) -> LabelVolume:
         (smaller, "the label lies on 20 x 18 x 12"),
     ],
 )
-def test_bad_label_is_refused_and_the_one_before_stays(
+def test_bad_label_is_refused_and_the_previous_one_remains(
     server: Server, tmp_path: Path, change: object, says: str
 ) -> None:
     put_case(server, "keeps", is_labelled=True)
@@ -141,7 +141,7 @@ def test_bad_label_is_refused_and_the_one_before_stays(
         ("label.exe", b"MZ", "expected a file ending in"),
     ],
 )
-def test_what_is_no_label_file_is_refused(
+def test_a_file_that_is_not_a_label_is_refused(
     server: Server, name: str, content: bytes, says: str
 ) -> None:
     put_case(server, "keeps", is_labelled=True)
@@ -161,9 +161,7 @@ def test_ct_sent_as_a_label_is_refused(server: Server, tmp_path: Path) -> None:
     require_refusal(answer, 422, "is it an image")
 
 
-def test_label_with_an_organ_that_the_server_does_not_contour_is_refused(
-    server: Server, tmp_path: Path
-) -> None:
+def test_label_with_an_unknown_organ_is_refused(server: Server, tmp_path: Path) -> None:
     put_case(server, "keeps", is_labelled=True)
     info = [{"name": "Brainstem", "idx": 1}, {"name": "GTV", "idx": 4}]
     answer = server.ask(
@@ -175,7 +173,7 @@ def test_label_with_an_organ_that_the_server_does_not_contour_is_refused(
     require_refusal(answer, 422, "'GTV' is not an organ of this server")
 
 
-def test_another_scan_under_a_known_id_is_refused(server: Server, tmp_path: Path) -> None:
+def test_another_scan_with_an_existing_id_is_refused(server: Server, tmp_path: Path) -> None:
     put_case(server, "taken")
     write_ct(tmp_path / "other.nii.gz", small_ct(shape=(40, 36, 25)))
     sent = {"file": ("other.nii.gz", (tmp_path / "other.nii.gz").read_bytes())}

@@ -1,4 +1,4 @@
-"""Labels that must be refused: with a reason, kept in quarantine, and the label before stays."""
+"""Labels that must be refused with a reason and put into quarantine; the previous label remains."""
 
 import gzip
 import json
@@ -75,7 +75,7 @@ def truncated(folder: Path) -> bytes:
 
 
 def bomb(shape: tuple[int, int, int], offset: float) -> bytes:
-    """Return 4 MB that unpack to 4 GiB, after a header of that shape."""
+    """Return a compressed file of 4 MB that unpacks to 4 GiB, after a header of that shape."""
     header: Any = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), small_ct().grid.affine_ras).header  # type: ignore[no-untyped-call]
     header.set_sform(small_ct().grid.affine_ras, code=1)
     raw = bytearray(header.binaryblock)
@@ -95,7 +95,7 @@ def bomb_before_the_voxels(_folder: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class BadLabel:
-    """A label that no server may accept, and what its refusal says."""
+    """A label that the server must refuse, and a pattern of the refusal's message."""
 
     says: str
     make: Callable[[Path], bytes]
@@ -137,7 +137,7 @@ def send(server: Server, bad: BadLabel, content: bytes) -> requests.Response:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_label_is_refused_and_kept_in_quarantine(
+def test_bad_label_is_refused_and_put_into_quarantine(
     server: Server, tmp_path: Path, name: str
 ) -> None:
     bad = BAD[name]
@@ -158,11 +158,11 @@ def test_bad_label_is_refused_and_kept_in_quarantine(
     assert newest["name"] == pointer[1]
     assert (newest["image"], newest["tag"]) == (LABELLED, "final")
     assert re.search(bad.says, newest["reason"])
-    kept = server.ask("GET", f"/organnet/quarantine/{pointer[1]}")
-    assert kept.content == content
+    quarantined = server.ask("GET", f"/organnet/quarantine/{pointer[1]}")
+    assert quarantined.content == content
 
 
-def test_label_of_an_image_that_is_not_there_is_kept(server: Server, tmp_path: Path) -> None:
+def test_label_of_an_unknown_image_is_put_into_quarantine(server: Server, tmp_path: Path) -> None:
     sent = {"label": ("label.nii.gz", saved(tmp_path, good()))}
     answer = server.ask("PUT", "/datastore/label?image=nobody", files=sent)
     assert answer.status_code == 404
@@ -170,7 +170,7 @@ def test_label_of_an_image_that_is_not_there_is_kept(server: Server, tmp_path: P
 
 
 class Zeros:
-    """A file of zeros that is nowhere on disk; what `requests` needs to send it as it is read."""
+    """A file of zeros, generated while `requests` sends it, so that nothing is written to disk."""
 
     def __init__(self, head: bytes, size: int, tail: bytes) -> None:
         self.parts = [(head, len(head)), (b"", size), (tail, len(tail))]
@@ -182,7 +182,9 @@ class Zeros:
                 yield content or bytes(2**20)
 
 
-def test_a_label_of_700_mib_is_refused_and_its_beginning_is_kept(server: Server) -> None:
+def test_a_label_of_700_mib_is_refused_and_its_beginning_is_put_into_quarantine(
+    server: Server,
+) -> None:
     put_case(server, "huge", is_labelled=True)
     before = server.disk()
     head = (
@@ -203,7 +205,7 @@ def test_a_label_of_700_mib_is_refused_and_its_beginning_is_kept(server: Server)
     assert server.disk() == before
 
 
-def test_a_label_of_more_than_2_gib_is_not_even_read(server: Server) -> None:
+def test_a_label_of_more_than_2_gib_is_refused_before_it_is_read(server: Server) -> None:
     answer = server.ask(
         "PUT",
         "/datastore/label?image=huge",

@@ -1,4 +1,4 @@
-"""Several clients at once; what MONAI Label makes of them is in tests/defects (rows 5 and 9)."""
+"""Several clients at the same time; tests/defects (rows 5 and 9) has the same for plain MONAI Label."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +12,16 @@ from tests.server.running import Server, put_case, small_ct, two_organs
 pytestmark = pytest.mark.server
 
 
-def test_infers_at_once_are_all_answered(server: Server) -> None:
+def test_concurrent_infers_are_all_answered(server: Server) -> None:
     put_case(server, "busy")
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(server.ask, "POST", "/infer/organnet25d?image=busy") for _ in range(6)]
-        assert {a.result().status_code for a in asked} == {200}
+        requests = [
+            pool.submit(server.ask, "POST", "/infer/organnet25d?image=busy") for _ in range(6)
+        ]
+        assert {a.result().status_code for a in requests} == {200}
 
 
-def test_labels_saved_at_once_are_all_kept(server: Server, tmp_path: Path) -> None:
+def test_labels_saved_concurrently_are_all_stored(server: Server, tmp_path: Path) -> None:
     write_label(tmp_path / "label.nii.gz", two_organs(small_ct().grid))
     content = (tmp_path / "label.nii.gz").read_bytes()
     cases = [f"crowd_{number}" for number in range(8)]

@@ -1,4 +1,4 @@
-"""What is known of images and labels, as Slicer's reviewer module reads and writes it."""
+"""Information on images and labels, as Slicer's reviewer module reads and writes it."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def case(server: Server) -> str:
     return "reviewed"
 
 
-def test_an_image_is_there_with_its_checksum(server: Server, case: str) -> None:
+def test_an_image_exists_if_its_checksum_matches(server: Server, case: str) -> None:
     digest = hashlib.sha256((server.studies / f"{case}.nii.gz").read_bytes()).hexdigest()
     for check_sum, status in (
         ("", 200),
@@ -26,17 +26,17 @@ def test_an_image_is_there_with_its_checksum(server: Server, case: str) -> None:
         ("0" * 64, 404),
         (f"CRC:{digest}", 400),
     ):
-        asked = {"image": case, "check_sum": check_sum}
-        assert server.ask("HEAD", "/datastore/image", params=asked).status_code == status
+        params = {"image": case, "check_sum": check_sum}
+        assert server.ask("HEAD", "/datastore/image", params=params).status_code == status
 
 
-def test_a_label_is_there_or_not(server: Server, case: str) -> None:
+def test_whether_a_label_exists_is_answered(server: Server, case: str) -> None:
     for tag, status in (("final", 200), ("original", 404), ("../final", 404)):
-        asked = {"image": case, "tag": tag}
-        assert server.ask("HEAD", "/datastore/label", params=asked).status_code == status
+        params = {"image": case, "tag": tag}
+        assert server.ask("HEAD", "/datastore/label", params=params).status_code == status
 
 
-def test_notes_on_an_image_and_its_label_are_kept(server: Server, case: str) -> None:
+def test_notes_on_an_image_and_its_label_are_stored(server: Server, case: str) -> None:
     notes = {"info": json.dumps({"level": "difficult"})}
     assert server.ask("PUT", f"/datastore/image/info?image={case}", data=notes).status_code == 200
     assert server.ask("GET", f"/datastore/image/info?image={case}").json()["level"] == "difficult"
@@ -48,7 +48,7 @@ def test_notes_on_an_image_and_its_label_are_kept(server: Server, case: str) -> 
     assert (info["level"], info["segmentationMeta"]) == ("difficult", {"status": "approved"})
 
 
-def test_the_store_says_what_it_holds(server: Server, case: str) -> None:
+def test_the_datastore_lists_its_content(server: Server, case: str) -> None:
     assert server.ask("GET", "/datastore/").json()["total"] == len(server.images())
     pairs = server.ask("GET", "/datastore/?output=train").json()
     assert case in [pair["id"] for pair in pairs]
@@ -64,9 +64,7 @@ def test_a_removed_label_makes_its_image_unlabelled(server: Server, case: str) -
 
 
 @pytest.mark.parametrize("output", ["json", "image", "all"])
-def test_infer_answers_in_the_form_that_is_asked_for(
-    server: Server, case: str, output: str
-) -> None:
+def test_infer_answers_in_the_requested_form(server: Server, case: str, output: str) -> None:
     answer = server.ask("POST", f"/infer/organnet25d?image={case}&output={output}")
     assert answer.status_code == 200, answer.text
     kind = {"json": "application/json", "image": "application/octet-stream", "all": "multipart/"}

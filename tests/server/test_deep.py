@@ -1,4 +1,4 @@
-"""`deep` in the parameters of an infer, as clients send it."""
+"""The option `deep` in the parameters of an infer request, as clients send it."""
 
 import json
 from pathlib import Path
@@ -28,13 +28,13 @@ def ask(server: Server, params: dict[str, Any]) -> dict[str, tuple[str, bytes]]:
     return parts(answer)
 
 
-def volume(found: tuple[str, bytes], folder: Path) -> tuple["np.ndarray[Any, Any]", Grid]:
-    path = folder / found[0]
-    path.write_bytes(found[1])
+def volume(part: tuple[str, bytes], folder: Path) -> tuple["np.ndarray[Any, Any]", Grid]:
+    path = folder / part[0]
+    path.write_bytes(part[1])
     return read_volume(path, "answer")
 
 
-def test_clients_are_offered_deep_and_not_the_map_which_they_would_take_for_a_label(
+def test_clients_are_offered_deep_but_not_the_uncertainty_map(
     server: Server,
 ) -> None:
     config = server.ask("GET", "/info/").json()["models"]["organnet25d"]["config"]
@@ -42,13 +42,13 @@ def test_clients_are_offered_deep_and_not_the_map_which_they_would_take_for_a_la
     assert "uncertainty_map" not in config
 
 
-@pytest.mark.parametrize("wish", [True, "true", [True]], ids=["bool", "text", "list"])
-def test_deep_contours_come_with_how_sure_they_are(
-    server: Server, grid: Grid, tmp_path: Path, wish: Any
+@pytest.mark.parametrize("deep", [True, "true", [True]], ids=["bool", "text", "list"])
+def test_deep_contours_come_with_their_uncertainty(
+    server: Server, grid: Grid, tmp_path: Path, deep: Any
 ) -> None:
-    found = ask(server, {"deep": wish, "overlap": 0.5})
-    params = json.loads(found["params"][1])
-    label, its_grid = volume(found["image"], tmp_path)
+    answer_parts = ask(server, {"deep": deep, "overlap": 0.5})
+    params = json.loads(answer_parts["params"][1])
+    label, its_grid = volume(answer_parts["image"], tmp_path)
     assert its_grid.is_same_as(grid)
     assert sorted(params["label_names"].values()) == [v for v in np.unique(label) if v]
     assert set(params["uncertainty"]) == set(OPENKBP.labels)
@@ -61,23 +61,25 @@ def test_deep_contours_come_with_how_sure_they_are(
     assert list(params["seconds"]) == stages
 
 
-def test_the_map_comes_in_place_of_the_label_where_it_is_asked_for(
+def test_the_uncertainty_map_replaces_the_label_on_request(
     server: Server, grid: Grid, tmp_path: Path
 ) -> None:
     before = server.disk()
-    found = ask(server, {"deep": True, "uncertainty_map": True, "result_extension": ".nrrd"})
-    assert found["image"][0].endswith(".nrrd")
-    values, its_grid = volume(found["image"], tmp_path)
+    answer_parts = ask(server, {"deep": True, "uncertainty_map": True, "result_extension": ".nrrd"})
+    assert answer_parts["image"][0].endswith(".nrrd")
+    values, its_grid = volume(answer_parts["image"], tmp_path)
     assert its_grid.is_same_as(grid)
     assert values.dtype == np.float32
     assert 0 <= values.min() < values.max() <= 1
-    params = json.loads(found["params"][1])
+    params = json.loads(answer_parts["params"][1])
     assert params["label_names"] == {}
     assert set(params["uncertainty"]) == set(OPENKBP.labels)
-    assert server.disk() == before, "nothing is left behind"
+    assert server.disk() == before, "no file is left behind"
 
 
-def test_who_asks_for_nothing_gets_what_there_was(server: Server, grid: Grid) -> None:
+def test_an_infer_without_options_is_answered_without_uncertainty(
+    server: Server, grid: Grid
+) -> None:
     for params in ({}, {"deep": False}, {"deep": "false"}):
         answer = json.loads(ask(server, params)["params"][1])
         assert set(answer) == {"label_names", "volumes_ml", "model_version", "recipe", "seconds",
@@ -89,7 +91,7 @@ def test_who_asks_for_nothing_gets_what_there_was(server: Server, grid: Grid) ->
 def test_the_same_scan_gives_the_same_deep_answer(server: Server, grid: Grid) -> None:
     first, second = (ask(server, {"deep": True, "result_extension": ".nii"}) for _ in range(2))
     assert first["image"][1] == second["image"][1]
-    numbers = [json.loads(found["params"][1])["uncertainty"] for found in (first, second)]
+    numbers = [json.loads(parts["params"][1])["uncertainty"] for parts in (first, second)]
     assert numbers[0] == numbers[1]
 
 

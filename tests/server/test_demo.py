@@ -1,4 +1,4 @@
-"""`make demo`'s program, as a user starts it: from nothing to a server that contours."""
+"""The program behind `make demo`, started as a user does: from an empty folder to a server that contours."""
 
 import signal
 import socket
@@ -20,19 +20,19 @@ def test_the_demo_serves_the_starter_and_ends_with_all_its_processes(tmp_path: P
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = int(taken.getsockname()[1])
-    said = tmp_path / "said.txt"
+    log = tmp_path / "demo.log"
     command = [sys.executable, "-m", "apps.demo", "--folder", str(tmp_path / "demo")]
-    with said.open("wb") as output:
+    with log.open("wb") as output:
         demo = subprocess.Popen(
             [*command, "--port", str(port)], cwd=APP_DIR, stdout=output, stderr=output
         )
         try:
             wait_until(
-                lambda: "The server is up" in said.read_text() or demo.poll() is not None,
+                lambda: "The server is up" in log.read_text() or demo.poll() is not None,
                 "the demo is up",
-                context=said.read_text,
+                context=log.read_text,
             )
-            assert demo.poll() is None, said.read_text()
+            assert demo.poll() is None, log.read_text()
             url = f"http://127.0.0.1:{port}"
             listed = requests.get(f"{url}/datastore/?output=all", timeout=LIMIT_S).json()["objects"]
             image = sorted(listed)[1]

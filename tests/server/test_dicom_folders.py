@@ -1,4 +1,4 @@
-"""Series of DICOM files: in the studies folder, and as clients send them."""
+"""Series of DICOM files, in the studies folder and as clients send them."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def test_a_dicom_folder_is_downloaded_as_nifti(server: Server, tmp_path: Path) -
     assert got.grid.is_same_as(read_ct(server.studies / "download").grid)
 
 
-def test_slicer_is_not_told_to_load_a_folder(server: Server) -> None:
+def test_slicer_gets_no_path_of_a_dicom_folder(server: Server) -> None:
     write_ct_series(small_ct(), server.studies / "000_dicom", patient_id="x")
     sample = server.ask("POST", "/activelearning/first", json={}).json()
     assert sample["id"] == "000_dicom"
@@ -59,7 +59,7 @@ def test_slicer_is_not_told_to_load_a_folder(server: Server) -> None:
     assert "000_dicom" not in server.images()
 
 
-def test_the_files_of_a_series_make_a_session(server: Server, tmp_path: Path) -> None:
+def test_a_session_is_made_of_the_files_of_a_series(server: Server, tmp_path: Path) -> None:
     files = [("files", (path.name, path.read_bytes())) for path in series(tmp_path / "series")]
     made = server.ask("PUT", "/session/", files=files)
     assert made.status_code == 200, made.text
@@ -86,5 +86,5 @@ def test_a_zipped_series_is_uploaded_and_contoured(server: Server, tmp_path: Pat
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json"])
-def test_pages_that_stay_are_there(server: Server, path: str) -> None:
+def test_pages_that_are_not_removed_are_served(server: Server, path: str) -> None:
     assert server.ask("GET", path).status_code == 200

@@ -1,4 +1,4 @@
-"""SEG and RTSTRUCT over HTTP: what the model draws, and labels that people submitted."""
+"""SEG and RTSTRUCT over HTTP, of the model's contours and of submitted labels."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def saved(answer: requests.Response, folder: Path) -> Path:
 
 
 def voxels(path: Path, scan: Path) -> LabelArray:
-    """Return the label in an object, with the values of the server's organs, on the scan's grid."""
+    """Return the label in a DICOM object, with the values of the server's organs, on the scan's grid."""
     headers, grid = read_headers(scan, image_id="x")
     return label_from_structures(
         read_object(path, headers, grid, image_id="x"), TINY.labels, grid, "x"
@@ -67,7 +67,7 @@ def submit(server: Server, image_id: str, folder: Path, *, shift: int = 0) -> La
 
 
 @pytest.mark.parametrize(("output", "kind", "modality"), KINDS)
-def test_what_the_model_draws_comes_as_a_dicom_object(
+def test_contours_of_the_model_are_returned_as_a_dicom_object(
     server: Server, tmp_path: Path, output: str, kind: str, modality: str
 ) -> None:
     image = f"infer_{kind}"
@@ -87,16 +87,16 @@ def test_what_the_model_draws_comes_as_a_dicom_object(
     version = server.ask("GET", "/info/").json()["models"]["organnet25d"]["version"]
     if modality == "SEG":
         segment = dataset.SegmentSequence[0]
-        told = segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion
-        assert (segment.SegmentAlgorithmType, told) == ("AUTOMATIC", version)
+        algorithm_version = segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion
+        assert (segment.SegmentAlgorithmType, algorithm_version) == ("AUTOMATIC", version)
     else:
         roi = dataset.StructureSetROISequence[0]
         assert roi.ROIGenerationAlgorithm == "AUTOMATIC"
         assert roi.ROIGenerationDescription == f"OrganNet2.5D {version}"
-    assert server.disk() == before, "nothing is left behind"
+    assert server.disk() == before, "no file is left behind"
 
 
-def test_a_series_that_was_sent_is_answered_with_an_object(server: Server, tmp_path: Path) -> None:
+def test_an_uploaded_series_is_answered_with_a_dicom_object(server: Server, tmp_path: Path) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for path in series(tmp_path / "series"):
@@ -107,7 +107,9 @@ def test_a_series_that_was_sent_is_answered_with_an_object(server: Server, tmp_p
     assert voxels(saved(answer, tmp_path), tmp_path / "series").any()
 
 
-def test_a_session_of_a_series_is_answered_with_an_object(server: Server, tmp_path: Path) -> None:
+def test_a_session_of_a_series_is_answered_with_a_dicom_object(
+    server: Server, tmp_path: Path
+) -> None:
     files = [("files", (path.name, path.read_bytes())) for path in series(tmp_path / "series")]
     session_id = server.ask("PUT", "/session/", files=files).json()["session_id"]
     answer = server.ask("POST", f"/infer/organnet25d?session_id={session_id}&output=rtstruct")
@@ -116,14 +118,14 @@ def test_a_session_of_a_series_is_answered_with_an_object(server: Server, tmp_pa
 
 
 @pytest.mark.parametrize("output", ["dicom_seg", "rtstruct"])
-def test_an_image_that_is_no_series_has_no_dicom_object(server: Server, output: str) -> None:
+def test_an_image_that_is_not_a_series_has_no_dicom_object(server: Server, output: str) -> None:
     write_ct(server.studies / "no_series.nii.gz", small_ct())
     answer = server.ask("POST", f"/infer/organnet25d?image=no_series&output={output}")
     assert answer.status_code == 422
     assert "no_series: the image is not a DICOM series" in answer.json()["detail"]
 
 
-def test_the_uncertainty_map_has_no_dicom_form(server: Server) -> None:
+def test_the_uncertainty_map_is_not_returned_as_dicom(server: Server) -> None:
     put_series(server, "with_map")
     params = {"params": json.dumps({"deep": True, "uncertainty_map": True})}
     path = "/infer/organnet25d?image=with_map&output=dicom_seg"
@@ -149,9 +151,7 @@ def test_a_label_is_exported_as_it_was_submitted(
     assert (dataset.Modality, dataset.SeriesDescription) == (modality, "OrganNet Label final 2")
     again = server.ask("GET", f"/organnet/export/{image}?format={kind}&tag=final&version=2")
     same = pydicom.dcmread(io.BytesIO(again.content))
-    assert same.SOPInstanceUID == dataset.SOPInstanceUID, (
-        "the same object when it is asked for again"
-    )
+    assert same.SOPInstanceUID == dataset.SOPInstanceUID, "repeated requests return the same object"
     older = server.ask("GET", f"/organnet/export/{image}?format={kind}&version=1")
     path = saved(older, tmp_path)
     np.testing.assert_array_equal(voxels(path, scan), first.array)
@@ -174,7 +174,9 @@ def test_a_label_is_exported_as_a_volume_on_the_scans_voxels(
     assert server.ask("GET", "/organnet/export/volume?format=nrrd").status_code == 200
 
 
-def test_what_cannot_be_exported_is_refused_with_the_reason(server: Server, tmp_path: Path) -> None:
+def test_a_label_that_cannot_be_exported_is_refused_with_the_reason(
+    server: Server, tmp_path: Path
+) -> None:
     put_series(server, "unlabelled")
     put_case(server, "nifti_label", is_labelled=True)
     put_series(server, "emptied")
@@ -197,9 +199,7 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(server: Server, tmp_
     assert server.ask("GET", "/organnet/export/unlabelled?format=pdf").status_code == 422
 
 
-def test_a_label_of_an_open_reader_study_is_exported_for_nobody(
-    server: Server, tmp_path: Path
-) -> None:
+def test_a_label_of_an_open_reader_study_is_not_exported(server: Server, tmp_path: Path) -> None:
     put_series(server, "blind")
     opened = server.ask("POST", "/organnet/readers/blind", json={"readers": 2})
     assert opened.status_code == 200, opened.text

@@ -1,4 +1,4 @@
-"""What people changed of predictions, over HTTP."""
+"""Edit cost, the difference between predictions and submitted labels, over HTTP."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -22,7 +22,7 @@ CASES = ("accepted", "edited", "known")
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose three submissions were measured before it started."""
+    """A server with three submissions that were measured before it started."""
     folder = tmp_path_factory.mktemp("measured")
     put_submissions(folder)
     with running(folder) as server:
@@ -48,23 +48,23 @@ def put_submissions(folder: Path) -> None:
     database.close()
 
 
-def test_the_curve_and_its_verdict_are_told(measured: Server) -> None:
+def test_the_curve_and_its_verdict_are_returned(measured: Server) -> None:
     answer = measured.ask("GET", "/organnet/edit-cost")
     assert answer.status_code == 200, answer.text
-    found = answer.json()
-    accepted, edited, known = found["submissions"]
-    assert [one["image"] for one in found["submissions"]] == list(CASES)
+    edit_cost = answer.json()
+    accepted, edited, trained_on = edit_cost["submissions"]
+    assert [submission["image"] for submission in edit_cost["submissions"]] == list(CASES)
     assert (accepted["mean_dsc"], accepted["added_path_mm"]) == (1.0, 0.0)
     # Blocks of 7 x 5 and 4 x 5 pixels on 6 slices, moved by one along x: each gets 5 new pixels on one side
     # and 3 on the other, of 1.5 x 2 mm; 5 + 5 voxels of each slice change.
     assert edited["added_path_mm"] == pytest.approx(6 * 2 * (5 + 3) * 1.75)
     assert edited["changed_voxels"] == 6 * 2 * 10
     assert (edited["author"], edited["model_version"]) == ("ada", "net-tiny-0123")
-    assert [one["counts"] for one in found["submissions"]] == [True, True, False]
-    assert known["was_trained_on"] is True
-    assert found["organs"]["Parotid_L"]["n"] == 2
-    assert found["unchanged_share"] == 0.5
-    assert found["verdict"] == "too few submissions to say: 2 of 10"
+    assert [submission["counts"] for submission in edit_cost["submissions"]] == [True, True, False]
+    assert trained_on["was_trained_on"] is True
+    assert edit_cost["organs"]["Parotid_L"]["n"] == 2
+    assert edit_cost["unchanged_share"] == 0.5
+    assert edit_cost["verdict"] == "too few submissions to say: 2 of 10"
 
 
 def test_the_chart_is_a_picture(measured: Server) -> None:
@@ -79,11 +79,11 @@ def test_the_chart_is_a_picture(measured: Server) -> None:
 def test_a_label_that_was_removed_is_not_in_the_curve(measured: Server) -> None:
     measured.wait_for_label("edited")
     assert measured.ask("DELETE", "/datastore/label?id=edited&tag=final").status_code == 200
-    found = measured.ask("GET", "/organnet/edit-cost").json()
-    assert [one["image"] for one in found["submissions"]] == ["accepted", "known"]
+    edit_cost = measured.ask("GET", "/organnet/edit-cost").json()
+    assert [submission["image"] for submission in edit_cost["submissions"]] == ["accepted", "known"]
 
 
 def test_a_server_without_submissions_says_so(bare_server: Server) -> None:
-    found = bare_server.ask("GET", "/organnet/edit-cost").json()
-    assert found["verdict"].startswith("too few submissions to say: ")
+    edit_cost = bare_server.ask("GET", "/organnet/edit-cost").json()
+    assert edit_cost["verdict"].startswith("too few submissions to say: ")
     assert bare_server.ask("GET", "/organnet/edit-cost.png").status_code == 200

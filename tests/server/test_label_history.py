@@ -1,4 +1,4 @@
-"""Versions of labels over HTTP: who made them, the way back, what people do to the folder by hand."""
+"""Versions of labels over HTTP: their authors, restoring an older one, and files copied in by hand."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.server
 
 
 def label_bytes(folder: Path, shift: int = 0) -> bytes:
-    """Return a label as a client would send it; `shift` makes it another one."""
+    """Return a label as a client would send it; `shift` makes it a different one."""
     label = two_organs(small_ct().grid)
     path = folder / "sent.nii.gz"
     write_label(path, LabelVolume(np.roll(label.array, shift, 0), label.grid, TINY.labels))
@@ -50,18 +50,20 @@ def submit(server: Server, image_id: str, content: bytes, **params: Any) -> None
 def history(server: Server, image_id: str, tag: str = "final") -> list[dict[str, Any]]:
     answer = server.ask("GET", f"/organnet/labels/{image_id}?tag={tag}")
     assert answer.status_code == 200, answer.text
-    found: list[dict[str, Any]] = answer.json()
-    return found
+    versions: list[dict[str, Any]] = answer.json()
+    return versions
 
 
 def until(server: Server, image_id: str, count: int) -> list[dict[str, Any]]:
-    """Return the history when it has `count` versions."""
+    """Wait until the history has `count` versions, and return it."""
     wait_until(lambda: len(history(server, image_id)) == count, f"{image_id} has {count} versions",
                context=lambda: f"{history(server, image_id)}\n{server.end_of_log()}")  # fmt: skip
     return history(server, image_id)
 
 
-def test_each_submit_is_a_version_and_any_can_come_back(server: Server, tmp_path: Path) -> None:
+def test_each_submission_is_a_version_and_any_can_be_restored(
+    server: Server, tmp_path: Path
+) -> None:
     put_case(server, "versions")
     submit(server, "versions", label_bytes(tmp_path))
     first_file = server.ask("GET", "/datastore/label?label=versions&tag=final").content
@@ -107,14 +109,14 @@ def test_a_deleted_label_can_be_restored(server: Server, tmp_path: Path) -> None
         ("GET", "/organnet/quarantine/nothing", 404),
     ],
 )
-def test_what_is_not_there_is_not_found(
+def test_unknown_labels_and_versions_are_404(
     server: Server, method: str, path: str, status: int
 ) -> None:
     put_case(server, "asked")
     assert server.ask(method, path).status_code == status
 
 
-def test_an_inferred_label_is_a_version(server: Server) -> None:
+def test_an_inferred_label_becomes_a_version(server: Server) -> None:
     put_case(server, "inferred")
     form = {"params": json.dumps({"save_label": True, "author": "mallory"})}
     answer = server.ask("POST", "/infer/organnet25d?image=inferred", data=form)
@@ -124,7 +126,7 @@ def test_an_inferred_label_is_a_version(server: Server) -> None:
     assert version["model_version"]
 
 
-def test_files_laid_into_the_folder_are_taken_up_or_listed(server: Server, tmp_path: Path) -> None:
+def test_files_copied_into_the_folder_are_adopted_or_listed(server: Server, tmp_path: Path) -> None:
     put_case(server, "by_hand", is_labelled=True)
     (first,) = history(server, "by_hand")
     assert first["source"] == "folder"
@@ -146,7 +148,7 @@ def test_files_laid_into_the_folder_are_taken_up_or_listed(server: Server, tmp_p
 
 
 def backup(server: Server, command: str, *given: str) -> None:
-    """Run the program beside the server."""
+    """Run the backup program while the server is running."""
     line = [sys.executable, "-m", "apps.backup", command, "--studies", str(server.studies),
             "--model-dir", str(server.models), *given]  # fmt: skip
     done = subprocess.run(line, cwd=APP, capture_output=True, text=True, check=False)
@@ -174,7 +176,7 @@ def test_a_backup_is_restored_into_a_folder_whose_server_runs(
         assert other.ask("GET", "/datastore/label?label=saved&tag=final").content == second
 
 
-def test_a_full_disk_answers_507_and_a_killed_server_finds_everything_again(
+def test_a_full_disk_is_507_and_a_killed_server_recovers_all_labels(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "models").mkdir()

@@ -1,4 +1,4 @@
-"""Leases over HTTP: who has which case, until when, and what ends that."""
+"""Leases over HTTP: their holder, their expiry, and the requests that end them."""
 
 import json
 from datetime import datetime, timedelta
@@ -18,18 +18,18 @@ pytestmark = pytest.mark.server
 
 
 def leases(server: Server, image: str) -> list[dict[str, Any]]:
-    """Return the active leases of an image; other tests have theirs."""
+    """Return the active leases of one image; other tests use other images."""
     answer = server.ask("GET", "/organnet/leases")
     assert answer.status_code == 200, answer.text
     return [lease for lease in answer.json() if lease["image"] == image]
 
 
-def take(server: Server, image: str, client: str, **wishes: Any) -> dict[str, Any]:
-    body = {"client_id": client, **wishes}
+def take(server: Server, image: str, client: str, **options: Any) -> dict[str, Any]:
+    body = {"client_id": client, **options}
     answer = server.ask("POST", f"/organnet/leases/{image}", json=body)
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    lease: dict[str, Any] = answer.json()
+    return lease
 
 
 def submit(server: Server, image: str, client: str, folder: Path, tag: str = "final") -> None:
@@ -67,7 +67,7 @@ def test_a_case_is_taken_extended_and_released(server: Server) -> None:
     take(server, "taken", "bob")
 
 
-def test_anybody_ends_a_lease_by_its_holders_name_where_nobody_logs_in(server: Server) -> None:
+def test_without_logins_any_client_ends_a_lease_by_its_holders_name(server: Server) -> None:
     put_case(server, "left")
     take(server, "left", "ada")
     assert server.ask("DELETE", "/organnet/leases/left?client_id=bob").status_code == 404
@@ -92,7 +92,7 @@ def test_a_lease_expires(server: Server) -> None:
     ]
 
 
-def test_a_final_label_ends_the_lease_of_who_drew_it(server: Server, tmp_path: Path) -> None:
+def test_a_final_label_ends_the_lease_of_its_author(server: Server, tmp_path: Path) -> None:
     put_case(server, "drawn")
     take(server, "drawn", "ada")
     submit(server, "drawn", "ada", tmp_path, tag="original")
@@ -104,21 +104,21 @@ def test_a_final_label_ends_the_lease_of_who_drew_it(server: Server, tmp_path: P
     assert "contoured already by ada" in refused.json()["detail"]
 
 
-def test_a_label_of_somebody_else_ends_the_one_lease_too(server: Server, tmp_path: Path) -> None:
+def test_a_label_of_another_author_ends_the_lease_too(server: Server, tmp_path: Path) -> None:
     put_case(server, "by_another")
     take(server, "by_another", "ada")
     submit(server, "by_another", "bob", tmp_path)
     assert leases(server, "by_another") == []
 
 
-def test_a_file_laid_into_the_folder_ends_the_lease_too(server: Server) -> None:
+def test_a_file_copied_into_the_folder_ends_the_lease_too(server: Server) -> None:
     put_case(server, "by_hand_leased")
     take(server, "by_hand_leased", "ada")
     put_case(server, "by_hand_leased", is_labelled=True)
     wait_until(lambda: not leases(server, "by_hand_leased"), "the lease ends")
 
 
-def test_contouring_extends_a_lease_of_ones_own(server: Server) -> None:
+def test_an_infer_extends_the_lease_of_its_client(server: Server) -> None:
     put_case(server, "at_work")
     take(server, "at_work", "ada", minutes=10)
 
@@ -149,7 +149,7 @@ def test_contouring_extends_a_lease_of_ones_own(server: Server) -> None:
         ("DELETE", "/organnet/leases/wrong", None, 404),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_an_invalid_lease_request_is_refused(
     server: Server, method: str, path: str, body: dict[str, Any] | None, status: int
 ) -> None:
     put_case(server, "wrong")
@@ -160,7 +160,7 @@ def test_what_makes_no_sense_is_refused(
     assert leases(server, "wrong") == []
 
 
-def test_a_client_without_a_name_takes_a_case_without_a_body(server: Server) -> None:
+def test_a_client_without_an_id_takes_a_case_with_an_empty_request(server: Server) -> None:
     put_case(server, "nameless")
     answer = server.ask("POST", "/organnet/leases/nameless")
     assert (answer.status_code, answer.json()["holder"]) == (200, "")

@@ -27,7 +27,7 @@ def make_model(models: Path, seed: int, **card: Any) -> str:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
-    """Two servers on one studies folder and one model folder."""
+    """Two servers that share a studies folder and a model folder."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "models").mkdir()
     put_model(folder / "models")
@@ -43,7 +43,7 @@ def listed(server: Server) -> Any:
 
 
 def infer(server: Server, image: str = "case") -> tuple[int, str]:
-    """Return the status of an infer, and the version of the model that did it."""
+    """Return the status of an infer request, and the version of the model that answered."""
     answer = server.ask("POST", f"/infer/organnet25d?image={image}&output=json")
     return answer.status_code, answer.json().get("model_version", answer.text)
 
@@ -54,56 +54,56 @@ def test_a_promotion_reaches_every_server_and_no_request_fails(two: tuple[Server
     answers: list[list[tuple[float, int, str]]] = [[], [], []]
     is_over = threading.Event()
 
-    def ask_on(server: Server, found: list[tuple[float, int, str]]) -> None:
+    def send_requests(server: Server, client_answers: list[tuple[float, int, str]]) -> None:
         while not is_over.is_set():
             sent = time.monotonic()
-            found.append((sent, *infer(server)))
+            client_answers.append((sent, *infer(server)))
 
     threads = [
-        threading.Thread(target=ask_on, args=(server, found))
-        for server, found in zip((two[0], two[0], two[1]), answers, strict=True)
+        threading.Thread(target=send_requests, args=(server, client_answers))
+        for server, client_answers in zip((two[0], two[0], two[1]), answers, strict=True)
     ]
     for thread in threads:
         thread.start()
-    wait_until(lambda: min(map(len, answers)) >= 3, "each has three answers")
+    wait_until(lambda: min(map(len, answers)) >= 3, "each client has three answers")
     promoted = two[0].ask("POST", f"{MODELS}/{new}/promote?reason=looked%20at%20it")
     assert promoted.status_code == 200, promoted.text
     assert promoted.json() == {"served": new, "trouble": None}
     at = time.monotonic()
-    counts = [len(found) for found in answers]
+    counts = [len(client_answers) for client_answers in answers]
     wait_until(
         lambda: all(len(f) >= n + 4 for f, n in zip(answers, counts, strict=True)),
-        "each has four answers more",
+        "each client has four more answers",
     )
     is_over.set()
     for thread in threads:
         thread.join(LIMIT_S)
-    for found in answers:
-        assert {status for _, status, _ in found} == {200}
-        versions = [version for _, _, version in found]
-        assert versions == sorted(versions, key=[old, new].index), "never back to the old one"
-        assert {version for sent, _, version in found if sent > at} == {new}
+    for client_answers in answers:
+        assert {status for _, status, _ in client_answers} == {200}
+        versions = [version for _, _, version in client_answers]
+        assert versions == sorted(versions, key=[old, new].index), "no answer of the old one later"
+        assert {version for sent, _, version in client_answers if sent > at} == {new}
         assert versions[0] == old
     assert listed(two[1])["served"] == new
     assert two[1].images() == ["case"]
 
 
-def test_the_list_says_of_each_model_what_was_decided_and_which_serves(
+def test_the_list_has_each_models_decision_and_the_active_model(
     two: tuple[Server, Server],
 ) -> None:
     waiting = make_model(
         two[0].models, 12, validation={"organ_dice": {"Brainstem": 0.5, "Larynx": 0.7}}
     )
-    found = listed(two[1])
-    assert found["trouble"] is None
-    rows = {row["version"]: row for row in found["models"]}
-    assert [v for v, row in rows.items() if row["is_served"]] == [found["served"]]
+    listing = listed(two[1])
+    assert listing["trouble"] is None
+    rows = {row["version"]: row for row in listing["models"]}
+    assert [v for v, row in rows.items() if row["is_served"]] == [listing["served"]]
     assert rows[waiting]["decision"] == "waiting"
     assert rows[waiting]["mean_dice"] == pytest.approx(0.6)
-    assert rows[found["served"]]["decision"] == "promoted"
+    assert rows[listing["served"]]["decision"] == "promoted"
 
 
-def test_one_model_and_two_side_by_side(two: tuple[Server, Server]) -> None:
+def test_one_model_is_shown_and_two_are_compared(two: tuple[Server, Server]) -> None:
     cases = [{"cases": {"x": "1", "y": "2"}}, {"cases": {"x": "1", "y": "3"}}]
     dice = [{"Brainstem": 0.5}, {"Brainstem": 0.75, "Larynx": 0.5}]
     a, b = (
@@ -160,7 +160,9 @@ def test_rollback_and_prune(two: tuple[Server, Server]) -> None:
     assert [infer(one) for one in two] == [(200, first)] * 2
 
 
-def test_a_server_starts_on_the_last_good_model_and_says_what_is_wrong(tmp_path: Path) -> None:
+def test_a_server_starts_with_the_last_good_model_and_reports_the_damaged_one(
+    tmp_path: Path,
+) -> None:
     models = tmp_path / "models"
     models.mkdir()
     good = put_model(models)
@@ -170,9 +172,9 @@ def test_a_server_starts_on_the_last_good_model_and_says_what_is_wrong(tmp_path:
     with running(tmp_path) as server:
         put_case(server, "case")
         assert infer(server) == (200, good)
-        found = listed(server)
-        assert found["served"] == good
-        assert f"{bad}.safetensors" in found["trouble"]
+        listing = listed(server)
+        assert listing["served"] == good
+        assert f"{bad}.safetensors" in listing["trouble"]
         assert "stays the active model" in server.log.read_text()
         (models / SERVED).write_text('{"vers')
         assert infer(server) == (200, good)
@@ -182,13 +184,13 @@ def test_a_server_starts_on_the_last_good_model_and_says_what_is_wrong(tmp_path:
         assert infer(server) == (200, good)
         assert server.ask("POST", f"{MODELS}/rollback").status_code in (404, 503)
     with running(tmp_path) as server:
-        # Nothing is left that loads: it says so, and everything else works.
+        # No model is left that can be loaded: the status reports it, and everything else works.
         assert server.ask("GET", "/info/").json()["models"] == {}
         assert infer(server)[0] in (409, 503)
         assert listed(server)["served"] is None
 
 
-def test_only_an_admin_may_change_what_serves() -> None:
+def test_only_an_admin_may_change_the_active_model() -> None:
     for route in model_routes.router.routes:
         needs = [d.call for d in route.dependant.dependencies]  # type: ignore[attr-defined]
         is_reading = route.methods == {"GET"}  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""docs/monailabel-defects.md names modules that exist, and has every defect that the code refers to."""
+"""docs/monailabel-defects.md: the modules that it names exist, and it lists every defect cited in the code."""
 
 import re
 

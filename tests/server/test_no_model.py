@@ -16,7 +16,7 @@ def test_infer_without_a_model_says_how_to_get_one(bare_server: Server) -> None:
     assert bare_server.disk() == before
 
 
-def test_info_lists_trainers_and_strategies_but_no_model_until_one_serves(
+def test_info_lists_trainers_and_strategies_but_no_model_before_a_promotion(
     bare_server: Server,
 ) -> None:
     info = bare_server.ask("GET", "/info/").json()

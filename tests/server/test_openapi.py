@@ -26,7 +26,7 @@ def operations(document: Schema) -> Iterator[tuple[str, Schema]]:
 
 
 def is_typed(schema: Schema, document: Schema) -> bool:
-    """Return whether a schema names a type, and an object's properties or the type of its values."""
+    """Return whether a schema has a type, and for an object its properties or the type of its values."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return is_typed(document["components"]["schemas"][name], document)
@@ -45,7 +45,7 @@ def is_typed(schema: Schema, document: Schema) -> bool:
     return "type" in schema
 
 
-def test_every_answer_is_typed(document: Schema) -> None:
+def test_every_response_is_typed(document: Schema) -> None:
     untyped = []
     for name, operation in operations(document):
         content = operation["responses"]["200"].get("content", {})
@@ -71,7 +71,7 @@ def test_every_json_body_is_typed(document: Schema) -> None:
     assert set(change["properties"]) == {field.name for field in fields(RetrainConfig)}
 
 
-def test_every_error_answer_is_the_same_model(document: Schema) -> None:
+def test_every_error_response_has_the_same_model(document: Schema) -> None:
     expected = {"$ref": "#/components/schemas/ErrorResponse"}
     for name, operation in operations(document):
         for status in ("4XX", "5XX"):

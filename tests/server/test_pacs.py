@@ -1,4 +1,4 @@
-"""A real server over a real PACS: listed, chosen, contoured, submitted; and what the PACS then has."""
+"""A real server with a real PACS: listing, choosing, contouring, submitting, and the resulting PACS objects."""
 
 import json
 import time
@@ -22,7 +22,7 @@ SOON_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Clinic:
-    """A server and its PACS, with two patients and a series that is no regular CT."""
+    """A server and its PACS, with two patients and a series that is not a regular CT."""
 
     server: Server
     pacs: Orthanc
@@ -33,8 +33,8 @@ class Clinic:
     def pacs_has(self, modality: str) -> list[dict[str, Any]]:
         url = f"{self.pacs.dicomweb_url}/instances"
         answer = requests.get(url, params={"Modality": modality}, timeout=30)
-        found: list[dict[str, Any]] = answer.json()
-        return found
+        payload: list[dict[str, Any]] = answer.json()
+        return payload
 
     def submit(self, image: str) -> requests.Response:
         ct = read_ct(self.folder / image)
@@ -50,13 +50,13 @@ class Clinic:
             )
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.server.ask("GET", "/organnet/status").json()["pacs"]
-        return found
+        payload: dict[str, Any] = self.server.ask("GET", "/organnet/status").json()["pacs"]
+        return payload
 
 
 def eventually(what: Callable[[], object]) -> None:
-    """Return when something is so."""
-    wait_until(what, "it is so")
+    """Wait until a condition is true."""
+    wait_until(what, "the condition is true")
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,12 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
         files = sorted((folder / "gap").glob("*.dcm"))
         pacs.upload(files[:5] + files[6:])
         with running(folder, studies=pacs.dicomweb_url) as server:
-            found = Clinic(server, pacs, folder, (one, two), broken)
+            started = Clinic(server, pacs, folder, (one, two), broken)
             eventually(lambda: set(server.images()) == {one, two})
-            yield found
+            yield started
 
 
-def test_what_cannot_be_contoured_is_said_in_the_list(clinic: Clinic) -> None:
+def test_series_that_cannot_be_contoured_are_listed_with_the_reason(clinic: Clinic) -> None:
     eventually(lambda: clinic.broken in clinic.status()["refused"])
     listed = clinic.server.ask("GET", "/datastore/?output=all").json()
     assert clinic.broken not in listed["objects"]
@@ -100,7 +100,7 @@ def test_contours_lie_on_the_series_own_voxels(clinic: Clinic, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("strategy", ["first", "random", "claspe", "coldstart"])
-def test_a_strategy_hands_out_a_patient_with_the_ids_that_ohif_opens(
+def test_a_strategy_returns_a_patient_with_the_ids_that_ohif_opens(
     clinic: Clinic, strategy: str
 ) -> None:
     body = {"client_id": f"ohif-{strategy}"}
@@ -133,20 +133,20 @@ def test_a_submitted_label_counts_at_once_and_reaches_the_pacs(clinic: Clinic) -
     assert exported.content[128:132] == b"DICM"
 
 
-def test_an_rtstruct_is_sent_when_somebody_asks_for_it(clinic: Clinic) -> None:
+def test_an_rtstruct_is_sent_on_request(clinic: Clinic) -> None:
     (_, uid) = clinic.images
     answer = clinic.server.ask("POST", f"/organnet/export/{uid}/pacs?format=rtstruct")
     assert answer.status_code == 200, answer.text
-    (found,) = clinic.pacs_has("RTSTRUCT")
-    assert found["00080018"]["Value"] == [answer.json()["sop_instance_uid"]]
+    (rtstruct,) = clinic.pacs_has("RTSTRUCT")
+    assert rtstruct["00080018"]["Value"] == [answer.json()["sop_instance_uid"]]
     time.sleep(5)
     history = clinic.server.ask("GET", f"/organnet/labels/{uid}").json()
     assert [version["source"] for version in history] == ["client"], (
-        "it is ours, not somebody else's"
+        "it is this server's own object"
     )
 
 
-def test_a_label_that_others_must_not_see_yet_is_not_sent(clinic: Clinic) -> None:
+def test_a_label_of_an_open_reader_study_is_not_sent(clinic: Clinic) -> None:
     (uid, _) = clinic.images
     opened = clinic.server.ask("POST", f"/organnet/readers/{uid}", json={"readers": 2})
     assert opened.status_code == 200, opened.text
@@ -159,7 +159,7 @@ def test_a_label_that_others_must_not_see_yet_is_not_sent(clinic: Clinic) -> Non
         clinic.server.ask("POST", f"/organnet/readers/{uid}", json={"readers": 1})
 
 
-def test_nobody_waits_for_a_pacs_that_was_killed(clinic: Clinic) -> None:
+def test_requests_do_not_wait_for_a_killed_pacs(clinic: Clinic) -> None:
     (uid, _) = clinic.images
     before = len(clinic.pacs_has("SEG"))
     clinic.pacs.kill()
@@ -170,14 +170,14 @@ def test_nobody_waits_for_a_pacs_that_was_killed(clinic: Clinic) -> None:
         assert set(clinic.server.images()) == set(clinic.images)
         eventually(lambda: clinic.status()["trouble"])
         answer = clinic.server.ask("POST", f"/infer/organnet25d?image={uid}&output=json")
-        assert answer.status_code == 200, "what is at hand is contoured"
+        assert answer.status_code == 200, "scans in the cache can be contoured"
     finally:
         clinic.pacs.start()
     eventually(lambda: len(clinic.pacs_has("SEG")) == before + 1)
     eventually(lambda: not clinic.status()["outbox"] and not clinic.status()["trouble"])
 
 
-def test_the_pacs_is_not_changed_but_by_labels(clinic: Clinic) -> None:
+def test_the_pacs_is_changed_by_labels_only(clinic: Clinic) -> None:
     (uid, _) = clinic.images
     answer = clinic.server.ask("DELETE", f"/datastore/?id={uid}")
     assert answer.status_code == 404
@@ -193,6 +193,6 @@ def test_nothing_is_left_in_the_temporary_folder(clinic: Clinic) -> None:
     assert not [path.name for path in clinic.server.scratch.glob("organnet-*")]
 
 
-def test_a_new_patient_is_there_within_seconds(clinic: Clinic) -> None:
+def test_a_new_patient_is_listed_within_seconds(clinic: Clinic) -> None:
     uid = put_ct(clinic.pacs, small_ct("pt_3"), clinic.folder / "pt_3")
     eventually(lambda: uid in clinic.server.images())

@@ -1,4 +1,4 @@
-"""Labels that are wrong in bulk, on real patients: what learned from them is not let in."""
+"""Labels that are wrong in bulk, on real patients: a model trained on them is not promoted."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.server, pytest.mark.campaign]
 
 CLEAN = ("pt_16", "pt_24", "pt_31", "pt_48")
 POISONED = ("pt_59", "pt_66", "pt_72", "pt_83")
-"""None of them taught the starter (model/starter/README.md)."""
+"""Cases that the starter was not trained on (model/starter/README.md)."""
 BRIEF = replace(OPENKBP, schedule=replace(OPENKBP.schedule, steps_per_epoch=30, warmup_steps=0))
 CONF = {"doubted_may_judge": "off", "starter_dir": str(default_starter_dir()),
         "retrain_epochs": "2", "retrain_learning_rate": "1", "retrain_threads": "2"}  # fmt: skip
@@ -35,7 +35,7 @@ Poison = Callable[[LabelArray], LabelArray]
 def submit(
     server: Server, data: Path, cases: Sequence[str], poison: Poison | None, file: Path
 ) -> list[str]:
-    """Submit labels as a client does; return what the server doubts about them."""
+    """Submit labels as a client does; return the server's warnings about them."""
     doubts = []
     for case in cases:
         grid = read_ct(data / case / "ct.nii.gz", image_id=case).grid
@@ -56,8 +56,8 @@ def outcome_of_training(server: Server) -> str:
     assert server.ask("POST", "/train/organnet25d", json={}).status_code == 200
 
     def status() -> dict[str, Any]:
-        found: dict[str, Any] = server.ask("GET", "/organnet/status").json()
-        return found
+        payload: dict[str, Any] = server.ask("GET", "/organnet/status").json()
+        return payload
 
     wait_until(lambda: status()["training"] is None, "the training ends", context=server.end_of_log)
     run = status()["history"]["trainings"][-1]
@@ -68,7 +68,7 @@ def served(server: Server) -> str:
     return str(server.ask("GET", "/organnet/status").json()["served"]["version"])
 
 
-def test_what_learned_from_poisoned_labels_is_rejected(shared_data: Path, tmp_path: Path) -> None:
+def test_a_model_trained_on_poisoned_labels_is_rejected(shared_data: Path, tmp_path: Path) -> None:
     data = shared_data / "openkbp"
     (tmp_path / "studies").mkdir()
     for case in (*CLEAN, *POISONED):
@@ -90,7 +90,9 @@ def test_what_learned_from_poisoned_labels_is_rejected(shared_data: Path, tmp_pa
         assert [m["decision"] for m in rejected if m["version"] != before] == ["rejected"] * 2
 
 
-def test_where_every_label_is_poisoned_nobody_judges(shared_data: Path, tmp_path: Path) -> None:
+def test_without_usable_evaluation_cases_the_candidate_is_rejected(
+    shared_data: Path, tmp_path: Path
+) -> None:
     data = shared_data / "openkbp"
     (tmp_path / "studies").mkdir()
     for case in POISONED:

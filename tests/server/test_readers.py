@@ -1,4 +1,4 @@
-"""A reader study over HTTP: two people contour one case, each for himself, and a consensus is made of it."""
+"""A reader study over HTTP: two readers contour one case independently, and a consensus is computed."""
 
 import json
 import time
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.server
 
 
 def submit(server: Server, image: str, client: str, folder: Path, *, shift: int = 0) -> None:
-    """Submit a label; `shift` moves it by so many voxels in x."""
+    """Submit a label, moved by `shift` voxels in x."""
     label = two_organs(small_ct().grid)
     path = folder / "sent.nii.gz"
     write_label(path, LabelVolume(np.roll(label.array, shift, 0), label.grid, TINY.labels))
@@ -34,12 +34,14 @@ def submit(server: Server, image: str, client: str, folder: Path, *, shift: int 
 def study(server: Server, image: str) -> dict[str, Any]:
     answer = server.ask("GET", f"/organnet/readers/{image}")
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    payload: dict[str, Any] = answer.json()
+    return payload
 
 
-def until(server: Server, image: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    wait_until(lambda: holds(study(server, image)), f"the study of {image} is so",
+def wait_for_study(
+    server: Server, image: str, holds: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    wait_until(lambda: holds(study(server, image)), f"the expected state of {image}",
                context=lambda: f"{study(server, image)}\n{server.end_of_log()}")  # fmt: skip
     return study(server, image)
 
@@ -77,10 +79,10 @@ def test_two_readers_give_a_consensus_that_follows_their_corrections(
     assert "1 of 2 readers of this reader study have submitted" in hidden.json()["detail"]
 
     submit(server, "both", "bob", tmp_path, shift=2)
-    done = until(server, "both", lambda found: found["consensus"] is not None)
+    done = wait_for_study(server, "both", lambda details: details["consensus"] is not None)
     assert done["is_finished"]
     assert [(r["reader"], r["number"]) for r in done["readings"]] == [("ada", 1), ("bob", 2)]
-    # 7 voxels in x, moved by 2: 5 in both; 4 voxels, moved by 2: 2 in both.
+    # 7 voxels in x, moved by 2: 5 are in both; 4 voxels, moved by 2: 2 are in both.
     dsc = {"Brainstem": pytest.approx(10 / 14), "Parotid_L": pytest.approx(4 / 8)}
     assert done["pairs"] == [{"readers": ["ada", "bob"], "of": [1, 2], "dsc": dsc}]
     assert done["mean_dsc"] == dsc
@@ -96,35 +98,37 @@ def test_two_readers_give_a_consensus_that_follows_their_corrections(
     assert holders(server, "both") == []
 
     submit(server, "both", "ada", tmp_path, shift=2)
-    again = until(server, "both", lambda found: found["consensus"]["number"] == 5)
+    again = wait_for_study(server, "both", lambda details: details["consensus"]["number"] == 5)
     assert again["consensus"]["of"] == [2, 4]
     assert again["mean_dsc"] == {"Brainstem": 1.0, "Parotid_L": 1.0}
     assert [p["readers"] for p in again["pairs"]] == [["bob", "ada"]]
     (listed,) = [s for s in server.ask("GET", "/organnet/readers").json() if s["image"] == "both"]
     assert listed["have_read"] == ["bob", "ada"]
     assert listed["mean_dsc"] == again["mean_dsc"]
-    # Once a label is taken up that was laid into the folder later, the copy has been looked at too.
+    # Once the server has adopted a label file that was copied in later, it has seen the earlier file too.
     put_case(server, "later", is_labelled=True)
     assert len(server.ask("GET", "/organnet/labels/both").json()) == 5
 
 
-def test_a_reviewer_decides_and_his_decision_stays(server: Server, tmp_path: Path) -> None:
+def test_a_reviewers_decision_is_not_replaced_by_the_consensus(
+    server: Server, tmp_path: Path
+) -> None:
     put_case(server, "decided")
     submit(server, "decided", "ada", tmp_path)
     submit(server, "decided", "bob", tmp_path, shift=1)
     assert study(server, "decided")["consensus"] is None
     ask_for(server, "decided", 2)
-    until(server, "decided", lambda found: found["consensus"] is not None)
+    wait_for_study(server, "decided", lambda details: details["consensus"] is not None)
     back = server.ask("POST", "/organnet/labels/decided/2/restore")
     assert (back.status_code, back.json()["number"]) == (200, 4)
     time.sleep(1.5)
-    found = study(server, "decided")
-    assert found["have_read"] == ["ada", "bob"]
-    assert (found["consensus"]["number"], found["consensus"]["is_current"]) == (3, False)
-    assert found["consensus"]["is_of_all_readings"]
+    details = study(server, "decided")
+    assert details["have_read"] == ["ada", "bob"]
+    assert (details["consensus"]["number"], details["consensus"]["is_current"]) == (3, False)
+    assert details["consensus"]["is_of_all_readings"]
 
 
-def test_a_killed_server_makes_the_consensus_when_it_is_back(tmp_path: Path) -> None:
+def test_a_killed_server_computes_the_consensus_after_its_restart(tmp_path: Path) -> None:
     conf = {"consensus": "majority"}
     with running(tmp_path, conf=conf) as server:
         put_case(server, "killed")
@@ -134,8 +138,8 @@ def test_a_killed_server_makes_the_consensus_when_it_is_back(tmp_path: Path) -> 
         server.process.kill()
         server.process.wait(20)
     with running(tmp_path, conf=conf) as server:
-        found = until(server, "killed", lambda found: found["consensus"] is not None)
-        assert (found["consensus"]["method"], found["consensus"]["of"]) == ("majority", [1, 2])
+        details = wait_for_study(server, "killed", lambda details: details["consensus"] is not None)
+        assert (details["consensus"]["method"], details["consensus"]["of"]) == ("majority", [1, 2])
         history = server.ask("GET", "/organnet/labels/killed").json()
         assert [v["source"] for v in history] == ["client", "client", "consensus"]
 
@@ -151,7 +155,7 @@ def test_a_killed_server_makes_the_consensus_when_it_is_back(tmp_path: Path) -> 
         ("asked", None, 422),
     ],
 )
-def test_a_study_that_makes_no_sense_is_refused(
+def test_an_invalid_reader_study_is_refused(
     server: Server, image: str, body: dict[str, Any] | None, status: int
 ) -> None:
     put_case(server, "asked")

@@ -40,7 +40,7 @@ REQUEST = Request({"type": "http"})
         (OrganNetError, 500),
     ],
 )
-def test_each_error_has_its_status_and_says_why(kind: type[OrganNetError], status: int) -> None:
+def test_each_error_has_its_status_and_a_reason(kind: type[OrganNetError], status: int) -> None:
     answer = answer_organnet_error(REQUEST, kind("pt_1: why"))
     assert answer.status_code == status
     assert json.loads(bytes(answer.body)) == {"detail": "pt_1: why"}
@@ -58,7 +58,7 @@ def test_monai_labels_errors_have_a_status_too(error: MONAILabelException, statu
     assert answer_monailabel_error(REQUEST, error).status_code == status
 
 
-def test_other_errors_are_not_ours_to_answer() -> None:
+def test_other_errors_are_not_handled() -> None:
     for answer in (answer_organnet_error, answer_monailabel_error):
         with pytest.raises(ZeroDivisionError):
             answer(REQUEST, ZeroDivisionError())

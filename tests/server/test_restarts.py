@@ -15,14 +15,14 @@ CASES = [f"case_{letter}" for letter in "abcdef"]
 
 
 def start_training(server: Server) -> psutil.Process:
-    """Start a training without end and return its process, after its first epoch."""
+    """Start an endless training and return its process, after its first epoch."""
     started = server.ask("POST", "/train/organnet25d", json={"max_epochs": 100_000})
     assert started.status_code == 200, started.text
     return training_of(server)
 
 
 def training_of(server: Server, *, after_epoch: int = 0) -> psutil.Process:
-    """Return the training's process, once it has done more epochs than those."""
+    """Return the training's process, once it has finished more than `after_epoch` epochs."""
     wait_until(lambda: epoch(server) > after_epoch, "an epoch ends", context=server.end_of_log)
     return next(
         child
@@ -36,7 +36,7 @@ def epoch(server: Server) -> int:
 
 
 def put_damage(folder: Path) -> None:
-    """Leave what a killed server and a half-copied file leave."""
+    """Write files such as a killed server and an incomplete copy leave behind."""
     for name in ("studies/labels/final", "models", "sessions"):
         (folder / name).mkdir(parents=True)
     (folder / "studies" / "datastore_v2.json").touch()
@@ -57,14 +57,14 @@ def test_server_starts_over_damaged_files_and_stops_with_its_training(tmp_path: 
         assert server.images() == CASES
         assert server.ask("GET", "/info/").json()["datastore"]["completed"] == len(CASES)
         training = start_training(server)
-        # SIGINT to the server alone, as a service manager sends it.
+        # SIGINT to the server process alone, as a service manager sends it.
         server.process.send_signal(signal.SIGINT)
         server.process.wait(LIMIT_S)
         training.wait(LIMIT_S)
         assert not training.is_running()
 
 
-def test_training_dies_with_a_killed_server_and_goes_on_in_the_next(tmp_path: Path) -> None:
+def test_training_ends_with_a_killed_server_and_continues_in_the_next(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     put_model(tmp_path / "models")
     with running(tmp_path) as server:
@@ -76,7 +76,7 @@ def test_training_dies_with_a_killed_server_and_goes_on_in_the_next(tmp_path: Pa
         server.process.wait(LIMIT_S)
         training.wait(LIMIT_S)
     with running(tmp_path) as server:
-        # Nobody has to ask for it again.
+        # The training continues without a new request.
         training_of(server, after_epoch=left)
         assert server.ask("DELETE", "/train/").json()["status"] == "STOPPED"
         left = epoch(server)
@@ -98,7 +98,7 @@ def test_a_training_that_is_killed_is_started_again(tmp_path: Path) -> None:
         assert "its process ended with code -9" in run["notes"][0]
 
 
-def test_training_that_ends_serves_its_model(tmp_path: Path) -> None:
+def test_a_finished_training_activates_its_model(tmp_path: Path) -> None:
     with running(tmp_path, conf=ANYTHING_GOES) as server:
         for case in CASES:
             put_case(server, case, is_labelled=True)

@@ -1,4 +1,4 @@
-"""Labels that start a training by themselves, and what people see of it."""
+"""Automatic retraining: labels that start a training, and what the status shows of it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(scope="module")
 def learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that trains by itself, once it is told to."""
+    """A server with automatic retraining, which the tests switch on."""
     folder = tmp_path_factory.mktemp("learner")
     (folder / "models").mkdir()
     put_model(folder / "models")
@@ -26,21 +26,21 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def status(server: Server) -> dict[str, Any]:
     answer = server.ask("GET", "/organnet/status")
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    payload: dict[str, Any] = answer.json()
+    return payload
 
 
-def wait_for_ruling(server: Server, trainings: int) -> dict[str, Any]:
-    """Return the status once so many trainings have ended and none runs."""
+def wait_for_decision(server: Server, trainings: int) -> dict[str, Any]:
+    """Return the status once `trainings` trainings have ended and none is running."""
 
     def are_over() -> dict[str, Any] | None:
         now = status(server)
         is_idle = now["training"] is None and len(now["history"]["trainings"]) >= trainings
         return now if is_idle else None
 
-    found = wait_until(are_over, f"{trainings} trainings are over", context=server.end_of_log)
-    assert found is not None
-    return found
+    ended = wait_until(are_over, f"{trainings} trainings are over", context=server.end_of_log)
+    assert ended is not None
+    return ended
 
 
 def test_settings_are_changed_while_the_server_runs(learner: Server) -> None:
@@ -56,7 +56,7 @@ def test_settings_are_changed_while_the_server_runs(learner: Server) -> None:
     assert learner.ask("GET", "/organnet/settings").json()["max_wait_s"] == 1000
 
 
-def test_nothing_starts_while_it_is_switched_off_and_the_status_says_so(learner: Server) -> None:
+def test_no_training_starts_while_retraining_is_off_and_the_status_says_so(learner: Server) -> None:
     for letter in "abcde":
         put_case(learner, f"learn_{letter}", is_labelled=True)
     now = status(learner)
@@ -67,10 +67,10 @@ def test_nothing_starts_while_it_is_switched_off_and_the_status_says_so(learner:
     assert now["history"]["trainings"] == []
 
 
-def test_enough_labels_start_a_training_and_its_model_goes_live(learner: Server) -> None:
+def test_enough_labels_start_a_training_and_its_model_becomes_active(learner: Server) -> None:
     before = status(learner)["served"]["version"]
     assert learner.ask("PUT", "/organnet/settings", json={"auto_retrain": True}).status_code == 200
-    now = wait_for_ruling(learner, 1)
+    now = wait_for_decision(learner, 1)
     run = now["history"]["trainings"][-1]
     assert (run["state"], run["why"], run["new_labels"]) == (
         "promoted",
@@ -89,12 +89,12 @@ def test_enough_labels_start_a_training_and_its_model_goes_live(learner: Server)
     assert learner.ask("GET", "/train/").json()["status"] == "DONE"
 
 
-def test_files_laid_into_the_folder_start_one_too_and_later_ones_wait(learner: Server) -> None:
+def test_files_copied_into_the_folder_start_a_training_and_later_ones_wait(learner: Server) -> None:
     for letter in "fghi":
         grid = put_case(learner, f"learn_{letter}")
         file = learner.studies / "labels" / "final" / f"learn_{letter}.nii.gz"
         write_label(file, two_organs(grid))
-    now = wait_for_ruling(learner, 2)
+    now = wait_for_decision(learner, 2)
     run = now["history"]["trainings"][-1]
     assert run["new_labels"] == 4
     assert run["labels"] == 9
@@ -104,9 +104,9 @@ def test_files_laid_into_the_folder_start_one_too_and_later_ones_wait(learner: S
     assert now["next_training"]["reason"] == "1 of 4 new labels are waiting"
 
 
-def test_no_model_learns_from_a_case_that_judges(learner: Server) -> None:
+def test_no_model_is_trained_on_an_evaluation_case(learner: Server) -> None:
     for model in learner.ask("GET", "/organnet/models/").json()["models"]:
-        seen = learner.ask("GET", f"/organnet/models/{model['version']}").json()
-        learned = {label["image_id"] for label in seen["labels"]}
-        judged = set(seen["report"].get("cases", {}))
-        assert not learned & judged
+        details = learner.ask("GET", f"/organnet/models/{model['version']}").json()
+        training_cases = {label["image_id"] for label in details["labels"]}
+        evaluation_cases = set(details["report"].get("cases", {}))
+        assert not training_cases & evaluation_cases

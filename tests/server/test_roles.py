@@ -1,4 +1,4 @@
-"""Roles of users with and without authentication, each in a process that is started with that setting."""
+"""Roles of users with and without authentication, each in a process started with that setting."""
 
 import os
 import subprocess
@@ -66,7 +66,7 @@ row("draft", sees("original", False))
 add_reading(app.label_history, "a", "bob", "two")
 row("finished", sees("final", False))
 """
-"""Prints a row for each question: the answers for ada, bob, rita, root, and whom nobody logged in as."""
+"""Program that prints one row per question, with the answers for ada, bob, rita, root and without a login."""
 
 
 def answers(folder: Path, *, log_in: bool) -> dict[str, str]:
@@ -75,11 +75,11 @@ def answers(folder: Path, *, log_in: bool) -> dict[str, str]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = (line.partition(" ") for line in done.stdout.splitlines())
-    return {name: found for name, _, found in rows}
+    return {name: row for name, _, row in rows}
 
 
 @pytest.mark.server
-def test_where_people_log_in_each_is_who_he_is(tmp_path: Path) -> None:
+def test_with_logins_each_user_has_their_own_name_and_roles(tmp_path: Path) -> None:
     assert answers(tmp_path, log_in=True) == {
         "holder": "ada bob rita root admin",
         "reviews": "no no yes yes yes",
@@ -93,11 +93,11 @@ def test_where_people_log_in_each_is_who_he_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
-def test_where_nobody_logs_in_a_client_is_its_id_and_the_current_label_waits(
+def test_without_logins_the_client_id_is_the_name_and_the_current_label_is_hidden(
     tmp_path: Path,
 ) -> None:
-    found = answers(tmp_path, log_in=False)
-    assert found["holder"] == "slicer slicer slicer slicer slicer"
-    assert found["opens"] == found["releases"] == "yes yes yes yes yes"
-    assert found["current"] == "no no no no no"
-    assert found["version"] == found["draft"] == found["finished"] == "yes yes yes yes yes"
+    rows = answers(tmp_path, log_in=False)
+    assert rows["holder"] == "slicer slicer slicer slicer slicer"
+    assert rows["opens"] == rows["releases"] == "yes yes yes yes yes"
+    assert rows["current"] == "no no no no no"
+    assert rows["version"] == rows["draft"] == rows["finished"] == "yes yes yes yes yes"

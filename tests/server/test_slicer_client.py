@@ -1,4 +1,4 @@
-"""The client that 3D Slicer runs, as MONAI Label installs it, against a server."""
+"""The client library of 3D Slicer, as MONAI Label installs it, against a real server."""
 
 import importlib.util
 import sys
@@ -20,7 +20,7 @@ CLIENT = Path(sys.prefix, "monailabel/plugins/slicer/MONAILabel/MONAILabelLib/cl
 pytestmark = [
     pytest.mark.server,
     pytest.mark.skipif(not CLIENT.is_file(), reason=f"no Slicer client at {CLIENT}"),
-    # The client leaves its files and connections for Python to close.
+    # The client leaves open files and connections to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -60,7 +60,7 @@ def test_the_client_contours_a_sample_and_submits_it(
     mask = sitk.ReadImage(file)
     assert Grid.of_sitk(mask).is_same_as(grid)
     assert sorted(params["label_names"].values()) == [v for v in np.unique(from_sitk(mask)) if v]
-    # Slicer's segments are in the order of the names, numbered from 1.
+    # Slicer's segments are in the order of their names, numbered from 1.
     label_info = [{"name": name, "idx": n} for n, name in enumerate(params["label_names"], 1)]
     theirs = np.searchsorted([0, *params["label_names"].values()], from_sitk(mask)).astype(np.uint8)
     write_label(tmp_path / "label.nii.gz", type(two_organs(grid))(theirs, grid, {}))
@@ -92,7 +92,7 @@ def test_the_client_uploads_a_scan_and_uses_a_session(
     client.remove_session(session_id)
 
 
-def test_the_client_sees_why_a_label_is_refused(
+def test_the_client_gets_the_reason_for_a_refused_label(
     module: ModuleType, client: Any, server: Server, tmp_path: Path
 ) -> None:
     put_case(server, "refusing")

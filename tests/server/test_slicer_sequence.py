@@ -1,4 +1,4 @@
-"""What 3D Slicer's client sends, in its order, as plain HTTP (`plugins/slicer/MONAILabel`)."""
+"""The requests of 3D Slicer's client, in its order, as plain HTTP (`plugins/slicer/MONAILabel`)."""
 
 import json
 from io import BytesIO
@@ -18,28 +18,28 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.server
 
 CLIENT = {"client_id": "user-xyz"}
-WISHES = {"result_extension": ".nrrd", "result_dtype": "uint8"}
-"""What `MONAILabelLogic.infer` adds to the model's own settings."""
+INFER_OPTIONS = {"result_extension": ".nrrd", "result_dtype": "uint8"}
+"""Parameters that `MONAILabelLogic.infer` adds to the model's own settings."""
 
 
 def infer(server: Server, query: str, folder: Path, **files: Any) -> tuple[sitk.Image, Any]:
     """Return the mask and the parameters of one infer, as `MONAILabelClient.infer` does."""
     config = server.ask("GET", "/info/").json()["models"]["organnet25d"]["config"]
-    form = {"params": json.dumps({**first_of_lists(config), **WISHES, **CLIENT})}
+    form = {"params": json.dumps({**first_of_lists(config), **INFER_OPTIONS, **CLIENT})}
     answer = server.ask(
         "POST", f"/infer/organnet25d?{query}", data=form, files=files or {"no": b""}
     )
     assert answer.status_code == 200, answer.text
-    found = parts(answer)
-    name, content = found["image"]
+    answer_parts = parts(answer)
+    name, content = answer_parts["image"]
     assert name.endswith(".nrrd")
     path = folder / "result.nrrd"
     path.write_bytes(content)
-    return sitk.ReadImage(str(path)), json.loads(found["params"][1])
+    return sitk.ReadImage(str(path)), json.loads(answer_parts["params"][1])
 
 
 def first_of_lists(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration as Slicer posts it: of each list its first element."""
+    """Return a configuration as Slicer posts it: the first element of each list."""
     return {k: v[0] if isinstance(v, list) else v for k, v in config.items()}
 
 
@@ -60,7 +60,7 @@ def test_info_is_what_slicer_reads(server: Server) -> None:
 
 def test_next_sample_is_an_image_without_a_final_label(server: Server) -> None:
     put_case(server, "next_done", is_labelled=True)
-    # One for each strategy: the client holds the first one's case when it asks again.
+    # One case for each strategy: the client still holds the first one at its second request.
     put_case(server, "next_open")
     put_case(server, "next_open_too")
     for strategy in ("first", "random"):
@@ -68,7 +68,7 @@ def test_next_sample_is_an_image_without_a_final_label(server: Server) -> None:
         assert sample["id"] in server.images()
         assert sample["id"] != "next_done"
         assert sample["name"].startswith(sample["id"])
-        # Slicer loads the file where it can see it, and downloads the scan otherwise.
+        # Slicer loads the file if it can access the path, and downloads the scan otherwise.
         assert Path(sample.get("path", server.log)).is_file()
 
 
@@ -113,7 +113,7 @@ def test_uploaded_image_is_in_the_store_as_it_was_sent(server: Server, tmp_path:
     assert server.ask("HEAD", "/datastore/image?image=uploaded 1").status_code == 200
 
 
-def test_infer_by_id_lies_on_the_images_grid_and_names_what_is_there(
+def test_infer_by_id_returns_the_images_grid_and_the_present_organs(
     server: Server, tmp_path: Path
 ) -> None:
     grid = put_case(server, "by_id")
@@ -122,7 +122,7 @@ def test_infer_by_id_lies_on_the_images_grid_and_names_what_is_there(
     array = from_sitk(mask)
     assert array.dtype == np.uint8
     present = set(np.unique(array).tolist()) - {0}
-    assert present, "a network with random weights draws something"
+    assert present, "a network with random weights predicts some organ"
     names = params["label_names"]
     assert names == {n: v for n, v in TINY.labels.items() if v in present}
     assert list(names.values()) == sorted(names.values()), "Slicer names the n-th value by order"
@@ -133,7 +133,7 @@ def test_infer_by_id_lies_on_the_images_grid_and_names_what_is_there(
     assert set(params["seconds"]) >= {"read", "prepare", "network", "restore", "write", "total"}
 
 
-def test_infer_by_file_gives_what_infer_by_id_gives(server: Server, tmp_path: Path) -> None:
+def test_infer_by_file_and_by_id_give_the_same_contours(server: Server, tmp_path: Path) -> None:
     put_case(server, "same")
     by_id, _ = infer(server, "image=same", tmp_path)
     content = (server.studies / "same.nii.gz").read_bytes()
@@ -154,7 +154,7 @@ def test_infer_leaves_no_file_behind(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_compressed", [True, False])
-def test_infer_as_ohif_asks_for_it_returns_the_mask_alone(
+def test_infer_as_ohif_requests_it_returns_the_mask_only(
     server: Server, tmp_path: Path, *, is_compressed: bool
 ) -> None:
     grid = put_case(server, "ohif")

@@ -1,4 +1,4 @@
-"""The command of the README, started as a user starts it: all other tests fork their servers."""
+"""The start command of the README, run as a user does; all other tests fork their servers."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.server.running import put_case, put_model, running
 pytestmark = pytest.mark.server
 
 
-def test_monailabel_starts_the_server_which_contours(tmp_path: Path) -> None:
+def test_the_start_command_starts_a_server_that_contours(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     version = put_model(tmp_path / "models")
     with (

@@ -1,4 +1,4 @@
-"""Two servers over one studies folder: one training between them, whichever of them lives."""
+"""Two servers over one studies folder: they share one training, which survives the end of either server."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def trainings(*servers: Server) -> list[psutil.Process]:
 
 
 def wait_for_training(server: Server, *, after_epoch: int = 0) -> int:
-    """Return the epoch that the training is at, once that is later."""
+    """Return the epoch of the training, once it is later than `after_epoch`."""
 
     def epoch() -> int:
         run = server.ask("GET", "/organnet/status").json()["training"]
@@ -34,7 +34,7 @@ def wait_for_training(server: Server, *, after_epoch: int = 0) -> int:
     return epoch()
 
 
-def test_one_of_two_servers_trains_and_the_other_takes_over(tmp_path: Path) -> None:
+def test_one_of_two_servers_trains_and_the_other_continues_after_its_end(tmp_path: Path) -> None:
     for folder in ("one", "two", "models"):
         (tmp_path / folder).mkdir()
     put_model(tmp_path / "models")
@@ -43,17 +43,17 @@ def test_one_of_two_servers_trains_and_the_other_takes_over(tmp_path: Path) -> N
         for case in CASES:
             put_case(one, case, is_labelled=True)
         with running(tmp_path / "two", conf=conf, studies=one.studies) as two:
-            asked = two.ask("POST", "/train/organnet25d", json={"max_epochs": 100_000})
-            assert asked.status_code == 200, asked.text
+            started = two.ask("POST", "/train/organnet25d", json={"max_epochs": 100_000})
+            assert started.status_code == 200, started.text
             assert one.ask("POST", "/train/organnet25d", json={}).status_code == 429
             epoch = wait_for_training(two)
             assert len(trainings(one, two)) == len(trainings(one)) == 1
             one.process.kill()
             one.process.wait(10)
-            wait_until(lambda: trainings(two), "the other server goes on with the training")
+            wait_until(lambda: trainings(two), "the other server continues the training")
             assert len(trainings(two)) == 1
             wait_for_training(two, after_epoch=epoch)
-            assert two.ask("GET", "/train/").json()["id"] == asked.json()["id"]
+            assert two.ask("GET", "/train/").json()["id"] == started.json()["id"]
             assert two.ask("DELETE", "/train/").json()["status"] == "STOPPED"
             psutil.wait_procs(trainings(two), timeout=LIMIT_S)
             assert trainings(two) == []

@@ -1,4 +1,4 @@
-"""Parts of a body arrive byte for byte, however it is cut into pieces."""
+"""Multipart bodies: the parts arrive byte for byte, however the stream is divided into chunks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ def received(body: bytes, folder: Path, *, size: int = 4096, kind: str = TYPE) -
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 10**6])
-def test_parts_are_the_same_bytes_in_pieces_of_any_size(tmp_path: Path, size: int) -> None:
+def test_parts_are_the_same_bytes_in_chunks_of_any_size(tmp_path: Path, size: int) -> None:
     parts = received(message(CONTENTS), tmp_path, size=size)
     assert [part.path.read_bytes() for part in parts] == CONTENTS
     assert {part.media_type for part in parts} == {"application/dicom"}
@@ -45,7 +45,7 @@ def test_random_bytes_survive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 3, 10, 40])
-def test_a_body_that_was_cut_is_refused(tmp_path: Path, cut: int) -> None:
+def test_a_truncated_body_is_refused(tmp_path: Path, cut: int) -> None:
     with pytest.raises(ConfigError, match="ends before its last part"):
         received(message([b"x" * 30])[:-cut], tmp_path)
 
@@ -65,13 +65,15 @@ def test_a_body_that_was_cut_is_refused(tmp_path: Path, cut: int) -> None:
         (b"--b-1\r\nno header\r\n\r\nx\r\n--b-1--", TYPE, "not a multipart message"),
     ],
 )
-def test_what_is_no_message_is_refused(tmp_path: Path, body: bytes, kind: str, why: str) -> None:
+def test_a_body_that_is_not_multipart_is_refused(
+    tmp_path: Path, body: bytes, kind: str, why: str
+) -> None:
     with pytest.raises(ConfigError, match=why):
         received(body, tmp_path, kind=kind)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 11, 100])
-def test_an_address_is_replaced_wherever_the_pieces_are_cut(size: int) -> None:
+def test_an_address_is_replaced_also_across_chunks(size: int) -> None:
     body = b'{"a":"http://pacs/x","b":"http://pac","c":"http://pacs/y http://http://pacs/"}' * 3
 
     async def collect() -> bytes:

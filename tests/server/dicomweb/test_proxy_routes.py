@@ -1,4 +1,4 @@
-"""The proxy between the viewer and a real PACS: what passes, what does not, and what is said when it cannot."""
+"""The proxy between the viewer and a real PACS: forwarded and refused requests, and errors of the PACS."""
 
 import signal
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ PATIENTS = ("first", "second")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A PACS with two patients, and a server before it."""
+    """A PACS with two patients, and a server in front of it."""
 
     pacs: Orthanc
     server: Server
@@ -67,8 +67,8 @@ def patients(answer: requests.Response) -> set[str]:
     return {study["00100020"]["Value"][0] for study in answer.json()}
 
 
-class TestASearch:
-    def test_finds_what_the_query_says_and_nothing_else(self, place: Place) -> None:
+class TestSearch:
+    def test_returns_the_matches_of_the_query_only(self, place: Place) -> None:
         assert patients(place.get("qido/studies")) == set(PATIENTS)
         for name in PATIENTS:
             for service in ("qido/", "wado/", ""):
@@ -76,22 +76,22 @@ class TestASearch:
                 assert patients(answer) == {name}
 
     @pytest.mark.parametrize("wildcard", ["fir*", "fir%2A", "f%69rst", "FIRST"])
-    def test_passes_the_query_on_as_it_is(self, place: Place, wildcard: str) -> None:
-        asked = f"studies?00100020={wildcard}&limit=101&offset=0&includefield=00081030%2C00080060"
-        # What Orthanc makes of a quoted asterisk is its own affair.
-        assert patients(place.get(f"qido/{asked}")) == patients(place.direct(asked))
+    def test_forwards_the_query_unchanged(self, place: Place, wildcard: str) -> None:
+        query = f"studies?00100020={wildcard}&limit=101&offset=0&includefield=00081030%2C00080060"
+        # How Orthanc interprets a quoted asterisk is not tested here.
+        assert patients(place.get(f"qido/{query}")) == patients(place.direct(query))
 
-    def test_names_addresses_that_the_browser_can_ask(self, place: Place) -> None:
+    def test_returns_addresses_on_this_server(self, place: Place) -> None:
         answer = place.get("qido/studies", params={"PatientID": "first"})
         assert place.pacs.url not in answer.text
         address = answer.json()[0]["00081190"]["Value"][0]
         assert address.startswith("/proxy/dicom/wado/studies/")
-        found = place.server.ask("GET", f"{address}/metadata").json()
-        assert {one["00100020"]["Value"][0] for one in found} == {"first"}
+        entries = place.server.ask("GET", f"{address}/metadata").json()
+        assert {entry["00100020"]["Value"][0] for entry in entries} == {"first"}
 
 
-class TestARetrieval:
-    def test_brings_the_bytes_that_the_pacs_sends(self, place: Place) -> None:
+class TestRetrieval:
+    def test_returns_the_bytes_of_the_pacs(self, place: Place) -> None:
         path = f"studies/{place.study_of('first')}"
         (instance, *_) = place.direct(f"{path}/instances").json()
         series = instance["0020000E"]["Value"][0]
@@ -105,22 +105,22 @@ class TestARetrieval:
             ours.content.replace(boundaries[0].encode(), boundaries[1].encode()) == theirs.content
         )
 
-    def test_of_metadata_works_by_the_search_address_too(self, place: Place) -> None:
-        found = place.get(f"qido/studies/{place.study_of('second')}/metadata").json()
-        assert {one["00100020"]["Value"][0] for one in found} == {"second"}
+    def test_of_metadata_works_with_the_search_address_too(self, place: Place) -> None:
+        entries = place.get(f"qido/studies/{place.study_of('second')}/metadata").json()
+        assert {entry["00100020"]["Value"][0] for entry in entries} == {"second"}
 
-    def test_of_what_is_not_there_is_404(self, place: Place) -> None:
+    def test_of_an_unknown_object_is_404(self, place: Place) -> None:
         assert place.get("wado/studies/1.2.3/metadata").status_code == 404
 
 
 class TestCredentials:
-    def test_are_this_servers_and_not_the_viewers(self, place: Place) -> None:
+    def test_of_this_server_are_sent_and_those_of_the_viewer_are_not(self, place: Place) -> None:
         given = {"Authorization": "Basic d3Jvbmc6d3Jvbmc=", "Cookie": "a=b", "Host": "127.0.0.1"}
         answer = place.get("qido/studies", headers=given)
         assert patients(answer) == set(PATIENTS)
         assert "WWW-Authenticate" not in answer.headers
 
-    def test_that_are_refused_are_no_reason_to_ask_the_viewer(self, place: Place) -> None:
+    def test_that_the_pacs_refuses_are_not_requested_from_the_viewer(self, place: Place) -> None:
         place.pacs.stop()
         place.pacs.users = {"label": "another"}
         place.pacs.start()
@@ -136,8 +136,8 @@ class TestCredentials:
         assert "MONAI_LABEL_DICOMWEB_PASSWORD" in answer.json()["detail"]
 
 
-class TestAPacs:
-    def test_that_is_down_is_502_and_works_again_when_it_is_up(self, place: Place) -> None:
+class TestUnavailablePacs:
+    def test_is_502_while_it_is_down_and_works_again_afterwards(self, place: Place) -> None:
         place.pacs.stop()
         try:
             answer = place.get("qido/studies")
@@ -148,24 +148,24 @@ class TestAPacs:
         assert "start it" in answer.json()["detail"]
         assert patients(place.get("qido/studies")) == set(PATIENTS)
 
-    def test_that_is_slow_holds_no_other_request_back(self, place: Place) -> None:
+    def test_does_not_delay_other_requests_when_it_is_slow(self, place: Place) -> None:
         assert place.pacs.process is not None
         place.pacs.process.send_signal(signal.SIGSTOP)
         try:
             with ThreadPoolExecutor(60) as pool:
                 url = f"{place.server.url}/proxy/dicom/qido/studies"
                 waiting = [pool.submit(requests.get, url, timeout=60) for _ in range(60)]
-                # Many more than there are threads to answer with: one that is held back waits for ever.
+                # Many more than there are worker threads: if they blocked, the rest would never be answered.
                 for _ in range(5):
                     assert place.server.ask("GET", "/organnet/leases").status_code == 200
-                assert not any(one.done() for one in waiting)
+                assert not any(request.done() for request in waiting)
                 place.pacs.process.send_signal(signal.SIGCONT)
-                assert {one.result().status_code for one in waiting} == {200}
+                assert {request.result().status_code for request in waiting} == {200}
         finally:
             place.pacs.process.send_signal(signal.SIGCONT)
 
 
-class TestNothingElseIsReached:
+class TestOtherPartsOfThePacsAreNotReached:
     @pytest.mark.parametrize(
         "path",
         [
@@ -193,9 +193,9 @@ class TestNothingElseIsReached:
         connection = HTTPConnection(host, timeout=30)
         connection.request("GET", f"/proxy/dicom/{path}")
         answer = connection.getresponse()
-        said = answer.read()
+        content = answer.read()
         connection.close()
-        assert answer.status == 404, said
+        assert answer.status == 404, content
 
     @pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH"])
     def test_by_another_method(self, place: Place, method: str) -> None:
@@ -208,7 +208,7 @@ class TestNothingElseIsReached:
         assert answer.status_code == 403
 
 
-def test_the_phantoms_differ(place: Place) -> None:
-    """What the tests above tell apart is told apart."""
-    found = [{pydicom.dcmread(p).StudyInstanceUID for p in place.slices(n)} for n in PATIENTS]
-    assert not found[0] & found[1]
+def test_the_two_patients_have_different_studies(place: Place) -> None:
+    """The patients that the tests above compare have different studies."""
+    studies = [{pydicom.dcmread(p).StudyInstanceUID for p in place.slices(n)} for n in PATIENTS]
+    assert not studies[0] & studies[1]

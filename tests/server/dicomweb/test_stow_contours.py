@@ -1,4 +1,4 @@
-"""Contours that a viewer stores are labels here: kept once, counted, and not passed on as they came."""
+"""Contours stored by a viewer become labels: stored once, counted, and not forwarded to the PACS unchanged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,12 +44,12 @@ def series_of(place: Place, patient: str) -> str:
 
 def history(place: Place, patient: str) -> list[dict[str, Any]]:
     answer = place.server.ask("GET", f"/organnet/labels/{series_of(place, patient)}?tag=final")
-    found: list[dict[str, Any]] = answer.json() if answer.ok else []
-    return found
+    payload: list[dict[str, Any]] = answer.json() if answer.ok else []
+    return payload
 
 
 @pytest.mark.parametrize(("kind", "patient"), [("seg", "one"), ("rtstruct", "two")])
-def test_contours_become_the_cases_final_label(
+def test_stored_contours_become_the_final_label_of_the_case(
     place: Place, tmp_path: Path, kind: Kind, patient: str
 ) -> None:
     file = tmp_path / "drawn.dcm"
@@ -58,32 +58,32 @@ def test_contours_become_the_cases_final_label(
     answer = sent(place, body(file.read_bytes()))
     assert answer.status_code == 200, answer.text
     assert uids(answer.json(), "00081199") == {uid_of(file)}
-    (said,) = comments(answer.json(), "00081199")
-    assert said.startswith("kept as version 1, with Brainstem, Parotid_L; the case counts")
+    (comment,) = comments(answer.json(), "00081199")
+    assert comment.startswith("kept as version 1, with Brainstem, Parotid_L; the case counts")
     assert place.server.ask("GET", "/datastore/").json()["completed"] == before + 1
     (version,) = history(place, patient)
     assert (version["client"], version["organs"]) == ("ohif", ["Brainstem", "Parotid_L"])
-    asked = f"/datastore/label?label={series_of(place, patient)}&tag=final"
+    query = f"/datastore/label?label={series_of(place, patient)}&tag=final"
     kept = tmp_path / "kept.nii.gz"
-    kept.write_bytes(place.server.ask("GET", asked).content)
+    kept.write_bytes(place.server.ask("GET", query).content)
     array, _ = read_label(kept, image_id=patient, image_grid=drawn.grid)
     assert (array == drawn.array).mean() > (0.9999 if kind == "seg" else 0.99)
     assert uid_of(file) not in place.instances(), "the PACS gets this server's own SEG of it"
-    # Sent again, as after an answer that was lost, it is the same label.
+    # A repeated request, as after a lost answer, stores the same label.
     again = sent(place, body(file.read_bytes()))
     assert again.status_code == 200
     assert len(history(place, patient)) == 1
 
 
-def test_organs_that_the_version_before_had_are_named(place: Place, tmp_path: Path) -> None:
+def test_organs_missing_since_the_previous_version_are_named(place: Place, tmp_path: Path) -> None:
     file = tmp_path / "less.dcm"
     draw(place.folder / "one", file, values=(1,))
-    (said,) = comments(sent(place, body(file.read_bytes())).json(), "00081199")
-    assert "with Brainstem; the case counts" in said
-    assert "Missing, but present in the previous version: Parotid_L" in said
+    (comment,) = comments(sent(place, body(file.read_bytes())).json(), "00081199")
+    assert "with Brainstem; the case counts" in comment
+    assert "Missing, but present in the previous version: Parotid_L" in comment
 
 
-def test_each_part_has_its_own_fate(place: Place, tmp_path: Path) -> None:
+def test_each_part_is_stored_or_refused_on_its_own(place: Place, tmp_path: Path) -> None:
     kept, refused, foreign = (tmp_path / f"{name}.dcm" for name in ("kept", "refused", "foreign"))
     draw(place.folder / "three", kept, values=(2,))
     draw(place.folder / "three", refused, values=(8,), labels={"Cochlea_L": 8})
@@ -93,11 +93,11 @@ def test_each_part_has_its_own_fate(place: Place, tmp_path: Path) -> None:
     parts = [kept.read_bytes(), b"garbage", refused.read_bytes(), foreign.read_bytes()]
     answer = sent(place, body(*parts, *(file.read_bytes() for file in slices)))
     assert answer.status_code == 202
-    told = answer.json()
-    assert uids(told, "00081199") == {uid_of(kept), uid_of(foreign), *map(uid_of, slices)}
-    assert uids(told, "00081198") == {uid_of(refused)}
-    assert len(told["0008119A"]["Value"]) == 1
-    (why,) = comments(told, "00081198")
+    outcome = answer.json()
+    assert uids(outcome, "00081199") == {uid_of(kept), uid_of(foreign), *map(uid_of, slices)}
+    assert uids(outcome, "00081198") == {uid_of(refused)}
+    assert len(outcome["0008119A"]["Value"]) == 1
+    (why,) = comments(outcome, "00081198")
     assert "Cochlea_L" in why
     assert "quarantine/" in why
     (version,) = history(place, "three")
@@ -107,11 +107,11 @@ def test_each_part_has_its_own_fate(place: Place, tmp_path: Path) -> None:
     assert not {uid_of(kept), uid_of(refused)} & there
 
 
-def test_contours_are_kept_while_the_pacs_is_down_and_arrive_when_it_is_up(
+def test_contours_are_stored_while_the_pacs_is_down_and_sent_afterwards(
     place: Place, tmp_path: Path
 ) -> None:
     series = series_of(place, "four")
-    # The scan is at hand: who contours it has looked at it.
+    # The scan is in the cache, because the user has opened it to contour it.
     assert place.server.ask("GET", f"/datastore/image?image={series}").status_code == 200
     file = tmp_path / "drawn.dcm"
     draw(place.folder / "four", file, values=(1, 3))
@@ -124,10 +124,10 @@ def test_contours_are_kept_while_the_pacs_is_down_and_arrive_when_it_is_up(
     assert len(history(place, "four")) == 1
     study = str(pydicom.dcmread(file, stop_before_pixels=True).StudyInstanceUID)
     url = f"{place.pacs.dicomweb_url}/studies/{study}/instances"
-    found = wait_until(
+    stored = wait_until(
         lambda: requests.get(url, params={"Modality": "SEG"}, timeout=LIMIT_S).json(),
         "the contours arrive",
         context=place.server.end_of_log,
     )
-    assert len(found) == 1
-    assert found[0]["00080018"]["Value"] != [uid_of(file)]
+    assert len(stored) == 1
+    assert stored[0]["00080018"]["Value"] != [uid_of(file)]

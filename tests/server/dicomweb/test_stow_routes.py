@@ -1,4 +1,4 @@
-"""What is sent to be stored, over a real PACS: what goes on to it, and what is refused, part by part."""
+"""STOW-RS requests over a real PACS: which parts are forwarded, and which are refused."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ KIND = 'multipart/related; type="application/dicom"; boundary=part-of-a-test'
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A PACS with a patient, and a server before it."""
+    """A PACS with a patient, and a server in front of it."""
 
     pacs: Orthanc
     server: Server
@@ -33,8 +33,8 @@ class Place:
 
     def instances(self, **query: str) -> set[str]:
         url = f"{self.pacs.dicomweb_url}/instances"
-        found = requests.get(url, params=query, timeout=30).json()
-        return {one["00080018"]["Value"][0] for one in found}
+        stored = requests.get(url, params=query, timeout=30).json()
+        return {entry["00080018"]["Value"][0] for entry in stored}
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture
 def new_files(place: Place, tmp_path: Path) -> list[Path]:
-    """Slices of a patient whom the PACS has never seen."""
+    """Slices of a patient that the PACS does not have yet."""
     write_ct_series(make_ct(image_id="new"), tmp_path / "new", patient_id="new")
     return sorted((tmp_path / "new").glob("*.dcm"))
 
 
 def body(*contents: bytes, kind: str = "application/dicom") -> bytes:
     head = f"--part-of-a-test\r\nContent-Type: {kind}\r\n\r\n".encode()
-    return b"\r\n".join(head + one for one in contents) + b"\r\n--part-of-a-test--"
+    return b"\r\n".join(head + content for content in contents) + b"\r\n--part-of-a-test--"
 
 
 def sent(
@@ -80,9 +80,9 @@ def uid_of(path: Path) -> str:
     return str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
 
 
-class TestObjectsThatAreNoContours:
+class TestObjectsThatAreNotContours:
     @pytest.mark.parametrize("service", ["wado/", "stow/", "qido/", ""])
-    def test_go_on_to_the_pacs_unchanged(
+    def test_are_forwarded_to_the_pacs_unchanged(
         self, place: Place, new_files: list[Path], service: str
     ) -> None:
         answer = sent(place, body(*(file.read_bytes() for file in new_files)), f"{service}studies")
@@ -91,13 +91,13 @@ class TestObjectsThatAreNoContours:
         assert uids(answer.json(), "00081199") == set(map(uid_of, new_files))
         assert place.instances() >= set(map(uid_of, new_files))
         file = new_files[0]
-        found = requests.post(
+        stored = requests.post(
             f"{place.pacs.url}/tools/lookup", data=uid_of(file), timeout=30
         ).json()[0]["ID"]
-        kept = requests.get(f"{place.pacs.url}/instances/{found}/file", timeout=30).content
+        kept = requests.get(f"{place.pacs.url}/instances/{stored}/file", timeout=30).content
         assert kept == file.read_bytes()
 
-    def test_go_on_beside_others_that_are_refused(
+    def test_are_forwarded_also_when_others_are_refused(
         self, place: Place, new_files: list[Path]
     ) -> None:
         first, second, *_ = new_files
@@ -109,7 +109,7 @@ class TestObjectsThatAreNoContours:
         assert "no DICOM object" in comment
         assert place.instances() >= {uid_of(first), uid_of(second)}
 
-    def test_are_taken_for_the_study_they_are_sent_to_alone(
+    def test_are_accepted_for_the_study_of_the_request_only(
         self, place: Place, new_files: list[Path]
     ) -> None:
         first, *_ = new_files
@@ -130,29 +130,27 @@ class TestObjectsThatAreNoContours:
         assert "cannot be reached" in answer.json()["detail"]
 
 
-class TestARequestIsRefused:
-    def test_that_holds_garbage_alone(self, place: Place) -> None:
+class TestRefusedRequest:
+    def test_with_garbage_only(self, place: Place) -> None:
         before = place.instances()
         answer = sent(place, body(b"garbage", bytes(5000)))
         assert answer.status_code == 409
         assert len(comments(answer.json(), "0008119A")) == 2
         assert place.instances() == before
 
-    def test_whose_parts_say_that_they_are_something_else(
-        self, place: Place, new_files: list[Path]
-    ) -> None:
+    def test_with_parts_of_another_media_type(self, place: Place, new_files: list[Path]) -> None:
         answer = sent(place, body(new_files[0].read_bytes(), kind="text/html"))
         assert answer.status_code == 409
         assert "expected application/dicom" in comments(answer.json(), "0008119A")[0]
         assert uid_of(new_files[0]) not in place.instances()
 
-    def test_in_xml_where_only_that_is_accepted(self, place: Place) -> None:
+    def test_is_answered_in_xml_if_only_xml_is_accepted(self, place: Place) -> None:
         answer = sent(place, body(b"garbage"), Accept="application/dicom+xml")
         assert answer.status_code == 409
         assert answer.headers["Content-Type"] == "application/dicom+xml"
         assert "OtherFailuresSequence" in answer.text
 
-    def test_that_ends_too_soon(self, place: Place, new_files: list[Path]) -> None:
+    def test_with_a_truncated_body(self, place: Place, new_files: list[Path]) -> None:
         answer = sent(place, body(new_files[0].read_bytes())[:-30])
         assert answer.status_code == 400
         assert uid_of(new_files[0]) not in place.instances()
@@ -165,15 +163,15 @@ class TestARequestIsRefused:
             'multipart/related; type="application/dicom+json"; boundary=b',
         ],
     )
-    def test_of_another_kind(self, place: Place, kind: str) -> None:
+    def test_with_another_content_type(self, place: Place, kind: str) -> None:
         answer = sent(place, body(b"x"), Content_Type=kind)
         assert answer.status_code == 415
 
     @pytest.mark.parametrize("path", ["wado/studies/1.2/series", "wado/series", "stow/instances"])
-    def test_to_another_address(self, place: Place, path: str) -> None:
+    def test_to_an_unknown_address(self, place: Place, path: str) -> None:
         assert sent(place, body(b"x"), path).status_code == 405
 
-    def test_that_is_larger_than_anything_can_be(self, place: Place) -> None:
+    def test_above_the_size_limit(self, place: Place) -> None:
         connection = HTTPConnection(place.server.url.removeprefix("http://"), timeout=30)
         connection.putrequest("POST", "/proxy/dicom/wado/studies")
         connection.putheader("Content-Type", KIND)
@@ -183,6 +181,6 @@ class TestARequestIsRefused:
         connection.close()
 
 
-def test_nothing_that_was_sent_stays_in_temporary_folders(place: Place) -> None:
+def test_no_received_file_remains_in_the_temporary_folders(place: Place) -> None:
     sent(place, body(b"garbage"))
     assert not list(place.server.scratch.glob("organnet-upload-*"))

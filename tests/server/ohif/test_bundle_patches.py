@@ -1,4 +1,4 @@
-"""The patches fit the installed bundle; another bundle is sent unchanged, with a warning."""
+"""The patches fit the installed OHIF bundle; any other bundle is served unpatched, with a warning."""
 
 import logging
 import re
@@ -34,10 +34,10 @@ def test_each_patch_fits_the_installed_bundle_once(patch: BundlePatch) -> None:
 def test_patched_files_are_sent_patched() -> None:
     for patch in PATCHES:
         (name,) = names_for(patch)
-        found = viewer_file(name)
-        assert found is not None
-        assert found.content is not None
-        assert found.content.count(patch.old.encode()) == patch.new.count(patch.old)
+        file = viewer_file(name)
+        assert file is not None
+        assert file.content is not None
+        assert file.content.count(patch.old.encode()) == patch.new.count(patch.old)
 
 
 def test_nothing_is_written_into_the_bundle() -> None:
@@ -47,18 +47,20 @@ def test_nothing_is_written_into_the_bundle() -> None:
     assert {path: path.stat().st_mtime_ns for path in BUNDLE.rglob("*")} == before
 
 
-def test_another_bundle_is_served_as_it_is_with_a_warning(
+def test_another_bundle_is_served_unpatched_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     text = "this.serverURI = window.somewhere;"
     with caplog.at_level(logging.WARNING):
         assert patched("3933.bundle.0123456789abcdef0123.js", text) == text
-    said = [record.getMessage() for record in caplog.records]
+    messages = [record.getMessage() for record in caplog.records]
     wanted = {patch.defect for patch in PATCHES if patch.file.startswith("3933")}
-    assert {int(re.findall(r"defect (\d+) matches 0 times", line)[0]) for line in said} == wanted
+    assert {
+        int(re.findall(r"defect (\d+) matches 0 times", line)[0]) for line in messages
+    } == wanted
 
 
-def test_a_line_that_stands_twice_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_patch_that_matches_twice_is_not_applied(caplog: pytest.LogCaptureFixture) -> None:
     patch = BundlePatch(1, "x.js", "old();", "new();")
     assert patched("x.js", "old(); old();", [patch]) == "old(); old();"
     assert "matches 2 times" in caplog.text
@@ -77,7 +79,7 @@ def test_every_function_that_patches_call_exists() -> None:
         assert re.search(rf"(function {name}\(|organnet\.{name} = )", ours), name
 
 
-def test_the_page_loads_ours_before_the_bundle_and_nothing_from_elsewhere() -> None:
+def test_the_page_loads_our_scripts_before_the_bundle_and_nothing_from_other_sites() -> None:
     page = viewer_file("index.html")
     assert page is not None
     assert page.content is not None
@@ -107,7 +109,7 @@ def test_media_types(name: str, kind: str) -> None:
     assert media_type(BUNDLE / name).split(";")[0] == kind
 
 
-def test_what_has_its_hash_in_its_name_is_kept_for_ever_unless_it_is_patched() -> None:
+def test_files_named_by_their_hash_are_cached_for_ever_unless_they_are_patched() -> None:
     (app,) = [
         name for name in viewer_files() if re.fullmatch(r"app\.bundle\.[0-9a-f]{20}\.js", name)
     ]
@@ -122,5 +124,5 @@ def test_what_has_its_hash_in_its_name_is_kept_for_ever_unless_it_is_patched() -
 @pytest.mark.parametrize(
     "name", ["../ohif.py", "..", "", "assets/../index.html", "/etc/passwd", "organnet/"]
 )
-def test_what_is_no_name_of_a_file_is_not_viewer_file(name: str) -> None:
+def test_a_name_outside_the_viewers_folder_is_not_a_viewer_file(name: str) -> None:
     assert viewer_file(name) is None

@@ -1,4 +1,4 @@
-"""The viewer over HTTP: its files, its page for every address of its own, and no way out of its folder."""
+"""The viewer over HTTP: its files, its page at each of its addresses, and no access outside its folder."""
 
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -26,14 +26,14 @@ def over_pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize(
     "path", ["", "index.html", "viewer?StudyInstanceUIDs=1.2", "monai-label", "segmentation"]
 )
-def test_every_address_of_the_viewer_is_its_page(over_pacs: Server, path: str) -> None:
+def test_every_address_of_the_viewer_returns_its_page(over_pacs: Server, path: str) -> None:
     answer = over_pacs.ask("GET", f"/ohif/{path}")
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/html")
     assert "/ohif/organnet/hooks.js" in answer.text
 
 
-def test_the_page_may_fetch_from_here_alone(over_pacs: Server) -> None:
+def test_the_page_may_fetch_from_this_server_only(over_pacs: Server) -> None:
     rules = over_pacs.ask("GET", "/ohif/").headers["Content-Security-Policy"]
     assert "default-src 'self'" in rules
     assert "http" not in rules
@@ -61,7 +61,7 @@ def test_a_patched_file_is_not_sent_again_until_it_changes(over_pacs: Server) ->
         "organnet/../../cures.py",
     ],
 )
-def test_no_path_leads_out_of_its_folder(over_pacs: Server, path: str) -> None:
+def test_no_path_leads_out_of_the_viewers_folder(over_pacs: Server, path: str) -> None:
     connection = HTTPConnection(over_pacs.url.removeprefix("http://"), timeout=30)
     connection.request("GET", f"/ohif/{path}")
     answer = connection.getresponse()
@@ -70,7 +70,9 @@ def test_no_path_leads_out_of_its_folder(over_pacs: Server, path: str) -> None:
     assert answer.status == 404
 
 
-def test_over_a_folder_it_says_what_it_needs(bare_server: Server, tmp_path: Path) -> None:
+def test_without_a_pacs_the_page_explains_that_it_needs_one(
+    bare_server: Server, tmp_path: Path
+) -> None:
     answer = bare_server.ask("GET", "/ohif/")
     assert answer.status_code == 404
     assert "--studies http://" in answer.json()["detail"]
