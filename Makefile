@@ -78,7 +78,7 @@ bench: install
 	$(PY) -m apps.bench
 
 openapi: install
-	$(PY) -W ignore -m apps.openapi
+	$(PY) -W ignore -m tools.openapi
 
 docs: install-dev
 	$(PY) tools/check_links.py

@@ -32,16 +32,31 @@ app = new_app(
 main = program(app, "models")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@app.callback()
+@dataclass(frozen=True, kw_only=True)
 class _Options:
-    """Options before the command's name."""
+    """List, compare, promote and roll back the models of a server."""
 
-    studies: str | None
-    model_dir: Path
-    starter_dir: Path
-    recipe: str
-    by: str
-    as_json: bool
+    context: typer.Context
+    studies: str | None = Option(
+        None, help="Studies folder or DICOMweb URL with which the server is started."
+    )
+    model_dir: ModelDir = MODEL_DIR
+    starter_dir: Path = Option(
+        STARTER_DIR, help="Folder of the starter weights.", show_default="model/starter"
+    )
+    recipe: str = Option(
+        "openkbp", help="Recipe of the server; starter weights for another organ set are ignored."
+    )
+    by: str = Option(
+        os.environ.get("USER") or "command line",
+        help="Name for the promotion history.",
+        show_default="the user's name",
+    )
+    as_json: bool = Option(False, "--json", help="Print JSON.")
+
+    def __post_init__(self) -> None:
+        self.context.obj = self  # for the commands, which get their options from the context
 
     def promoter(self) -> "Promoter":
         """Return the models of the server, up to date with the files in the model folder."""
@@ -77,32 +92,6 @@ class _Options:
         """Print a result as JSON or as text; return exit code 0."""
         print(json.dumps(result, indent=2) if self.as_json else text)
         return 0
-
-
-@app.callback()
-def _read_options(
-    context: typer.Context,
-    studies: str | None = Option(
-        None, help="Studies folder or DICOMweb URL with which the server is started."
-    ),
-    model_dir: ModelDir = MODEL_DIR,
-    starter_dir: Path = Option(
-        STARTER_DIR, help="Folder of the starter weights.", show_default="model/starter"
-    ),
-    recipe: str = Option(
-        "openkbp", help="Recipe of the server; starter weights for another organ set are ignored."
-    ),
-    by: str = Option(
-        os.environ.get("USER") or "command line",
-        help="Name for the promotion history.",
-        show_default="the user's name",
-    ),
-    as_json: bool = Option(False, "--json", help="Print JSON."),
-) -> None:
-    """List, compare, promote and roll back the models of a server."""
-    context.obj = _Options(
-        studies=studies, model_dir=model_dir, starter_dir=starter_dir, recipe=recipe, by=by, as_json=as_json
-    )  # fmt: skip
 
 
 def _options(context: typer.Context) -> _Options:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from apps.openapi import DEFAULT_OUTPUT, main, schema
 from lib.config import RetrainConfig
+from tools.openapi import DEFAULT_OUTPUT, main, schema
 
 Schema = dict[str, Any]
 

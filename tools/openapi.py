@@ -1,6 +1,6 @@
 """Write the OpenAPI schema of the server to docs/openapi.json.
 
-python -m apps.openapi
+python -m tools.openapi
 """
 
 import json
