@@ -11,13 +11,7 @@ import numpy as np
 from lib.errors import ConfigError, OrganNetError, TrainingError
 from lib.evaluation.table import COLUMNS, csv_cells
 from lib.experiments.network_runs import NetworkResult, NetworkRun, evaluate_run, train_all
-from lib.experiments.paired_statistics import (
-    PairedDifference,
-    Values,
-    holm,
-    mean_sd,
-    paired_difference,
-)
+from lib.experiments.paired_statistics import PairedDifference, Values, mean_sd, paired_differences
 from lib.organs.table import ORGANS
 from lib.reports.figures import SERIES_COLOURS, png, styled_figure
 from lib.reports.pages import Picture, Report, Section, Table, write_csv_rows, write_page
@@ -128,11 +122,7 @@ def network_ranks(results: Sequence[NetworkResult], organs: Sequence[str]) -> li
         )
     has_several_recipes = len({network for _, network in groups}) < len(groups)
     case_means = [_case_means(group) for group in groups.values()]
-    tests = [paired_difference(own, case_means[0]) for own in case_means[1:]]
-    corrected = holm([test.p for test in tests])
-    differences: list[PairedDifference | None] = [None]
-    for test, p in zip(tests, corrected, strict=True):
-        differences.append(PairedDifference(test.mean, test.low, test.high, p))
+    differences = [None, *paired_differences([(own, case_means[0]) for own in case_means[1:]])]
     return [
         _rank(recipe if has_several_recipes else network, group, organs, difference)
         for ((recipe, network), group), difference in zip(groups.items(), differences, strict=True)

@@ -4,7 +4,7 @@ Cases are the units of a test: two organs of one patient, or two seeds on one pa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,13 @@ def paired_difference(first: Values, second: Values) -> PairedDifference:
     return PairedDifference(float(differences.mean()), float(low), float(high), p)
 
 
+def paired_differences(pairs: Sequence[tuple[Values, Values]]) -> list[PairedDifference]:
+    """Return the difference of each pair; the p values are after Holm correction for the number of pairs."""
+    differences = [paired_difference(first, second) for first, second in pairs]
+    corrected = holm([difference.p for difference in differences])
+    return [replace(d, p=p) for d, p in zip(differences, corrected, strict=True)]
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return `p_values` after Holm's step-down correction (Scand J Statist 1979), in their own order."""
     corrected = [0.0] * len(p_values)
@@ -60,10 +67,10 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def seed_interval(by_seed: Values) -> tuple[float | None, float | None]:
+def seed_interval(by_seed: Values) -> tuple[float, float] | None:
     """Return the ends of the 95 % t interval of a mean over seeds; None for a single seed."""
     n = len(by_seed)
     if n < 2:
-        return None, None
+        return None
     half = float(student_t.ppf(1 - LEVEL / 2, n - 1) * by_seed.std(ddof=1) / np.sqrt(n))
     return float(by_seed.mean()) - half, float(by_seed.mean()) + half

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
 from lib.activelearning import image_scores
 from lib.activelearning.pool import Choice, Pool, ScoreKind
@@ -67,52 +67,49 @@ class PreparedVolumes:
         Raises:
             TrainingError: If it cannot be trained on.
         """
-        case, folder = self.cases[image_id], self._folder(image_id)
-        # Written last: its presence shows that the other files are complete.
-        position_file = folder / "where.json"
-        if position_file.exists():
+        case, file = self.cases[image_id], self._file(image_id)
+        if file.exists():
             return
         prepare_cases([case], self._pipeline, self._cache_dir)
         ct = read_ct(case.image, image_id=image_id)
         label, _ = read_label(case.label, image_id=image_id, image_grid=ct.grid)
         prepared = self._pipeline.prepare(ct)
-        _save(folder / "prepared.npy", prepared.hu)
-        _save(folder / "reference.npy", label)
         grid = prepared.frame.grid
-        position = {
-            "shape_vox": list(grid.shape_vox),
-            "rows_ras": [list(row) for row in grid.rows_ras],
-            "box": [[s.start, s.stop] for s in prepared.box],
-        }
-        write_json(position_file, position)
+        box = [(side.start, side.stop) for side in prepared.box]
+        with replacing(file) as beside:
+            np.savez(
+                beside,
+                hu=prepared.hu,
+                label=label,
+                box=box,
+                shape_vox=grid.shape_vox,
+                rows_ras=grid.rows_ras,
+            )
 
     def read(self, image_id: str) -> PreparedCase:
         """Return a prepared case.
 
         Raises:
-            LabelError: If its files are missing or damaged.
+            LabelError: If its file is missing or damaged.
         """
-        folder, recipe = self._folder(image_id), self._pipeline.recipe
+        file, recipe = self._file(image_id), self._pipeline.recipe
         try:
-            position = json.loads((folder / "where.json").read_text(encoding="utf-8"))
-            rows = tuple((r[0], r[1], r[2], r[3]) for r in position["rows_ras"])
-            x, y, z = position["shape_vox"]
-            grid = Grid((x, y, z), rows)
-            box_x, box_y, box_z = (slice(start, stop) for start, stop in position["box"])
-            prepared = Prepared(
-                np.load(folder / "prepared.npy"), ModelGrid.of(grid, recipe), (box_x, box_y, box_z)
-            )
-            label = LabelVolume(np.load(folder / "reference.npy"), grid, recipe.labels)
-        except (OSError, ValueError, LookupError) as error:
+            with np.load(file) as stored:
+                x, y, z = stored["shape_vox"].tolist()
+                grid = Grid((x, y, z), tuple(tuple(row) for row in stored["rows_ras"].tolist()))
+                box_x, box_y, box_z = (slice(start, stop) for start, stop in stored["box"].tolist())
+                prepared = Prepared(stored["hu"], ModelGrid.of(grid, recipe), (box_x, box_y, box_z))
+                label = LabelVolume(stored["label"], grid, recipe.labels)
+        except (OSError, ValueError, LookupError, BadZipFile) as error:
             raise LabelError(
-                f"{image_id}: its prepared files cannot be read ({error}); remove {folder}, and they are "
-                "created again"
+                f"{image_id}: its prepared file cannot be read ({error}); remove {file}, and it is created "
+                "again"
             ) from error
         return PreparedCase(image_id, prepared, label)
 
-    def _folder(self, image_id: str) -> Path:
+    def _file(self, image_id: str) -> Path:
         digest = self._pipeline.recipe.preparation_digest()
-        return self._cache_dir / f"{self._digests[image_id]}-{digest}"
+        return self._cache_dir / f"{self._digests[image_id]}-{digest}" / "simulation.npz"
 
 
 def images_to_score(
@@ -245,8 +242,3 @@ def read_scores(folder: Path) -> PoolScores:
     except (OSError, ValueError):
         return {}
     return scores if isinstance(scores, dict) else {}
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    with replacing(path) as beside:
-        np.save(beside, array)

@@ -1,12 +1,11 @@
 """Records of finished rounds of a simulation: labels, annotation cost and DSC, one JSON file each."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from lib.activelearning.pool import Choice
 from lib.errors import StateError
@@ -130,8 +129,8 @@ def read_round(output: Path, key: RoundKey) -> Round | None:
     if not path.exists():
         return None
     try:
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, LookupError) as error:
+        return TypeAdapter(Round).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise StateError(
             f"{path}: the round cannot be read ({error}); remove the file, and the round is computed again"
         ) from error
@@ -145,16 +144,3 @@ def read_rounds(output: Path, keys: Iterable[RoundKey]) -> dict[RoundKey, Round]
 
 def _path(output: Path, key: RoundKey) -> Path:
     return output / FOLDER / f"{key.name}.json"
-
-
-def _from_json(values: Mapping[str, Any]) -> Round:
-    picks = (Choice(**{**pick, "organs": tuple(pick["organs"])}) for pick in values["picks"])
-    return Round(
-        **{
-            **values,
-            "place": RoundKey(**values["place"]),
-            "picks": tuple(picks),
-            "labelled": tuple(values["labelled"]),
-            "cost": LabelCost(**values["cost"]),
-        }
-    )

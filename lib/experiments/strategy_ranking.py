@@ -8,13 +8,19 @@ much. A strategy beats another only if the difference passes both tests.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
 
 import numpy as np
 
-from lib.experiments.paired_statistics import LEVEL, Values, holm, paired_difference, seed_interval
+from lib.experiments.paired_statistics import (
+    LEVEL,
+    PairedDifference,
+    Values,
+    paired_differences,
+    seed_interval,
+)
 from lib.experiments.protocol import Protocol
 from lib.experiments.round_records import START, LabelCost, Round, RoundKey
 
@@ -83,42 +89,31 @@ class Pair:
     """Paired comparison of two strategies: AUBC of the first less that of the second."""
 
     first: str
-    """A strategy."""
     second: str
-    """Another."""
-    difference: float
-    """Mean over test cases and seeds."""
-    low: float
-    """Lower end of its 95 % bootstrap interval over test cases."""
-    high: float
-    """Upper end."""
-    p: float
-    """Of Wilcoxon's signed-rank test over test cases, after Holm correction for all pairs."""
-    seeds_ahead: int
-    """Number of seeds in which the first is better."""
-    seeds_behind: int
-    """Number of seeds in which the second is better; the rest are ties."""
-    seeds: int
-    """Number of seeds."""
-    seed_low: float | None
-    """Lower end of the 95 % t interval over seeds; None for a single seed."""
-    seed_high: float | None
-    """Upper end."""
+    difference: PairedDifference
+    """Over test cases, seeds averaged; `p` is after Holm correction for all pairs."""
+    by_seed: tuple[float, ...]
+    """Mean difference over the test cases, of each seed."""
+
+    @property
+    def seeds_ahead(self) -> int:
+        """Number of seeds in which the first is better."""
+        return sum(difference > 0 for difference in self.by_seed)
+
+    @property
+    def seed_interval(self) -> tuple[float, float] | None:
+        """Ends of the 95 % t interval over seeds; None for a single seed."""
+        return seed_interval(np.array(self.by_seed))
 
     def swapped(self) -> "Pair":
         """Return the comparison of the second with the first."""
-        return replace(
-            self,
+        d = self.difference
+        return Pair(
             first=self.second,
             second=self.first,
             # A unary minus would turn 0 into -0.0.
-            difference=0.0 - self.difference,
-            low=-self.high,
-            high=-self.low,
-            seeds_ahead=self.seeds_behind,
-            seeds_behind=self.seeds_ahead,
-            seed_low=None if self.seed_high is None else -self.seed_high,
-            seed_high=None if self.seed_low is None else -self.seed_low,
+            difference=PairedDifference(0.0 - d.mean, -d.high, -d.low, d.p),
+            by_seed=tuple(0.0 - difference for difference in self.by_seed),
         )
 
 
@@ -134,14 +129,13 @@ class PairConclusion(Enum):
 
 def conclude(pair: Pair) -> PairConclusion:
     """Return the statement that the numbers support: a winner is significant over cases and over seeds."""
-    if pair.p >= LEVEL:
+    if pair.difference.p >= LEVEL:
         return PairConclusion.EQUAL
-    is_better = pair.difference > 0
-    if pair.seed_low is None or pair.seed_high is None:
-        return PairConclusion.AHEAD if is_better else PairConclusion.BEHIND
-    if is_better:
-        return PairConclusion.BEATS if pair.seed_low > 0 else PairConclusion.AHEAD
-    return PairConclusion.LOSES if pair.seed_high < 0 else PairConclusion.BEHIND
+    # A single seed has no interval, and shows nothing beyond these test cases.
+    low, high = pair.seed_interval or (-np.inf, np.inf)
+    if pair.difference.mean > 0:
+        return PairConclusion.BEATS if low > 0 else PairConclusion.AHEAD
+    return PairConclusion.LOSES if high < 0 else PairConclusion.BEHIND
 
 
 def area(x: Values, y: Values) -> float:
@@ -200,28 +194,18 @@ def compare_pairs(curves: Sequence[Curve]) -> list[Pair]:
         for strategy, of_seeds in areas.items()
     }
     names = list(combinations(tables, 2))
-    tests = [paired_difference(tables[a].mean(axis=0), tables[b].mean(axis=0)) for a, b in names]
-    corrected = holm([test.p for test in tests])
-    pairs = []
-    for (first, second), test, p in zip(names, tests, corrected, strict=True):
-        by_seed = (tables[first] - tables[second]).mean(axis=1)
-        seed_low, seed_high = seed_interval(by_seed)
-        pairs.append(
-            Pair(
-                first=first,
-                second=second,
-                difference=test.mean,
-                low=test.low,
-                high=test.high,
-                p=p,
-                seeds_ahead=int((by_seed > 0).sum()),
-                seeds_behind=int((by_seed < 0).sum()),
-                seeds=len(by_seed),
-                seed_low=seed_low,
-                seed_high=seed_high,
-            )
+    differences = paired_differences(
+        [(tables[a].mean(axis=0), tables[b].mean(axis=0)) for a, b in names]
+    )
+    return [
+        Pair(
+            first=first,
+            second=second,
+            difference=difference,
+            by_seed=tuple((tables[first] - tables[second]).mean(axis=1).tolist()),
         )
-    return pairs
+        for (first, second), difference in zip(names, differences, strict=True)
+    ]
 
 
 def conclusions(ranks: Sequence[StrategyRank], pairs: Sequence[Pair]) -> list[str]:
@@ -258,10 +242,11 @@ def conclusions(ranks: Sequence[StrategyRank], pairs: Sequence[Pair]) -> list[st
 def _label_gain(ranks: Sequence[StrategyRank]) -> str:
     """Return how much more labels improved the models; without an improvement no selection can be better."""
     by_seed = np.mean([rank.gain for rank in ranks], axis=0)
-    gain, (low, high) = float(by_seed.mean()), seed_interval(by_seed)
+    gain, interval = float(by_seed.mean()), seed_interval(by_seed)
     text = f"From the first to the last budget, mean DSC over all strategies changed by {gain:+.3f}"
-    if low is None or high is None:
+    if interval is None:
         return f"{text}."
+    low, high = interval
     text += f" (95 % confidence interval over seeds {low:+.3f} to {high:+.3f})"
     if low > 0 or high < 0:
         return f"{text}."
@@ -276,8 +261,9 @@ def _baseline_comparison(baseline: str, pairs: Sequence[Pair]) -> list[str]:
     """Return the sentences about one baseline, which is the second strategy of each of `pairs`."""
     listed = {
         kind: ", ".join(
-            f"`{p.first}` ({p.difference:+.3f} AUBC, p {p.p:.2g}, ahead in {p.seeds_ahead} of {p.seeds} seeds)"
-            for p in sorted(pairs, key=lambda pair: -pair.difference)
+            f"`{p.first}` ({p.difference.mean:+.3f} AUBC, p {p.difference.p:.2g}, ahead in {p.seeds_ahead} of "
+            f"{len(p.by_seed)} seeds)"
+            for p in sorted(pairs, key=lambda pair: -pair.difference.mean)
             if conclude(p) is kind
         )
         for kind in PairConclusion

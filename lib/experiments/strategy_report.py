@@ -144,13 +144,21 @@ def rank_rows(ranks: Sequence[StrategyRank]) -> Iterable[Sequence[Any]]:
 
 def pair_rows(pairs: Sequence[Pair]) -> Iterable[Sequence[Any]]:
     """Yield head and rows of `pairs.csv`."""
-    names = (
-        "first", "second", "difference", "low", "high", "p", "seeds_ahead", "seeds", "seed_low", "seed_high"
+    yield (
+        "first", "second", "difference", "low", "high", "p", "seeds_ahead", "seeds", "seed_low",
+        "seed_high", "verdict",
     )  # fmt: skip
-    yield (*names, "verdict")
     for pair in pairs:
-        values = [getattr(pair, name) for name in names]
-        yield (*(f"{v:.6g}" if isinstance(v, float) else v for v in values), conclude(pair).value)
+        d, interval = pair.difference, pair.seed_interval
+        yield (
+            pair.first,
+            pair.second,
+            *(f"{value:.6g}" for value in (d.mean, d.low, d.high, d.p)),
+            pair.seeds_ahead,
+            len(pair.by_seed),
+            *(f"{end:.6g}" if interval else "" for end in interval or (0, 0)),
+            conclude(pair).value,
+        )
 
 
 def round_rows(curves: Sequence[Curve]) -> Iterable[Sequence[Any]]:
@@ -190,23 +198,19 @@ def _rank_table(ranks: Sequence[StrategyRank]) -> Table:
 
 
 def _pair_table(pairs: Sequence[Pair]) -> Table:
-    rows = []
-    for pair in pairs:
-        over_seeds = ""
-        if pair.seed_low is not None and pair.seed_high is not None:
-            over_seeds = f"{pair.seed_low:+.3f} to {pair.seed_high:+.3f}"
-        rows.append(
-            [
-                pair.first,
-                pair.second,
-                f"{pair.difference:+.4f}",
-                f"{pair.low:+.3f} to {pair.high:+.3f}",
-                f"{pair.p:.2g}",
-                f"{pair.seeds_ahead} of {pair.seeds}",
-                over_seeds,
-                conclude(pair).value,
-            ]
-        )
+    rows = [
+        [
+            pair.first,
+            pair.second,
+            f"{pair.difference.mean:+.4f}",
+            f"{pair.difference.low:+.3f} to {pair.difference.high:+.3f}",
+            f"{pair.difference.p:.2g}",
+            f"{pair.seeds_ahead} of {len(pair.by_seed)}",
+            " to ".join(f"{end:+.3f}" for end in pair.seed_interval or ()),
+            conclude(pair).value,
+        ]
+        for pair in pairs
+    ]
     return Table(
         "Paired differences, the first strategy less the second, with 95 % confidence intervals.",
         (

@@ -25,9 +25,11 @@ def test_no_difference_has_p_1() -> None:
 
 
 def test_interval_and_spread_need_two_seeds() -> None:
-    assert seed_interval(np.array([0.1])) == (None, None)
+    assert seed_interval(np.array([0.1])) is None
     # Mean 0.2, SD 0.1, t(0.975, 2) = 4.302653.
-    low, high = seed_interval(np.array([0.1, 0.2, 0.3]))
+    interval = seed_interval(np.array([0.1, 0.2, 0.3]))
+    assert interval is not None
+    low, high = interval
     assert low == pytest.approx(0.2 - 4.302653 * 0.1 / 3**0.5, rel=1e-6)
     assert high == pytest.approx(0.2 + 4.302653 * 0.1 / 3**0.5, rel=1e-6)
     assert mean_sd([0.1]) == (0.1, None)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lib.activelearning.pool import Choice
+from lib.experiments.paired_statistics import PairedDifference
 from lib.experiments.round_records import LabelCost, Round, RoundKey
 from lib.experiments.strategy_ranking import (
     Curve,
@@ -80,12 +81,13 @@ def test_a_steady_gain_in_every_seed_beats() -> None:
     (pair,) = compare_pairs(curves)
     # The gain counts half over 2 of 6 and fully over 4 of 6; case i gains 1 + 0.1 i times it, on average 1.45.
     each = np.array([0.020, 0.021, 0.022]) * 1.45 * 5 / 6
-    assert pair.swapped().difference == pytest.approx(each.mean())
+    assert pair.swapped().difference.mean == pytest.approx(each.mean())
     # Ten cases of one sign: 2 / 2**10.
-    assert pair.p == pytest.approx(2 / 1024)
+    assert pair.difference.p == pytest.approx(2 / 1024)
     half = 4.302653 * each.std(ddof=1) / 3**0.5
-    assert pair.swapped().seed_low == pytest.approx(each.mean() - half, rel=1e-6)
-    assert (pair.seeds_ahead, pair.seeds_behind, pair.seeds) == (0, 3, 3)
+    expected = (each.mean() - half, each.mean() + half)
+    assert pair.swapped().seed_interval == pytest.approx(expected, rel=1e-6)
+    assert (pair.seeds_ahead, pair.swapped().seeds_ahead, len(pair.by_seed)) == (0, 3, 3)
     assert conclude(pair) is PairConclusion.LOSES
     assert conclude(pair.swapped()) is PairConclusion.BEATS
 
@@ -97,7 +99,7 @@ def test_a_gain_that_one_seed_alone_brings_is_not_a_win() -> None:
         for seed, gain in enumerate((0.09, -0.001, 0.002))
     ]
     pair = compare_pairs(curves)[0].swapped()
-    assert pair.p < 0.05
+    assert pair.difference.p < 0.05
     assert pair.seeds_ahead == 2
     assert conclude(pair) is PairConclusion.AHEAD
 
@@ -105,48 +107,35 @@ def test_a_gain_that_one_seed_alone_brings_is_not_a_win() -> None:
 def test_p_is_corrected_for_the_number_of_pairs() -> None:
     curves = [make_curve("random", 0, (0.3, 0.4, 0.5))]
     curves += [make_curve(f"s{n}", 0, (0.3, 0.4, 0.5), gain=0.01 * (n + 1)) for n in range(3)]
-    assert [pair.p for pair in compare_pairs(curves)] == pytest.approx([6 * 2 / 1024] * 6)
+    assert [pair.difference.p for pair in compare_pairs(curves)] == pytest.approx(
+        [6 * 2 / 1024] * 6
+    )
 
 
 def test_equal_curves_are_equal() -> None:
     (pair,) = compare_pairs([make_curve(name, 0, (0.3, 0.4, 0.5)) for name in ("random", "same")])
-    assert (pair.difference, pair.p, pair.seeds_ahead, pair.seeds_behind) == (0.0, 1.0, 0, 0)
+    assert (pair.difference.mean, pair.difference.p, set(pair.by_seed)) == (0.0, 1.0, {0.0})
     assert conclude(pair) is PairConclusion.EQUAL
 
 
 @pytest.mark.parametrize(
-    ("p", "difference", "seed_low", "seed_high", "expected"),
+    ("p", "difference", "by_seed", "expected"),
     [
-        (0.01, 0.02, 0.01, 0.03, PairConclusion.BEATS),
-        (0.01, 0.02, -0.01, 0.05, PairConclusion.AHEAD),
-        (0.01, 0.02, None, None, PairConclusion.AHEAD),
-        (0.06, 0.02, 0.01, 0.03, PairConclusion.EQUAL),
-        (0.05, 0.02, 0.01, 0.03, PairConclusion.EQUAL),
-        (0.01, -0.02, -0.03, -0.01, PairConclusion.LOSES),
-        (0.01, -0.02, -0.05, 0.01, PairConclusion.BEHIND),
-        (0.01, -0.02, None, None, PairConclusion.BEHIND),
+        (0.01, 0.02, (0.019, 0.02, 0.021), PairConclusion.BEATS),
+        (0.01, 0.02, (0.0, 0.01, 0.05), PairConclusion.AHEAD),
+        (0.01, 0.02, (0.02,), PairConclusion.AHEAD),
+        (0.06, 0.02, (0.019, 0.02, 0.021), PairConclusion.EQUAL),
+        (0.05, 0.02, (0.019, 0.02, 0.021), PairConclusion.EQUAL),
+        (0.01, -0.02, (-0.019, -0.02, -0.021), PairConclusion.LOSES),
+        (0.01, -0.02, (0.0, -0.01, -0.05), PairConclusion.BEHIND),
+        (0.01, -0.02, (-0.02,), PairConclusion.BEHIND),
     ],
 )
 def test_conclusions_by_the_numbers(
-    p: float,
-    difference: float,
-    seed_low: float | None,
-    seed_high: float | None,
-    expected: PairConclusion,
+    p: float, difference: float, by_seed: tuple[float, ...], expected: PairConclusion
 ) -> None:
-    pair = Pair(
-        first="a",
-        second="b",
-        difference=difference,
-        low=difference - 0.01,
-        high=difference + 0.01,
-        p=p,
-        seeds_ahead=2,
-        seeds_behind=1,
-        seeds=3,
-        seed_low=seed_low,
-        seed_high=seed_high,
-    )
+    over_cases = PairedDifference(difference, difference - 0.01, difference + 0.01, p)
+    pair = Pair(first="a", second="b", difference=over_cases, by_seed=by_seed)
     assert conclude(pair) is expected
 
 

@@ -106,7 +106,7 @@ class TestObjectsThatAreNotContours:
         assert answer.status_code == 202
         assert uids(answer.json(), "00081199") == {uid_of(first), uid_of(second)}
         (comment,) = comments(answer.json(), "0008119A")
-        assert "no DICOM object" in comment
+        assert "not a DICOM object" in comment
         assert place.instances() >= {uid_of(first), uid_of(second)}
 
     def test_are_accepted_for_the_study_of_the_request_only(
