@@ -71,14 +71,12 @@ class EditCosts:
     @property
     def added_path_mm(self) -> float | None:
         """Sum over the submitted organs; None if there are none."""
-        costs = self.submitted.values()
-        return sum(cost.added_path_mm for cost in costs) if costs else None
+        return sum(c.added_path_mm for c in self.submitted.values()) if self.submitted else None
 
     @property
     def changed_voxels(self) -> int | None:
         """Sum over the submitted organs; None if there are none."""
-        costs = self.submitted.values()
-        return sum(cost.changed_voxels for cost in costs) if costs else None
+        return sum(c.changed_voxels for c in self.submitted.values()) if self.submitted else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return organ -> numbers, as they are stored in the database."""

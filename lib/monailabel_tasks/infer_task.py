@@ -27,7 +27,7 @@ from lib.inference.ensemble import (
     plan_passes,
     write_uncertainty_map,
 )
-from lib.inference.single_pass import OVERLAP, ContourResult, contour
+from lib.inference.single_pass import OVERLAP, ContourResult, StageTimer, contour
 from lib.jobs.priority import ServingPriority
 from lib.models.registry import Model
 from lib.models.served_model import ServedModel
@@ -99,21 +99,18 @@ class OrganNetInferTask(InferTask):
     def _contour_file(
         self, request: Mapping[str, Any], options: "InferOptions"
     ) -> tuple[str, dict[str, Any]]:
-        started = time.perf_counter()
+        started, timer = time.perf_counter(), StageTimer()
         model = self._served.get()
         ct = read_ct(Path(request["image"]), image_id=request.get("image_id"))
-        read_s = time.perf_counter() - started
+        timer.lap("read")
         result = self._contour(ct, model, options)
-        before_write = time.perf_counter()
+        timer.lap("contour")
         path = _write(result, options)
-        ended = time.perf_counter()
+        timer.lap("write")
+        total_s = round(time.perf_counter() - started, 3)
         volumes = result.label.volumes_ml()
-        seconds = {
-            "read": round(read_s, 3),
-            **result.seconds,
-            "write": round(ended - before_write, 3),
-            "total": round(ended - started, 3),
-        }
+        laps = timer.seconds
+        seconds = {"read": laps["read"], **result.seconds, "write": laps["write"], "total": total_s}
         # Ordered by label value: Slicer assigns the n-th value in the file to the n-th name.
         labels = model.recipe.labels
         names = {name: labels[name] for name in sorted(volumes, key=labels.__getitem__)}

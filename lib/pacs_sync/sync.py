@@ -179,27 +179,7 @@ class PacsSync:
             "at_hand": len(cached),
             "unchecked": len(catalog.unchecked()),
             "refused": catalog.refused(),
-            "undelivered": [
-                {
-                    "uid": item.uid,
-                    "reason": item.reason,
-                    "attempts": item.attempts,
-                    "next_try": item.next_at.isoformat(),
-                }
-                for item in catalog.undelivered() + self._inbox.backoff.undelivered() + scans
-            ],
-            "outbox": [
-                {
-                    "image": row.image_id,
-                    "number": row.number,
-                    "attempts": row.attempts,
-                    "next_try": row.next_at.isoformat(),
-                    "trouble": row.trouble,
-                }
-                for row in self.deliveries.waiting()
-            ],
-            "refused_objects": [
-                {"sop_instance_uid": row.sop_uid, "image": row.image_id, "reason": row.reason}
-                for row in self.objects.refused()
-            ],
+            "undelivered": catalog.undelivered() + self._inbox.backoff.undelivered() + scans,
+            "outbox": self.deliveries.waiting(),
+            "refused_objects": self.objects.refused(),
         }

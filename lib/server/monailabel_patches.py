@@ -8,22 +8,8 @@ import sys
 
 import monailabel
 from fastapi import FastAPI
+from monailabel import endpoints
 from monailabel.config import settings
-from monailabel.endpoints import (
-    activelearning,
-    batch_infer,
-    datastore,
-    infer,
-    info,
-    logs,
-    model,
-    ohif,
-    proxy,
-    scoring,
-    session,
-    train,
-    wsi_infer,
-)
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
@@ -47,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 TESTED_WITH = "0.8.5"
 
-REPLACED = (info, infer, activelearning, session, train, datastore, proxy, ohif)
+REPLACED = ("info", "infer", "activelearning", "session", "train", "datastore", "proxy", "ohif")
 """MONAI Label's modules whose routes are replaced by those below."""
 
-REMOVED = (model, wsi_infer, batch_infer, scoring, logs)
+REMOVED = ("model", "wsi_infer", "batch_infer", "scoring", "logs")
 """MONAI Label's modules whose routes are removed: neither client uses them, and some are unsafe (defect 11).
 
 `model` sends and receives weights without a check; `wsi_infer` is for pathology; `batch_infer` and `scoring`
@@ -89,7 +75,7 @@ def install(config: AppConfig) -> None:
 
 
 def _replace_routes(app: FastAPI) -> None:
-    unwanted = [module.router for module in (*REPLACED, *REMOVED)]
+    unwanted = [getattr(endpoints, module).router for module in (*REPLACED, *REMOVED)]
     has_pacs = str(settings.MONAI_LABEL_STUDIES).startswith(("http://", "https://"))
     app.router.routes[:] = [
         route
@@ -104,20 +90,16 @@ def _replace_routes(app: FastAPI) -> None:
 
 def _add_access_rules(app: FastAPI, config: AppConfig) -> None:
     origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
-    app.user_middleware[:] = [
-        m for m in app.user_middleware if getattr(m, "cls", None) is not CORSMiddleware
-    ]
-    if origins:
-        app.user_middleware.insert(
-            0,
-            Middleware(
-                CORSMiddleware,
-                allow_origins=origins,
-                allow_credentials=True,
-                allow_methods=["*"],
-                allow_headers=["*"],
-            ),
-        )
     access = "network" if settings.MONAI_LABEL_AUTH_ENABLE else config.access
-    app.user_middleware.insert(0, Middleware(BodyLimit))
-    app.user_middleware.insert(0, Middleware(AccessGuard, access=access, origins=origins))
+    own = [Middleware(AccessGuard, access=access, origins=origins), Middleware(BodyLimit)]
+    if origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_credentials=True,
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
+        own.append(cors)
+    others = [m for m in app.user_middleware if getattr(m, "cls", None) is not CORSMiddleware]
+    app.user_middleware[:] = [*own, *others]

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 from monailabel.endpoints.user.auth import User
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from lib.activelearning.edit_cost_chart import edit_chart
 from lib.activelearning.edit_costs import summary
@@ -12,7 +12,7 @@ from lib.errors import CheckpointError
 from lib.retrain import views
 from lib.server.access import USER
 from lib.server.model_routes import ModelSummary
-from lib.server.responses import ERRORS, file_of
+from lib.server.responses import ERRORS, IsoTime, RowAnswer, file_of
 from lib.server.running_app import RunningApp, get_app
 
 router = APIRouter(prefix="/organnet", responses=ERRORS)
@@ -91,30 +91,30 @@ class History(BaseModel):
     trainings: list[TrainingRun]
 
 
-class Undelivered(BaseModel):
+class Undelivered(RowAnswer):
     """A series or object that the PACS lists and does not deliver."""
 
     uid: str
     reason: str
     attempts: int
-    next_try: str
+    next_try: IsoTime = Field(validation_alias="next_at")
 
 
-class OutboxEntry(BaseModel):
+class OutboxEntry(RowAnswer):
     """A label version that is not in the PACS yet."""
 
-    image: str
+    image: str = Field(validation_alias="image_id")
     number: int
     attempts: int
-    next_try: str
+    next_try: IsoTime = Field(validation_alias="next_at")
     trouble: str | None
 
 
-class RefusedObject(BaseModel):
+class RefusedObject(RowAnswer):
     """A SEG or RTSTRUCT in the PACS that is not a valid label."""
 
-    sop_instance_uid: str
-    image: str | None
+    sop_instance_uid: str = Field(validation_alias="sop_uid")
+    image: str | None = Field(validation_alias="image_id")
     reason: str | None
 
 

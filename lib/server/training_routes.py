@@ -7,10 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException
 from monailabel.endpoints.user.auth import User
-from pydantic import BaseModel, RootModel, TypeAdapter, model_validator
-from pydantic.annotated_handlers import GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, model_validator
 
 from lib.config import TASK_NAME, RetrainConfig
 from lib.errors import DatastoreError
@@ -78,27 +75,23 @@ class StartedTraining(BaseModel):
     detail: None
 
 
+def _describe_settings(schema: dict[str, Any]) -> None:
+    """Add the settings to the JSON schema, each of its type or null."""
+    settings = TypeAdapter(RetrainConfig).json_schema()["properties"]
+    schema["properties"] = {
+        name: {"anyOf": [{"type": field["type"]}, {"type": "null"}], "title": field["title"]}
+        for name, field in settings.items()
+    }
+    schema["additionalProperties"] = False
+
+
 class SettingsChange(RootModel[dict[str, Any]]):
     """Settings of retraining to change; null restores the value that the server was started with.
 
     Values are checked by `RetrainConfig.changed`, which also reads numbers and flags that are sent as text.
     """
 
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        schema = TypeAdapter(RetrainConfig).json_schema()
-        fields = {
-            name: {"anyOf": [{"type": field["type"]}, {"type": "null"}], "title": field["title"]}
-            for name, field in schema["properties"].items()
-        }
-        return {
-            "type": "object",
-            "description": handler(core_schema).get("description", ""),
-            "properties": fields,
-            "additionalProperties": False,
-        }
+    model_config = ConfigDict(json_schema_extra=_describe_settings)
 
 
 @router.get("/train/", response_model_exclude_unset=True)

@@ -147,7 +147,7 @@ def test_organs_that_we_do_not_know_are_refused_and_named(server: Orthanc, tmp_p
     server.upload([tmp_path / "drawn.dcm"])
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
     (refused,) = station.pacs_sync.status()["refused_objects"]
-    assert "'Tumour'" in refused["reason"]
+    assert "'Tumour'" in refused.reason
     assert not station.history.current()
     assert len(station.quarantine.entries()) == 1
 

@@ -38,7 +38,7 @@ def test_what_was_refused_while_slices_were_missing_is_looked_at_again(
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
     assert station.store.list_images() == [uid], "eight slices are a CT, too"
     (refused,) = station.pacs_sync.status()["refused_objects"]
-    assert refused["image"] == uid
+    assert refused.image_id == uid
     looked_at = [row.looked_at for row in station.pacs_sync.objects.by_uid().values()]
     station.look()
     assert [row.looked_at for row in station.pacs_sync.objects.by_uid().values()] == looked_at

@@ -80,8 +80,8 @@ def test_a_prediction_that_nobody_looked_at_is_no_label(
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
     assert not station.imported
     (refused,) = station.pacs_sync.status()["refused_objects"]
-    assert refused["image"] == uid
-    assert "all contours are a model's and were not reviewed" in refused["reason"]
+    assert refused.image_id == uid
+    assert "all contours are a model's and were not reviewed" in refused.reason
 
 
 @KINDS

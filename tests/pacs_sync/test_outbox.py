@@ -63,8 +63,8 @@ def test_the_pacs_is_down_when_somebody_submits(server: Orthanc, tmp_path: Path)
     assert "cannot be reached" in trouble
     assert station.store.get_labeled_images() == [uid]
     (waiting,) = station.pacs_sync.status()["outbox"]
-    assert waiting["image"] == uid
-    assert waiting["number"] == version.number
+    assert waiting.image_id == uid
+    assert waiting.number == version.number
     # The server is started again meanwhile, too.
     server.start()
     assert Station(tmp_path / "station", server.dicomweb_url).send() == []

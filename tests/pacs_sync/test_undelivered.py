@@ -43,7 +43,7 @@ def uid_of(file: Path) -> str:
 
 
 def undelivered(station: Station) -> dict[str, str]:
-    return {one["uid"]: one["reason"] for one in station.pacs_sync.status()["undelivered"]}
+    return {one.uid: one.reason for one in station.pacs_sync.status()["undelivered"]}
 
 
 def put_drawings(server: Orthanc, folder: Path, count: int) -> list[str]:
@@ -76,7 +76,7 @@ def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
     assert late in station.store.list_images(), "series are judged all the same"
     assert reason in undelivered(station)[first]
     assert station.pacs_sync.status()["trouble"] == ""
-    assert station.look().pacs_sync.status()["undelivered"][0]["attempts"] == 1, "not each time"
+    assert station.look().pacs_sync.status()["undelivered"][0].attempts == 1, "not each time"
     network.refuses = ""
     let_an_hour_pass(monkeypatch)
     station.look()
@@ -141,7 +141,7 @@ def test_waits_grow(
         monkeypatch.setattr(retry_backoff, "now", lambda moment=moment: moment)
         station.look()
         (one,) = station.pacs_sync.status()["undelivered"]
-        waits.append(datetime.fromisoformat(one["next_try"]) - moment)
+        waits.append(one.next_at - moment)
         moment += waits[-1]
     network.refuses = ""
     assert waits[0] < waits[1] < waits[2]

@@ -9,7 +9,7 @@ import logging
 import re
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,14 +85,6 @@ async def store(request: Request, path: str, user: User = ANNOTATOR) -> Response
     return Response(content, stow.http_status(results), media_type=media_type)
 
 
-@dataclass(frozen=True, slots=True)
-class _PacsObject:
-    """An object that is to be stored in the PACS."""
-
-    path: Path
-    object_id: ObjectId
-
-
 async def store_objects(
     chunks: AsyncIterator[bytes], content_type: str, *, study_uid: str, sender: Sender
 ) -> list[StoreResult]:
@@ -111,25 +103,25 @@ async def store_objects(
     with tempfile.TemporaryDirectory(prefix="organnet-upload-") as folder:
         parts = await receive_parts(chunks, content_type, Path(folder))
         results: list[StoreResult] = []
-        for_pacs: list[_PacsObject] = []
+        for_pacs: dict[Path, ObjectId] = {}
         for part in parts:
             result = await run_in_threadpool(_store_if_contours, part, study_uid, sender)
             if isinstance(result, StoreResult):
                 results.append(result)
             else:
-                for_pacs.append(result)
+                for_pacs[part.path] = result
         if for_pacs:
             try:
                 results += await _send_to_pacs(for_pacs, study_uid)
             except PacsError as error:
                 if not results:
                     raise
-                results += [_failure(item.object_id, error) for item in for_pacs]
+                results += [_failure(object_id, error) for object_id in for_pacs.values()]
         return results
 
 
-def _store_if_contours(part: Part, study_uid: str, sender: Sender) -> StoreResult | _PacsObject:
-    """Store contours as a label; return an object that is for the PACS."""
+def _store_if_contours(part: Part, study_uid: str, sender: Sender) -> StoreResult | ObjectId:
+    """Store contours as a label; return the ids of an object that is for the PACS."""
     object_id: ObjectId | None = None
     try:
         if part.media_type not in _DICOM_TYPES:
@@ -148,7 +140,7 @@ def _store_if_contours(part: Part, study_uid: str, sender: Sender) -> StoreResul
         full = StorageFullError("the disk is full; stored data is unchanged")
         return _failure(object_id, full)
     if version is None:
-        return _PacsObject(part.path, object_id)
+        return object_id
     return StoreResult(object_id=object_id, comment=_comment(version))
 
 
@@ -187,8 +179,8 @@ def _failure(object_id: ObjectId | None, error: OrganNetError) -> StoreResult:
     return StoreResult(object_id=object_id, comment=str(error), failure=failure)
 
 
-async def _send_to_pacs(objects: Sequence[_PacsObject], study_uid: str) -> list[StoreResult]:
-    """Send objects to the PACS in one request, and return the result of each.
+async def _send_to_pacs(objects: Mapping[Path, ObjectId], study_uid: str) -> list[StoreResult]:
+    """Send the files of objects to the PACS in one request, and return the result of each.
 
     Raises:
         PacsError: If the PACS does not answer, fails, or answers something else.
@@ -196,17 +188,15 @@ async def _send_to_pacs(objects: Sequence[_PacsObject], study_uid: str) -> list[
     boundary = uuid.uuid4().hex
     heads = [f"\r\n--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()] * len(objects)
     tail = f"\r\n--{boundary}--\r\n".encode()
-    sizes = [item.path.stat().st_size for item in objects]
+    sizes = [path.stat().st_size for path in objects]
     headers = {
         "accept": "application/dicom+json",
         "content-type": f'multipart/related; type="application/dicom"; boundary={boundary}',
         "content-length": str(sum(map(len, heads)) + sum(sizes) + len(tail)),
     }
-    path = f"studies/{study_uid}" if study_uid else "studies"
-    body = _body(heads, [item.path for item in objects], tail)
-    request = proxy.client().build_request(
-        "POST", httpx.URL(proxy.address("stow", path)), headers=headers, content=body
-    )
+    address = proxy.address("stow", f"studies/{study_uid}" if study_uid else "studies")
+    body = _body(heads, objects, tail)
+    request = proxy.client().build_request("POST", address, headers=headers, content=body)
     answer = await proxy.send(request)
     try:
         content = await answer.aread()
@@ -215,7 +205,7 @@ async def _send_to_pacs(objects: Sequence[_PacsObject], study_uid: str) -> list[
     finally:
         await answer.aclose()
     failures = _failures(content)
-    return [_pacs_result(item.object_id, failures) for item in objects]
+    return [_pacs_result(object_id, failures) for object_id in objects.values()]
 
 
 async def _body(heads: Iterable[bytes], paths: Iterable[Path], tail: bytes) -> AsyncIterator[bytes]:
