@@ -37,10 +37,9 @@ from lib.monailabel_tasks.train_task import OrganNetTrainTask
 from lib.pacs_sync.sync import PacsSync
 from lib.retrain.service import RetrainingService
 from lib.server.requests import as_flag
-from lib.server.running_app import InferResult, at_shutdown, in_server_process
+from lib.server.running_app import at_shutdown, in_server_process
 from lib.storage.atomic_files import finite, remove_abandoned_scratch, remove_unfinished
 from lib.storage.database import FILE, Database, is_url, state_folder
-from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ class OrganNetApp(MONAILabelApp):
             history=self.label_history,
             quarantine=Quarantine(self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)),
             active_model=self._active_version,
-            on_submitted=self._on_version,
+            on_submitted=lambda version: self.on_save_label(version.image_id, version.image_id),
         )
         if not is_url(self.studies):
             self.store = FolderStore(Path(self.studies), dependencies)
@@ -212,9 +211,6 @@ class OrganNetApp(MONAILabelApp):
             return None
         return ScanSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
 
-    def _on_version(self, version: LabelVersion) -> None:
-        self.on_save_label(version.image_id, version.image_id)
-
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
         """Wake the background tasks that a new label concerns; never raises, since the label is stored."""
         if self.pacs_sync is not None:
@@ -241,13 +237,17 @@ class OrganNetApp(MONAILabelApp):
         self,
         request: Mapping[str, Any],
         datastore: Datastore | None = None,  # noqa: ARG002 - the base's
-    ) -> InferResult:
+    ) -> tuple[Path, dict[str, Any]]:
         """Contour a scan, and save the label in the store if the request asks for it.
 
         Args:
             request: `model` and inference options. `image` is an id of the store; only `scan`, which the
                 routes set, is used as a path (defect 11).
             datastore: Not used.
+
+        Returns:
+            A temporary label file, which the caller removes; and label values, volumes, model version and
+            times, as the clients get them.
 
         Raises:
             DatastoreError: If the model or image is unknown.
@@ -256,27 +256,21 @@ class OrganNetApp(MONAILabelApp):
         image_id, scan = request["image"], request.get("scan")
         path = Path(scan) if scan else self.store.require_image(image_id)
         file, params = task({**request, "image": str(path), "image_id": image_id})
-        result = InferResult(label=file, tag="original", file=file, params=params)
         if not scan and as_flag("save_label", request.get("save_label", False)):
-            result["tag"] = str(request.get("label_tag") or "original")
+            about = {
+                "model": TASK_NAME,
+                "params": params,
+                # The label values of the active model can differ from those of the server's recipe.
+                "label_info": [{"name": n, "idx": v} for n, v in params["label_names"].items()],
+                "author": str(request.get("author", "")),
+            }
+            tag = str(request.get("label_tag") or "original")
             try:
-                author = str(request.get("author", ""))
-                result["label"] = self._save_inferred(image_id, result, author)
+                self.store.save_label(image_id, file, tag, about, source="infer")
             except OrganNetError:
                 Path(file).unlink(missing_ok=True)
                 raise
-        return result
-
-    def _save_inferred(self, image_id: str, result: InferResult, author: str) -> str:
-        names = result["params"]["label_names"]
-        about = {
-            "model": TASK_NAME,
-            "params": result["params"],
-            # The label values of the active model can differ from those of the server's recipe.
-            "label_info": [{"name": name, "idx": value} for name, value in names.items()],
-            "author": author,
-        }
-        return self.store.save_label(image_id, result["file"], result["tag"], about, source="infer")
+        return Path(file), params
 
 
 def _task(tasks: Mapping[str, Any], name: str, kind: str) -> Any:

@@ -4,13 +4,15 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lib.errors import ConfigError
 from lib.recipes.schema import OPENKBP, Recipe
 from lib.recipes.yaml_files import find_recipe
+
+Config = TypeVar("Config")
 
 APP_DIR = Path(__file__).resolve().parents[1]
 TASK_NAME = "organnet25d"
@@ -109,12 +111,7 @@ class RetrainConfig:
             raise ConfigError(
                 f"{unknown[0][:80]}: no such setting; the settings are {', '.join(sorted(current))}"
             )
-        try:
-            return TypeAdapter(RetrainConfig).validate_python({**current, **values})
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{where}: {first['input']!r}: {first['msg']}") from error
+        return _validated(RetrainConfig, {**current, **values})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,18 +144,12 @@ class AppConfig:
     """Settings of retraining; each is a key of its own."""
 
     def __post_init__(self) -> None:
-        if self.access not in ("local", "network"):
-            raise ConfigError(f"--conf access: {self.access!r} is neither 'local' nor 'network'")
         for name in ("quarantine_gib", "pacs_cache_gib"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"--conf {name}: {getattr(self, name)} is not a size in GiB")
         if not 0 < self.lease_minutes < float("inf"):
             raise ConfigError(
                 f"--conf lease_minutes: {self.lease_minutes:g} minutes; expected more than 0"
-            )
-        if self.consensus not in ("staple", "majority"):
-            raise ConfigError(
-                f"--conf consensus: {self.consensus!r} is neither 'staple' nor 'majority'"
             )
         import torch
 
@@ -188,31 +179,29 @@ class AppConfig:
         for key in ("model_dir", "starter_dir"):
             if key in values:
                 values[key] = Path(conf[key]).expanduser().resolve()
-        for key in ("quarantine_gib", "pacs_cache_gib", "lease_minutes"):
-            if key in values:
-                values[key] = _as_number(key, conf[key])
-        if "scoring" in values:
-            values["scoring"] = _as_flag("scoring", conf["scoring"])
         if values.get("device") == "auto":
             del values["device"]
         values["retrain"] = RetrainConfig().changed(
             {k: v for k, v in conf.items() if k in retrain_keys}
         )
-        return cls(**values)  # type: ignore[arg-type]
+        return _validated(cls, values, source="--conf ")
 
 
-def _as_number(key: str, text: str) -> float:
+def _validated(kind: type[Config], values: Mapping[str, Any], *, source: str = "") -> Config:
+    """Return settings from values that may be text; an error message begins with `source`.
+
+    Raises:
+        ConfigError: If a value is wrong.
+    """
     try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"--conf {key}: {text!r} is not a number") from error
-
-
-def _as_flag(key: str, text: str) -> bool:
-    flags = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
-    if text.lower() not in flags:
-        raise ConfigError(f"--conf {key}: {text!r} is neither 'on' nor 'off'")
-    return flags[text.lower()]
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            raise cause from error
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{source}{where}: {first['input']!r}: {first['msg']}") from error
 
 
 def is_loopback(host: str) -> bool:

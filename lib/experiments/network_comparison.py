@@ -146,8 +146,21 @@ def write_comparison(
         conditions: What was the same for all runs, a sentence each.
         failed: Run -> why it is not in the table.
     """
-    picture = chart(ranks, organs)
-    report = comparison_report(ranks, organs, picture, conditions=conditions, failed=failed)
+    picture = Picture(
+        chart(ranks, organs),
+        "DSC per organ and network: bars show the mean over seeds, dots single runs.",
+        "DSC per organ and network",
+        "comparison.png",
+    )
+    tables = [_accuracy_table(ranks, organs), _difference_table(ranks)]
+    sections = [
+        Section(heading="Conditions", items=conditions),
+        Section(pictures=[picture], tables=tables),
+    ]
+    if failed:
+        reasons = [f"{run}: {reason}" for run, reason in failed.items()]
+        sections.append(Section(heading="Failed runs", items=reasons))
+    report = Report(title="Comparison of networks", sections=sections)
     rows: list[Sequence[object]] = [("network", "seed", "version", *COLUMNS)]
     for rank in ranks:
         for result in rank.results:
@@ -156,37 +169,8 @@ def write_comparison(
     write_csv_rows(output / "comparison.csv", rows)
     for suffix in ("md", "html"):
         write_page(output / f"comparison.{suffix}", report)
-    with replacing(output / "comparison.png") as beside:
-        beside.write_bytes(picture)
-
-
-def comparison_report(
-    ranks: Sequence[NetworkRank],
-    organs: Sequence[str],
-    picture: bytes,
-    *,
-    conditions: Sequence[str],
-    failed: Mapping[str, str],
-) -> Report:
-    """Return the content of the report; see `write_comparison` for the arguments."""
-    sections = [
-        Section(heading="Conditions", items=conditions),
-        Section(
-            pictures=[
-                Picture(
-                    picture,
-                    "DSC per organ and network: bars show the mean over seeds, dots single runs.",
-                    "DSC per organ and network",
-                    "comparison.png",
-                )
-            ],
-            tables=[_accuracy_table(ranks, organs), _difference_table(ranks)],
-        ),
-    ]
-    if failed:
-        reasons = [f"{run}: {reason}" for run, reason in failed.items()]
-        sections.append(Section(heading="Failed runs", items=reasons))
-    return Report(title="Comparison of networks", sections=sections)
+    with replacing(output / picture.file) as beside:
+        beside.write_bytes(picture.png)
 
 
 def _accuracy_table(ranks: Sequence[NetworkRank], organs: Sequence[str]) -> Table:

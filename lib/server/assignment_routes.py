@@ -225,7 +225,7 @@ def list_studies(_user: User = USER) -> list[Study]:
     """Return every reader study: the readers who have submitted, and their mean DSC by organ."""
     app = get_app()
     return [
-        Study(**_study(row.image_id, row, app.label_history.history(row.image_id, FINAL)))
+        _study(row.image_id, row, app.label_history.history(row.image_id, FINAL))
         for row in app.assignments.readers.all()
     ]
 
@@ -238,22 +238,7 @@ def show_study(_user: User = USER, image: str = KNOWN_IMAGE) -> StudyDetails:
     """
     app = get_app()
     row = next((s for s in app.assignments.readers.all() if s.image_id == image), None)
-    versions = app.label_history.history(image, FINAL)
-    readings = [
-        Reading(
-            reader=reader,
-            number=version.number,
-            source=version.source,
-            organs=version.organs,
-            submitted_at=version.submitted_at.isoformat(),
-        )
-        for reader, version in readings_by_reader(versions).items()
-    ]
-    return StudyDetails(
-        **_study(image, row, versions),
-        readings=readings,
-        pairs=_pairs(versions, newest_consensus(versions)),
-    )
+    return _study(image, row, app.label_history.history(image, FINAL))
 
 
 @router.post("/organnet/readers/{image}")
@@ -267,26 +252,33 @@ def open_study(body: StudyOptions, user: User = REVIEWER, image: str = KNOWN_IMA
 
 def _study(
     image_id: str, row: ReaderStudy | None, versions: Sequence[LabelVersion]
-) -> dict[str, Any]:
-    submitted = list(readings_by_reader(versions))
+) -> StudyDetails:
+    readings = readings_by_reader(versions)
     wanted = 1 if row is None else row.readers
     consensus = newest_consensus(versions)
-    agreement = {} if consensus is None else _agreement(consensus)
-    return {
-        "image": image_id,
-        "readers": wanted,
-        "by": None if row is None else row.by,
-        "since": None if row is None else row.since.isoformat(),
-        "have_read": submitted,
-        "is_finished": len(submitted) >= wanted,
-        "mean_dsc": agreement.get("mean"),
-        "consensus": None if consensus is None else _consensus(consensus, versions),
-    }
-
-
-def _agreement(consensus: LabelVersion) -> Mapping[str, Any]:
-    agreement: Mapping[str, Any] = consensus.info.get(CONSENSUS, {}).get("agreement", {})
-    return agreement
+    of_consensus = {} if consensus is None else consensus.info.get(CONSENSUS, {})
+    agreement = of_consensus.get("agreement", {})
+    return StudyDetails(
+        image=image_id,
+        readers=wanted,
+        by=None if row is None else row.by,
+        since=None if row is None else row.since.isoformat(),
+        have_read=list(readings),
+        is_finished=len(readings) >= wanted,
+        mean_dsc=agreement.get("mean"),
+        consensus=None if consensus is None else _consensus(consensus, versions),
+        readings=[
+            Reading(
+                reader=reader,
+                number=version.number,
+                source=version.source,
+                organs=version.organs,
+                submitted_at=version.submitted_at.isoformat(),
+            )
+            for reader, version in readings.items()
+        ],
+        pairs=_pairs(versions, agreement.get("pairs", [])),
+    )
 
 
 def _consensus(consensus: LabelVersion, versions: Sequence[LabelVersion]) -> Consensus:
@@ -302,10 +294,10 @@ def _consensus(consensus: LabelVersion, versions: Sequence[LabelVersion]) -> Con
     )
 
 
-def _pairs(versions: Sequence[LabelVersion], consensus: LabelVersion | None) -> list[ReaderPair]:
+def _pairs(
+    versions: Sequence[LabelVersion], pairs: Sequence[Mapping[str, Any]]
+) -> list[ReaderPair]:
     """Return the DSC of each two readings, as computed with the newest consensus."""
-    if consensus is None:
-        return []
     # Readings that the same reader has replaced since are in the pairs too.
     reader_of = {
         version.number: reader
@@ -313,10 +305,6 @@ def _pairs(versions: Sequence[LabelVersion], consensus: LabelVersion | None) -> 
         for reader, version in readings_by_reader(versions[:end]).items()
     }
     return [
-        ReaderPair(
-            readers=[reader_of.get(number) for number in pair["of"]],
-            of=pair["of"],
-            dsc=pair["dsc"],
-        )
-        for pair in _agreement(consensus).get("pairs", [])
+        ReaderPair(readers=[reader_of.get(number) for number in pair["of"]], **pair)
+        for pair in pairs
     ]

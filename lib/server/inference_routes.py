@@ -130,8 +130,7 @@ def _contour(app: RunningApp, request: Mapping[str, Any], output: Output) -> Res
         return _contour_as_dicom(app, request, "seg")
     if output == "rtstruct":
         return _contour_as_dicom(app, request, "rtstruct")
-    result = app.infer(request)
-    return responses.inference_result(Path(result["file"]), result["params"], output)
+    return responses.inference_result(*app.infer(request), output)
 
 
 def _contour_as_dicom(app: RunningApp, request: Mapping[str, Any], kind: Kind) -> Response:
@@ -150,8 +149,7 @@ def _contour_as_dicom(app: RunningApp, request: Mapping[str, Any], kind: Kind) -
         )
     scan = request.get("scan")
     folder = require_series(Path(scan) if scan else app.store.require_image(image_id), image_id)
-    result = app.infer({**request, "result_extension": ".nii.gz", "result_dtype": "uint8"})
-    file, params = Path(result["file"]), result["params"]
+    file, params = app.infer({**request, "result_extension": ".nii.gz", "result_dtype": "uint8"})
     about = ObjectProvenance(
         model=MODEL,
         model_version=str(params["model_version"]),

@@ -3,7 +3,8 @@
 import asyncio
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypedDict
+from pathlib import Path
+from typing import Any, Protocol
 
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.sessions import Sessions
@@ -19,19 +20,6 @@ from lib.models.registry import Registry
 from lib.models.served_model import ServedModel
 from lib.pacs_sync.sync import PacsSync
 from lib.retrain.service import RetrainingService
-
-
-class InferResult(TypedDict):
-    """A contoured scan."""
-
-    file: str
-    """Path of a temporary label file, which the caller removes."""
-    params: dict[str, Any]
-    """Label values, volumes, model version and times, as the clients get them."""
-    label: str
-    """Path of the label, or its id where it was saved in the store."""
-    tag: str
-    """Tag that it was saved under."""
 
 
 class RunningApp(Protocol):
@@ -58,8 +46,8 @@ class RunningApp(Protocol):
     def sessions(self) -> Sessions | None:
         """Return the session store; None where sessions are turned off."""
 
-    def infer(self, request: Mapping[str, Any]) -> InferResult:
-        """Contour a scan."""
+    def infer(self, request: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+        """Contour a scan; return a temporary label file, and the parameters for the client."""
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the image to contour next."""

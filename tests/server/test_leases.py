@@ -67,6 +67,12 @@ def test_a_case_is_taken_extended_and_released(server: Server) -> None:
     take(server, "taken", "bob")
 
 
+def test_an_unknown_image_is_not_found_even_if_the_body_is_invalid(server: Server) -> None:
+    lease = server.ask("POST", "/organnet/leases/absent", json={"minutes": "soon"})
+    study = server.ask("POST", "/organnet/readers/absent", json={"readers": "all"})
+    assert (lease.status_code, study.status_code) == (404, 404)
+
+
 def test_without_logins_any_client_ends_a_lease_by_its_holders_name(server: Server) -> None:
     put_case(server, "left")
     take(server, "left", "ada")

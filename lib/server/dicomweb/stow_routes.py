@@ -9,8 +9,8 @@ import logging
 import re
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -34,22 +34,14 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/proxy/dicom", include_in_schema=False)
 
+Submit = Callable[[Path], LabelVersion | None]
+
 CONTOURS = frozenset({stow.SEG, stow.RTSTRUCT})
 _CHUNK_BYTES = 2**20
 _DEFAULT_CLIENT = "ohif"
 _CLIENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DICOM_TYPES = frozenset({"", "application/dicom", "application/octet-stream"})
 _STUDIES = re.compile(r"studies(?:/([0-9.]{1,64}))?")
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """Origin of a request."""
-
-    author: str
-    """Name of the user; empty without authentication."""
-    client: str
-    """Id of the program, which includes the browser it runs in."""
 
 
 def client_of(headers: Mapping[str, str]) -> str:
@@ -75,9 +67,9 @@ async def store(request: Request, path: str, user: User = ANNOTATOR) -> Response
         raise HTTPException(
             415, 'expected multipart/related; type="application/dicom" with DICOM objects'
         )
-    sender = Sender(author_of(user), client_of(request.headers))
+    submit = partial(_submit, author=author_of(user), client=client_of(request.headers))
     results = await store_objects(
-        request.stream(), content_type, study_uid=study[1] or "", sender=sender
+        request.stream(), content_type, study_uid=study[1] or "", submit=submit
     )
     content, media_type = stow.encode_response(
         stow.response_dataset(results), request.headers.get("accept", "")
@@ -86,7 +78,7 @@ async def store(request: Request, path: str, user: User = ANNOTATOR) -> Response
 
 
 async def store_objects(
-    chunks: AsyncIterator[bytes], content_type: str, *, study_uid: str, sender: Sender
+    chunks: AsyncIterator[bytes], content_type: str, *, study_uid: str, submit: Submit
 ) -> list[StoreResult]:
     """Store each object of a request, and return the result of each.
 
@@ -94,7 +86,7 @@ async def store_objects(
         chunks: The request's body.
         content_type: Content-Type of the body: multipart/related.
         study_uid: The only study whose objects are accepted; empty for all.
-        sender: Origin of the request.
+        submit: Submits a file with contours (`_submit`).
 
     Raises:
         ConfigError: If the body is not a complete multipart message.
@@ -105,7 +97,7 @@ async def store_objects(
         results: list[StoreResult] = []
         for_pacs: dict[Path, ObjectId] = {}
         for part in parts:
-            result = await run_in_threadpool(_store_if_contours, part, study_uid, sender)
+            result = await run_in_threadpool(_store_if_contours, part, study_uid, submit)
             if isinstance(result, StoreResult):
                 results.append(result)
             else:
@@ -120,7 +112,7 @@ async def store_objects(
         return results
 
 
-def _store_if_contours(part: Part, study_uid: str, sender: Sender) -> StoreResult | ObjectId:
+def _store_if_contours(part: Part, study_uid: str, submit: Submit) -> StoreResult | ObjectId:
     """Store contours as a label; return the ids of an object that is for the PACS."""
     object_id: ObjectId | None = None
     try:
@@ -131,7 +123,7 @@ def _store_if_contours(part: Part, study_uid: str, sender: Sender) -> StoreResul
             comment = f"the object belongs to another study than {study_uid}, to which it was sent"
             return StoreResult(object_id=object_id, comment=comment, failure=stow.DOES_NOT_MATCH)
         is_contours = object_id.sop_class_uid in CONTOURS
-        version = _submit(part.path, sender) if is_contours else None
+        version = submit(part.path) if is_contours else None
     except OrganNetError as error:
         return _failure(object_id, error)
     except OSError as error:
@@ -144,7 +136,7 @@ def _store_if_contours(part: Part, study_uid: str, sender: Sender) -> StoreResul
     return StoreResult(object_id=object_id, comment=_comment(version))
 
 
-def _submit(path: Path, sender: Sender) -> LabelVersion | None:
+def _submit(path: Path, *, author: str, client: str) -> LabelVersion | None:
     """Submit contours as a label; None if they were drawn on a series that this server does not have.
 
     Raises:
@@ -155,7 +147,7 @@ def _submit(path: Path, sender: Sender) -> LabelVersion | None:
     sync = get_app().pacs_sync
     if sync is None:
         return None
-    return sync.importer.import_submitted(path, author=sender.author, client=sender.client)
+    return sync.importer.import_submitted(path, author=author, client=client)
 
 
 def _comment(version: LabelVersion) -> str:
