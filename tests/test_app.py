@@ -59,6 +59,6 @@ def test_a_wrong_setting_stops_the_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("request_", [{"model": "organnet25d", "image": "/etc/passwd"},
                                       {"model": "other", "image": "x"}])  # fmt: skip
-def test_infer_takes_ids_and_models_that_it_knows(tmp_path: Path, request_: dict[str, str]) -> None:
+def test_infer_refuses_paths_and_unknown_models(tmp_path: Path, request_: dict[str, str]) -> None:
     with pytest.raises(DatastoreError):
         make_app(tmp_path).infer(request_)

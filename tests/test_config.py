@@ -30,7 +30,7 @@ def test_recipe_may_be_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["server_mode", "models", "preload"])
-def test_keys_of_monai_label_are_passed_over(key: str) -> None:
+def test_keys_of_monai_label_are_ignored(key: str) -> None:
     assert AppConfig.from_conf({key: "true"}) == AppConfig.from_conf({})
 
 
@@ -70,7 +70,7 @@ def test_wrong_settings_are_refused(conf: dict[str, str], message: str) -> None:
         ("", False),
     ],
 )
-def test_loopback_is_told_from_elsewhere(host: str, *, is_ours: bool) -> None:
+def test_loopback_addresses_are_recognised(host: str, *, is_ours: bool) -> None:
     assert is_loopback(host) is is_ours
 
 

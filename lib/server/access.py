@@ -134,11 +134,11 @@ def require_label_access(
 ) -> None:
     """Raise an error if a user may not see the final label of an image yet.
 
-    In a reader study nobody sees another reader's contours before submitting their own. With authentication,
-    reviewers and readers who have submitted may see the label; all others when the study is complete. Without
-    authentication, readers cannot be identified: the current label is hidden until the study is complete,
-    and a version, which has to be requested by its number, is always shown. Files in the studies folder are
-    not protected.
+    In a reader study, readers see no contours of others before they have submitted their own. With
+    authentication, reviewers and readers who have submitted may see the label; all others when the study is
+    complete. Without authentication, readers cannot be identified: the current label is hidden until the study
+    is complete, and a version, which has to be requested by its number, is always shown. Files in the studies
+    folder are not protected.
 
     Args:
         app: The running app.

@@ -43,7 +43,7 @@ def test_every_strategy_picks_a_whole_pool_each_case_once(name: str) -> None:
     assert {choice.image_id for choice in choices} == set(pool.candidates)
 
 
-def test_contours_are_known_of_labelled_cases_alone() -> None:
+def test_contour_shapes_are_known_of_labelled_cases_only() -> None:
     images = images_to_score(set(ScoreKind), pool=["a", "b", "c"], labelled=["b"])
     assert list(images[ScoreKind.LABEL_SHAPES]) == ["b"]
     assert list(images[ScoreKind.SAMPLES]) == ["a", "c"]

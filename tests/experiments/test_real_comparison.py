@@ -56,7 +56,7 @@ def test_networks_are_trained_evaluated_and_compared(
     assert "best mean DSC" in capsys.readouterr().out
 
 
-def test_a_network_that_cannot_be_trained_is_named_and_the_others_go_on(
+def test_a_network_that_cannot_be_trained_is_named_and_the_others_continue(
     cases: list[Case], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out" / "tiny-unet-seed0"

@@ -92,7 +92,7 @@ def test_a_steady_gain_in_every_seed_beats() -> None:
     assert conclude(pair.swapped()) is PairConclusion.BEATS
 
 
-def test_a_gain_that_one_seed_alone_brings_is_not_a_win() -> None:
+def test_a_gain_in_one_seed_only_does_not_beat() -> None:
     curves = [make_curve("random", seed, (0.3, 0.4, 0.5)) for seed in range(3)]
     curves += [
         make_curve("lucky", seed, (0.3, 0.4, 0.5), gain=gain)

@@ -52,7 +52,9 @@ def test_sessions_that_are_too_old_are_removed_and_no_others(
     assert [p.name for p in (tmp_path / "sessions").iterdir()] == [new]
 
 
-def test_a_session_that_was_cut_short_does_no_harm(sessions: ScanSessions, tmp_path: Path) -> None:
+def test_an_incomplete_session_does_not_stop_the_start(
+    sessions: ScanSessions, tmp_path: Path
+) -> None:
     cut = tmp_path / "sessions" / "6f0a6cde-c6b5-11f0-8de9-0242ac120002"
     cut.mkdir(parents=True)
     (cut / "meta.info").touch()

@@ -32,7 +32,7 @@ def test_a_scan_without_contours_is_a_picture_too(tmp_path: Path) -> None:
     assert imread(tmp_path / "empty.png").shape[2] in (3, 4)
 
 
-def test_what_is_unsure_is_coloured_where_it_lies(tmp_path: Path) -> None:
+def test_uncertain_voxels_are_coloured_at_their_place(tmp_path: Path) -> None:
     ct, label = head_and_neck_phantom(1, grid_shape=(96, 96, 72), labels=OPENKBP.labels)
     sure = np.zeros(ct.grid.shape_vox, np.float32)
     unsure = np.where(label.array == OPENKBP.labels["Parotid_R"], np.float32(0.5), sure)

@@ -86,7 +86,7 @@
 
   window.addEventListener('organnet:message', ({ detail }) => showOutcome(detail.message, detail.isGood));
 
-  // Say that a case has a label, so that nobody contours it again by mistake.
+  // Say that a case has a label, so that it is not contoured again by mistake.
   async function showCase() {
     const label = await window.organnet.contours.label();
     box.querySelector('.organnet-load').hidden = !label;
