@@ -329,13 +329,13 @@ def test_what_does_not_suit_is_refused(name: str, changes: dict[str, Any], messa
 
 
 def test_a_crop_too_small_for_dynunet_is_refused_before_anything_is_built() -> None:
-    with pytest.raises(ConfigError, match=r"crop_vox of \(8, 8, 8\).*give it 16 voxels a side"):
+    with pytest.raises(ConfigError, match=r"crop_vox of \(8, 8, 8\).*use at least 16 voxels a side"):
         with_network(replace(OPENKBP, crop_vox=(8, 8, 8)), "dynunet")
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
     network = NetworkConfig(name=cast(NetworkName, "nnunet"))
-    with pytest.raises(ConfigError, match=r"the networks are organnet25d, dynunet, .*anatomynet"):
+    with pytest.raises(ConfigError, match=r"known networks: organnet25d, dynunet, .*anatomynet"):
         check_network(replace(OPENKBP, network=network))
 
 
