@@ -329,7 +329,9 @@ def test_what_does_not_suit_is_refused(name: str, changes: dict[str, Any], messa
 
 
 def test_a_crop_too_small_for_dynunet_is_refused_before_anything_is_built() -> None:
-    with pytest.raises(ConfigError, match=r"crop_vox of \(8, 8, 8\).*use at least 16 voxels a side"):
+    with pytest.raises(
+        ConfigError, match=r"crop_vox of \(8, 8, 8\).*use at least 16 voxels a side"
+    ):
         with_network(replace(OPENKBP, crop_vox=(8, 8, 8)), "dynunet")
 
 
