@@ -122,7 +122,6 @@ class AppConfig:
     """Recipe of the models that the server trains: a name, or the path of a YAML file. The default,
     `openkbp`, can be trained on a CPU."""
     model_dir: Path = field(default_factory=default_model_dir)
-    """Folder of the model registry."""
     starter_dir: Path = field(default_factory=default_starter_dir)
     """Folder of the weights that are used until a model is promoted."""
     device: str = field(default_factory=best_device)

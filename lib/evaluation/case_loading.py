@@ -62,9 +62,7 @@ class CaseContours:
     """Contours of one case by one side: reference or prediction."""
 
     case: str
-    """Name of the case."""
     grid: Grid
-    """Grid of the label or masks."""
     organs: Mapping[str, CroppedMask]
     """TG-263 name -> mask; empty organs are left out."""
     unmatched: Sequence[str] = ()

@@ -46,9 +46,7 @@ class PublishedResult:
     """Published mean DSC per organ of one method."""
 
     name: str
-    """Name in the chart."""
     citation: str
-    """Publication."""
     dsc: Mapping[str, float]
     """TG-263 name -> mean DSC, 0 to 1."""
 

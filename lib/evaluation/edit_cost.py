@@ -37,7 +37,6 @@ class OrganCost:
     changed_voxels: int
     """Number of voxels in either the submitted or the predicted organ, but not in both."""
     changed_ml: float
-    """Their volume."""
     is_left_out: bool = False
     """Predicted but not submitted. The labels do not show whether the organ was erased on purpose or not
     reviewed at all, so it is excluded from all sums."""

@@ -61,12 +61,10 @@ _DEFINITIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorstCase:
-    """One of the contours with the lowest agreement."""
+    """One of the contours with the lowest agreement, with a PNG of it."""
 
     row: Row
-    """Its metrics."""
     picture: bytes
-    """PNG."""
     note: str
     """Source of the CT, or the reason why there is none, for the caption."""
 

@@ -35,7 +35,6 @@ class Row:
     """Metrics of one organ of the reference in one case; the fields are the columns of `metrics.csv`."""
 
     case: str
-    """Name of the case."""
     organ: str
     """TG-263 name."""
     dsc: float
@@ -49,7 +48,6 @@ class Row:
     msd_mm: float
     """NaN if the organ was missed."""
     volume_reference_ml: float
-    """Volume of the reference."""
     volume_prediction_ml: float
     """Volume of the prediction; 0 if the organ was missed."""
 
@@ -74,7 +72,6 @@ class Evaluation:
     rows: list[Row] = field(default_factory=list)
     """Metrics of each organ in each reference."""
     cases: list[str] = field(default_factory=list)
-    """Cases that were compared."""
     unknown: dict[str, list[str]] = field(default_factory=dict)
     """Case -> organs that its reference does not contain, but its prediction or another reference does. They
     are unknown rather than absent, and left out."""

@@ -48,15 +48,10 @@ class NetworkResult:
     """Result of one run on the held-out cases."""
 
     network: str
-    """Name of the network."""
     recipe: str
-    """Name of the recipe."""
     seed: int
-    """Seed of the run."""
     version: str
-    """Version of the trained model."""
     parameters: int
-    """Number of trainable parameters."""
     training: Mapping[str, Any]
     """The `training` entry of the model card."""
     curve: Sequence[tuple[float, float]]

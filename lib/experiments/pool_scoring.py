@@ -32,7 +32,6 @@ class PreparedCase:
     """A case as scoring and testing need it."""
 
     image_id: str
-    """As in `Case`."""
     prepared: Prepared
     """The CT as the network sees it."""
     label: LabelVolume

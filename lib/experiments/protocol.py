@@ -43,11 +43,9 @@ class Protocol:
     test: Mapping[str, str]
     """Likewise, of the held-out test cases."""
     recipe: Recipe
-    """Network and training options."""
     start: Start
     """Initial weights of each training: `scratch`, or those of the `previous` round."""
     device: str
-    """Where the network runs."""
 
     def __post_init__(self) -> None:
         if not self.strategies or len(set(self.strategies)) < len(self.strategies):
@@ -200,9 +198,7 @@ class Overrides:
     width: int | None = None
     """Channels of the network's first level."""
     steps: int | None = None
-    """Optimiser steps of a training."""
     batch_size: int | None = None
-    """Crops per step."""
     learning_rate: float | None = None
     """At the start of the schedule."""
     ema_decay: float | None = None

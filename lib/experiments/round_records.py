@@ -26,7 +26,6 @@ class LabelCost:
     """Annotation cost of a set of labels."""
 
     cases: int = 0
-    """Number of labels."""
     slices: int = 0
     """Axial CT slices that contain at least one organ, summed over the labels."""
     voxels: int = 0
@@ -79,7 +78,6 @@ class Round:
     """A finished round; the fields are the keys of its JSON file."""
 
     place: RoundKey
-    """Key of the round."""
     picks: tuple[Choice, ...]
     """Labels selected in this round, in order, with the reasons."""
     labelled: tuple[str, ...]
@@ -95,7 +93,6 @@ class Round:
     initial_version: str | None
     """Version of the model whose weights the training started from; None from scratch."""
     steps: int
-    """Optimiser steps of the training."""
 
     @property
     def dsc(self) -> float:

@@ -63,7 +63,6 @@ class Simulation:
     """A protocol with its files; small, so that it can be sent to worker processes."""
 
     protocol: Protocol
-    """The options that decide the results."""
     cases: Mapping[str, Case]
     """Image id -> case, of pool and test."""
     output: Path

@@ -19,7 +19,7 @@ from lib.errors import CheckpointError, ConfigError
 from lib.imaging.formats import SCAN_SUFFIXES
 from lib.imaging.geometry import to_sitk
 from lib.imaging.scans import read_ct, write_label
-from lib.imaging.volumes import CtVolume, LabelVolume
+from lib.imaging.volumes import CtVolume
 from lib.inference.ensemble import (
     DeepContours,
     DeepOptions,
@@ -195,18 +195,13 @@ def _write(result: ContourResult, options: InferOptions) -> Path:
     try:
         if options.is_map and isinstance(result, DeepContours):
             write_uncertainty_map(path, result)
+        elif options.is_compressed or options.suffix.startswith(".nii"):
+            write_label(path, result.label, dtype=options.dtype)
         else:
-            _write_label(path, result.label, options)
+            # OHIF asks for uncompressed files, which the browser does not need to unpack.
+            image = to_sitk(result.label.array.astype(options.dtype), result.label.grid)
+            sitk.WriteImage(image, str(path), useCompression=False)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return path
-
-
-def _write_label(path: Path, label: LabelVolume, options: InferOptions) -> None:
-    if options.is_compressed or options.suffix.startswith(".nii"):
-        write_label(path, label, dtype=options.dtype)
-    else:
-        # OHIF asks for uncompressed files, which the browser does not need to unpack.
-        image = to_sitk(label.array.astype(options.dtype), label.grid)
-        sitk.WriteImage(image, str(path), useCompression=False)

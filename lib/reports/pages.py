@@ -52,17 +52,13 @@ class Section:
     heading: str = ""
     """Title of the section; empty for none."""
     text: Sequence[str] = ()
-    """Paragraphs."""
     pictures: Sequence[Picture] = ()
     """Numbered over the whole report."""
     tables: Sequence[Table] = ()
     """Likewise."""
     items: Sequence[str] = ()
-    """Entries of a list."""
     command: str = ""
-    """A shell command."""
     is_numbered: bool = False
-    """Whether the list's entries are numbered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +66,11 @@ class Report:
     """Content of a report, independent of its format."""
 
     title: str
-    """Heading of the page."""
     subtitle: str = ""
     """Line below the title, such as program and date."""
     summary: Sequence[str] = ()
     """Paragraphs with the main results."""
     sections: Sequence[Section] = ()
-    """The rest."""
 
 
 def write_page(path: Path, report: Report) -> None:

@@ -56,11 +56,9 @@ class ViewerFile:
     """A file of the viewer as it is sent to the browser."""
 
     path: Path
-    """The file on disk."""
     content: bytes | None
     """Changed content; None to send the file as it is."""
     media_type: str
-    """Its media type."""
     cache_control: str
     """How long a browser may use it without asking again."""
     etag: str
