@@ -10,7 +10,7 @@ ROUNDS ?= 100
 
 .PHONY: install install-dev demo serve test campaigns test-all check lint types format cov chaos bench docs openapi lock clean
 
-# A PACS for the demo; for the tests also a browser, and other people's readers of what we write.
+# A PACS for the demo; the tests also need a browser, and independent readers of DICOM files.
 PACS := orthanc orthanc-dicomweb
 TOOLS := $(PACS) chromium plastimatch dicom3tools
 
@@ -44,7 +44,7 @@ serve: install
 # Two processes share the tests, file by file, the long ones first (docs/testing.md).
 PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Everything but what takes minutes by its nature.
+# All tests except the campaigns, which take minutes by design.
 test: install-dev
 	$(PYTEST) -m "not campaign" --budget 10
 

@@ -1,6 +1,6 @@
-"""Small volumes whose every direction is told apart: never patient data.
+"""Small synthetic volumes in which all directions differ; no patient data.
 
-The base phantom is 20 x 16 x 12 voxels of 1.5 x 2 x 3 mm: air, an elliptical body of 40 HU, bone on the
+The base phantom has 20 x 16 x 12 voxels of 1.5 x 2 x 3 mm: air, an elliptical body of 40 HU, bone on the
 patient's left only, and one voxel of 1500 HU at `MARK_VOX`.
 """
 
@@ -19,18 +19,18 @@ ORIGIN_LPS_MM = (-10.25, -35.5, 120.75)
 MARK_VOX = (14, 5, 3)
 MARK_HU = 1500
 MARK_RAS_MM = (-10.75, 25.5, 129.75)
-"""Of the upright phantom: LPS (-10.25 + 14 * 1.5, -35.5 + 5 * 2, 120.75 + 3 * 3), x and y turned."""
+"""Of the upright phantom: LPS (-10.25 + 14 * 1.5, -35.5 + 5 * 2, 120.75 + 3 * 3) with x and y negated."""
 
 ORIENTATIONS = [
     (order, flips)
     for order in itertools.permutations((0, 1, 2))
     for flips in itertools.product((False, True), repeat=3)
 ]
-"""All 48 ways to store a volume: which old axis each new axis is, and which are then reversed."""
+"""All 48 storage orders of a volume: the old axis of each new axis, and which new axes are then reversed."""
 
 
 def rotation(*, about_x_deg: float = 0.0, about_z_deg: float = 0.0) -> FloatArray:
-    """Return the `(3, 3)` matrix of a turn about z, then one about x."""
+    """Return the `(3, 3)` matrix of a rotation about z, followed by one about x."""
     x, z = np.radians(about_x_deg), np.radians(about_z_deg)
     turn_x = [[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]]
     turn_z = [[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]]
@@ -57,7 +57,7 @@ def make_ct(grid: Grid | None = None, *, image_id: str = "phantom") -> CtVolume:
 
 
 def make_oblique_ct() -> CtVolume:
-    """Return the phantom on a grid turned by 20 degrees about z and 10 degrees about x."""
+    """Return the phantom on a grid rotated by 20 degrees about z and 10 degrees about x."""
     return make_ct(make_grid(directions=rotation(about_x_deg=10, about_z_deg=20)))
 
 
@@ -71,7 +71,7 @@ def make_label(grid: Grid | None = None) -> LabelArray:
 
 
 def stored_as(ct: CtVolume, order: Sequence[int], flips: Sequence[bool]) -> CtVolume:
-    """Return the same scan with its axes permuted and reversed in memory, each voxel where it was."""
+    """Return the same scan with its axes permuted and reversed in memory; no voxel moves in the patient."""
     array, affine = ct.array_hu.transpose(*order), ct.grid.affine_ras
     affine[:, :3] = affine[:, list(order)]
     for axis, flip in enumerate(flips):
@@ -84,6 +84,6 @@ def stored_as(ct: CtVolume, order: Sequence[int], flips: Sequence[bool]) -> CtVo
 
 
 def mark_ras_mm(ct: CtVolume) -> FloatArray:
-    """Return where the brightest voxel lies in the patient, in RAS mm."""
+    """Return the position of the brightest voxel, in RAS mm."""
     index = np.unravel_index(int(ct.array_hu.argmax()), ct.array_hu.shape)
     return np.asarray((ct.grid.affine_ras @ [*index, 1])[:3])

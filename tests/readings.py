@@ -1,4 +1,4 @@
-"""Labels that several people submitted, as rows and files; their volumes hold a word instead of voxels."""
+"""Labels of several readers, as database rows and files; each volume contains a word instead of voxels."""
 
 import gzip
 from pathlib import Path

@@ -18,7 +18,7 @@ Corners = Sequence[tuple[float, float]]
 
 @dataclass
 class RoiSpec:
-    """A ROI: its name, its contours in LPS mm, and the type that all of them have."""
+    """A ROI: its name, its contours in LPS mm, and their common geometric type."""
 
     name: str
     contours: list[npt.ArrayLike] = field(default_factory=list)
@@ -26,7 +26,7 @@ class RoiSpec:
 
 
 def in_slice(grid: Grid, corners_vox: Corners, z_vox: float) -> npt.NDArray[np.float64]:
-    """Return corners, given in voxels of slice `z_vox`, in LPS mm."""
+    """Return corners in LPS mm; they are given in voxels of slice `z_vox`."""
     indices = np.array([[x, y, z_vox, 1] for x, y in corners_vox])
     return np.asarray((indices @ ras_to_lps(grid.affine_ras).T)[:, :3])
 
@@ -45,7 +45,7 @@ def write_rtstruct(
     series: str | None = None,
     decimals: int = 3,
 ) -> None:
-    """Write `rois` as drawn on the series of `headers`; `frame` and `series` replace its UIDs, "" omits."""
+    """Write `rois` on the series of `headers`; `frame` and `series` override its UIDs, "" omits them."""
     ct = headers[0]
     frame = str(ct.FrameOfReferenceUID) if frame is None else frame
     series = str(ct.SeriesInstanceUID) if series is None else series

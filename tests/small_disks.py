@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system in memory, mounted for one test."""
+"""A small file system in memory, mounted for one test, to test a disk that is really full."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, *, mib: int) -> Iterator[Path]:
-    """Yield `folder` as a disk of its own; the test is skipped where mounting is not permitted."""
+    """Yield `folder` as a disk of its own; skip the test where mounting is not permitted."""
     folder.mkdir(parents=True, exist_ok=True)
     options = ["-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
     try:

@@ -18,7 +18,7 @@ def make_app(folder: Path, **conf: str) -> OrganNetApp:
     return OrganNetApp(str(ROOT), str(folder / "studies"), settings)
 
 
-def test_building_the_app_starts_no_thread_and_loads_no_server(tmp_path: Path) -> None:
+def test_building_the_app_starts_no_thread_and_imports_no_server(tmp_path: Path) -> None:
     # A training builds the app in a process of its own.
     before = threading.active_count()
     make_app(tmp_path)

@@ -7,7 +7,7 @@ from lib.errors import ConfigError
 from lib.recipes.schema import OPENKBP, PDDCA
 
 
-def test_without_settings_every_default_holds() -> None:
+def test_without_settings_the_defaults_are_used() -> None:
     config = AppConfig.from_conf({})
     assert (config.recipe, config.access) == (OPENKBP, "local")
     assert config.device in ("cpu", "cuda")

@@ -1,4 +1,4 @@
-"""The documentation: no dead link, a README of at most 150 lines, every page in the navigation."""
+"""The documentation: no dead links, a README of at most 150 lines, and every page in the navigation."""
 
 from pathlib import Path
 
@@ -23,12 +23,12 @@ def test_no_link_of_the_documentation_is_dead() -> None:
         ("```\n[a](b.md)\n```\n[a](https://example.org/x)", None),
     ],
 )
-def test_a_dead_link_is_found(text: str, reason: str | None, tmp_path: Path) -> None:
+def test_a_dead_link_is_reported(text: str, reason: str | None, tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text(text)
     assert dead_links(tmp_path) == ([reason] if reason else [])
 
 
-def test_the_readme_can_be_read_in_ten_minutes() -> None:
+def test_the_readme_has_at_most_150_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 

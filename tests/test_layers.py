@@ -1,4 +1,4 @@
-"""The import graph points one way; the numbers are the layers of docs/architecture.md."""
+"""The import layers of docs/architecture.md: imports from the own layer or below, never in a circle."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -82,8 +82,8 @@ SOURCES = [
 GRAPH = {module_name(path): project_imports(path) for path in SOURCES}
 
 
-def room(module: str) -> str:
-    """Return the package that a module belongs to: the first two parts of its name."""
+def package(module: str) -> str:
+    """Return the package of a module: the first two parts of its name."""
     return ".".join(module.split(".")[:2]) if module.startswith("lib.") else module.split(".")[0]
 
 
@@ -101,15 +101,15 @@ def test_no_module_imports_from_a_layer_above_its_own() -> None:
     assert not upwards
 
 
-def test_modules_import_each_other_in_no_circle() -> None:
+def test_no_import_cycle_between_modules() -> None:
     TopologicalSorter(GRAPH).prepare()
 
 
-def test_packages_import_each_other_in_no_circle() -> None:
+def test_no_import_cycle_between_packages() -> None:
     graph: dict[str, set[str]] = {}
     for module, names in GRAPH.items():
-        others = {room(name) for name in names} - {room(module), "lib"}
-        graph.setdefault(room(module), set()).update(others)
+        others = {package(name) for name in names} - {package(module), "lib"}
+        graph.setdefault(package(module), set()).update(others)
     TopologicalSorter(graph).prepare()
 
 
@@ -120,5 +120,5 @@ def test_monai_label_stays_in_the_adapters() -> None:
             assert not used, path
 
 
-def test_no_module_hides_one_of_the_standard_library() -> None:
+def test_no_module_has_the_name_of_a_standard_module() -> None:
     assert not {path.stem for path in (ROOT / "lib").glob("*.py")} & STANDARD_NAMES

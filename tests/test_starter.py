@@ -1,4 +1,4 @@
-"""The weights that come with the project: what they claim, and what they do on patients they never saw."""
+"""The starter weights: their model card, and their accuracy on patients that they were not trained on."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def starter() -> Model:
     return load_model(path)
 
 
-def test_it_is_of_the_default_recipes_organs_and_says_what_it_saw(starter: Model) -> None:
+def test_the_starter_has_the_default_organs_and_documents_its_cases(starter: Model) -> None:
     assert starter.recipe.organ_set == OPENKBP.organ_set
     page = (default_starter_dir() / "README.md").read_text(encoding="utf-8")
     assert starter.version in page
@@ -37,13 +37,15 @@ def test_it_is_of_the_default_recipes_organs_and_says_what_it_saw(starter: Model
     assert all(f"`{case}`" in page for case in left_out)
 
 
-def test_the_page_states_the_cards_numbers(starter: Model) -> None:
+def test_the_readme_states_the_numbers_of_the_card(starter: Model) -> None:
     page = (default_starter_dir() / "README.md").read_text(encoding="utf-8")
     for organ, dsc in starter.card["validation"]["organ_dice"].items():
         assert f"| {organ} | {dsc:.3f} |" in page
 
 
-def test_it_contours_patients_that_it_never_saw(starter: Model, shared_data: Path) -> None:
+def test_the_starter_contours_patients_it_was_not_trained_on(
+    starter: Model, shared_data: Path
+) -> None:
     cases = sorted(starter.card["validation"]["cases"])[:2]
     found = []
     for case in cases:
@@ -55,11 +57,11 @@ def test_it_contours_patients_that_it_never_saw(starter: Model, shared_data: Pat
     assert np.mean(found) > 0.7
 
 
-def test_each_side_is_found_on_its_own_side(starter: Model, shared_data: Path) -> None:
+def test_paired_organs_are_on_their_own_side(starter: Model, shared_data: Path) -> None:
     case = min(starter.card["validation"]["cases"])
     ct = read_ct(shared_data / "openkbp" / case / "ct.nii.gz", image_id=case)
     found = contour(ct, starter).label
-    # RAS: the patient's right lies at the higher x.
+    # RAS: x increases toward the patient's right.
     right, left = (
         (found.grid.affine_ras @ [*np.argwhere(found.array == value).mean(axis=0), 1.0])[0]
         for value in (found.labels["Parotid_R"], found.labels["Parotid_L"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the runtime packages into a virtual environment; say beforehand how large that is.
+# Install the runtime packages into a virtual environment, after printing their size.
 # TORCH_INDEX: URL of a package index with PyTorch's CPU wheels, for machines without a GPU (about 2 GB instead of 7).
 set -euo pipefail
 python=$1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the virtual environment. Where Debian's venv package is missing, install it if we may.
+# Make the virtual environment. If Debian's venv package is missing, install it when running as root.
 set -euo pipefail
 python=$1
 venv=$2

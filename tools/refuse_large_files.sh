@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fail where one of the given files is larger than 2 MB.
+# Fail if one of the given files is larger than 2 MB.
 set -euo pipefail
 status=0
 for file in "$@"; do

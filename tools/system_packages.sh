@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install those of the named Debian packages that are missing, where we may; else say what to install, and go on:
-# what needs them says so, and does without.
+# Install those of the named Debian packages that are missing. Without the permission to install, print the command and
+# exit with 0: every feature that needs a missing package reports it and is skipped.
 set -euo pipefail
 
 missing=()
@@ -11,7 +11,7 @@ if [ ${#missing[@]} = 0 ]; then
     exit 0
 fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "missing, and not installed: this needs an administrator: apt-get install ${missing[*]}" >&2
+    echo "missing packages; an administrator can install them with: apt-get install ${missing[*]}" >&2
     exit 0
 fi
 echo "installing ${missing[*]}"
@@ -21,7 +21,7 @@ if ! { "${install[@]}" || { apt-get update -qq && "${install[@]}"; }; } </dev/nu
     echo "could not be installed: apt-get install ${missing[*]}" >&2
     exit 0
 fi
-# The package starts a PACS of its own on this machine, which nobody asked for; ours is a process of its own.
+# The package enables a PACS service on this machine, which is not wanted: the demo and the tests start their own process.
 if [[ " ${missing[*]} " == *" orthanc "* ]] && [ -d /run/systemd/system ]; then
     systemctl disable --now orthanc >/dev/null 2>&1 || true
 fi

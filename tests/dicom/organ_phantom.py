@@ -1,4 +1,4 @@
-"""Organs that a DICOM object can lose: a ring, one of two voxels, a thread, sides unlike each other."""
+"""Organs that are easily damaged in a DICOM object: a ring, two voxels, a thread, a pair of unlike sides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tests.phantoms import make_ct, make_grid, rotation, stored_as
 LABELS = organ_set("pddca")
 SHAPE_VOX = (48, 40, 20)
 NAMES = ("Brainstem", "OpticChiasm", "OpticNrv_L", "Parotid_L", "Parotid_R", "Glnd_Submand_R")
-"""In the order of their values 1, 2, 4, 6, 7, 9: number n of six is not value n."""
+"""In the order of their values 1, 2, 4, 6, 7, 9, so that the segment number differs from the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class Case:
     """A CT series on disk, and a label on its voxels.
 
     Attributes:
-        folder: The series.
-        headers: Its slices, and
-        grid: their grid.
-        label: On the same voxels; its axes run another way.
-        expected: The label's array with the axes of `grid`.
+        folder: The folder of the series.
+        headers: Its slices.
+        grid: The grid of the slices.
+        label: A label on the same voxels, with its axes in another order and direction.
+        expected: The array of the label with the axes of `grid`.
     """
 
     folder: Path
@@ -62,19 +62,19 @@ def organs(shape: Sequence[int] = SHAPE_VOX) -> LabelArray:
 
 
 def make_case(folder: Path) -> Case:
-    """Return organs on an oblique CT of 1.5 x 2 x 3 mm whose rows run backwards and whose files descend.
+    """Return organs on an oblique CT of 1.5 x 2 x 3 mm, with reversed rows and descending file names.
 
-    The label's axes are those that a NIfTI of it could have: another order, two of them reversed.
+    The axes of the label could be those of a NIfTI copy: in another order, two of them reversed.
     """
     upright = make_grid(SHAPE_VOX, rotation(about_x_deg=10, about_z_deg=20))
-    ct, drawn = make_ct(upright), CtVolume("label", organs(), upright)
+    ct, label = make_ct(upright), CtVolume("label", organs(), upright)
     how = ((0, 1, 2), (True, False, True))
     write_ct_series(stored_as(ct, *how), folder, patient_id="organs")
     descend(folder)
     headers, grid = read_headers(folder, image_id="organs")
-    other = stored_as(drawn, (2, 0, 1), (True, False, True))
-    # Rows backwards and slices backwards, then the reader puts the slices along the cross product: x and z.
-    expected = stored_as(drawn, *how)
+    other = stored_as(label, (2, 0, 1), (True, False, True))
+    # Rows and slices are reversed, then the reader sorts the slices along the cross product: x and z.
+    expected = stored_as(label, *how)
     assert expected.grid.is_same_as(grid)
     return Case(
         folder, headers, grid, LabelVolume(other.array_hu, other.grid, LABELS), expected.array_hu
@@ -82,7 +82,7 @@ def make_case(folder: Path) -> Case:
 
 
 def descend(folder: Path) -> None:
-    """Number the slices, and name their files, from the last to the first."""
+    """Number the slices and name their files from the last to the first."""
     paths = sorted(folder.glob("*.dcm"))
     for number, path in enumerate(reversed(paths), start=1):
         dataset = pydicom.dcmread(path)
@@ -92,6 +92,6 @@ def descend(folder: Path) -> None:
 
 
 def dsc(one: LabelArray, other: LabelArray, value: int) -> float:
-    """Return twice the common voxels over all."""
+    """Return the Dice coefficient: twice the common voxels divided by the sum of both."""
     a, b = one == value, other == value
     return float(2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b)))

@@ -1,4 +1,4 @@
-"""DICOM objects through other people's programs."""
+"""Readers of DICOM objects by independent programs: dcmqi, highdicom, plastimatch, dciodvfy."""
 
 import json
 import subprocess
@@ -18,12 +18,12 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def errors_of(path: Path) -> list[str]:
-    """Return what dciodvfy (dicom3tools) calls an error."""
+    """Return the lines that dciodvfy (dicom3tools) reports as errors."""
     program = require_program("dciodvfy", "dicom3tools")
     done = subprocess.run([program, str(path)], capture_output=True, text=True, check=False)
-    said = (done.stdout + done.stderr).splitlines()
-    assert said, "dciodvfy names at least the object's class"
-    return [line for line in said if line.startswith(("Error", "Abort"))]
+    output = (done.stdout + done.stderr).splitlines()
+    assert output, "dciodvfy prints at least the object's class"
+    return [line for line in output if line.startswith(("Error", "Abort"))]
 
 
 def by_dcmqi(path: Path, grid: Grid, folder: Path) -> dict[str, MaskArray]:
@@ -31,10 +31,10 @@ def by_dcmqi(path: Path, grid: Grid, folder: Path) -> dict[str, MaskArray]:
     folder.mkdir()
     given = ["--inputDICOM", str(path), "--outputDirectory", str(folder), "-p", "s", "-t", "nrrd"]
     subprocess.run([str(PROGRAMS / "segimage2itkimage"), *given], check=True, capture_output=True)
-    told = json.loads((folder / "s-meta.json").read_text())
+    metadata = json.loads((folder / "s-meta.json").read_text())
     return {
         segments[0]["SegmentLabel"]: _image(folder / f"s-{number}.nrrd", grid)
-        for number, segments in enumerate(told["segmentAttributes"], start=1)
+        for number, segments in enumerate(metadata["segmentAttributes"], start=1)
     }
 
 

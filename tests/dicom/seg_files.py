@@ -1,4 +1,4 @@
-"""DICOM SEG as viewers write it (dcmjs, and with it OHIF): frames of some slices only, in any order."""
+"""DICOM SEG files as viewers write them (dcmjs, used by OHIF): frames of some slices only, in any order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ SEGMENTATION = UID("1.2.840.10008.5.1.4.1.1.66.4")
 
 @dataclass
 class FrameSpec:
-    """A frame of a segment on a slice of the CT; `position` and `orientation` replace the slice's."""
+    """A frame of a segment on a slice of the CT; `position` and `orientation` override those of the slice."""
 
     segment: int
     slice: FileDataset
@@ -25,7 +25,7 @@ class FrameSpec:
 
 @dataclass
 class SegSpec:
-    """A SEG: segment numbers and labels, and frames."""
+    """A SEG: its segment numbers and labels, and its frames."""
 
     segments: dict[int, str]
     frames: list[FrameSpec] = field(default_factory=list)
@@ -36,7 +36,7 @@ class SegSpec:
 
 
 def write_viewer_seg(path: Path, spec: SegSpec) -> None:
-    """Write `spec`; `series` and `frame_of_reference` replace the CT's, "" omits."""
+    """Write `spec`; its `series` and `frame_of_reference` override those of the CT, "" omits them."""
     ct = spec.frames[0].slice
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SEGMENTATION, generate_uid()

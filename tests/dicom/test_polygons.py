@@ -17,7 +17,7 @@ def filled(points: FloatArray) -> MaskArray:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_star_is_filled_as_matplotlib_does_it(seed: int) -> None:
-    # corners of random distance around a centre that may lie outside: no centre of a pixel is on an edge
+    # Corners at random distances around a centre that may lie outside; no pixel centre is on an edge.
     random = np.random.default_rng(seed)
     angles = np.sort(random.uniform(0, 2 * np.pi, 40))
     radius = random.uniform(1, 12, 40)
@@ -30,7 +30,7 @@ def test_a_star_is_filled_as_matplotlib_does_it(seed: int) -> None:
 
 
 def test_tiles_cover_every_pixel_once_even_where_their_edges_pass_through_centres() -> None:
-    # a fan of triangles around (10, 10) fills the square from 5 to 15: half-open, 10 x 10 centres
+    # A fan of triangles around (10, 10) fills the square from 5 to 15: half-open, 10 x 10 centres.
     corners = np.array(
         [(5, 5), (9, 5), (15, 5), (15, 13), (15, 15), (7, 15), (5, 15), (5, 10)], float
     )
@@ -42,8 +42,8 @@ def test_tiles_cover_every_pixel_once_even_where_their_edges_pass_through_centre
     np.testing.assert_array_equal(count, expected)
 
 
-def test_a_figure_of_eight_is_filled_in_both_loops() -> None:
-    # two triangles that meet in (5, 5): columns 1..4 and 6..9, |y - 5| < |x - 5|
+def test_both_loops_of_a_figure_of_eight_are_filled() -> None:
+    # Two triangles that meet in (5, 5): columns 1..4 and 6..9, |y - 5| < |x - 5|.
     mask = filled(np.array([(0.5, 0.5), (9.5, 9.5), (9.5, 0.5), (0.5, 9.5)]))
     assert mask[1, 2:9].all()
     assert not mask[5, :4].any()
@@ -55,8 +55,8 @@ def test_outside_the_lattice_nothing_is_filled() -> None:
     assert filled(np.array([(-9.0, -9.0), (99.0, -9.0), (99.0, 99.0), (-9.0, 99.0)])).all()
 
 
-def test_the_centroid_is_that_of_the_area() -> None:
-    # a 2 x 2 and a 1 x 1 square side by side: ((1, 1) * 4 + (2.5, 0.5) * 1) / 5
+def test_the_centroid_is_weighted_by_area() -> None:
+    # A 2 x 2 and a 1 x 1 square side by side: ((1, 1) * 4 + (2.5, 0.5) * 1) / 5.
     shape: FloatArray = np.array([(0, 0), (3, 0), (3, 1), (2, 1), (2, 2), (0, 2)], float)
     assert centroid(shape) == pytest.approx((1.3, 0.9))
     assert centroid(shape[::-1] + 100.0) == pytest.approx((101.3, 100.9))
@@ -84,7 +84,7 @@ def test_one_pixel_is_a_square_of_four_corners() -> None:
     assert {tuple(p) for p in polygon.tolist()} == {(0.5, 0.5), (1.5, 0.5), (1.5, 1.5), (0.5, 1.5)}
 
 
-def test_straight_edges_have_no_corners_between() -> None:
+def test_straight_edges_have_no_corners_between_their_ends() -> None:
     assert as_sets(mask_of("####", "####")) == [
         {(-0.5, -0.5), (3.5, -0.5), (3.5, 1.5), (-0.5, 1.5)}
     ]
@@ -97,7 +97,7 @@ def test_pixels_that_touch_at_a_corner_are_two_polygons() -> None:
     ]
 
 
-def test_a_hole_is_reached_by_a_channel_from_the_rim_on_its_left() -> None:
+def test_a_hole_is_joined_by_a_channel_to_the_rim_on_its_left() -> None:
     (polygon,) = mask_outlines(mask_of("####", "##.#", "####"))
     points = [tuple(p) for p in polygon.tolist()]
     # From the rim, x = -0.5, to the hole's upper left corner, (1.5, 0.5), and back in line with its upper edge.
@@ -112,19 +112,19 @@ def test_an_island_in_a_hole_is_a_polygon_of_its_own() -> None:
     assert sorted(abs(area(p)) for p in mask_outlines(mask)) == [1, 16]
 
 
-def test_holes_side_by_side_are_joined_one_to_the_other() -> None:
+def test_adjacent_holes_are_joined_to_each_other() -> None:
     (polygon,) = mask_outlines(mask_of("#######", "#.#.#.#", "#######"))
     assert abs(area(polygon)) == 21 - 3
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_any_mask_comes_back_by_both_rules_and_with_its_area(seed: int, share: float) -> None:
+def test_any_mask_is_restored_by_both_fill_rules_with_its_area(seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((13, 9)) < share
     odd, joined = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, np.bool_)
     for polygon in mask_outlines(mask):
         assert len(polygon) >= 4
-        assert (np.round(polygon + 0.5) == polygon + 0.5).all(), "along the pixels' edges"
+        assert (np.round(polygon + 0.5) == polygon + 0.5).all(), "edges follow the pixel edges"
         box, inside = fill_polygon(polygon, (13, 9))
         odd[box] += inside
         joined[box] |= inside

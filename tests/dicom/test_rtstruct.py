@@ -1,5 +1,8 @@
-"""Contours on voxels. The phantom's grid: 20 x 16 x 12 voxels of 1.5 x 2 x 3 mm, first voxel at
-LPS (-10.25, -35.5, 120.75), unless a test says otherwise."""
+"""Conversion of contours to voxels.
+
+Unless a test states otherwise, the phantom's grid has 20 x 16 x 12 voxels of 1.5 x 2 x 3 mm, with the first
+voxel at LPS (-10.25, -35.5, 120.75).
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,11 +30,11 @@ HOLE = box_corners(4.5, 5.5, 6.5, 7.5)
 
 KEYHOLE = [(2.5, 3.5), (8.5, 3.5), (8.5, 9.5), (2.5, 9.5), (2.5, 6.0),
            (4.5, 6.0), (4.5, 7.5), (6.5, 7.5), (6.5, 5.5), (4.5, 5.5), (4.5, 6.0), (2.5, 6.0)]  # fmt: skip
-"""`SQUARE` with `HOLE`, drawn in one: the channel runs along y = 6, through the centres of voxels 3 and 4."""
+"""`SQUARE` and `HOLE` in one contour: the channel follows y = 6, through the centres of voxels 3 and 4."""
 
 
-class Drawn:
-    """A series on disk, and what comes of contours on it."""
+class RtstructCase:
+    """A CT series on disk, with functions that write contours on it and read them back."""
 
     def __init__(self, ct: CtVolume, folder: Path) -> None:
         write_ct_series(ct, folder / "series", patient_id="anonymous")
@@ -59,8 +62,8 @@ class Drawn:
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> Drawn:
-    return Drawn(make_ct(), tmp_path)
+def rtstruct_case(tmp_path: Path) -> RtstructCase:
+    return RtstructCase(make_ct(), tmp_path)
 
 
 def expected(shape: Sequence[int], *boxes: tuple[slice, slice, slice]) -> MaskArray:
@@ -70,10 +73,10 @@ def expected(shape: Sequence[int], *boxes: tuple[slice, slice, slice]) -> MaskAr
     return mask
 
 
-# --- what a contour encloses
+# --- the area inside a contour
 
 
-def test_a_square_in_mm_marks_the_voxels_worked_out_by_hand(drawn: Drawn) -> None:
+def test_a_square_in_mm_marks_the_voxels_worked_out_by_hand(rtstruct_case: RtstructCase) -> None:
     # x = -10.25 + 1.5 i from -6.5 (i = 2.5) to 2.5 (i = 8.5); y = -35.5 + 2 j from -28.5 (j = 3.5) to -16.5
     # (j = 9.5); z = 120.75 + 3 * 4 = 132.75
     square = [
@@ -82,82 +85,88 @@ def test_a_square_in_mm_marks_the_voxels_worked_out_by_hand(drawn: Drawn) -> Non
         (2.5, -16.5, 132.75),
         (-6.5, -16.5, 132.75),
     ]
-    drawn.write(RoiSpec("Organ", [square]))
-    found = drawn.read()
-    mask = found.masks["Organ"]
+    rtstruct_case.write(RoiSpec("Organ", [square]))
+    structures = rtstruct_case.read()
+    mask = structures.masks["Organ"]
     assert mask.shape == (20, 16, 12)
     assert mask.sum() == 36
     assert mask[3:9, 4:10, 4].all()
     # 9 mm x 12 mm x 3 mm
-    assert mask.sum() * drawn.grid.voxel_ml * 1000 == pytest.approx(9 * 12 * 3)
-    assert found.notes == ()
-    assert found.names == ("Organ",)
+    assert mask.sum() * rtstruct_case.grid.voxel_ml * 1000 == pytest.approx(9 * 12 * 3)
+    assert structures.notes == ()
+    assert structures.names == ("Organ",)
 
 
 @pytest.mark.parametrize("direction", [1, -1])
-def test_a_second_contour_inside_the_first_is_a_hole(drawn: Drawn, direction: int) -> None:
+def test_a_second_contour_inside_the_first_is_a_hole(
+    rtstruct_case: RtstructCase, direction: int
+) -> None:
     hole = HOLE[::direction]
     for contours in ([(SQUARE, 4), (hole, 4)], [(hole, 4), (SQUARE, 4)]):
-        mask = drawn.mask(*contours)
+        mask = rtstruct_case.mask(*contours)
         assert mask.sum() == 36 - 4
         assert not mask[5:7, 6:8, 4].any()
 
 
-def test_a_keyhole_contour_leaves_its_hole_and_marks_its_channel(drawn: Drawn) -> None:
-    keyhole = drawn.mask((KEYHOLE, 4))
+def test_a_keyhole_contour_leaves_its_hole_and_marks_its_channel(
+    rtstruct_case: RtstructCase,
+) -> None:
+    keyhole = rtstruct_case.mask((KEYHOLE, 4))
     assert keyhole.sum() == 36 - 4
-    np.testing.assert_array_equal(keyhole, drawn.mask((SQUARE, 4), (HOLE, 4)))
+    np.testing.assert_array_equal(keyhole, rtstruct_case.mask((SQUARE, 4), (HOLE, 4)))
     assert keyhole[3:5, 6, 4].all()
 
 
-def test_an_island_in_a_hole_is_marked(drawn: Drawn) -> None:
+def test_an_island_in_a_hole_is_marked(rtstruct_case: RtstructCase) -> None:
     outer, hole, island = (
         box_corners(0.5, 0.5, 12.5, 12.5),  # 144
         box_corners(2.5, 2.5, 10.5, 10.5),  # 64
         box_corners(4.5, 4.5, 7.5, 7.5),  # 9
     )
-    assert drawn.mask((outer, 2), (hole, 2), (island, 2)).sum() == 144 - 64 + 9
+    assert rtstruct_case.mask((outer, 2), (hole, 2), (island, 2)).sum() == 144 - 64 + 9
 
 
-def test_two_islands_of_a_slice_are_both_marked(drawn: Drawn) -> None:
+def test_two_islands_of_a_slice_are_both_marked(rtstruct_case: RtstructCase) -> None:
     other = box_corners(11.5, 3.5, 13.5, 6.5)  # 2 x 3
-    mask = drawn.mask((SQUARE, 4), (other, 4), (SQUARE, 5))
+    mask = rtstruct_case.mask((SQUARE, 4), (other, 4), (SQUARE, 5))
     assert mask.sum() == 36 + 6 + 36
     assert mask[12:14, 4:7, 4].all()
     assert mask[:, :, 5].sum() == 36
 
 
-def test_a_triangle_marks_the_centres_inside_it(drawn: Drawn) -> None:
+def test_a_triangle_marks_the_centres_inside_it(rtstruct_case: RtstructCase) -> None:
     # x > 1.5, y > 1.5 and (x - 1.5) + (y - 1.5) < 5: with i = x - 2, j = y - 2: i + j < 4: 4 + 3 + 2 + 1
-    assert drawn.mask(([(1.5, 1.5), (6.5, 1.5), (1.5, 6.5)], 4)).sum() == 10
+    assert rtstruct_case.mask(([(1.5, 1.5), (6.5, 1.5), (1.5, 6.5)], 4)).sum() == 10
 
 
 @pytest.mark.parametrize("turn", range(4))
 @pytest.mark.parametrize("direction", [1, -1])
 def test_a_centre_on_an_edge_is_inside_at_the_low_side_only(
-    drawn: Drawn, turn: int, direction: int
+    rtstruct_case: RtstructCase, turn: int, direction: int
 ) -> None:
     corners = list(box_corners(3, 4, 6, 8))
     corners = corners[turn:] + corners[:turn]
-    left = drawn.mask((corners[::direction], 4))
+    left = rtstruct_case.mask((corners[::direction], 4))
     np.testing.assert_array_equal(left, expected(left.shape, np.s_[3:6, 4:8, 4:5]))
-    right = drawn.mask((box_corners(6, 4, 9, 8), 4))
+    right = rtstruct_case.mask((box_corners(6, 4, 9, 8), 4))
     assert not (left & right).any()
     assert (left | right).sum() == 6 * 4
 
 
-def test_contours_that_cross_leave_out_what_both_enclose_and_say_so(drawn: Drawn) -> None:
+def test_the_overlap_of_crossing_contours_is_left_out_and_noted(
+    rtstruct_case: RtstructCase,
+) -> None:
     other = box_corners(6.5, 3.5, 10.5, 9.5)  # 4 x 6, of which 2 x 6 lie in SQUARE
-    assert drawn.mask((SQUARE, 4), (other, 4)).sum() == 36 + 24 - 2 * 12
-    assert drawn.notes((SQUARE, 4), (other, 4)) == (
+    assert rtstruct_case.mask((SQUARE, 4), (other, 4)).sum() == 36 + 24 - 2 * 12
+    assert rtstruct_case.notes((SQUARE, 4), (other, 4)) == (
         "Organ: 1 contours cross others of their slice; what both enclose is left out",
     )
-    assert drawn.notes((HOLE, 4), (other, 3), (SQUARE, 4)) == ()
+    assert rtstruct_case.notes((HOLE, 4), (other, 3), (SQUARE, 4)) == ()
 
 
-def test_a_contour_that_is_there_twice_counts_once(drawn: Drawn) -> None:
-    assert drawn.mask((SQUARE, 4), (SQUARE[2:] + SQUARE[:2], 4)).sum() == 36  # type: ignore[operator]
-    assert "1 contours that repeat another left out" in drawn.read().notes[0]
+def test_a_repeated_contour_counts_once(rtstruct_case: RtstructCase) -> None:
+    assert rtstruct_case.mask((SQUARE, 4), (SQUARE[2:] + SQUARE[:2], 4)).sum() == 36  # type: ignore[operator]
+    assert "1 contours that repeat another left out" in rtstruct_case.read().notes[0]
 
 
 # --- grids
@@ -167,8 +176,10 @@ def test_a_contour_that_is_there_twice_counts_once(drawn: Drawn) -> None:
 def test_reversed_axes_and_slices_keep_the_organ_in_its_place(
     tmp_path: Path, flips: Sequence[int]
 ) -> None:
-    upright = Drawn(make_ct(), tmp_path / "upright")
-    turned = Drawn(stored_as(make_ct(), (0, 1, 2), [bool(f) for f in flips]), tmp_path / "turned")
+    upright = RtstructCase(make_ct(), tmp_path / "upright")
+    turned = RtstructCase(
+        stored_as(make_ct(), (0, 1, 2), [bool(f) for f in flips]), tmp_path / "turned"
+    )
     contours = [(SQUARE, 4.0), (HOLE, 4.0), (HOLE, 9.0)]
     roi = upright.roi(*contours)
     turned.write(RoiSpec("Organ", roi.contours[::-1]))
@@ -179,75 +190,81 @@ def test_reversed_axes_and_slices_keep_the_organ_in_its_place(
     )
 
 
-def centres_ras(mask: MaskArray, drawn: Drawn) -> Any:
-    """Return where the marked voxels lie, sorted."""
+def centres_ras(mask: MaskArray, rtstruct_case: RtstructCase) -> Any:
+    """Return the RAS coordinates of the marked voxels, sorted."""
     indices = np.argwhere(mask)
-    world = indices @ drawn.grid.affine_ras[:3, :3].T + drawn.grid.affine_ras[:3, 3]
+    world = indices @ rtstruct_case.grid.affine_ras[:3, :3].T + rtstruct_case.grid.affine_ras[:3, 3]
     return np.array(sorted(map(tuple, np.round(world, 6))))
 
 
 @pytest.mark.parametrize("decimals", [1, 2, 6])
 def test_an_oblique_scan_is_drawn_in_its_own_slices(tmp_path: Path, decimals: int) -> None:
-    drawn = Drawn(make_oblique_ct(), tmp_path)
-    drawn.write(drawn.roi((SQUARE, 4), (HOLE, 4), (SQUARE, 5)), decimals=decimals)
-    mask = drawn.read().masks["Organ"]
+    rtstruct_case = RtstructCase(make_oblique_ct(), tmp_path)
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4), (HOLE, 4), (SQUARE, 5)), decimals=decimals)
+    mask = rtstruct_case.read().masks["Organ"]
     assert mask.sum() == 32 + 36
     assert mask[3:9, 4:10, 5].all()
 
 
 def test_contours_of_an_upright_scan_do_not_fit_an_oblique_one(tmp_path: Path) -> None:
-    drawn = Drawn(make_oblique_ct(), tmp_path)
-    drawn.write(
+    rtstruct_case = RtstructCase(make_oblique_ct(), tmp_path)
+    rtstruct_case.write(
         RoiSpec("Organ", [[(-5, -30, 130), (10, -30, 130), (10, -10, 130), (-5, -10, 130)]])
     )
     with pytest.raises(GeometryError, match=r"case7: a contour of 'Organ' is not parallel"):
-        drawn.read()
+        rtstruct_case.read()
 
 
 # --- small and stray contours
 
 
-def test_a_contour_smaller_than_a_voxel_marks_the_voxel_of_its_centroid(drawn: Drawn) -> None:
+def test_a_contour_smaller_than_a_voxel_marks_the_voxel_of_its_centroid(
+    rtstruct_case: RtstructCase,
+) -> None:
     tiny = box_corners(6.1, 7.1, 6.4, 7.3)  # between the centres of voxels 6 and 7
-    mask = drawn.mask((tiny, 4))
+    mask = rtstruct_case.mask((tiny, 4))
     assert mask.sum() == 1
     assert mask[6, 7, 4]
     tiny = box_corners(6.6, 7.1, 6.9, 7.7)  # its centroid (6.75, 7.4) is nearer to voxel 7
-    assert drawn.mask((tiny, 4))[7, 7, 4]
-    assert drawn.notes((tiny, 4)) == (
+    assert rtstruct_case.mask((tiny, 4))[7, 7, 4]
+    assert rtstruct_case.notes((tiny, 4)) == (
         "Organ: 1 contours smaller than a voxel, which mark one each",
     )
 
 
-def test_a_hole_smaller_than_a_voxel_takes_nothing_away(drawn: Drawn) -> None:
-    assert drawn.mask((SQUARE, 4), (box_corners(6.1, 7.1, 6.4, 7.3), 4)).sum() == 36
+def test_a_hole_smaller_than_a_voxel_removes_no_voxel(rtstruct_case: RtstructCase) -> None:
+    assert rtstruct_case.mask((SQUARE, 4), (box_corners(6.1, 7.1, 6.4, 7.3), 4)).sum() == 36
 
 
 @pytest.mark.parametrize(
     ("z_vox", "slice_vox"), [(4.3, 4), (4.7, 5), (4.5, 4), (5.5, 5), (-0.5, 0), (11.5, 11)]
 )
 def test_a_contour_between_slices_belongs_to_the_nearer_one(
-    drawn: Drawn, z_vox: float, slice_vox: int
+    rtstruct_case: RtstructCase, z_vox: float, slice_vox: int
 ) -> None:
-    mask = drawn.mask((SQUARE, z_vox))
+    mask = rtstruct_case.mask((SQUARE, z_vox))
     assert mask.sum() == 36
     assert mask[:, :, slice_vox].sum() == 36
 
 
-def test_contours_all_half_way_between_slices_each_get_a_slice_of_their_own(drawn: Drawn) -> None:
-    mask = drawn.mask(*[(SQUARE, z + 0.5) for z in range(6)])
+def test_contours_halfway_between_slices_are_each_assigned_their_own_slice(
+    rtstruct_case: RtstructCase,
+) -> None:
+    mask = rtstruct_case.mask(*[(SQUARE, z + 0.5) for z in range(6)])
     assert mask.sum(axis=(0, 1)).tolist() == [36] * 6 + [0] * 6
 
 
-def test_planes_are_not_mixed_the_nearest_to_a_slice_is_taken(drawn: Drawn) -> None:
-    # the organ ends 0.4 of a slice above slice 5: XOR of both planes would leave a ring
-    mask = drawn.mask((SQUARE, 4), (SQUARE, 5), (HOLE, 5.4))
+def test_of_two_planes_the_one_nearest_to_a_slice_is_used(rtstruct_case: RtstructCase) -> None:
+    # The organ ends 0.4 of a slice above slice 5: XOR of both planes would leave a ring.
+    mask = rtstruct_case.mask((SQUARE, 4), (SQUARE, 5), (HOLE, 5.4))
     assert mask.sum(axis=(0, 1))[[4, 5, 6]].tolist() == [36, 36, 0]
-    assert "1 contours left out: others lie nearer to their slice" in " ".join(drawn.read().notes)
+    assert "1 contours left out: others lie nearer to their slice" in " ".join(
+        rtstruct_case.read().notes
+    )
 
 
-def test_an_organ_without_contours_on_some_slices_is_noted(drawn: Drawn) -> None:
-    assert drawn.notes((SQUARE, 2), (SQUARE, 5)) == (
+def test_an_organ_without_contours_on_some_slices_is_noted(rtstruct_case: RtstructCase) -> None:
+    assert rtstruct_case.notes((SQUARE, 2), (SQUARE, 5)) == (
         "Organ: 2 slices between its contours have none",
     )
 
@@ -256,90 +273,96 @@ def test_an_organ_without_contours_on_some_slices_is_noted(drawn: Drawn) -> None
     ("z_vox", "message"), [(-0.8, "2.4 mm beyond the first"), (12.5, "4.5 mm beyond the last")]
 )
 def test_a_contour_beyond_the_scan_is_refused_with_its_distance(
-    drawn: Drawn, z_vox: float, message: str
+    rtstruct_case: RtstructCase, z_vox: float, message: str
 ) -> None:
-    drawn.write(drawn.roi((SQUARE, z_vox)))
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, z_vox)))
     with pytest.raises(GeometryError, match=f"{message} slice; half the slice distance, 1.5 mm"):
-        drawn.read()
+        rtstruct_case.read()
 
 
-def test_a_contour_beside_the_slices_is_refused_one_over_the_rim_is_cut(drawn: Drawn) -> None:
+def test_a_contour_outside_the_slices_is_refused_and_one_over_the_rim_is_cut(
+    rtstruct_case: RtstructCase,
+) -> None:
     over = box_corners(-3.5, 3.5, 1.5, 9.5)  # columns 0 and 1 are left
-    assert drawn.mask((over, 4)).sum() == 2 * 6
-    assert "cut at its rim" in drawn.read().notes[0]
-    drawn.write(drawn.roi((box_corners(22, 3, 25, 6), 4)))
+    assert rtstruct_case.mask((over, 4)).sum() == 2 * 6
+    assert "cut at its rim" in rtstruct_case.read().notes[0]
+    rtstruct_case.write(rtstruct_case.roi((box_corners(22, 3, 25, 6), 4)))
     with pytest.raises(GeometryError, match="lies beside the CT's slices"):
-        drawn.read()
+        rtstruct_case.read()
 
 
 @pytest.mark.parametrize("kind", ["POINT", "OPEN_PLANAR", "OPEN_NONPLANAR"])
-def test_points_and_open_contours_are_skipped_and_noted(drawn: Drawn, kind: str) -> None:
-    drawn.write(drawn.roi((SQUARE, 4), kind=kind))
-    found = drawn.read()
-    assert not found.masks
-    assert f"Organ: 1 contours of type {kind} skipped" in found.notes
-    assert "Organ: 0 of 0 closed contours mark a voxel" in found.notes
+def test_points_and_open_contours_are_skipped_and_noted(
+    rtstruct_case: RtstructCase, kind: str
+) -> None:
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4), kind=kind))
+    structures = rtstruct_case.read()
+    assert not structures.masks
+    assert f"Organ: 1 contours of type {kind} skipped" in structures.notes
+    assert "Organ: 0 of 0 closed contours mark a voxel" in structures.notes
 
 
-def test_contours_without_area_are_dropped_and_noted(drawn: Drawn) -> None:
+def test_contours_without_area_are_dropped_and_noted(rtstruct_case: RtstructCase) -> None:
     two = [(2.0, 2.0), (5.0, 2.0), (2.0, 2.0)]
     line = [(2.0, 2.0), (5.0, 2.0), (8.0, 2.0)]
-    found = drawn.mask((SQUARE, 4), (two, 4), (line, 5))
-    assert found.sum() == 36
-    assert drawn.read().notes == (
+    mask = rtstruct_case.mask((SQUARE, 4), (two, 4), (line, 5))
+    assert mask.sum() == 36
+    assert rtstruct_case.read().notes == (
         "Organ: 1 contours of fewer than 3 points dropped",
         "Organ: 1 contours without area dropped",
     )
 
 
-def test_a_roi_without_contours_is_noted(drawn: Drawn) -> None:
-    drawn.write(RoiSpec("Empty"), drawn.roi((SQUARE, 4)))
-    found = drawn.read()
-    assert found.names == ("Empty", "Organ")
-    assert set(found.masks) == {"Organ"}
-    assert found.notes == ("Empty: 0 of 0 closed contours mark a voxel",)
+def test_a_roi_without_contours_is_noted(rtstruct_case: RtstructCase) -> None:
+    rtstruct_case.write(RoiSpec("Empty"), rtstruct_case.roi((SQUARE, 4)))
+    structures = rtstruct_case.read()
+    assert structures.names == ("Empty", "Organ")
+    assert set(structures.masks) == {"Organ"}
+    assert structures.notes == ("Empty: 0 of 0 closed contours mark a voxel",)
 
 
-# --- what belongs together
+# --- references between RTSTRUCT and CT
 
 
-def test_another_frame_of_reference_is_refused(drawn: Drawn) -> None:
-    drawn.write(drawn.roi((SQUARE, 4)), frame="1.2.3.4")
+def test_another_frame_of_reference_is_refused(rtstruct_case: RtstructCase) -> None:
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)), frame="1.2.3.4")
     with pytest.raises(
         GeometryError, match=r"case7: 'Organ' lies in the frame of reference 1\.2\.3\.4"
     ):
-        drawn.read()
+        rtstruct_case.read()
 
 
-def test_another_series_is_refused(drawn: Drawn) -> None:
-    drawn.write(drawn.roi((SQUARE, 4)), series="1.2.3.4")
+def test_another_series_is_refused(rtstruct_case: RtstructCase) -> None:
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)), series="1.2.3.4")
     with pytest.raises(GeometryError, match=r"case7: the RTSTRUCT was drawn on series 1\.2\.3\.4"):
-        drawn.read()
+        rtstruct_case.read()
 
 
-def test_without_a_series_the_frame_of_reference_decides(drawn: Drawn) -> None:
-    drawn.write(drawn.roi((SQUARE, 4)), series="")
-    assert drawn.read().notes == (
+def test_without_a_series_the_frame_of_reference_decides(rtstruct_case: RtstructCase) -> None:
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)), series="")
+    assert rtstruct_case.read().notes == (
         "the RTSTRUCT names no series; it was accepted by its frame of reference",
     )
-    drawn.write(drawn.roi((SQUARE, 4)), series="", frame="")
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)), series="", frame="")
     with pytest.raises(GeometryError, match="names neither a series nor a frame of reference"):
-        drawn.read()
+        rtstruct_case.read()
 
 
-def test_only_wanted_rois_are_looked_at(drawn: Drawn) -> None:
-    outside = RoiSpec("Couch", drawn.roi((SQUARE, 40)).contours)
-    drawn.write(drawn.roi((SQUARE, 4)), outside)
-    assert set(drawn.read(select=lambda names: ["Organ"]).masks) == {"Organ"}
+def test_only_wanted_rois_are_read(rtstruct_case: RtstructCase) -> None:
+    outside = RoiSpec("Couch", rtstruct_case.roi((SQUARE, 40)).contours)
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)), outside)
+    assert set(rtstruct_case.read(select=lambda names: ["Organ"]).masks) == {"Organ"}
     with pytest.raises(GeometryError, match=r"'Couch' lies 87\.0 mm beyond the last slice"):
-        drawn.read()
+        rtstruct_case.read()
 
 
-def test_two_rois_of_one_name_are_refused_where_they_are_wanted(drawn: Drawn) -> None:
-    drawn.write(drawn.roi((SQUARE, 4)), drawn.roi((HOLE, 4)))
+def test_two_rois_of_one_name_are_refused_where_they_are_wanted(
+    rtstruct_case: RtstructCase,
+) -> None:
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)), rtstruct_case.roi((HOLE, 4)))
     with pytest.raises(LabelError, match="case7: two ROIs are called 'Organ'"):
-        drawn.read()
-    assert drawn.read(select=lambda names: []).names == ("Organ", "Organ")
+        rtstruct_case.read()
+    assert rtstruct_case.read(select=lambda names: []).names == ("Organ", "Organ")
 
 
 def put_numbers(numbers: list[str]) -> Callable[[Any], None]:
@@ -358,25 +381,25 @@ def put_numbers(numbers: list[str]) -> Callable[[Any], None]:
     ],
 )
 def test_a_damaged_file_is_refused(
-    drawn: Drawn, change: Callable[[Any], None], message: str
+    rtstruct_case: RtstructCase, change: Callable[[Any], None], message: str
 ) -> None:
-    drawn.write(drawn.roi((SQUARE, 4)))
-    dataset = pydicom.dcmread(drawn.path)
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)))
+    dataset = pydicom.dcmread(rtstruct_case.path)
     change(dataset)
-    dataset.save_as(drawn.path)
+    dataset.save_as(rtstruct_case.path)
     with pytest.raises(LabelError, match=f"case7: .*{message}"):
-        drawn.read()
-    drawn.path.write_bytes(b"no DICOM")
+        rtstruct_case.read()
+    rtstruct_case.path.write_bytes(b"no DICOM")
     with pytest.raises(LabelError, match="case7: the RTSTRUCT is damaged"):
-        drawn.read()
+        rtstruct_case.read()
 
 
-def test_numbers_that_are_none_are_refused(drawn: Drawn) -> None:
-    drawn.write(drawn.roi((SQUARE, 4)))
-    content = drawn.path.read_bytes()
+def test_values_that_are_not_numbers_are_refused(rtstruct_case: RtstructCase) -> None:
+    rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)))
+    content = rtstruct_case.path.read_bytes()
     assert content.count(b"132.750") == 4
-    drawn.path.write_bytes(content.replace(b"132.750", b"13x.750", 1))
+    rtstruct_case.path.write_bytes(content.replace(b"132.750", b"13x.750", 1))
     with pytest.raises(
         LabelError, match="case7: a contour of 'Organ' contains a value that is not a number"
     ):
-        drawn.read()
+        rtstruct_case.read()

@@ -1,4 +1,4 @@
-"""RTSTRUCT out and in: exact on the CT's voxels, for our reader and for plastimatch by both of its rules."""
+"""RTSTRUCT written and read back: exact on the CT's voxels, in our reader and both rules of plastimatch."""
 
 import itertools
 from dataclasses import replace
@@ -33,7 +33,7 @@ ABOUT = ObjectProvenance(
     created=datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc),
 )
 RULES = [(), ("--xor-contours",)]
-"""plastimatch joins the contours of a slice unless it is told to take an odd number of them as inside."""
+"""plastimatch joins the contours of a slice, unless the option makes it use the even-odd rule."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def rtstruct(case: Case) -> Path:
     return path
 
 
-def test_a_label_comes_back_voxel_by_voxel(case: Case, rtstruct: Path) -> None:
+def test_a_label_is_restored_voxel_by_voxel(case: Case, rtstruct: Path) -> None:
     found = read_rtstruct(rtstruct, case.headers, case.grid, image_id="case7")
     assert (found.names, found.notes) == (NAMES, ())
     back = label_from_structures(found, LABELS, case.grid, "case7")
@@ -70,7 +70,7 @@ def test_dciodvfy_finds_no_error(rtstruct: Path) -> None:
 
 
 @pytest.mark.parametrize(("order", "flips"), ORIENTATIONS[::5])
-def test_any_direction_of_the_scan_gives_the_label_back(
+def test_the_label_is_restored_for_any_scan_direction(
     tmp_path: Path, order: tuple[int, int, int], flips: tuple[bool, bool, bool]
 ) -> None:
     upright = make_grid((24, 20, 16))
@@ -91,12 +91,12 @@ def test_any_direction_of_the_scan_gives_the_label_back(
 def _places(
     mask: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", grid: Grid
 ) -> set[tuple[float, ...]]:
-    """Return where the marked voxels lie, in RAS mm."""
+    """Return the RAS coordinates (mm) of the marked voxels."""
     found = np.argwhere(mask) @ grid.affine_ras[:3, :3].T + grid.affine_ras[:3, 3]
     return {tuple(p) for p in np.round(found, 2).tolist()}
 
 
-def test_rois_carry_names_colours_codes_and_who_made_them(case: Case, rtstruct: Path) -> None:
+def test_rois_have_names_colours_codes_and_their_author(case: Case, rtstruct: Path) -> None:
     dataset = pydicom.dcmread(rtstruct)
     frame = case.headers[0].FrameOfReferenceUID
     assert (dataset.Modality, dataset.ApprovalStatus) == ("RTSTRUCT", "UNAPPROVED")
@@ -134,10 +134,10 @@ def test_contours_lie_on_the_slices_that_they_name(case: Case, rtstruct: Path) -
         header = headers[image.ReferencedSOPInstanceUID]
         row, column = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
         points = _points(contour) - np.array(header.ImagePositionPatient, float)
-        assert np.abs(points @ np.cross(row, column)).max() < 1e-3, "mm from the slice"
+        assert np.abs(points @ np.cross(row, column)).max() < 1e-3, "distance from the slice in mm"
         assert contour.ContourGeometricType == "CLOSED_PLANAR"
         assert contour.NumberOfContourPoints == len(points) >= 4
-        # Along the edges of voxels, half-way between centres: 1.5 mm apart along a row, 2 mm down a column.
+        # Along the edges of voxels, halfway between centres: 1.5 mm apart along a row, 2 mm along a column.
         for edge in (points @ row / 1.5 + 0.5, points @ column / 2 + 0.5):
             assert np.abs(edge - np.rint(edge)).max() < 1e-3
 
@@ -190,7 +190,9 @@ def test_a_label_of_another_grid_is_refused(case: Case, tmp_path: Path) -> None:
         write_rtstruct(tmp_path / "x.dcm", small, case.headers, ABOUT, image_id="case7")
 
 
-def test_organs_on_a_real_ct_come_back_everywhere(shared_data: Path, tmp_path: Path) -> None:
+def test_organs_on_a_real_ct_are_restored_by_every_reader(
+    shared_data: Path, tmp_path: Path
+) -> None:
     folder = shared_data / "hn-ct-dicom"
     headers, grid = read_headers(folder, image_id="real")
     array = np.zeros(grid.shape_vox, np.uint8)

@@ -1,4 +1,4 @@
-"""DICOM SEG out and in: voxel by voxel, and by other people's programs."""
+"""DICOM SEG written and read back: voxel by voxel, also with independent programs."""
 
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -42,7 +42,7 @@ def seg(case: Case) -> Path:
     return path
 
 
-def test_a_label_comes_back_voxel_by_voxel(case: Case, seg: Path) -> None:
+def test_a_label_is_restored_voxel_by_voxel(case: Case, seg: Path) -> None:
     found = read_seg(seg, case.headers, case.grid, image_id="case7")
     assert (found.names, found.notes) == (NAMES, ())
     back = label_from_structures(found, LABELS, case.grid, "case7")
@@ -62,7 +62,7 @@ def test_dciodvfy_finds_no_error(seg: Path) -> None:
     assert errors_of(seg) == []
 
 
-def test_segments_carry_names_codes_sides_colours_and_who_made_them(case: Case, seg: Path) -> None:
+def test_segments_have_names_codes_sides_colours_and_their_author(case: Case, seg: Path) -> None:
     dataset = pydicom.dcmread(seg)
     assert dataset.SegmentationType == "BINARY"
     assert dataset.NumberOfFrames == len(NAMES) * len(case.headers), "viewers count frames"
@@ -101,9 +101,7 @@ def test_dcmqi_shows_the_organs_colours(case: Case, seg: Path, tmp_path: Path) -
         assert f'"recommendedDisplayRGBValue":[{red},{green},{blue}]' in text, name
 
 
-def test_the_same_label_is_the_same_file_when_it_is_sent_again(
-    case: Case, seg: Path, tmp_path: Path
-) -> None:
+def test_the_same_label_gives_the_same_file(case: Case, seg: Path, tmp_path: Path) -> None:
     write_seg(tmp_path / "again.dcm", case.label, case.headers, ABOUT)
     first, second = pydicom.dcmread(seg), pydicom.dcmread(tmp_path / "again.dcm")
     assert first.PixelData == second.PixelData
@@ -115,7 +113,7 @@ def test_the_same_label_is_the_same_file_when_it_is_sent_again(
     ("model", "is_automatic", "expected"),
     [("net", True, "AUTOMATIC"), ("net", False, "SEMIAUTOMATIC"), (None, False, "MANUAL")],
 )
-def test_who_drew_it_is_said(
+def test_the_author_is_recorded(
     case: Case, tmp_path: Path, *, model: str | None, is_automatic: bool, expected: str
 ) -> None:
     about = ObjectProvenance(model=model, is_automatic=is_automatic)
@@ -125,7 +123,7 @@ def test_who_drew_it_is_said(
     assert errors_of(tmp_path / "who.dcm") == []
 
 
-def test_a_name_in_other_letters_survives(case: Case, tmp_path: Path) -> None:
+def test_a_name_in_non_latin_letters_is_preserved(case: Case, tmp_path: Path) -> None:
     headers = [pydicom.dcmread(str(h.filename), stop_before_pixels=True) for h in case.headers]
     for header in headers:
         header.SpecificCharacterSet = "ISO_IR 100"
@@ -136,11 +134,11 @@ def test_a_name_in_other_letters_survives(case: Case, tmp_path: Path) -> None:
     assert (str(dataset.ContentCreatorName), dataset.PatientSex) == ("岡 田", "")
 
 
-def test_a_study_without_a_usable_date_is_written_all_the_same(case: Case, tmp_path: Path) -> None:
+def test_a_study_without_a_valid_date_is_written(case: Case, tmp_path: Path) -> None:
     headers = [pydicom.dcmread(str(h.filename), stop_before_pixels=True) for h in case.headers]
     del headers[0].PatientBirthDate, headers[0].ReferringPhysicianName
     with pytest.warns(UserWarning, match="Invalid value for VR DA"):
-        headers[0].StudyDate = "20031332"  # the 32nd of a 13th month
+        headers[0].StudyDate = "20031332"  # day 32 of month 13
     write_seg(tmp_path / "date.dcm", case.label, headers, ABOUT)
     assert pydicom.dcmread(tmp_path / "date.dcm").StudyDate == ""
     assert errors_of(tmp_path / "date.dcm") == []
@@ -181,7 +179,9 @@ def test_a_ct_without_a_frame_of_reference_is_refused(case: Case, tmp_path: Path
         write_seg(tmp_path / "x.dcm", case.label, headers, ABOUT, image_id="case7")
 
 
-def test_organs_on_a_real_ct_come_back_everywhere(shared_data: Path, tmp_path: Path) -> None:
+def test_organs_on_a_real_ct_are_restored_by_every_reader(
+    shared_data: Path, tmp_path: Path
+) -> None:
     headers, grid = read_headers(shared_data / "hn-ct-dicom", image_id="real")
     array = np.zeros(grid.shape_vox, np.uint8)
     array[180:228, 200:240, 30:50] = organs()

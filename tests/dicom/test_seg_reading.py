@@ -1,4 +1,4 @@
-"""SEGs of other writers: dcmqi, highdicom as others call it, and viewers."""
+"""Reading SEGs of other writers: dcmqi, highdicom with other options, and viewers."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def plane(case: Case, *boxes: Sequence[int]) -> Plane:
-    """Return a frame `(Y, X)` with boxes `x_0, y_0, x_1, y_1`, ends included, marked."""
+    """Return a frame `(Y, X)` with the boxes `x_0, y_0, x_1, y_1` (ends included) marked."""
     pixels = np.zeros(case.grid.shape_vox[1::-1], np.uint8)
     for x_0, y_0, x_1, y_1 in boxes:
         pixels[y_0 : y_1 + 1, x_0 : x_1 + 1] = 1
@@ -45,15 +45,17 @@ def read(case: Case, tmp_path: Path, spec: SegSpec) -> StructureSet:
     return read_seg(tmp_path / "viewer.dcm", case.headers, case.grid, image_id="case7")
 
 
-def voxels(found: StructureSet, name: str) -> list[list[int]]:
-    marked: list[list[int]] = np.argwhere(found.masks[name]).tolist()
+def voxels(structures: StructureSet, name: str) -> list[list[int]]:
+    marked: list[list[int]] = np.argwhere(structures.masks[name]).tolist()
     return marked
 
 
 # --- viewers
 
 
-def test_frames_of_some_slices_in_any_order_lie_where_they_say(case: Case, tmp_path: Path) -> None:
+def test_frames_of_some_slices_in_any_order_are_placed_by_their_position(
+    case: Case, tmp_path: Path
+) -> None:
     spec = SegSpec(
         {1: "Parotid_L", 5: "Brainstem", 7: "Segment 7"},
         [
@@ -63,12 +65,12 @@ def test_frames_of_some_slices_in_any_order_lie_where_they_say(case: Case, tmp_p
             FrameSpec(5, case.headers[1], plane(case)),
         ],
     )
-    found = read(case, tmp_path, spec)
-    assert found.names == ("Parotid_L", "Brainstem", "Segment 7")
-    assert found.notes == ("Segment 7: the segment has no voxel",)
-    assert set(found.masks) == {"Parotid_L", "Brainstem"}
-    assert voxels(found, "Brainstem") == [[3, 4, 9], [4, 4, 7]]
-    assert voxels(found, "Parotid_L") == [[10, 11, 2], [11, 11, 2]]
+    structures = read(case, tmp_path, spec)
+    assert structures.names == ("Parotid_L", "Brainstem", "Segment 7")
+    assert structures.notes == ("Segment 7: the segment has no voxel",)
+    assert set(structures.masks) == {"Parotid_L", "Brainstem"}
+    assert voxels(structures, "Brainstem") == [[3, 4, 9], [4, 4, 7]]
+    assert voxels(structures, "Parotid_L") == [[10, 11, 2], [11, 11, 2]]
 
 
 def test_segments_may_overlap(case: Case, tmp_path: Path) -> None:
@@ -76,37 +78,37 @@ def test_segments_may_overlap(case: Case, tmp_path: Path) -> None:
         FrameSpec(1, case.headers[3], plane(case, (5, 5, 8, 8))),
         FrameSpec(2, case.headers[3], plane(case, (8, 8, 9, 9))),
     ]
-    found = read(case, tmp_path, SegSpec({1: "A", 2: "B"}, frames))
-    assert [int(mask.sum()) for mask in found.masks.values()] == [16, 4]
+    structures = read(case, tmp_path, SegSpec({1: "A", 2: "B"}, frames))
+    assert [int(mask.sum()) for mask in structures.masks.values()] == [16, 4]
 
 
-def test_a_fractional_segment_holds_what_is_at_least_half(case: Case, tmp_path: Path) -> None:
+def test_a_fractional_segment_holds_voxels_of_at_least_one_half(case: Case, tmp_path: Path) -> None:
     pixels = plane(case)
     pixels[6, 3:6] = (127, 128, 255)  # of 255: 0.498, 0.502, 1
     frames = [FrameSpec(1, case.headers[3], pixels)]
-    found = read(case, tmp_path, SegSpec({1: "A"}, frames, kind="FRACTIONAL"))
-    assert voxels(found, "A") == [[4, 6, 3], [5, 6, 3]]
+    structures = read(case, tmp_path, SegSpec({1: "A"}, frames, kind="FRACTIONAL"))
+    assert voxels(structures, "A") == [[4, 6, 3], [5, 6, 3]]
 
 
-def test_a_label_map_holds_a_segment_for_each_value(case: Case, tmp_path: Path) -> None:
+def test_a_label_map_has_a_segment_for_each_value(case: Case, tmp_path: Path) -> None:
     pixels = plane(case)
     pixels[6, 3:6] = (1, 2, 2)
     frames = [FrameSpec(0, case.headers[3], pixels)]
-    found = read(case, tmp_path, SegSpec({1: "A", 2: "B"}, frames, kind="LABELMAP"))
-    assert voxels(found, "A") == [[3, 6, 3]]
-    assert voxels(found, "B") == [[4, 6, 3], [5, 6, 3]]
+    structures = read(case, tmp_path, SegSpec({1: "A", 2: "B"}, frames, kind="LABELMAP"))
+    assert voxels(structures, "A") == [[3, 6, 3]]
+    assert voxels(structures, "B") == [[4, 6, 3], [5, 6, 3]]
 
 
-def test_a_frame_without_a_place_lies_on_the_slice_it_was_made_from(
+def test_a_frame_without_a_position_is_placed_on_its_source_slice(
     case: Case, tmp_path: Path
 ) -> None:
     frames = [FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))]
-    found = read(case, tmp_path, SegSpec({1: "A"}, frames, has_places=False))
-    assert voxels(found, "A") == [[2, 3, 4]]
+    structures = read(case, tmp_path, SegSpec({1: "A"}, frames, has_places=False))
+    assert voxels(structures, "A") == [[2, 3, 4]]
 
 
 def corner_lps(case: Case, x: int, y: int, z: int) -> list[float]:
-    """Return where a voxel lies, from the header of its slice alone (PS3.3 C.7.6.2.1.1)."""
+    """Return the position of a voxel, from the header of its slice alone (PS3.3 C.7.6.2.1.1)."""
     header = case.headers[z]
     row, column = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
     down_mm, right_mm = (float(v) for v in header.PixelSpacing)
@@ -124,8 +126,8 @@ def test_frames_whose_rows_run_the_other_way_are_turned(case: Case, tmp_path: Pa
         position=corner_lps(case, size_x - 1, size_y - 1, 4),
         orientation=[*(-row), *(-column)],
     )
-    found = read(case, tmp_path, SegSpec({1: "A"}, [frame]))
-    assert voxels(found, "A") == [[size_x - 2, size_y - 3, 4]]
+    structures = read(case, tmp_path, SegSpec({1: "A"}, [frame]))
+    assert voxels(structures, "A") == [[size_x - 2, size_y - 3, 4]]
 
 
 def test_frames_whose_rows_are_the_scans_columns_are_turned(case: Case, tmp_path: Path) -> None:
@@ -138,23 +140,25 @@ def test_frames_whose_rows_are_the_scans_columns_are_turned(case: Case, tmp_path
     measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     measures.PixelSpacing = list(reversed(measures.PixelSpacing))
     dataset.save_as(tmp_path / "turned.dcm")
-    found = read_seg(tmp_path / "turned.dcm", case.headers, case.grid, image_id="case7")
-    assert voxels(found, "A") == [[7, 2, 4]]
+    structures = read_seg(tmp_path / "turned.dcm", case.headers, case.grid, image_id="case7")
+    assert voxels(structures, "A") == [[7, 2, 4]]
 
 
 def test_a_seg_that_names_the_frame_of_reference_only_is_read_with_a_note(
     case: Case, tmp_path: Path
 ) -> None:
     frames = [FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))]
-    found = read(case, tmp_path, SegSpec({1: "A"}, frames, series=""))
-    assert found.notes == ("the SEG names no series; it was accepted by its frame of reference",)
+    structures = read(case, tmp_path, SegSpec({1: "A"}, frames, series=""))
+    assert structures.notes == (
+        "the SEG names no series; it was accepted by its frame of reference",
+    )
 
 
-# --- what cannot be read
+# --- SEGs that cannot be read
 
 
 def off_by(case: Case, share: float, along: int) -> list[float]:
-    """Return slice 4's position, moved by a share of a voxel along one of the grid's axes."""
+    """Return the position of slice 4, moved by a share of a voxel along one of the grid's axes."""
     step = case.grid.affine_ras[:3, along] * [-1, -1, 1]
     start = np.array(case.headers[4].ImagePositionPatient, float)
     return [float(v) for v in start + share * step]
@@ -222,13 +226,13 @@ def test_a_frame_of_a_segment_that_is_not_there_is_refused(case: Case, tmp_path:
         read(case, tmp_path, SegSpec({1: "A"}, frames))
 
 
-def test_an_rtstruct_is_no_seg(case: Case, tmp_path: Path) -> None:
+def test_an_rtstruct_is_refused_as_a_seg(case: Case, tmp_path: Path) -> None:
     write_rtstruct(tmp_path / "rt.dcm", case.label, case.headers, ObjectProvenance())
     with pytest.raises(LabelError, match="case7: the file's modality is RTSTRUCT; SEG expected"):
         read_seg(tmp_path / "rt.dcm", case.headers, case.grid, image_id="case7")
 
 
-def test_pixels_cut_short_are_refused(case: Case, tmp_path: Path) -> None:
+def test_truncated_pixels_are_refused(case: Case, tmp_path: Path) -> None:
     write_seg(tmp_path / "short.dcm", case.label, case.headers, ObjectProvenance())
     dataset = pydicom.dcmread(tmp_path / "short.dcm")
     dataset.PixelData = dataset.PixelData[:-100]
@@ -249,7 +253,7 @@ def test_a_damaged_file_is_refused(case: Case, tmp_path: Path, keep: int) -> Non
 
 
 def by_dcmqi(case: Case, folder: Path, *more: str) -> Path:
-    """Return a SEG that dcmqi makes of the values 7 and 1 of the case's label, in that order."""
+    """Return a SEG that dcmqi made of the values 7 and 1 of the case's label, in that order."""
     array = np.where(np.isin(case.expected, (1, 7)), case.expected, 0).astype(np.uint8)
     sitk.WriteImage(to_sitk(array, case.grid), str(folder / "label.nrrd"))
     segments = [_dcmqi_segment(name) for name in ("Parotid_R", "Brainstem")]
@@ -302,15 +306,15 @@ def _code(value: str, meaning: str) -> dict[str, str]:
         ("--segmentationType", "labelmap"),
     ],
 )
-def test_what_dcmqi_writes_is_read(case: Case, tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_a_seg_of_dcmqi_is_read(case: Case, tmp_path: Path, more: tuple[str, ...]) -> None:
     path = by_dcmqi(case, tmp_path, *more)
-    found = read_seg(path, case.headers, case.grid, image_id="case7")
-    assert set(found.masks) == {"Parotid_R", "Brainstem"}
-    for name, mask in found.masks.items():
+    structures = read_seg(path, case.headers, case.grid, image_id="case7")
+    assert set(structures.masks) == {"Parotid_R", "Brainstem"}
+    for name, mask in structures.masks.items():
         np.testing.assert_array_equal(mask, case.expected == LABELS[name], err_msg=name)
 
 
-def test_what_highdicom_writes_without_empty_frames_is_read(case: Case, tmp_path: Path) -> None:
+def test_a_seg_of_highdicom_without_empty_frames_is_read(case: Case, tmp_path: Path) -> None:
     concept = hd.sr.CodedConcept("85756007", "SCT", "Tissue")
     headers = [pydicom.dcmread(str(h.filename)) for h in reversed(case.headers)]
     for header in headers:
@@ -323,5 +327,7 @@ def test_what_highdicom_writes_without_empty_frames_is_read(case: Case, tmp_path
     )  # fmt: skip
     seg.save_as(tmp_path / "hd.dcm")
     assert seg.NumberOfFrames < len(headers)
-    found = read_seg(tmp_path / "hd.dcm", case.headers, case.grid, image_id="case7")
-    np.testing.assert_array_equal(found.masks["Left parotid"], case.expected == LABELS["Parotid_L"])
+    structures = read_seg(tmp_path / "hd.dcm", case.headers, case.grid, image_id="case7")
+    np.testing.assert_array_equal(
+        structures.masks["Left parotid"], case.expected == LABELS["Parotid_L"]
+    )

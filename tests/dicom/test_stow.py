@@ -1,4 +1,4 @@
-"""The answers to STOW-RS, as the standard has them."""
+"""STOW-RS responses in the forms that the standard defines."""
 
 import json
 from pathlib import Path
@@ -39,13 +39,13 @@ GARBAGE = StoreResult(object_id=None, comment="no DICOM", failure=CANNOT_UNDERST
         ([GARBAGE, REFUSED], 409),
     ],
 )
-def test_the_status_says_whether_all_some_or_none_is_stored(
+def test_the_status_depends_on_whether_all_some_or_no_objects_are_stored(
     outcomes: list[StoreResult], status: int
 ) -> None:
     assert http_status(outcomes) == status
 
 
-def test_json_names_what_is_stored_and_what_is_not_with_numbers_and_sentences() -> None:
+def test_json_lists_stored_and_failed_objects_with_codes_and_comments() -> None:
     content, media_type = encode_response(response_dataset([KEPT, REFUSED, GARBAGE]), "*/*")
     assert media_type == "application/dicom+json"
     answer = json.loads(content)
@@ -68,7 +68,7 @@ def test_json_is_read_back() -> None:
     assert decode_response(content).FailedSOPSequence[0].FailureReason == PROCESSING_FAILURE
 
 
-def test_xml_is_written_where_only_that_is_accepted() -> None:
+def test_xml_is_written_if_only_xml_is_accepted() -> None:
     content, media_type = encode_response(
         response_dataset([KEPT, REFUSED]), "application/dicom+xml"
     )
@@ -84,12 +84,12 @@ def test_xml_is_written_where_only_that_is_accepted() -> None:
     assert reason.text == "272"
 
 
-def test_both_accepted_is_json() -> None:
+def test_json_is_written_if_both_are_accepted() -> None:
     accept = "application/dicom+xml, application/dicom+json"
     assert encode_response(response_dataset([KEPT]), accept)[1] == "application/dicom+json"
 
 
-def test_what_a_file_holds_is_read(tmp_path: Path) -> None:
+def test_the_object_id_of_a_file_is_read(tmp_path: Path) -> None:
     series_uid = write_ct_series(make_ct(), tmp_path / "ct", patient_id="p")
     first, *_ = sorted((tmp_path / "ct").iterdir())
     found = read_object_id(first)
@@ -104,13 +104,13 @@ def test_what_a_file_holds_is_read(tmp_path: Path) -> None:
     [b"", b"no DICOM at all", bytes(128) + b"DICM", bytes(128) + b"DICM" + b"\xff" * 400],
     ids=["empty", "text", "no meta", "rubbish"],
 )
-def test_what_is_no_object_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_dicom_object_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "sent.dcm").write_bytes(content)
     with pytest.raises(ScanError, match="DICOM"):
         read_object_id(tmp_path / "sent.dcm")
 
 
-def test_half_an_object_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_object_is_refused(tmp_path: Path) -> None:
     write_ct_series(make_ct(), tmp_path / "ct", patient_id="p")
     first, *_ = sorted((tmp_path / "ct").iterdir())
     first.write_bytes(first.read_bytes()[:500])
@@ -118,7 +118,7 @@ def test_half_an_object_is_refused(tmp_path: Path) -> None:
         read_object_id(first)
 
 
-def test_an_answer_that_is_none_is_refused() -> None:
+def test_an_invalid_response_is_refused() -> None:
     for content in (b"", b"<html>", b"[1]", b'{"0008": 1}'):
         with pytest.raises(ScanError, match="expected a DICOM JSON response"):
             decode_response(content)

@@ -1,4 +1,4 @@
-"""Names of structures -> organs of ours, and overlapping masks -> one label."""
+"""Mapping structure names to organs, and merging overlapping masks into one label."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,33 +26,33 @@ def structures(boxes: Mapping[str, Sequence[int]], *undrawn: str) -> StructureSe
     return StructureSet((*boxes, *undrawn), masks, ())
 
 
-def test_names_in_other_spellings_are_understood() -> None:
-    found = structures({"Left parotid": (0, 2), "Brain Stem": (3, 4), "OpticNrv_R": (5, 6)})
-    label = label_from_structures(found, LABELS, GRID, "case7")
+def test_names_in_other_spellings_are_mapped_to_organs() -> None:
+    structure_set = structures({"Left parotid": (0, 2), "Brain Stem": (3, 4), "OpticNrv_R": (5, 6)})
+    label = label_from_structures(structure_set, LABELS, GRID, "case7")
     assert label.labels == {"Brainstem": 1, "OpticNrv_R": 5, "Parotid_L": 6}
     assert label.array[:, 0, 0].tolist() == [6, 6, 0, 1, 0, 5, 0, 0, 0, 0]
     assert label.grid == GRID
 
 
 @pytest.mark.parametrize("name", ["PTV 70", "Parotid_L~", "Brainstem_PRV03", "Larynx"])
-def test_what_is_no_organ_of_ours_is_refused_by_name(name: str) -> None:
-    found = structures({"Brainstem": (0, 2), name: (3, 4), "Body": (4, 5)})
+def test_a_structure_that_is_not_an_organ_is_refused_by_name(name: str) -> None:
+    structure_set = structures({"Brainstem": (0, 2), name: (3, 4), "Body": (4, 5)})
     with pytest.raises(LabelError, match=f"case7: '{name}', 'Body': not an organ of this server"):
-        label_from_structures(found, LABELS, GRID, "case7")
+        label_from_structures(structure_set, LABELS, GRID, "case7")
 
 
-def test_organs_of_ours_are_found_among_names() -> None:
+def test_the_organs_are_selected_from_the_names() -> None:
     names = ["Brain Stem", "PTV 70", "Parotid_L", "Brainstem_PRV03", "Larynx"]
     assert match_organs(names, LABELS) == {"Brain Stem": "Brainstem", "Parotid_L": "Parotid_L"}
 
 
-def test_a_structure_without_a_voxel_may_be_called_anything() -> None:
+def test_a_structure_without_voxels_may_have_any_name() -> None:
     assert label_from_structures(
         structures({"Brainstem": (0, 2)}, "Segment 9"), LABELS, GRID, "x"
     ).labels
 
 
-def test_no_structure_makes_an_empty_label() -> None:
+def test_no_structures_give_an_empty_label() -> None:
     label = label_from_structures(structures({}, "Brainstem"), LABELS, GRID, "case7")
     assert label.array.shape == GRID.shape_vox
     assert not label.array.any()
@@ -66,10 +66,10 @@ def test_two_names_of_one_organ_are_refused() -> None:
         )
 
 
-def test_a_voxel_that_two_claim_is_the_smaller_ones() -> None:
+def test_a_shared_voxel_is_assigned_to_the_smaller_organ() -> None:
     notes: list[str] = []
-    found = structures({"OpticChiasm": (4, 7), "Brainstem": (0, 5)})
-    label = label_from_structures(found, LABELS, GRID, "case7", notes=notes)
+    structure_set = structures({"OpticChiasm": (4, 7), "Brainstem": (0, 5)})
+    label = label_from_structures(structure_set, LABELS, GRID, "case7", notes=notes)
     assert label.array[:, 0, 0].tolist() == [1, 1, 1, 1, 2, 2, 2, 0, 0, 0]
     assert notes == ["Brainstem & OpticChiasm: 1 shared voxels, assigned to the smaller organ"]
 
@@ -80,27 +80,29 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_object_is_read_by_what_it_is(case: Case, tmp_path: Path, kind: Kind) -> None:
+def test_an_object_is_read_according_to_its_modality(
+    case: Case, tmp_path: Path, kind: Kind
+) -> None:
     path = tmp_path / "any.dcm"
     write_object(kind, path, case.label, case.headers, ObjectProvenance(), image_id="case7")
-    found = read_object(path, case.headers, case.grid, image_id="case7")
-    assert found.names == NAMES
-    back = label_from_structures(found, LABELS, case.grid, "case7")
+    structure_set = read_object(path, case.headers, case.grid, image_id="case7")
+    assert structure_set.names == NAMES
+    back = label_from_structures(structure_set, LABELS, case.grid, "case7")
     np.testing.assert_array_equal(back.array, case.expected)
 
 
-def test_a_ct_slice_is_no_object_with_organs(case: Case) -> None:
+def test_a_ct_slice_is_refused_as_an_object_with_organs(case: Case) -> None:
     with pytest.raises(LabelError, match="case7: the file's modality is CT; SEG or RTSTRUCT"):
         read_object(Path(str(case.headers[0].filename)), case.headers, case.grid, image_id="case7")
 
 
-def test_what_is_no_dicom_is_refused(case: Case, tmp_path: Path) -> None:
+def test_a_file_that_is_not_dicom_is_refused(case: Case, tmp_path: Path) -> None:
     (tmp_path / "text.dcm").write_text("no DICOM")
     with pytest.raises(LabelError, match="case7: the file cannot be read as DICOM"):
         read_object(tmp_path / "text.dcm", case.headers, case.grid, image_id="case7")
 
 
-def test_an_object_has_ids_number_time_and_a_model_where_one_drew_it() -> None:
+def test_provenance_is_validated_and_has_a_unique_uid() -> None:
     with pytest.raises(ConfigError, match=r"'1\.\.2' is not a UID"):
         ObjectProvenance(sop_instance_uid="1..2")
     with pytest.raises(ConfigError, match="series number 0"):

@@ -104,7 +104,7 @@ def test_a_written_series_is_read_back(tmp_path: Path, make: Callable[[], CtVolu
 
 @pytest.mark.parametrize("flips", UPRIGHT_FLIPS)
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (0, 2, 1), (2, 0, 1)])
-def test_the_mark_stays_in_place_in_any_slice_orientation(
+def test_the_mark_is_at_the_same_position_in_any_slice_orientation(
     tmp_path: Path, order: tuple[int, int, int], flips: tuple[bool, bool, bool]
 ) -> None:
     ct = stored_as(make_ct(), order, flips)
@@ -118,7 +118,7 @@ def test_the_mark_stays_in_place_in_any_slice_orientation(
 
 
 @pytest.mark.parametrize("flips", UPRIGHT_FLIPS[:4])
-def test_itk_places_a_written_series_as_we_do(
+def test_itk_reads_a_written_series_at_the_same_position(
     tmp_path: Path, flips: tuple[bool, bool, bool]
 ) -> None:
     write_ct_series(
@@ -139,7 +139,7 @@ def test_file_names_and_instance_numbers_do_not_order_slices(folder: Path) -> No
     np.testing.assert_array_equal(result.array_hu, make_ct().array_hu)
 
 
-def test_a_series_511_wide_is_read(tmp_path: Path) -> None:
+def test_a_series_of_odd_width_is_read(tmp_path: Path) -> None:
     ct = make_ct(make_grid((511, 20, 12)))
     write_ct_series(ct, tmp_path, patient_id="anonymous")
     result = read(tmp_path)
@@ -162,7 +162,7 @@ def test_slices_may_lie_in_folders_with_other_files_beside_them(folder: Path) ->
 
 
 @pytest.mark.parametrize("modality", ["RTSTRUCT", "RTDOSE", "RTPLAN", "SEG", "SR"])
-def test_objects_that_are_no_slices_are_left_out(folder: Path, modality: str) -> None:
+def test_objects_that_are_not_slices_are_ignored(folder: Path, modality: str) -> None:
     dataset = pydicom.dcmread(folder / "ct_0001.dcm")
     put(Modality=modality, SeriesInstanceUID=generate_uid())(0, dataset)
     dataset.save_as(folder / "other.dcm")
@@ -170,7 +170,7 @@ def test_objects_that_are_no_slices_are_left_out(folder: Path, modality: str) ->
 
 
 @pytest.mark.parametrize("is_own_series", [True, False])
-def test_a_localizer_is_left_out(folder: Path, *, is_own_series: bool) -> None:
+def test_a_localizer_is_ignored(folder: Path, *, is_own_series: bool) -> None:
     dataset = pydicom.dcmread(folder / "ct_0001.dcm")
     put(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], Rows=8, Columns=40)(0, dataset)
     if is_own_series:
@@ -266,12 +266,12 @@ def test_small_errors_of_position_are_tolerated(folder: Path) -> None:
     assert read(folder).grid.spacing_mm == pytest.approx((1.5, 2.0, 3.0), abs=1e-3)
 
 
-def test_the_tilt_attribute_alone_is_no_tilt(folder: Path) -> None:
+def test_the_tilt_attribute_alone_is_ignored(folder: Path) -> None:
     edit(folder, put(GantryDetectorTilt="15"))
     assert read(folder).grid.is_same_as(make_grid())
 
 
-# --- folders that are not one CT
+# --- folders that do not hold exactly one CT
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "missing")
 
 
-def test_two_series_are_refused_and_counted_without_a_name(folder: Path) -> None:
+def test_two_series_are_refused_and_described_without_the_patients_name(folder: Path) -> None:
     copy_series(folder, folder, SeriesInstanceUID=generate_uid(), PatientName="Doe^Jane")
     (folder / "copy_ct_0001.dcm").unlink()
     with pytest.raises(ScanError, match=r"2 series \(CT of 12 slices, CT of 11 slices\)") as error:
@@ -314,7 +314,9 @@ def test_ct_and_mr_together_are_refused(folder: Path) -> None:
         ({"PhotometricInterpretation": "MONOCHROME1"}, "MONOCHROME1; one sample, MONOCHROME2"),
     ],
 )
-def test_what_is_not_ct_is_refused(folder: Path, values: dict[str, object], message: str) -> None:
+def test_an_image_that_is_not_ct_is_refused(
+    folder: Path, values: dict[str, object], message: str
+) -> None:
     edit(folder, put(**values))
     with pytest.raises(ScanError, match=f"case7: .*{message}"):
         read(folder)
@@ -325,7 +327,7 @@ def test_what_is_not_ct_is_refused(folder: Path, values: dict[str, object], mess
     ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
      "RescaleSlope", "RescaleIntercept"],
 )  # fmt: skip
-def test_a_slice_without_an_attribute_that_is_needed_is_refused(folder: Path, keyword: str) -> None:
+def test_a_slice_without_a_required_attribute_is_refused(folder: Path, keyword: str) -> None:
     edit(folder, put(**{keyword: None}), only=3)
     with pytest.raises(ScanError, match=rf"case7: ct_0004\.dcm has no usable {keyword}"):
         read(folder)
@@ -350,7 +352,7 @@ def test_text_in_place_of_a_number_is_refused(folder: Path) -> None:
         read(folder)
 
 
-def test_a_damaged_slice_is_refused_rather_than_left_out(folder: Path) -> None:
+def test_a_damaged_slice_is_refused_instead_of_ignored(folder: Path) -> None:
     path = folder / "ct_0012.dcm"
     whole = path.read_bytes()
     path.write_bytes(b"")
@@ -364,7 +366,7 @@ def test_a_damaged_slice_is_refused_rather_than_left_out(folder: Path) -> None:
         read(folder)
 
 
-# --- series that are no regular grid
+# --- series without a regular grid
 
 
 def test_a_single_slice_is_refused(folder: Path) -> None:
@@ -374,7 +376,7 @@ def test_a_single_slice_is_refused(folder: Path) -> None:
         read(folder)
 
 
-def test_a_few_slices_are_no_ct(folder: Path) -> None:
+def test_a_few_slices_are_refused(folder: Path) -> None:
     for path in sorted(folder.iterdir())[7:]:
         path.unlink()
     with pytest.raises(ScanError, match=r"2D image or localizer; at least 8 slices"):
@@ -434,7 +436,7 @@ def test_a_tilted_oblique_series_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_slice_beside_the_others_is_refused(folder: Path) -> None:
+def test_a_slice_shifted_sideways_is_refused(folder: Path) -> None:
     edit(folder, move(lambda i: (2.0 * (i == 6), 0, 0)))
     with pytest.raises(GeometryError, match=r"slice 7 of 12 is shifted sideways by 2\.00 mm"):
         read(folder)
@@ -449,9 +451,9 @@ def test_one_uneven_step_is_refused_and_located(folder: Path) -> None:
         read(folder)
 
 
-def test_steps_that_grow_slowly_are_refused(tmp_path: Path) -> None:
+def test_slowly_growing_steps_are_refused(tmp_path: Path) -> None:
     write_ct_series(make_ct(make_grid((20, 16, 80))), tmp_path, patient_id="anonymous")
-    # steps of 2.98 mm below the middle and 3.02 mm above: each within 1 %, the middle 0.8 mm off
+    # Steps of 2.98 mm below the middle and 3.02 mm above it: each within 1 %, but the middle is 0.8 mm off.
     edit(tmp_path, move(lambda i: (0, 0, 0.02 * abs(i - 40))))
     with pytest.raises(GeometryError, match=r"case7: uneven slices"):
         read(tmp_path)
@@ -471,7 +473,7 @@ def test_steps_that_grow_slowly_are_refused(tmp_path: Path) -> None:
 def test_missing_slices_are_refused_and_located(
     folder: Path, removed: list[int], message: str
 ) -> None:
-    # slices are at z = 120.75, 123.75, ...
+    # The slices are at z = 120.75, 123.75, ...
     for i in removed:
         (folder / f"ct_{i + 1:04d}.dcm").unlink()
     with pytest.raises(GeometryError, match=f"case7: {message}"):

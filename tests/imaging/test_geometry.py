@@ -51,7 +51,7 @@ def test_corners_are_the_outermost_voxel_centres() -> None:
 
 
 @pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
-def test_the_mark_stays_where_it_is_in_every_storage_order(
+def test_the_mark_is_at_the_same_position_in_every_storage_order(
     order: tuple[int, int, int], flips: tuple[bool, bool, bool]
 ) -> None:
     ct = stored_as(make_ct(), order, flips)
@@ -61,7 +61,7 @@ def test_the_mark_stays_where_it_is_in_every_storage_order(
     np.testing.assert_array_equal(from_sitk(image), ct.array_hu)
 
 
-def test_sitk_puts_the_mark_at_the_same_place_in_lps() -> None:
+def test_sitk_has_the_mark_at_the_same_position_in_lps() -> None:
     ct = make_oblique_ct()
     x, y, z = to_sitk(ct.array_hu, ct.grid).TransformIndexToPhysicalPoint(MARK_VOX)
     np.testing.assert_allclose((-x, -y, z), mark_ras_mm(ct))
@@ -110,7 +110,7 @@ def test_a_flat_or_undefined_grid_is_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
-def test_a_label_is_turned_onto_the_axes_of_its_scan(
+def test_a_label_is_reordered_to_the_axes_of_its_scan(
     order: tuple[int, int, int], flips: tuple[bool, bool, bool]
 ) -> None:
     scan = make_oblique_ct()
@@ -119,7 +119,7 @@ def test_a_label_is_turned_onto_the_axes_of_its_scan(
     np.testing.assert_array_equal(turned, scan.array_hu)
 
 
-def test_a_label_half_a_voxel_away_is_not_turned_onto_a_scan() -> None:
+def test_a_label_half_a_voxel_away_is_refused() -> None:
     scan, other = make_oblique_ct(), stored_as(make_oblique_ct(), (2, 0, 1), (True, False, False))
     affine = other.grid.affine_ras
     affine[:3, 3] += affine[:3, 1] / 2

@@ -30,7 +30,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def save(path: Path, array: Array, grid: Grid | None = None) -> Path:
-    """Write `array` with SimpleITK, so that what `lib.imaging.scans` writes is not read by itself only."""
+    """Write `array` with SimpleITK, so that `lib.imaging.scans` is not only tested against its own writer."""
     sitk.WriteImage(to_sitk(array, grid or make_grid()), str(path), useCompression=True)
     return path
 
@@ -100,7 +100,7 @@ def test_sform_and_qform_are_chosen_as_itk_does(
     assert read_ct(path).grid.is_same_as(Grid.of_sitk(sitk.ReadImage(str(path))))
 
 
-def test_a_qform_without_precision_is_no_disagreement(tmp_path: Path) -> None:
+def test_a_qform_with_rounding_errors_is_accepted(tmp_path: Path) -> None:
     directions = rotation(about_z_deg=179.99)
     ct = make_ct(make_grid((512, 512, 12), directions))
     save(tmp_path / "a.nii", ct.array_hu, ct.grid)
@@ -168,7 +168,7 @@ def test_a_folder_is_read_as_dicom(tmp_path: Path) -> None:
 # --- scans that cannot be read
 
 
-def test_what_is_not_there_or_not_a_volume_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_or_one_that_is_not_a_volume_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match=r"a: a\.nii is not a readable \.nii file.*No such file"):
         read_ct(tmp_path / "a.nii")
     for name in ("a.nhdr", "a.mhd", "a.dcm", "a.png"):
@@ -204,7 +204,7 @@ def test_garbage_is_refused(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", SCAN_SUFFIXES)
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
-def test_a_file_cut_short_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
     noise = np.random.default_rng(0).integers(-1000, 1000, make_grid().shape_vox, dtype=np.int16)
     path = save(tmp_path / f"case7{suffix}", noise)
     whole = path.read_bytes()
@@ -214,7 +214,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, suffix: str, kept: float) -
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
-def test_an_uncompressed_file_cut_short_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_uncompressed_file_is_refused(tmp_path: Path, suffix: str) -> None:
     ct = make_ct()
     path = tmp_path / f"case7{suffix}"
     sitk.WriteImage(to_sitk(ct.array_hu, ct.grid), str(path), useCompression=False)
@@ -251,7 +251,7 @@ def test_damaged_compressed_data_is_refused(tmp_path: Path) -> None:
         read_ct(path)
 
 
-# --- scans that do not say where they lie
+# --- scans without a usable orientation
 
 
 def test_nifti_without_orientation_is_refused(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_nrrd_without_an_anatomical_space_is_refused(tmp_path: Path, space: byte
         read_ct(path)
 
 
-def test_nrrd_in_ras_gives_the_same_place(tmp_path: Path) -> None:
+def test_nrrd_in_ras_gives_the_same_position(tmp_path: Path) -> None:
     ct = make_ct()
     path = save(tmp_path / "case7.nrrd", ct.array_hu)
     old = [b"space: left-posterior-superior", b"(1.5,0,0) (0,2,0)", b"(-10.25,-35.5,120.75)"]
@@ -360,7 +360,7 @@ def test_a_sheared_grid_is_refused_in_every_format(tmp_path: Path, suffix: str) 
         read_ct(path)
 
 
-# --- volumes that are no CT
+# --- volumes that are not a CT
 
 
 def test_more_than_three_dimensions_are_refused(tmp_path: Path) -> None:
@@ -470,7 +470,9 @@ def test_a_written_label_is_read_back_by_itk_and_by_us(
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
-def test_a_label_is_written_in_the_asked_type(tmp_path: Path, dtype: type[np.integer[Any]]) -> None:
+def test_a_label_is_written_in_the_requested_type(
+    tmp_path: Path, dtype: type[np.integer[Any]]
+) -> None:
     write_label(tmp_path / "a.nrrd", label_volume(), dtype=dtype)
     write_label(tmp_path / "a.nii.gz", label_volume(), dtype=dtype)
     for name in ("a.nrrd", "a.nii.gz"):
@@ -490,7 +492,7 @@ def test_a_label_is_not_written_under_an_unknown_suffix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd"])
-def test_a_failed_write_leaves_the_old_label(
+def test_the_old_label_remains_after_a_failed_write(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill_disk(*_: object, **__: object) -> None:
@@ -533,7 +535,7 @@ def test_a_label_of_impossible_values_is_refused(
         read_label(save(tmp_path / "a.nrrd", array), image_id="case7", image_grid=None)
 
 
-def test_a_ct_is_no_label(tmp_path: Path) -> None:
+def test_a_ct_is_refused_as_a_label(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nrrd", make_ct().array_hu)
     with pytest.raises(LabelError, match=r"run from -1000 to 1500.*is it an image"):
         read_label(path, image_id="case7", image_grid=None)

@@ -22,7 +22,7 @@ from tests.phantoms import make_grid, make_label
         (np.array([], np.float64), np.int16),
     ],
 )
-def test_hu_are_int16_where_nothing_is_lost_and_float32_elsewhere(
+def test_hu_are_int16_if_lossless_and_float32_otherwise(
     values: "np.ndarray[Any, np.dtype[Any]]", dtype: type
 ) -> None:
     result = as_hu(values)
@@ -32,7 +32,7 @@ def test_hu_are_int16_where_nothing_is_lost_and_float32_elsewhere(
 
 def test_volumes_are_in_ml_and_leave_out_organs_without_voxels() -> None:
     labels = {"Bone_Mandible": 1, "Parotid_R": 2, "Brainstem": 3}
-    # 3 * 5 * 6 = 90 voxels less the mark, and 2 * 4 * 3 = 24 voxels, of 0.009 mL
+    # 3 * 5 * 6 = 90 voxels minus the mark, and 2 * 4 * 3 = 24 voxels, of 0.009 mL each.
     volumes = LabelVolume(make_label(), make_grid(), labels).volumes_ml()
     assert volumes == {"Bone_Mandible": 0.801, "Parotid_R": 0.216}
 
@@ -40,7 +40,7 @@ def test_volumes_are_in_ml_and_leave_out_organs_without_voxels() -> None:
 LABELS = ORGAN_SETS["openkbp"]
 
 
-def test_a_shared_voxel_becomes_the_smaller_organs() -> None:
+def test_a_shared_voxel_is_assigned_to_the_smaller_organ() -> None:
     grid = make_grid()
     masks = {
         "Brainstem": box_mask(grid, BRAINSTEM),  # 80 voxels
@@ -53,7 +53,7 @@ def test_a_shared_voxel_becomes_the_smaller_organs() -> None:
     assert dict(label.labels) == {"Brainstem": 1, "Parotid_L": 4}
 
 
-def test_of_two_organs_of_one_size_the_lower_value_wins() -> None:
+def test_of_two_organs_of_equal_size_the_lower_value_wins() -> None:
     grid = make_grid()
     masks = {
         "Parotid_L": box_mask(grid, np.s_[2:5, 2:5, 2:5]),

@@ -1,4 +1,4 @@
-"""Folders as the sources lay them out, made of the phantom; three boxes are its organs."""
+"""Source folders in the layout of each supported format, made of the phantom with three boxes as organs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +67,7 @@ def put_rtstruct(
     rois: Mapping[str, Sequence[tuple[slice, slice, slice]]] | None = None,
     **changes: str,
 ) -> None:
-    """Write contours of boxes on the series in a folder; by default of the brainstem and both parotids."""
+    """Write box contours on the series in a folder; by default the brainstem and both parotids."""
     headers, grid = read_headers(slices, image_id="made")
     boxes = rois or {"Brain Stem": [BRAINSTEM], "Lt Parotid": [PAROTID_L], "PAROTID_R": [PAROTID_R]}
     specs = [

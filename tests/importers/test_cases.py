@@ -7,27 +7,27 @@ from lib.importers.cases import OrganNames, read_names
 from tests.importers.sources import OPENKBP
 
 
-def test_every_name_is_accounted_for() -> None:
+def test_every_structure_name_is_classified() -> None:
     names = OrganNames(organ_set="openkbp", table={"ptv70": "ignore", "bs": "Brainstem"})
-    found = names.classify(["BS", "Chiasm", "PTV70", "Heart", "Lt Parotid"], "case7")
-    assert found.organs == {"BS": "Brainstem", "Lt Parotid": "Parotid_L"}
-    assert found.outside_set == ["Chiasm"]
-    assert found.ignored == ["PTV70"]
-    assert found.unmapped == ["Heart"]
+    classified = names.classify(["BS", "Chiasm", "PTV70", "Heart", "Lt Parotid"], "case7")
+    assert classified.organs == {"BS": "Brainstem", "Lt Parotid": "Parotid_L"}
+    assert classified.outside_set == ["Chiasm"]
+    assert classified.ignored == ["PTV70"]
+    assert classified.unmapped == ["Heart"]
 
 
 @pytest.mark.parametrize(
     "name", ["Cord+5", "SpinalCord_PRV05", "SpinalCord~", "Parotid_L1", "zParotid_L", "Parotid_L!"]
 )
-def test_margins_parts_and_versions_of_an_organ_are_not_the_organ(name: str) -> None:
+def test_margins_parts_and_versions_are_not_mapped_to_the_organ(name: str) -> None:
     assert OPENKBP.classify([name], "case7").unmapped == [name]
 
 
-def test_the_users_table_comes_first_and_small_letters_do_not_matter() -> None:
+def test_the_users_table_has_priority_and_ignores_case() -> None:
     names = OrganNames(organ_set="openkbp", table={"cord+5 mm": "SpinalCord", "cord": "ignore"})
-    found = names.classify(["CORD+5  mm", "Cord"], "case7")
-    assert found.organs == {"CORD+5  mm": "SpinalCord"}
-    assert found.ignored == ["Cord"]
+    classified = names.classify(["CORD+5  mm", "Cord"], "case7")
+    assert classified.organs == {"CORD+5  mm": "SpinalCord"}
+    assert classified.ignored == ["Cord"]
 
 
 def test_two_names_of_one_organ_are_refused() -> None:

@@ -27,7 +27,7 @@ from tests.phantoms import make_ct
 
 @pytest.fixture
 def clinic(tmp_path: Path) -> Path:
-    """An export of one patient: a folder a series, named by the patient."""
+    """An export of one patient: one folder per series, named after the patient."""
     put_series(tmp_path / "DOE_JANE" / "CT")
     put_rtstruct(tmp_path / "DOE_JANE" / "RS" / "doe.dcm", tmp_path / "DOE_JANE" / "CT")
     return tmp_path
@@ -38,7 +38,7 @@ def read(case: SourceCase, names: OrganNames = OPENKBP) -> ContouredScan:
     return case.read(names)
 
 
-def test_ct_and_contours_are_brought_together_under_a_hash(clinic: Path) -> None:
+def test_ct_and_contours_are_matched_and_named_by_a_hash(clinic: Path) -> None:
     headers, grid = read_headers(clinic / "DOE_JANE" / "CT", image_id="x")
     (case,) = find_cases(clinic)
     study = hashlib.sha256(str(headers[0].StudyInstanceUID).encode()).hexdigest()
@@ -56,7 +56,7 @@ def test_ct_and_contours_are_brought_together_under_a_hash(clinic: Path) -> None
         np.testing.assert_array_equal(drawing.masks[organ], box_mask(grid, box))
 
 
-def test_a_seg_is_read_as_an_rtstruct_is(tmp_path: Path) -> None:
+def test_a_seg_is_read_like_an_rtstruct(tmp_path: Path) -> None:
     put_series(tmp_path / "ct")
     headers, grid = read_headers(tmp_path / "ct", image_id="x")
     array = np.zeros(grid.shape_vox, np.uint8)
@@ -73,7 +73,7 @@ def test_a_seg_is_read_as_an_rtstruct_is(tmp_path: Path) -> None:
     assert list(drawing.naming.outside_set) == ["Brain"]
 
 
-def test_patients_in_one_flat_folder_are_told_apart(tmp_path: Path) -> None:
+def test_patients_in_one_flat_folder_are_separated(tmp_path: Path) -> None:
     for name in ("one", "two"):
         put_series(tmp_path / name)
         put_rtstruct(tmp_path / f"{name}.dcm", tmp_path / name)
@@ -86,7 +86,7 @@ def test_patients_in_one_flat_folder_are_told_apart(tmp_path: Path) -> None:
     assert [len(read(case).masks) for case in cases] == [3, 3]
 
 
-def test_a_ct_without_contours_is_kept_apart(tmp_path: Path) -> None:
+def test_a_ct_without_contours_is_listed_but_not_importable(tmp_path: Path) -> None:
     put_series(tmp_path / "CT")
     (case,) = find_cases(tmp_path)
     assert case.read is None
@@ -103,7 +103,7 @@ def test_an_rtstruct_without_its_ct_is_refused(clinic: Path) -> None:
         read(lost)
 
 
-def test_without_series_the_frame_of_reference_finds_the_ct(clinic: Path) -> None:
+def test_without_a_series_uid_the_ct_is_matched_by_its_frame_of_reference(clinic: Path) -> None:
     ct = clinic / "DOE_JANE" / "CT"
     put_rtstruct(clinic / "DOE_JANE" / "RS" / "doe.dcm", ct, series="")
     (case,) = find_cases(clinic)
@@ -112,7 +112,7 @@ def test_without_series_the_frame_of_reference_finds_the_ct(clinic: Path) -> Non
     )
 
 
-def test_two_structure_sets_are_refused_but_not_a_copy_of_one(clinic: Path) -> None:
+def test_two_structure_sets_are_refused_unless_one_is_a_copy(clinic: Path) -> None:
     ct = clinic / "DOE_JANE" / "CT"
     first = clinic / "DOE_JANE" / "RS" / "doe.dcm"
     (clinic / "copy.dcm").write_bytes(first.read_bytes())
@@ -124,7 +124,7 @@ def test_two_structure_sets_are_refused_but_not_a_copy_of_one(clinic: Path) -> N
         read(case)
 
 
-def test_only_organs_of_the_set_are_drawn(clinic: Path) -> None:
+def test_only_organs_of_the_set_are_imported(clinic: Path) -> None:
     far = np.s_[2:5, 2:5, 40:42]  # beyond the scan
     boxes = {"Brainstem": [BRAINSTEM], "Couch": [far], "Chiasm": [far], "Cord+5": [far]}
     put_rtstruct(clinic / "DOE_JANE" / "RS" / "doe.dcm", clinic / "DOE_JANE" / "CT", boxes)
@@ -135,7 +135,7 @@ def test_only_organs_of_the_set_are_drawn(clinic: Path) -> None:
     assert drawing.naming.unmapped == ["Couch", "Cord+5"]
 
 
-def test_damaged_files_refuse_the_case_they_lie_beside(clinic: Path) -> None:
+def test_a_case_with_damaged_files_beside_it_is_refused(clinic: Path) -> None:
     (clinic / "DOE_JANE" / "CT" / "ct_0099.dcm").write_bytes(b"cut short")
     (case,) = find_cases(clinic)
     with pytest.raises(ScanError, match=r"1 files beside the CT's slices \(9 bytes\)") as refusal:
@@ -163,7 +163,7 @@ def test_no_refusal_names_the_patient(clinic: Path) -> None:
     assert "DOE" not in str(refusal.value)
 
 
-def test_two_series_of_one_study_get_names_of_their_own(tmp_path: Path) -> None:
+def test_two_series_of_one_study_have_different_names(tmp_path: Path) -> None:
     put_series(tmp_path / "1")
     (tmp_path / "2").mkdir()
     uids = {"SeriesInstanceUID": generate_uid(), "FrameOfReferenceUID": generate_uid()}
@@ -186,5 +186,5 @@ def test_two_rois_of_one_organ_are_refused(clinic: Path) -> None:
     (case,) = find_cases(clinic)
     with pytest.raises(LabelError, match="'Cord' and 'SpinalCord' both mean SpinalCord"):
         read(case)
-    told = OrganNames(organ_set="openkbp", table={"cord": "ignore"})
-    assert set(read(case, told).masks) == {"SpinalCord"}
+    names = OrganNames(organ_set="openkbp", table={"cord": "ignore"})
+    assert set(read(case, names).masks) == {"SpinalCord"}

@@ -171,7 +171,7 @@ def test_a_case_folder_is_read(tmp_path: Path) -> None:
 # --- finding
 
 
-def test_sources_lie_side_by_side_and_one_can_be_chosen(tmp_path: Path) -> None:
+def test_several_sources_are_found_and_one_can_be_chosen(tmp_path: Path) -> None:
     put_pddca(tmp_path / "a" / "0522c0001")
     put_openkbp(tmp_path / "b" / "pt_1")
     put_openkbp(tmp_path / "studies" / "pt_9")
@@ -190,7 +190,7 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     assert only(tmp_path).case_id == "pt_1"
 
 
-def test_ids_given_twice_are_found_in_any_case(tmp_path: Path) -> None:
+def test_duplicate_ids_are_found_ignoring_case(tmp_path: Path) -> None:
     put_openkbp(tmp_path / "a" / "pt_1")
     put_openkbp(tmp_path / "b" / "pt_1")
     put_pddca(tmp_path / "PT_1")

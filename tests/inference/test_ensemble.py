@@ -108,7 +108,7 @@ def test_passes_that_agree_give_the_plain_contours_and_no_uncertainty() -> None:
     assert found.organs["Brainstem"].mean_entropy is None
 
 
-def test_a_network_that_knows_no_sides_is_found_out_by_the_mirror() -> None:
+def test_a_network_that_confuses_sides_has_high_uncertainty_with_mirroring() -> None:
     # Plain it says left, mirrored it says left of the mirrored patient: right. The plain view of an ensemble
     # of one decides the tie by the order of the values; what counts is that the two disagree wholly.
     found = deep(make_ct(), model_of(BoneIs(LEFT)), DeepOptions(hu_shifts=()))
@@ -168,7 +168,7 @@ def test_brighter_and_darker_views_are_so_many_hu_apart() -> None:
     np.testing.assert_allclose(np.array(seen) * 2000, [1500, 1500, 1480, 1540], rtol=1e-5)
 
 
-def test_models_vote_with_their_mean_and_the_last_k_are_asked() -> None:
+def test_probabilities_of_the_last_k_models_are_averaged() -> None:
     served = model_of(BoneIs(7), "served")
     older = [
         model_of(BoneIs(1), "second"),
@@ -189,7 +189,7 @@ def test_models_vote_with_their_mean_and_the_last_k_are_asked() -> None:
     np.testing.assert_allclose(found.uncertainty_map[bone], entropy, atol=1e-4)
 
 
-def test_dropout_is_drawn_where_there_is_one_model_that_has_it() -> None:
+def test_dropout_is_sampled_for_a_single_model_with_dropout() -> None:
     with_dropout = random_model(dropout=0.5)
     planned = plan_passes(with_dropout, DeepOptions(hu_shifts=(), dropout_samples=3))
     assert [p.dropout_seed for p in planned.passes] == [0, 1, 2, 3, 4, 5]
@@ -204,7 +204,7 @@ def test_dropout_is_drawn_where_there_is_one_model_that_has_it() -> None:
         assert others.as_dict()["dropout_samples"] == 0
 
 
-def test_draws_differ_and_the_same_scan_and_model_give_the_same_answer() -> None:
+def test_dropout_samples_differ_but_the_result_is_reproducible() -> None:
     options = replace(ONLY_PLAIN, dropout_samples=3)
     model = random_model(dropout=0.5)
     first = deep(make_ct(), model, options)
@@ -218,7 +218,7 @@ def test_draws_differ_and_the_same_scan_and_model_give_the_same_answer() -> None
     assert not np.array_equal(first.uncertainty_map, other.uncertainty_map)
 
 
-def test_only_dropout_is_in_training_and_only_meanwhile() -> None:
+def test_only_dropout_layers_are_in_training_mode_and_only_during_the_passes() -> None:
     network = random_model(dropout=0.5).network
     before = torch.random.get_rng_state()
     with active_dropout(network, 5, device="cpu"):
@@ -238,7 +238,7 @@ def test_only_dropout_is_in_training_and_only_meanwhile() -> None:
     [make_ct(), make_oblique_ct(), stored_as(make_ct(), (2, 0, 1), (True, False, True))],
     ids=["upright", "oblique", "flipped"],
 )
-def test_the_map_lies_on_the_scans_own_grid(ct: CtVolume, tmp_path: Path) -> None:
+def test_the_uncertainty_map_is_on_the_scans_grid(ct: CtVolume, tmp_path: Path) -> None:
     found = deep(ct, model_of(BoneIs(LEFT)))
     assert found.uncertainty_map.shape == ct.grid.shape_vox
     assert found.uncertainty_map.dtype == np.float32
@@ -252,7 +252,7 @@ def test_the_map_lies_on_the_scans_own_grid(ct: CtVolume, tmp_path: Path) -> Non
     np.testing.assert_array_equal(stored > 0.25, ct.array_hu > 400)
 
 
-def test_the_map_is_resampled_as_the_contours_are_and_zero_outside_the_body() -> None:
+def test_the_uncertainty_map_is_resampled_like_the_contours_and_zero_outside_the_body() -> None:
     recipe = replace(RECIPE, spacing_mm=(2.0, 3.0, 3.5))
     values = np.full((60, 60, 20), -1000, np.int16)
     values[25:45, 20:40, 2:18] = 40
@@ -267,7 +267,7 @@ def test_the_map_is_resampled_as_the_contours_are_and_zero_outside_the_body() ->
     assert found[0, 0].max() == 0
 
 
-def test_the_map_is_between_0_and_1_for_a_network_that_knows_nothing() -> None:
+def test_the_uncertainty_map_is_between_0_and_1_for_an_untrained_network() -> None:
     found = deep(make_ct(), random_model())
     assert 0 <= found.uncertainty_map.min() <= found.uncertainty_map.max() <= 1
 
@@ -282,12 +282,12 @@ def test_the_map_is_between_0_and_1_for_a_network_that_knows_nothing() -> None:
         ({"hu_shifts": (float("nan"),)}, "within 100 HU"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(wrong: dict[str, object], message: str) -> None:
+def test_invalid_options_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DeepOptions(**wrong)  # type: ignore[arg-type]
 
 
-def test_the_plan_says_what_it_costs() -> None:
+def test_the_plan_states_its_cost() -> None:
     planned = plan_passes(model_of(BoneIs(7)), DeepOptions(overlap=0.75))
     # Half the steps on each axis: eight times the windows.
     assert str(planned) == (
@@ -307,7 +307,7 @@ def test_seconds_name_each_stage_and_progress_counts_the_passes() -> None:
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_others_get_their_turn_between_two_passes() -> None:
+def test_other_requests_run_between_two_passes() -> None:
     turn = threading.Lock()
     free = []
     contour_ensemble(

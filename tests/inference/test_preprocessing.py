@@ -35,7 +35,7 @@ def one_hot(label: LabelArray, recipe: Recipe) -> torch.Tensor:
     ).movedim(-1, 0)
 
 
-def there_and_back(ct: CtVolume, label: LabelArray, recipe: Recipe) -> tuple[Prepared, LabelVolume]:
+def round_trip(ct: CtVolume, label: LabelArray, recipe: Recipe) -> tuple[Prepared, LabelVolume]:
     pipeline = Pipeline(recipe)
     prepared = pipeline.prepare(ct)
     model_label = pipeline.prepare_label(label, prepared)
@@ -52,33 +52,33 @@ def test_the_network_sees_the_same_volume_however_the_file_stores_it(
 
 
 @pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
-def test_the_label_comes_back_on_the_files_own_grid_voxel_for_voxel(
+def test_the_label_is_restored_on_the_files_grid_voxel_for_voxel(
     order: tuple[int, int, int], flips: tuple[bool, bool, bool]
 ) -> None:
     ct = stored_as(make_ct(), order, flips)
     label = stored_as(replace(make_ct(), array_hu=make_label()), order, flips).array_hu
-    _, found = there_and_back(ct, label, AS_IT_IS)
-    assert found.grid is ct.grid
-    np.testing.assert_array_equal(found.array[label != 7], label[label != 7])
+    _, restored = round_trip(ct, label, AS_IT_IS)
+    assert restored.grid is ct.grid
+    np.testing.assert_array_equal(restored.array[label != 7], label[label != 7])
 
 
-def test_an_oblique_scan_comes_back_on_its_own_grid() -> None:
+def test_an_oblique_scan_is_restored_on_its_own_grid() -> None:
     ct = make_oblique_ct()
-    prepared, found = there_and_back(ct, make_label(), AS_IT_IS)
+    prepared, restored = round_trip(ct, make_label(), AS_IT_IS)
     assert prepared.frame.axes == (0, 1, 2)
-    assert found.grid.is_same_as(ct.grid)
-    np.testing.assert_array_equal(found.array, make_label())
+    assert restored.grid.is_same_as(ct.grid)
+    np.testing.assert_array_equal(restored.array, make_label())
 
 
 @pytest.mark.parametrize("recipe", [FINER, COARSER], ids=["finer", "coarser"])
-def test_resampled_organs_come_back_in_place(recipe: Recipe) -> None:
+def test_resampled_organs_are_restored_in_place(recipe: Recipe) -> None:
     label = make_label()
     label[MARK_VOX] = 1
-    _, found = there_and_back(make_ct(), label, recipe)
+    _, restored = round_trip(make_ct(), label, recipe)
     for value in (1, 2):
         wanted = np.argwhere(label == value).mean(axis=0) * SPACING_MM
-        got = np.argwhere(found.array == value).mean(axis=0) * SPACING_MM
-        # The edges of a box fall between coarse voxels; a shift by one, or by half of one, would show.
+        got = np.argwhere(restored.array == value).mean(axis=0) * SPACING_MM
+        # The edges of a box lie between coarse voxels; a shift by one voxel, or by half of one, would show.
         allowed = 0.35 * np.maximum(SPACING_MM, recipe.spacing_mm)
         assert (np.abs(wanted - got) < allowed).all()
 
@@ -90,8 +90,8 @@ def test_the_networks_x_runs_to_the_patients_right() -> None:
     assert bone < prepared.hu.shape[0] / 2
 
 
-def test_resampling_keeps_a_ramp_where_it_was() -> None:
-    # HU rises by 10 per mm along x from 0 at the first voxel's centre: any shift of positions changes values.
+def test_resampling_does_not_shift_a_ramp() -> None:
+    # HU rises by 10 per mm along x, from 0 at the centre of the first voxel: any shift would change values.
     grid = make_grid((40, 16, 12))
     x_mm = np.arange(40) * SPACING_MM[0]
     ct = CtVolume(
@@ -121,19 +121,19 @@ def test_windows_scale_to_minus_one_and_one_and_clip() -> None:
 def test_only_the_largest_piece_of_an_organ_is_kept() -> None:
     label = make_label()
     label[17, 14, 10] = 1
-    _, found = there_and_back(make_ct(), label, AS_IT_IS)
-    assert found.array[17, 14, 10] == 0
-    assert (found.array == 1).sum() == (label == 1).sum() - 1
+    _, restored = round_trip(make_ct(), label, AS_IT_IS)
+    assert restored.array[17, 14, 10] == 0
+    assert (restored.array == 1).sum() == (label == 1).sum() - 1
 
 
-def test_nothing_found_is_an_empty_label() -> None:
+def test_no_organs_give_an_empty_label() -> None:
     pipeline = Pipeline(AS_IT_IS)
     prepared = pipeline.prepare(make_ct())
     background = one_hot(np.zeros(prepared.hu.shape, np.uint8), AS_IT_IS).float()
-    found = pipeline.restore(background, prepared)
-    assert found.array.shape == make_ct().grid.shape_vox
-    assert not found.array.any()
-    assert found.volumes_ml() == {}
+    restored = pipeline.restore(background, prepared)
+    assert restored.array.shape == make_ct().grid.shape_vox
+    assert not restored.array.any()
+    assert restored.volumes_ml() == {}
 
 
 def test_the_body_is_found_without_table_and_air() -> None:
@@ -145,20 +145,20 @@ def test_the_body_is_found_without_table_and_air() -> None:
     assert box == (slice(17, 43), slice(12, 43), slice(0, 20))
 
 
-def test_a_volume_without_a_body_is_taken_whole() -> None:
+def test_a_volume_without_a_body_is_not_cropped() -> None:
     hu = np.full((10, 11, 12), -1000.0, np.float32)
     assert body_box(hu, np.ones(3)) == (slice(0, 10), slice(0, 11), slice(0, 12))
 
 
-def test_a_real_scan_goes_through_unharmed(shared_data: Path) -> None:
+def test_a_real_scan_is_restored_after_preprocessing(shared_data: Path) -> None:
     case = shared_data / "openkbp" / "pt_2"
     ct = read_ct(case / "ct.nii.gz")
     label, _ = read_label(case / "label.nii.gz", image_id="pt_2", image_grid=ct.grid)
-    _, found = there_and_back(ct, label, OPENKBP)
+    _, restored = round_trip(ct, label, OPENKBP)
     for name, value in OPENKBP.labels.items():
-        reference, got = label == value, found.array == value
+        reference, got = label == value, restored.array == value
         if reference.any():
-            # All but strays outside the largest piece.
+            # All voxels except strays outside the largest component.
             assert 2 * (reference & got).sum() / (reference.sum() + got.sum()) > 0.99, name
 
 

@@ -24,7 +24,7 @@ RECIPE = replace(
 
 
 class BoneIsMandible(nn.Module):
-    """Calls a voxel mandible (7) where it is denser than 400 HU, background elsewhere."""
+    """A network that labels voxels above 400 HU as mandible (7), and all others as background."""
 
     def forward(self, image: Tensor) -> Tensor:
         logits = torch.full((image.shape[0], 8, *image.shape[2:]), -20.0)
@@ -38,28 +38,28 @@ def bone_model(recipe: Recipe = RECIPE) -> Model:
 
 
 @pytest.mark.parametrize("ct", [make_ct(), make_oblique_ct()], ids=["upright", "oblique"])
-def test_contours_lie_on_the_scans_own_voxels(ct: object) -> None:
+def test_contours_are_on_the_scans_voxels(ct: object) -> None:
     assert isinstance(ct, type(make_ct()))
-    found = contour(ct, bone_model())
-    assert found.label.grid is ct.grid
-    np.testing.assert_array_equal(found.label.array == 7, ct.array_hu > 400)
-    assert found.label.array[MARK_VOX] == 7
+    result = contour(ct, bone_model())
+    assert result.label.grid is ct.grid
+    np.testing.assert_array_equal(result.label.array == 7, ct.array_hu > 400)
+    assert result.label.array[MARK_VOX] == 7
 
 
 def test_contours_do_not_depend_on_how_the_file_stores_the_scan() -> None:
     ct = stored_as(make_ct(), (2, 0, 1), (True, False, True))
-    found = contour(ct, bone_model())
-    np.testing.assert_array_equal(found.label.array == 7, ct.array_hu > 400)
+    result = contour(ct, bone_model())
+    np.testing.assert_array_equal(result.label.array == 7, ct.array_hu > 400)
 
 
 def test_seconds_name_each_stage_and_the_version_is_the_models() -> None:
-    found = contour(make_ct(), bone_model())
-    assert list(found.seconds) == ["prepare", "network", "restore"]
-    assert all(seconds >= 0 for seconds in found.seconds.values())
-    assert found.version == "bone"
+    result = contour(make_ct(), bone_model())
+    assert list(result.seconds) == ["prepare", "network", "restore"]
+    assert all(seconds >= 0 for seconds in result.seconds.values())
+    assert result.version == "bone"
 
 
-def test_windows_of_any_overlap_agree_for_a_network_that_sees_one_voxel() -> None:
+def test_windows_of_any_overlap_agree_for_a_network_of_one_voxel_receptive_field() -> None:
     pipeline = Pipeline(RECIPE)
     prepared = pipeline.prepare(make_ct())
     results = [
@@ -72,8 +72,8 @@ def test_windows_of_any_overlap_agree_for_a_network_that_sees_one_voxel() -> Non
 
 
 def test_a_scan_smaller_than_the_window_is_contoured() -> None:
-    found = contour(make_ct(), bone_model(replace(RECIPE, crop_vox=(64, 64, 64))))
-    np.testing.assert_array_equal(found.label.array == 7, make_ct().array_hu > 400)
+    result = contour(make_ct(), bone_model(replace(RECIPE, crop_vox=(64, 64, 64))))
+    np.testing.assert_array_equal(result.label.array == 7, make_ct().array_hu > 400)
 
 
 def test_dicom_and_nifti_of_one_real_scan_give_the_same_contours(
@@ -89,7 +89,7 @@ def test_dicom_and_nifti_of_one_real_scan_give_the_same_contours(
     np.testing.assert_array_equal(first.array, second.array)
 
 
-def test_the_sides_of_a_phantom_are_its_own() -> None:
+def test_left_and_right_organs_are_on_their_sides() -> None:
     ct, label = head_and_neck_phantom(
         2, grid_shape=(64, 64, 48), spacing_mm=(8.0, 8.0, 5.0), labels=OPENKBP.labels
     )
@@ -103,7 +103,7 @@ def test_the_sides_of_a_phantom_are_its_own() -> None:
 
 @pytest.mark.parametrize("size", [(7, 20, 33), (16, 8, 8), (3, 40, 12)])
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.6, 0.9])
-def test_the_sliding_window_gives_the_bits_of_monais(
+def test_the_sliding_window_is_bit_identical_to_monais(
     size: tuple[int, int, int], overlap: float
 ) -> None:
     from monai.inferers.utils import sliding_window_inference

@@ -47,7 +47,7 @@ def test_volume_variation_by_hand() -> None:
     # mean 10, squares of 4, 0, 4 -> variance 8 / 3
     assert volume_variation([8, 10, 12]) == pytest.approx(math.sqrt(8 / 3) / 10)
     assert volume_variation([5, 5, 5]) == 0.0
-    # mean 1, deviations 1 and 1: one sample has lost the organ
+    # Mean 1, deviations 1 and 1: one sample does not contain the organ.
     assert volume_variation([2, 0]) == 1.0
 
 
@@ -58,26 +58,26 @@ def test_volume_variation_of_nothing_is_none(volumes: list[float]) -> None:
 
 def test_pairwise_dice_by_hand() -> None:
     samples = [row(1, 1, 0, 2), row(1, 0, 0, 2), row(0, 1, 1, 2)]
-    # of 1: {0,1}, {0}, {1,2}: 2*1/3, 2*1/4, 2*0/3; of 2: always alike
+    # Value 1: {0,1}, {0}, {1,2}: 2*1/3, 2*1/4, 2*0/3; value 2: always equal.
     background, one, two, three = pairwise_dice(samples, 4)
     assert one == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
     assert two == 1.0
-    assert three is None, "no sample has it"
+    assert three is None, "no sample contains it"
     assert background is None
 
 
 def test_pairwise_dice_of_an_organ_that_some_samples_lack() -> None:
     samples = [row(1, 1), row(1, 1), row(0, 0), row(0, 0)]
-    # one pair alike, four of found and missing, the pair that lacks it twice is left out
+    # One equal pair, four pairs of present and absent; the pair in which both lack it is left out.
     assert pairwise_dice(samples, 2)[1] == pytest.approx(1 / 5)
     assert pairwise_dice([row(1, 0), row(0, 0), row(0, 0)], 2)[1] == 0.0
 
 
-def test_one_sample_has_nothing_to_agree_with() -> None:
+def test_pairwise_dice_of_one_sample_is_none() -> None:
     assert pairwise_dice([row(1, 1)], 2) == [None, None]
 
 
-def test_organs_are_described_one_by_one() -> None:
+def test_each_organ_has_its_own_uncertainty() -> None:
     found = organ_uncertainty(
         [row(1, 1, 0, 0), row(1, 1, 0, 2)],
         contours=row(1, 1, 0, 0),
@@ -91,7 +91,7 @@ def test_organs_are_described_one_by_one() -> None:
         samples=2,
         found_in=2,
     )
-    # volumes 0 and 1: mean 0.5, standard deviation 0.5; not contoured, so no entropy
+    # Volumes 0 and 1: mean 0.5, standard deviation 0.5; it is not in the contours, so it has no entropy.
     assert found["Parotid_L"] == OrganUncertainty(
         mean_entropy=None, volume_cv=1.0, pairwise_dice=0.0, samples=2, found_in=1
     )
@@ -100,7 +100,7 @@ def test_organs_are_described_one_by_one() -> None:
     )
 
 
-def test_the_contours_may_lie_on_another_grid_than_the_samples() -> None:
+def test_the_contours_may_be_on_another_grid_than_the_samples() -> None:
     found = organ_uncertainty(
         [row(1, 0), row(1, 0)],
         contours=row(1, 1, 1, 0),

@@ -4,7 +4,7 @@ from torch import nn
 from lib.networks.anatomynet import AnatomyNet, ResidualBlock, SqueezeExcitation
 
 # (channels, X, Y, Z) of the output of each stage for an input of 1 x 16 x 12 x 8: 28, 30, 32, 34 channels at
-# half the size, 14 at the whole.
+# half size, 14 at full size.
 STAGES = {
     "stem": (28, 8, 6, 4),
     "encoder_1": (30, 8, 6, 4),
@@ -23,7 +23,7 @@ STAGES = {
 INPUT_CHANNELS = {"merge_3": 34 + 32, "merge_2": 32 + 30, "merge_1": 30 + 28, "merge_0": 14 + 1}
 
 
-def test_every_stage_has_the_channels_and_the_size_of_its_authors() -> None:
+def test_every_stage_has_the_channels_and_size_of_the_authors_program() -> None:
     network = AnatomyNet().eval()
     outputs: dict[str, tuple[int, ...]] = {}
     inputs: dict[str, int] = {}
@@ -43,7 +43,7 @@ def test_every_stage_has_the_channels_and_the_size_of_its_authors() -> None:
 
 
 def block(n: int, m: int, hidden: int, shortcut: int = 1) -> int:
-    """Parameters of a block of n -> m channels: convolutions, batch norms, SE, and a shortcut if n is not m."""
+    """Return the parameter count of a block n -> m: convolutions, batch norms, SE, and a shortcut if n != m."""
     body = 27 * n * m + 2 * m + 27 * m * m + 2 * m
     scale = (m * hidden + hidden) + (hidden * m + m) if hidden else 0
     return body + scale + (shortcut**3 * n * m + 2 * m if n != m else 0)

@@ -6,7 +6,7 @@ from lib.networks.build import SafeConv3d, guard_gradients
 
 
 def leave_garbage() -> None:
-    """Fill memory that the next call may be given."""
+    """Fill memory with garbage that a later allocation may reuse."""
     for size in (64, 256, 1024, 4096, 16384, 65536):
         del [torch.full((size,), value) for value in (1e30, -3e20, torch.nan)][:]
 
@@ -34,9 +34,7 @@ def gradient(convolution: nn.Conv3d, image: Tensor) -> Tensor:
         (5, (5, 5, 5)),
     ],
 )
-def test_weight_gradient_is_right_however_short_an_axis(
-    kernel: int, size: tuple[int, int, int]
-) -> None:
+def test_weight_gradient_is_correct_for_short_axes(kernel: int, size: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     convolution = nn.Conv3d(16, 16, kernel, padding=kernel // 2, bias=False)
     image = torch.randn(2, 16, *size)
@@ -44,12 +42,12 @@ def test_weight_gradient_is_right_however_short_an_axis(
     assert convolution.weight.grad is not None
     expected = convolution.weight.grad.clone()
     guard_gradients(convolution)
-    found = [gradient(convolution, image) for _ in range(4)]
-    assert all(torch.equal(one, found[0]) for one in found)
-    assert float((found[0] - expected).norm() / expected.norm()) < 0.02
+    gradients = [gradient(convolution, image) for _ in range(4)]
+    assert all(torch.equal(one, gradients[0]) for one in gradients)
+    assert float((gradients[0] - expected).norm() / expected.norm()) < 0.02
 
 
-def test_guarding_keeps_weights_names_and_answers() -> None:
+def test_guarding_changes_no_weights_names_or_outputs() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv3d(2, 1, 1))
     image = torch.randn(1, 1, 2, 4, 4)

@@ -39,23 +39,24 @@ def test_dice_of_a_perfect_and_of_a_missed_organ_by_hand() -> None:
     )
     background = torch.zeros(1, 8, 4, 4, 4)
     background[:, 0] = 100
-    # Nothing overlaps: one minus (0 + 1) over (0 + 32 + 1).
+    # No overlap: 1 - (0 + 1) / (0 + 32 + 1).
     assert float(FocalDiceLoss(recipe)(background, label, only)) == pytest.approx(1 - 1 / 33)
 
 
-def test_an_organ_that_was_not_contoured_costs_nothing_wherever_it_is_drawn() -> None:
+def test_an_organ_that_was_not_contoured_does_not_change_the_loss() -> None:
     contoured = ALL.clone()
     contoured[:, 5] = False
     label = torch.zeros(1, 4, 4, 4, dtype=torch.long)
     label[:, :2] = 1
     logits = torch.nn.functional.one_hot(label, 8).movedim(-1, 1).float() * 50
-    drawn = logits.clone()
-    drawn[:, 0, 3], drawn[:, 5, 3] = 0.0, 50.0  # esophagus drawn where the label says background
+    predicted = logits.clone()
+    # Esophagus is predicted where the label is background.
+    predicted[:, 0, 3], predicted[:, 5, 3] = 0.0, 50.0
     loss = FocalDiceLoss(OPENKBP)
-    assert float(loss(drawn, label, contoured)) == pytest.approx(
+    assert float(loss(predicted, label, contoured)) == pytest.approx(
         float(loss(logits, label, contoured)), abs=1e-5
     )
-    assert float(loss(drawn, label, ALL)) > 0.1
+    assert float(loss(predicted, label, ALL)) > 0.1
 
 
 def test_an_organ_that_was_contoured_is_not_hidden_by_one_that_was_not() -> None:
@@ -104,7 +105,7 @@ def test_class_weights_fade_to_equal_ones() -> None:
         assert float(loss(logits, background, ALL)) == pytest.approx(of_background * one)
 
 
-def test_class_weights_stay_where_the_recipe_does_not_fade_them() -> None:
+def test_class_weights_are_constant_without_fading() -> None:
     loss = FocalDiceLoss(replace(OPENKBP, loss=LossConfig(class_weights={"Larynx": 4.0})))
     logits, larynx = torch.zeros(1, 8, 2, 2, 2), torch.full((1, 2, 2, 2), 6)
     at_first = float(loss(logits, larynx, ALL))

@@ -95,7 +95,7 @@ def test_receptive_field_reaches_as_far_as_the_convolutions_allow() -> None:
             nn.init.constant_(module.weight, 0.05)
     depth = 161
     image = torch.zeros(1, 1, 4, 4, depth, requires_grad=True)
-    # ResSE pools over the whole volume: cut those paths, to see what the convolutions alone see.
+    # ResSE pools over the whole volume: those paths are cut, to measure the convolutions alone.
     for module in network.modules():
         if isinstance(module, ResSE):
             nn.init.zeros_(module.excite.weight)
@@ -106,35 +106,35 @@ def test_receptive_field_reaches_as_far_as_the_convolutions_allow() -> None:
     assert int(reach.max()) - depth // 2 in (60, 61)
 
 
-def test_any_size_comes_back_as_it_went_in() -> None:
+def test_the_output_has_the_size_of_the_input() -> None:
     network = small()
     for size in [(16, 16, 8), (17, 18, 9), (19, 21, 5), (33, 16, 1), (4, 7, 2), (51, 3, 3)]:
         with torch.inference_mode():
             assert network(torch.zeros(2, 1, *size)).shape == (2, 4, *size)
 
 
-def test_padding_is_at_the_far_end_so_that_the_near_voxels_do_not_move() -> None:
+def test_padding_is_at_the_far_end_and_does_not_shift_voxels() -> None:
     network = small()
     image = torch.randn(1, 1, 16, 16, 8)
     with torch.inference_mode():
         whole = network(image)
-        # A size that needs no padding and one that does agree where the padding is far away: they would
-        # not if the volume had been shifted. The squeeze-and-excitation sees both whole, so nearly.
+        # A size that needs padding gives nearly the same result far from it as one that does not, which it
+        # would not if the volume had been shifted. Only squeeze-and-excitation sees the whole volume.
         part = network(image[..., :7])
     assert (whole[..., 0, 0, 0] - part[..., 0, 0, 0]).abs().max() < 0.2
     assert part.shape[-1] == 7
 
 
-def test_left_and_right_are_not_confused_by_the_network_itself() -> None:
+def test_the_network_is_not_mirror_symmetric() -> None:
     network = small()
     image = torch.zeros(1, 1, 16, 16, 4)
     image[:, :, 2:6, 4:12] = 1
     with torch.inference_mode():
         difference = (network(image) - network(image.flip(2)).flip(2)).abs().max()
-    assert difference > 1e-4  # kernels are not symmetric: the sides can be learned
+    assert difference > 1e-4  # the kernels are not symmetric, so the sides can be learned
 
 
-def test_batch_items_do_not_see_each_other_in_evaluation() -> None:
+def test_batch_items_are_independent_in_evaluation() -> None:
     network = small()
     images = torch.randn(2, 1, 12, 12, 6)
     with torch.inference_mode():
@@ -166,7 +166,7 @@ def test_torch_export_gives_the_same_logits_at_another_size() -> None:
         torch.testing.assert_close(exported(image), network(image), rtol=1e-4, atol=1e-5)
 
 
-def test_it_overfits_one_phantom() -> None:
+def test_the_network_overfits_one_phantom() -> None:
     torch.manual_seed(0)
     network = OrganNet25D(1, 10, width=4)
     label = torch.zeros(1, 32, 32, 16, dtype=torch.long)

@@ -94,7 +94,7 @@ def test_divisor_is_what_the_poolings_divide_by(name: NetworkName) -> None:
 
 
 @every_network
-def test_any_size_comes_back_as_it_went_in(name: NetworkName) -> None:
+def test_the_output_has_the_size_of_the_input(name: NetworkName) -> None:
     recipe = tiny(name)
     network = made(recipe).eval()
     for size in [(16, 16, 16), (5, 3, 1), (17, 9, 19)]:
@@ -142,7 +142,7 @@ def test_windows_slide_over_an_odd_volume_smaller_than_the_crop(name: NetworkNam
 
 
 @every_network
-def test_a_model_that_was_stored_answers_as_before(name: NetworkName, tmp_path: Path) -> None:
+def test_a_stored_model_gives_the_same_output(name: NetworkName, tmp_path: Path) -> None:
     recipe = tiny(name, dropout=0.2)
     network = made(recipe, seed=5)
     version = save_model(tmp_path, network.state_dict(), recipe, {})
@@ -154,7 +154,7 @@ def test_a_model_that_was_stored_answers_as_before(name: NetworkName, tmp_path: 
 
 
 @every_network
-def test_dropout_draws_anew_in_training_and_not_in_use(name: NetworkName) -> None:
+def test_dropout_is_random_in_training_and_off_in_evaluation(name: NetworkName) -> None:
     network = made(tiny(name, dropout=0.5))
     image = torch.randn(1, 2, 16, 16, 16)
     for module in network.modules():
@@ -180,7 +180,7 @@ HEAVY = {"swinunetr", "basicunetplusplus", "vnet"}
     "name",
     [pytest.param(n, marks=pytest.mark.campaign if n in HEAVY else ()) for n in NETWORK_NAMES],
 )
-def test_the_openkbp_crop_goes_through_at_the_usual_width(name: str) -> None:
+def test_the_openkbp_crop_fits_at_the_usual_width(name: str) -> None:
     recipe = with_network(OPENKBP, name)
     network = made(recipe).eval()
     with torch.inference_mode():
@@ -188,7 +188,7 @@ def test_the_openkbp_crop_goes_through_at_the_usual_width(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["swinunetr", "dynunet"])
-def test_a_peer_is_trained_by_the_loop_of_the_others(
+def test_a_peer_is_trained_by_the_common_training_loop(
     cases: list[Case], tmp_path: Path, name: str
 ) -> None:
     schedule = replace(TINY.schedule, epochs=1, steps_per_epoch=1, batch_size=1)
@@ -255,7 +255,7 @@ def test_the_deepest_level_keeps_more_than_one_voxel() -> None:
     assert inside.given.shape[2:] == (4, 4, 4)
 
 
-def test_dynunet_is_nnu_nets() -> None:
+def test_dynunet_has_the_architecture_of_nnu_net() -> None:
     network = build_network(replace(PDDCA, network=NetworkConfig(name="dynunet", width=2)))
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv3d)]
     assert [m.kernel_size for m in convolutions if m.in_channels == 1] == [(3, 3, 1)]
@@ -266,7 +266,7 @@ def test_dynunet_is_nnu_nets() -> None:
     assert len(heads) == 1, "no deep supervision"
 
 
-def test_vnet_of_width_16_is_monais() -> None:
+def test_vnet_of_width_16_equals_monais() -> None:
     torch.manual_seed(0)
     theirs = MonaiVNet(3, 2, 8, dropout_prob_down=0.0, dropout_prob_up=(0.0, 0.0)).eval()
     ours = VNet(2, 8, width=16, dropout=0.0).eval()
@@ -294,7 +294,7 @@ def test_a_copy_shares_nothing_with_its_original() -> None:
         assert not {t.data_ptr() for t in tensors} & {t.data_ptr() for t in copied}
 
 
-def test_with_network_changes_the_network_and_the_name_alone() -> None:
+def test_with_network_changes_only_the_network_and_the_name() -> None:
     recipe = with_network(OPENKBP, "dynunet")
     assert recipe.name == "openkbp-dynunet"
     assert recipe.network == NetworkConfig(name="dynunet", width=32)
@@ -303,7 +303,7 @@ def test_with_network_changes_the_network_and_the_name_alone() -> None:
     assert with_network(OPENKBP, "unet", width=4).network.width == 4
 
 
-def test_with_its_own_network_a_recipe_comes_back_as_it_is() -> None:
+def test_with_its_own_network_a_recipe_is_unchanged() -> None:
     assert with_network(OPENKBP, "organnet25d") is OPENKBP
     wider = with_network(OPENKBP, "organnet25d", width=12)
     assert (wider.network.width, wider.network.dilations) == (12, OPENKBP.network.dilations)
@@ -323,7 +323,9 @@ def test_usual_width_is_raised_to_what_the_windows_allow() -> None:
         ("unet", {"width": 0}, r"width and se_reduction must be at least 1"),
     ],
 )
-def test_what_does_not_suit_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+def test_an_unsuitable_network_configuration_is_refused(
+    name: str, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         with_network(OPENKBP, name, **changes)
 

@@ -11,7 +11,7 @@ BRAINSTEM, CORD, PAROTID_L = LABELS["Brainstem"], LABELS["SpinalCord"], LABELS["
 
 
 @pytest.mark.parametrize("name", sorted(ORGANS))
-def test_a_tg263_name_means_itself_in_any_case(name: str) -> None:
+def test_a_tg263_name_is_recognized_in_any_case(name: str) -> None:
     assert tg263_name(name) == tg263_name(name.lower()) == tg263_name(name.upper()) == name
 
 
@@ -34,7 +34,7 @@ def test_a_tg263_name_means_itself_in_any_case(name: str) -> None:
         ("Spinal-Canal", "SpinalCanal"),
         ("Orbit-Lt", "Eye_L"),
         ("Lacrimal-Rt", "Glnd_Lacrimal_R"),
-        # TotalSegmentator, and what people type
+        # TotalSegmentator, and common typed names
         ("parotid_gland_left", "Parotid_L"),
         ("left parotid gland", "Parotid_L"),
         ("PAROTID LT", "Parotid_L"),
@@ -51,7 +51,7 @@ def test_a_known_spelling_means_its_organ(spelling: str, name: str) -> None:
     ["", "GTV", "Parotid", "Larynx_L", "Parotid_LR", "left parotid right", "SpinalCord_05",
      "SpinalCord_PRV", "Canal", "Eye", "notabrainstem"],
 )  # fmt: skip
-def test_what_is_not_known_is_not_guessed(spelling: str) -> None:
+def test_an_unknown_spelling_is_not_guessed(spelling: str) -> None:
     assert tg263_name(spelling) is None
 
 
@@ -67,7 +67,7 @@ def remapped(array: LabelArray, info: list[dict[str, object]]) -> list[int]:
     return [int(v) for v in to_organ_values(array, info, LABELS, "pt_1").ravel()]
 
 
-def test_without_names_the_values_are_ours() -> None:
+def test_without_names_the_values_are_those_of_the_organ_set() -> None:
     assert remapped(holding(0, 1, 4, 7), []) == [0, 1, 4, 7]
 
 
@@ -85,30 +85,30 @@ def test_values_follow_idx_where_it_is_the_voxels_value() -> None:
 
 
 def test_values_follow_the_lists_order_where_slicer_left_a_segment_out() -> None:
-    # Slicer counts the segment that it left out in idx, and numbers those in the file from 1.
+    # In `idx` Slicer counts the segment that it left out, but it numbers the segments of the file from 1.
     info = named(Parotid_L=2, Brainstem=3)
     assert remapped(holding(0, 1, 2), info) == [0, PAROTID_L, BRAINSTEM]
 
 
-def test_two_readings_that_differ_are_refused() -> None:
+def test_two_differing_interpretations_of_the_values_are_refused() -> None:
     with pytest.raises(
         LabelError, match=r"can be read as \{2: 'Parotid_L'\} or, by the list's order"
     ):
         remapped(holding(0, 2), named(Parotid_L=2, Brainstem=3))
 
 
-def test_two_readings_that_agree_on_what_is_there_are_one() -> None:
+def test_two_interpretations_that_agree_on_the_present_values_are_accepted() -> None:
     assert remapped(holding(0, 1), named(Brainstem=1, SpinalCord=3)) == [0, BRAINSTEM]
 
 
-def test_an_organ_that_is_not_ours_is_refused() -> None:
+def test_an_organ_outside_the_set_is_refused() -> None:
     with pytest.raises(
         LabelError, match=r"pt_1: 'GTV' is not an organ of this server; its organs are Br"
     ):
         remapped(holding(1, 2), named(Brainstem=1, GTV=2))
 
 
-def test_an_empty_segment_may_be_called_anything() -> None:
+def test_an_empty_segment_may_have_any_name() -> None:
     assert remapped(holding(0, 1), named(Brainstem=1, GTV=2)) == [0, BRAINSTEM]
 
 

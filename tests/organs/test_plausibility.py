@@ -23,7 +23,7 @@ def shifted(label: LabelArray, grid: Grid, axis: int, by_mm: float) -> LabelArra
 
 
 def blocks(*organs: str) -> tuple[LabelArray, Grid]:
-    """Return organs of 4 x 4 x 4 voxels, one after another from the patient's left to the right."""
+    """Return organs of 4 x 4 x 4 voxels in a row, from the patient's left to the right."""
     grid = make_grid((40, 12, 12))
     label = np.zeros(grid.shape_vox, np.uint8)
     is_to_right = grid.affine_ras[0, 0] > 0
@@ -48,14 +48,14 @@ def patients(shared_data: Path) -> list[tuple[CtVolume, LabelArray]]:
     return found
 
 
-def test_nothing_is_doubted_where_sides_and_tissue_are_right() -> None:
+def test_correct_sides_and_tissue_give_no_warning() -> None:
     assert in_soft_tissue("Parotid_L", "Brainstem", "Parotid_R") == []
     assert in_soft_tissue("Parotid_L", "Brainstem") == []
     assert in_soft_tissue("Parotid_L") == []
     assert in_soft_tissue() == []
 
 
-def test_swapped_sides_are_doubted() -> None:
+def test_swapped_sides_give_a_warning() -> None:
     assert in_soft_tissue("Parotid_R", "Brainstem", "Parotid_L") == [
         "Parotid_L lies to the right of Parotid_R; are the sides swapped?"
     ]
@@ -70,7 +70,7 @@ def test_one_organ_of_a_pair_is_compared_with_the_middle() -> None:
     ]
 
 
-def test_an_organ_in_the_wrong_tissue_is_doubted() -> None:
+def test_an_organ_in_the_wrong_tissue_gives_a_warning() -> None:
     label, grid = blocks("Bone_Mandible", "SpinalCord", "Brainstem", "Parotid_R")
     hu = np.full(label.shape, 40, np.int16)
     hu[label == LABELS["SpinalCord"]] = 700
@@ -82,7 +82,7 @@ def test_an_organ_in_the_wrong_tissue_is_doubted() -> None:
     ]
 
 
-def test_an_organ_of_a_few_voxels_is_not_doubted() -> None:
+def test_an_organ_of_a_few_voxels_gives_no_warning() -> None:
     label, grid = blocks("SpinalCord")
     label[label > 0] = np.arange(64) < 19
     label *= LABELS["SpinalCord"]
@@ -90,7 +90,7 @@ def test_an_organ_of_a_few_voxels_is_not_doubted() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_phantom_is_doubted_only_when_its_sides_are_swapped_or_it_is_shifted(seed: int) -> None:
+def test_a_phantom_gives_a_warning_only_if_it_is_swapped_or_shifted(seed: int) -> None:
     ct, label = head_and_neck_phantom(seed, labels=LABELS)
     assert plausibility_warnings(ct.array_hu, label.array, ct.grid, LABELS) == []
     assert plausibility_warnings(ct.array_hu, MIRRORED[label.array], ct.grid, LABELS)
@@ -99,7 +99,7 @@ def test_a_phantom_is_doubted_only_when_its_sides_are_swapped_or_it_is_shifted(s
         assert plausibility_warnings(ct.array_hu, moved, ct.grid, LABELS), (axis, sign)
 
 
-def test_real_contours_are_doubted_only_when_swapped_or_shifted(
+def test_real_contours_give_a_warning_only_if_swapped_or_shifted(
     patients: list[tuple[CtVolume, LabelArray]],
 ) -> None:
     for ct, label in patients:

@@ -16,7 +16,7 @@ def test_side_codes_are_those_of_snomed_ct() -> None:
 
 
 def test_label_values_never_change() -> None:
-    # Checkpoints and stored labels hold these numbers: append, never renumber.
+    # Checkpoints and stored labels contain these numbers: only append, never renumber.
     assert list(ORGAN_SETS["pddca"].items()) == [
         ("Brainstem", 1),
         ("OpticChiasm", 2),
@@ -46,7 +46,7 @@ def test_a_set_names_known_organs_and_counts_from_1(name: str) -> None:
     assert sorted(labels.values()) == list(range(1, len(labels) + 1))
 
 
-def test_mirroring_swaps_the_sides_and_twice_is_nothing() -> None:
+def test_mirroring_swaps_the_sides_and_mirroring_twice_changes_nothing() -> None:
     for organ in ORGANS.values():
         assert ORGANS[organ.mirror].mirror == organ.name
         assert (organ.mirror == organ.name) == (organ.side is None)
@@ -54,7 +54,7 @@ def test_mirroring_swaps_the_sides_and_twice_is_nothing() -> None:
     assert mirror_values(ORGAN_SETS["pddca"]) == [0, 1, 2, 3, 5, 4, 7, 6, 9, 8]
 
 
-def test_codes_and_colours_can_be_told_apart() -> None:
+def test_codes_and_colours_are_distinct() -> None:
     structures = {
         organ.snomed_code: organ.name.removesuffix(organ.side or "") for organ in ORGANS.values()
     }

@@ -1,4 +1,4 @@
-"""The generated head and neck: its anatomy, and the studies folder made of it."""
+"""The synthetic head and neck: its anatomy, and the studies folder generated from it."""
 
 from pathlib import Path
 
@@ -58,14 +58,14 @@ def hu_inside(drawn: Drawn, name: str) -> FloatArray:
     return np.asarray(ct.array_hu[mask].astype(float))
 
 
-def test_a_seed_is_one_patient(patients: dict[int, Drawn]) -> None:
+def test_the_same_seed_gives_the_same_patient(patients: dict[int, Drawn]) -> None:
     ct, label = head_and_neck_phantom(1, labels=ALL)
     assert ct.grid == patients[1][0].grid == label.grid
     np.testing.assert_array_equal(ct.array_hu, patients[1][0].array_hu)
     np.testing.assert_array_equal(label.array, patients[1][1].array)
 
 
-def test_two_seeds_are_two_patients(patients: dict[int, Drawn]) -> None:
+def test_two_seeds_give_two_patients(patients: dict[int, Drawn]) -> None:
     assert patients[0][1].volumes_ml() != patients[1][1].volumes_ml()
     assert not np.array_equal(patients[0][1].array > 0, patients[1][1].array > 0)
 
@@ -98,7 +98,7 @@ def test_every_organ_of_every_set_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_left_organs_lie_on_the_left(patients: dict[int, Drawn], seed: int) -> None:
+def test_left_organs_are_on_the_left(patients: dict[int, Drawn], seed: int) -> None:
     for organ in (ORGANS[name] for name in DRAWN):
         if organ.side:
             x = centre_ras(patients[seed][1], organ.name)[0]
@@ -106,7 +106,7 @@ def test_left_organs_lie_on_the_left(patients: dict[int, Drawn], seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_organs_lie_where_a_head_has_them(patients: dict[int, Drawn], seed: int) -> None:
+def test_organs_are_at_their_anatomical_positions(patients: dict[int, Drawn], seed: int) -> None:
     label = patients[seed][1]
     _, y, z = np.transpose([centre_ras(label, name) for name in DRAWN])
     at = {name: (y[i], z[i]) for i, name in enumerate(DRAWN)}
@@ -124,7 +124,7 @@ def test_paired_organs_are_not_mirror_images(patients: dict[int, Drawn]) -> None
         assert boxes[0].shape != boxes[1].shape or (boxes[0] != boxes[1]).any()
 
 
-def test_an_organ_is_the_same_whichever_others_are_asked_for(patients: dict[int, Drawn]) -> None:
+def test_an_organ_does_not_depend_on_the_other_requested_organs(patients: dict[int, Drawn]) -> None:
     _, label = patients[1]
     ct, alone = head_and_neck_phantom(1, labels={"Parotid_L": 200})
     np.testing.assert_array_equal(alone.array == 200, mask_of(label, "Parotid_L"))
@@ -154,7 +154,7 @@ def test_tissues_have_their_hu(patients: dict[int, Drawn], seed: int) -> None:
     assert ct.array_hu[mask_of(label, "Larynx")].min() < -800  # its airway
 
 
-def test_a_finer_grid_shows_the_same_patient(patients: dict[int, Drawn]) -> None:
+def test_a_finer_grid_has_the_same_patient(patients: dict[int, Drawn]) -> None:
     _, fine = head_and_neck_phantom(
         0, grid_shape=(170, 205, 80), spacing_mm=(512 / 170, 2.5, 3.0), labels=ALL
     )
@@ -185,7 +185,7 @@ POINTS = tuple(np.array([axis], np.float32) for axis in (0.0, 0.0, 0.0))
         (Intersection(Ellipsoid((1, 0, 0), (4, 4, 4)), Ellipsoid((1, 0, 0), (9, 9, 9)), 8), 0.0),
     ],
 )
-def test_a_distance_is_that_of_the_surface(shape: Shape, expected_mm: float) -> None:
+def test_the_distance_to_the_surface_is_returned(shape: Shape, expected_mm: float) -> None:
     points = (POINTS[0], POINTS[1], POINTS[2])
     np.testing.assert_allclose(shape.distance(points), [expected_mm], atol=1e-3)
 
@@ -208,7 +208,7 @@ def times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_cohort_is_laid_out_as_a_studies_folder(tmp_path: Path) -> None:
+def test_a_cohort_has_the_layout_of_a_studies_folder(tmp_path: Path) -> None:
     assert write(tmp_path) == ["demo_001", "demo_002", "demo_003", "demo_004"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "demo_001.nii.gz", "demo_002.nii.gz", "demo_003.nii.gz", "demo_004", "labels",
@@ -243,7 +243,7 @@ def test_a_second_call_writes_nothing(tmp_path: Path) -> None:
     assert times(tmp_path) == before
 
 
-def test_a_damaged_cohort_is_mended_and_a_submitted_label_kept(tmp_path: Path) -> None:
+def test_a_damaged_cohort_is_repaired_and_a_submitted_label_remains(tmp_path: Path) -> None:
     write(tmp_path)
     image, final = tmp_path / "demo_001.nii.gz", tmp_path / "labels" / "final"
     image.write_bytes(image.read_bytes()[:500])
@@ -252,7 +252,7 @@ def test_a_damaged_cohort_is_mended_and_a_submitted_label_kept(tmp_path: Path) -
     _, other = head_and_neck_phantom(
         50_001, grid_shape=(51, 51, 40), spacing_mm=(10.0, 10.0, 6.0), labels={"Larynx": 6}
     )
-    write_label(final / "demo_002.nii.gz", other)  # a person's correction
+    write_label(final / "demo_002.nii.gz", other)  # a user's correction
     kept = times(final)[final / "demo_002.nii.gz"]
     write(tmp_path)
     ct = read_ct(image)

@@ -13,7 +13,7 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_pddca_is_the_papers() -> None:
+def test_the_pddca_recipe_follows_the_paper() -> None:
     assert PDDCA.crop_vox == (256, 256, 48)
     assert PDDCA.network.width == 16
     assert PDDCA.schedule.learning_rate == 1e-3
@@ -26,11 +26,11 @@ def test_pddca_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_a_recipe_survives_being_written_down(name: str) -> None:
+def test_a_recipe_is_restored_from_its_file(name: str) -> None:
     assert recipe_from_dict(RECIPES[name].as_dict(), source="card") == RECIPES[name]
 
 
-def test_a_file_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> None:
+def test_a_file_changes_the_fields_that_it_names_only(tmp_path: Path) -> None:
     path = write(
         tmp_path, "extends: openkbp\nname: clinic\nspacing_mm: [1, 1, 2.5]\nnetwork:\n  width: 16\n"
     )
@@ -40,20 +40,20 @@ def test_a_file_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> None
     assert recipe.schedule == OPENKBP.schedule
 
 
-def test_a_recipe_written_before_augmentations_were_part_of_it_has_the_defaults() -> None:
+def test_an_old_recipe_without_augmentations_has_the_defaults() -> None:
     written = OPENKBP.as_dict()
     del written["augment"]
     assert recipe_from_dict(written, source="card") == OPENKBP
 
 
-def test_a_file_sets_one_augmentation_and_keeps_the_others(tmp_path: Path) -> None:
+def test_a_file_changes_one_augmentation_only(tmp_path: Path) -> None:
     path = write(tmp_path, "extends: openkbp\naugment: {elastic_probability: 0, noise_hu: 40}\n")
     assert find_recipe(path).augment == AugmentConfig(elastic_probability=0.0, noise_hu=40.0)
     assert find_recipe(path).preparation_digest() == OPENKBP.preparation_digest()
 
 
 @pytest.mark.parametrize("name", NETWORK_NAMES)
-def test_a_file_may_name_every_network(tmp_path: Path, name: str) -> None:
+def test_a_file_may_use_every_network(tmp_path: Path, name: str) -> None:
     recipe = find_recipe(write(tmp_path, f"extends: openkbp\nnetwork: {{name: {name}}}\n"))
     assert recipe.network.name == name
     assert recipe_from_dict(recipe.as_dict(), source="card") == recipe
@@ -109,13 +109,13 @@ def test_a_file_may_name_every_network(tmp_path: Path, name: str) -> None:
         ("", r"clinic.yaml:1: a recipe is a mapping"),
     ],
 )
-def test_a_wrong_file_is_refused_with_the_line_and_the_reason(
+def test_an_invalid_file_is_refused_with_line_and_reason(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         find_recipe(write(tmp_path, text))
 
 
-def test_a_name_that_is_no_recipe_and_no_file_is_refused() -> None:
+def test_an_unknown_recipe_name_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"neither a known recipe \(pddca, openkbp\) nor a file"):
         find_recipe("clinic")

@@ -1,4 +1,4 @@
-"""Augmentations of training crops, on hand-made volumes; `test_metal.py` has the fillings."""
+"""Augmentations of training crops, on synthetic volumes; metal fillings are in `test_metal.py`."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -41,9 +41,9 @@ def only(name: str, **sizes: float) -> AugmentConfig:
 
 
 def head() -> PreparedCase:
-    """A round body of 40 HU in 64 x 64 x 48 voxels, x to the right; cord, right parotid and jaw of 700.
+    """Return a round body of 40 HU in 64 x 64 x 48 voxels, x to the right, with cord, right parotid and jaw.
 
-    The left parotid is missing.
+    The jaw has 700 HU; the left parotid is missing.
     """
     x, y, z = np.indices((64, 64, 48))
     hu = np.where((x - 32) ** 2 + (y - 32) ** 2 < 26**2, 40, -1000).astype(np.int16)
@@ -97,7 +97,7 @@ def test_a_crop_with_every_probability_at_0_is_cut_out_of_the_case() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_probability_0_switches_one_off_and_leaves_the_others_as_they_were(
+def test_probability_0_switches_one_augmentation_off_and_does_not_change_the_others(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without = crops_of(head(), replace(ON, **{f"{name}_probability": 0.0}))  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_hu_stay_on_the_scanners_scale_with_everything_on(number: int) -> None:
 @pytest.mark.parametrize("number", range(12))
 def test_organs_and_their_brightness_are_moved_alike(number: int) -> None:
     crop = crops_of(head(), SPATIAL).crop(number)
-    # Halfway from body to organ is where the organ's surface is.
+    # The organ's surface is at the HU halfway between body and organ.
     bright, mask = crop.hu > 370, crop.label > 0
     assert mask.sum() > 200
     assert 2 * (bright & mask).sum() / (bright.sum() + mask.sum()) > 0.95
@@ -196,14 +196,14 @@ def jacobian(field: Hu) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_strongest_elastic_deformation_folds_nothing(seed: int) -> None:
+def test_the_strongest_elastic_deformation_does_not_fold_tissue(seed: int) -> None:
     config = only("elastic", elastic_mm=12.8, elastic_grid_mm=32.0)
     field = aug.elastic_field((64, 64, 48), (2.0, 2.0, 2.5), np.random.default_rng(seed), config)
     assert field is not None
     assert field.shape == (3, 64, 64, 48)
     assert np.abs(field).max() <= 12.8 / 2
     assert jacobian(field).min() > 0
-    # Every control point as far as it may go, in the worst patterns of signs and at random.
+    # Every control point at its largest displacement, with the worst patterns of signs and at random.
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (3, 9, 9, 9))
     if seed == 0:
         signs[:] = (-1.0) ** np.indices((9, 9, 9)).sum(axis=0)
@@ -212,7 +212,7 @@ def test_the_strongest_elastic_deformation_folds_nothing(seed: int) -> None:
     assert jacobian(worst).min() > 0
 
 
-def test_control_points_that_all_move_alike_move_everything_alike() -> None:
+def test_equal_control_points_shift_all_voxels_equally() -> None:
     weights = [aug._spline_weights(size, 0.3) for size in (7, 8, 9)]
     control = np.ones((3, *(w.shape[1] for w in weights)), np.float32)
     control *= np.reshape([1, -2, 3], (3, 1, 1, 1))
@@ -230,7 +230,7 @@ def test_the_control_grid_is_in_mm() -> None:
     np.testing.assert_allclose(fine[:, ::2, ::2, ::2] * 2, coarse * 4, atol=1e-4)
 
 
-def test_a_warp_reaches_every_voxel_it_names() -> None:
+def test_the_reach_of_a_warp_covers_every_voxel_it_reads() -> None:
     for number in range(6):
         warp: Warp = aug.draw_warp(CROP_VOX, SPACING_MM, RandomStreams(0, number), SPATIAL)
         assert np.linalg.det(warp.matrix) > 0
@@ -284,7 +284,7 @@ def test_thick_slices_average_along_z_and_leave_the_plane() -> None:
         assert spread[0, 0].sum() == pytest.approx(1000, rel=0.6)
 
 
-def test_slices_that_are_thick_already_stay() -> None:
+def test_already_thick_slices_are_not_changed() -> None:
     hu = make_crop().hu
     config = only("thick_slice", thick_slice_mm=2.5)
     assert aug.thick_slices(hu, SPACING_MM, np.random.default_rng(0), config) is hu
@@ -304,7 +304,7 @@ def test_scale_offset_and_noise_stay_within_their_sizes() -> None:
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_beyond_the_edge_of_the_scan_is_air_and_nothing_to_draw(seed: int) -> None:
+def test_outside_the_scan_is_air_without_organs(seed: int) -> None:
     crop = make_crop()
     config = only("field_of_view", field_of_view_mm=1000.0)
     cut = aug.cut_field_of_view(crop, np.random.default_rng(seed), config)
@@ -312,7 +312,7 @@ def test_beyond_the_edge_of_the_scan_is_air_and_nothing_to_draw(seed: int) -> No
     assert (cut.label[outside] == 0).all()
     np.testing.assert_array_equal(cut.hu[~outside], crop.hu[~outside])
     np.testing.assert_array_equal(cut.label[~outside], crop.label[~outside])
-    # An organ that was cut away is absent, not unknown, and some of the crop is always left.
+    # An organ outside the scan is absent, not unknown, and some part of the crop always remains.
     np.testing.assert_array_equal(cut.contoured, crop.contoured)
     assert 0.2 < 1 - outside.mean() < 1
     in_plane = outside.all(axis=2)
@@ -320,20 +320,20 @@ def test_beyond_the_edge_of_the_scan_is_air_and_nothing_to_draw(seed: int) -> No
     assert in_plane.any() != by_slice.any()
 
 
-def test_the_edge_of_the_scan_comes_no_further_than_it_may() -> None:
+def test_the_edge_of_the_scan_is_within_its_limit() -> None:
     crop = make_crop()
     config = only("field_of_view", field_of_view_mm=9.0)
     for seed in range(20):
         cut = aug.cut_field_of_view(crop, np.random.default_rng(seed), config)
-        # 9 mm are 3 voxels in the plane, and an arc bends away from its middle at the corners alone.
+        # 9 mm are 3 voxels in the plane; an arc deviates from its middle only at the corners.
         inner = cut.hu[12:-12, 12:-12, 4:-4]
         np.testing.assert_array_equal(inner, crop.hu[12:-12, 12:-12, 4:-4])
 
 
-def test_a_crop_that_nothing_moves_is_made_of_the_scans_own_voxels() -> None:
+def test_a_crop_without_movement_has_the_scans_voxels() -> None:
     case = head()
     numbered = np.arange(case.hu.size, dtype=np.int64).reshape(case.hu.shape)
-    # Each voxel says nearly where it comes from.
+    # Each voxel's value nearly encodes its position.
     case = replace(case, hu=(numbered % 3011).astype(np.int16))
     for number in range(20):
         crop = crops_of(case, replace(OFF, contrast=0.0)).crop(number)

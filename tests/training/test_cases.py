@@ -36,16 +36,16 @@ def test_a_case_in_memory_is_small_however_large_it_is_on_disk(large: Case, tmp_
     tracemalloc.start()
     try:
         case = prepare_cases([large], Pipeline(TINY), tmp_path / "cache")[0]
-        kept, _ = tracemalloc.get_traced_memory()
+        in_use, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     on_disk = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*.npy"))
     assert on_disk > 6_000_000
-    assert kept < 200_000
+    assert in_use < 200_000
     assert isinstance(case.hu, np.memmap)
     assert isinstance(case.label, np.memmap)
     (points,) = case.points.values()
-    assert points.base is None, "a view would keep every voxel of the organ"
+    assert points.base is None, "a view would hold every voxel of the organ in memory"
     assert POINTS_PER_ORGAN <= len(points) < 2 * POINTS_PER_ORGAN
 
 
@@ -57,12 +57,12 @@ def test_a_crop_reads_its_own_window_and_not_the_case(large: Case, tmp_path: Pat
     try:
         for number in range(20):
             _ = crops[number]
-        kept, peak = tracemalloc.get_traced_memory()
+        in_use, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     # The case has 2 million voxels; its window for a crop of 32 x 32 x 32 about 60 thousand.
-    # What is kept is the last crop; the case alone is 6 MB.
-    assert kept < 1_000_000
+    # The memory in use afterwards is the last crop; the case alone has 6 MB.
+    assert in_use < 1_000_000
     assert peak < 4_000_000
 
 

@@ -106,7 +106,7 @@ def torchrun(flags: list[str]) -> subprocess.Popen[str]:
 
 
 @pytest.mark.long
-def test_two_processes_learn_the_weights_of_one_also_when_one_of_them_died(
+def test_two_processes_learn_the_weights_of_one_even_after_a_crash(
     cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ProcessGroup, "with_pooled_statistics", with_own_normalisation)

@@ -1,4 +1,4 @@
-"""The real program, killed with SIGKILL and started again, against one that nobody killed."""
+"""The real training program, killed with SIGKILL and restarted, compared with an uninterrupted run."""
 
 import json
 import os
@@ -23,7 +23,7 @@ EPOCHS = 14
 LONG = replace(
     TINY, schedule=replace(TINY.schedule, epochs=EPOCHS, validate_every=4, patience=EPOCHS)
 )
-"""Keeps the best weights as well, so that a kill has to leave them whole too."""
+"""A recipe that also stores the best weights, so that kills during that write are tested too."""
 
 
 def start(cases: Sequence[Case], folder: Path, output: str) -> subprocess.Popen[bytes]:
@@ -42,7 +42,7 @@ def start(cases: Sequence[Case], folder: Path, output: str) -> subprocess.Popen[
 
 
 def kill_when(process: subprocess.Popen[bytes], is_time: Callable[[], bool]) -> bool:
-    """Kill `process` at once when `is_time`; return whether it still ran."""
+    """Kill `process` as soon as `is_time` is true; return whether it was still running."""
     while not is_time():
         if process.poll() is not None:
             return False
@@ -58,7 +58,7 @@ def preparing(run: Path) -> bool:
 
 
 def writing_a_checkpoint(run: Path) -> bool:
-    """Whether a checkpoint that is not the first is half written."""
+    """Whether a checkpoint, other than the first, is half written."""
     return (run / CHECKPOINT_FILE).exists() and any(run.glob(".writing-*-" + CHECKPOINT_FILE))
 
 
@@ -72,7 +72,7 @@ def later_than(run: Path, since_ns: int, delay_s: float) -> bool:
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_one_that_was_not(
+def test_a_repeatedly_killed_run_ends_with_bit_identical_weights(
     cases: list[Case], tmp_path: Path
 ) -> None:
     seed = int(os.environ.get("ORGANNET_KILL_SEED") or time.time_ns() % 1_000_000)

@@ -26,12 +26,12 @@ def test_batches_shrink_first_then_crops() -> None:
     assert reduce_memory(FOUR, 3)[1] == "a crop is 24 x 24 x 24 instead of 48 x 48 x 48 voxels"
 
 
-def test_there_is_an_end_to_it() -> None:
+def test_memory_reduction_ends_with_an_error() -> None:
     with pytest.raises(TrainingError, match="not enough memory even for one crop of 16 x 16 x 16"):
         reduce_memory(FOUR, 5)
 
 
-def test_want_of_memory_is_told_from_other_errors() -> None:
+def test_out_of_memory_is_distinguished_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert is_out_of_memory(caught.value)

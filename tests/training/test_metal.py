@@ -12,9 +12,9 @@ SURE = replace(AugmentConfig(), metal_probability=1.0)
 
 
 def jaw_and_teeth() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """HU and jaw, y to the front: body of the jaw at z 8 to 11 with teeth up to 15, rami behind up to 27.
+    """Return HU and jaw, y to the front; body of the jaw at z 8 to 11 with teeth up to 15, rami up to 27.
 
-    A vertebra stands behind, as hard as the jaw.
+    A vertebra behind the jaw has the same HU.
     """
     hu = np.full((60, 60, 32), 40, np.float32)
     jaw = np.zeros(hu.shape, bool)
@@ -29,12 +29,12 @@ def jaw_and_teeth() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
 
 def test_teeth_are_at_the_front_of_the_jaw_and_not_on_its_rami() -> None:
     hu, jaw = jaw_and_teeth()
-    found = np.argwhere(teeth(hu, jaw, SPACING_MM))
+    coordinates = np.argwhere(teeth(hu, jaw, SPACING_MM))
     # From 6 mm below the top of the jaw's body, slice 11, to 14 mm above it.
-    assert (found[:, 2].min(), found[:, 2].max()) == (9, 15)
+    assert (coordinates[:, 2].min(), coordinates[:, 2].max()) == (9, 15)
     # 45 mm behind the chin, slice 49.
-    assert found[:, 1].min() >= 49 - 22
-    assert len(found) > 100
+    assert coordinates[:, 1].min() >= 49 - 22
+    assert len(coordinates) > 100
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -54,7 +54,7 @@ def test_metal_is_in_teeth_with_bright_and_dark_streaks_about_it(seed: int) -> N
     difference = (got - before)[soft]
     assert difference.max() > 40
     assert difference.min() < -40
-    # Its own slices and their neighbours only.
+    # Only its own slices and their neighbours.
     np.testing.assert_array_equal(got[:, :, [0, 1, 24, 25, 31]], before[:, :, [0, 1, 24, 25, 31]])
 
 
@@ -79,18 +79,18 @@ def test_a_crop_without_teeth_gets_no_metal() -> None:
     air = np.full_like(hu, -1000)
     assert add_fillings(air, None, SPACING_MM, rng(0), SURE) is air
     assert add_fillings(air, jaw, SPACING_MM, rng(0), SURE) is air
-    # The jaw is contoured, but not in this crop: what is hard here is something else.
+    # The jaw is contoured, but not in this crop: the hard tissue here is something else.
     assert add_fillings(hu, np.zeros_like(jaw), SPACING_MM, rng(0), SURE) is hu
     never = replace(SURE, metal_probability=0.0)
     assert add_fillings(hu, jaw, SPACING_MM, rng(0), never) is hu
 
 
-def test_enamel_shows_teeth_where_nobody_contoured_the_jaw() -> None:
+def test_enamel_marks_teeth_when_the_jaw_is_not_contoured() -> None:
     hu, _ = jaw_and_teeth()
-    found = teeth(hu, None, SPACING_MM)
-    assert found.any()
-    assert (hu[found] == 1600).all()
-    assert found[:, :44].sum() == 0
+    teeth_mask = teeth(hu, None, SPACING_MM)
+    assert teeth_mask.any()
+    assert (hu[teeth_mask] == 1600).all()
+    assert teeth_mask[:, :44].sum() == 0
 
 
 @pytest.mark.parametrize("height", [0, 30])

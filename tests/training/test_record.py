@@ -13,10 +13,10 @@ from lib.training.state import CHECKPOINT_FILE
 from tests.tiny import TINY
 
 
-def test_one_record_is_told_written_and_stored_with_checkpoint_and_card(
+def test_one_record_is_reported_and_stored_with_checkpoint_and_card(
     cases: list[Case], tmp_path: Path
 ) -> None:
-    told: list[object] = []
+    started: list[object] = []
     trained = train(
         TINY,
         cases[:2],
@@ -24,11 +24,11 @@ def test_one_record_is_told_written_and_stored_with_checkpoint_and_card(
         run_dir=tmp_path / "run",
         cache_dir=tmp_path / "cache",
         options=RunOptions(seed=7, epochs=1),
-        callbacks=RunCallbacks(on_start=told.append),
+        callbacks=RunCallbacks(on_start=started.append),
     )
     written = yaml.safe_load((tmp_path / "run" / record.RECORD_FILE).read_text(encoding="utf-8"))
     stored = torch.load(tmp_path / "run" / CHECKPOINT_FILE, weights_only=True)["record"]
-    assert told == [written]
+    assert started == [written]
     assert stored == written == trained.card["config"]
     assert written["options"]["seed"] == 7
     assert written["recipe"]["schedule"]["epochs"] == 1
@@ -40,15 +40,15 @@ def test_one_record_is_told_written_and_stored_with_checkpoint_and_card(
     assert written["machine"]["processes"] == 1
 
 
-def test_the_commit_is_named_in_a_checkout_and_only_there(tmp_path: Path) -> None:
+def test_the_commit_is_recorded_in_a_checkout_only(tmp_path: Path) -> None:
     assert record._commit(tmp_path) == {"commit": None}
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     (tmp_path / "code.py").write_text("x = 1\n")
     subprocess.run([*git, "add", "."], check=True)
     subprocess.run([*git, "commit", "-qm", "first"], check=True)
-    found = record._commit(tmp_path)
-    assert (len(found["commit"]), found["is_changed"]) == (40, False)
+    commit = record._commit(tmp_path)
+    assert (len(commit["commit"]), commit["is_changed"]) == (40, False)
     (tmp_path / "code.py").write_text("x = 2\n")
     assert record._commit(tmp_path)["is_changed"] is True
     (tmp_path / "installed").mkdir()

@@ -58,7 +58,7 @@ def test_another_seed_gives_other_weights(cases: list[Case], tmp_path: Path) -> 
     assert any(not torch.equal(value, other.weights[key]) for key, value in one.weights.items())
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(cases: list[Case], tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(cases: list[Case], tmp_path: Path) -> None:
     whole = run(cases, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(cases, tmp_path / "stopped", stop_after=1)
@@ -82,13 +82,13 @@ def test_a_finished_run_is_not_trained_again(cases: list[Case], tmp_path: Path) 
     assert seen == []
 
 
-def test_a_checkpoint_of_other_cases_is_not_gone_on_from(cases: list[Case], tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_cases_is_not_resumed(cases: list[Case], tmp_path: Path) -> None:
     run(cases, tmp_path / "run")
     again = run([cases[1], cases[2]], tmp_path / "run")
     assert again.card["training"]["cases"] == ["case_1", "case_2"]
 
 
-def test_a_corrected_contour_begins_a_new_run(cases: list[Case], tmp_path: Path) -> None:
+def test_a_corrected_contour_starts_a_new_run(cases: list[Case], tmp_path: Path) -> None:
     first = run(cases, tmp_path / "run")
     label, grid = read_label(cases[0].label, image_id="case_0", image_grid=None)
     label[label == TINY.labels["Larynx"]] = 0
@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(cases: list[Case], tmp_path: Pa
         run(cases, tmp_path / "run")
 
 
-def test_progress_says_where_the_run_is(cases: list[Case], tmp_path: Path) -> None:
+def test_progress_reports_the_state_of_the_run(cases: list[Case], tmp_path: Path) -> None:
     seen: list[Progress] = []
     train(
         TINY,
@@ -129,7 +129,7 @@ def test_a_time_limit_ends_the_run(cases: list[Case], tmp_path: Path) -> None:
     assert trained.card["training"]["epochs"] == 1
 
 
-def test_a_processor_time_limit_ends_the_run_and_is_kept_over_a_kill(
+def test_a_processor_time_limit_ends_the_run_and_survives_a_kill(
     cases: list[Case], tmp_path: Path
 ) -> None:
     options = RunOptions(cpu_minutes=1e-6, epochs=50)
@@ -139,7 +139,7 @@ def test_a_processor_time_limit_ends_the_run_and_is_kept_over_a_kill(
     assert again.card["training"]["cpu_seconds"] == trained.card["training"]["cpu_seconds"]
 
 
-def test_every_step_is_told_with_the_time_left(cases: list[Case], tmp_path: Path) -> None:
+def test_every_step_reports_the_remaining_time(cases: list[Case], tmp_path: Path) -> None:
     seen: list[Step] = []
     train(
         TINY,
@@ -161,7 +161,7 @@ PATIENT = replace(
     TINY,
     schedule=replace(TINY.schedule, epochs=8, validate_every=1, patience=2, min_delta=0.9),
 )
-"""No run gains 0.9 in DSC: the first validation stays the best, and the third ends the run."""
+"""No run gains 0.9 in DSC: the first validation remains the best, and the third ends the run."""
 
 
 def test_early_stopping_returns_the_weights_of_the_best_validation(
@@ -188,15 +188,15 @@ def test_early_stopping_is_the_same_after_a_kill(cases: list[Case], tmp_path: Pa
     assert resumed.card["training"]["epochs"] == 3
 
 
-def test_without_patience_the_last_weights_are_returned_and_nothing_is_chosen(
-    cases: list[Case], tmp_path: Path
-) -> None:
+def test_without_patience_the_last_weights_are_returned(cases: list[Case], tmp_path: Path) -> None:
     card = run(cases, tmp_path / "run").card
     assert card["training"]["weights_of_epoch"] == card["training"]["epochs"] == 3
     assert card["validation"]["chose_the_weights"] is False
 
 
-def test_an_organ_no_case_has_stays_unknown_to_the_loss(cases: list[Case], tmp_path: Path) -> None:
+def test_an_organ_without_cases_is_excluded_from_the_loss(
+    cases: list[Case], tmp_path: Path
+) -> None:
     prepared = prepare_cases(cases[:1], Pipeline(TINY), tmp_path)[0]
     del prepared.points[5]  # type: ignore[attr-defined]
     crops = CropDataset([prepared], TINY, seed=0, length=8)
@@ -207,23 +207,23 @@ def test_crops_are_centred_on_organs_and_mirror_the_sides(
     cases: list[Case], tmp_path: Path
 ) -> None:
     prepared = prepare_cases(cases[:1], Pipeline(TINY), tmp_path)
-    # Only the right parotid (3) is known: a mirrored crop must call it the left one (4).
+    # Only the right parotid (3) is contoured: in a mirrored crop it must become the left one (4).
     only = {3: prepared[0].points[3]}
     label = np.where(np.asarray(prepared[0].label) == 3, 3, 0).astype(np.uint8)
     case = replace(prepared[0], points=only, label=label)
     crops = CropDataset([case], TINY, seed=3, length=60)
     values = [set(torch.unique(crops[n][1]).tolist()) - {0} for n in range(60)]
-    known = [(bool(crops[n][2][3]), bool(crops[n][2][4])) for n in range(60)]
+    contoured = [(bool(crops[n][2][3]), bool(crops[n][2][4])) for n in range(60)]
     assert {3} in values
     assert {4} in values
     assert {3, 4} not in values
     assert sum(bool(v) for v in values) > 40
-    for value, (right, left) in zip(values, known, strict=True):
+    for value, (right, left) in zip(values, contoured, strict=True):
         assert right != left
         assert value in (set(), {3} if right else {4})
 
 
-def test_a_crop_depends_on_its_number_alone(cases: list[Case], tmp_path: Path) -> None:
+def test_a_crop_depends_on_its_number_only(cases: list[Case], tmp_path: Path) -> None:
     prepared = prepare_cases(cases, Pipeline(TINY), tmp_path)
     one = CropDataset(prepared, TINY, seed=0, length=10)
     other = CropDataset(prepared, TINY, seed=0, length=10)
@@ -232,7 +232,7 @@ def test_a_crop_depends_on_its_number_alone(cases: list[Case], tmp_path: Path) -
         assert torch.equal(got, expected)
 
 
-def test_one_unreadable_case_is_left_out_and_none_left_is_an_error(
+def test_an_unreadable_case_is_skipped_and_no_remaining_case_is_an_error(
     cases: list[Case], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.nii.gz"

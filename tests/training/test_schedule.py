@@ -9,8 +9,8 @@ from lib.training.schedule import Budget, StoppingState, should_stop, stopping_s
 
 
 @dataclass
-class Hands:
-    """A clock that stands where it is put."""
+class ManualClock:
+    """A clock that only moves when a test sets it."""
 
     now: float = 1000.0
 
@@ -19,7 +19,7 @@ class Hands:
 
 
 def test_wall_clock_time_counts_validation_too() -> None:
-    wall, cpu = Hands(), Hands()
+    wall, cpu = ManualClock(), ManualClock()
     budget = Budget(max_minutes=1, wall_clock=wall, cpu_clock=cpu)
     wall.now += 15
     assert budget.measure() == 0.25
@@ -31,7 +31,7 @@ def test_wall_clock_time_counts_validation_too() -> None:
 
 
 def test_processor_time_leaves_validation_out() -> None:
-    wall, cpu = Hands(), Hands()
+    wall, cpu = ManualClock(), ManualClock()
     budget = Budget(cpu_minutes=1, wall_clock=wall, cpu_clock=cpu)
     cpu.now += 30
     with budget.unmetered():
@@ -43,8 +43,10 @@ def test_processor_time_leaves_validation_out() -> None:
 
 
 @pytest.mark.parametrize(("wall", "cpu"), [(1.0, None), (None, 1.0)])
-def test_a_resumed_run_counts_its_earlier_sittings(wall: float | None, cpu: float | None) -> None:
-    clock = Hands()
+def test_a_resumed_run_counts_the_time_of_its_earlier_parts(
+    wall: float | None, cpu: float | None
+) -> None:
+    clock = ManualClock()
     first = Budget(max_minutes=1, wall_clock=clock, cpu_clock=clock)
     clock.now += 40
     first.measure()
@@ -56,15 +58,15 @@ def test_a_resumed_run_counts_its_earlier_sittings(wall: float | None, cpu: floa
     assert second.measure() == 1
 
 
-def test_without_a_limit_time_is_counted_and_nothing_spent() -> None:
-    clock = Hands()
+def test_without_a_limit_time_is_counted_but_never_exceeded() -> None:
+    clock = ManualClock()
     budget = Budget(wall_clock=clock, cpu_clock=clock)
     clock.now += 1e6
     assert budget.measure() == 0
     assert budget.wall_s == 1e6
 
 
-def test_one_clock_limits_a_run() -> None:
+def test_two_time_limits_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_minutes and cpu_minutes are both set"):
         RunOptions(max_minutes=1, cpu_minutes=1)
     with pytest.raises(ConfigError, match="must be above 0 minutes"):
@@ -77,16 +79,16 @@ def test_one_clock_limits_a_run() -> None:
         ([], 0.0, StoppingState(None, 0)),
         ([0.5], 0.0, StoppingState(0, 0)),
         ([0.5, 0.6, 0.55], 0.0, StoppingState(1, 1)),
-        # An equal value is no gain: the earlier weights stay.
+        # An equal value is no gain: the earlier weights remain the best.
         ([0.6, 0.6, 0.6], 0.0, StoppingState(0, 2)),
         ([0.5, 0.5 + 1e-9], 0.0, StoppingState(1, 0)),
-        # Gains below min_delta count once they add up to it.
+        # Gains below min_delta count once their sum reaches it.
         ([0.50, 0.51, 0.52, 0.53], 0.02, StoppingState(2, 1)),
         ([0.50, 0.515, 0.5, 0.519], 0.02, StoppingState(0, 3)),
         ([0.0, 0.0], 0.0, StoppingState(0, 1)),
     ],
 )
-def test_the_best_validation_and_how_many_followed_it(
+def test_the_best_validation_and_the_number_of_later_ones(
     values: Sequence[float], min_delta: float, expected: StoppingState
 ) -> None:
     assert stopping_state(values, min_delta=min_delta) == expected

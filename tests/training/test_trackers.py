@@ -35,7 +35,7 @@ def points(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-def test_an_epochs_numbers_carry_the_names_of_their_curves() -> None:
+def test_the_values_of_an_epoch_have_the_names_of_their_curves() -> None:
     assert metrics_of(entry(2, Brainstem=0.5, Larynx=0.7)) == {
         "loss": 0.5,
         "learning_rate": 1e-3,
@@ -52,7 +52,7 @@ def test_tensorboard_reads_the_curves_and_a_resumed_run_repeats_no_point(tmp_pat
     done = [entry(1), entry(2, Brainstem=0.25)]
     for each in [*done, entry(3)]:
         first.epoch(each)
-    # Killed after epoch 3 was tracked and before its checkpoint was written.
+    # Killed after epoch 3 was logged and before its checkpoint was written.
     first.end("KILLED")
     second = TensorBoard(tmp_path)
     second.start(RECORD, done)
@@ -63,7 +63,7 @@ def test_tensorboard_reads_the_curves_and_a_resumed_run_repeats_no_point(tmp_pat
     assert points(tmp_path, "dice/Brainstem") == [(2, 0.25), (4, 0.5)]
 
 
-def test_a_run_begun_anew_in_the_folder_leaves_no_point_of_the_old_one(tmp_path: Path) -> None:
+def test_a_new_run_in_the_folder_removes_the_points_of_the_old_one(tmp_path: Path) -> None:
     for loss in (1.0, 2.0):
         tracker = TensorBoard(tmp_path)
         tracker.start(RECORD, [])
@@ -93,27 +93,27 @@ def test_a_training_shows_its_curves_its_config_and_its_contours(
 
 
 class FullDisk:
-    """A tracker that works for an epoch."""
+    """A tracker that fails after one epoch because the disk is full."""
 
     def __init__(self) -> None:
-        self.told = 0
+        self.calls = 0
 
     def start(self, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
-        self.told += 1
+        self.calls += 1
 
     def epoch(self, entry: Mapping[str, Any]) -> None:
-        self.told += 1
+        self.calls += 1
         if entry["epoch"] == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def contours(self, epoch: int, ct: object, label: object) -> None:
-        self.told += 1
+        self.calls += 1
 
     def end(self, status: str, /) -> None:
-        self.told += 1
+        self.calls += 1
 
 
-def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(
+def test_a_failing_tracker_is_reported_once_and_the_training_continues(
     cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing, seen = FullDisk(), list[Progress]()
@@ -128,7 +128,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(
         callbacks=RunCallbacks(on_progress=seen.append, trackers=trackers),
     )
     assert [progress.epoch for progress in seen] == [1, 2, 3]
-    assert failing.told == 3
+    assert failing.calls == 3
     warnings = [record.message for record in caplog.records if "stopped working" in record.message]
     assert warnings == [
         "FullDisk stopped working (OSError: [Errno 28] No space left on device); "
@@ -137,7 +137,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(
     assert len(points(tmp_path / "tensorboard", "loss")) == 3
 
 
-def test_tensorboard_on_a_full_disk_fails_where_it_is_caught(
+def test_tensorboard_on_a_full_disk_raises_a_caught_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = TensorBoard(tmp_path)
@@ -152,17 +152,17 @@ def test_tensorboard_on_a_full_disk_fails_where_it_is_caught(
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "/data/mlruns", "file:/data/mlruns"])
-def test_mlflow_in_a_folder_is_refused_with_what_to_write(uri: str, tmp_path: Path) -> None:
+def test_mlflow_in_a_folder_is_refused_with_the_correct_uri(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"write sqlite:///.*mlruns/mlflow\.db"):
         Mlflow(uri, tmp_path)
 
 
-def test_mlflow_goes_on_in_the_same_run_and_repeats_no_point(tmp_path: Path) -> None:
+def test_mlflow_continues_the_same_run_without_repeated_points(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     first = Mlflow(uri, tmp_path / "run")
     first.start(RECORD, [])
     done = [entry(1), entry(2, Brainstem=0.25)]
-    # Epoch 2 was never logged (the tracker had failed); epoch 1 was.
+    # Epoch 2 was never logged, because the tracker had failed; epoch 1 was.
     first.epoch(done[0])
     second = Mlflow(uri, tmp_path / "run")
     second.start(RECORD, done)
@@ -188,7 +188,7 @@ def test_mlflow_goes_on_in_the_same_run_and_repeats_no_point(tmp_path: Path) -> 
     assert len(client.search_runs([experiment.experiment_id])) == 2
 
 
-def test_a_server_that_is_gone_is_named_and_the_run_goes_on(
+def test_an_unreachable_server_is_reported_and_the_run_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trackers = Trackers([Mlflow("http://127.0.0.1:9", tmp_path)])
@@ -198,7 +198,7 @@ def test_a_server_that_is_gone_is_named_and_the_run_goes_on(
     assert sum("Mlflow stopped working" in record.message for record in caplog.records) == 1
 
 
-def test_a_password_is_never_written_down() -> None:
+def test_a_password_is_never_stored() -> None:
     assert without_password("mysql://ann:s3cret@db/x") == "mysql://ann@db/x"
     assert without_password("postgresql+psycopg2://ann:p@db:5432/x") == (
         "postgresql+psycopg2://ann@db:5432/x"
