@@ -12,10 +12,10 @@ from apps.support.options import Device
 
 
 def bench(
-    recipes: list[str] | None = Option(
-        None, help="Recipes to measure; without a name: none.", show_default="openkbp pddca"
+    recipes: list[str] = Option(
+        ["openkbp", "pddca"], help="Recipes to measure.", show_default="openkbp pddca"
     ),
-    repeats: int = Option(3, help="Number of runs of each recipe."),
+    repeats: int = Option(3, help="Number of runs of each recipe; 0: none."),
     device: Device = "auto",
     infers: int = Option(
         40, help="Number of inference requests, alone and again beside a training; 0: none."
@@ -31,7 +31,8 @@ def bench(
     """
     from apps.support import benchmarks
 
-    benchmarks.stages(recipes or ["openkbp", "pddca"], repeats, device)
+    if repeats:
+        benchmarks.stages(recipes, repeats, device)
     if infers:
         benchmarks.beside_training(infers, device)
     if studies:

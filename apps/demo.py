@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from typer import Option
 
@@ -82,19 +82,12 @@ def _active_model(models: Path) -> str:
     return "the starter model, trained on real patients (model/starter/README.md)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Patients:
-    """Patients of the demo.
-
-    Attributes:
-        studies: Value of the server's `--studies`.
-        image: Id of a patient without contours.
-        study_uid: StudyInstanceUID of that patient in the PACS; None without a PACS.
-    """
+class _Patients(NamedTuple):
+    """The server's `--studies`, and image id and StudyInstanceUID (in a PACS) of a patient without contours."""
 
     studies: str
     image: str
-    study_uid: str | None = None
+    study_uid: str | None
 
 
 @contextmanager
@@ -109,7 +102,7 @@ def _patients(folder: Path, studies: Path, port: int) -> Iterator[_Patients]:
         find_orthanc()
     except PacsError as error:
         print(f"    no PACS: {error}; OHIF needs one. The patients are used from their folder")
-        yield _Patients(studies=str(studies), image=FIRST_UNLABELLED)
+        yield _Patients(str(studies), FIRST_UNLABELLED, None)
         return
     _require_free_port(port)
     with Orthanc(folder / "pacs", port) as pacs:
@@ -120,9 +113,7 @@ def _patients(folder: Path, studies: Path, port: int) -> Iterator[_Patients]:
                 pacs.upload(patient.files)
         print(f"    PACS: Orthanc on {pacs.dicomweb_url}, its files in {folder / 'pacs'}")
         first = next(patient for patient in patients if patient.name == FIRST_UNLABELLED)
-        yield _Patients(
-            studies=pacs.dicomweb_url, image=first.series_uid, study_uid=first.study_uid
-        )
+        yield _Patients(pacs.dicomweb_url, first.series_uid, first.study_uid)
 
 
 def _serve(patients: _Patients, folder: Path, models: Path, port: int) -> int:

@@ -5,6 +5,7 @@ python -m apps.edit_cost --studies STUDIES --output DIR
 
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,8 @@ def edit_cost(
             f"--studies: {path} does not exist; give the studies folder or DICOMweb URL with which the "
             "server is started"
         )
-    database = Database(path)
-    try:
+    with closing(Database(path)) as database:
         result = summary(EditCostRecords(database).curve())
-    finally:
-        database.close()
     print(_as_text(result))
     if output is not None:
         picture = output / "edit-cost.png"
@@ -64,7 +62,7 @@ def _as_text(result: Mapping[str, Any]) -> str:
             row["image"],
             row["author"] or "-",
             row["model_version"],
-            str(row["organs"]),
+            row["organs"],
             number(row["mean_dsc"]),
             number(row["added_path_mm"], 0),
             number(row["changed_voxels"], 0),
@@ -76,7 +74,9 @@ def _as_text(result: Mapping[str, Any]) -> str:
     organs += [
         (
             name,
-            *(str(numbers[key]) for key in ("n", "unchanged", "missed")),
+            numbers["n"],
+            numbers["unchanged"],
+            numbers["missed"],
             number(numbers["dsc"]),
             number(numbers["added_path_mm"], 0),
             number(numbers["changed_ml"], 2),

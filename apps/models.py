@@ -119,7 +119,7 @@ def list_models(context: typer.Context) -> int:
                 str(model["created_at"])[:16].replace("T", " "),
                 ", ".join(notes),
                 number(model["mean_dice"]),
-                str(model["labels_seen"]),
+                model["labels_seen"],
                 model["reason"],
             )
         )
@@ -139,7 +139,7 @@ def show(context: typer.Context, version: Version) -> int:
     values = {k: v for k, v in result.items() if k not in ("card", "report", "labels")}
     values["labels"] = ", ".join(label["image_id"] for label in result["labels"])
     rows = [
-        (key, "" if value is None else str(value))
+        (key, "" if value is None else value)
         for key, value in values.items()
         if not isinstance(value, dict | list)
     ]
@@ -170,7 +170,7 @@ def compare(
     for side, version in (("a", a), ("b", b)):
         names = ", ".join(label["image_id"] for label in labels[f"only_{side}"]) or "none"
         lines.append(f"only {version}: {names}")
-    fields = [(field, str(p["a"]), str(p["b"])) for field, p in result["recipe"].items()]
+    fields = [(field, p["a"], p["b"]) for field, p in result["recipe"].items()]
     lines.append(text_table([("recipe", a, b), *fields]) if fields else "recipe: the same")
     return _options(context).print(result, "\n".join(lines))
 

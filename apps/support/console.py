@@ -104,13 +104,11 @@ def program(command: Callable[..., Any] | typer.Typer, name: str) -> Callable[..
     return main
 
 
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of text as columns, two spaces apart; the first row is the heading."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+def text_table(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows of values as columns, two spaces apart; the first row is the heading."""
+    cells = [[str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
 def number(value: float | None, decimals: int = 3) -> str:
