@@ -18,7 +18,7 @@ from lib import __version__
 from lib.activelearning.service import ActiveLearningService, Images
 from lib.assignment.service import Assignments
 from lib.config import TASK_NAME, AppConfig
-from lib.datastores.dicomweb import open_pacs, open_store
+from lib.datastores.dicomweb import DicomWebStore, open_pacs
 from lib.datastores.local import FolderStore
 from lib.errors import DatastoreError, OrganNetError
 from lib.jobs.priority import ServingPriority
@@ -107,11 +107,11 @@ class OrganNetApp(MONAILabelApp):
             self.store = FolderStore(Path(self.studies), dependencies)
             return self.store
         pacs = open_pacs(self.studies)
-        self.store = store = open_store(
-            pacs,
+        self.store = store = DicomWebStore(
+            self.state / "pacs",
             dependencies,
+            pacs,
             self.database,
-            folder=self.state / "pacs",
             limit_gib=self.config.pacs_cache_gib,
         )
         self.pacs_sync = PacsSync(
@@ -168,7 +168,7 @@ class OrganNetApp(MONAILabelApp):
         remove_unfinished(self.store.folder)
         folder_check = PeriodicTask(
             "labels-folder",
-            self.store.scan_folder,
+            self.store.watcher.run,
             every_s=FOLDER_CHECK_S,
             error_message="the labels folder could not be checked",
         )

@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,7 +32,7 @@ from lib.activelearning.edit_costs import EditCostRecords
 from lib.errors import StateError
 from lib.labels.history import LabelHistory, checked_record
 from lib.models.registry import SERVED, Registry
-from lib.storage.atomic_files import UNFINISHED, digest_of, make_folder, replacing
+from lib.storage.atomic_files import UNFINISHED, copy_file, digest_of, make_folder, replacing
 from lib.storage.database import FILE, Database, state_folder
 from lib.storage.tables import (
     Base,
@@ -49,25 +49,20 @@ ABOUT = "organnet-backup.json"
 RECORDS = "labels.json"
 CHECKSUMS = "checksums.json"
 FORMAT = 1
+_FILES = (ABOUT, RECORDS, CHECKSUMS, FILE)
 _VOLUME = re.compile(r"labels/([0-9a-f]{64})\.nii\.gz")
 _MODEL = re.compile(r"models/[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.(safetensors|json)")
-_CHUNK_BYTES = 2**20
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
 class BackupSummary:
-    """Content of a backup.
-
-    Attributes:
-        versions: Number of label versions.
-        models: Number of promoted models.
-        damaged: Names of files that are missing or damaged here, and so not in the backup.
-    """
+    """Numbers of label versions and promoted models in a backup."""
 
     versions: int
     models: int
     damaged: tuple[str, ...]
+    """Names of files that are missing or damaged here, and so not in the backup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +90,15 @@ def create(studies: str, model_dir: Path, output: Path) -> BackupSummary:
         replacing(output.absolute()) as beside,
         tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=beside.parent) as scratch,
     ):
-        moment = Path(scratch) / FILE
-        live = Database(state / FILE)
-        live.copy_to(moment)
-        live.close()
-        copied = Database(moment)
-        try:
-            with _packed(beside) as file, tarfile.open(fileobj=file, mode="w|") as tar:
-                return _Writer(tar).write(moment, LabelHistory(copied, state), model_dir)
-        finally:
-            copied.close()
+        copy = Path(scratch) / FILE
+        with closing(Database(state / FILE)) as live:
+            live.copy_to(copy)
+        with (
+            closing(Database(copy)) as copied,
+            _packed(beside) as file,
+            tarfile.open(fileobj=file, mode="w|") as tar,
+        ):
+            return _Writer(tar).write(copy, LabelHistory(copied, state), model_dir)
 
 
 @contextmanager
@@ -146,6 +140,7 @@ class _Writer:
         pointer = model_dir / SERVED
         if not pointer.is_file():
             return 0
+        # Read before the list of models, so that the active model is in the backup.
         content = pointer.read_bytes()
         added = 0
         for version in Registry(model_dir).promoted():
@@ -156,37 +151,23 @@ class _Writer:
                 added += 1
             else:
                 self._damaged.append(f"model {version}")
-        self._add(f"models/{SERVED}", io.BytesIO(content), len(content))
+        self._add(f"models/{SERVED}", io.BytesIO(content))
         return added
 
     def _add_json(self, name: str, value: Any) -> None:
-        content = json.dumps(value, indent=1).encode()
-        self._add(name, io.BytesIO(content), len(content))
+        self._add(name, io.BytesIO(json.dumps(value, indent=1).encode()))
 
     def _add_file(self, name: str, path: Path) -> None:
+        # None of these files changes between the two readings of its content.
         with path.open("rb") as file:
-            self._add(name, file, path.stat().st_size)
+            self._add(name, file)
 
-    def _add(self, name: str, content: IO[bytes], size: int) -> None:
-        about = tarfile.TarInfo(name)
-        about.size = size
-        hashed = _Hashed(content)
-        self._tar.addfile(about, hashed)
-        self._digests[name] = hashed.digest.hexdigest()
-
-
-class _Hashed(io.RawIOBase):
-    """A file whose digest is computed while it is read."""
-
-    def __init__(self, content: IO[bytes]) -> None:
-        self._content = content
-        self.digest = hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes."""
-        chunk = self._content.read(size)
-        self.digest.update(chunk)
-        return chunk
+    def _add(self, name: str, content: io.BytesIO | io.BufferedReader) -> None:
+        self._digests[name] = hashlib.file_digest(content, "sha256").hexdigest()
+        member = tarfile.TarInfo(name)
+        member.size = content.tell()
+        content.seek(0)
+        self._tar.addfile(member, content)
 
 
 def restore(archive: Path, studies: str, model_dir: Path) -> RestoreSummary:
@@ -199,18 +180,15 @@ def restore(archive: Path, studies: str, model_dir: Path) -> RestoreSummary:
     make_folder(state)
     with _unpacked(archive, state) as folder:
         records = _records(folder)
-        there = Database(folder / FILE)
-        here = Database(state / FILE)
-        history = LabelHistory(here, state)
-        # First the versions that are on disk and not in the database, which have numbers already.
-        history.restore_from_files()
-        for volume in sorted((folder / "labels").glob("*.nii.gz")):
-            history.keep_volume(volume)
-        versions = history.merge(records)
-        rows = _merge_tables(there, here) + EditCostRecords(here).merge(there)
-        models = _merge_models(folder / "models", model_dir)
-        there.close()
-        here.close()
+        with closing(Database(folder / FILE)) as there, closing(Database(state / FILE)) as here:
+            history = LabelHistory(here, state)
+            # First the versions that are on disk and not in the database, which have numbers already.
+            history.restore_from_files()
+            for volume in sorted((folder / "labels").glob("*.nii.gz")):
+                history.keep_volume(volume)
+            versions = history.merge(records)
+            rows = _merge_tables(there, here) + EditCostRecords(here).merge(there)
+            models = _merge_models(folder / "models", model_dir)
     return RestoreSummary(versions, models, rows)
 
 
@@ -236,21 +214,16 @@ def _unpacked(archive: Path, state: Path) -> Iterator[Path]:
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> str:
     """Write one file of an archive below `folder`, and return its SHA-256."""
-    known = (ABOUT, RECORDS, CHECKSUMS, FILE)
     name = member.name
-    if not member.isfile() or not (
-        name in known or _VOLUME.fullmatch(name) or _MODEL.fullmatch(name)
-    ):
+    is_expected = name in _FILES or _VOLUME.fullmatch(name) or _MODEL.fullmatch(name)
+    if not member.isfile() or not is_expected:
         raise StateError(f"{name[:80]!r}: no file of a backup; nothing was restored")
     content = tar.extractfile(member)
     if content is None:
         raise tarfile.ReadError(f"{name} has no content")
-    digest = hashlib.sha256()
     with (folder / name).open("wb") as target:
-        while chunk := content.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            target.write(chunk)
-    return digest.hexdigest()
+        shutil.copyfileobj(content, target)
+    return digest_of(folder / name)
 
 
 def _verify(archive: Path, folder: Path, digests: dict[str, str]) -> None:
@@ -260,11 +233,13 @@ def _verify(archive: Path, folder: Path, digests: dict[str, str]) -> None:
     except (OSError, ValueError) as error:
         raise StateError(f"{archive}: no backup, or cut short; nothing was restored") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise StateError(f"{archive}: of another program; update this one. Nothing was restored")
+        raise StateError(
+            f"{archive}: written by another version of this program; update it. Nothing was restored"
+        )
     digests = {name: digest for name, digest in digests.items() if name != CHECKSUMS}
     named = {m[0]: m[1] for m in map(_VOLUME.fullmatch, digests) if m}
     if digests != expected or any(digests[name] != digest for name, digest in named.items()):
-        raise StateError(f"{archive}: damaged, its checksums are others; nothing was restored")
+        raise StateError(f"{archive}: damaged, as its checksums do not match; nothing was restored")
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
@@ -280,24 +255,25 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 def _merge_tables(there: Database, here: Database) -> int:
     """Add missing rows: of tables with names as keys; of numbered rows only into an empty table."""
     added = 0
-    taken: set[str] = set()
+    merged: set[str] = set()
     # Label versions and edit costs are merged by meaning, as their ids differ between databases. The records
     # of a PACS are rebuilt by asking it; a label that it has already is not stored twice.
-    of_a_pacs = (PacsSeries, PacsObject, PacsObjectScans, Delivery)
-    others = {t.__tablename__ for t in (LabelVersion, EditCost, Meta, *of_a_pacs)}
+    pacs_tables = (PacsSeries, PacsObject, PacsObjectScans, Delivery)
+    skipped = {t.__tablename__ for t in (LabelVersion, EditCost, Meta, *pacs_tables)}
     for table in Base.metadata.sorted_tables:
-        if table.name in others:
+        if table.name in skipped:
             continue
         (key,) = table.primary_key.columns
         with there.reading() as session:
             rows = [dict(row._mapping) for row in session.execute(select(table))]
         with here.writing() as session:
-            known = set(session.scalars(select(key)))
-            if known and not isinstance(key.type, String):
+            existing = set(session.scalars(select(key)))
+            if existing and not isinstance(key.type, String):
                 continue
-            taken.add(table.name)
-            lost = [f.parent.name for f in table.foreign_keys if f.column.table.name not in taken]
-            new = [row | dict.fromkeys(lost) for row in rows if row[key.name] not in known]
+            merged.add(table.name)
+            # References to rows that were not merged become null.
+            lost = [f.parent.name for f in table.foreign_keys if f.column.table.name not in merged]
+            new = [row | dict.fromkeys(lost) for row in rows if row[key.name] not in existing]
             if new:
                 session.execute(insert(table), new)
             added += len(new)
@@ -313,13 +289,8 @@ def _merge_models(folder: Path, model_dir: Path) -> int:
             continue
         if not (model_dir / weights.name).is_file() or not (model_dir / card.name).is_file():
             for file in (weights, card):
-                _copy(file, model_dir / file.name)
+                copy_file(file, model_dir / file.name)
             added += 1
     if (folder / SERVED).is_file() and not (model_dir / SERVED).is_file():
-        _copy(folder / SERVED, model_dir / SERVED)
+        copy_file(folder / SERVED, model_dir / SERVED)
     return added
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as beside:
-        shutil.copyfile(source, beside)

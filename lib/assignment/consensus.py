@@ -133,10 +133,10 @@ def _box(masks: Sequence[MaskArray]) -> tuple[slice, ...] | None:
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
         inside = [np.flatnonzero(mask.any(axis=others)) for mask in masks]
-        found = np.concatenate([*inside, np.zeros(0, np.intp)])
-        if not found.size:
+        indices = np.concatenate([*inside, np.zeros(0, np.intp)])
+        if not indices.size:
             return None
-        slices.append(slice(int(found.min()), int(found.max()) + 1))
+        slices.append(slice(int(indices.min()), int(indices.max()) + 1))
     return tuple(slices)
 
 

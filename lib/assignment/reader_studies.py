@@ -56,7 +56,7 @@ def may_be_seen(
     Args:
         wanted: Number of readers that the image is to have.
         submitted: Readers who have submitted a reading.
-        asks: The user in question; None where nobody logs in.
+        asks: The user in question; None without a login.
         is_reviewer: Whether that user reviews the readings.
     """
     if wanted == 1 or not submitted or len(submitted) >= wanted:
@@ -67,7 +67,7 @@ def may_be_seen(
 def readings_by_reader(versions: Sequence[LabelVersion]) -> dict[str, LabelVersion]:
     """Return the newest visible reading of each reader, the oldest of them first.
 
-    A reader is an author, or a client where nobody logs in; files in the labels folder belong to the reader
+    A reader is an author, or a client without a login; files in the labels folder belong to the reader
     with an empty name.
 
     Args:

@@ -49,35 +49,6 @@ def open_pacs(url: str) -> Pacs:
     )
 
 
-def open_store(
-    pacs: Pacs,
-    dependencies: StoreDependencies,
-    database: Database,
-    *,
-    folder: Path,
-    limit_gib: float,
-) -> "DicomWebStore":
-    """Return the store over a PACS.
-
-    Args:
-        pacs: The PACS.
-        dependencies: Label values, history, quarantine and callbacks.
-        database: The workflow database.
-        folder: Folder of scans and labels.
-        limit_gib: Size limit of the cached scans, in GiB.
-    """
-    catalog = SeriesCatalog(
-        SeriesRecords(database, pacs.url), pacs, filters=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-    )
-    cache = SeriesCache(
-        folder,
-        pacs,
-        limit_bytes=int(limit_gib * 2**30),
-        pinned=dependencies.history.current_digests,
-    )
-    return DicomWebStore(folder, dependencies, catalog=catalog, cache=cache)
-
-
 class DicomWebStore(FolderStore):
     """A store whose images are the CT series of a PACS, with the SeriesInstanceUID as image id.
 
@@ -88,21 +59,27 @@ class DicomWebStore(FolderStore):
     Args:
         folder: Folder of scans and labels; not that of the database.
         dependencies: Label values, history, quarantine and callbacks.
-        catalog: The series in the PACS.
-        cache: The fetched series, in `folder`.
+        pacs: The PACS.
+        database: The workflow database.
+        limit_gib: Size limit of the cached scans, in GiB.
     """
 
     def __init__(
         self,
         folder: Path,
         dependencies: StoreDependencies,
+        pacs: Pacs,
+        database: Database,
         *,
-        catalog: SeriesCatalog,
-        cache: SeriesCache,
+        limit_gib: float,
     ) -> None:
-        self.catalog = catalog
-        self.cache = cache
-        super().__init__(folder, dependencies, catalog=catalog)
+        records = SeriesRecords(database, pacs.url)
+        filters = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+        self.catalog = SeriesCatalog(records, pacs, filters=filters)
+        self.cache = SeriesCache(
+            folder, pacs, int(limit_gib * 2**30), pinned=dependencies.history.current_digests
+        )
+        super().__init__(folder, dependencies, catalog=self.catalog)
 
     def require_image(self, image_id: str) -> Path:
         """Return the folder of a series, which is fetched now if it is not cached.
@@ -129,17 +106,9 @@ class DicomWebStore(FolderStore):
         return self.catalog.refused()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:  # noqa: ARG002 - the base's
-        """Refuse: this server adds no scans to a PACS.
-
-        Raises:
-            DatastoreError: Always.
-        """
+        """Raise DatastoreError, as this server adds no scans to a PACS."""
         raise DatastoreError(f"{image_id or image_filename}: {NOT_ALLOWED.format(action='add')}")
 
     def remove_image(self, image_id: str) -> None:
-        """Refuse: this server removes no scans from a PACS.
-
-        Raises:
-            DatastoreError: Always.
-        """
+        """Raise DatastoreError, as this server removes no scans from a PACS."""
         raise DatastoreError(f"{image_id}: {NOT_ALLOWED.format(action='remove')}")

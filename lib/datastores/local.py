@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,15 +18,14 @@ from monailabel.datastore.local import (
 from lib.errors import DatastoreError, ImageExistsError, ScanError
 from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of, unpack_zip
 from lib.imaging.scans import read_ct
-from lib.labels.folder_watcher import FolderWatcher, RefusedFile
+from lib.labels.folder_watcher import FolderWatcher
 from lib.labels.history import CLIENT, FINAL
 from lib.labels.history import SUFFIX as LABEL_SUFFIX
 from lib.labels.monailabel_index import LABELS, ImageCatalog, Index, entry_of
 from lib.labels.submission import LabelSubmissions, StoreDependencies
 from lib.retrain.training_set import LabelledCase
-from lib.storage.atomic_files import UNFINISHED, replacing
+from lib.storage.atomic_files import UNFINISHED, copy_file, digest_of
 from lib.storage.identifiers import require_image_id, require_tag
-from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ class FolderStore(LocalDatastore):
     grid and holds organs. Labels are stored with the values of `labels`, as compressed NIfTI.
 
     Each label is a version that is kept for ever (`lib.labels.history`), `labels/<tag>/` holds a copy of the
-    current one, and a change by hand in that folder becomes a version too (`scan_folder`).
+    current one, and a change by hand in that folder becomes a version too (`watcher`).
 
     Args:
         folder: The studies folder.
@@ -51,11 +49,7 @@ class FolderStore(LocalDatastore):
     """
 
     def __init__(
-        self,
-        folder: Path,
-        dependencies: StoreDependencies,
-        *,
-        catalog: ImageCatalog | None = None,
+        self, folder: Path, dependencies: StoreDependencies, *, catalog: ImageCatalog | None = None
     ) -> None:
         # MONAI Label's own __init__ is not called: it starts a thread and writes in place (see Index).
         self._folder = folder
@@ -69,13 +63,9 @@ class FolderStore(LocalDatastore):
             (folder / LABELS / tag).mkdir(parents=True, exist_ok=True)
         self._index = Index(folder, label_infos=self._label_infos, catalog=catalog)
         self.submissions = LabelSubmissions(
-            folder,
-            self._index,
-            dependencies,
-            image=self.require_image,
-            set_aside=self._set_aside,
+            folder, self._index, dependencies, image=self.require_image, set_aside=self._set_aside
         )
-        self._watcher = FolderWatcher(folder, self.history, self._index, self.submissions)
+        self.watcher = FolderWatcher(folder, self.history, self._index, self.submissions)
         self.refresh()
 
     def _label_infos(self) -> dict[tuple[str, str], dict[str, Any]]:
@@ -146,7 +136,7 @@ class FolderStore(LocalDatastore):
         if label is None:
             raise DatastoreError(f"{image_id}: there is no label with the tag {tag!r}")
         path = self._label_path(image_id, tag, label.ext)
-        return self._watcher.readable(path, image_id, tag)
+        return self.watcher.readable(path, image_id, tag)
 
     def _label_path(self, image_id: str, tag: str, suffix: str) -> Path:
         return self._folder / LABELS / tag / (image_id + suffix)
@@ -179,7 +169,10 @@ class FolderStore(LocalDatastore):
             with self._index.changing() as index:
                 entry = index.objects.get(image_id)
                 if entry is None:
-                    self._keep(scan, self._folder / (image_id + (suffix or "")))
+                    if scan.is_dir():
+                        scan.rename(self._folder / image_id)
+                    else:
+                        copy_file(scan, self._folder / f"{image_id}{suffix}")
                     name = image_id + (suffix or LABEL_SUFFIX)
                     info = {**(image_info or {}), "ts": int(time.time()), "name": name}
                     index.objects[image_id] = ImageLabelModel(
@@ -191,13 +184,6 @@ class FolderStore(LocalDatastore):
                         "old one"
                     )
         return image_id
-
-    def _keep(self, scan: Path, target: Path) -> None:
-        if scan.is_dir():
-            scan.rename(target)
-            return
-        with replacing(target) as beside:
-            shutil.copyfile(scan, beside)
 
     def save_label(
         self,
@@ -213,14 +199,6 @@ class FolderStore(LocalDatastore):
         return self.submissions.submit(
             image_id, label_tag, file, label_info, source=source
         ).image_id
-
-    def scan_folder(self) -> list[LabelVersion]:
-        """Reconcile history and labels folder; return the versions made from files (`FolderWatcher.run`)."""
-        return self._watcher.run()
-
-    def refused_files(self) -> list[RefusedFile]:
-        """Return the files in `labels/` that are no labels, with the reason."""
-        return self._watcher.refused()
 
     def labelled_cases(self) -> list[LabelledCase]:
         """Return the cases with a final label whose image is available, by versions that never change."""
@@ -304,34 +282,30 @@ class FolderStore(LocalDatastore):
         """Return id, image and final label of every labelled case, with paths, sorted by id."""
         index = self._datastore
         root = self._folder if full_path else Path()
+
+        def label_path(image_id: str, suffix: str) -> Path:
+            path = self._label_path(image_id, FINAL, suffix)
+            path = self.watcher.readable(path, image_id, FINAL)
+            return path if full_path else path.relative_to(self._folder)
+
         return [
             {
                 "id": image_id,
                 "image": str(root / (image_id + entry.image.ext)),
-                "label": str(self._listed(image_id, entry.labels[FINAL].ext, full_path)),
+                "label": str(label_path(image_id, entry.labels[FINAL].ext)),
             }
             for image_id, entry in sorted(index.objects.items())
             if FINAL in entry.labels
         ]
 
-    def _listed(self, image_id: str, suffix: str, full_path: bool) -> Path:  # noqa: FBT001 - as above
-        path = self._label_path(image_id, FINAL, suffix)
-        path = self._watcher.readable(path, image_id, FINAL)
-        return path if full_path else path.relative_to(self._folder)
-
     def get_dataset_archive(self, limit_cases: int | None) -> str:  # noqa: ARG002 - the base's
-        """Refuse: the owner of the studies folder can copy it.
-
-        Raises:
-            DatastoreError: Always.
-        """
+        """Raise DatastoreError, as the owner of the studies folder can copy it."""
         raise DatastoreError("an archive of all cases is not offered; copy the studies folder")
 
 
 def _content(path: Path) -> str:
     """Return a digest of a file, or of the files in a folder regardless of their names."""
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    files = (file for file in path.rglob("*") if file.is_file())
-    parts = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+        return digest_of(path)
+    parts = sorted(digest_of(file) for file in path.rglob("*") if file.is_file())
     return hashlib.sha256("".join(parts).encode()).hexdigest()

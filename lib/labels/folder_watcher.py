@@ -1,11 +1,10 @@
-"""Watches `labels/<tag>/`, where people put, change and remove label files without asking the server.
+"""Watcher of `labels/<tag>/`, where people add, change and remove label files without the server.
 
 The watcher reads files, so it runs beside the requests: `FolderWatcher.run` is called at the start and
 then every few seconds. As long as nothing changes it reads only names, times and sizes from the file system.
 """
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from lib.errors import DatastoreError, LabelError, PacsError, ScanError
 from lib.labels.history import FOLDER, LabelHistory
 from lib.labels.monailabel_index import LABELS, Index, is_tag, volume_files
 from lib.labels.submission import LabelSubmissions
-from lib.storage.atomic_files import digest_of, replacing
+from lib.storage.atomic_files import copy_file, digest_of
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
@@ -30,62 +29,52 @@ _MISSING: _Signature = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedFile:
-    """A file in `labels/<tag>/` that is no label: it stays there, and is neither a label nor trained on.
-
-    Attributes:
-        image_id: Image id, from the file's name.
-        tag: Name of its folder.
-        path: Path of the file.
-        reason: The validation error.
-    """
-
-    image_id: str
-    tag: str
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _LabelFile:
+class LabelFile:
     """A file in a tag's folder, as it was when the folder was listed."""
 
     image_id: str
+    """From the file's name."""
     tag: str
+    """Name of the folder."""
     path: Path
     signature: _Signature
-    modified_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFile:
+    """A file in `labels/<tag>/` that is no label: it stays there, and is neither a label nor trained on."""
+
+    file: LabelFile
+    image_signature: _Signature
+    """Of the image, as the file is validated again when either of the two changes."""
+    reason: str
+    """The validation error."""
 
 
 class _ChangedError(Exception):
-    """The file or the history changed between the look at the file and the lock."""
+    """The file or the history changed after the file was listed and before the index was locked."""
 
 
+@dataclass(eq=False)
 class FolderWatcher:
     """Reconciles the label history with the labels folder.
 
     - A version whose working copy is missing (after a kill or a restored backup) gets its copy.
     - A file that differs from the current version becomes a new version, if it is a label of an image.
     - A version whose file was removed is hidden.
-
-    Args:
-        folder: The studies folder.
-        history: The label versions.
-        index: MONAI Label's index; its lock serializes the watcher and the requests.
-        submissions: Makes versions of files.
     """
 
-    def __init__(
-        self, folder: Path, history: LabelHistory, index: Index, submissions: LabelSubmissions
-    ) -> None:
-        self._folder = folder
-        self._history = history
-        self._index = index
-        self._submissions = submissions
-        submissions.on_replaced = lambda path: self._refused.pop(path, None)
+    folder: Path
+    """The studies folder."""
+    history: LabelHistory
+    index: Index
+    """MONAI Label's index; its lock serializes the watcher and the requests."""
+    submissions: LabelSubmissions
+
+    def __post_init__(self) -> None:
+        self.submissions.on_replaced = lambda path: self._refused.pop(path, None)
         self._digests: dict[Path, tuple[_Signature, str]] = {}
-        # With the signatures of the file and of its image: both are validated again when one changes.
-        self._refused: dict[Path, tuple[_Signature, _Signature, RefusedFile]] = {}
+        self._refused: dict[Path, RefusedFile] = {}
         self._unsettled: dict[Path, tuple[_Signature, float]] = {}
         self._missing_since: dict[tuple[str, str], float] = {}
         self._mutex = threading.Lock()
@@ -93,8 +82,8 @@ class FolderWatcher:
     def run(self) -> list[LabelVersion]:
         """Scan the folder once, and return the versions that were made from files."""
         with self._mutex:
-            images = self._index.snapshot().objects
-            current = {(v.image_id, v.tag): v for v in self._history.current(None)}
+            images = self.index.snapshot().objects
+            current = {(v.image_id, v.tag): v for v in self.history.current(None)}
             files = list(self._files())
             submitted = []
             for file in files:
@@ -117,7 +106,7 @@ class FolderWatcher:
             self._forget_all_but(files)
             return submitted
 
-    def _forget_all_but(self, files: list[_LabelFile]) -> None:
+    def _forget_all_but(self, files: list[LabelFile]) -> None:
         paths = {file.path for file in files}
         for memory in (self._digests, self._refused, self._unsettled):
             for path in memory.keys() - paths:
@@ -128,20 +117,16 @@ class FolderWatcher:
     def refused(self) -> list[RefusedFile]:
         """Return the files that are no labels, sorted by path."""
         refused = dict(self._refused)
-        return [refused[path][2] for path in sorted(refused)]
-
-    def is_refused(self, path: Path) -> bool:
-        """Return whether the file at `path` was validated and is no label."""
-        return path in self._refused
+        return [refused[path] for path in sorted(refused)]
 
     def readable(self, path: Path, image_id: str, tag: str) -> Path:
         """Return `path`, a working copy; the version's own file while a refused file lies in its place."""
-        version = self._history.newest(image_id, tag) if self.is_refused(path) else None
-        return path if version is None else self._history.path(version.digest)
+        version = self.history.newest(image_id, tag) if path in self._refused else None
+        return path if version is None else self.history.path(version.digest)
 
-    def _files(self) -> Iterator[_LabelFile]:
+    def _files(self) -> Iterator[LabelFile]:
         """Yield the label files; one image may have several in a tag, with different suffixes."""
-        labels = self._folder / LABELS
+        labels = self.folder / LABELS
         for folder in sorted(labels.iterdir()) if labels.is_dir() else ():
             if not folder.is_dir() or not is_tag(folder.name):
                 continue
@@ -149,9 +134,9 @@ class FolderWatcher:
                 path = folder / (name + suffix)
                 signature = _signature(path)
                 if signature is not None:
-                    yield _LabelFile(name, folder.name, path, signature, signature[1] / 1e9)
+                    yield LabelFile(name, folder.name, path, signature)
 
-    def _process(self, file: _LabelFile, version: LabelVersion | None) -> LabelVersion | None:
+    def _process(self, file: LabelFile, version: LabelVersion | None) -> LabelVersion | None:
         """Compare a file with the current version; return the version made from it, if there is one."""
         digest = self._digest(file)
         if digest is None:
@@ -159,7 +144,7 @@ class FolderWatcher:
         if version is not None and digest == version.digest:
             self._refused.pop(file.path, None)
             if not version.is_in_place:
-                self._history.mark_in_place(version.id)
+                self.history.mark_in_place(version.id)
             return None
         if version is not None and not version.is_in_place and self._is_earlier(file, digest):
             # The process was killed before the copy of `version` replaced the one before it.
@@ -167,7 +152,7 @@ class FolderWatcher:
             return None
         return self._submit(file, version)
 
-    def _digest(self, file: _LabelFile) -> str | None:
+    def _digest(self, file: LabelFile) -> str | None:
         """Return the SHA-256 of a file; None while it may still be written to."""
         signature, digest = self._digests.get(file.path, (_MISSING, ""))
         if signature != file.signature:
@@ -179,8 +164,9 @@ class FolderWatcher:
             self._digests[file.path] = (file.signature, digest)
         return digest
 
-    def _is_settled(self, file: _LabelFile) -> bool:
-        if time.time() - file.modified_s >= SETTLED_S:
+    def _is_settled(self, file: LabelFile) -> bool:
+        _, modified_ns, _ = file.signature
+        if time.time() - modified_ns / 1e9 >= SETTLED_S:
             return True
         # The file's clock may be ahead, as that of another machine: then it must not change while we watch.
         signature, since = self._unsettled.get(file.path, (None, 0.0))
@@ -189,30 +175,29 @@ class FolderWatcher:
             return False
         return time.monotonic() - since >= SETTLED_S
 
-    def _is_earlier(self, file: _LabelFile, digest: str) -> bool:
-        return any(v.digest == digest for v in self._history.history(file.image_id, file.tag))
+    def _is_earlier(self, file: LabelFile, digest: str) -> bool:
+        return any(v.digest == digest for v in self.history.history(file.image_id, file.tag))
 
-    def _submit(self, file: _LabelFile, version: LabelVersion | None) -> LabelVersion | None:
+    def _submit(self, file: LabelFile, version: LabelVersion | None) -> LabelVersion | None:
         """Make a file a new version, if it is a label and nothing changed meanwhile."""
         image = self._image(file.image_id)
-        signatures = (file.signature, (image and _signature(image)) or _MISSING)
         refused = self._refused.get(file.path)
-        if image is None or (refused is not None and refused[:2] == signatures):
+        if image is None or (
+            refused is not None
+            and refused.file.signature == file.signature
+            and refused.image_signature == (_signature(image) or _MISSING)
+        ):
             return None
 
         def require_unchanged() -> None:
-            newest = self._history.newest(file.image_id, file.tag)
+            newest = self.history.newest(file.image_id, file.tag)
             is_same_version = (newest and newest.id) == (version and version.id)
             if not is_same_version or _signature(file.path) != file.signature:
                 raise _ChangedError
 
         try:
-            submitted = self._submissions.submit(
-                file.image_id,
-                file.tag,
-                file.path,
-                source=FOLDER,
-                precondition=require_unchanged,
+            submitted = self.submissions.submit(
+                file.image_id, file.tag, file.path, source=FOLDER, precondition=require_unchanged
             )
         except (LabelError, ScanError) as error:
             if _signature(file.path) == file.signature:
@@ -227,33 +212,32 @@ class FolderWatcher:
         return submitted
 
     def _image(self, image_id: str) -> Path | None:
-        entry = self._index.snapshot().objects.get(image_id)
-        return None if entry is None else self._folder / f"{image_id}{entry.image.ext}"
+        entry = self.index.snapshot().objects.get(image_id)
+        return None if entry is None else self.folder / f"{image_id}{entry.image.ext}"
 
-    def _refuse(self, file: _LabelFile, image: Path | None, reason: str) -> None:
+    def _refuse(self, file: LabelFile, image: Path | None, reason: str) -> None:
         if file.path not in self._refused:
             logger.warning("%s/%s is no label: %s", file.tag, file.path.name, reason)
         image_signature = (image and _signature(image)) or _MISSING
-        refused = RefusedFile(file.image_id, file.tag, file.path, reason)
-        self._refused[file.path] = (file.signature, image_signature, refused)
+        self._refused[file.path] = RefusedFile(file, image_signature, reason)
 
     def _handle_missing_file(self, version: LabelVersion) -> None:
         """Write a working copy that was never written; hide a version whose working copy was removed."""
         key = (version.image_id, version.tag)
-        folder = self._folder / LABELS / version.tag
+        folder = self.folder / LABELS / version.tag
         if not version.is_in_place or not folder.is_dir():
-            # A whole folder that is missing says nothing about this label.
+            # A missing folder does not mean that this label was removed.
             self._write_copy_if_current(version, None)
             return
         since = self._missing_since.setdefault(key, time.monotonic())
         if time.monotonic() - since < SETTLED_S:
             return
-        with self._index.changing():
-            newest = self._history.newest(*key)
+        with self.index.changing():
+            newest = self.history.newest(*key)
             is_gone = not any(name == version.image_id for name, _ in volume_files(folder))
             if is_gone and newest is not None and newest.id == version.id:
                 logger.warning("%s: the file of label %r was removed: hidden", *key)
-                self._history.hide(*key)
+                self.history.hide(*key)
         del self._missing_since[key]
 
     def _write_copy_if_current(self, version: LabelVersion, expected: _Signature | None) -> None:
@@ -263,17 +247,16 @@ class FolderWatcher:
             version: The version.
             expected: Signature of the file in its place; None where there is none.
         """
-        path = self._submissions.working_copy(version.image_id, version.tag)
-        with self._index.changing():
-            newest = self._history.newest(version.image_id, version.tag)
+        path = self.submissions.working_copy(version.image_id, version.tag)
+        with self.index.changing():
+            newest = self.history.newest(version.image_id, version.tag)
             if newest is None or newest.id != version.id or _signature(path) != expected:
                 return
-            with replacing(path) as beside:
-                shutil.copyfile(self._history.path(version.digest), beside)
-            self._history.mark_in_place(version.id)
+            copy_file(self.history.path(version.digest), path)
+            self.history.mark_in_place(version.id)
             logger.info("%s: wrote the copy of label %r %d", path.name, version.tag, version.number)
         # The second pass lists the new file in the index.
-        with self._index.changing():
+        with self.index.changing():
             pass
 
 

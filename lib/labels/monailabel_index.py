@@ -89,7 +89,7 @@ class Index:
     def changing(self) -> Iterator[LocalDatastoreModel]:
         """Yield the index of the folder as it is now, to be changed; written if the block raises nothing."""
         with self._mutex, self._file_lock:
-            # Before the folder is read, so that a change during that is found by the next access.
+            # Before the folder is read, so that the next access notices a change during that.
             signature = self._signature()
             stored = self._read()
             changed = stored.model_copy(deep=True)

@@ -1,4 +1,4 @@
-"""Quarantine: refused files are kept for a while, so that no contours are lost by a refusal."""
+"""Quarantine of refused files, so that no contours are lost by a refusal."""
 
 import json
 import logging
@@ -77,10 +77,10 @@ class Quarantine:
             is_whole = self._make_room(size, moment)
             entry = Path(draft) / name
             entry.mkdir()
-            kept = entry / f"refused{suffix}"
-            _copy(file, kept, size if is_whole else HEAD_BYTES)
-            sync(kept)
-            why = {**about, "at": moment.isoformat(), "file": kept.name, "sha256": digest,
+            copy = entry / f"refused{suffix}"
+            _copy(file, copy, size if is_whole else HEAD_BYTES)
+            sync(copy)
+            why = {**about, "at": moment.isoformat(), "file": copy.name, "sha256": digest,
                    "bytes": size, "is_whole": is_whole}  # fmt: skip
             write_json(entry / WHY, why)
             entry.rename(self.folder / name)
@@ -121,7 +121,7 @@ class Quarantine:
         folder = self.folder / name
         files = sorted(folder.glob("refused*")) if _NAME.fullmatch(name) else []
         if not files:
-            raise DatastoreError(f"{name[:80]!r}: nothing of that name is in quarantine")
+            raise DatastoreError(f"{name[:80]!r}: there is no file of that name in quarantine")
         return files[0]
 
     def _entries(self) -> list[Path]:
@@ -141,8 +141,8 @@ def _size(folder: Path) -> int:
 
 
 def _copy(source: Path, target: Path, limit_bytes: int) -> None:
-    left = limit_bytes
+    remaining = limit_bytes
     with source.open("rb") as reading, target.open("wb") as writing:
-        while left > 0 and (chunk := reading.read(min(left, _CHUNK_BYTES))):
+        while remaining > 0 and (chunk := reading.read(min(remaining, _CHUNK_BYTES))):
             writing.write(chunk)
-            left -= len(chunk)
+            remaining -= len(chunk)

@@ -19,13 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import (
-    DatastoreError,
-    LabelError,
-    PacsError,
-    ScanError,
-    StorageFullError,
-)
+from lib.errors import DatastoreError, LabelError, PacsError, ScanError, StorageFullError
 from lib.imaging.formats import suffix_of
 from lib.imaging.scans import read_ct, read_label, write_label
 from lib.imaging.volumes import LabelVolume
@@ -46,17 +40,14 @@ _NOT_QUARANTINED = (FOLDER, CONSENSUS)
 
 @dataclass(frozen=True, slots=True)
 class CheckedLabel:
-    """A valid label.
-
-    Attributes:
-        volume: With this server's label values, on the image's grid.
-        organs: TG-263 names with at least one voxel, in the order of their values.
-        doubts: Warnings, in sentences; the label is accepted all the same.
-    """
+    """A valid label."""
 
     volume: LabelVolume
+    """With this server's label values, on the image's grid."""
     organs: tuple[str, ...]
+    """TG-263 names with at least one voxel, in the order of their values."""
     doubts: tuple[str, ...]
+    """Plausibility warnings, in sentences; the label is accepted all the same."""
 
 
 def check_label(
@@ -92,21 +83,17 @@ def check_label(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreDependencies:
-    """What a store of labels uses, wherever its images are.
-
-    Attributes:
-        labels: TG-263 name -> value.
-        history: The label versions.
-        quarantine: Receives refused labels.
-        active_model: Returns the version of the active model.
-        on_submitted: Called with each submitted or restored version, after it was kept.
-    """
+    """Dependencies of a store of labels; the same for a studies folder and for a PACS."""
 
     labels: Mapping[str, int]
+    """TG-263 name -> value."""
     history: LabelHistory
     quarantine: Quarantine
+    """Receives refused labels."""
     active_model: Callable[[], str | None] = lambda: None
+    """Returns the version of the active model."""
     on_submitted: Callable[[LabelVersion], object] = lambda _: None
+    """Called with each submitted or restored version, after it was kept."""
 
 
 class LabelSubmissions:
@@ -134,11 +121,8 @@ class LabelSubmissions:
     ) -> None:
         self._folder = folder
         self._index = index
-        self._labels = dependencies.labels
+        self._dependencies = dependencies
         self._history = dependencies.history
-        self._quarantine = dependencies.quarantine
-        self._active_model = dependencies.active_model
-        self._on_submitted = dependencies.on_submitted
         self._image = image
         self._set_aside = set_aside
         self.on_replaced: Callable[[Path], object] = lambda _: None
@@ -184,10 +168,8 @@ class LabelSubmissions:
         require_image_id(image_id)
         info = dict(info or {})
         try:
-            with self._draft(image_id, file, info.get("label_info") or [], source) as (
-                draft,
-                label,
-            ):
+            label_info = info.get("label_info") or []
+            with self._draft(image_id, file, label_info, source) as (draft, label):
                 provenance = self._provenance(info, source, label, submitted_at)
                 current = self._history.newest(image_id, tag)
                 if submitted_at and current and submitted_at < current.submitted_at:
@@ -206,7 +188,7 @@ class LabelSubmissions:
                 raise
             about = {"image": image_id, "tag": tag, "user": info.get("author", "")}
             raise type(error)(self.refuse(file, about, str(error))) from error
-        self._on_submitted(version)
+        self._dependencies.on_submitted(version)
         return version
 
     def submit_consensus(
@@ -238,15 +220,14 @@ class LabelSubmissions:
         version = self._publish(
             image_id, tag, file, lambda: self._history.restore(image_id, tag, number, author)
         )
-        self._on_submitted(version)
+        self._dependencies.on_submitted(version)
         return version
 
     def refuse(self, file: Path, about: Mapping[str, Any], reason: str) -> str:
         """Put a refused label into quarantine, and return the reason with the place where it is kept."""
         suffix = suffix_of(file) or file.suffix
-        return (
-            f"{reason}; {self._quarantine.keep(file, {**about, 'reason': reason}, suffix=suffix)}"
-        )
+        about = {**about, "reason": reason}
+        return f"{reason}; {self._dependencies.quarantine.keep(file, about, suffix=suffix)}"
 
     def keep_unseen_file(self, path: Path, image_id: str, tag: str) -> None:
         """Keep a file of the labels folder that is about to be replaced, if the history lacks its content.
@@ -296,7 +277,11 @@ class LabelSubmissions:
     ) -> CheckedLabel:
         image = self._image(image_id)
         return check_label(
-            file, image=image, image_id=image_id, label_info=label_info, labels=self._labels
+            file,
+            image=image,
+            image_id=image_id,
+            label_info=label_info,
+            labels=self._dependencies.labels,
         )
 
     def _provenance(
@@ -306,8 +291,8 @@ class LabelSubmissions:
         label: CheckedLabel,
         submitted_at: datetime | None = None,
     ) -> Provenance:
-        # Which model a file in the folder was drawn from is unknown.
-        active = None if source == FOLDER else self._active_model()
+        # The model behind a file in the labels folder is unknown.
+        active = None if source == FOLDER else self._dependencies.active_model()
         return Provenance(
             source=source,
             author=str(info.pop("author", "")),
@@ -361,8 +346,10 @@ class LabelSubmissions:
         except Exception as error:
             if version is None:
                 raise
-            # The version is kept, so its sender must not be told otherwise; the folder watcher does the rest.
-            logger.warning("%s: label %r is kept, its copy follows: %s", image_id, tag, error)
+            # The version is kept, so its sender must not get an error; the folder watcher writes the copy.
+            logger.warning(
+                "%s: label %r is kept, its copy is written later: %s", image_id, tag, error
+            )
         return version
 
     def _clear_place(self, image_id: str, tag: str, in_folder: Path | None) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +38,19 @@ def find_orthanc() -> tuple[Path, Path]:
     return Path(program), plugins[0]
 
 
+@dataclass(eq=False)
 class Orthanc:
-    """An Orthanc process on 127.0.0.1; it ends with the `with` block, and its folder stays.
+    """An Orthanc process on 127.0.0.1; it ends with the `with` block, and its folder stays."""
 
-    Args:
-        folder: Folder of its database and files.
-        port: TCP port.
-        users: Name -> password; empty to need no login.
-        options: Further options of its configuration file.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        port: int,
-        *,
-        users: Mapping[str, str] | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.folder = folder
-        self.port = port
-        self.users = dict(users or {})
-        self.options = dict(options or {})
-        self.process: subprocess.Popen[bytes] | None = None
+    folder: Path
+    """Folder of its database and files."""
+    port: int
+    """TCP port."""
+    users: Mapping[str, str] = field(default_factory=dict)
+    """Name -> password; empty to need no login."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further options of its configuration file."""
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
     def url(self) -> str:

@@ -123,9 +123,14 @@ def get_labels(tag: str = "final", image: str | None = None, _user: User = USER)
         newest = app.label_history.newest(require_image_id(image), tag)
         versions = [] if newest is None else [newest]
     refused = [
-        RefusedFile(image=file.image_id, tag=file.tag, file=file.path.name, reason=file.reason)
-        for file in app.store.refused_files()
-        if image in (None, file.image_id)
+        RefusedFile(
+            image=item.file.image_id,
+            tag=item.file.tag,
+            file=item.file.path.name,
+            reason=item.reason,
+        )
+        for item in app.store.watcher.refused()
+        if image in (None, item.file.image_id)
     ]
     current = [Version.model_validate(version) for version in versions]
     return Labels(labels=current, refused=refused)

@@ -15,7 +15,6 @@ from typing import Any
 
 UNFINISHED = ".writing-"
 """Prefix of the names of unfinished files and folders."""
-_CHUNK_BYTES = 2**20
 SCRATCH = "organnet-"
 """Prefix of the names of this program's files in the system's temporary folder."""
 ABANDONED_S = 3600.0
@@ -25,7 +24,7 @@ ABANDONED_S = 3600.0
 def remove_unfinished(folder: Path) -> int:
     """Remove unfinished files and folders of killed processes below `folder`; return their number.
 
-    A file that another process may still be writing is kept.
+    A file that another process may still be writing to is kept.
     """
     return _remove_abandoned(folder.rglob(f"{UNFINISHED}*"))
 
@@ -89,6 +88,12 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
         raise
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content to `target`, atomically."""
+    with replacing(target) as beside:
+        shutil.copyfile(source, beside)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically; a number that is not finite becomes null."""
     with replacing(path) as beside:
@@ -116,11 +121,8 @@ def make_folder(folder: Path) -> None:
 
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_disk_full(error: BaseException) -> bool:

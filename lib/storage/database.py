@@ -29,7 +29,7 @@ FILE = "workflow.sqlite"
 HEAD = f"{SCHEMA:04d}"
 """Newest revision in `lib/storage/migrations`."""
 BUSY_S = 30.0
-"""Longest time in s that a writer waits for another one; a transaction here takes milliseconds."""
+"""Longest time in s that a writer waits for another one; a transaction takes milliseconds."""
 _IS_WRITING = "is_writing"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = "migration.lock"
@@ -133,7 +133,7 @@ class Database:
             with writing.begin() as connection:
                 settings.attributes["connection"] = connection
                 command.upgrade(settings, HEAD)
-                # A program from before migrations looks at this row alone.
+                # A program from before migrations reads only this row.
                 connection.execute(
                     text("INSERT OR REPLACE INTO meta VALUES ('schema', :schema)"),
                     {"schema": str(SCHEMA)},
@@ -143,7 +143,7 @@ class Database:
         logger.info("%s: schema upgraded from %s to %s", self.path, revision or "none", HEAD)
 
     def _set_aside(self, error: DatabaseError) -> None:
-        """Rename a damaged file: labels and models are files, and are found again."""
+        """Rename a damaged file; its content is rebuilt from the files of labels and models."""
         now = time.time_ns()
         for suffix in ("", "-wal", "-shm"):
             part = self.path.with_name(self.path.name + suffix)

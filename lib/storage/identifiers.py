@@ -47,4 +47,4 @@ def require_session_id(session_id: str) -> str:
     try:
         return str(uuid.UUID(session_id))
     except ValueError as error:
-        raise DatastoreError(f"{session_id[:80]!r} is no session's id; expected a UUID") from error
+        raise DatastoreError(f"{session_id[:80]!r} is not a session id; expected a UUID") from error

@@ -16,7 +16,7 @@ class ProcessLock:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not inherited by child processes, which would go on process_lock it.
+        # Not inherited by child processes, which would go on holding the lock.
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def try_acquire(self) -> bool:

@@ -76,7 +76,7 @@ def test_everything_comes_back_in_an_empty_folder(
     assert restore(tmp_path, archive, "new", "new_models") == 0
     back = open_store(tmp_path / "new")
     assert back.history.records() == store.history.records()
-    back.scan_folder()
+    back.watcher.run()
     assert digest_of(final(tmp_path / "new")) == digest_of(final(tmp_path / "studies"))
     assert not final(tmp_path / "new", "b.nii.gz").exists()
     assert Registry(tmp_path / "new_models").published_version() == version
@@ -97,7 +97,7 @@ def test_restoring_merges_and_overwrites_nothing(store: FolderStore, tmp_path: P
     save(other, tmp_path, 5)
     save(other, tmp_path, 6, "b")
     assert restore(tmp_path, archive, "other") == 0
-    other.scan_folder()
+    other.watcher.run()
     versions = other.history.history("a", "final")
     assert [(v.number, v.client) for v in versions] == [(2, "0"), (1, "5")]
     assert other.history.current()[0].client == "5"
@@ -112,10 +112,10 @@ def test_a_newer_version_in_the_backup_takes_its_place(store: FolderStore, tmp_p
     write_ct(tmp_path / "other" / "a.nii.gz", make_ct())
     assert restore(tmp_path, first, "other") == 0
     other = open_store(tmp_path / "other")
-    other.scan_folder()
+    other.watcher.run()
     save(store, tmp_path, 1)
     assert restore(tmp_path, create(tmp_path, "second.tar"), "other") == 0
-    other.scan_folder()
+    other.watcher.run()
     final(tmp_path / "other").touch()
     assert [v.number for v in other.history.current()] == [2]
     assert other.get_labeled_images() == ["a"]

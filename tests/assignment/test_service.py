@@ -118,11 +118,11 @@ def test_nothing_makes_another_version_of_it(clinic: Clinic) -> None:
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     clinic.maker().run()
-    assert clinic.store.scan_folder() == []
+    assert clinic.store.watcher.run() == []
     copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
     # Old enough for the watcher to look at its content.
     os.utime(copy, (copy.stat().st_mtime - 60,) * 2)
-    assert clinic.store.scan_folder() == []
+    assert clinic.store.watcher.run() == []
     assert clinic.maker().run() == []
     assert len(clinic.versions()) == 3
     assert clinic.history.restore_from_files() == 0
@@ -157,7 +157,7 @@ def test_a_copy_that_a_kill_kept_from_its_place_is_put_there(clinic: Clinic) -> 
         assert row is not None
         row.is_in_place = False
     again = Clinic(clinic.folder)
-    assert again.store.scan_folder() == []
+    assert again.store.watcher.run() == []
     assert copy.read_bytes() == again.history.path(made.digest).read_bytes()
     assert again.maker().run() == []
 

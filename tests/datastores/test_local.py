@@ -81,6 +81,16 @@ def test_files_and_dicom_folders_are_images(store: FolderStore, studies: Path) -
     assert read_ct(store.require_image("e")).grid.shape_vox == (20, 16, 12)
 
 
+def test_a_file_name_keeps_its_spelling_in_the_index(store: FolderStore, studies: Path) -> None:
+    write_ct(studies / "b.nii.gz", make_ct())
+    (studies / "b.nii.gz").rename(studies / "B.NII.GZ")
+    assert store.list_images() == ["B"]
+    assert store.json()["objects"]["B"]["image"]["ext"] == ".NII.GZ"
+    assert store.get_image_info("B")["name"] == "B.NII.GZ"
+    assert store.require_image("B") == studies / "B.NII.GZ"
+    assert read_ct(store.require_image("B")).grid == make_ct().grid
+
+
 def test_only_a_file_has_a_path_that_slicer_may_load(store: FolderStore, studies: Path) -> None:
     write_ct(studies / "file.nii.gz", make_ct())
     write_ct_series(make_ct(), studies / "series", patient_id="x")

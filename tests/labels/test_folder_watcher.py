@@ -78,7 +78,7 @@ def numbers(store: FolderStore, tag: str = "final") -> list[int]:
 def test_a_file_laid_into_the_folder_becomes_a_version(store: FolderStore, studies: Path) -> None:
     laid = write(final(studies))
     assert store.get_labeled_images() == []
-    (version,) = store.scan_folder()
+    (version,) = store.watcher.run()
     assert (version.source, version.organs) == (
         "folder",
         [name for name in LABELS if LABELS[name] in (1, 2, 7)],
@@ -86,7 +86,7 @@ def test_a_file_laid_into_the_folder_becomes_a_version(store: FolderStore, studi
     assert version.digest == digest_of(laid)
     assert store.history.path(version.digest).read_bytes() == laid.read_bytes()
     assert store.get_labeled_images() == ["a"]
-    assert store.scan_folder() == []
+    assert store.watcher.run() == []
     assert store.history.current()[0].is_in_place
 
 
@@ -96,25 +96,25 @@ def test_a_file_edited_in_place_becomes_the_next_version(
     store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {"client_id": "me"})
     first = store.history.current()[0]
     write(final(studies), shift=1)
-    (second,) = store.scan_folder()
+    (second,) = store.watcher.run()
     assert (second.number, second.parent_id, second.source) == (2, first.id, "folder")
     assert store.history.path(first.digest).is_file()
     # Somebody copies the first one back.
     shutil.copyfile(store.history.path(first.digest), final(studies))
     aged(final(studies))
-    (third,) = store.scan_folder()
+    (third,) = store.watcher.run()
     assert (third.number, third.digest) == (3, first.digest)
 
 
 def test_a_file_of_another_format_is_converted(store: FolderStore, studies: Path) -> None:
     laid = write(final(studies, "a.nrrd"))
-    (version,) = store.scan_folder()
+    (version,) = store.watcher.run()
     label, _ = read_label(final(studies), image_id="a", image_grid=make_grid())
     np.testing.assert_array_equal(label, make_label())
     assert digest_of(final(studies)) == version.digest
     assert not laid.exists()
     assert list((studies / ".removed").rglob("a.nrrd"))
-    assert store.scan_folder() == []
+    assert store.watcher.run() == []
 
 
 def test_a_file_that_is_still_being_copied_is_not_judged(
@@ -122,11 +122,11 @@ def test_a_file_that_is_still_being_copied_is_not_judged(
 ) -> None:
     whole = write(tmp_path / "l.nii.gz").read_bytes()
     final(studies).write_bytes(whole[: len(whole) // 2])
-    assert store.scan_folder() == []
-    assert store.refused_files() == []
+    assert store.watcher.run() == []
+    assert store.watcher.refused() == []
     final(studies).write_bytes(whole)
     aged(final(studies))
-    assert len(store.scan_folder()) == 1
+    assert len(store.watcher.run()) == 1
 
 
 def test_a_file_from_a_clock_that_is_ahead_is_taken_when_it_lies_still(
@@ -136,9 +136,9 @@ def test_a_file_from_a_clock_that_is_ahead_is_taken_when_it_lies_still(
     ahead = time.time() + 3600
     os.utime(path, (ahead, ahead))
     monkeypatch.setattr(folder_watcher, "SETTLED_S", 0.2)
-    assert store.scan_folder() == []
+    assert store.watcher.run() == []
     time.sleep(0.3)
-    assert len(store.scan_folder()) == 1
+    assert len(store.watcher.run()) == 1
 
 
 def test_a_file_that_is_no_label_is_listed_and_read_once(
@@ -147,12 +147,12 @@ def test_a_file_that_is_no_label_is_listed_and_read_once(
     final(studies).write_bytes(b"<html>not found</html>")
     aged(final(studies))
     write(final(studies, "nobody.nii.gz"))
-    assert store.scan_folder() == []
-    assert [(r.image_id, r.tag) for r in store.refused_files()] == [
+    assert store.watcher.run() == []
+    assert [(r.file.image_id, r.file.tag) for r in store.watcher.refused()] == [
         ("a", "final"),
         ("nobody", "final"),
     ]
-    reasons = [refused.reason for refused in store.refused_files()]
+    reasons = [refused.reason for refused in store.watcher.refused()]
     assert "holds a web page" in reasons[0]
     assert "no such image" in reasons[1]
     assert store.get_labeled_images() == []
@@ -163,8 +163,8 @@ def test_a_file_that_is_no_label_is_listed_and_read_once(
         raise AssertionError("the file was read again")
 
     monkeypatch.setattr(submission, "check_label", fail)
-    assert store.scan_folder() == []
-    assert len(store.refused_files()) == 2
+    assert store.watcher.run() == []
+    assert len(store.watcher.refused()) == 2
 
 
 def test_a_refused_file_is_looked_at_again_when_its_image_changes(
@@ -172,11 +172,11 @@ def test_a_refused_file_is_looked_at_again_when_its_image_changes(
 ) -> None:
     grid = make_grid((18, 16, 12))
     write(final(studies), grid=grid)
-    assert store.scan_folder() == []
-    assert "the label lies on 18 x 16 x 12" in store.refused_files()[0].reason
+    assert store.watcher.run() == []
+    assert "the label lies on 18 x 16 x 12" in store.watcher.refused()[0].reason
     write_ct(studies / "a.nii.gz", make_ct(grid))
-    assert len(store.scan_folder()) == 1
-    assert store.refused_files() == []
+    assert len(store.watcher.run()) == 1
+    assert store.watcher.refused() == []
 
 
 def test_garbage_in_the_place_of_a_label_does_not_reach_anybody(
@@ -186,14 +186,14 @@ def test_garbage_in_the_place_of_a_label_does_not_reach_anybody(
     version = store.history.current()[0]
     final(studies).write_bytes(b"garbage")
     aged(final(studies))
-    store.scan_folder()
+    store.watcher.run()
     assert store.require_label("a", "final") == store.history.path(version.digest)
     assert store.datalist()[0]["label"] == str(store.history.path(version.digest))
-    assert len(store.refused_files()) == 1
+    assert len(store.watcher.refused()) == 1
     store.save_label("a", str(write(tmp_path / "l.nii.gz", shift=1)), "final", {})
     assert next((studies / ".removed").rglob("a.nii.gz")).read_bytes() == b"garbage"
-    store.scan_folder()
-    assert store.refused_files() == []
+    store.watcher.run()
+    assert store.watcher.refused() == []
     assert numbers(store) == [1, 2]
 
 
@@ -207,20 +207,20 @@ def test_an_edit_that_nobody_has_looked_at_survives_a_submit(
     assert [v.source for v in versions] == ["client", "folder", "client"]
     assert versions[1].digest == edited
     assert digest_of(final(studies)) == versions[2].digest
-    assert store.scan_folder() == []
+    assert store.watcher.run() == []
 
 
 def test_a_file_removed_by_hand_hides_its_version(
     store: FolderStore, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
-    store.scan_folder()
+    store.watcher.run()
     final(studies).unlink()
     assert store.get_labeled_images() == []
-    store.scan_folder()
+    store.watcher.run()
     assert store.history.current() != [], "a program may be about to write it again"
     monkeypatch.setattr(folder_watcher, "SETTLED_S", 0.0)
-    store.scan_folder()
+    store.watcher.run()
     assert store.history.current() == []
     assert numbers(store) == [1]
     store.submissions.restore("a", "final", 1, "eve")
@@ -233,7 +233,7 @@ def test_a_folder_that_is_gone_is_no_decision_on_its_labels(
     store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
     before = final(studies).read_bytes()
     shutil.rmtree(studies / "labels")
-    store.scan_folder()
+    store.watcher.run()
     assert final(studies).read_bytes() == before
     assert store.get_labeled_images() == ["a"]
 
@@ -250,12 +250,12 @@ def test_a_save_that_was_cut_short_is_finished(
     aged(final(studies))
     made = add_only(store, other)
     again = open_store(studies)
-    assert again.scan_folder() == []
+    assert again.watcher.run() == []
     assert digest_of(final(studies)) == made
     assert again.history.current()[0].is_in_place
     final(studies).unlink()
     add_only(again, write(tmp_path / "n.nii.gz", shift=2))
-    again.scan_folder()
+    again.watcher.run()
     assert digest_of(final(studies)) == again.history.current()[0].digest
 
 
@@ -270,7 +270,7 @@ def test_deleting_hides_and_keeps(store: FolderStore, studies: Path, tmp_path: P
     store.remove_label("a", "final")
     assert store.history.current() == []
     assert len(store.history.current("original")) == 1
-    assert store.scan_folder() == []
+    assert store.watcher.run() == []
     store.remove_image("a")
     assert store.history.current(None) == []
     assert numbers(store) == numbers(store, "original") == [1]
@@ -290,9 +290,9 @@ def test_five_hundred_labels_that_did_not_change_are_looked_at_in_a_moment(
     for number in range(1, 500):
         records.append({**record, "image_id": f"case_{number}"})
     store.history.merge(records)
-    store.scan_folder()
+    store.watcher.run()
     began = time.process_time()
-    store.scan_folder()
+    store.watcher.run()
     assert time.process_time() - began < 1.0
     assert len(store.datalist()) == 500
 
@@ -322,5 +322,5 @@ def test_a_float_label_is_refused(store: FolderStore, studies: Path) -> None:
     image: Any = nib.Nifti1Image(array, make_grid().affine_ras)  # type: ignore[no-untyped-call]
     nib.save(image, final(studies))
     aged(final(studies))
-    assert store.scan_folder() == []
-    assert "voxels are float32" in store.refused_files()[0].reason
+    assert store.watcher.run() == []
+    assert "voxels are float32" in store.watcher.refused()[0].reason

@@ -32,7 +32,7 @@ def save_on_and_on(studies: Path, answered: Path, start: int) -> None:
     """Save labels, each unlike the others, and write down each that was answered."""
     store = open_store(studies)
     store.history.restore_from_files()
-    store.scan_folder()
+    store.watcher.run()
     sent = answered.with_name(f"sent-{start}.nii.gz")
     with answered.open("a", encoding="utf-8") as log:
         for number in range(start, start + 10_000):
@@ -69,7 +69,7 @@ def test_no_answered_label_is_lost_by_kills(tmp_path: Path) -> None:
     for image_id in IMAGES:
         if final(studies, f"{image_id}.nii.gz").is_file():
             aged(final(studies, f"{image_id}.nii.gz"))
-    assert store.scan_folder() == []
+    assert store.watcher.run() == []
     numbers = [int(line) for line in answered.read_text().split()]
     assert len(numbers) >= 12
     versions = {v.client: v for i in IMAGES for v in store.history.history(i, "final")}
@@ -133,7 +133,7 @@ def test_a_full_disk_refuses_new_labels_and_keeps_all_old(tmp_path: Path) -> Non
         assert [v.number for v in store.history.history("a", "final")] == [1, 2]
         again = open_store(studies)
         assert again.history.restore_from_files() == 0
-        assert again.scan_folder() == []
+        assert again.watcher.run() == []
 
 
 def test_a_disk_that_fills_up_step_by_step_never_leaves_half_a_label(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_disk_that_fills_up_step_by_step_never_leaves_half_a_label(tmp_path: P
             versions = store.history.history("a", "final")
             assert len(versions) == kept
             aged(final(studies))
-            assert store.scan_folder() == []
+            assert store.watcher.run() == []
             assert digest_of(final(studies)) == store.history.current()[0].digest
             assert open_store(studies).history.restore_from_files() == 0
         assert 1 < kept < 14

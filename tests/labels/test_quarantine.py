@@ -35,7 +35,7 @@ def test_a_refused_file_is_kept_with_the_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "..", "../labels", "20200101T000000000000Z-00000000"])
 def test_only_what_is_there_is_found(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DatastoreError, match="nothing of that name"):
+    with pytest.raises(DatastoreError, match="no file of that name"):
         Quarantine(tmp_path).file(name)
 
 

@@ -34,9 +34,9 @@ def test_a_session_is_found_by_a_server_that_starts_later(
 @pytest.mark.parametrize("name", ["..", "../..", "/tmp", "x", ""])  # noqa: S108 - never opened
 def test_only_a_uuid_names_a_session(sessions: ScanSessions, tmp_path: Path, name: str) -> None:
     add(sessions, tmp_path)
-    with pytest.raises(DatastoreError, match="no session's id"):
+    with pytest.raises(DatastoreError, match="not a session id"):
         sessions.get_session(name)
-    with pytest.raises(DatastoreError, match="no session's id"):
+    with pytest.raises(DatastoreError, match="not a session id"):
         sessions.remove_session(name)
     assert len(list((tmp_path / "sessions").iterdir())) == 1
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.datastores.dicomweb import DicomWebStore, open_store
+from lib.datastores.dicomweb import DicomWebStore
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import FINAL, PACS, LabelHistory
@@ -45,8 +45,8 @@ class Station:
             active_model=lambda: "organnet25d-tiny-00000000",
             on_submitted=self.submitted.append,
         )
-        self.store: DicomWebStore = open_store(
-            self.pacs, parts, self.database, folder=folder / "pacs", limit_gib=limit_gib
+        self.store = DicomWebStore(
+            folder / "pacs", parts, self.pacs, self.database, limit_gib=limit_gib
         )
         self.pacs_sync = PacsSync(
             self.store,

@@ -123,7 +123,7 @@ def test_an_older_drawing_does_not_take_the_place_of_what_was_submitted(
     assert newest is not None
     assert newest.digest == mine.digest
     assert set(np.unique(read_label_of(station, uid))) == {0, 2}
-    station.store.scan_folder()
+    station.store.watcher.run()
     assert set(np.unique(read_label_of(station, uid))) == {0, 2}
 
 

@@ -229,7 +229,7 @@ def test_another_scan_with_an_existing_id_is_refused(server: Server, tmp_path: P
         ("GET", "/datastore/image/info?image=nobody", {}, 404, "no such image"),
         ("DELETE", "/datastore/?id=nobody", {}, 404, "no such image"),
         ("DELETE", "/datastore/label?id=plain&tag=final", {}, 404, "there is no label"),
-        ("GET", "/session/not-a-uuid", {}, 404, "no session's id"),
+        ("GET", "/session/not-a-uuid", {}, 404, "not a session id"),
         (
             "POST",
             "/infer/organnet25d?session_id=00000000-0000-1000-8000-000000000000",
