@@ -165,7 +165,7 @@ class _Writer:
     def _add(self, name: str, content: io.BytesIO | io.BufferedReader) -> None:
         self._digests[name] = hashlib.file_digest(content, "sha256").hexdigest()
         member = tarfile.TarInfo(name)
-        member.size = content.tell()
+        member.size = content.seek(0, io.SEEK_END)
         content.seek(0)
         self._tar.addfile(member, content)
 
