@@ -4,15 +4,16 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from lib.errors import ConfigError
 from lib.recipes.schema import OPENKBP, Recipe
 from lib.recipes.yaml_files import find_recipe
 
 Config = TypeVar("Config")
+SizeGib = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 APP_DIR = Path(__file__).resolve().parents[1]
 TASK_NAME = "organnet25d"
@@ -129,13 +130,13 @@ class AppConfig:
     access: Literal["local", "network"] = "local"
     """`local` answers requests from this machine only; `network` answers every machine that can reach the
     port: for use behind a proxy that authenticates, or with MONAI Label's authentication."""
-    pacs_cache_gib: float = 20.0
+    pacs_cache_gib: SizeGib = 20.0
     """Size limit in GiB of the cache of scans from a PACS; scans with labels always stay."""
-    quarantine_gib: float = 5.0
+    quarantine_gib: SizeGib = 5.0
     """Size limit in GiB of the quarantine (`lib.labels.quarantine`)."""
     scoring: bool = True
     """Whether images are scored in the background, for the strategies that need scores."""
-    lease_minutes: float = 120.0
+    lease_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
     """Duration of a lease in minutes, renewed by the activity of its holder."""
     consensus: Literal["staple", "majority"] = "staple"
     """Method that combines the readings of a reader study (`lib.assignment.consensus`)."""
@@ -143,13 +144,6 @@ class AppConfig:
     """Settings of retraining; each is a key of its own."""
 
     def __post_init__(self) -> None:
-        for name in ("quarantine_gib", "pacs_cache_gib"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"--conf {name}: {getattr(self, name)} is not a size in GiB")
-        if not 0 < self.lease_minutes < float("inf"):
-            raise ConfigError(
-                f"--conf lease_minutes: {self.lease_minutes:g} minutes; expected more than 0"
-            )
         import torch
 
         try:

@@ -209,16 +209,18 @@ def read_csv(path: Path) -> list[Row]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [_row_of(fields_) for fields_ in csv.DictReader(file)]
+            return [
+                Row(
+                    case=cells["case"],
+                    organ=cells["organ"],
+                    **{name: float(cells[name] or "nan") for name in COLUMNS[2:]},
+                )
+                for cells in csv.DictReader(file)
+            ]
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(
             f"{path}: cannot be read as a table of {', '.join(COLUMNS)} ({error})"
         ) from error
-
-
-def _row_of(cells: Mapping[str, str]) -> Row:
-    numbers = {name: float(cells[name] or "nan") for name in COLUMNS[2:]}
-    return Row(case=cells["case"], organ=cells["organ"], **numbers)
 
 
 def statistics(values: Sequence[float]) -> dict[str, float | int | None]:
