@@ -98,19 +98,15 @@ def beside_training(count: int, device: str) -> None:
 
 def _infer_seconds(server: Server, count: int) -> list[float]:
     """Return the seconds of each inference request; pauses of 0.5 s leave the training time to run."""
-
-    def infer(number: int) -> None:
-        server.infer(f"demo_{1 + number % 12:03d}")
-
-    return _seconds_of(infer, count, pause_s=0.5)
+    return _seconds_of(
+        lambda number: server.infer(f"demo_{1 + number % 12:03d}"), count, pause_s=0.5
+    )
 
 
-def _seconds_of(
-    send: Callable[[int], object], count: int, *, first: int = 0, pause_s: float = 0
-) -> list[float]:
+def _seconds_of(send: Callable[[int], object], count: int, *, pause_s: float = 0) -> list[float]:
     """Return the seconds of each call of `send`, which gets the number of the call."""
     seconds = []
-    for number in range(first, first + count):
+    for number in range(count):
         start = time.perf_counter()
         send(number)
         seconds.append(time.perf_counter() - start)
@@ -151,11 +147,10 @@ def _next_case_seconds(folder: Path, count: int, device: str) -> list[float]:
     _write_scores(Database(state_folder(str(studies), models) / FILE), names, version)
     conf = {"model_dir": str(models), "device": device, "auto_retrain": "off", "scoring": "off"}
     with serving(studies, conf, log=folder / "server.log") as server:
-        # The first requests fill the server's score cache and do not count.
-        _seconds_of(lambda number: _request_next_case(server, number), 2)
+        # The first two requests fill the server's score cache and do not count.
         return _seconds_of(
-            lambda number: _request_next_case(server, number), NEXT_CASE_REQUESTS, first=2
-        )
+            lambda number: _request_next_case(server, number), 2 + NEXT_CASE_REQUESTS
+        )[2:]
 
 
 def _request_next_case(server: Server, number: int) -> None:
