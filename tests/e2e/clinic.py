@@ -1,4 +1,4 @@
-"""A clinic for a day: a PACS with generated patients, and the server before it with the starter."""
+"""A test clinic: a PACS with generated patients, and a server in front of it with the starter model."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from tests.server.running import ANYTHING_GOES, Server, running
 
 MODEL = "organnet25d"
 ALREADY_LABELLED = ("earlier_1", "earlier_2", "earlier_3")
-"""Two of these will judge models, and are never trained on."""
+"""Two of these become evaluation cases, which are never trained on."""
 TODAY, LATER, LYING_OBLIQUELY = "today", "later", "oblique"
 WAIT_S = 600
 
@@ -41,19 +41,19 @@ RECIPE = replace(
     name="e2e",
     schedule=replace(OPENKBP.schedule, epochs=1, steps_per_epoch=2, batch_size=1, validate_every=1),
 )
-"""The starter's own network, trained for a moment."""
+"""The network of the starter, trained for a moment only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clinic:
-    """What a working day needs.
+    """The parts of a clinic.
 
     Attributes:
-        pacs: Where the patients are.
-        server: What the viewer talks to.
+        pacs: The PACS with the patients.
+        server: The server that the viewer connects to.
         series: SeriesInstanceUID of each patient.
-        folder: Where files are kept.
-        pictures: Where screenshots are kept.
+        folder: The folder for files.
+        pictures: The folder for screenshots.
     """
 
     pacs: Orthanc
@@ -70,7 +70,7 @@ class Clinic:
         self.wait_for_patients()
 
     def wait_for_patients(self) -> None:
-        """Return when the server lists all."""
+        """Wait until the server lists all patients."""
         everybody = set(self.series.values())
         assert comes_true(lambda: set(self.server.images()) == everybody), self.status()
 
@@ -89,10 +89,10 @@ class Clinic:
         return requests.get(url, params=query, timeout=60).json()
 
     def contoured(self, patient: str) -> sitk.Image:
-        """Return what the model makes of a patient, as OHIF asks for it."""
+        """Return the model's contours of a patient, requested as OHIF does."""
         form = {"params": json.dumps({"result_extension": ".nrrd", "result_dtype": "uint8"})}
         asked = f"/infer/{MODEL}?image={self.series[patient]}&output=image"
-        # A shared machine with a browser on it may take its time.
+        # A shared machine that also runs a browser may be slow.
         answer = requests.post(self.server.url + asked, data=form, timeout=WAIT_S)
         return self._image(answer, "contoured.nrrd")
 
@@ -114,16 +114,16 @@ class Clinic:
         return payload
 
     def status(self) -> str:
-        """Return what the server says of itself."""
+        """Return the server's status as text."""
         return self.server.ask("GET", "/organnet/status").text
 
     def counted(self) -> int:
-        """Return how many cases count as labelled."""
+        """Return the number of cases that count as labelled."""
         return int(self.server.ask("GET", "/datastore/").json()["completed"])
 
 
 def comes_true(is_so: Callable[[], bool], *, within_s: float = WAIT_S) -> bool:
-    """Return whether something becomes so in time, on a machine that may have other things to do."""
+    """Return whether a condition becomes true in time, on a machine that may be busy."""
     limit = time.monotonic() + within_s
     while not (found := is_so()) and time.monotonic() < limit:
         time.sleep(0.5)
@@ -132,7 +132,7 @@ def comes_true(is_so: Callable[[], bool], *, within_s: float = WAIT_S) -> bool:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Clinic]:
-    """Yield a clinic in which three patients were labelled on earlier days."""
+    """Yield a clinic with three patients that were labelled on earlier days."""
     pictures = Path(os.environ.get("ORGANNET_PICTURES") or folder / "pictures")
     for place in (folder / "server", pictures):
         place.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,8 @@ def _patient(seed: int, name: str) -> tuple[CtVolume, LabelVolume]:
 def _admitted(pacs: Orthanc, ct: CtVolume, folder: Path) -> str:
     """Store a CT as a series that may be trained on, and return its SeriesInstanceUID.
 
-    The hash of that decides who judges models, after the first two: by chance too few might be left.
+    After the first two, the hash of the UID decides whether a case becomes an evaluation case: by chance, too few
+    training cases might remain.
     """
     places = (folder / f"{ct.image_id}_{number}" for number in count())
     written = ((write_ct_series(ct, place, patient_id=ct.image_id), place) for place in places)

@@ -1,4 +1,4 @@
-"""A working day: the list, a patient, the model, a correction, its submission, the next patient, a training."""
+"""A working day in the viewer: study list, inference, correction, submission, next patient, and a training."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -34,7 +34,7 @@ LABELS = ORGAN_SETS["openkbp"]
 BRUSHED = "Brainstem"
 DRAWN_WITHIN_S = 30.0
 FILLING, CLOSE = 2.2, 4.0
-"""Zooms: a generated patient fills the viewport; a millimetre of a scan with air around is two pixels."""
+"""Zoom factors: a generated patient fills the viewport; 1 mm of a wide scan is two pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,14 @@ def viewer(clinic: Clinic) -> Iterator[Viewer]:
 
 
 def points(image: sitk.Image, chosen_zyx: "np.ndarray[Any, np.dtype[np.intp]]") -> FloatArray:
-    """Return the centres of voxels `(N, 3)`, LPS in mm."""
+    """Return the centres of voxels `(N, 3)`, in LPS mm."""
     return np.array(
         [image.TransformIndexToPhysicalPoint([int(i) for i in one[::-1]]) for one in chosen_zyx]
     )
 
 
 def deepest(image: sitk.Image, value: int) -> tuple[int, int, int]:
-    """Return the voxel furthest inside an organ, `(z, y, x)`."""
+    """Return the voxel deepest inside an organ, `(z, y, x)`."""
     found = values(image) == value
     corner = np.argwhere(found).min(axis=0)
     box = found[
@@ -71,14 +71,14 @@ def deepest(image: sitk.Image, value: int) -> tuple[int, int, int]:
 
 
 def middle(image: sitk.Image, value: int) -> FloatArray:
-    """Return the point furthest inside an organ."""
+    """Return the point deepest inside an organ."""
     return np.asarray(points(image, np.array([deepest(image, value)]))[0])
 
 
 def share_in_colour(
     viewer: Viewer, image: sitk.Image, name: str, zoom: float = FILLING
 ) -> tuple[float, float]:
-    """Return which share of an organ's slice is in its colour, and which of what lies beside organs is grey."""
+    """Return the share of an organ's slice in its colour, and of the tissue beside organs in grey."""
     z, y, x = deepest(image, LABELS[name])
     label_yx = values(image)[z]
     around_yx = binary_dilation(label_yx > 0, iterations=3) & ~binary_dilation(
@@ -98,13 +98,13 @@ def share_in_colour(
 
 
 def is_drawn(viewer: Viewer, image: sitk.Image, name: str, zoom: float) -> bool:
-    """Return whether an organ is seen in its own colour where it lies, and no colour where none lies."""
+    """Return whether an organ is displayed in its own colour at its position, and no colour elsewhere."""
     in_colour, grey = share_in_colour(viewer, image, name, zoom)
     return in_colour > 0.9 and grey > 0.95
 
 
 def require_contours(viewer: Viewer, image: sitk.Image, zoom: float = FILLING) -> None:
-    """Fail unless every organ of a label is drawn."""
+    """Fail unless every organ of a label is displayed."""
     for name in LABELS:
         seen = partial(is_drawn, viewer, image, name, zoom)
         assert comes_true(seen, within_s=DRAWN_WITHIN_S), (
@@ -114,7 +114,7 @@ def require_contours(viewer: Viewer, image: sitk.Image, zoom: float = FILLING) -
 
 
 def require_voxels_kept(clinic: Clinic, viewer: Viewer, patient: str) -> None:
-    """Fail unless what the model draws in the viewer comes back as it was, each voxel in its place."""
+    """Fail unless the model's contours in the viewer are submitted unchanged, voxel by voxel."""
     viewer.open_study(clinic.study(patient))
     viewer.run_model()
     expected = clinic.contoured(patient)
@@ -135,7 +135,7 @@ def test_a_working_day(clinic: Clinic, viewer: Viewer) -> None:
 
     expected = clinic.contoured(TODAY)
     for name in LABELS:
-        assert share_in_colour(viewer, expected, name)[0] == 0, "nothing is contoured yet"
+        assert share_in_colour(viewer, expected, name)[0] == 0, "no contours are displayed yet"
     viewer.run_model()
     require_contours(viewer, expected)
     painted = _correct(clinic, viewer, expected)
@@ -145,13 +145,13 @@ def test_a_working_day(clinic: Clinic, viewer: Viewer) -> None:
 
 
 def _correct(clinic: Clinic, viewer: Viewer, expected: sitk.Image) -> FloatArray:
-    """Paint beside the brainstem, and return points of the patient that are under the stroke."""
+    """Paint beside the brainstem, and return the points of the patient under the stroke."""
     at = middle(expected, LABELS[BRUSHED])
     viewer.look_at(at, zoom=FILLING)
     viewer.page.screenshot(path=clinic.pictures / "ohif-contours.png")
     ((x, y),) = viewer.canvas(AXIAL, at[None])
     stroke = np.array([(x + step, y) for step in range(30, 60, 5)])
-    assert is_grey(viewer.picture(AXIAL), stroke).all(), "nothing is painted yet"
+    assert is_grey(viewer.picture(AXIAL), stroke).all(), "no stroke is displayed yet"
     viewer.choose_segment(BRUSHED)
     viewer.paint(AXIAL, (x, y), (x + 65, y))
     assert comes_true(
@@ -164,14 +164,14 @@ def _correct(clinic: Clinic, viewer: Viewer, expected: sitk.Image) -> FloatArray
 
 def _submit(clinic: Clinic, viewer: Viewer, expected: sitk.Image, painted: FloatArray) -> None:
     assert clinic.counted() == len(ALREADY_LABELLED)
-    said = viewer.submit("kept as version 1")
-    assert "the case counts as labelled" in said
-    assert all(name in said for name in LABELS)
+    message = viewer.submit("kept as version 1")
+    assert "the case counts as labelled" in message
+    assert all(name in message for name in LABELS)
     assert viewer.wait_for("labels", "4 submitted").startswith("Labels: 4 submitted, 4 new")
     assert clinic.counted() == len(ALREADY_LABELLED) + 1
     (version,) = clinic.history(TODAY)
     assert version["source"] == "client"
-    assert version["client"].startswith("ohif-"), "the browser is known by it, as in Next Sample"
+    assert version["client"].startswith("ohif-"), "the browser has the same id as in Next Sample"
     kept = clinic.submitted(TODAY)
     before, after = values(expected), values(kept)
     changed = np.argwhere(before != after)
@@ -186,7 +186,7 @@ def _submit(clinic: Clinic, viewer: Viewer, expected: sitk.Image, painted: Float
 
 
 def _arrives(clinic: Clinic) -> None:
-    """The PACS gets the server's own SEG of it, once, and not the viewer's."""
+    """Check that the PACS gets the server's own SEG of the label once, and not the viewer's."""
     assert comes_true(lambda: bool(clinic.segmentations(TODAY))), clinic.status()
     (uid,) = clinic.segmentations(TODAY)
     at = requests.post(f"{clinic.pacs.url}/tools/lookup", data=uid, timeout=30).json()[0]["ID"]
@@ -201,9 +201,9 @@ def _next_sample(clinic: Clinic, viewer: Viewer) -> None:
     strategy = viewer.page.locator("select.actionInput")
     assert strategy.input_value() == "claspe"
     strategy.select_option("first")
-    with viewer.page.expect_request("**/activelearning/first") as asked:
+    with viewer.page.expect_request("**/activelearning/first") as request:
         viewer.page.get_by_role("button", name="Next Sample").click()
-    assert '"client_id":"ohif-' in (asked.value.post_data or "")
+    assert '"client_id":"ohif-' in (request.value.post_data or "")
     viewer.page.get_by_text("the first by name").wait_for()
     viewer.page.locator(".nextSampleForm button:has-text('OK')").click()
     open_ = {clinic.study(name) for name in (LATER, LYING_OBLIQUELY)}
@@ -233,14 +233,14 @@ def _train(clinic: Clinic, viewer: Viewer, first_model: str) -> None:
 
 
 @pytest.mark.campaign
-def test_an_oblique_patient_lying_the_other_way_round_keeps_every_voxel(
+def test_an_oblique_patient_with_reversed_axes_keeps_every_voxel(
     clinic: Clinic, viewer: Viewer
 ) -> None:
     require_voxels_kept(clinic, viewer, LYING_OBLIQUELY)
 
 
 @pytest.mark.campaign
-def test_a_patient_whose_label_is_in_the_pacs_opens_for_a_second_look(
+def test_a_patient_whose_label_is_in_the_pacs_can_be_reviewed(
     clinic: Clinic, viewer: Viewer
 ) -> None:
     patient = ALREADY_LABELLED[0]
@@ -264,7 +264,7 @@ def test_a_patient_whose_label_is_in_the_pacs_opens_for_a_second_look(
 
 
 @pytest.mark.campaign
-def test_deep_contours_that_come_late_are_not_laid_on_the_next_patient(
+def test_late_deep_contours_are_not_shown_on_the_next_patient(
     clinic: Clinic, viewer: Viewer
 ) -> None:
     first, second = ALREADY_LABELLED[1:]
@@ -283,8 +283,10 @@ def test_deep_contours_that_come_late_are_not_laid_on_the_next_patient(
 
 
 @pytest.mark.campaign
-class TestWhatIsNotTaken:
-    def test_is_told_with_the_reason_and_not_counted(self, clinic: Clinic, viewer: Viewer) -> None:
+class TestRefusedSubmission:
+    def test_is_reported_with_the_reason_and_not_counted(
+        self, clinic: Clinic, viewer: Viewer
+    ) -> None:
         before = clinic.counted()
         viewer.open_study(clinic.study(LATER))
         assert "no contours yet" in viewer.submit("Not submitted")
@@ -292,14 +294,14 @@ class TestWhatIsNotTaken:
         viewer.choose_segment("Segment 8")
         _, _, width, height = viewer.box(AXIAL)
         viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
-        said = viewer.submit("not an organ of this server")
-        assert "kept as quarantine/" in said
-        assert clinic.series[LATER] not in said
+        message = viewer.submit("not an organ of this server")
+        assert "kept as quarantine/" in message
+        assert clinic.series[LATER] not in message
         assert clinic.counted() == before
         assert clinic.history(LATER) == []
         assert clinic.segmentations(LATER) == []
 
-    def test_is_not_left_behind_unasked(self, clinic: Clinic, viewer: Viewer) -> None:
+    def test_is_not_discarded_without_a_question(self, clinic: Clinic, viewer: Viewer) -> None:
         viewer.open_list()
         viewer.open_from_list(LATER)
         viewer.run_model()
@@ -322,14 +324,14 @@ class TestWhatIsNotTaken:
         viewer.page.get_by_text("Study List").wait_for()
         assert len(viewer.asked) == 5
 
-    def test_can_be_put_right_and_exported_by_ohifs_own_menu(
+    def test_can_be_corrected_and_exported_with_ohifs_own_menu(
         self, clinic: Clinic, viewer: Viewer
     ) -> None:
         viewer.open_study(clinic.study(LATER))
         viewer.choose_segment("Larynx")
         _, _, width, height = viewer.box(AXIAL)
         viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
-        # Connecting again leaves what was drawn alone.
+        # Connecting again does not change the drawn contours.
         viewer.page.locator(".settingsTable button.actionButton").click()
         viewer.settle()
         row = viewer.page.get_by_text("Add Segment").bounding_box()

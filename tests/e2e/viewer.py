@@ -1,4 +1,4 @@
-"""OHIF in a browser, and what a person does in it."""
+"""OHIF in a browser, controlled as a user does."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -32,15 +32,15 @@ _VIEW = "window.organnet.services().cornerstoneViewportService.getCornerstoneVie
 
 @dataclass
 class Viewer:
-    """A browser's page with OHIF in it.
+    """A browser page with OHIF.
 
     Attributes:
         page: The page.
-        url: Of the server.
-        foreign: Addresses of other servers that it asked for.
-        errors: What its scripts did not catch.
-        asked: What it asked a person to confirm.
-        confirms: What that person answers.
+        url: URL of the server.
+        foreign: Addresses of other servers that the page requested.
+        errors: Uncaught errors of its scripts.
+        asked: The confirmation questions that the page showed.
+        confirms: The answer to those questions.
     """
 
     page: Page
@@ -51,7 +51,7 @@ class Viewer:
     confirms: bool = True
 
     def watch(self) -> None:
-        """Keep what the page does from now on."""
+        """Start recording requests, errors and questions of the page."""
         self.page.on("request", self._keep_foreign)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", self._confirm)
@@ -79,7 +79,7 @@ class Viewer:
         return [(row.inner_text().split() or [""])[0] for row in rows]
 
     def open_from_list(self, patient: str) -> None:
-        """Open a patient from the list in MONAI Label's mode, as a person does."""
+        """Open a patient from the list in MONAI Label's mode, as a user does."""
         self.page.get_by_text(patient, exact=True).first.click()
         self.page.get_by_role("button", name="MONAI Label").first.click()
         self.wait_until_connected()
@@ -90,7 +90,7 @@ class Viewer:
         self.wait_until_connected()
 
     def wait_until_connected(self) -> None:
-        """Return when the panel has the server's model and the viewports have their image."""
+        """Wait until the panel has the server's model and the viewports have their images."""
         self.page.locator(".modelSelector select").first.wait_for(timeout=WAIT_MS)
         wait = f"""() => {{
           const ready = id => {_VIEW}?.getImageData?.();
@@ -100,7 +100,7 @@ class Viewer:
         self.page.wait_for_function(wait, timeout=WAIT_MS)
 
     def go_back_to_list(self) -> None:
-        """Press OHIF's way back to the list of studies."""
+        """Go back to the list of studies with OHIF's own link."""
         self.page.locator("[data-cy='return-to-work-list']").click()
 
     def press_run(self) -> None:
@@ -114,22 +114,22 @@ class Viewer:
         self.settle()
 
     def settle(self) -> None:
-        """Let the browser draw."""
+        """Give the browser time to draw."""
         self.page.wait_for_timeout(1500)
 
     def submit(self, expected: str) -> str:
-        """Press Submit, and return what the panel says when it says what is expected."""
+        """Press Submit, wait until the panel shows the expected text, and return the panel's message."""
         self.page.get_by_role("button", name="Submit label").click()
         return self.wait_for("outcome", expected)
 
     def load_label(self) -> None:
-        """Press the button that lays the submitted label over the CT."""
+        """Press the button that shows the submitted label over the CT."""
         self.page.get_by_role("button", name="Load submitted label").click()
         self.wait_for("outcome", "The submitted label is loaded")
         self.settle()
 
     def wait_for(self, line: str, expected: str) -> str:
-        """Return a line of our box once it holds a text."""
+        """Wait until a line of the OrganNet box contains a text, and return the line."""
         found = self.page.locator(f".organnet-{line}", has_text=expected)
         found.wait_for(timeout=WAIT_MS)
         return found.inner_text()
@@ -150,19 +150,19 @@ class Viewer:
         self.settle()
 
     def canvas(self, viewport: str, world_lps_mm: FloatArray) -> FloatArray:
-        """Return where points `(N, 3)` lie in a viewport, `(N, 2)` in pixels."""
+        """Return the positions of points `(N, 3)` in a viewport, `(N, 2)` in pixels."""
         asked = [viewport, world_lps_mm.tolist()]
         script = f"([id, all]) => {{ const v = {_VIEW}; return all.map(at => [...v.worldToCanvas(at)]); }}"
         return np.asarray(self.page.evaluate(script, asked), float)
 
     def world(self, viewport: str, at: Sequence[float]) -> list[float]:
-        """Return the point of the patient that is drawn at a place of a viewport."""
+        """Return the point of the patient at a position of a viewport."""
         script = f"([id, at]) => [...{_VIEW}.canvasToWorld(at)]"
         payload: list[float] = self.page.evaluate(script, [viewport, list(at)])
         return payload
 
     def box(self, viewport: str) -> Any:
-        """Return where a viewport lies on the page."""
+        """Return the rectangle of a viewport on the page."""
         script = f"id => {_VIEW}.element.getBoundingClientRect().toJSON()"
         found = self.page.evaluate(script, viewport)
         return [found[name] for name in ("x", "y", "width", "height")]
@@ -175,11 +175,11 @@ class Viewer:
         return np.asarray(matplotlib.image.imread(io.BytesIO(taken)), float)[..., :3]
 
     def choose_segment(self, name: str) -> None:
-        """Choose the organ that the next stroke belongs to."""
+        """Choose the organ of the next stroke."""
         self.page.get_by_text(name, exact=True).first.click()
 
     def paint(self, viewport: str, start: Sequence[float], stop: Sequence[float]) -> None:
-        """Draw a stroke with the brush, from one place of a viewport to another."""
+        """Draw a stroke with the brush between two positions of a viewport."""
         self.page.locator("[data-cy='Brush']").click()
         self.page.wait_for_timeout(300)
         x, y, *_ = self.box(viewport)
@@ -204,7 +204,7 @@ class Viewer:
 
 @contextmanager
 def browsing(url: str) -> Iterator[Viewer]:
-    """Yield a viewer in a browser of its own."""
+    """Yield a viewer in its own browser."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=require_program("chromium", "chromium"), args=FLAGS

@@ -45,7 +45,7 @@ STEP_HU = 100
 
 
 class BoneIs(nn.Module):
-    """Calls a voxel `value` where it is denser than 400 HU, background elsewhere, whatever its side."""
+    """A network that labels voxels above 400 HU as `value`, on either side, and all others as background."""
 
     def __init__(self, value: int, certainty: float = 20.0) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class BoneIs(nn.Module):
 
 
 class TellsSides(nn.Module):
-    """Reads organs off their HU, and for those of a pair, which look alike, the side off where they lie."""
+    """A network that recognizes organs by their HU, and the side of a paired organ by its position."""
 
     def forward(self, image: Tensor) -> Tensor:
         hu = image[:, 0] * 1000
@@ -97,29 +97,29 @@ def deep(
 
 def test_passes_that_agree_give_the_plain_contours_and_no_uncertainty() -> None:
     ct = make_ct()
-    found = deep(ct, model_of(BoneIs(7)))
-    np.testing.assert_array_equal(found.label.array, contour(ct, model_of(BoneIs(7))).label.array)
-    assert found.label.grid is ct.grid
-    organ = found.organs["Bone_Mandible"]
+    result = deep(ct, model_of(BoneIs(7)))
+    np.testing.assert_array_equal(result.label.array, contour(ct, model_of(BoneIs(7))).label.array)
+    assert result.label.grid is ct.grid
+    organ = result.organs["Bone_Mandible"]
     assert (organ.volume_cv, organ.pairwise_dice) == (0.0, 1.0)
     assert (organ.samples, organ.found_in) == (4, 4)
     assert organ.mean_entropy == pytest.approx(0.0, abs=1e-4)
-    assert found.organs["Brainstem"].found_in == 0
-    assert found.organs["Brainstem"].mean_entropy is None
+    assert result.organs["Brainstem"].found_in == 0
+    assert result.organs["Brainstem"].mean_entropy is None
 
 
 def test_a_network_that_confuses_sides_has_high_uncertainty_with_mirroring() -> None:
-    # Plain it says left, mirrored it says left of the mirrored patient: right. The plain view of an ensemble
-    # of one decides the tie by the order of the values; what counts is that the two disagree wholly.
-    found = deep(make_ct(), model_of(BoneIs(LEFT)), DeepOptions(hu_shifts=()))
+    # The plain view is left; the mirrored view is left of the mirrored patient, which is right. The order of
+    # the values decides the tie in the mean; the test checks that the two views disagree completely.
+    result = deep(make_ct(), model_of(BoneIs(LEFT)), DeepOptions(hu_shifts=()))
     bone = make_ct().array_hu > 400
     for name in ("Parotid_L", "Parotid_R"):
-        assert found.organs[name].pairwise_dice == 0.0
-        assert found.organs[name].volume_cv == 1.0, "volumes n and 0: mean n/2, deviation n/2"
-        assert found.organs[name].found_in == 1
-    # Two equally likely classes of eight.
-    np.testing.assert_allclose(found.uncertainty_map[bone], 1 / 3, atol=1e-4)
-    np.testing.assert_allclose(found.uncertainty_map[~bone], 0.0, atol=1e-4)
+        assert result.organs[name].pairwise_dice == 0.0
+        assert result.organs[name].volume_cv == 1.0, "volumes n and 0: mean n/2, deviation n/2"
+        assert result.organs[name].found_in == 1
+    # Entropy of two equally likely classes of eight.
+    np.testing.assert_allclose(result.uncertainty_map[bone], 1 / 3, atol=1e-4)
+    np.testing.assert_allclose(result.uncertainty_map[~bone], 0.0, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -130,19 +130,19 @@ def test_left_and_right_are_never_swapped_on_the_phantom_cohort(
     ct, label = head_and_neck_phantom(
         seed, grid_shape=(48, 48, 36), spacing_mm=(10.0, 10.0, 6.0), labels=OPENKBP.labels
     )
-    # Each organ has its own HU, but a parotid looks like the other one.
+    # Each organ has its own HU, but both parotids have the same.
     painted = np.where(label.array == RIGHT, LEFT, label.array).astype(np.int16) * STEP_HU
-    drawn = np.where(label.array > 0, painted, np.minimum(ct.array_hu, 0)).astype(np.int16)
-    scan = stored_as(CtVolume("phantom", drawn, ct.grid), order, flips)
+    hu = np.where(label.array > 0, painted, np.minimum(ct.array_hu, 0)).astype(np.int16)
+    scan = stored_as(CtVolume("phantom", hu, ct.grid), order, flips)
     wanted = stored_as(CtVolume("phantom", label.array, ct.grid), order, flips).array_hu
     recipe = replace(RECIPE, spacing_mm=(10.0, 10.0, 6.0), crop_vox=(64, 64, 64))
-    found = deep(scan, Model("sides", TellsSides(), recipe, {}))
+    result = deep(scan, Model("sides", TellsSides(), recipe, {}))
     mirrored_alone = deep(scan, Model("sides", TellsSides(), recipe, {}), DeepOptions(hu_shifts=()))
     for value in (LEFT, RIGHT):
-        np.testing.assert_array_equal(found.label.array == value, wanted == value)
+        np.testing.assert_array_equal(result.label.array == value, wanted == value)
         np.testing.assert_array_equal(mirrored_alone.label.array == value, wanted == value)
     for name in ("Parotid_L", "Parotid_R", "Brainstem", "SpinalCord"):
-        assert found.organs[name].pairwise_dice == 1.0, name
+        assert result.organs[name].pairwise_dice == 1.0, name
 
 
 def test_no_mirrored_view_where_an_organ_lacks_its_partner(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,18 +175,18 @@ def test_probabilities_of_the_last_k_models_are_averaged() -> None:
         model_of(BoneIs(1), "third"),
         model_of(BoneIs(2), "4th"),
     ]
-    found = deep(make_ct(), served, earlier=older)
-    assert found.plan.models == ("served", "second", "third")
+    result = deep(make_ct(), served, earlier=older)
+    assert result.plan.models == ("served", "second", "third")
     bone = make_ct().array_hu > 400
-    assert (found.label.array[bone] == 1).all(), "two of three say so"
-    assert found.version == "served"
-    assert found.summary()["deep"]["models"] == ["served", "second", "third"]
-    assert found.summary()["deep"]["passes"] == 12
-    # Four samples of twelve: 6 pairs alike, 32 of found and missing.
-    assert found.organs["Bone_Mandible"].pairwise_dice == pytest.approx(6 / (6 + 32))
-    # The mean is 1/3 and 2/3.
+    assert (result.label.array[bone] == 1).all(), "two of three models agree"
+    assert result.version == "served"
+    assert result.summary()["deep"]["models"] == ["served", "second", "third"]
+    assert result.summary()["deep"]["passes"] == 12
+    # Four samples of twelve contain the organ: 6 equal pairs, 32 pairs of present and absent.
+    assert result.organs["Bone_Mandible"].pairwise_dice == pytest.approx(6 / (6 + 32))
+    # The mean probability is 1/3 and 2/3.
     entropy = -(np.log(1 / 3) / 3 + 2 * np.log(2 / 3) / 3) / np.log(8)
-    np.testing.assert_allclose(found.uncertainty_map[bone], entropy, atol=1e-4)
+    np.testing.assert_allclose(result.uncertainty_map[bone], entropy, atol=1e-4)
 
 
 def test_dropout_is_sampled_for_a_single_model_with_dropout() -> None:
@@ -239,16 +239,16 @@ def test_only_dropout_layers_are_in_training_mode_and_only_during_the_passes() -
     ids=["upright", "oblique", "flipped"],
 )
 def test_the_uncertainty_map_is_on_the_scans_grid(ct: CtVolume, tmp_path: Path) -> None:
-    found = deep(ct, model_of(BoneIs(LEFT)))
-    assert found.uncertainty_map.shape == ct.grid.shape_vox
-    assert found.uncertainty_map.dtype == np.float32
+    result = deep(ct, model_of(BoneIs(LEFT)))
+    assert result.uncertainty_map.shape == ct.grid.shape_vox
+    assert result.uncertainty_map.dtype == np.float32
     path = tmp_path / "map.nii.gz"
-    write_uncertainty_map(path, found)
+    write_uncertainty_map(path, result)
     by_itk = sitk.ReadImage(str(path))
     assert Grid.of_sitk(by_itk).is_same_as(ct.grid)
     assert by_itk.GetPixelIDValue() == sitk.sitkFloat32
     stored = np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
-    np.testing.assert_allclose(stored, found.uncertainty_map, atol=1 / 512 + 1e-6)
+    np.testing.assert_allclose(stored, result.uncertainty_map, atol=1 / 512 + 1e-6)
     np.testing.assert_array_equal(stored > 0.25, ct.array_hu > 400)
 
 
@@ -260,16 +260,16 @@ def test_the_uncertainty_map_is_resampled_like_the_contours_and_zero_outside_the
     pipeline = Pipeline(recipe)
     prepared = pipeline.prepare(ct)
     assert prepared.hu.shape < prepared.frame.shape_model
-    found = pipeline.restore_map(np.ones(prepared.hu.shape, np.float32), prepared)
-    assert found.shape == ct.grid.shape_vox
-    assert (found[25:45, 20:40, 2:18] == 1).all()
-    assert set(np.unique(found).tolist()) == {0.0, 1.0}
-    assert found[0, 0].max() == 0
+    result = pipeline.restore_map(np.ones(prepared.hu.shape, np.float32), prepared)
+    assert result.shape == ct.grid.shape_vox
+    assert (result[25:45, 20:40, 2:18] == 1).all()
+    assert set(np.unique(result).tolist()) == {0.0, 1.0}
+    assert result[0, 0].max() == 0
 
 
 def test_the_uncertainty_map_is_between_0_and_1_for_an_untrained_network() -> None:
-    found = deep(make_ct(), random_model())
-    assert 0 <= found.uncertainty_map.min() <= found.uncertainty_map.max() <= 1
+    result = deep(make_ct(), random_model())
+    assert 0 <= result.uncertainty_map.min() <= result.uncertainty_map.max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_invalid_options_are_refused(wrong: dict[str, object], message: str) -> 
 
 def test_the_plan_states_its_cost() -> None:
     planned = plan_passes(model_of(BoneIs(7)), DeepOptions(overlap=0.75))
-    # Half the steps on each axis: eight times the windows.
+    # Half the step on each axis: eight times the number of windows.
     assert str(planned) == (
         "4 passes over each scan (4 views, one model), each with up to 8.0 times the windows of a plain one: "
         "the network takes up to 32 times as long"
@@ -297,14 +297,14 @@ def test_the_plan_states_its_cost() -> None:
 
 
 def test_seconds_name_each_stage_and_progress_counts_the_passes() -> None:
-    told: list[tuple[int, int]] = []
-    found = contour_ensemble(
+    calls: list[tuple[int, int]] = []
+    result = contour_ensemble(
         make_ct(),
         plan_passes(model_of(BoneIs(7)), DeepOptions()),
-        progress=lambda done, of: told.append((done, of)),
+        progress=lambda done, of: calls.append((done, of)),
     )
-    assert list(found.seconds) == ["prepare", "network", "restore", "uncertainty"]
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert list(result.seconds) == ["prepare", "network", "restore", "uncertainty"]
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_other_requests_run_between_two_passes() -> None:

@@ -33,7 +33,7 @@ from tests.tiny import TINY
 
 pytestmark = pytest.mark.long
 
-# The narrowest that each takes.
+# The smallest width that each network accepts.
 NARROW = dict.fromkeys(NETWORK_NAMES, 2) | {"swinunetr": 12}
 DIVISORS = {
     "organnet25d": (4, 4, 2),
@@ -73,13 +73,13 @@ def made(recipe: Recipe, seed: int = 0) -> nn.Module:
 
 
 def prepared(*shape: int) -> Prepared:
-    """A scan of that many voxels as networks see it: all that `probabilities` reads of it is `hu`."""
-    found = Pipeline(OPENKBP).prepare(make_ct())
+    """Return a prepared scan of the given shape: `probabilities` reads only its `hu`."""
+    result = Pipeline(OPENKBP).prepare(make_ct())
     torch.manual_seed(1)
-    return replace(found, hu=(200 * torch.randn(*shape)).numpy())
+    return replace(result, hu=(200 * torch.randn(*shape)).numpy())
 
 
-def found_in(scan: Prepared, network: nn.Module, recipe: Recipe) -> Tensor:
+def probabilities_of(scan: Prepared, network: nn.Module, recipe: Recipe) -> Tensor:
     model = Model("peer", network.eval(), recipe, {})
     return probabilities(scan, model, pipeline=Pipeline(recipe), device="cpu", overlap=0.25)
 
@@ -136,9 +136,9 @@ def test_one_step_in_bfloat16_lowers_the_loss_and_the_average_follows(name: Netw
 @every_network
 def test_windows_slide_over_an_odd_volume_smaller_than_the_crop(name: NetworkName) -> None:
     recipe = tiny(name)
-    found = found_in(prepared(13, 21, 7), made(recipe), recipe)
-    assert found.shape == (8, 13, 21, 7)
-    torch.testing.assert_close(found.sum(dim=0), torch.ones(13, 21, 7))
+    result = probabilities_of(prepared(13, 21, 7), made(recipe), recipe)
+    assert result.shape == (8, 13, 21, 7)
+    torch.testing.assert_close(result.sum(dim=0), torch.ones(13, 21, 7))
 
 
 @every_network
@@ -150,7 +150,9 @@ def test_a_stored_model_gives_the_same_output(name: NetworkName, tmp_path: Path)
     assert version.startswith(f"{name}-tiny-")
     assert loaded.recipe == recipe
     scan = prepared(9, 16, 11)
-    assert torch.equal(found_in(scan, loaded.network, recipe), found_in(scan, network, recipe))
+    assert torch.equal(
+        probabilities_of(scan, loaded.network, recipe), probabilities_of(scan, network, recipe)
+    )
 
 
 @every_network
@@ -226,12 +228,12 @@ def test_windows_are_the_smallest_that_the_network_does_not_pad() -> None:
 
     scan = prepared(13, 40, 70)
     for name in ("anatomynet", "dynunet", "swinunetr"):
-        found_in(scan, Recorder(), with_network(OPENKBP, name))
+        probabilities_of(scan, Recorder(), with_network(OPENKBP, name))
     assert list(dict.fromkeys(seen)) == [(14, 40, 48), (16, 40, 48), (32, 48, 48)]
 
 
 class Inside(nn.Module):
-    """Gives back what it was given, and remembers it."""
+    """A network that returns its input, and records it."""
 
     given = torch.empty(0)
 
@@ -365,7 +367,7 @@ def test_pddca_leaves_z_alone_until_the_voxels_are_less_than_twice_as_deep_as_wi
 
 
 def test_an_odd_size_is_halved_upwards() -> None:
-    # 15 -> 8 -> 4, as a padded volume is.
+    # 15 -> 8 -> 4, as for a padded volume.
     assert plan_unet((15, 15, 15), (1.0, 1.0, 1.0)).divisor == (4, 4, 4)
 
 
