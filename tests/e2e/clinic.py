@@ -176,8 +176,8 @@ def _patient(seed: int, name: str) -> tuple[CtVolume, LabelVolume]:
 def _admitted(pacs: Orthanc, ct: CtVolume, folder: Path) -> str:
     """Store a CT as a series that may be trained on, and return its SeriesInstanceUID.
 
-    After the first two, the hash of the UID decides whether a case becomes an evaluation case: by chance, too few
-    training cases might remain.
+    After the first two, the hash of the UID decides whether a case becomes an evaluation case: by chance, too
+    few training cases might remain.
     """
     places = (folder / f"{ct.image_id}_{number}" for number in count())
     written = ((write_ct_series(ct, place, patient_id=ct.image_id), place) for place in places)
