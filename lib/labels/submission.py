@@ -194,15 +194,12 @@ class LabelSubmissions:
     def submit_consensus(
         self, image_id: str, label: LabelVolume, about: Mapping[str, Any]
     ) -> LabelVersion:
-        """Submit the consensus of several readings as the final label of an image.
+        """Submit (`submit`) the consensus of several readings as the final label of an image.
 
         Args:
             image_id: The image.
             label: With this server's values, on the image's grid.
             about: How it was made; `consensus` in the version's `info`.
-
-        Raises:
-            As `submit`.
         """
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:
             file = Path(folder) / f"label{SUFFIX}"

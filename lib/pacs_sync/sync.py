@@ -68,7 +68,8 @@ class PacsSync:
         )
         inbox_lock = ProcessLock(folder / inbox.LOCK)
         self._inbox = Inbox(store, self.objects, pacs, self.importer, inbox_lock)
-        self._next_list_at = 0.0
+        self.next_list_at = 0.0
+        """Time at which the lists are requested again, as `time.monotonic` counts."""
         self._error = ""
         self._backoff = RetryBackoff()
         self._listing = PeriodicTask(
@@ -114,17 +115,13 @@ class PacsSync:
             self._pacs.store(file)
             return str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID)
 
-    def ask_now(self) -> None:
-        """Make the next `look` request the lists, whenever the last request was."""
-        self._next_list_at = 0.0
-
     def look(self) -> bool:
         """Request the lists if they are due, import new contours, and check one new series.
 
         Returns:
             Whether to call it again at once.
         """
-        is_due = time.monotonic() >= self._next_list_at
+        is_due = time.monotonic() >= self.next_list_at
         if self._error and not is_due:
             return False
         try:
@@ -133,13 +130,13 @@ class PacsSync:
                 self._store.catalog.refresh()
                 took_s = time.monotonic() - began
                 took_s += self._inbox.run()
-                self._next_list_at = time.monotonic() + max(LIST_EVERY_S, took_s / MAX_BUSY_SHARE)
+                self.next_list_at = time.monotonic() + max(LIST_EVERY_S, took_s / MAX_BUSY_SHARE)
             more = self._store.catalog.check_next()
         except PacsError as error:
             if not self._error:
                 logger.warning("%s", error)
             self._error = str(error)
-            self._next_list_at = time.monotonic() + LIST_EVERY_S
+            self.next_list_at = time.monotonic() + LIST_EVERY_S
             return False
         if self._error:
             self._error = ""

@@ -17,7 +17,7 @@ from tests.readings import add_reading
 
 
 def numbers(history: LabelHistory, image_id: str = "a") -> dict[str, int]:
-    """Return reader -> number of his reading, in the order of the readings."""
+    """Return reader -> number of the reading, in the order of the readings."""
     found = readings_by_reader(history.history(image_id, "final"))
     return {reader: version.number for reader, version in found.items()}
 

@@ -1,4 +1,4 @@
-"""A server's store over a PACS without the server around it: for what goes wrong between the two."""
+"""A store over a PACS without its server, for tests of errors in the exchange between the two."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ LABELS = ORGAN_SETS["openkbp"]
 
 
 class Station:
-    """What a server is to its PACS.
+    """Store and background exchange of a server over a PACS.
 
     Args:
-        folder: Its state; another one over the same folder is the same server, started again.
-        url: Of the PACS.
-        limit_gib: How much of its scans is kept.
+        folder: State of the server; a second station over the same folder is the restarted server.
+        url: Address of the PACS.
+        limit_gib: Size limit of the cached scans, in GiB.
         login: Name and password.
     """
 
@@ -59,18 +59,18 @@ class Station:
 
     @property
     def imported(self) -> list[LabelVersion]:
-        """The versions that were made of objects in the PACS."""
+        """The versions that were made from objects in the PACS."""
         return [version for version in self.submitted if version.source == PACS]
 
     def look(self) -> "Station":
-        """Ask the PACS what is new, all of it, and return this."""
-        self.pacs_sync.ask_now()
+        """Request the lists of the PACS until all new series and objects are processed; return self."""
+        self.pacs_sync.next_list_at = 0.0
         while self.pacs_sync.look():
             pass
         return self
 
     def send(self) -> list[str]:
-        """Send what waits, whenever its time would be; return why each that did not arrive did not."""
+        """Send all waiting labels now; return the errors of those that did not arrive."""
         self.pacs_sync.deliveries.retry_now()
         self.pacs_sync.outbox.run()
         return [row.trouble for row in self.pacs_sync.deliveries.waiting()]
