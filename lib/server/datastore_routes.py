@@ -12,6 +12,7 @@ from pydantic import BaseModel, RootModel
 from lib.server.access import (
     ADMIN,
     ANNOTATOR,
+    KNOWN_IMAGE,
     USER,
     author_of,
     organs_left_out,
@@ -151,11 +152,9 @@ def get_image(image: str, _user: User = USER) -> Response:
 
 
 @router.get("/image/info")
-def get_image_info(image: str, _user: User = USER) -> Info:
+def get_image_info(_user: User = USER, image: str = KNOWN_IMAGE) -> Info:
     """Return the information about an image."""
-    store = get_app().store
-    store.require_image(require_image_id(image))
-    return Info(store.get_image_info(image))
+    return Info(get_app().store.get_image_info(image))
 
 
 @router.put("/image/info", responses=NULL)

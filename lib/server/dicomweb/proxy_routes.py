@@ -107,12 +107,6 @@ def base_address() -> str:
     return str(settings.MONAI_LABEL_STUDIES).rstrip("/")
 
 
-def credentials() -> httpx.BasicAuth | None:
-    """Return this server's credentials for the PACS from its environment; None if there are none."""
-    user, password = pacs_login()
-    return httpx.BasicAuth(user, password) if user else None
-
-
 async def pass_on(request: Request, service: str, path: str) -> Response:
     """Return the PACS's answer to a search or a retrieval as a stream.
 
@@ -144,8 +138,10 @@ async def send(request: httpx.Request) -> httpx.Response:
     Raises:
         PacsError: If there is no answer, the credentials are refused, or it is an error or a redirect.
     """
+    user, password = pacs_login()
+    login = httpx.BasicAuth(user, password) if user else None
     try:
-        answer = await client().send(request, auth=credentials(), stream=True)
+        answer = await client().send(request, auth=login, stream=True)
     except httpx.TimeoutException as error:
         raise PacsError(
             f"the PACS at {base_address()} does not answer in time; check its load, and try again"
