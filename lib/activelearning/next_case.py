@@ -113,7 +113,7 @@ class CaseAssigner:
         method = METHODS.get(strategy)
         if method is None:
             raise DatastoreError(
-                f"{strategy[:80]!r}: unknown strategy; known strategies: {', '.join(METHODS)}"
+                f"{strategy[:80]!r}: unknown strategy; expected one of {', '.join(METHODS)}"
             )
         has_model = self.served() is not None
         if not has_model and ScoreKind.PREDICTION in method.needs:

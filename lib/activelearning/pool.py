@@ -151,11 +151,6 @@ def index_of_best(generator: np.random.Generator, *keys: FloatArray) -> int:
     return int(generator.choice(left))
 
 
-def rank_of(values: FloatArray, index: int) -> int:
-    """Return the rank of the value at `index`: 1 for the largest."""
-    return 1 + int((values > values[index]).sum())
-
-
 def at_random(pool: Pool, why: str) -> Choice | None:
     """Return a uniformly random candidate; None if there is none."""
     candidates = sorted_candidates(pool)

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,7 @@ from lib.imaging.scans import read_ct, read_label
 from lib.imaging.volumes import LabelVolume
 from lib.inference.preprocessing import Pipeline, Prepared
 from lib.jobs.priority import ServingPriority, background_threads, lower_priority
-from lib.models.registry import Model, load_model
+from lib.models.registry import load_model
 from lib.recipes.schema import Recipe
 from lib.recipes.yaml_files import recipe_from_dict
 
@@ -45,7 +46,7 @@ class ScoringProcess:
         self._recipe = recipe
         self._device = device
         self._between = between
-        self._models: dict[Path, Model] = {}
+        self._model = lru_cache(MODELS_KEPT)(partial(load_model, device=device))
         self._scan: tuple[tuple[Path, Recipe], Prepared] | None = None
 
     def compute(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,13 +80,6 @@ class ScoringProcess:
             else image_scores.sample_scores
         )
         return score(prepared, model, device=self._device, between=self._between)
-
-    def _model(self, path: Path) -> Model:
-        if path not in self._models:
-            while len(self._models) >= MODELS_KEPT:
-                del self._models[next(iter(self._models))]
-            self._models[path] = load_model(path, self._device)
-        return self._models[path]
 
     def _prepared(self, image: Path, image_id: str, recipe: Recipe) -> Prepared:
         key = (image, recipe)

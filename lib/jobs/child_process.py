@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
 
 PARENT_GONE = 5
 """Exit code of a child whose parent ended before the child could ask to be ended with it."""
@@ -24,25 +23,32 @@ _PR_SET_PDEATHSIG = 1
 
 
 def start_child(
-    module: str,
-    arguments: Sequence[str],
-    *,
-    threads: int,
-    stdin: int | IO[Any],
-    stdout: int | IO[Any],
-    stderr: int | IO[Any],
+    module: str, arguments: Sequence[str], *, threads: int, log: Path, has_pipes: bool
 ) -> "subprocess.Popen[bytes]":
-    """Return a new process that runs `module` and ends with the calling process.
+    """Return a new process that ends with the calling process.
 
     The kernel kills the child when the *thread* that started it ends, so that thread must live as long as the
     server.
+
+    Args:
+        module: Run as `__main__`.
+        arguments: Its command line.
+        threads: Number of OpenMP threads.
+        log: File that its standard error is appended to; standard output too, unless `has_pipes`.
+        has_pipes: Whether standard input and output are pipes to this server.
     """
     command = [sys.executable, "-m", "lib.jobs.child_process", "--parent", str(os.getpid()), module]
     environment = {**os.environ, "PYTHONPATH": str(_APP_DIR), "OMP_NUM_THREADS": str(threads),
                    "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
-    return subprocess.Popen(
-        [*command, *arguments], stdin=stdin, stdout=stdout, stderr=stderr, cwd=_APP_DIR, env=environment
-    )  # fmt: skip
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [*command, *arguments],
+            stdin=subprocess.PIPE if has_pipes else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if has_pipes else file,
+            stderr=file,
+            cwd=_APP_DIR,
+            env=environment,
+        )
 
 
 def end_with_parent() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import OrganNetError
+from lib.jobs.child_process import start_child
 from lib.jobs.priority import background_threads
 from lib.jobs.supervisor import Supervisor
 
@@ -137,6 +138,7 @@ class JobRunner(Supervisor):
         if self._child is not None and self._child.poll() is None:
             return self._child
         self.kill_child()
-        return self.start_child(
+        self._child = start_child(
             self._worker, self._flags, threads=background_threads(), log=self._log, has_pipes=True
         )
+        return self._child

@@ -1,9 +1,7 @@
 """Locks by name, for work that must not run twice at once on the same item."""
 
 import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 
 class KeyedLock:
@@ -11,20 +9,9 @@ class KeyedLock:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._locks: dict[str, threading.Lock] = {}
-        self._users: Counter[str] = Counter()
+        self._locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Hold the lock of `name`; other names do not wait."""
+    def of(self, name: str) -> threading.Lock:
+        """Return the lock of `name`, for a `with` statement; other names do not wait."""
         with self._mutex:
-            lock = self._locks.setdefault(name, threading.Lock())
-            self._users[name] += 1
-        try:
-            with lock:
-                yield
-        finally:
-            with self._mutex:
-                self._users[name] -= 1
-                if not self._users[name]:
-                    del self._locks[name], self._users[name]
+            return self._locks.setdefault(name, threading.Lock())

@@ -15,7 +15,7 @@ NICENESS = 19
 """Lowest priority: such a process gets about 1/70 of a core that another process wants (sched(7))."""
 FILE = "contouring.lock"
 LONGEST_WAIT_S = 20.0
-"""Longest pause of a training step, in s: under continuous requests the training goes on, slowly."""
+"""Longest pause of a training step, in s: under continuous requests the training continues slowly."""
 _POLL_S = 0.02
 
 

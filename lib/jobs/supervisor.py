@@ -4,11 +4,10 @@ import logging
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from lib.jobs.child_process import start_child
 from lib.storage.process_locks import ProcessLock
 
 logger = logging.getLogger(__name__)
@@ -132,29 +131,6 @@ class Supervisor(ABC):
                 # Closing flushes, which fails where the process died before it had read everything.
                 with suppress(OSError):
                     pipe.close()
-
-    def start_child(
-        self, module: str, arguments: Sequence[str], *, threads: int, log: Path, has_pipes: bool
-    ) -> "subprocess.Popen[bytes]":
-        """Start the worker process, and return it.
-
-        Args:
-            module: Run as `__main__`.
-            arguments: Its command line.
-            threads: Number of OpenMP threads.
-            log: File that its standard error is appended to; standard output too, unless `has_pipes`.
-            has_pipes: Whether standard input and output are pipes to this server.
-        """
-        with log.open("ab") as file:
-            self._child = start_child(
-                module,
-                arguments,
-                threads=threads,
-                stdin=subprocess.PIPE if has_pipes else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if has_pipes else file,
-                stderr=file,
-            )
-        return self._child
 
 
 def tail(path: Path, lines: int) -> list[str]:

@@ -74,7 +74,7 @@ class ModelHistory:
     ) -> ModelVersion:
         """Record a decision about a model; a promoted model is pending until it is active.
 
-        An earlier decision is kept under `earlier_decisions` of the report.
+        An earlier decision stays under `earlier_decisions` of the report.
 
         Args:
             version: A recorded model.
@@ -147,9 +147,7 @@ class ModelHistory:
 
     def was_promoted(self, version: str) -> bool:
         """Return whether a model was ever active."""
-        query = select(Promotion.id).where(Promotion.version == version).limit(1)
-        with self._database.reading() as session:
-            return session.scalar(query) is not None
+        return any(promotion.version == version for promotion in self.promotions())
 
     def mark_pruned(self, version: str) -> None:
         """Record that a model's weights were removed.

@@ -5,6 +5,7 @@ promotion is written to the database (3). After (1) the model is *pending*, afte
 """
 
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -54,12 +55,8 @@ class Promoter:
             self._record_pointer()
             self._restore()
             current = self.registry.published_version()
-            for version in self._earlier():
-                try:
-                    self._require_loadable(version)
-                except CheckpointError as error:
-                    logger.warning("no rollback to %s: %s", version, error)
-                    continue
+            version = self._first_loadable(self._earlier())
+            if version is not None:
                 self._promote(version, reason=reason or f"rollback from {current}", by=by)
                 return version
         raise UnknownModelError(
@@ -121,6 +118,16 @@ class Promoter:
                 f"{version}: its weights were removed on {row.pruned_at:%Y-%m-%d} (prune)"
             )
         load_model(path)
+
+    def _first_loadable(self, versions: Iterable[str]) -> str | None:
+        for version in versions:
+            try:
+                self._require_loadable(version)
+            except CheckpointError as error:
+                logger.warning("%s is not activated: %s", version, error)
+                continue
+            return version
+        return None
 
     def _promote(self, version: str, *, reason: str, by: str) -> None:
         for other in self.models.pending():
@@ -223,18 +230,13 @@ class Promoter:
         """Activate the last promoted model that loads, if `served.json` is missing or damaged."""
         if self.registry.published_version() is not None:
             return []
-        for version in dict.fromkeys(row.version for row in self.models.promotions()):
-            try:
-                self._require_loadable(version)
-            except CheckpointError as error:
-                logger.warning("%s: %s", version, error)
-                continue
-            reason = (
-                "served.json was missing or damaged; this is the last promoted model that loads"
-            )
-            self._activate(version, reason=reason, by="reconcile")
-            return [f"{version} is active again: {reason}"]
-        return []
+        promoted = dict.fromkeys(row.version for row in self.models.promotions())
+        version = self._first_loadable(promoted)
+        if version is None:
+            return []
+        reason = "served.json was missing or damaged; this is the last promoted model that loads"
+        self._activate(version, reason=reason, by="reconcile")
+        return [f"{version} is active again: {reason}"]
 
     def _activate_pending(self) -> list[str]:
         changes = []

@@ -80,7 +80,7 @@ def decide_promotion(
             reason=_first(mean, config, pairs),
             candidate_dsc=mean,
             pairs=len(pairs),
-            organs={o: {"candidate": v} for o, v in _organ_means(pairs, new).items()},
+            organs=_organ_means(pairs, candidate=new),
         )
     old = np.array([served[case][organ] for case, organ in pairs])
     return _against(pairs, new, old, config, has_more_labels=has_more_labels, is_first=is_first)
@@ -106,20 +106,13 @@ def _against(
 ) -> PromotionDecision:
     differences = new - old
     low, high = bounds(differences, config.promotion_confidence)
-    means_new, means_old = _organ_means(pairs, new), _organ_means(pairs, old)
-    organs = {
-        organ: {
-            "candidate": means_new[organ],
-            "served": means_old[organ],
-            "difference": means_new[organ] - means_old[organ],
-        }
-        for organ in means_new
-    }
+    organs = _organ_means(pairs, candidate=new, served=old)
+    for means in organs.values():
+        means["difference"] = means["candidate"] - means["served"]
     worst = min(organs, key=lambda organ: organs[organ]["difference"])
-    difference = float(differences.mean())
     shown = (
         f"mean DSC {new.mean():.3f} against {old.mean():.3f} on {len({c for c, _ in pairs})} cases, difference "
-        f"{difference:+.3f} (at least {low:+.3f} with {config.promotion_confidence:.0%} confidence)"
+        f"{differences.mean():+.3f} (at least {low:+.3f} with {config.promotion_confidence:.0%} confidence)"
     )
     refusal = None
     if low < -config.promotion_margin:
@@ -136,7 +129,7 @@ def _against(
         reason=f"{verdict}: {shown}",
         candidate_dsc=float(new.mean()),
         served_dsc=float(old.mean()),
-        difference=difference,
+        difference=float(differences.mean()),
         low=low,
         high=high,
         pairs=len(pairs),
@@ -157,9 +150,10 @@ def bounds(differences: FloatArray, confidence: float) -> tuple[float, float]:
     return mean - reach, mean + reach
 
 
-def _organ_means(pairs: list[tuple[str, str]], values: FloatArray) -> dict[str, float]:
-    organs = sorted({organ for _, organ in pairs})
-    return {
-        o: float(np.mean([v for (_, organ), v in zip(pairs, values, strict=True) if organ == o]))
-        for o in organs
-    }
+def _organ_means(pairs: list[tuple[str, str]], **values: FloatArray) -> dict[str, dict[str, float]]:
+    """Return organ -> name -> mean over the cases, of values `(N,)` that belong to `pairs`."""
+    means: dict[str, dict[str, float]] = {}
+    for organ in sorted({organ for _, organ in pairs}):
+        is_organ = np.array([of_pair == organ for _, of_pair in pairs])
+        means[organ] = {name: float(array[is_organ].mean()) for name, array in values.items()}
+    return means

@@ -1,9 +1,10 @@
 """Training runs: their rows in the database, and their folders."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,15 @@ TRAINING_LOCK = "training.lock"
 """File in the state folder that the training process locks."""
 RUNS_FOLDER = "training"
 """Folder of the runs in the state folder."""
-FAILED, BUSY, STOPPED = 1, 3, 4
-"""Exit codes of the training process."""
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the training process."""
+
+    FAILED = 1
+    BUSY = 3
+    """Another training is running for the same studies folder."""
+    STOPPED = 4
 
 
 class RunState(str, Enum):
@@ -138,12 +146,8 @@ class Runs:
 
     def failures(self) -> int:
         """Return the number of consecutive failed runs up to the newest run."""
-        count = 0
-        for run in self.all(limit=50):
-            if run.state != RunState.FAILED:
-                break
-            count += 1
-        return count
+        failed = itertools.takewhile(lambda r: r.state == RunState.FAILED, self.all(limit=50))
+        return len(list(failed))
 
 
 def _require(session: Session, run_id: int) -> Run:

@@ -8,19 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lib.config import RetrainConfig
-from lib.jobs.child_process import PARENT_GONE
+from lib.jobs.child_process import PARENT_GONE, start_child
 from lib.jobs.priority import background_threads
 from lib.jobs.supervisor import Supervisor, tail
-from lib.retrain.runs import (
-    ACTIVE,
-    BUSY,
-    RUNS_FOLDER,
-    STOPPED,
-    TRAINING_LOCK,
-    Runs,
-    RunState,
-    TrainingFolders,
-)
+from lib.retrain.runs import ACTIVE, RUNS_FOLDER, TRAINING_LOCK, ExitCode, RunState, TrainingFolders
 from lib.retrain.training_set import TrainingSetPlanner
 from lib.retrain.trigger import TriggerDecision, decide
 from lib.storage.process_locks import ProcessLock
@@ -43,7 +34,6 @@ class Scheduler(Supervisor):
     Args:
         folders: Folders of the trainings.
         planner: Plans the training set.
-        runs: The training runs.
         settings: Returns the current settings.
         queue: Queues a run with the present labels, for the given reason.
         after_crash: Called when a training process has died.
@@ -56,7 +46,6 @@ class Scheduler(Supervisor):
         *,
         folders: TrainingFolders,
         planner: TrainingSetPlanner,
-        runs: Runs,
         settings: Callable[[], RetrainConfig],
         queue: Callable[[str], Run],
         after_crash: Callable[[], object],
@@ -67,7 +56,7 @@ class Scheduler(Supervisor):
         )
         self._folders = folders
         self._planner = planner
-        self._runs = runs
+        self._runs = planner.runs
         self._settings = settings
         self._queue = queue
         self._after_crash = after_crash
@@ -86,7 +75,7 @@ class Scheduler(Supervisor):
         super().wake()
 
     def tick(self) -> bool:
-        """Look after the training process; start one if one is due. Never asks to be called again at once."""
+        """Supervise the training process, or start one if it is due; never return True (call again at once)."""
         if not self._lock.try_acquire():
             return False
         if self._is_first_tick:
@@ -112,7 +101,7 @@ class Scheduler(Supervisor):
 
     def _start_training(self, run: Run) -> None:
         self._folders.run_dir(run.id).mkdir(parents=True, exist_ok=True)
-        self.start_child(
+        self._child = start_child(
             "lib.retrain.training_process",
             ["--folders", self._folders.to_json(), "--run", str(run.id)],
             threads=background_threads(int(run.request["settings"]["retrain_threads"])),
@@ -135,7 +124,11 @@ class Scheduler(Supervisor):
         logger.info(
             "training %d: its process ended with code %d, %s", run.id, child.returncode, run.state
         )
-        if run.state in ACTIVE and child.returncode not in (BUSY, STOPPED, PARENT_GONE):
+        if run.state in ACTIVE and child.returncode not in (
+            ExitCode.BUSY,
+            ExitCode.STOPPED,
+            PARENT_GONE,
+        ):
             self._after_crash()
             self._record_crash(run, child.returncode)
         self._remove_checkpoints()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class RetrainingService:
     Args:
         config: Configuration of the server.
         database: Workflow database.
-        folder: Folder of the workflow database.
+        folder: Folder of that database.
         promoter: Changes the active model.
         labelled: Returns every case with a final label.
     """
@@ -51,7 +52,7 @@ class RetrainingService:
     ) -> None:
         self.recipe: Recipe = config.recipe
         self.device = config.device
-        self._initial_cache: tuple[Path, Model | None] | None = None
+        self._initial = lru_cache(maxsize=1)(self._load_if_fitting)
         self.promoter = promoter
         self.registry = promoter.registry
         self.models = promoter.models
@@ -70,7 +71,6 @@ class RetrainingService:
         self.scheduler = Scheduler(
             folders=self.folders,
             planner=self.planner,
-            runs=self.runs,
             settings=self.settings.get,
             queue=lambda why: self._queue(why, {}),
             after_crash=self.promoter.reconcile,
@@ -129,11 +129,7 @@ class RetrainingService:
     def _initial_model(self) -> Model | None:
         """Return the active model as the start of a training; None if there is none, or it does not fit."""
         path = self.registry.served_path()
-        if path is None:
-            return None
-        if self._initial_cache is None or self._initial_cache[0] != path:
-            self._initial_cache = (path, self._load_if_fitting(path))
-        return self._initial_cache[1]
+        return None if path is None else self._initial(path)
 
     def _load_if_fitting(self, path: Path) -> Model | None:
         """Return a model with the recipe's network, organs and number of input channels, else None."""

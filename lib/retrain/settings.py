@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from lib.config import RetrainConfig
 from lib.storage.database import Database
-from lib.storage.tables import Setting, now
+from lib.storage.tables import Setting
 
 
 class Settings:
@@ -37,13 +37,10 @@ class Settings:
         wanted = {key: start[key] if value is None else value for key, value in values.items()}
         changed = self.get().changed(wanted)
         with self._database.writing() as session:
-            for key, value in values.items():
-                row = session.get(Setting, key)
-                if value is None:
-                    if row is not None:
-                        session.delete(row)
-                elif row is None:
-                    session.add(Setting(key=key, value=getattr(changed, key), by=by))
-                else:
-                    row.value, row.by, row.changed_at = getattr(changed, key), by, now()
+            session.execute(delete(Setting).where(Setting.key.in_(list(values))))
+            session.add_all(
+                Setting(key=key, value=getattr(changed, key), by=by)
+                for key, value in values.items()
+                if value is not None
+            )
         return changed

@@ -28,16 +28,7 @@ from lib.models.registry import Model, Registry, load_model, save_model
 from lib.recipes.schema import Recipe
 from lib.recipes.yaml_files import recipe_from_dict
 from lib.retrain.candidate_evaluation import CandidateEvaluation
-from lib.retrain.runs import (
-    ACTIVE,
-    BUSY,
-    FAILED,
-    STOPPED,
-    TRAINING_LOCK,
-    Runs,
-    RunState,
-    TrainingFolders,
-)
+from lib.retrain.runs import ACTIVE, TRAINING_LOCK, ExitCode, Runs, RunState, TrainingFolders
 from lib.retrain.training_set import EVALUATION, TRAIN
 from lib.storage.database import FILE, Database
 from lib.storage.process_locks import ProcessLock
@@ -145,7 +136,6 @@ class TrainingProcess:
         """Add the candidate model to the registry and the database; return its version."""
         card = {**trained.card, "parent": initial.version if initial else None, "run": self.run.id}
         version = save_model(self.registry.folder, trained.weights, self.recipe, card)
-        train_cases = [case for case in self.run.cases if case["set"] == TRAIN]
         self.models.record(
             Candidate(
                 version=version,
@@ -155,7 +145,8 @@ class TrainingProcess:
                 commit=card["config"]["code"].get("commit"),
                 labels=[
                     {"image_id": c["image_id"], "version": c["number"], "digest": c["digest"]}
-                    for c in train_cases
+                    for c in self.run.cases
+                    if c["set"] == TRAIN
                 ],
                 seed=self.request["seed"],
             )
@@ -219,12 +210,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     lock = ProcessLock(folders.state / TRAINING_LOCK)
     if not lock.try_acquire():
         logger.error("another training is running for these studies")
-        return BUSY
+        return ExitCode.BUSY
     database = Database(folders.state / FILE)
     runs = Runs(database)
     run = runs.get(options.run)
     if run.state not in ACTIVE:
-        return STOPPED
+        return ExitCode.STOPPED
     settings = run.request["settings"]
     lower_priority(
         threads=background_threads(int(settings["retrain_threads"])),
@@ -234,11 +225,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         TrainingProcess(folders, run, database).work()
     except StoppedByHandError:
-        return STOPPED
+        return ExitCode.STOPPED
     except OrganNetError as error:
         logger.exception("training %d failed", run.id)
         runs.update(run.id, state=RunState.FAILED, outcome=str(error))
-        return FAILED
+        return ExitCode.FAILED
     return 0
 
 

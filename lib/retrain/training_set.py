@@ -181,7 +181,8 @@ class TrainingSetPlanner:
         if self.doubted_may_judge():
             labelled = [replace(case, doubts=()) for case in labelled]
         # Cases of one day in the order of their hash: neither name nor hour decides which cases evaluate.
-        ordered = sorted(labelled, key=lambda c: (c.submitted_at.date(), _hash(c.image_id)))
+        by_hash = sorted(labelled, key=lambda c: hashlib.sha256(c.image_id.encode()).digest())
+        ordered = sorted(by_hash, key=lambda c: c.submitted_at.date())
         organs = {case.image_id: case.organs for case in ordered}
         doubted = {case.image_id for case in ordered if case.doubts}
         # Read once, and only if there is a new case: it reads every model card.
@@ -269,7 +270,3 @@ def run_request(
         "settings": asdict(config),
         "shrinks": 0,
     }
-
-
-def _hash(image_id: str) -> str:
-    return hashlib.sha256(image_id.encode()).hexdigest()

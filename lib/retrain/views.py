@@ -17,6 +17,11 @@ from lib.storage.atomic_files import finite
 from lib.storage.tables import ModelVersion, Run, now
 from lib.training.record import flattened
 
+SUMMARY_COLUMNS = ("version", "parent", "created_at", "decided_at", "decision", "reason", "labels_seen",
+                   "pruned_at")  # fmt: skip
+"""Columns of the model history in lists of models."""
+RUN_COLUMNS = ("id", "state", "why", "initial_version", "candidate", "outcome", "notes")
+"""Columns of a training run in lists of runs."""
 SHOWN_LINES = 20
 """Number of log lines in the details of a task."""
 HISTORY = 50
@@ -76,7 +81,10 @@ def compare_models(models: ModelHistory, registry: Registry, a: str, b: str) -> 
     """
     rows = _require(models, a), _require(models, b)
     organs = sorted({*rows[0].metrics, *rows[1].metrics})
-    labels = [{_label_key(label): label for label in models.lineage_labels(v)} for v in (a, b)]
+    labels = [
+        {(label["image_id"], label.get("digest")): label for label in models.lineage_labels(v)}
+        for v in (a, b)
+    ]
     recipes = [flattened(_mapping(_card(registry, v).get("recipe"))) for v in (a, b)]
     fields = sorted({*recipes[0], *recipes[1]})
     return _json_values(
@@ -116,28 +124,17 @@ def model_summary(row: ModelVersion, served: str | None) -> dict[str, Any]:
     """Return the entry of a model in lists; `served` is the version of the active model."""
     return _json_values(
         {
-            "version": row.version,
-            "parent": row.parent,
-            "created_at": row.created_at,
-            "decided_at": row.decided_at,
-            "decision": row.decision,
-            "reason": row.reason,
+            **{name: getattr(row, name) for name in SUMMARY_COLUMNS},
             "mean_dice": mean_dice(row),
-            "labels_seen": row.labels_seen,
             "is_served": row.version == served,
             "is_starter": row.decision == STARTER,
             "is_due": row.pending is not None,
-            "pruned_at": row.pruned_at,
         }
     )
 
 
 def _pair(a: float | None, b: float | None) -> dict[str, float | None]:
     return {"a": a, "b": b, "difference": None if a is None or b is None else b - a}
-
-
-def _label_key(label: Mapping[str, Any]) -> tuple[Any, Any]:
-    return label["image_id"], label.get("digest")
 
 
 def _require(models: ModelHistory, version: str) -> ModelVersion:
@@ -187,24 +184,25 @@ def status(retraining: RetrainingService, version: str | None) -> dict[str, Any]
     active = next((run for run in runs if run.state in ACTIVE), None)
     models = retraining.models.all()
     latest = _last_decided(models)
-    return {
+    values = {
         "labels": _labels(cases),
         "training": None if active is None else _run(active),
         "next_training": {
             "starts_now": decision.start,
             "reason": decision.reason,
-            "next_look": _iso(decision.next_look),
+            "next_look": decision.next_look,
         },
         "last_decision": None if latest is None else model_summary(latest, version),
         "history": {
             "models": [model_summary(row, version) for row in reversed(models[:HISTORY])],
             "promotions": [
-                {"version": p.version, "since": _iso(p.since), "reason": p.reason, "by": p.by}
+                {"version": p.version, "since": p.since, "reason": p.reason, "by": p.by}
                 for p in reversed(retraining.models.promotions()[:HISTORY])
             ],
             "trainings": [_run(run) for run in reversed(runs)],
         },
     }
+    return _json_values(values)
 
 
 def task(retraining: RetrainingService, run: Run, model: str) -> dict[str, Any]:
@@ -255,42 +253,31 @@ def _labels(cases: Sequence[PlannedCase]) -> dict[str, Any]:
         "doubted": {c.case.image_id: list(c.case.doubts) for c in cases if c.case.doubts},
         "waiting": len(waiting),
         "waiting_cases": [planned.case.image_id for planned in waiting],
-        "oldest_waiting": _iso(
-            min((planned.case.submitted_at for planned in waiting), default=None)
-        ),
+        "oldest_waiting": min((c.case.submitted_at for c in waiting), default=None),
     }
 
 
 def _run(run: Run) -> dict[str, Any]:
     progress = run.progress
+    total_epochs = run.request["recipe"]["schedule"]["epochs"]
     return {
-        "id": run.id,
-        "state": run.state,
-        "why": run.why,
+        **{name: getattr(run, name) for name in RUN_COLUMNS},
         "labels": len(run.cases),
         "new_labels": sum(bool(case["is_new"]) for case in run.cases),
-        "initial_version": run.initial_version,
         "epoch": progress.get("epoch", 0),
-        "total_epochs": progress.get("total_epochs", run.request["recipe"]["schedule"]["epochs"]),
+        "total_epochs": progress.get("total_epochs", total_epochs),
         "loss": progress.get("loss"),
         "mean_dsc": progress.get("metric"),
         "eta_s": progress.get("eta_s") if run.state in ACTIVE else None,
-        "candidate": run.candidate,
-        "outcome": run.outcome,
-        "notes": run.notes,
-        "created": _iso(run.created_at),
-        "started": _iso(run.started_at),
-        "ended": _iso(run.ended_at),
+        "created": run.created_at,
+        "started": run.started_at,
+        "ended": run.ended_at,
     }
 
 
 def _last_decided(rows: Sequence[ModelVersion]) -> ModelVersion | None:
     decided = [row for row in rows if row.decision not in (WAITING, STARTER) and row.decided_at]
     return max(decided, key=lambda row: row.decided_at or now(), default=None)
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat(timespec="seconds") if moment else None
 
 
 def _local(moment: datetime) -> str:

@@ -55,7 +55,7 @@ def edited(
     model_version: str = "m",
     was_trained_on: bool = False,
 ) -> SubmissionCost:
-    """Return a submission whose one organ needed `added_mm` of new contour; None is one that failed."""
+    """Return a submission with one organ; `added_mm` of its contour is new, None if the measurement failed."""
     if added_mm is None:
         costs = EditCosts({})
     elif isinstance(added_mm, Mapping):

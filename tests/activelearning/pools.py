@@ -23,7 +23,7 @@ USUAL: Mapping[str, tuple[float, tuple[float, float, float]]] = {
 
 
 def patient(seed: int) -> dict[str, OrganShape]:
-    """Return the shapes of one patient: 15 % apart in volume, 3 mm in place, the origin anywhere."""
+    """Return the shapes of one patient: volumes vary by 15 %, positions by 3 mm, and the origin is random."""
     generator = np.random.default_rng(seed)
     origin_mm = generator.normal(0.0, 200.0, 3)
     found = {}
@@ -82,7 +82,7 @@ def scored_pool(scores: Sequence[ImageScore], *, seed: int = 0, taken: Sequence[
 
 
 def cohort(number: int, *, seed: int = 0, channels: int = 8) -> Pool:
-    """Return a pool of `number` patients of whom everything is known, and of ten more who are labelled."""
+    """Return a pool of `number` candidates with all scores, and ten labelled images."""
     generator = np.random.default_rng(seed)
     names = [f"pt_{n:04d}" for n in range(number + 10)]
     features: FloatArray = generator.normal(size=(len(names), channels)).astype(np.float32)

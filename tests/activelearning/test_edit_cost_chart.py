@@ -25,17 +25,17 @@ def lines(rows: list[SubmissionCost]) -> int:
     return int((is_line[1:] & ~is_line[:-1]).sum())
 
 
-def test_each_model_has_its_line() -> None:
+def test_each_new_model_is_marked_by_a_line() -> None:
     def submitted(*versions: str) -> list[SubmissionCost]:
         return [edited(10, hour=h, model_version=f"net-{v}") for h, v in enumerate(versions)]
 
-    one = lines(submitted("a", "a", "a", "a", "a", "a"))
-    assert lines(submitted("a", "a", "b", "b", "c", "c")) == one + 2
-    assert lines(submitted("a", "a", "b", "b", "a", "a")) == one + 2
-    assert lines(submitted("a", "b", "b", "b", "b", "b")) == one + 1
+    without_change = lines(submitted("a", "a", "a", "a", "a", "a"))
+    assert lines(submitted("a", "a", "b", "b", "c", "c")) == without_change + 2
+    assert lines(submitted("a", "a", "b", "b", "a", "a")) == without_change + 2
+    assert lines(submitted("a", "b", "b", "b", "b", "b")) == without_change + 1
 
 
-def test_the_median_begins_with_the_fifth_submission() -> None:
+def test_the_running_median_starts_at_the_fifth_submission() -> None:
     def red(rows: list[SubmissionCost]) -> int:
         return int((np.abs(pixels(rows).astype(int) - RED).max(axis=-1) < 24).sum())
 
@@ -43,13 +43,13 @@ def test_the_median_begins_with_the_fifth_submission() -> None:
     assert red(curve(10, 20, 30, 40, 50, 60)) > 100
 
 
-def test_a_chart_of_nothing_is_drawn_too() -> None:
+def test_a_chart_without_submissions_is_drawn() -> None:
     failed = [edited(None)]
     assert pixels([]).shape == pixels(failed).shape
     assert (pixels(failed) != pixels(curve(1))).any()
 
 
-def test_the_tables_hold_what_the_summary_says(tmp_path: Path) -> None:
+def test_the_csv_tables_contain_the_values_of_the_summary(tmp_path: Path) -> None:
     rows = [
         *curve(10, 20),
         edited({"Larynx": organ(7.5), "SpinalCord": organ(0, is_left_out=True)}, hour=2),

@@ -82,7 +82,9 @@ def images(labels: list[LabelVersion]) -> list[str]:
     return [label.image_id for label in labels]
 
 
-def test_what_was_measured_is_kept_once(database: Database, records: EditCostRecords) -> None:
+def test_a_second_edit_cost_of_a_label_is_not_stored(
+    database: Database, records: EditCostRecords
+) -> None:
     label = submit(database, "a")
     assert records.add(label, costs(), was_trained_on=True)
     assert not records.add(label, None, was_trained_on=False, trouble="too late")
@@ -94,7 +96,7 @@ def test_what_was_measured_is_kept_once(database: Database, records: EditCostRec
     assert row.found == costs().as_dict()
 
 
-def test_what_failed_is_kept_and_not_due_again(
+def test_a_failed_measurement_is_stored_and_not_repeated(
     database: Database, records: EditCostRecords
 ) -> None:
     label = submit(database, "a")
@@ -105,7 +107,7 @@ def test_what_failed_is_kept_and_not_due_again(
     assert records.unmeasured(5) == []
 
 
-def test_visible_final_labels_of_a_known_model_are_due_the_newest_first(
+def test_visible_final_labels_with_a_recorded_model_are_measured_newest_first(
     database: Database, records: EditCostRecords
 ) -> None:
     submit(database, "old", minute=1)
@@ -124,7 +126,7 @@ def test_visible_final_labels_of_a_known_model_are_due_the_newest_first(
     assert records.unmeasured(0) == []
 
 
-def test_the_curve_runs_in_the_order_of_submission(
+def test_the_curve_is_in_the_order_of_submission(
     database: Database, records: EditCostRecords
 ) -> None:
     later, hidden, first = (
@@ -137,14 +139,14 @@ def test_the_curve_runs_in_the_order_of_submission(
     assert [edited.label.image_id for edited in records.curve()] == ["first", "later"]
 
 
-def test_rows_of_another_database_find_their_label_by_what_it_is(
+def test_rows_of_another_database_are_matched_by_the_labels_content(
     tmp_path: Path, database: Database, records: EditCostRecords
 ) -> None:
     there = Database(tmp_path / "there" / FILE)
     for image_id, minute in (("lost", 1), ("both", 2), ("only_there", 3)):
         label = submit(there, image_id, minute=minute)
         EditCostRecords(there).add(label, costs(), was_trained_on=True)
-    # Their ids are others here, and one label is not here at all.
+    # The labels have other ids here, and one of them does not exist here.
     submit(database, "only_there", minute=3)
     records.add(submit(database, "both", minute=2), costs(), was_trained_on=False)
     submit(database, "lost", minute=7)
@@ -168,7 +170,7 @@ FIVE = (300, 310, 320, 330, 340)
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "sentence"),
     [
         pytest.param([], "too few submissions to say: 0 of 10", id="none"),
         pytest.param(curve(300, 310), "too few submissions to say: 2 of 10", id="two"),
@@ -220,12 +222,12 @@ FIVE = (300, 310, 320, 330, 340)
     ],
 )
 def test_the_verdict_is_a_sentence_that_an_annotator_understands(
-    rows: Sequence[SubmissionCost], said: str
+    rows: Sequence[SubmissionCost], sentence: str
 ) -> None:
-    assert verdict(rows) == said
+    assert verdict(rows) == sentence
 
 
-def test_two_fives_differ_by_chance_or_not() -> None:
+def test_the_test_separates_a_change_from_chance() -> None:
     # Of the 252 ways to divide ten values, two are as far apart as 1 to 5 and 6 to 10.
     assert mann_whitney_p([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(2 / 252)
     assert mann_whitney_p([6, 7, 8, 9, 10], [1, 2, 3, 4, 5]) == pytest.approx(2 / 252)
@@ -258,7 +260,7 @@ def test_each_submission_is_listed_with_the_median_of_the_last_five() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_what_is_no_measure_of_the_model_does_not_count() -> None:
+def test_failed_empty_and_trained_on_submissions_do_not_count() -> None:
     rows = [
         *curve(10, 20, 30, 40),
         edited(1, hour=10, was_trained_on=True),
@@ -290,7 +292,7 @@ def test_of_one_image_the_last_submission_counts_for_each_author_and_model() -> 
     assert [s["counts"] for s in found["submissions"]] == [False, True, True, True, True]
 
 
-def test_organs_are_of_the_last_ten_and_say_how_many_were_accepted_unchanged() -> None:
+def test_organ_medians_are_of_the_last_ten_submissions_with_the_number_of_unchanged_ones() -> None:
     old = edited({"Larynx": organ(999)}, hour=0)
     rows = [
         edited(
@@ -321,7 +323,7 @@ def test_organs_are_of_the_last_ten_and_say_how_many_were_accepted_unchanged() -
     assert found["unchanged_share"] == 0.3
 
 
-def test_a_summary_of_nothing_says_so() -> None:
+def test_a_summary_without_submissions_says_that_there_are_too_few() -> None:
     found = summary([])
     assert (found["submissions"], found["organs"], found["unchanged_share"]) == ([], {}, None)
     assert found["verdict"] == "too few submissions to say: 0 of 10"
@@ -349,7 +351,7 @@ def learned(image_id: str) -> list[dict[str, object]]:
         ("new", "ring_a", False),
     ],
 )
-def test_what_a_model_and_its_parents_learned_from_is_no_measure_of_it(
+def test_images_that_a_model_or_its_parents_learned_from_count_as_trained_on(
     models: ModelHistory, image_id: str, model_version: str | None, *, is_known: bool
 ) -> None:
     for version, parent in (
@@ -369,7 +371,7 @@ def test_what_a_model_and_its_parents_learned_from_is_no_measure_of_it(
     assert was_trained_on(label, models, unrecorded={"of_nobody"}) == is_known
 
 
-def test_the_cases_on_a_starters_card_are_no_measure_of_it(
+def test_the_cases_on_a_starters_card_count_as_trained_on(
     tmp_path: Path, models: ModelHistory
 ) -> None:
     card = {"training": {"cases": ["pt_1", "pt_2"]}}
@@ -392,7 +394,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(folder / f"{version}.safetensors")
 
 
-def test_a_submission_is_measured_against_what_the_model_draws(
+def test_a_submission_is_compared_with_the_models_contours(
     cases: list[Case], model: Model, tmp_path: Path
 ) -> None:
     image = cases[0].image
@@ -400,7 +402,7 @@ def test_a_submission_is_measured_against_what_the_model_draws(
     drawn = set(predicted.volumes_ml())
     assert "Bone_Mandible" in drawn
     assert len(drawn) > 2
-    # The person accepts everything; this server's values are others, and one organ is none of its.
+    # Everything is accepted; this server has other label values, and lacks one of the organs.
     ours = {name: n + 20 for name, n in predicted.labels.items() if name != "Bone_Mandible"}
     accepted = np.zeros_like(predicted.array)
     for name, value in ours.items():

@@ -63,7 +63,7 @@ class Certain(nn.Module):
         return logits
 
 
-def test_a_prediction_s_numbers_are_plain_and_others_get_their_turn_before_each_window(
+def test_prediction_scores_are_plain_values_and_other_work_may_run_before_each_window(
     prepared: Prepared,
 ) -> None:
     turns: list[int] = []
@@ -79,7 +79,7 @@ def test_a_prediction_s_numbers_are_plain_and_others_get_their_turn_before_each_
     assert not score.has_samples
 
 
-def test_entropy_tells_an_unsure_model_from_a_sure_one(prepared: Prepared) -> None:
+def test_the_entropy_of_an_unsure_model_is_higher(prepared: Prepared) -> None:
     sure = image_scores.prediction_scores(prepared, model(Certain(40.0)))
     unsure = image_scores.prediction_scores(prepared, model(Certain(1.0)))
     assert sure["entropy"] < 1e-6 < 0.5 < unsure["entropy"]
@@ -89,7 +89,7 @@ def test_entropy_tells_an_unsure_model_from_a_sure_one(prepared: Prepared) -> No
     assert sure["foreground"] == pytest.approx(bone.mean(), rel=0.01)
 
 
-def test_samples_of_one_mind_agree_and_of_two_do_not(prepared: Prepared) -> None:
+def test_equal_samples_agree_and_different_ones_do_not(prepared: Prepared) -> None:
     alike = image_scores.sample_scores(
         prepared, model(Certain(40.0)), options=DeepOptions(overlap=0.5)
     )
@@ -109,7 +109,7 @@ def test_samples_of_one_mind_agree_and_of_two_do_not(prepared: Prepared) -> None
     }
 
 
-def test_appearance_is_finite_and_alike_for_one_patient_on_two_grids() -> None:
+def test_appearance_is_finite_and_similar_for_one_patient_on_two_grids() -> None:
     def features(seed: int, grid_shape: tuple[int, int, int]) -> FloatArray:
         spacing = tuple(n * s / m for n, s, m in zip(SHAPE, SPACING_MM, grid_shape, strict=True))
         ct, _ = head_and_neck_phantom(seed, grid_shape=grid_shape, spacing_mm=spacing, labels={})  # type: ignore[arg-type]
@@ -117,16 +117,16 @@ def test_appearance_is_finite_and_alike_for_one_patient_on_two_grids() -> None:
             image_scores.appearance_features(Pipeline(RECIPE).prepare(ct))
         )
 
-    one, finer, other = features(3, SHAPE), features(3, (96, 96, 60)), features(8, SHAPE)
-    assert np.isfinite(one).all()
-    assert np.linalg.norm(one - finer) < np.linalg.norm(one - other)
+    coarse, finer, other = features(3, SHAPE), features(3, (96, 96, 60)), features(8, SHAPE)
+    assert np.isfinite(coarse).all()
+    assert np.linalg.norm(coarse - finer) < np.linalg.norm(coarse - other)
 
 
 @pytest.mark.parametrize(
     ("order", "flips"),
     [((0, 1, 2), (False, False, False)), ((2, 0, 1), (True, False, True)), ((1, 2, 0), (True, True, True))],
 )  # fmt: skip
-def test_a_drawn_organ_has_its_shape_however_the_file_is_stored(
+def test_the_shape_of_a_label_does_not_depend_on_the_axis_order_of_the_file(
     phantom: tuple[CtVolume, LabelVolume],
     order: tuple[int, int, int],
     flips: tuple[bool, bool, bool],
@@ -145,7 +145,7 @@ def test_a_drawn_organ_has_its_shape_however_the_file_is_stored(
     assert shapes["Brainstem"].centroid_mm[2] > shapes["Larynx"].centroid_mm[2]
 
 
-def test_pieces_are_counted_without_crumbs() -> None:
+def test_small_pieces_are_not_counted() -> None:
     label = np.zeros((20, 20, 20), np.uint8)
     label[2:6, 2:6, 2:6] = 1
     label[12:16, 12:16, 12:16] = 1

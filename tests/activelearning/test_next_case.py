@@ -73,7 +73,7 @@ def clinic(tmp_path: Path) -> Clinic:
     return Clinic(tmp_path)
 
 
-def test_the_answer_says_which_case_why_and_for_how_long(clinic: Clinic) -> None:
+def test_the_answer_has_the_case_the_reason_and_the_lease(clinic: Clinic) -> None:
     for number, image_id in enumerate(clinic.images):
         clinic.score(image_id, 0.1 * number)
     answer = clinic.case_assigner.assign_next("entropy", ANN)
@@ -87,7 +87,7 @@ def test_the_answer_says_which_case_why_and_for_how_long(clinic: Clinic) -> None
 
 
 @pytest.mark.parametrize("strategy", METHODS)
-def test_no_case_is_given_twice_and_all_are_given(clinic: Clinic, strategy: str) -> None:
+def test_each_case_is_assigned_once(clinic: Clinic, strategy: str) -> None:
     for number, image_id in enumerate(clinic.images[:4]):
         clinic.score(image_id, 0.1 * number)
     given = [
@@ -100,7 +100,7 @@ def test_no_case_is_given_twice_and_all_are_given(clinic: Clinic, strategy: str)
     assert given[6] == ""
 
 
-def test_an_old_model_s_scores_are_used_with_their_age_said(clinic: Clinic) -> None:
+def test_scores_of_an_earlier_model_are_used_and_their_age_is_reported(clinic: Clinic) -> None:
     for number, image_id in enumerate(clinic.images):
         clinic.score(image_id, 0.1 * number)
     clinic.served = "m2"
@@ -114,7 +114,7 @@ def test_an_old_model_s_scores_are_used_with_their_age_said(clinic: Clinic) -> N
     assert "5 hours" in answer["note"]
 
 
-def test_before_any_model_a_strategy_that_needs_one_gives_way(clinic: Clinic) -> None:
+def test_without_a_model_coldstart_replaces_a_strategy_that_needs_one(clinic: Clinic) -> None:
     clinic.served = None
     for number, image_id in enumerate(clinic.images):
         clinic.scores.add(
@@ -127,7 +127,7 @@ def test_before_any_model_a_strategy_that_needs_one_gives_way(clinic: Clinic) ->
     assert "claspe" in answer["note"]
 
 
-def test_when_all_is_labelled_the_answer_has_no_id_and_says_so(clinic: Clinic) -> None:
+def test_when_all_cases_are_labelled_the_answer_has_no_id(clinic: Clinic) -> None:
     for image_id in clinic.images:
         clinic.submit(image_id, "ann")
     answer = clinic.case_assigner.assign_next("claspe", BOB)
@@ -136,7 +136,7 @@ def test_when_all_is_labelled_the_answer_has_no_id_and_says_so(clinic: Clinic) -
     assert answer["is_all_labelled"] is True
 
 
-def test_when_the_rest_is_with_others_the_answer_says_that(tmp_path: Path) -> None:
+def test_when_the_other_cases_are_assigned_the_answer_says_so(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, images=1)
     given = clinic.case_assigner.assign_next("first", ANN)["id"]
     answer = clinic.case_assigner.assign_next("first", BOB)
@@ -145,7 +145,7 @@ def test_when_the_rest_is_with_others_the_answer_says_that(tmp_path: Path) -> No
     assert answer["is_all_labelled"] is False
 
 
-def test_a_case_comes_back_when_its_lease_ends(tmp_path: Path) -> None:
+def test_a_case_can_be_assigned_again_when_its_lease_ends(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, images=1)
     clinic.case_assigner.assign_next("first", ANN)
     with clinic.database.writing() as session:
@@ -154,7 +154,7 @@ def test_a_case_comes_back_when_its_lease_ends(tmp_path: Path) -> None:
     assert clinic.case_assigner.assign_next("first", BOB)["id"] == clinic.images[0]
 
 
-def test_who_holds_many_gets_the_oldest_again_and_others_go_on(tmp_path: Path) -> None:
+def test_an_annotator_with_many_cases_gets_the_oldest_again(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, images=MOST_HELD + 2)
     held = [clinic.case_assigner.assign_next("first", ANN)["id"] for _ in range(MOST_HELD)]
     again = clinic.case_assigner.assign_next("first", ANN)
@@ -165,7 +165,7 @@ def test_who_holds_many_gets_the_oldest_again_and_others_go_on(tmp_path: Path) -
     assert clinic.case_assigner.assign_next("first", ANN)["id"] == clinic.images[MOST_HELD + 1]
 
 
-def test_a_scan_that_cannot_be_read_is_not_given_to_anybody(tmp_path: Path) -> None:
+def test_an_unreadable_scan_is_not_assigned(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, images=2)
     key = ScoreKey(clinic.images[0], "m1", ScoreKind.PREDICTION)
     clinic.scores.add(key, {"is_unreadable": True}, trouble="not a CT")
@@ -177,7 +177,7 @@ def test_a_scan_that_cannot_be_read_is_not_given_to_anybody(tmp_path: Path) -> N
     assert "not a CT" in answer["why"]
 
 
-def test_two_readers_get_the_same_case_and_one_of_them_once(clinic: Clinic) -> None:
+def test_two_readers_get_the_same_case_once_each(clinic: Clinic) -> None:
     ann, bob, eve = (Annotator(holder=h, seed=1, readers=2) for h in ("ann", "bob", "eve"))
     first = clinic.case_assigner.assign_next("random", ann)["id"]
     assert clinic.case_assigner.assign_next("random", bob)["id"] == first
@@ -194,7 +194,7 @@ def test_two_readers_get_the_same_case_and_one_of_them_once(clinic: Clinic) -> N
     )
 
 
-def test_a_second_reading_is_given_to_anybody_when_nothing_else_is_left(tmp_path: Path) -> None:
+def test_a_second_reading_is_assigned_when_no_other_case_is_left(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, images=2)
     study = clinic.case_assigner.assign_next("first", Annotator(holder="ann", readers=2))["id"]
     clinic.submit(study, "ann")
@@ -206,6 +206,6 @@ def test_a_second_reading_is_given_to_anybody_when_nothing_else_is_left(tmp_path
     assert clinic.case_assigner.assign_next("first", BOB)["is_all_labelled"] is True
 
 
-def test_an_unknown_strategy_is_refused_and_the_known_are_named(clinic: Clinic) -> None:
+def test_an_unknown_strategy_is_refused_and_the_error_lists_all(clinic: Clinic) -> None:
     with pytest.raises(DatastoreError, match="claspe"):
         clinic.case_assigner.assign_next("best", ANN)

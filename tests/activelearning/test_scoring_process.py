@@ -1,4 +1,4 @@
-"""The runner with its real process, on generated patients."""
+"""The job runner with its real worker process, on generated patients."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ CASES = 3
 
 
 class Clinic:
-    """A studies folder with one contoured case, one file that is no scan, and a runner over it."""
+    """A studies folder with one labelled case and one invalid file, and a job runner for it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,7 +79,7 @@ class Clinic:
         return self.served
 
     def finish(self) -> list[tuple[str, str]]:
-        """Compute all that there is; return kind and image in the order in which they came."""
+        """Run all jobs; return kind and image in the order of computation."""
         before = self.cache.done()
         found = []
         while self.runner.step():
@@ -101,11 +101,11 @@ def clinic(tmp_path: Path) -> Iterator[Clinic]:
     clinic.runner.stop()
 
 
-def test_scores_come_for_the_model_that_serves_each_once(clinic: Clinic) -> None:
-    one, two, three = clinic.ids
+def test_each_image_is_scored_once_by_the_active_model(clinic: Clinic) -> None:
+    labelled, *unlabelled = clinic.ids
     assert clinic.finish() == [
-        ("drawn", one), ("appearance", two), ("appearance", three), ("appearance", "broken"),
-        ("appearance", one),
+        ("drawn", labelled), *(("appearance", i) for i in unlabelled), ("appearance", "broken"),
+        ("appearance", labelled),
     ]  # fmt: skip
     assert list(clinic.cache.unreadable()) == ["broken"]
     assert "broken" in clinic.cache.unreadable()["broken"]
@@ -123,10 +123,10 @@ def test_scores_come_for_the_model_that_serves_each_once(clinic: Clinic) -> None
     scores = clinic.cache.scores(second)
     assert {d.score.model_version for d in scores.values()} == {second}
     assert set(scores) == set(clinic.ids)
-    assert all(scores[image_id].score.has_samples for image_id in (two, three))
+    assert all(scores[image_id].score.has_samples for image_id in unlabelled)
 
 
-def test_a_process_that_is_killed_costs_one_answer_and_a_new_one_goes_on(clinic: Clinic) -> None:
+def test_after_a_kill_one_job_has_failed_and_a_new_process_continues(clinic: Clinic) -> None:
     clinic.publish(1)
     assert clinic.runner.step()
     pid = clinic.runner.pid
@@ -137,7 +137,7 @@ def test_a_process_that_is_killed_costs_one_answer_and_a_new_one_goes_on(clinic:
     assert set(clinic.cache.scores(clinic.served)) == set(clinic.ids)
 
 
-def test_a_process_that_dies_over_an_image_is_not_given_it_again(clinic: Clinic) -> None:
+def test_an_image_whose_job_killed_the_process_is_not_tried_again(clinic: Clinic) -> None:
     clinic.publish(1)
     with ServingPriority(clinic.state).inference():
         # It waits for its turn over the second order, where it is killed.
@@ -158,7 +158,7 @@ def test_a_process_that_dies_over_an_image_is_not_given_it_again(clinic: Clinic)
     assert len(keys) == len(set(keys))
 
 
-def test_scoring_waits_while_a_server_contours(clinic: Clinic) -> None:
+def test_scoring_waits_while_a_server_runs_inference(clinic: Clinic) -> None:
     clinic.publish(1)
     assert clinic.runner.step()
     with ServingPriority(clinic.state).inference():
@@ -170,7 +170,7 @@ def test_scoring_waits_while_a_server_contours(clinic: Clinic) -> None:
     assert not worker.is_alive()
 
 
-def test_of_two_servers_one_scores_and_the_other_takes_over(clinic: Clinic) -> None:
+def test_one_of_two_servers_scores_and_the_other_takes_over(clinic: Clinic) -> None:
     other = clinic.new_runner()
     clinic.runner.start()
     wait_until(lambda: list(clinic.records.since(0)), "the first score is there")
@@ -191,7 +191,7 @@ def test_of_two_servers_one_scores_and_the_other_takes_over(clinic: Clinic) -> N
     assert set(clinic.cache.scores(clinic.served)) == set(clinic.ids)
 
 
-def test_an_end_while_it_computes_leaves_nothing_behind(clinic: Clinic) -> None:
+def test_stopping_during_a_job_leaves_no_process(clinic: Clinic) -> None:
     clinic.publish(1)
     clinic.runner.start()
     wait_until(lambda: clinic.runner.pid is not None, "its process runs")
@@ -204,7 +204,7 @@ def test_an_end_while_it_computes_leaves_nothing_behind(clinic: Clinic) -> None:
     )
 
 
-def test_what_a_person_changed_is_measured_against_the_model_that_served(clinic: Clinic) -> None:
+def test_edit_costs_are_measured_against_the_model_that_was_active(clinic: Clinic) -> None:
     version = clinic.publish(1)
     submission = Provenance(source="client", author="ann", model_version=version)
     clinic.labels.add(clinic.ids[0], "final", clinic.label, submission)

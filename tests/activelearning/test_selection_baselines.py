@@ -9,13 +9,13 @@ from tests.activelearning.pools import organ_score, scored_pool, to_image_score
 IDS = [f"pt_{n}" for n in range(50)]
 
 
-def test_first_is_the_first_in_the_alphabet() -> None:
+def test_first_is_the_first_in_alphabetical_order() -> None:
     assert first(Pool(candidates=["b", "a", "c"])) == Choice(
         image_id="a", rank=1, of=3, why="the first by name"
     )
 
 
-def test_random_draws_each_as_often_as_any_other() -> None:
+def test_random_draws_all_candidates_equally_often() -> None:
     drawn: Counter[str] = Counter()
     for seed in range(2000):
         choice = random(Pool(candidates=IDS, seed=seed))
@@ -40,12 +40,12 @@ def share(choices: list[Choice], image_id: str) -> float:
     return sum(choice.image_id == image_id for choice in choices) / len(choices)
 
 
-def test_two_draws_of_three_look_for_an_organ() -> None:
+def test_two_draws_of_three_are_weighted_by_an_organ() -> None:
     found = draws([("a", {"Brainstem": 20.0}), ("b", {"Brainstem": 20.0})])
     assert sum(bool(c.organs) for c in found) / len(found) == pytest.approx(2 / 3, abs=0.03)
 
 
-def test_organs_have_equal_turns_and_cases_are_drawn_by_their_volume() -> None:
+def test_organs_are_drawn_equally_often_and_cases_by_their_volume() -> None:
     # 1/3 by lot over three; 2/3 by organ: half of these for the chiasm that "rare" alone shows, the other
     # half by 30, 10 and 0 mL of brainstem.
     found = draws(
@@ -64,6 +64,6 @@ def test_organs_have_equal_turns_and_cases_are_drawn_by_their_volume() -> None:
     assert {c.score for c in for_chiasm} == {0.5}
 
 
-def test_where_no_organ_was_found_any_case_is_drawn() -> None:
+def test_without_predicted_organs_all_cases_are_equally_likely() -> None:
     found = draws([("a", {}), ("b", {})], 200)
     assert {(c.image_id, c.organs) for c in found} == {("a", ()), ("b", ())}

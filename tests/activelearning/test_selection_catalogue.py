@@ -1,4 +1,4 @@
-"""What holds for every strategy."""
+"""Properties of all query strategies."""
 
 import json
 import time
@@ -31,9 +31,9 @@ def choose(name: str, pool: Pool) -> Choice:
     return choice
 
 
-def only(pool: Pool, known: list[str]) -> Pool:
-    """Return the pool as it is when only `known` and the labelled images were looked at."""
-    keep = {*known, *pool.taken}
+def only(pool: Pool, scored: list[str]) -> Pool:
+    """Return the pool with scores of `scored` and of the labelled images only."""
+    keep = {*scored, *pool.taken}
     return replace(
         pool,
         scores={name: score for name, score in pool.scores.items() if name in keep},
@@ -71,14 +71,14 @@ def test_the_catalogue_has_these_strategies() -> None:
     assert all(name == method.name for name, method in METHODS.items())
 
 
-def test_each_says_what_it_does_in_one_line_and_where_it_comes_from() -> None:
+def test_each_strategy_has_a_description_of_one_line_and_a_source() -> None:
     for name, method in METHODS.items():
         assert 10 < len(method.description) < 100
         assert "\n" not in method.description
         assert bool(method.paper) == (name not in {"first", "random"})
 
 
-def test_each_says_what_has_to_be_computed_first() -> None:
+def test_each_strategy_names_the_scores_that_it_needs() -> None:
     assert {name: method.needs for name, method in METHODS.items() if method.needs} == {
         "random_foreground": (ScoreKind.PREDICTION,),
         "entropy": (ScoreKind.PREDICTION,),
@@ -90,29 +90,29 @@ def test_each_says_what_has_to_be_computed_first() -> None:
     }
 
 
-def test_without_a_model_the_default_is_the_one_that_needs_none() -> None:
+def test_without_a_model_the_default_needs_no_model() -> None:
     assert (default_method(True), default_method(False)) == ("claspe", "coldstart")  # noqa: FBT003 - the only argument
     assert ScoreKind.PREDICTION not in METHODS[default_method(False)].needs  # noqa: FBT003 - as above
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_nothing_is_chosen_where_there_is_no_candidate(name: str) -> None:
+def test_without_a_candidate_nothing_is_chosen(name: str) -> None:
     assert METHODS[name].choose(Pool(candidates=[])) is None
     assert METHODS[name].choose(replace(cohort(3), candidates=[])) is None
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_only_candidate_is_chosen_whatever_is_known_of_it(name: str) -> None:
+def test_the_only_candidate_is_chosen_with_and_without_scores(name: str) -> None:
     assert choose(name, Pool(candidates=["only"])).image_id == "only"
-    known = cohort(1)
-    choice = choose(name, known)
-    assert choice.image_id == known.candidates[0]
+    single = cohort(1)
+    choice = choose(name, single)
+    assert choice.image_id == single.candidates[0]
     assert (choice.rank, choice.of) in {(1, 1), (None, 1), (None, 0)}
     assert choose(name, alike(1, 0)).image_id == "pt_0"
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_order_in_which_images_come_does_not_matter(name: str) -> None:
+def test_the_order_of_the_candidates_does_not_matter(name: str) -> None:
     for seed in range(10):
         pool = cohort(30, seed=seed)
         turned = replace(
@@ -127,7 +127,7 @@ def test_the_order_in_which_images_come_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"first"}))
-def test_the_seed_decides_between_equal_ones(name: str) -> None:
+def test_the_seed_decides_between_equal_candidates(name: str) -> None:
     chosen = [choose(name, alike(12, seed)).image_id for seed in range(120)]
     assert len(set(chosen)) == 12
     # 10 of 120 each, give or take three standard deviations and a bit.
@@ -135,20 +135,20 @@ def test_the_seed_decides_between_equal_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCORING)
-def test_candidates_of_which_too_little_is_known_come_last(name: str) -> None:
+def test_candidates_without_the_needed_scores_come_last(name: str) -> None:
     pool = cohort(30)
-    known = ["pt_0004", "pt_0017", "pt_0022"]
+    scored = ["pt_0004", "pt_0017", "pt_0022"]
     for seed in SEEDS:
-        choice = choose(name, replace(only(pool, known), seed=seed))
-        assert choice.image_id in known
+        choice = choose(name, replace(only(pool, scored), seed=seed))
+        assert choice.image_id in scored
         assert choice.of == 3
-    left = [image_id for image_id in pool.candidates if image_id not in known]
-    rest = replace(only(pool, known), candidates=left)
+    left = [image_id for image_id in pool.candidates if image_id not in scored]
+    rest = replace(only(pool, scored), candidates=left)
     assert choose(name, rest).image_id in left
 
 
 @pytest.mark.parametrize("name", SCORING)
-def test_where_nothing_is_known_one_is_drawn_and_that_is_said(name: str) -> None:
+def test_without_scores_a_candidate_is_drawn_at_random(name: str) -> None:
     pool = only(cohort(30), [])
     choices = [choose(name, replace(pool, seed=seed)) for seed in SEEDS]
     assert {(c.why, c.rank, c.of, c.score, c.organs) for c in choices} == {
@@ -158,7 +158,7 @@ def test_where_nothing_is_known_one_is_drawn_and_that_is_said(name: str) -> None
 
 
 @pytest.mark.parametrize("name", SCORING)
-def test_numbers_of_a_broken_model_are_none(name: str) -> None:
+def test_scores_that_are_not_finite_are_not_ranked(name: str) -> None:
     pool = cohort(12)
     broken, sound = list(pool.candidates[:6]), list(pool.candidates[6:])
     nan = float("nan")
@@ -180,7 +180,7 @@ def test_numbers_of_a_broken_model_are_none(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_candidate_has_its_turn_once(name: str) -> None:
+def test_every_candidate_is_chosen_once(name: str) -> None:
     pool, seen = cohort(15), []
     while (choice := METHODS[name].choose(pool)) is not None:
         seen.append(choice.image_id)
@@ -205,7 +205,7 @@ def test_the_reason_is_one_short_sentence_and_fits_in_json(name: str) -> None:
     ("name", "limit_s"),
     [(name, 0.3 if name in {"suggestive", "coldstart", "failure_first"} else 0.01) for name in ALL],
 )
-def test_two_thousand_candidates_are_no_matter(name: str, limit_s: float) -> None:
+def test_two_thousand_candidates_are_fast(name: str, limit_s: float) -> None:
     pool = cohort(2000, channels=64 if name == "coldstart" else 128)
     taken_s = []  # of this thread on a processor: others may keep the machine busy
     for seed in range(5):

@@ -68,7 +68,7 @@ WRONG: Mapping[str, tuple[Callable[[Shapes], None], str, str]] = {
 
 
 def pool_of(wrong: list[str], *, normal: int = 30, drawn: int = 20, seed: int = 0) -> Pool:
-    """Return normal cases `pt_...`, one case for each kind of error, and contours that people drew."""
+    """Return usual cases `pt_...`, one case for each kind of error, and annotators' contours."""
     shapes: dict[str, Shapes] = {f"pt_{n}": {**patient(n)} for n in range(normal)}
     for n, kind in enumerate(wrong):
         shapes[kind] = {**patient(500 + n)}
@@ -88,7 +88,7 @@ def chosen(pool: Pool) -> Choice:
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_contour_comes_first_and_is_explained(kind: str) -> None:
+def test_a_wrong_contour_is_chosen_first_with_the_reason(kind: str) -> None:
     choice = chosen(pool_of([kind]))
     _, organ, text = WRONG[kind]
     assert choice.image_id == kind
@@ -98,7 +98,7 @@ def test_a_wrong_contour_comes_first_and_is_explained(kind: str) -> None:
     assert (choice.rank, choice.of) == (1, 31)
 
 
-def test_normal_cases_come_last() -> None:
+def test_usual_cases_are_chosen_last() -> None:
     pool, order = pool_of(list(WRONG)), list[str]()
     while pool.candidates:
         order.append(chosen(pool).image_id)
@@ -110,7 +110,7 @@ def test_normal_cases_come_last() -> None:
 
 @pytest.mark.parametrize("axis", ["x_mm", "y_mm", "z_mm"])
 @pytest.mark.parametrize("organ", ORGANS)
-def test_any_organ_that_is_20_mm_off_is_named_and_no_other(organ: str, axis: str) -> None:
+def test_an_organ_that_is_20_mm_off_is_named_and_no_other(organ: str, axis: str) -> None:
     pool = pool_of([])
     # Away from the middle: a nerve that is moved over it is on the wrong side, and so is its partner.
     off_mm = -20.0 if organ.endswith("_L") else 20.0
@@ -127,7 +127,7 @@ def test_any_organ_that_is_20_mm_off_is_named_and_no_other(organ: str, axis: str
     assert told_mm == pytest.approx(20.0, abs=4.0)
 
 
-def test_where_a_scan_begins_does_not_matter() -> None:
+def test_the_origin_of_the_scan_does_not_matter() -> None:
     pool = pool_of(["shifted"])
     score = pool.scores["shifted"]
     organs = {
@@ -139,7 +139,7 @@ def test_where_a_scan_begins_does_not_matter() -> None:
     assert chosen(elsewhere).score == pytest.approx(chosen(pool).score)
 
 
-def test_with_two_drawn_cases_the_model_is_compared_with_itself_and_that_is_said() -> None:
+def test_with_two_labels_the_models_other_contours_are_the_reference() -> None:
     for kind in ("swapped", "doubled", "missing", "shifted", "pieces"):
         choice = chosen(pool_of([kind], drawn=2))
         assert choice.image_id == kind
@@ -149,7 +149,7 @@ def test_with_two_drawn_cases_the_model_is_compared_with_itself_and_that_is_said
             )
 
 
-def test_an_organ_that_people_rarely_draw_is_not_missed() -> None:
+def test_an_organ_that_is_rarely_contoured_does_not_count_as_missing() -> None:
     pool = pool_of(["missing"])
     without = {
         name: {organ: shape for organ, shape in shapes.items() if organ != "OpticChiasm"}
@@ -159,7 +159,7 @@ def test_an_organ_that_people_rarely_draw_is_not_missed() -> None:
     assert chosen(replace(pool, shapes=some)).image_id != "missing"
 
 
-def test_an_organ_outside_the_model_s_recipe_is_not_missing() -> None:
+def test_an_organ_outside_the_models_recipe_does_not_count_as_missing() -> None:
     found = {name: shape for name, shape in patient(5).items() if name != "OpticChiasm"}
     pool = pool_of([], normal=3)
     scores = {**pool.scores, "other": predicted("other", {**found})}
@@ -168,7 +168,7 @@ def test_an_organ_outside_the_model_s_recipe_is_not_missing() -> None:
     assert "no contour stands out" in choice.why
 
 
-def test_a_case_without_any_contour_is_the_worst_of_those_that_miss_something() -> None:
+def test_a_case_without_any_contour_comes_before_one_with_a_missing_organ() -> None:
     pool = pool_of(["missing"])
     nothing = predicted("nothing", dict.fromkeys(ORGANS))
     scores = {**pool.scores, "nothing": nothing}
@@ -176,7 +176,7 @@ def test_a_case_without_any_contour_is_the_worst_of_those_that_miss_something() 
     assert choice.image_id == "nothing"
 
 
-def test_three_alike_contours_do_not_make_the_fourth_stand_out() -> None:
+def test_three_similar_contours_do_not_make_the_fourth_an_outlier() -> None:
     same = patient(1)
     pool = pool_of([], normal=1)
     alike = replace(pool, shapes={f"drawn_{n}": same for n in range(3)})
@@ -197,7 +197,7 @@ def shapes_of(label: LabelArray, grid: Grid, labels: Mapping[str, int]) -> Shape
     return found
 
 
-def test_the_patient_s_right_is_where_ras_has_it() -> None:
+def test_the_patients_right_is_positive_x() -> None:
     labels, mirrored = OPENKBP.labels, np.array(mirror_values(OPENKBP.labels), np.uint8)
     shapes: dict[str, Shapes] = {}
     for seed in range(2):
@@ -214,14 +214,14 @@ def test_the_patient_s_right_is_where_ras_has_it() -> None:
     assert "wrong side" not in left.why
 
 
-def test_medians_leave_out_what_is_missing() -> None:
+def test_medians_ignore_missing_values() -> None:
     nan = float("nan")
     values = np.array([[1.0, nan, nan], [5.0, 4.0, nan], [3.0, 8.0, nan]])
     np.testing.assert_array_equal(median(values), [3.0, 6.0, nan])
     np.testing.assert_array_equal(median(values, axis=1), [1.0, 4.5, 5.5])
 
 
-def test_spreads_are_those_of_the_cases_once_there_are_many() -> None:
+def test_with_many_cases_the_prior_spread_does_not_matter() -> None:
     generator = np.random.default_rng(0)
     volumes_ml = np.exp(generator.normal(3.0, 0.1, 400))
     cases = [

@@ -30,7 +30,7 @@ def like(direction: int, name: str, count: int, *, entropy: float) -> list[Image
     ]
 
 
-def test_an_image_unlike_the_labelled_ones_is_suggested() -> None:
+def test_an_image_unlike_the_labelled_ones_is_chosen() -> None:
     scores = like(0, "old", 20, entropy=0.5) + like(1, "new", 20, entropy=0.49)
     taken = ["old_0", "old_1"]
     # 38 candidates: the 16 most uncertain would all be old ones.
@@ -43,7 +43,7 @@ def test_an_image_unlike_the_labelled_ones_is_suggested() -> None:
         assert "unlike the cases contoured so far" in choice.why
 
 
-def test_the_first_suggestion_is_like_the_most_others() -> None:
+def test_the_first_choice_is_similar_to_the_most_others() -> None:
     scores = like(0, "many", 30, entropy=0.5) + like(1, "few", 8, entropy=0.5)
     for seed in range(10):
         choice = chosen(suggestive(scored_pool(scores, seed=seed)))
@@ -52,7 +52,7 @@ def test_the_first_suggestion_is_like_the_most_others() -> None:
         assert choice.of == 38
 
 
-def test_of_few_candidates_half_are_looked_at() -> None:
+def test_with_few_candidates_half_of_them_are_compared() -> None:
     sure = like(1, "new", 2, entropy=0.1)
     unsure = like(0, "old", 2, entropy=0.5)
     choice = chosen(suggestive(scored_pool(sure + unsure)))
@@ -117,7 +117,7 @@ def of_appearance(rows: Mapping[str, FloatArray], taken: list[str], seed: int = 
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_each_start_is_of_another_group_the_largest_first(seed: int) -> None:
+def test_each_choice_is_of_another_cluster_the_largest_first(seed: int) -> None:
     rows, taken = blobs(20, 14, 9, outliers=2), list[str]()
     for _ in range(3):
         taken.append(chosen(coldstart(of_appearance(rows, taken, seed))).image_id)
@@ -148,12 +148,12 @@ def test_the_scale_of_a_feature_does_not_matter() -> None:
     rows = blobs(12, 7, 5)
     scaled = {name: row * np.array([1e4, 1, 1, 1e-3, 1, 1, 1, 1]) for name, row in rows.items()}
     for taken in (["a_0"], ["a_0", "b_0"]):
-        one = coldstart(of_appearance(rows, taken))
+        choice = coldstart(of_appearance(rows, taken))
         other = coldstart(of_appearance(scaled, taken))
-        assert chosen(one).image_id == chosen(other).image_id
+        assert chosen(choice).image_id == chosen(other).image_id
 
 
-def test_where_every_group_has_labelled_images_the_fewest_decide() -> None:
+def test_if_every_cluster_has_labelled_images_that_with_the_fewest_is_used() -> None:
     # 58 images at two places only: there are no more groups, however many are asked for.
     rows: dict[str, FloatArray] = {f"a_{n}": np.zeros(3) for n in range(40)}
     rows |= {f"b_{n}": np.ones(3) for n in range(18)}
@@ -162,7 +162,7 @@ def test_where_every_group_has_labelled_images_the_fewest_decide() -> None:
     assert choice.why == "typical of 18 scans that look alike; 1 of them contoured so far"
 
 
-def test_groups_are_those_that_lie_apart() -> None:
+def test_clusters_are_the_separate_groups_of_points() -> None:
     names, rows = feature_table(blobs(10, 10, 10))
     for seed in range(10):
         group = cluster(rows, 3, np.random.default_rng(seed))

@@ -26,7 +26,7 @@ def sampled(image_id: str, **organs: tuple[float | None, float | None]) -> Image
     return to_image_score(image_id, organs=scores, has_samples=True)
 
 
-def test_entropy_takes_the_case_that_the_model_is_least_sure_of() -> None:
+def test_entropy_chooses_the_case_with_the_highest_entropy() -> None:
     choice = chosen(
         entropy(
             scored_pool(
@@ -50,8 +50,8 @@ def test_entropy_takes_the_case_that_the_model_is_least_sure_of() -> None:
     )
 
 
-def test_two_queries_of_three_are_shared_out_over_the_organs() -> None:
-    # The chiasm was found in one case only, of which the model is sure as a whole.
+def test_two_queries_of_three_are_for_one_organ_each_equally_often() -> None:
+    # The chiasm is predicted in one case only, which has a low entropy as a whole.
     scores = [by_entropies(f"pt_{n}", 0.05, Brainstem=0.2, Parotid_L=0.2) for n in range(30)]
     scores.append(by_entropies("rare", 0.0001, Brainstem=0.0001, OpticChiasm=0.0001))
     found = [chosen(claspe(scored_pool(scores, seed=seed))) for seed in range(2000)]
@@ -69,7 +69,7 @@ def test_two_queries_of_three_are_shared_out_over_the_organs() -> None:
     assert {len(choice.organs) for choice in whole} == {2}
 
 
-def test_an_organ_that_was_found_nowhere_has_no_turn() -> None:
+def test_an_organ_that_was_never_predicted_is_not_drawn() -> None:
     scores = [by_entropies(f"pt_{n}", 0.05, Brainstem=0.2, OpticChiasm=None) for n in range(5)]
     found = [chosen(claspe(scored_pool(scores, seed=seed))) for seed in range(600)]
     assert not any("OpticChiasm" in choice.organs for choice in found)
@@ -77,7 +77,7 @@ def test_an_organ_that_was_found_nowhere_has_no_turn() -> None:
     assert for_stem / len(found) == pytest.approx(0.66, abs=0.06)
 
 
-def test_at_the_beginning_chances_are_as_the_scores() -> None:
+def test_with_few_labels_chances_are_proportional_to_the_scores() -> None:
     # Gumbel noise of scale 1 on the logarithm draws in proportion to the score (Kirsch et al. 2021).
     scores = [by_entropies("unsure", 0.3), by_entropies("sure", 0.1)]
     found = [chosen(claspe(scored_pool(scores, seed=seed))) for seed in range(2000)]
@@ -86,7 +86,7 @@ def test_at_the_beginning_chances_are_as_the_scores() -> None:
     assert {(c.image_id, c.rank) for c in found} == {("unsure", 1), ("sure", 2)}
 
 
-def test_noise_fades_as_cases_are_labelled() -> None:
+def test_the_noise_decreases_with_the_number_of_labels() -> None:
     scores = [by_entropies(f"pt_{n:02d}", 0.10 + 0.01 * n) for n in range(20)]
     best = []
     for labelled in (0, 15, 30, 60):
@@ -134,14 +134,14 @@ def test_an_organ_that_no_sample_has_is_left_out() -> None:
     assert (choice.image_id, choice.of, choice.organs) == ("a", 2, ("Brainstem",))
 
 
-def test_variation_of_the_volume_decides_between_equal_ones() -> None:
+def test_the_variation_of_the_volume_breaks_ties() -> None:
     scores = [sampled("a", Brainstem=(0.8, 0.1)), sampled("b", Brainstem=(0.8, 0.3))]
     scores.append(sampled("c", Brainstem=(0.9, 0.9)))
     for seed in range(20):
         assert chosen(structure_qc(scored_pool(scores, seed=seed))).image_id == "b"
 
 
-def test_numbers_of_samples_do_not_count_until_they_were_computed() -> None:
+def test_cases_without_samples_are_not_ranked() -> None:
     unasked = replace(sampled("a", Brainstem=(0.1, 0.9)), has_samples=False)
     pool: Pool = scored_pool([unasked, sampled("b", Brainstem=(0.9, 0.1))])
     choice = chosen(structure_qc(pool))

@@ -1,4 +1,4 @@
-"""A process that must not outlive the one that started it, not even while it imports."""
+"""Child processes end with their parent, also during their imports."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ child.wait()
 """
 
 
-def test_child_dies_with_its_parent_while_it_imports() -> None:
+def test_a_child_ends_with_its_parent_during_imports() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
@@ -34,7 +34,7 @@ def test_child_dies_with_its_parent_while_it_imports() -> None:
     assert gone
 
 
-def test_child_of_a_parent_that_is_gone_runs_nothing() -> None:
+def test_a_child_whose_parent_has_ended_runs_nothing() -> None:
     command = [
         sys.executable,
         "-m",

@@ -4,27 +4,27 @@ from lib.jobs.keyed_lock import KeyedLock
 from tests.waiting import LIMIT_S
 
 
-def test_one_name_waits_and_another_does_not() -> None:
-    turns = KeyedLock()
-    came: list[str] = []
+def test_the_same_name_waits_and_another_name_does_not() -> None:
+    locks = KeyedLock()
+    finished: list[str] = []
 
-    def come(name: str, said: str) -> None:
-        with turns.of(name):
-            came.append(said)
+    def work(name: str, result: str) -> None:
+        with locks.of(name):
+            finished.append(result)
 
-    with turns.of("a"):
-        second = threading.Thread(target=come, args=("a", "second"))
+    with locks.of("a"):
+        second = threading.Thread(target=work, args=("a", "second"))
         second.start()
-        come("b", "another")
-        assert came == ["another"]
+        work("b", "another")
+        assert finished == ["another"]
         assert second.is_alive()
     second.join(timeout=LIMIT_S)
-    assert came == ["another", "second"]
+    assert finished == ["another", "second"]
 
 
-def test_a_name_is_forgotten_when_nobody_wants_it() -> None:
-    turns = KeyedLock()
+def test_a_lock_is_dropped_when_no_thread_uses_it() -> None:
+    locks = KeyedLock()
     for name in ("a", "b"):
-        with turns.of(name):
+        with locks.of(name):
             pass
-    assert not turns._locks
+    assert not list(locks._locks)

@@ -22,7 +22,7 @@ with ServingPriority(Path(sys.argv[1])).inference():
 """
 
 
-def test_a_training_waits_until_nothing_is_contoured(tmp_path: Path) -> None:
+def test_a_training_waits_until_no_inference_runs(tmp_path: Path) -> None:
     server, training = ServingPriority(tmp_path), ServingPriority(tmp_path)
     assert training.give_way() < priority.LONGEST_WAIT_S / 2
     waited = []
@@ -35,13 +35,13 @@ def test_a_training_waits_until_nothing_is_contoured(tmp_path: Path) -> None:
     assert waited[0] >= 0.3
 
 
-def test_it_waits_no_longer_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(priority, "LONGEST_WAIT_S", 0.2)
     with ServingPriority(tmp_path).inference():
         assert ServingPriority(tmp_path).give_way() >= 0.2
 
 
-def test_a_server_that_is_killed_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_a_killed_server_does_not_block_background_work(tmp_path: Path) -> None:
     server = subprocess.Popen(
         [sys.executable, "-c", CONTOURING, str(tmp_path)], stdout=subprocess.PIPE, cwd=APP_DIR
     )
@@ -54,12 +54,12 @@ def test_a_server_that_is_killed_keeps_nobody_waiting(tmp_path: Path) -> None:
     assert ServingPriority(tmp_path).give_way() < priority.LONGEST_WAIT_S / 2
 
 
-def test_a_claim_is_one_process_s_at_a_time(tmp_path: Path) -> None:
-    one, other = ProcessLock(tmp_path / "lock"), ProcessLock(tmp_path / "lock")
-    assert one.try_acquire()
-    assert one.try_acquire()
-    assert not other.try_acquire()
-    assert not other.is_free()
-    one.release()
-    assert other.is_free()
-    assert other.try_acquire()
+def test_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:
+    first, second = ProcessLock(tmp_path / "lock"), ProcessLock(tmp_path / "lock")
+    assert first.try_acquire()
+    assert first.try_acquire()
+    assert not second.try_acquire()
+    assert not second.is_free()
+    first.release()
+    assert second.is_free()
+    assert second.try_acquire()

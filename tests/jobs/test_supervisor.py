@@ -27,7 +27,7 @@ def repeating(action: Counted, every_s: float) -> PeriodicTask:
     return PeriodicTask("test", action, every_s=every_s, error_message="it failed").start()
 
 
-def test_it_goes_on_until_it_is_stopped() -> None:
+def test_the_action_is_repeated_until_stop() -> None:
     action = Counted()
     loop = repeating(action, 0.01)
     assert action.is_enough.wait(LIMIT_S)
@@ -37,7 +37,7 @@ def test_it_goes_on_until_it_is_stopped() -> None:
     assert action.calls == calls
 
 
-def test_an_error_is_logged_and_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_is_logged_and_does_not_end_the_task(caplog: pytest.LogCaptureFixture) -> None:
     action = Counted(fails=True)
     loop = repeating(action, 0.01)
     assert action.is_enough.wait(LIMIT_S)
@@ -53,7 +53,7 @@ def test_an_action_with_more_to_do_is_called_at_once() -> None:
     assert action.calls == 50
 
 
-def test_it_is_woken_and_stopped_out_of_a_long_wait() -> None:
+def test_wake_and_stop_interrupt_a_long_wait() -> None:
     action = Counted(enough=2)
     loop = repeating(action, 3600)
     loop.wake()

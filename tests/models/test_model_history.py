@@ -20,7 +20,7 @@ def labels(*named: str) -> list[dict[str, object]]:
     return [{"image_id": image, "version": 1, "digest": digest} for image, digest in pairs]
 
 
-def test_a_candidate_comes_back_as_it_was_recorded(models: ModelHistory) -> None:
+def test_a_recorded_candidate_is_read_unchanged(models: ModelHistory) -> None:
     seen = labels("case_1:a", "case_2:b")
     models.record(
         Candidate(
@@ -37,7 +37,7 @@ def test_a_candidate_comes_back_as_it_was_recorded(models: ModelHistory) -> None
     assert models.get("v2") is None
 
 
-def test_the_same_weights_made_twice_are_one_row(models: ModelHistory) -> None:
+def test_equal_weights_are_one_row(models: ModelHistory) -> None:
     models.record(Candidate(version="v1", recipe="tiny", seed=1))
     models.decide("v1", decision=REJECTED, reason="worse")
     again = models.record(Candidate(version="v1", recipe="tiny", seed=2))
@@ -45,33 +45,33 @@ def test_the_same_weights_made_twice_are_one_row(models: ModelHistory) -> None:
     assert len(models.all()) == 1
 
 
-def test_a_row_made_of_files_is_completed_by_the_run_that_was_killed_before_it_wrote_one(
+def test_a_row_made_from_files_is_completed_by_the_run_that_was_killed(
     tmp_path: Path,
 ) -> None:
     database = Database(tmp_path / "state.sqlite")
     models = ModelHistory(database)
     run = Runs(database).queue(why="a test", request={}, cases=[], initial_version=None)
-    found: list[dict[str, object]] = [
+    from_files: list[dict[str, object]] = [
         {"image_id": "one", "version": None, "digest": "of both files"}
     ]
     models.record(Candidate(version="v1", recipe="tiny", labels=labels("one:a")))
-    models.record(Candidate(version="v2", recipe="tiny", parent="v1", labels=found))
-    known = Candidate(
+    models.record(Candidate(version="v2", recipe="tiny", parent="v1", labels=from_files))
+    complete = Candidate(
         version="v2", recipe="tiny", parent="v1", run_id=run.id, labels=labels("one:a")
     )
-    row = models.record(known)
-    # The same label as its parent's: named otherwise it would count as another one.
+    row = models.record(complete)
+    # The label is also its parent's, and is counted once because both have the same digest.
     assert (row.run_id, row.labels, row.labels_seen) == (run.id, labels("one:a"), 1)
     assert row.decision == WAITING
     models.decide("v2", decision=REJECTED, reason="worse")
-    assert models.record(known).decision == REJECTED
+    assert models.record(complete).decision == REJECTED
 
 
 def test_labels_are_counted_once_over_a_model_and_its_parents(models: ModelHistory) -> None:
     models.record(Candidate(version="v1", recipe="tiny", labels=labels("one:a", "two:b")))
     second = labels("two:b", "two:c", "three:d")
     row = models.record(Candidate(version="v2", recipe="tiny", parent="v1", labels=second))
-    # one:a and two:b of the parent, two:c and three:d of its own: another contour is another label.
+    # one:a and two:b of the parent, two:c and three:d of its own: a new contour is a new label.
     assert row.labels_seen == 4
     row = models.record(Candidate(version="v3", recipe="tiny", parent="v2", labels=labels("x:e")))
     assert row.labels_seen == 5
@@ -79,16 +79,16 @@ def test_labels_are_counted_once_over_a_model_and_its_parents(models: ModelHisto
     assert found == {("one", "a"), ("two", "b"), ("two", "c"), ("three", "d"), ("x", "e")}
 
 
-def test_a_line_of_parents_that_bites_its_tail_or_is_lost_ends(models: ModelHistory) -> None:
+def test_circular_and_missing_parents_end_the_lineage(models: ModelHistory) -> None:
     models.record(Candidate(version="v1", recipe="tiny", parent="v2", labels=labels("one:a")))
     models.record(Candidate(version="v2", recipe="tiny", parent="v1", labels=labels("two:b")))
     assert len(models.lineage_labels("v1")) == 2
     row = models.record(Candidate(version="v3", recipe="t", parent="gone", labels=labels("x:c")))
     assert row.labels_seen == 1
-    assert models.lineage_labels("nobody") == []
+    assert models.lineage_labels("missing") == []
 
 
-def test_a_decision_is_kept_with_its_reason_and_the_one_before_it(models: ModelHistory) -> None:
+def test_a_decision_is_stored_with_its_reason_and_earlier_decisions(models: ModelHistory) -> None:
     models.record(Candidate(version="v1", recipe="tiny"))
     models.decide("v1", decision=REJECTED, reason="worse", metrics={"Larynx": 0.5}, report={"a": 1})
     row = models.decide("v1", decision=PROMOTED, reason="looked at it", by="ann")
@@ -103,7 +103,7 @@ def test_a_decision_is_kept_with_its_reason_and_the_one_before_it(models: ModelH
     assert row.pending is None
 
 
-def test_a_promoted_model_is_due_until_it_serves(models: ModelHistory) -> None:
+def test_a_promoted_model_is_pending_until_it_is_active(models: ModelHistory) -> None:
     models.record(Candidate(version="v1", recipe="tiny"))
     assert models.pending() == []
     models.decide("v1", decision=PROMOTED, reason="better", by="ann")
@@ -127,7 +127,7 @@ def test_models_and_promotions_are_listed_newest_first(models: ModelHistory) -> 
     assert [row.version for row in models.promotions()] == ["v3", "v1", "v2"]
 
 
-def test_what_is_not_recorded_cannot_be_decided_or_pruned(models: ModelHistory) -> None:
+def test_an_unrecorded_model_cannot_be_decided_or_pruned(models: ModelHistory) -> None:
     with pytest.raises(StateError, match="v1: the model is not in the model history"):
         models.decide("v1", decision=PROMOTED, reason="better")
     with pytest.raises(StateError, match="v1: the model is not in the model history"):

@@ -21,7 +21,7 @@ from lib.storage.database import Database
 
 TINY = replace(OPENKBP, network=NetworkConfig(width=1))
 ROOT = Path(__file__).parents[2]
-Say = Callable[[str], int]
+PromoteInProcess = Callable[[str], int]
 
 
 def make_model(folder: Path, seed: int) -> str:
@@ -67,7 +67,7 @@ def promote(promoter: Promoter, *seeds: int) -> list[str]:
     return versions
 
 
-def test_a_promoted_model_serves_and_its_row_says_why(promoter: Promoter) -> None:
+def test_a_promoted_model_is_active_and_its_row_has_the_reason(promoter: Promoter) -> None:
     first, second = promote(promoter, 1, 2)
     assert served(promoter) == second
     row = promoter.models.get(second)
@@ -89,7 +89,7 @@ def test_damaged_or_unknown_models_are_refused_and_nothing_changes(promoter: Pro
     before = (promoter.registry.folder / SERVED).read_bytes()
     with pytest.raises(CheckpointError, match="not those that the card describes"):
         promoter.promote(bad, reason="better", by="ann")
-    for unknown in ("nobody", "../x", ".", "", f"../{promoter.registry.folder.name}/{good}"):
+    for unknown in ("missing", "../x", ".", "", f"../{promoter.registry.folder.name}/{good}"):
         with pytest.raises(UnknownModelError, match="no model has that version"):
             promoter.promote(unknown, reason="better", by="ann")
     assert (promoter.registry.folder / SERVED).read_bytes() == before
@@ -97,7 +97,7 @@ def test_damaged_or_unknown_models_are_refused_and_nothing_changes(promoter: Pro
     assert [row.version for row in promoter.models.all()] == [good]
 
 
-def test_rollback_goes_back_step_by_step_past_what_does_not_load(promoter: Promoter) -> None:
+def test_rollback_skips_models_that_do_not_load(promoter: Promoter) -> None:
     first, second, third, _ = promote(promoter, 1, 2, 3, 4)
     damage(promoter, third)
     assert promoter.rollback(by="ann", reason="parotids look odd") == second
@@ -129,7 +129,7 @@ def test_rollback_from_the_first_model_goes_to_the_starter(tmp_path: Path) -> No
     assert decision(promoter, starter) == STARTER
 
 
-def test_prune_removes_only_what_nobody_needs(promoter: Promoter) -> None:
+def test_prune_removes_only_weights_that_are_not_needed(promoter: Promoter) -> None:
     folder = promoter.registry.folder
     first, second, third, fourth = promote(promoter, 1, 2, 3, 4)
     waiting, rejected = make_model(folder, 5), make_model(folder, 6)
@@ -148,7 +148,7 @@ def test_prune_removes_only_what_nobody_needs(promoter: Promoter) -> None:
     assert served(promoter) == fourth
 
 
-def test_nothing_is_pruned_while_the_served_model_is_damaged(promoter: Promoter) -> None:
+def test_nothing_is_pruned_while_the_active_model_is_damaged(promoter: Promoter) -> None:
     first, second = promote(promoter, 1, 2)
     damage(promoter, second)
     with pytest.raises(CheckpointError):
@@ -173,7 +173,7 @@ def test_models_published_without_the_database_get_rows(promoter: Promoter) -> N
     assert decision(promoter, other) == PROMOTED
 
 
-def test_a_damaged_pointer_is_made_anew_from_the_promotions(promoter: Promoter) -> None:
+def test_a_damaged_pointer_is_restored_from_the_promotions(promoter: Promoter) -> None:
     first, second = promote(promoter, 1, 2)
     (promoter.registry.folder / SERVED).write_text('{"vers')
     promoter.reconcile()
@@ -184,12 +184,12 @@ def test_a_damaged_pointer_is_made_anew_from_the_promotions(promoter: Promoter) 
     assert served(promoter) == first
 
 
-def test_an_empty_folder_needs_nothing(promoter: Promoter) -> None:
+def test_an_empty_folder_needs_no_change(promoter: Promoter) -> None:
     assert promoter.reconcile() == []
     assert served(promoter) is None
 
 
-def test_cards_that_say_nonsense_stop_nothing(promoter: Promoter) -> None:
+def test_invalid_cards_are_tolerated(promoter: Promoter) -> None:
     version = make_model(promoter.registry.folder, 1)
     path = promoter.registry.folder / f"{version}.json"
     odd = {"recipe": [], "training": 3, "config": {"cases": "x", "code": None}, "created": {}}
@@ -200,7 +200,7 @@ def test_cards_that_say_nonsense_stop_nothing(promoter: Promoter) -> None:
     assert [row.version for row in promoter.models.all()] == [version]
 
 
-def test_a_decision_of_the_referee_whose_process_died_is_carried_out(promoter: Promoter) -> None:
+def test_a_decision_whose_process_died_is_carried_out(promoter: Promoter) -> None:
     promote(promoter, 1)
     version = make_model(promoter.registry.folder, 2)
     promoter.models.record(Candidate(version=version, recipe="tiny"))
@@ -226,7 +226,7 @@ def test_a_decision_that_cannot_be_carried_out_becomes_a_rejection(promoter: Pro
     assert row.report["earlier_decisions"][0]["decision"] == PROMOTED
 
 
-def test_a_later_promotion_passes_over_what_never_served(promoter: Promoter) -> None:
+def test_a_later_promotion_cancels_a_pending_one(promoter: Promoter) -> None:
     folder = promoter.registry.folder
     first, late = make_model(folder, 1), make_model(folder, 2)
     promoter.models.record(Candidate(version=late, recipe="tiny"))
@@ -241,30 +241,32 @@ def test_a_later_promotion_passes_over_what_never_served(promoter: Promoter) -> 
 
 
 @pytest.fixture(scope="module")
-def doomed() -> Iterator[Say]:
-    """Return a function that has a line of `tests/retrain/killed.py` done."""
+def killed_process() -> Iterator[PromoteInProcess]:
+    """Return a function that sends a line to `tests/retrain/killed.py` and returns its exit code."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.retrain.killed"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
-        given, said = process.stdin, process.stdout
+        requests, answers = process.stdin, process.stdout
 
-        def say(line: str) -> int:
-            given.write(line + "\n")
-            given.flush()
-            return int(said.readline())
+        def promote_in_process(line: str) -> int:
+            requests.write(line + "\n")
+            requests.flush()
+            return int(answers.readline())
 
-        yield say
+        yield promote_in_process
         process.kill()
 
 
 @pytest.mark.parametrize("step", ["decided", "served"])
-def test_a_kill_between_two_steps_loses_no_decision(tmp_path: Path, doomed: Say, step: str) -> None:
+def test_a_kill_between_two_steps_loses_no_decision(
+    tmp_path: Path, killed_process: PromoteInProcess, step: str
+) -> None:
     first, second = make_model(tmp_path, 1), make_model(tmp_path, 2)
-    assert doomed(f"{tmp_path} point {first} never") == 0
-    assert doomed(f"{tmp_path} point {second} {step}") == -signal.SIGKILL
+    assert killed_process(f"{tmp_path} point {first} never") == 0
+    assert killed_process(f"{tmp_path} point {second} {step}") == -signal.SIGKILL
     promoter = open_promoter(tmp_path)
     assert promoter.registry.published_version() == (first if step == "decided" else second)
     assert [row.version for row in promoter.models.promotions()] == [first]
@@ -276,11 +278,11 @@ def test_a_kill_between_two_steps_loses_no_decision(tmp_path: Path, doomed: Say,
     assert promoter.reconcile() == []
 
 
-def test_a_killed_return_to_an_older_model_is_finished(tmp_path: Path, doomed: Say) -> None:
+def test_a_killed_rollback_is_completed(tmp_path: Path, killed_process: PromoteInProcess) -> None:
     first, second = make_model(tmp_path, 1), make_model(tmp_path, 2)
     for version in (first, second):
-        assert doomed(f"{tmp_path} point {version} never") == 0
-    assert doomed(f"{tmp_path} point {first} decided") == -signal.SIGKILL
+        assert killed_process(f"{tmp_path} point {version} never") == 0
+    assert killed_process(f"{tmp_path} point {first} decided") == -signal.SIGKILL
     promoter = open_promoter(tmp_path)
     assert promoter.registry.published_version() == second
     promoter.reconcile()
@@ -288,17 +290,19 @@ def test_a_killed_return_to_an_older_model_is_finished(tmp_path: Path, doomed: S
 
 
 @pytest.mark.long
-def test_kills_at_any_moment_leave_what_serves_and_the_record_of_it_in_step(
-    tmp_path: Path, doomed: Say
+def test_after_a_kill_at_any_moment_pointer_and_record_agree(
+    tmp_path: Path, killed_process: PromoteInProcess
 ) -> None:
     versions = [make_model(tmp_path, seed) for seed in range(4)]
-    assert doomed(f"{tmp_path} point {versions[0]} never") == 0
+    assert killed_process(f"{tmp_path} point {versions[0]} never") == 0
     draw = random.Random(0)  # noqa: S311 - moments, not secrets
     killed, whole_s = 0, 0.1
     for number in range(30):
         version = versions[(number + 1) % 4]
         began = time.perf_counter()
-        is_killed = doomed(f"{tmp_path} after {version} {draw.uniform(0, whole_s):.4f}") != 0
+        is_killed = (
+            killed_process(f"{tmp_path} after {version} {draw.uniform(0, whole_s):.4f}") != 0
+        )
         # How long a promotion takes depends on what else the machine does.
         whole_s = whole_s * 1.2 if is_killed else time.perf_counter() - began
         killed += is_killed

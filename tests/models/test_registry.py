@@ -19,7 +19,7 @@ def make_model(folder: Path, seed: int) -> str:
     return save_model(folder, build_network(TINY).state_dict(), TINY, {"training": {"seed": seed}})
 
 
-def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_unchanged(tmp_path: Path) -> None:
     version = make_model(tmp_path, 3)
     model = load_model(tmp_path / f"{version}.safetensors")
     torch.manual_seed(3)
@@ -30,7 +30,7 @@ def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert not model.network.training
 
 
-def test_a_model_from_before_recipes_had_augmentations_still_loads(tmp_path: Path) -> None:
+def test_a_model_of_a_recipe_without_augmentations_loads(tmp_path: Path) -> None:
     path = tmp_path / f"{make_model(tmp_path, 1)}.safetensors"
     card = json.loads(path.with_suffix(".json").read_text())
     del card["recipe"]["augment"]
@@ -38,7 +38,7 @@ def test_a_model_from_before_recipes_had_augmentations_still_loads(tmp_path: Pat
     assert load_model(path).recipe == TINY
 
 
-def test_version_names_the_weights(tmp_path: Path) -> None:
+def test_the_version_depends_on_the_weights(tmp_path: Path) -> None:
     assert make_model(tmp_path, 1) == make_model(tmp_path, 1)
     assert make_model(tmp_path, 1) != make_model(tmp_path, 2)
 
@@ -74,7 +74,7 @@ def test_without_any_model_the_error_says_how_to_get_one(tmp_path: Path) -> None
         ServedModel(Registry(tmp_path)).get()
 
 
-def test_a_starter_of_other_organs_does_not_serve(tmp_path: Path) -> None:
+def test_a_starter_of_another_organ_set_is_not_active(tmp_path: Path) -> None:
     starter = make_model(tmp_path / "starter", 1)
     places = {"folder": tmp_path / "models", "starter": tmp_path / "starter"}
     ours = Registry(**places, organ_set=TINY.organ_set)
@@ -90,7 +90,7 @@ def test_a_starter_without_a_readable_card_is_named_as_damaged(tmp_path: Path) -
         ServedModel(registry).get()
 
 
-def test_a_starter_serves_until_a_model_is_published(tmp_path: Path) -> None:
+def test_a_starter_is_active_until_a_model_is_published(tmp_path: Path) -> None:
     starter = make_model(tmp_path / "starter", 1)
     registry = Registry(tmp_path / "models", starter=tmp_path / "starter")
     served = ServedModel(registry)
@@ -101,7 +101,7 @@ def test_a_starter_serves_until_a_model_is_published(tmp_path: Path) -> None:
     assert served.get().version == version
 
 
-def test_the_last_good_model_goes_on_serving_when_a_new_one_is_damaged(
+def test_the_last_model_stays_active_if_a_new_one_is_damaged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = Registry(tmp_path)
@@ -119,21 +119,21 @@ def test_the_last_good_model_goes_on_serving_when_a_new_one_is_damaged(
     assert served.get().version == good
 
 
-def test_a_half_written_pointer_is_no_publication(tmp_path: Path) -> None:
+def test_an_incomplete_pointer_does_not_publish(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     (tmp_path / SERVED).write_text('{"vers')
     assert registry.published_version() is None
 
 
 def promote(registry: Registry, *seeds: int) -> list[str]:
-    """Publish one model after the other; return their versions in that order."""
+    """Publish several models in turn; return their versions in that order."""
     versions = [make_model(registry.folder, seed) for seed in seeds]
     for version in versions:
         registry.publish(version, reason=f"better than before {version}")
     return versions
 
 
-def test_promotions_are_remembered_newest_first(tmp_path: Path) -> None:
+def test_promotions_are_listed_newest_first(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     assert registry.promoted() == []
     first, second, third = promote(registry, 1, 2, 3)
@@ -144,7 +144,7 @@ def test_promotions_are_remembered_newest_first(tmp_path: Path) -> None:
     assert entry["reason"] == f"better than before {first}"
 
 
-def test_only_so_many_promotions_are_remembered(
+def test_the_number_of_listed_promotions_is_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lib.models.registry.PROMOTED_KEPT", 2)
@@ -153,7 +153,7 @@ def test_only_so_many_promotions_are_remembered(
     assert registry.promoted() == [third, second]
 
 
-def test_what_was_rolled_back_is_forgotten(tmp_path: Path) -> None:
+def test_a_rollback_removes_later_promotions_from_the_list(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     first, second, _ = promote(registry, 1, 2, 3)
     registry.publish(second, reason="the third was worse")
@@ -162,7 +162,7 @@ def test_what_was_rolled_back_is_forgotten(tmp_path: Path) -> None:
     assert registry.promoted() == [second, first]
 
 
-def test_a_pointer_of_before_the_history_counts_as_its_first_entry(tmp_path: Path) -> None:
+def test_a_pointer_without_a_list_counts_as_one_promotion(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     old, new = make_model(tmp_path, 1), make_model(tmp_path, 2)
     (tmp_path / SERVED).write_text(json.dumps({"version": old, "since": "then", "reason": "first"}))
@@ -172,12 +172,12 @@ def test_a_pointer_of_before_the_history_counts_as_its_first_entry(tmp_path: Pat
 
 
 @pytest.mark.parametrize("listed", ["none", [], [3, None], {"a": 1}, [{"version": "other"}]])
-def test_a_damaged_history_leaves_the_served_version(tmp_path: Path, listed: object) -> None:
+def test_a_damaged_list_leaves_the_active_version(tmp_path: Path, listed: object) -> None:
     (tmp_path / SERVED).write_text(json.dumps({"version": "served", "promoted": listed}))
     assert Registry(tmp_path).promoted() == ["served"]
 
 
-def test_the_last_k_promoted_models_are_those_before_the_served_one(tmp_path: Path) -> None:
+def test_the_last_k_promoted_models_are_those_before_the_active_one(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     first, second, third, fourth = promote(registry, 1, 2, 3, 4)
     served = ServedModel(registry).get()
@@ -190,7 +190,7 @@ def test_the_last_k_promoted_models_are_those_before_the_served_one(tmp_path: Pa
     assert registry.earlier(served, 0) == ([], [])
 
 
-def test_an_older_model_that_is_damaged_gone_or_of_another_kind_is_left_out_with_a_note(
+def test_damaged_missing_and_incompatible_older_models_are_skipped_with_a_note(
     tmp_path: Path,
 ) -> None:
     registry = Registry(tmp_path)

@@ -20,7 +20,7 @@ def damage(folder: Path, version: str) -> bytes:
     return content
 
 
-def test_a_damaged_model_is_stood_in_for_by_the_one_before_it_also_after_a_restart(
+def test_the_previous_model_replaces_a_damaged_one_also_after_a_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = Registry(tmp_path)
@@ -33,13 +33,13 @@ def test_a_damaged_model_is_stood_in_for_by_the_one_before_it_also_after_a_resta
     assert served.fallback_reason.startswith(f"{third}.safetensors: the weights are not those")
     assert served.fallback_reason.endswith(f"{first} stays the active model")
     assert served.fallback_reason in caplog.text
-    # Brought back from a backup, it serves without a restart.
+    # Restored from a backup, it is active again without a restart.
     (tmp_path / f"{third}.safetensors").write_bytes(content)
     assert served.get().version == third
     assert served.fallback_reason is None
 
 
-def test_the_starter_stands_in_where_no_promoted_model_loads(tmp_path: Path) -> None:
+def test_the_starter_is_used_if_no_promoted_model_loads(tmp_path: Path) -> None:
     starter = make_model(tmp_path / "starter", 1)
     registry = Registry(tmp_path / "models", starter=tmp_path / "starter")
     (only,) = promote(registry, 2)
@@ -52,8 +52,8 @@ def test_the_starter_stands_in_where_no_promoted_model_loads(tmp_path: Path) -> 
         ServedModel(registry).get()
 
 
-@pytest.mark.parametrize("content", ['{"vers', "[]", "null", "", '{"version": "nobody"}', None])
-def test_a_damaged_or_lost_pointer_leaves_the_last_good_model(
+@pytest.mark.parametrize("content", ['{"vers', "[]", "null", "", '{"version": "missing"}', None])
+def test_with_a_damaged_or_missing_pointer_the_last_model_stays_active(
     tmp_path: Path, content: str | None
 ) -> None:
     make_model(tmp_path / "starter", 9)
@@ -76,9 +76,7 @@ def test_a_damaged_or_lost_pointer_leaves_the_last_good_model(
     "change",
     [{"recipe": None}, {"recipe": []}, {"recipe": "tiny"}, {"recipe": {}}, {"sha256": 3}],
 )
-def test_no_card_makes_loading_fail_otherwise_than_as_a_damaged_model(
-    tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_any_invalid_card_is_a_damaged_model(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / f"{make_model(tmp_path, 1)}.safetensors"
     card = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps({**card, **change}))
@@ -86,7 +84,7 @@ def test_no_card_makes_loading_fail_otherwise_than_as_a_damaged_model(
         load_model(path)
 
 
-def test_others_go_on_with_the_old_model_while_one_thread_loads_the_new_one(
+def test_other_threads_use_the_previous_model_while_one_loads_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = Registry(tmp_path)
@@ -116,7 +114,7 @@ def test_others_go_on_with_the_old_model_while_one_thread_loads_the_new_one(
     assert served.get().version == new
 
 
-def test_asking_costs_next_to_nothing_once_the_model_is_loaded(tmp_path: Path) -> None:
+def test_getting_a_loaded_model_is_fast(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     promote(registry, 1)
     served = ServedModel(registry)

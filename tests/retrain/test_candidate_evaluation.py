@@ -66,7 +66,7 @@ def recorded(registry: Registry, version: str) -> dict[str, object]:
     return promotion
 
 
-def test_a_model_goes_live_only_if_it_is_not_worse(
+def test_a_candidate_is_promoted_only_if_it_is_not_worse(
     cases: list[Case], trained: TrainedModel, registry: Registry, tmp_path: Path
 ) -> None:
     worse = save_background_only(registry, trained)

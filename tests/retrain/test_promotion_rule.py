@@ -53,7 +53,7 @@ def noise(size: float) -> Change:
         (lambda _c, o: -0.04 if o == "Parotid_L" else 0.05, True, True, "better"),
     ],
 )
-def test_a_candidate_serves_only_if_it_is_not_worse(
+def test_a_candidate_is_promoted_only_if_it_is_not_inferior(
     change: Change,
     has_more_labels: bool,  # noqa: FBT001 - a table's
     is_promoted: bool,  # noqa: FBT001 - a table's
@@ -101,7 +101,7 @@ def test_a_first_model_that_beats_a_poor_starter_needs_the_minimum_too() -> None
 
 
 @pytest.mark.parametrize("served", [None, {}])
-def test_nothing_is_promoted_where_nothing_can_be_compared(
+def test_nothing_is_promoted_without_a_comparison(
     served: dict[str, dict[str, float]] | None,
 ) -> None:
     found = {} if served is None else dice()
@@ -119,7 +119,7 @@ def test_only_pairs_that_both_have_are_compared() -> None:
     assert ruling.difference == pytest.approx(0)
 
 
-def test_the_bounds_are_students() -> None:
+def test_the_bounds_are_those_of_students_t() -> None:
     # Mean 2, standard deviation 1, three values; t with 2 degrees of freedom at 0.9 is 1.8856.
     low, high = bounds(np.array([1.0, 2.0, 3.0]), 0.9)
     assert low == pytest.approx(2 - 1.8856 / math.sqrt(3), abs=1e-4)

@@ -34,7 +34,7 @@ def test_a_run_that_is_over_is_not_changed_any_more(runs: Runs) -> None:
     assert runs.active() is None
 
 
-def test_a_stopped_run_goes_on(runs: Runs) -> None:
+def test_a_stopped_run_can_be_continued(runs: Runs) -> None:
     run = queue(runs)
     runs.update(run.id, state=RunState.STOPPED)
     assert runs.requeue(run.id).state == RunState.QUEUED
@@ -42,7 +42,7 @@ def test_a_stopped_run_goes_on(runs: Runs) -> None:
         runs.requeue(run.id)
 
 
-def test_labels_count_as_seen_once_a_run_ended_with_a_ruling(runs: Runs) -> None:
+def test_labels_count_as_evaluated_after_a_run_with_a_decision(runs: Runs) -> None:
     run = queue(runs, CASES[0])
     assert runs.evaluated_labels() == set()
     runs.update(run.id, state=RunState.FAILED)
@@ -52,7 +52,7 @@ def test_labels_count_as_seen_once_a_run_ended_with_a_ruling(runs: Runs) -> None
     assert runs.evaluated_labels() == {("case_a", "1"), ("case_b", "2")}
 
 
-def test_failures_count_up_to_the_last_run(runs: Runs) -> None:
+def test_only_failures_after_the_last_other_run_are_counted(runs: Runs) -> None:
     for state in (RunState.FAILED, RunState.PROMOTED, RunState.FAILED, RunState.FAILED):
         runs.update(queue(runs).id, state=state)
     assert runs.failures() == 2
@@ -67,7 +67,7 @@ def test_notes_are_kept_in_their_order(runs: Runs) -> None:
     assert [note.split()[-1] for note in runs.get(run.id).notes] == ["one", "two"]
 
 
-def test_no_such_run(runs: Runs) -> None:
+def test_an_unknown_run_is_an_error(runs: Runs) -> None:
     with pytest.raises(StateError, match="training 7 does not exist"):
         runs.get(7)
     with pytest.raises(StateError, match="training 7 does not exist"):

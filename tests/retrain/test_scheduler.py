@@ -1,4 +1,4 @@
-"""What the scheduler does without a training: those that run are tested in `tests/server` and `tests/chaos`."""
+"""The scheduler without a training process; tests with one are in `tests/server` and `tests/chaos`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,6 @@ def scheduler(folders: TrainingFolders, database: Database) -> Scheduler:
     return Scheduler(
         folders=folders,
         planner=TrainingSetPlanner(list, CaseSets(database), runs, set, bool),
-        runs=runs,
         settings=RetrainConfig,
         queue=lambda _: queued(runs),
         after_crash=lambda: None,
@@ -46,7 +45,7 @@ def put_checkpoint(folders: TrainingFolders, run: Run) -> Path:
 
 
 @pytest.mark.parametrize("last", [RunState.STOPPED, RunState.PROMOTED])
-def test_what_runs_of_a_killed_server_left_is_removed_unless_they_may_go_on(
+def test_checkpoints_of_a_killed_server_are_removed_unless_the_run_can_be_continued(
     database: Database, tmp_path: Path, last: RunState
 ) -> None:
     folders = TrainingFolders(state=tmp_path, models=tmp_path / "models", starter=tmp_path / "none")
@@ -56,9 +55,9 @@ def test_what_runs_of_a_killed_server_left_is_removed_unless_they_may_go_on(
         run = queued(runs)
         left.append(put_checkpoint(folders, run))
         runs.update(run.id, state=state)
-    one = scheduler(folders, database)
-    one.tick()
-    one.stop()
+    second_server = scheduler(folders, database)
+    second_server.tick()
+    second_server.stop()
     has_checkpoint = [(folder / "checkpoint.pt").exists() for folder in left]
     assert has_checkpoint == [False, False, False, last is RunState.STOPPED]
     assert all((folder / "log.txt").exists() for folder in left)

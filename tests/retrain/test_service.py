@@ -31,7 +31,7 @@ def retraining(tmp_path: Path) -> Iterator[RetrainingService]:
 
 
 def given_up(retraining: RetrainingService, decision: str | None) -> Run:
-    """Return a run whose process died for the last time, and whose candidate was decided about like that."""
+    """Return a run after its last attempt has died, with this decision about its candidate model."""
     run = retraining.runs.queue(why="", request={}, cases=[], initial_version=None)
     if decision:
         retraining.models.record(Candidate(version="candidate", recipe="tiny", run_id=run.id))
@@ -43,14 +43,14 @@ def given_up(retraining: RetrainingService, decision: str | None) -> Run:
 
 
 @pytest.mark.parametrize("decision", ["promoted", "rejected"])
-def test_it_ends_as_its_candidate_was_decided_about(
+def test_a_run_that_is_given_up_ends_with_the_decision_about_its_candidate(
     retraining: RetrainingService, decision: str
 ) -> None:
     run = given_up(retraining, decision)
     assert (run.state, run.outcome) == (RunState(decision), "the reason")
 
 
-def test_it_has_failed_and_its_candidate_is_rejected_where_nothing_was_decided(
+def test_without_a_decision_the_run_has_failed_and_its_candidate_is_rejected(
     retraining: RetrainingService,
 ) -> None:
     run = given_up(retraining, "waiting")
@@ -62,14 +62,14 @@ def test_it_has_failed_and_its_candidate_is_rejected_where_nothing_was_decided(
 
 
 @pytest.mark.parametrize(("parent", "decision"), [(None, "rejected"), ("another", "waiting")])
-def test_what_it_left_in_the_models_folder_alone_is_rejected_with_it_and_no_other(
+def test_a_candidate_that_is_only_in_the_model_folder_is_rejected_with_its_run(
     retraining: RetrainingService, parent: str | None, decision: str
 ) -> None:
     run = retraining.runs.queue(why="", request={}, cases=[], initial_version=None)
     card = {"training": {}, "run": run.id, "parent": parent}
     weights = build_network(TINY).state_dict()
     version = save_model(retraining.registry.folder, weights, TINY, card)
-    # Killed before it wrote a row: the next look at the folder writes one that knows no run.
+    # The run was killed before it wrote a row: `reconcile` writes one without a run.
     retraining.promoter.reconcile()
     retraining.runs.update(run.id, attempts=MAX_ATTEMPTS - 1)
     retraining.scheduler._record_crash(retraining.runs.get(run.id), -9)
@@ -79,14 +79,14 @@ def test_what_it_left_in_the_models_folder_alone_is_rejected_with_it_and_no_othe
     assert retraining.runs.get(run.id).state == RunState.FAILED
 
 
-def test_it_has_failed_where_it_made_no_candidate(retraining: RetrainingService) -> None:
+def test_a_run_without_a_candidate_has_failed(retraining: RetrainingService) -> None:
     assert given_up(retraining, None).state == RunState.FAILED
 
 
 START = RetrainConfig(min_new_labels=7)
 
 
-def test_a_change_outlives_the_server_and_can_be_taken_back(database: Database) -> None:
+def test_a_changed_setting_is_stored_and_can_be_reset(database: Database) -> None:
     settings = Settings(database, START)
     assert settings.get() == START
     assert (

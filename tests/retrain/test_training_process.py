@@ -1,4 +1,4 @@
-"""The process of a training, started as the scheduler starts it."""
+"""The training process, started as the scheduler starts it."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 from lib.config import APP_DIR, RetrainConfig
 from lib.models.model_history import ModelHistory
 from lib.recipes.schema import Recipe
-from lib.retrain.runs import BUSY, STOPPED, TRAINING_LOCK, Runs, RunState, TrainingFolders
+from lib.retrain.runs import TRAINING_LOCK, ExitCode, Runs, RunState, TrainingFolders
 from lib.retrain.training_set import run_request
 from lib.storage.database import FILE, Database
 from lib.storage.process_locks import ProcessLock
@@ -28,7 +28,7 @@ used = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith
 resource.setrlimit(resource.RLIMIT_AS, (used + 1200 * 2**20,) * 2)
 sys.exit(worker.main(sys.argv[1:]))
 """
-ANYTHING_GOES = RetrainConfig(min_first_dsc=0.0, retrain_threads=1)
+NO_MINIMUM = RetrainConfig(min_first_dsc=0.0, retrain_threads=1)
 
 
 @pytest.fixture
@@ -48,20 +48,20 @@ def database(place: TrainingFolders) -> Iterator[Database]:
 
 
 def queue(database: Database, cases: Sequence[Case], recipe: Recipe = TINY) -> Run:
-    """Queue a run that learns from all cases but the first, which judges."""
+    """Queue a run with the first case for evaluation and the others for training."""
     listed: list[dict[str, Any]] = [
         {"image_id": case.image_id, "image": str(case.image), "label": str(case.label), "number": 1,
          "digest": str(number) * 64, "organs": [], "doubts": [], "is_new": True,
          "set": "train" if number else "referee"}
         for number, case in enumerate(cases)
     ]  # fmt: skip
-    request = run_request(recipe, None, ANYTHING_GOES, {}, device="cpu")
+    request = run_request(recipe, None, NO_MINIMUM, {}, device="cpu")
     return Runs(database).queue(
         why="for a test", request=request, cases=listed, initial_version=None
     )
 
 
-def work(
+def run_process(
     place: TrainingFolders,
     run: Run,
     *,
@@ -74,11 +74,11 @@ def work(
     )
 
 
-def test_a_run_is_carried_to_its_ruling(
+def test_a_run_ends_with_a_promotion_decision(
     place: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     run = queue(database, cases)
-    done = work(place, run)
+    done = run_process(place, run)
     assert done.returncode == 0, done.stderr
     ended = Runs(database).get(run.id)
     assert ended.state == RunState.PROMOTED
@@ -90,21 +90,21 @@ def test_a_run_is_carried_to_its_ruling(
     assert (model.decision, model.run_id, model.recipe) == ("promoted", run.id, "tiny")
     assert [label["image_id"] for label in model.labels] == ["case_1", "case_2"]
     assert list(model.report["cases"]) == ["case_0"]
-    # A run that was over when its process was killed is not judged twice.
-    assert work(place, run).returncode == STOPPED
+    # A run that has ended is not evaluated again.
+    assert run_process(place, run).returncode == ExitCode.STOPPED
 
 
-def test_only_one_training_works_for_a_folder(
+def test_one_training_runs_per_studies_folder(
     place: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     other = ProcessLock(place.state / TRAINING_LOCK)
     assert other.try_acquire()
     run = queue(database, cases)
-    assert work(place, run).returncode == BUSY
+    assert run_process(place, run).returncode == ExitCode.BUSY
     assert Runs(database).get(run.id).state == RunState.QUEUED
 
 
-def test_want_of_memory_makes_it_smaller_and_is_said(
+def test_when_memory_runs_out_the_training_uses_less_and_notes_it(
     place: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     # One crop of 160^3 voxels takes some GiB in the backward pass of a network of this width.
@@ -115,7 +115,7 @@ def test_want_of_memory_makes_it_smaller_and_is_said(
         schedule=replace(TINY.schedule, epochs=1, steps_per_epoch=1, batch_size=2),
     )
     run = queue(database, cases, large)
-    done = work(place, run, program=("-c", WITH_LITTLE_MEMORY))
+    done = run_process(place, run, program=("-c", WITH_LITTLE_MEMORY))
     assert done.returncode == 0, done.stderr
     ended = Runs(database).get(run.id)
     assert "memory was short; started again: a batch is 1 instead of 2 crops" in ended.notes[0]
@@ -123,11 +123,11 @@ def test_want_of_memory_makes_it_smaller_and_is_said(
     assert ended.request["shrinks"] == len(ended.notes)
 
 
-def test_a_run_that_cannot_go_on_fails_with_its_reason(
+def test_a_run_that_cannot_continue_fails_with_the_reason(
     place: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     run = queue(database, cases[:1])
-    assert work(place, run).returncode == 1
+    assert run_process(place, run).returncode == 1
     ended = Runs(database).get(run.id)
     assert ended.state == RunState.FAILED
     assert ended.outcome is not None

@@ -1,4 +1,4 @@
-"""The set of each labelled case: training or evaluation."""
+"""Assignment of each labelled case to training or evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ ALL = frozenset({"Brainstem", "Parotid_L", "Parotid_R"})
 def assign_all(
     organs: dict[str, frozenset[str]], trained_on: frozenset[str] = frozenset()
 ) -> dict[str, str]:
-    """Put cases into sets one after another."""
+    """Assign the cases to sets one after another."""
     sets: dict[str, str] = {}
     for image_id in organs:
         sets[image_id], _ = choose_set(image_id, sets, organs, trained_on=trained_on)

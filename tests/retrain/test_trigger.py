@@ -25,21 +25,21 @@ def situation(*minutes: float, **changed: object) -> TriggerState:
 STOPPED = {"was_stopped": True, "last_ended": minutes_ago(4)[0]}
 FAILED = {"failures": 1, "last_ended": minutes_ago(4)[0]}
 TABLE = [
-    ("nothing waits", situation(), False, "no new labels"),
-    ("too few wait", situation(5, 6), False, "2 of 3 new labels"),
-    ("enough wait", situation(5, 6, 7), True, "3 new labels are waiting"),
-    ("many more wait: one run for all", situation(*range(2, 42)), True, "40 new labels"),
-    ("the last came a moment ago", situation(0.5, 6, 7), False, "60 s without a submission"),
-    ("the last came just long enough ago", situation(1, 6, 7), True, "3 new labels"),
-    ("one waited too long", situation(61), True, "the oldest since 2030-01-01 10:59 UTC"),
-    ("one waited too long, but another has just come", situation(61, 0.1), False, "60 s without"),
-    ("one waited almost too long", situation(59), False, "1 of 3"),
+    ("no new label", situation(), False, "no new labels"),
+    ("too few new labels", situation(5, 6), False, "2 of 3 new labels"),
+    ("enough new labels", situation(5, 6, 7), True, "3 new labels are waiting"),
+    ("many more labels: one run for all", situation(*range(2, 42)), True, "40 new labels"),
+    ("a label was submitted just now", situation(0.5, 6, 7), False, "60 s without a submission"),
+    ("no submission for long enough", situation(1, 6, 7), True, "3 new labels"),
+    ("the oldest label has waited too long", situation(61), True, "the oldest since 2030-01-01 10:59 UTC"),
+    ("too long, but another was just submitted", situation(61, 0.1), False, "60 s without"),
+    ("the oldest label has waited almost too long", situation(59), False, "1 of 3"),
     ("a training runs", situation(5, 6, 7, is_running=True), False, "a training is running"),
     ("no case to train on", situation(5, 6, 7, train_cases=1), False, "the training set has 1 cases"),
-    ("all are judges'", situation(5, 6, 7, waiting_to_train=0), False, "all new labels are of evaluation"),
-    ("stopped by hand after them", situation(5, 6, 7, **STOPPED), False, "stopped by hand"),
-    ("stopped by hand before one", situation(3, 6, 7, **STOPPED), True, "3 new labels"),
-    ("failed a moment ago", situation(5, 6, 7, **FAILED), False, "the last 1 trainings failed"),
+    ("evaluation cases", situation(5, 6, 7, waiting_to_train=0), False, "all new labels are of evaluation"),
+    ("stopped by hand after the newest label", situation(5, 6, 7, **STOPPED), False, "stopped by hand"),
+    ("stopped by hand before the newest label", situation(3, 6, 7, **STOPPED), True, "3 new labels"),
+    ("failed just now", situation(5, 6, 7, **FAILED), False, "the last 1 trainings failed"),
     ("failed longer ago", situation(8, 9, 10, failures=1, last_ended=minutes_ago(6)[0]), True, "3"),
     ("failed twice", situation(8, 9, 10, failures=2, last_ended=minutes_ago(6)[0]), False, "last 2"),
 ]  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_training_starts_when(
     assert reason in decision.reason
 
 
-def test_nothing_starts_while_it_is_switched_off() -> None:
+def test_no_training_starts_while_automatic_training_is_off() -> None:
     off = replace(CONFIG, auto_retrain=False)
     assert (
         decide(off, situation(5, 6, 7), NOON).reason == "automatic training is off (auto_retrain)"
@@ -67,14 +67,14 @@ def test_nothing_starts_while_it_is_switched_off() -> None:
 @pytest.mark.parametrize(
     "given", [situation(5), situation(0.5, 6, 7), situation(5, 6, 7, **FAILED)]
 )
-def test_it_looks_again_at_the_very_moment_at_which_it_starts(given: TriggerState) -> None:
+def test_the_next_decision_is_at_the_time_of_the_start(given: TriggerState) -> None:
     looked = decide(CONFIG, given, NOON).next_look
     assert looked is not None
     assert not decide(CONFIG, given, looked - timedelta(seconds=1)).start
     assert decide(CONFIG, given, looked).start
 
 
-def test_the_wait_after_failures_doubles_and_ends_at_a_day() -> None:
+def test_the_wait_after_failures_doubles_up_to_one_day() -> None:
     def wait_s(failures: int) -> float:
         given = situation(5, 6, 7, failures=failures, last_ended=NOON)
         looked = decide(CONFIG, given, NOON).next_look

@@ -1,4 +1,4 @@
-"""Selection by how likely the model's contours are wrong, judged by size, position and number of pieces."""
+"""Selection of cases with implausible predictions: by size, position and number of pieces of each organ."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -149,7 +149,7 @@ def _middle_and_spread(values: FloatArray, prior: float) -> tuple[FloatArray, Fl
 STANDS_OUT = 3.0
 """Smallest deviation of an outlier, in spreads; with nine organs, two spreads are normal."""
 MOST = 10.0
-"""Largest deviation, in spreads, that is told apart from smaller ones."""
+"""Largest deviation, in spreads, that is distinguished; larger ones count as this one."""
 SWAPPED = 10.0
 """Deviation of swapped sides, in spreads."""
 MISSING = 6.0
@@ -172,7 +172,7 @@ class ContourDeviations:
     """`(N, K)`, distance of each organ from its usual position relative to the others."""
     reference: UsualShape
     """The usual shape."""
-    is_drawn: MaskArray
+    is_from_annotators: MaskArray
     """`(K,)`, whether the reference comes from annotators' contours, not from the model's own."""
 
 
@@ -191,9 +191,9 @@ def failure_first(pool: Pool) -> Choice | None:
     if not names:
         return at_random(pool, NO_SCORES)
     of_names = [pool.scores[name] for name in names]
-    drawn = [dict(pool.shapes[name]) for name in sorted(pool.shapes) if pool.shapes[name]]
+    annotated = [dict(pool.shapes[name]) for name in sorted(pool.shapes) if pool.shapes[name]]
     organs = sorted({organ for score in of_names for organ in score.organs})
-    deviations = _deviations(pool, of_names, drawn, organs)
+    deviations = _deviations(pool, of_names, annotated, organs)
     by_organ = deviations.by_reason.max(axis=2)
     worst = by_organ.max(axis=1, initial=0.0)
     chosen = index_of_best(pool.generator(), np.round(worst, 9), np.round(by_organ.sum(axis=1), 9))
@@ -219,15 +219,17 @@ def _predicted(score: ImageScore) -> dict[str, OrganShape]:
 def _deviations(
     pool: Pool,
     scores: Sequence[ImageScore],
-    drawn: Sequence[Mapping[str, OrganShape]],
+    annotated: Sequence[Mapping[str, OrganShape]],
     organs: Sequence[str],
 ) -> ContourDeviations:
     """Return the deviations of each organ in each of `scores`."""
     predicted = [_predicted(pool.scores[name]) for name in sorted(pool.scores)]
-    of_drawn = usual_shape(shape_measures(drawn, organs))
-    reference = fill_missing(of_drawn, usual_shape(shape_measures(predicted, organs)))
+    of_annotators = usual_shape(shape_measures(annotated, organs))
+    reference = fill_missing(of_annotators, usual_shape(shape_measures(predicted, organs)))
     seen = shape_measures([_predicted(score) for score in scores], organs)
-    is_absent = np.array([[_is_absent(score, organ) for organ in organs] for score in scores], bool)
+    # An organ that the model does not know cannot be missing.
+    absent = [{o for o, of_organ in s.organs.items() if of_organ.shape is None} for s in scores]
+    is_absent = np.array([[organ in names for organ in organs] for names in absent], bool)
     missing = MISSING * (is_absent & (reference.share >= NEARLY_ALWAYS))
     size = np.abs(seen.log_ml - reference.log_ml) / reference.log_ml_spread
     off_mm = seen.off_place_mm(reference.offset_mm)
@@ -239,13 +241,8 @@ def _deviations(
         by_reason=np.clip(np.nan_to_num(by_reason, nan=0.0), 0.0, MOST),
         off_mm=np.linalg.norm(off_mm, axis=2),
         reference=reference,
-        is_drawn=~np.isnan(of_drawn.log_ml),
+        is_from_annotators=~np.isnan(of_annotators.log_ml),
     )
-
-
-def _is_absent(score: ImageScore, organ: str) -> bool:
-    """Return whether the model can predict the organ and did not."""
-    return organ in score.organs and score.organs[organ].shape is None
 
 
 def _is_swapped(seen: ShapeMeasures, organs: Sequence[str]) -> MaskArray:
@@ -281,7 +278,7 @@ def _why(
     """Return a sentence about the largest deviation of organ `k`."""
     organ = organs[k]
     reference = "in the annotators' contours"
-    if not deviations.is_drawn[k]:
+    if not deviations.is_from_annotators[k]:
         reference = (
             "in the model's other contours (annotators contoured it in fewer than "
             f"{FEWEST_CASES} cases)"

@@ -20,7 +20,7 @@ from lib.activelearning.selection.uncertainty import least_sure
 from lib.imaging.quantities import FloatArray, MaskArray
 
 RESTARTS = 3
-"""Number of k-means runs, of which the best is kept: the result depends on the start."""
+"""Number of k-means runs, of which the best is used: the result depends on the start."""
 MOST_STEPS = 20
 """Largest number of k-means iterations."""
 NEIGHBOURS = 20

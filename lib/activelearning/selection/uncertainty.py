@@ -16,7 +16,6 @@ from lib.activelearning.pool import (
     index_of_best,
     join_names,
     leading_organs,
-    rank_of,
     shuffled_organs,
     sorted_candidates,
 )
@@ -80,15 +79,15 @@ def claspe(pool: Pool) -> Choice | None:
         return at_random(pool, NO_SCORES)
     noise = generator.gumbel(size=len(names)) / beta(len(set(pool.taken)))
     chosen = index_of_best(generator, np.log(np.maximum(values, LEAST_ENTROPY)) + noise)
-    rank = rank_of(values, chosen)
-    drawn_for = organ or "the case as a whole"
+    rank = 1 + int((values > values[chosen]).sum())
+    target = organ or "the case as a whole"
     return Choice(
         image_id=names[chosen],
         rank=rank,
         of=len(names),
         score=float(values[chosen]),
         organs=(organ,) if organ else least_sure(pool.scores[names[chosen]]),
-        why=f"drawn for {drawn_for}: by how unsure the model is, it is number {rank} of {len(names)}",
+        why=f"drawn for {target}: by how unsure the model is, it is number {rank} of {len(names)}",
     )
 
 
