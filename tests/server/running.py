@@ -25,6 +25,7 @@ from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.models.registry import Registry, save_model
 from lib.networks.build import build_network
 from lib.recipes.schema import OPENKBP, NetworkConfig, Recipe, ScheduleConfig
+from lib.storage.atomic_files import UNFINISHED
 from lib.storage.database import FILE
 from tests.phantoms import make_ct, make_grid
 from tests.waiting import LIMIT_S, wait_until
@@ -87,6 +88,19 @@ class Server:
         any time. What the database states about labels is also in files beside them.
         """
         roots = (self.studies, self.models, self.scratch, self.scratch.with_name("sessions"))
+        # A request is answered before the files that it needed are removed.
+        wait_until(
+            lambda: (
+                not any(
+                    name.startswith(UNFINISHED)
+                    for root in roots
+                    for _, folders, files in os.walk(root)
+                    for name in (*folders, *files)
+                )
+            ),
+            "the server has removed its temporary files",
+            context=self.end_of_log,
+        )
         return {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
             for root in roots
