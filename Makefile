@@ -85,7 +85,7 @@ docs: install-dev
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 lock: install-dev
-	(head -1 constraints.txt; $(PIP) freeze | sort -f) > constraints.new && mv constraints.new constraints.txt
+	(head -1 constraints.txt; $(PIP) freeze --exclude-editable | grep -v " @ " | sort -f) > constraints.new && mv constraints.new constraints.txt
 
 clean:
 	rm -rf $(VENV) demo logs bin runs .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov site
