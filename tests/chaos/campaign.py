@@ -16,7 +16,7 @@ from tests.chaos.moments import WEIGHTS, Kill, wait_for
 from tests.chaos.stage import ChaosError, Stage, files_below, until
 from tests.waiting import LIMIT_S
 
-ORPHAN_LIMIT_S = 60.0
+ORPHAN_LIMIT_S = 300.0
 IDLE_LIMIT_S = 300.0
 """Seconds without a trainer process after which an active run counts as forgotten, while a server runs."""
 STARTUP_SHARE = 0.2

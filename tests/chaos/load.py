@@ -24,7 +24,7 @@ CASES = 12
 SUBMITTERS = 2
 PAUSE_S = 0.3
 REQUEST_LIMIT_S = LIMIT_S
-ADOPTED_WITHIN_S = 30.0
+ADOPTED_WITHIN_S = 300.0
 """Limit in s; the server adopts a copied file once it is unchanged for 2 s, and looks every 2 s."""
 ORGANS = ("Brainstem", "Parotid_L")
 

@@ -64,7 +64,7 @@ def wreck(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         kill_while_the_index_is_written(server, state)
     try:
         state.index_bytes = (server.studies / "datastore_v2.json").stat().st_size
-        _, alive = psutil.wait_procs(started, timeout=60)
+        _, alive = psutil.wait_procs(started, timeout=LIMIT_S)
         state.survivors = [command for process in alive if (command := command_of(process))]
         start_again(folder, target, state)
         yield state

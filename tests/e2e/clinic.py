@@ -29,6 +29,7 @@ from phantom.cohort import voxel_grid
 from tests.pacs.orthancs import orthanc
 from tests.phantoms import rotation, stored_as
 from tests.server.running import ANYTHING_GOES, Server, running
+from tests.waiting import LIMIT_S
 
 MODEL = "organnet25d"
 ALREADY_LABELLED = ("earlier_1", "earlier_2", "earlier_3")
@@ -86,7 +87,7 @@ class Clinic:
 
     def _search(self, what: str, **query: str) -> Any:
         url = f"{self.pacs.dicomweb_url}/{what}"
-        return requests.get(url, params=query, timeout=60).json()
+        return requests.get(url, params=query, timeout=LIMIT_S).json()
 
     def contoured(self, patient: str) -> sitk.Image:
         """Return the model's contours of a patient, requested as OHIF does."""

@@ -27,12 +27,13 @@ from tests.e2e.clinic import (
 )
 from tests.e2e.colours import has_hue_of, is_grey, is_inside
 from tests.e2e.viewer import AXIAL, WAIT_MS, Viewer, browsing
+from tests.waiting import LIMIT_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.server, pytest.mark.long]
 
 LABELS = ORGAN_SETS["openkbp"]
 BRUSHED = "Brainstem"
-DRAWN_WITHIN_S = 30.0
+DRAWN_WITHIN_S = LIMIT_S
 FILLING, CLOSE = 2.2, 4.0
 """Zoom factors: a generated patient fills the viewport; 1 mm of a wide scan is two pixels."""
 
@@ -189,9 +190,9 @@ def _arrives(clinic: Clinic) -> None:
     """Check that the PACS gets the server's own SEG of the label once, and not the viewer's."""
     assert comes_true(lambda: bool(clinic.segmentations(TODAY))), clinic.status()
     (uid,) = clinic.segmentations(TODAY)
-    at = requests.post(f"{clinic.pacs.url}/tools/lookup", data=uid, timeout=30).json()[0]["ID"]
+    at = requests.post(f"{clinic.pacs.url}/tools/lookup", data=uid, timeout=LIMIT_S).json()[0]["ID"]
     file = clinic.folder / "segmentation.dcm"
-    answer = requests.get(f"{clinic.pacs.url}/instances/{at}/file", timeout=30)
+    answer = requests.get(f"{clinic.pacs.url}/instances/{at}/file", timeout=LIMIT_S)
     file.write_bytes(answer.content)
     assert {s.SegmentLabel for s in pydicom.dcmread(file).SegmentSequence} == set(LABELS)
 

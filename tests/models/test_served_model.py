@@ -11,6 +11,7 @@ from lib.errors import CheckpointError
 from lib.models.registry import SERVED, Registry, load_model
 from lib.models.served_model import ServedModel
 from tests.models.test_registry import make_model, promote
+from tests.waiting import LIMIT_S
 
 
 def damage(folder: Path, version: str) -> bytes:
@@ -95,7 +96,7 @@ def test_other_threads_use_the_previous_model_while_one_loads_the_new_one(
 
     def slowly(path: Path, device: str = "cpu") -> Any:
         is_loading.set()
-        assert may_end.wait(60)
+        assert may_end.wait(LIMIT_S)
         return load_model(path, device)
 
     monkeypatch.setattr(lib.models.served_model, "load_model", slowly)
@@ -103,13 +104,13 @@ def test_other_threads_use_the_previous_model_while_one_loads_the_new_one(
     found: list[str] = []
     loader = threading.Thread(target=lambda: found.append(served.get().version))
     loader.start()
-    assert is_loading.wait(60)
+    assert is_loading.wait(LIMIT_S)
     assert served.get().version == old
     patient = threading.Thread(target=lambda: found.append(served.get(is_newest=True).version))
     patient.start()
     may_end.set()
-    loader.join(60)
-    patient.join(60)
+    loader.join(LIMIT_S)
+    patient.join(LIMIT_S)
     assert found == [new, new]
     assert served.get().version == new
 

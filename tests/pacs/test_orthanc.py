@@ -6,10 +6,11 @@ import requests
 
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.phantoms import make_ct
+from tests.waiting import LIMIT_S
 
 
 def series_of(url: str, auth: tuple[str, str] | None = None) -> requests.Response:
-    return requests.get(f"{url}/series", params={"Modality": "CT"}, auth=auth, timeout=30)
+    return requests.get(f"{url}/series", params={"Modality": "CT"}, auth=auth, timeout=LIMIT_S)
 
 
 def test_what_was_stored_outlives_a_kill(tmp_path: Path) -> None:

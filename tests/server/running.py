@@ -168,6 +168,8 @@ def running(
                  **(environment or {})}  # fmt: skip
     log = folder / "server.log"
     with log.open("wb") as output, requests.Session() as http:
+        # The server closes an idle connection after five seconds: a slow test would meet that moment.
+        http.headers["Connection"] = "close"
         process = psutil.Popen(
             words, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=variables
         )

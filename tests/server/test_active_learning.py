@@ -52,6 +52,7 @@ class Annotator(threading.Thread):
         super().__init__(name=name)
         self.url, self.label, self.strategy = url, label, strategy
         self.http = requests.Session()
+        self.http.headers["Connection"] = "close"
         self.given: list[str] = []
         self.last: dict[str, Any] = {}
         self.error: list[str] = []

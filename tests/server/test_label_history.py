@@ -24,7 +24,7 @@ from tests.server.running import (
     two_organs,
 )
 from tests.small_disks import fill, small_disk
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -204,7 +204,7 @@ def test_a_full_disk_is_507_and_a_killed_server_recovers_all_labels(
             filler.unlink()
             submit(server, "full", label_bytes(tmp_path, 1))
             server.process.kill()
-            server.process.wait(20)
+            server.process.wait(LIMIT_S)
         with running(tmp_path) as server:
             assert [v["number"] for v in history(server, "full")] == [1, 2]
             server.wait_for_label("full")

@@ -15,9 +15,7 @@ from lib.imaging.scans import read_ct, read_label, write_label
 from lib.pacs.orthanc import Orthanc
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.server.running import TINY, Server, parts, put_model, running, small_ct, two_organs
-from tests.waiting import wait_until
-
-SOON_S = 30.0
+from tests.waiting import LIMIT_S, wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class Clinic:
 
     def pacs_has(self, modality: str) -> list[dict[str, Any]]:
         url = f"{self.pacs.dicomweb_url}/instances"
-        answer = requests.get(url, params={"Modality": modality}, timeout=30)
+        answer = requests.get(url, params={"Modality": modality}, timeout=LIMIT_S)
         payload: list[dict[str, Any]] = answer.json()
         return payload
 

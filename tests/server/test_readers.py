@@ -12,7 +12,7 @@ import pytest
 from lib.imaging.scans import write_label
 from lib.imaging.volumes import LabelVolume
 from tests.server.running import TINY, Server, put_case, running, small_ct, two_organs
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -136,7 +136,7 @@ def test_a_killed_server_computes_the_consensus_after_its_restart(tmp_path: Path
         submit(server, "killed", "ada", tmp_path)
         submit(server, "killed", "bob", tmp_path, shift=2)
         server.process.kill()
-        server.process.wait(20)
+        server.process.wait(LIMIT_S)
     with running(tmp_path, conf=conf) as server:
         details = wait_for_study(server, "killed", lambda details: details["consensus"] is not None)
         assert (details["consensus"]["method"], details["consensus"]["of"]) == ("majority", [1, 2])

@@ -49,7 +49,7 @@ def test_one_of_two_servers_trains_and_the_other_continues_after_its_end(tmp_pat
             epoch = wait_for_training(two)
             assert len(trainings(one, two)) == len(trainings(one)) == 1
             one.process.kill()
-            one.process.wait(10)
+            one.process.wait(LIMIT_S)
             wait_until(lambda: trainings(two), "the other server continues the training")
             assert len(trainings(two)) == 1
             wait_for_training(two, after_epoch=epoch)

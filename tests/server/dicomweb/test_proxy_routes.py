@@ -16,6 +16,7 @@ from lib.pacs.orthanc import Orthanc
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.phantoms import make_ct
 from tests.server.running import Server, running
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.server
 
@@ -40,7 +41,7 @@ class Place:
 
     def direct(self, path: str, **given: Any) -> requests.Response:
         url = f"{self.pacs.dicomweb_url}/{path}"
-        return requests.get(url, auth=self.pacs.auth, timeout=30, **given)
+        return requests.get(url, auth=self.pacs.auth, timeout=LIMIT_S, **given)
 
     def study_of(self, patient_id: str) -> str:
         (study,) = self.get("qido/studies", params={"PatientID": patient_id}).json()
@@ -154,7 +155,7 @@ class TestUnavailablePacs:
         try:
             with ThreadPoolExecutor(60) as pool:
                 url = f"{place.server.url}/proxy/dicom/qido/studies"
-                waiting = [pool.submit(requests.get, url, timeout=60) for _ in range(60)]
+                waiting = [pool.submit(requests.get, url, timeout=LIMIT_S) for _ in range(60)]
                 # Many more than there are worker threads: if they blocked, the rest would never be answered.
                 for _ in range(5):
                     assert place.server.ask("GET", "/organnet/leases").status_code == 200
@@ -190,7 +191,7 @@ class TestOtherPartsOfThePacsAreNotReached:
     )
     def test_by_a_path(self, place: Place, path: str) -> None:
         host = place.server.url.removeprefix("http://")
-        connection = HTTPConnection(host, timeout=30)
+        connection = HTTPConnection(host, timeout=LIMIT_S)
         connection.request("GET", f"/proxy/dicom/{path}")
         answer = connection.getresponse()
         content = answer.read()

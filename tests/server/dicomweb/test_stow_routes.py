@@ -16,6 +16,7 @@ from lib.server.requests import MAX_UPLOAD_BYTES
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.phantoms import make_ct
 from tests.server.running import Server, put_model, running
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.server
 
@@ -33,7 +34,7 @@ class Place:
 
     def instances(self, **query: str) -> set[str]:
         url = f"{self.pacs.dicomweb_url}/instances"
-        stored = requests.get(url, params=query, timeout=30).json()
+        stored = requests.get(url, params=query, timeout=LIMIT_S).json()
         return {entry["00080018"]["Value"][0] for entry in stored}
 
 
@@ -92,9 +93,9 @@ class TestObjectsThatAreNotContours:
         assert place.instances() >= set(map(uid_of, new_files))
         file = new_files[0]
         stored = requests.post(
-            f"{place.pacs.url}/tools/lookup", data=uid_of(file), timeout=30
+            f"{place.pacs.url}/tools/lookup", data=uid_of(file), timeout=LIMIT_S
         ).json()[0]["ID"]
-        kept = requests.get(f"{place.pacs.url}/instances/{stored}/file", timeout=30).content
+        kept = requests.get(f"{place.pacs.url}/instances/{stored}/file", timeout=LIMIT_S).content
         assert kept == file.read_bytes()
 
     def test_are_forwarded_also_when_others_are_refused(
@@ -172,7 +173,7 @@ class TestRefusedRequest:
         assert sent(place, body(b"x"), path).status_code == 405
 
     def test_above_the_size_limit(self, place: Place) -> None:
-        connection = HTTPConnection(place.server.url.removeprefix("http://"), timeout=30)
+        connection = HTTPConnection(place.server.url.removeprefix("http://"), timeout=LIMIT_S)
         connection.putrequest("POST", "/proxy/dicom/wado/studies")
         connection.putheader("Content-Type", KIND)
         connection.putheader("Content-Length", str(MAX_UPLOAD_BYTES * 2))

@@ -8,6 +8,7 @@ import pytest
 
 from tests.pacs.orthancs import orthanc
 from tests.server.running import Server, running
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.server
 
@@ -62,7 +63,7 @@ def test_a_patched_file_is_not_sent_again_until_it_changes(over_pacs: Server) ->
     ],
 )
 def test_no_path_leads_out_of_the_viewers_folder(over_pacs: Server, path: str) -> None:
-    connection = HTTPConnection(over_pacs.url.removeprefix("http://"), timeout=30)
+    connection = HTTPConnection(over_pacs.url.removeprefix("http://"), timeout=LIMIT_S)
     connection.request("GET", f"/ohif/{path}")
     answer = connection.getresponse()
     answer.read()
