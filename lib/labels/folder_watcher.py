@@ -33,7 +33,7 @@ class LabelFile:
     """A file in a tag's folder, as it was when the folder was listed."""
 
     image_id: str
-    """From the file's name."""
+    """Taken from the file's name."""
     tag: str
     """Name of the folder."""
     path: Path
@@ -42,11 +42,11 @@ class LabelFile:
 
 @dataclass(frozen=True, slots=True)
 class RefusedFile:
-    """A file in `labels/<tag>/` that is no label: it stays there, and is neither a label nor trained on."""
+    """A file in `labels/<tag>/` that failed validation: it stays there, and is neither listed nor trained on."""
 
     file: LabelFile
     image_signature: _Signature
-    """Of the image, as the file is validated again when either of the two changes."""
+    """Signature of the image: the file is validated again when the file or the image changes."""
     reason: str
     """The validation error."""
 
@@ -108,19 +108,19 @@ class FolderWatcher:
 
     def _forget_all_but(self, files: list[LabelFile]) -> None:
         paths = {file.path for file in files}
-        for memory in (self._digests, self._refused, self._unsettled):
-            for path in memory.keys() - paths:
-                del memory[path]
+        for by_path in (self._digests, self._refused, self._unsettled):
+            for path in by_path.keys() - paths:
+                del by_path[path]
         for file in files:
             self._missing_since.pop((file.image_id, file.tag), None)
 
     def refused(self) -> list[RefusedFile]:
-        """Return the files that are no labels, sorted by path."""
+        """Return the files that failed validation, sorted by path."""
         refused = dict(self._refused)
         return [refused[path] for path in sorted(refused)]
 
     def readable(self, path: Path, image_id: str, tag: str) -> Path:
-        """Return `path`, a working copy; the version's own file while a refused file lies in its place."""
+        """Return `path`, a working copy, or the volume in the history while a refused file lies at `path`."""
         version = self.history.newest(image_id, tag) if path in self._refused else None
         return path if version is None else self.history.path(version.digest)
 
@@ -147,7 +147,7 @@ class FolderWatcher:
                 self.history.mark_in_place(version.id)
             return None
         if version is not None and not version.is_in_place and self._is_earlier(file, digest):
-            # The process was killed before the copy of `version` replaced the one before it.
+            # The process was killed before the copy of `version` replaced that of the previous version.
             self._write_copy_if_current(version, file.signature)
             return None
         return self._submit(file, version)
@@ -168,7 +168,7 @@ class FolderWatcher:
         _, modified_ns, _ = file.signature
         if time.time() - modified_ns / 1e9 >= SETTLED_S:
             return True
-        # The file's clock may be ahead, as that of another machine: then it must not change while we watch.
+        # Another machine's clock may have set a time in the future: wait until the file stays unchanged.
         signature, since = self._unsettled.get(file.path, (None, 0.0))
         if signature != file.signature:
             self._unsettled[file.path] = (file.signature, time.monotonic())
@@ -226,7 +226,7 @@ class FolderWatcher:
         key = (version.image_id, version.tag)
         folder = self.folder / LABELS / version.tag
         if not version.is_in_place or not folder.is_dir():
-            # A missing folder does not mean that this label was removed.
+            # The folder as a whole is missing, so this label was not removed on purpose.
             self._write_copy_if_current(version, None)
             return
         since = self._missing_since.setdefault(key, time.monotonic())
@@ -241,11 +241,11 @@ class FolderWatcher:
         del self._missing_since[key]
 
     def _write_copy_if_current(self, version: LabelVersion, expected: _Signature | None) -> None:
-        """Write a version's working copy, unless another version or another file took its place meanwhile.
+        """Write a version's working copy, unless the current version or the file at that path changed meanwhile.
 
         Args:
             version: The version.
-            expected: Signature of the file in its place; None where there is none.
+            expected: Signature of the file that is to be replaced; None if there should be no file.
         """
         path = self.submissions.working_copy(version.image_id, version.tag)
         with self.index.changing():
@@ -255,7 +255,7 @@ class FolderWatcher:
             copy_file(self.history.path(version.digest), path)
             self.history.mark_in_place(version.id)
             logger.info("%s: wrote the copy of label %r %d", path.name, version.tag, version.number)
-        # The second pass lists the new file in the index.
+        # Entering the context again reconciles the index, so that it lists the new file.
         with self.index.changing():
             pass
 

@@ -3,9 +3,9 @@
     labels/3f/3f2a....nii.gz           a volume, named by its SHA-256, read-only
     labels/history/IMAGE/final-2.json  the database's record of version 2 of IMAGE's final label
 
-A volume is on disk before the row that names it, and the JSON file before the row is committed. So at whatever
-moment a process is killed, each row has its volume; and a lost database is filled again from the files
-(`restore_from_files`).
+A volume is on disk before the row that names it, and the JSON file before the row is committed. Thus
+each row has its volume, even if a process is killed at any moment, and a lost database can be filled again
+from the files (`restore_from_files`).
 """
 
 import json
@@ -38,7 +38,7 @@ CONSENSUS = "consensus"
 FOLDER = "folder"
 PACS = "pacs"
 RESTORE = "restore"
-"""Sources of labels, as in `LabelVersion`."""
+"""Values of `LabelVersion.source`, which describes these five sources."""
 
 _VOLUMES = "labels"
 _RECORDS = "history"
@@ -184,7 +184,7 @@ class LabelHistory:
         return len(visible)
 
     def current(self, tag: str | None = FINAL) -> list[LabelVersion]:
-        """Return the newest visible version of each image, sorted by image; None means of every tag."""
+        """Return the newest visible version of each image, sorted by image; of every tag if `tag` is None."""
         visible = _in_order(select(LabelVersion).where(LabelVersion.hidden_at.is_(None)))
         if tag is not None:
             visible = visible.where(LabelVersion.tag == tag)
@@ -204,12 +204,12 @@ class LabelHistory:
             return {row.image_id: row.digest for row in session.execute(query)}
 
     def newest(self, image_id: str, tag: str) -> LabelVersion | None:
-        """Return the current version of an image's label; None if there is none that is visible."""
+        """Return the current version of an image's label; None if no version is visible."""
         visible = [v for v in self.history(image_id, tag) if v.hidden_at is None]
         return visible[-1] if visible else None
 
     def history(self, image_id: str, tag: str | None = None) -> list[LabelVersion]:
-        """Return all versions of an image's label, including hidden ones, oldest first; None: of all tags."""
+        """Return all versions of an image's label, including hidden ones, oldest first; of all tags if None."""
         with self._database.reading() as session:
             return versions_of(session, image_id, tag)
 
@@ -225,13 +225,13 @@ class LabelHistory:
         raise DatastoreError(f"{image_id}: label {tag!r} has no version {number}")
 
     def missing_organs(self, version: LabelVersion) -> tuple[str, ...]:
-        """Return the organs that `version` lacks and the version that it replaced has."""
+        """Return the organs that the replaced version has and `version` lacks."""
         earlier = self.history(version.image_id, version.tag)
         before = next((v.organs for v in earlier if v.id == version.parent_id), [])
         return tuple(organ for organ in before if organ not in version.organs)
 
     def mark_in_place(self, version_id: int) -> None:
-        """Record that the working copy, in `labels/<tag>/` of the studies folder, is of this version."""
+        """Record that the working copy, in `labels/<tag>/` of the studies folder, holds this version."""
         with self._database.writing() as session:
             session.execute(
                 update(LabelVersion).where(LabelVersion.id == version_id).values(is_in_place=True)
@@ -263,8 +263,8 @@ class LabelHistory:
         """Add the versions that are not in the database yet, and return their number.
 
         Two versions are the same if image, tag, time and content are equal. A version whose number is taken
-        gets the next free one. Existing versions do not change; where the label was hidden after a version's
-        time, that version is hidden too. A record whose volume is missing is skipped.
+        gets the next free one. Existing versions do not change; if the label was hidden after an added
+        version was submitted, that version is hidden too. A record whose volume is missing is skipped.
         """
         ids: dict[tuple[str, str, int], int] = {}
         added = 0
@@ -293,7 +293,7 @@ class LabelHistory:
         Args:
             record: As `checked_record` returns it.
             existing: The rows of the same label.
-            ids: Image id, tag and number in the records -> id of the row, of the records before this one.
+            ids: (image id, tag, number) of each earlier record -> id of its row.
         """
         hidden = record["hidden_at"]
         row = LabelVersion(
@@ -341,7 +341,7 @@ def versions_of(session: Session, image_id: str, tag: str | None) -> list[LabelV
 
 
 def _time_of(provenance: Provenance, versions: Sequence[LabelVersion]) -> datetime:
-    """Return the time of submission, at most now and unlike that of any of `versions`."""
+    """Return the time of submission: not in the future, and different from those of `versions`."""
     moment = now()
     if provenance.submitted_at is None:
         # After the newest version, even if the clock was set back.
@@ -375,7 +375,7 @@ def _as_record(version: LabelVersion, parent: int | None) -> dict[str, Any]:
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
-    """Return the record in a file; None, with an error in the log, if it holds none."""
+    """Return the record in a file; None, with an error in the log, if it is invalid."""
     try:
         return checked_record(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, DatastoreError) as error:
@@ -384,10 +384,10 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 
 def checked_record(record: Any) -> dict[str, Any]:
-    """Return `record` if `LabelHistory.records` could have returned it: its names become paths.
+    """Return `record` if it is valid; this is checked because its image id, tag and digest become paths.
 
     Raises:
-        ValueError, KeyError, TypeError, DatastoreError: If it could not.
+        ValueError, KeyError, TypeError, DatastoreError: If it is invalid.
     """
     require_image_id(record["image_id"])
     require_tag(record["tag"])

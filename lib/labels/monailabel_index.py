@@ -87,9 +87,9 @@ class Index:
 
     @contextmanager
     def changing(self) -> Iterator[LocalDatastoreModel]:
-        """Yield the index of the folder as it is now, to be changed; written if the block raises nothing."""
+        """Yield the index of the folder as it is now, to be changed; it is written unless the block raises."""
         with self._mutex, self._file_lock:
-            # Before the folder is read, so that the next access notices a change during that.
+            # Taken before the folder is read, so that the next access notices changes made during the reading.
             signature = self._signature()
             stored = self._read()
             changed = stored.model_copy(deep=True)
@@ -136,14 +136,14 @@ class Index:
         """Make `model` list the images and labels in the folder."""
         listed = None if self._catalog is None else self._catalog.images()
         images = self._images() if listed is None else dict.fromkeys(listed, "")
-        for gone in model.objects.keys() - images.keys():
-            logger.info("%s: the image is no longer there", gone)
-            del model.objects[gone]
+        for removed_id in model.objects.keys() - images.keys():
+            logger.info("%s: the image is no longer there", removed_id)
+            del model.objects[removed_id]
         for image_id, suffix in images.items():
             entry = model.objects.setdefault(image_id, ImageLabelModel(image=DataModel(ext=suffix)))
             if entry.image.ext != suffix or "name" not in entry.image.info:
-                about = {"ts": int(time.time()), "name": image_id + (suffix or ".nii.gz")}
-                entry.image = DataModel(ext=suffix, info={**entry.image.info, **about})
+                file_info = {"ts": int(time.time()), "name": image_id + (suffix or ".nii.gz")}
+                entry.image = DataModel(ext=suffix, info={**entry.image.info, **file_info})
             if listed is not None:
                 entry.image.info.update(listed[image_id])
         infos = self._label_infos()
@@ -163,8 +163,10 @@ class Index:
             if suffix is None or (image_id, tag) not in infos:
                 entry.labels.pop(tag, None)
             elif tag not in entry.labels or entry.labels[tag].ext != suffix:
-                about = {"ts": int(time.time()), "name": image_id + suffix}
-                entry.labels[tag] = DataModel(ext=suffix, info={**infos[image_id, tag], **about})
+                file_info = {"ts": int(time.time()), "name": image_id + suffix}
+                entry.labels[tag] = DataModel(
+                    ext=suffix, info={**infos[image_id, tag], **file_info}
+                )
 
     def _images(self) -> dict[str, str]:
         """Return image id -> suffix of the file; empty for the folder of a DICOM series."""
@@ -199,8 +201,8 @@ def entry_of(index: LocalDatastoreModel, image_id: str) -> ImageLabelModel:
 
 def label_data(info: Mapping[str, Any], file: Path) -> DataModel:
     """Return the entry of a label that was written to `file` just now."""
-    about = {**info, "ts": int(time.time()), "name": file.name}
-    return DataModel(info=about, ext=suffix_of(file) or "")
+    file_info = {**info, "ts": int(time.time()), "name": file.name}
+    return DataModel(info=file_info, ext=suffix_of(file) or "")
 
 
 def is_tag(name: str) -> bool:
@@ -227,7 +229,7 @@ def volume_files(folder: Path) -> list[tuple[str, str]]:
 
 
 def _suffixes(folder: Path) -> dict[str, str]:
-    """Return stem -> suffix of the volume files in `folder`; of two with one stem, the preferred suffix."""
+    """Return stem -> suffix of the volume files in `folder`; if two share a stem, the preferred suffix."""
     suffixes: dict[str, str] = {}
     for name, suffix in volume_files(folder):
         suffixes[name] = min(suffixes.get(name, suffix), suffix, key=_preference)
@@ -235,7 +237,7 @@ def _suffixes(folder: Path) -> dict[str, str]:
 
 
 def _preference(suffix: str) -> tuple[int, bool]:
-    """Return the sort key by which one of several files of an image is chosen; lower case comes first."""
+    """Return the sort key for choosing among several files of an image; lower case comes first."""
     return SCAN_SUFFIXES.index(suffix.lower()), not suffix.islower()
 
 

@@ -21,9 +21,9 @@ WHY = "why.json"
 KEPT = timedelta(days=30)
 """Age below which no file is removed to make space, as its sender may not have noticed the refusal yet."""
 LIMIT_BYTES = 5 * 2**30
-"""Size limit of all files together."""
+"""Size limit of all files together, in bytes."""
 MAX_FILE_BYTES = 256 * 2**20
-"""Size limit of one file; no label is larger, and a few large files must not fill the quarantine."""
+"""Size limit of one file, in bytes; no label is larger, and a few large files must not fill the quarantine."""
 HEAD_BYTES = 2**20
 """Number of bytes that are kept of a file that is too large: enough to recognize it."""
 _NAME = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{8}")
@@ -33,8 +33,8 @@ _CHUNK_BYTES = 2**20
 class Quarantine:
     """Refused files, each in a folder of its own with the reason beside it.
 
-    Above `limit_bytes` the oldest files are removed, but none younger than `KEPT`; while it is full of younger
-    ones, only the reason and the beginning of a further file are kept.
+    Above `limit_bytes` the oldest files are removed, but none younger than `KEPT`. If that is not enough, only
+    the reason and the beginning of a new file are kept.
 
     Args:
         folder: Folder of the database; files go into its `quarantine`.

@@ -2,7 +2,7 @@
 
 1. Validate: the label lies on its image's grid and holds known organs (`check_label`). A label that does not
    goes into quarantine; a file in the labels folder stays where its owner put it.
-2. Keep the volume and a version of it, which never change (`lib.labels.history`).
+2. Store the volume and a version of it, which never change (`lib.labels.history`).
 3. Write the working copy `labels/<tag>/IMAGE.nii.gz`, which people and clients read.
 4. Update MONAI Label's index, and call `on_submitted`.
 """
@@ -35,7 +35,7 @@ from lib.storage.tables import LabelVersion
 logger = logging.getLogger(__name__)
 
 _NOT_QUARANTINED = (FOLDER, CONSENSUS)
-"""Sources whose refused labels are not lost: the file stays in the folder, the readings in the history."""
+"""Sources whose refused labels are not lost: the file stays in the labels folder, the readings in the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class CheckedLabel:
     """A valid label."""
 
     volume: LabelVolume
-    """With this server's label values, on the image's grid."""
+    """Label with this server's values, on the image's grid."""
     organs: tuple[str, ...]
     """TG-263 names with at least one voxel, in the order of their values."""
     doubts: tuple[str, ...]
-    """Plausibility warnings, in sentences; the label is accepted all the same."""
+    """Plausibility warnings, one sentence each; the label is accepted nevertheless."""
 
 
 def check_label(
@@ -69,16 +69,16 @@ def check_label(
 
     Raises:
         ScanError: If the image is not one readable CT.
-        LabelError: If the file is no label of whole numbers, or a value or a name is unknown.
+        LabelError: If the file is not a volume of integers, or a value or a name is unknown.
         GeometryError: If it does not lie on the image's grid.
     """
     ct = read_ct(image, image_id=image_id)
     array, _ = read_label(file, image_id=image_id, image_grid=ct.grid, integers_only=True)
-    ours = to_organ_values(array, label_info, labels, image_id)
-    present = {int(value) for value in np.unique(ours)}
+    organ_array = to_organ_values(array, label_info, labels, image_id)
+    present = {int(value) for value in np.unique(organ_array)}
     organs = [name for name in sorted(labels, key=labels.__getitem__) if labels[name] in present]
-    warnings = plausibility_warnings(ct.array_hu, ours, ct.grid, labels)
-    return CheckedLabel(LabelVolume(ours, ct.grid, labels), tuple(organs), tuple(warnings))
+    warnings = plausibility_warnings(ct.array_hu, organ_array, ct.grid, labels)
+    return CheckedLabel(LabelVolume(organ_array, ct.grid, labels), tuple(organs), tuple(warnings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +93,14 @@ class StoreDependencies:
     active_model: Callable[[], str | None] = lambda: None
     """Returns the version of the active model."""
     on_submitted: Callable[[LabelVersion], object] = lambda _: None
-    """Called with each submitted or restored version, after it was kept."""
+    """Called with each submitted or restored version, after it was stored."""
 
 
 class LabelSubmissions:
-    """Validates submitted labels, keeps them as versions, and writes the working copies.
+    """Validates submitted labels, stores them as versions, and writes the working copies.
 
     The order of the steps survives a kill at any moment: volume, temporary copy, database row, rename, index.
-    With the row on disk nothing that is left to do needs space, and the folder watcher completes it.
+    Once the row is on disk, the remaining steps need no space, and the folder watcher completes them.
 
     Args:
         folder: The studies folder.
@@ -143,26 +143,26 @@ class LabelSubmissions:
         submitted_at: datetime | None = None,
         precondition: Callable[[], object] | None = None,
     ) -> LabelVersion:
-        """Validate a label, keep it as a version and return that; it is on disk then.
+        """Validate a label, store it as a version on disk, and return the version.
 
-        It becomes the current version, unless that one was submitted after `submitted_at`.
+        It becomes the current version, unless the present one was submitted after `submitted_at`.
 
         Args:
             image_id: The image that the label was drawn on.
-            tag: `final`, `original` or another.
-            file: The label; it is not changed. One of source `folder` lies in the labels folder.
+            tag: Tag of the label: `final`, `original` or another.
+            file: The label file, which is not changed; with source `folder` it lies in the labels folder.
             info: Sent by the client: `label_info` names the values; `author`, `client_id` and
                 `model_version` go into the history.
             source: As in `LabelVersion`.
             submitted_at: Time of submission, if not now.
-            precondition: Called with the index locked, just before the version is kept; raises to prevent it.
+            precondition: Called with the index locked, just before the version is stored; it raises to prevent that.
 
         Raises:
             DatastoreError: If there is no such image, or the tag is not allowed.
             LabelError: If the file is no label, or names organs that this server does not contour.
-            GeometryError: If it does not lie on the image's grid. In each case the label before stays, and
-                the message says where the refused one is kept.
-            StorageFullError: If the disk is full; the label before stays.
+            GeometryError: If it does not lie on the image's grid. In each case the previous label stays,
+                and the message says where the refused label is kept.
+            StorageFullError: If the disk is full; the previous label stays.
         """
         require_tag(tag)
         require_image_id(image_id)
@@ -199,7 +199,7 @@ class LabelSubmissions:
         Args:
             image_id: The image.
             label: With this server's values, on the image's grid.
-            about: How it was made; `consensus` in the version's `info`.
+            about: How the consensus was made; stored as `consensus` in the version's `info`.
         """
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:
             file = Path(folder) / f"label{SUFFIX}"
@@ -248,7 +248,7 @@ class LabelSubmissions:
     def _draft(
         self, image_id: str, file: Path, label_info: Sequence[Mapping[str, Any]], source: str
     ) -> Iterator[tuple[Path, CheckedLabel]]:
-        """Yield a checked `.nii.gz` file, which is what the history keeps, and its content.
+        """Yield a validated `.nii.gz` file for the history, and its content.
 
         Raises:
             As `check_label`; StorageFullError: If the disk is full.
@@ -261,7 +261,7 @@ class LabelSubmissions:
         ):
             draft = Path(scratch) / file.name
             if label is None:
-                # The file may change meanwhile: the copy that is checked is the one that is kept.
+                # The owner may change the file at any time: validate and store the same copy of it.
                 shutil.copyfile(file, draft)
                 label = self._checked(draft, image_id, label_info)
             if not (is_in_folder and draft.name.endswith(SUFFIX)):
@@ -288,7 +288,7 @@ class LabelSubmissions:
         label: CheckedLabel,
         submitted_at: datetime | None = None,
     ) -> Provenance:
-        # The model behind a file in the labels folder is unknown.
+        # It is unknown which model, if any, a file in the labels folder was made with.
         active = None if source == FOLDER else self._dependencies.active_model()
         return Provenance(
             source=source,
@@ -311,14 +311,14 @@ class LabelSubmissions:
         in_folder: Path | None = None,
         precondition: Callable[[], object] | None = None,
     ) -> LabelVersion:
-        """Call `add`, and make a copy of `volume`, the version's content, the working copy.
+        """Add a version by calling `add`, and write its content, `volume`, as the working copy.
 
         Args:
             image_id: The image.
-            tag: Of the label.
+            tag: Tag of the label.
             volume: The version's content.
             add: Adds the version.
-            in_folder: The file in the labels folder that the label was read from, if it was.
+            in_folder: The file that the label was read from, if it lies in the labels folder.
             precondition: As in `submit`.
         """
         target = self.working_copy(image_id, tag)
@@ -343,7 +343,7 @@ class LabelSubmissions:
         except Exception as error:
             if version is None:
                 raise
-            # The version is kept, so its sender must not get an error; the folder watcher writes the copy.
+            # The version is stored, so its sender must not get an error; the folder watcher writes the copy.
             logger.warning(
                 "%s: label %r is kept, its copy is written later: %s", image_id, tag, error
             )
@@ -353,7 +353,7 @@ class LabelSubmissions:
         """Keep the content of the files that the working copy replaces."""
         target = self.working_copy(image_id, tag)
         others = [name + suffix for name, suffix in volume_files(target.parent) if name == image_id]
-        # Other files of the image are submitted by the watcher in their turn, if this one was.
+        # If this label is a file of the labels folder, the watcher submits the image's other files next.
         for path in {target, *(target.with_name(name) for name in others if in_folder is None)}:
             if path != in_folder:
                 self.keep_unseen_file(path, image_id, tag)

@@ -43,7 +43,7 @@ def candidate_from_files(registry: Registry, version: str) -> Candidate:
 
 
 def write_decision(registry: Registry, row: ModelVersion, *, by: str) -> None:
-    """Write the decision about a model to its card, for a server that finds the model later."""
+    """Write the decision about a model to its card, for servers whose database does not have the model."""
     path = registry.weights_path(row.version)
     decision = {
         "decision": row.decision,
@@ -72,7 +72,7 @@ def trained_cases(*folders: Path | None) -> set[str]:
 
 
 def parse_time(text: Any) -> datetime | None:
-    """Return a time in ISO 8601, in UTC if it has no zone; None if it is invalid."""
+    """Parse an ISO 8601 time, in UTC if it has no zone; return None if it is invalid."""
     try:
         time = datetime.fromisoformat(str(text))
     except ValueError:

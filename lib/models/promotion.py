@@ -1,4 +1,4 @@
-"""Promotion and rollback of models, with a record that a kill at any moment leaves repairable (ADR 0016).
+"""Promotion and rollback of models, in steps that can be completed after a kill at any moment (ADR 0016).
 
 The order is always the same: the decision is written to the database (1), `served.json` is replaced (2), the
 promotion is written to the database (3). After (1) the model is *pending*, after (2) it is active.
@@ -46,7 +46,7 @@ class Promoter:
             self._promote(version, reason=reason, by=by)
 
     def rollback(self, *, by: str, reason: str = "") -> str:
-        """Activate the last version promoted before the active one that loads, else the starter; return it.
+        """Activate the latest earlier promoted model that loads, else the starter; return its version.
 
         Raises:
             UnknownModelError: If there is no earlier version.
@@ -70,13 +70,13 @@ class Promoter:
         Card and row of a pruned model stay.
 
         Raises:
-            CheckpointError: If the active model does not load: an earlier one may be needed as its fallback.
+            CheckpointError: If the active model does not load, because an earlier model may then be needed as a fallback.
         """
         pruned = []
         with self._holding(), process_lock(self.registry.folder / LOCK):
-            served = self.registry.published_version()
-            if served is not None:
-                self._require_loadable(served)
+            active = self.registry.published_version()
+            if active is not None:
+                self._require_loadable(active)
             needed = self._needed(keep)
             for row in self.models.all():
                 path = self.registry.folder / f"{row.version}.safetensors"
@@ -94,7 +94,7 @@ class Promoter:
     def reconcile(self) -> list[str]:
         """Make the database agree with `served.json`, as after a kill; return a sentence for each change.
 
-        Models without a row get one, a change of the active model that is not recorded is recorded, and pending
+        Models without a row get one, an unrecorded change of the active model is recorded, and pending
         models are activated.
         """
         with self._holding():
@@ -178,8 +178,8 @@ class Promoter:
     def _needed(self, keep: int) -> set[str]:
         promoted = [row.version for row in self.models.promotions()]
         latest = list(dict.fromkeys([*self.registry.promoted(), *promoted]))
-        served = self.registry.published_version()
-        return {*latest[: max(keep, 0)], *([served] if served else [])}
+        active = self.registry.published_version()
+        return {*latest[: max(keep, 0)], *([active] if active else [])}
 
     def _record_unknown(self) -> list[str]:
         recorded = {row.version for row in self.models.all()}

@@ -68,10 +68,12 @@ def save_model(
         CheckpointError: If a weight is not finite.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    bad = [k for k, v in plain.items() if v.is_floating_point() and not bool(v.isfinite().all())]
-    if bad:
+    not_finite = [
+        k for k, v in plain.items() if v.is_floating_point() and not bool(v.isfinite().all())
+    ]
+    if not_finite:
         raise CheckpointError(
-            f"the weights {', '.join(bad[:3])} are not finite; the run has diverged"
+            f"the weights {', '.join(not_finite[:3])} are not finite; the run has diverged"
         )
     data = save_tensors(plain)
     digest = hashlib.sha256(data).hexdigest()
@@ -157,7 +159,7 @@ class Registry:
     def promotions(self) -> list[dict[str, Any]]:
         """Return `version`, `since` and `reason` of the versions of `promoted()`.
 
-        Without a readable list in `served.json`, these are those of the active version alone.
+        If `served.json` has no readable list, only the active version is returned.
         """
         pointer = self._pointer()
         if pointer is None:
@@ -169,7 +171,7 @@ class Registry:
         return [{key: pointer.get(key) for key in ("version", "since", "reason")}]
 
     def versions(self) -> list[str]:
-        """Return every model of the folder, by name, pruned ones included."""
+        """Return the version of every model in the folder, sorted, including pruned models."""
         return sorted(p.stem for p in self.folder.glob("*.json") if self._is_card(p))
 
     def _is_card(self, path: Path) -> bool:
@@ -266,7 +268,7 @@ class Registry:
         try:
             return bool(read_card(path)["recipe"]["organ_set"] == self.organ_set)
         except (CheckpointError, KeyError, TypeError):
-            # It does not load either; the error at loading tells the user why.
+            # A starter without a valid card does not load either; the error at loading tells the user why.
             return True
 
     def publish(self, version: str, *, reason: str) -> None:

@@ -77,7 +77,7 @@ class OrganNetInferTask(InferTask):
         try:
             model = self._served.get()
         except CheckpointError:
-            # Removed since `is_valid` was called.
+            # The model was removed after `is_valid` was called.
             return info
         return {**info, "labels": dict(model.recipe.labels), "version": model.version}
 
@@ -85,7 +85,7 @@ class OrganNetInferTask(InferTask):
         """Return the path of a label file, which the caller removes, and the parameters for the client.
 
         One scan is contoured at a time: two at once would each take twice as long, and together twice the
-        memory. A request with `deep` lets others run between its passes. Its parameters contain the uncertainty
+        memory. A request with `deep` lets other requests run between its passes. Its parameters contain the uncertainty
         of each organ's contour, and with `uncertainty_map` the file is the map instead of the label.
 
         Raises:

@@ -12,7 +12,7 @@ from lib.storage.identifiers import require_session_id
 
 
 class ScanSessions(Sessions):
-    """Scans that are kept for an hour outside the store.
+    """Scans that are kept for an hour outside the datastore.
 
     An id is a UUID, so that it cannot lead out of the folder (defect 11). An incomplete session, left by a
     killed server, does not stop the next start: MONAI Label reads every session when it starts.
@@ -21,8 +21,8 @@ class ScanSessions(Sessions):
     def get_session(
         self,
         session_id: str,
-        update_ts: bool = True,  # noqa: FBT001, FBT002 - the base's
-        fetch_cache: bool = True,  # noqa: FBT001, FBT002 - the base's
+        update_ts: bool = True,  # noqa: FBT001, FBT002 - signature of the base class
+        fetch_cache: bool = True,  # noqa: FBT001, FBT002 - signature of the base class
     ) -> SessionInfo | None:
         """Return the session; None if it does not exist or its scan is gone.
 

@@ -19,7 +19,7 @@ class AssigningStrategy(Strategy):
         self._method = method
         self._case_assigner = case_assigner
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:  # noqa: ARG002 - the base's
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:  # noqa: ARG002 - base class
         """Return the case; without `id` if there is none, which both clients show as "none left"."""
         annotator = Annotator(
             holder=str(request.get("holder") or ""),

@@ -39,7 +39,7 @@ class OrganNetTrainTask(TrainTask):
         """Return the progress of the current or last run."""
         return views.train_stats(self._retraining.runs.last())
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:  # noqa: ARG002 - the base's
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:  # noqa: ARG002 - base class
         """Refuse: a training is started by its route and runs in a process of its own.
 
         Raises:

@@ -7,7 +7,7 @@ the encoder are concatenated in the decoder, and the CT itself before the last l
 Details that the paper leaves open follow the program that its authors published
 (github.com/wentaozhu/AnatomyNet-for-anatomical-segmentation, `src/AnatomyNet.py`): 28, 30, 32 and 34
 channels, two blocks a stage, leaky ReLU of slope 0.01 also inside the squeeze-and-excitation, the
-reductions 15 and 16, a shortcut of 3x3x3 in the last block, Kaiming's initial weights.
+reductions 15 and 16, a 3x3x3 shortcut in the last block, Kaiming initialisation.
 
 Departures: trained and run on the recipe's crops, as its peers are, not on whole volumes; logits are
 returned, not a softmax; dropout, off by default (ADR 0012). Axes are `(B, C, X, Y, Z)`.
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 DIVISOR = (2, 2, 2)
 """Factor of the single downsampling along x, y and z."""
 REDUCTION = 15
-"""Reduction of the hidden layer of a block's squeeze-and-excitation."""
+"""Ratio of channels to hidden units in a block's squeeze-and-excitation."""
 MERGE_REDUCTION = 16
-"""Reduction in the blocks that merge features of the encoder."""
+"""The same ratio in the blocks that merge features of the encoder."""
 SLOPE = 0.01
 """Slope of the leaky ReLU."""
 
@@ -50,7 +50,7 @@ class ResidualBlock(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        reduction: The squeeze-and-excitation's; None for a block without.
+        reduction: Ratio of the squeeze-and-excitation; None for a block without it.
         shortcut_kernel: Kernel of the shortcut's convolution, where the channels differ.
     """
 

@@ -19,10 +19,10 @@ class SafeConv3d(nn.Conv3d):
 
     On CPUs with bfloat16 instructions, PyTorch 2.15 with its oneDNN computes some weight gradients of 3D
     convolutions from uninitialised memory: they differ between calls and are sometimes infinite, without an
-    error. This occurs if the first axis is shorter than the kernel and longer than its padding (2 voxels under
-    a kernel of 3; 3 or 4 under one of 5), and if the second is 1 under a kernel of 5; never in float32, nor if
-    every axis is as long as the kernel. On crops of 48 voxels the deepest level of a V-Net has 3 voxels, that
-    of SwinUNETR 2.
+    error. This occurs if the first axis is shorter than the kernel and longer than its padding (2 voxels with
+    a kernel of 3; 3 or 4 with a kernel of 5), and if the second is 1 with a kernel of 5; never in float32, nor
+    if every axis is as long as the kernel. On crops of 48 voxels the deepest level of a V-Net has 3 voxels,
+    and that of SwinUNETR has 2.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class NetworkSpec:
     """Properties of a network, known before it is built.
 
     Attributes:
-        build: Builds it, with random weights.
+        build: Builds the network, with random weights.
         divisor: Number that the sizes x, y, z must be divisible by; other sizes are padded.
         usual_width: Channels of the first level in the original work, or else in MONAI.
         width_step: Number that `network.width` must be a multiple of.
@@ -199,8 +199,8 @@ def with_network(recipe: Recipe, name: str, *, width: int | None = None) -> Reci
     Args:
         recipe: The recipe.
         name: A key of `NETWORKS`.
-        width: Channels of the first level; None for the network's usual width, raised to the next one that it
-            accepts with the recipe's HU windows.
+        width: Channels of the first level; None for the network's usual width, rounded up to a
+            multiple of its `width_step`.
 
     Raises:
         ConfigError: If `name` is unknown, or the recipe's crop or `width` does not suit the network.

@@ -9,7 +9,7 @@ from torch.nn import functional
 from lib.recipes.schema import Recipe
 
 DICE_SMOOTH = 1.0
-"""Constant added to both sides of the Dice ratio, in voxels: an organ absent from both costs nothing."""
+"""Constant in voxels, added to numerator and denominator of the Dice ratio: absent organs cost nothing."""
 
 
 def merge_uncontoured(logits: Tensor, contoured: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ def merge_uncontoured(logits: Tensor, contoured: Tensor) -> Tensor:
     log_p = functional.log_softmax(logits.float(), dim=1)
     as_background = ~contoured
     as_background[:, 0] = True
-    hidden = log_p.masked_fill(~as_background[:, :, None, None, None], -torch.inf)
-    merged = torch.logsumexp(hidden, dim=1, keepdim=True)
+    background = log_p.masked_fill(~as_background[:, :, None, None, None], -torch.inf)
+    merged = torch.logsumexp(background, dim=1, keepdim=True)
     return torch.cat([merged, log_p[:, 1:]], dim=1)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 IN_PLANE = (2, 2, 1)
 ISOTROPIC = (2, 2, 2)
 DIVISORS = (4, 4, 2)
-"""Factor of both poolings along x, y and z; other sizes are padded, and the result is cropped."""
+"""Combined factor of the two poolings along x, y and z; other sizes are padded, and the result is cropped."""
 
 
 class ConvUnit(nn.Sequential):
@@ -104,7 +104,7 @@ class OrganNet25D(nn.Module):
     | `decoder_2d` | concat `encoder_2d`; 2 x [Conv (3,3,1) - BN - ReLU] | 2w -> 2w | X, Y, Z |
     | `head` | Conv (1,1,1) | 2w -> out | X, Y, Z |
 
-    Details that the paper does not print: the reduction of ResSE (4), the dilations of the HDC
+    Details that the paper does not give: the reduction of ResSE (4), the dilations of the HDC
     (1, 2, 5: no gridding holes), and the `1 x 1 x 1` convolutions without normalisation (ADR 0003).
 
     Args:
@@ -112,7 +112,7 @@ class OrganNet25D(nn.Module):
         out_channels: Classes `K`, background included.
         width: Channels of the first level.
         dilations: Dilation rates of each HDC block, one convolution per rate.
-        se_reduction: Reduction of the ResSE's hidden layer.
+        se_reduction: Ratio of channels to hidden units in the ResSE.
         dropout: Probability of dropping a channel after each fine block and before the head; 0 is off.
     """
 

@@ -7,7 +7,7 @@ The rule is that of Isensee et al., Nature Methods 18 (2021), "nnU-Net: a self-c
 learning-based biomedical image segmentation", rules "Architecture template" and "Patch size, batch size and
 network topology" of the methods; details that the paper leaves open follow the authors' published planner.
 
-MONAI is imported by the builders that need it: it takes ten seconds, and OrganNet2.5D does without it.
+MONAI is imported by the builders that need it: the import takes ten seconds, and OrganNet2.5D does not need it.
 """
 
 import math
@@ -58,7 +58,7 @@ def plan_unet(crop_vox: ShapeVox, spacing_mm: SpacingMm) -> UNetPlan:
     """Return the levels of a U-Net for crops of `crop_vox` voxels of `spacing_mm`.
 
     A level pools those axes that keep `SMALLEST_MAP_VOX` voxels and whose voxel size is less than twice the
-    finest of them. If this leaves a single axis, it is pooled only while it keeps 1.5 times that many voxels.
+    finest of these axes. If this leaves a single axis, it is pooled only while it keeps 1.5 times that many voxels.
     An axis has a kernel of 3 from the first level at which its voxel size is less than twice the finest.
     """
     size, spacing = list(crop_vox), list(spacing_mm)
@@ -71,8 +71,8 @@ def plan_unet(crop_vox: ShapeVox, spacing_mm: SpacingMm) -> UNetPlan:
         kernels.append((kernel[0], kernel[1], kernel[2]))
         stride = [2 if axis in pooled else 1 for axis in range(3)]
         strides.append((stride[0], stride[1], stride[2]))
-        size = [-(-n // by) for n, by in zip(size, stride, strict=True)]
-        spacing = [step * by for step, by in zip(spacing, stride, strict=True)]
+        size = [-(-n // factor) for n, factor in zip(size, stride, strict=True)]
+        spacing = [step * factor for step, factor in zip(spacing, stride, strict=True)]
     # The deepest level convolves all three axes, however coarse one of them still is.
     return UNetPlan((*kernels, (3, 3, 3)), tuple(strides))
 
@@ -106,10 +106,10 @@ class Padded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `(B, K, X, Y, Z)` for an image `(B, C, X, Y, Z)` of any size."""
         size_x, size_y, size_z = x.shape[2], x.shape[3], x.shape[4]
-        by_x, by_y, by_z = self.divisor
-        pad_x, pad_y, pad_z = -size_x % by_x, -size_y % by_y, -size_z % by_z
+        divisor_x, divisor_y, divisor_z = self.divisor
+        pad_x, pad_y, pad_z = -size_x % divisor_x, -size_y % divisor_y, -size_z % divisor_z
         if (size_x + pad_x, size_y + pad_y, size_z + pad_z) == self.divisor:
-            pad_x += by_x
+            pad_x += divisor_x
         if pad_x or pad_y or pad_z:
             x = functional.pad(x, (0, pad_z, 0, pad_y, 0, pad_x), mode="replicate")
         logits: Tensor = self.network(x)
@@ -149,7 +149,7 @@ def dynunet(recipe: Recipe) -> nn.Module:
         filters=levels.channels(recipe.network.width),
         dropout=recipe.network.dropout or None,
     )
-    # MONAI stores each level twice: under these names and in `skip_layers`, which is the one that runs.
+    # MONAI stores each level twice: under these names and in `skip_layers`, which `forward` runs.
     # safetensors does not accept one tensor under two names.
     del network.input_block, network.downsamples, network.bottleneck, network.upsamples
     return network
@@ -253,7 +253,7 @@ class UNetPlusPlus(nn.Module):
         self.nodes = BasicUNetPlusPlus(
             3, in_channels, out_channels, features=features, dropout=dropout
         )
-        # The heads of the shallower nodes serve deep supervision: here they would never be trained.
+        # The heads of the shallower nodes are for deep supervision only: here they would never be trained.
         for name in ("final_conv_0_1", "final_conv_0_2", "final_conv_0_3"):
             setattr(self.nodes, name, nn.Identity())
 

@@ -1,6 +1,6 @@
 """Recognition of organ names, and conversion of a client's label values to those of the organ set.
 
-No other module knows spellings other than TG-263's.
+All other modules use TG-263 names only.
 """
 
 import re
@@ -110,7 +110,7 @@ def to_organ_values(
         array: `(X, Y, Z)`, the client's values.
         label_info: The client's description of the values; if empty, they must be those of `labels`.
         labels: TG-263 name -> value in the organ set.
-        image_id: For messages.
+        image_id: Id of the scan, for messages.
 
     Raises:
         LabelError: If a voxel value or segment name is unknown, or the list is ambiguous.

@@ -1,4 +1,4 @@
-"""Plausibility checks of a label against its CT: swapped sides, and organs on the wrong tissue.
+"""Plausibility checks of a label against its CT: swapped sides, and organs in the wrong tissue.
 
 The checks need no model and no other case, so that they work for the first label, on any scanner. A warning
 does not refuse a label, since the reader may be right. It excludes the label from the evaluation cases.
@@ -48,7 +48,7 @@ TISSUES: Mapping[str, Tissue] = {
 }
 """TG-263 name -> limits, chosen on the 120 planning CTs of OpenKBP (docs/adr/0017).
 
-One clinical label gets a warning (its cord leaves the scan). All labels get one when they are shifted by 20 mm
+One clinical label gets a warning (its cord leaves the scan). All labels get a warning when shifted by 20 mm
 along any axis, or when their sides are swapped.
 """
 
@@ -87,7 +87,7 @@ def _tissue_warnings(name: str, inside: npt.NDArray[Any]) -> list[str]:
 
 
 def _side_warnings(present: Mapping[str, MaskArray], grid: Grid) -> list[str]:
-    """Return warnings about sides: of the two organs of a pair, or of one relative to midline organs."""
+    """Return warnings about swapped sides: of a pair, or of one organ relative to the midline organs."""
     x = {name: _x_ras(mask, grid) for name, mask in present.items()}
     midline = [value for name, value in x.items() if not name.endswith(("_L", "_R"))]
     warnings = []

@@ -4,7 +4,7 @@ Names are the primary names of AAPM TG-263 (report section 7.2). SNOMED CT codes
 structure; the side is a separate code that follows from the name's suffix (`LATERALITY`). Colours are chosen
 to be distinguishable over a grey CT, with a different colour for each side. Tolerances are the 95th percentile
 of the distance between two experts' surfaces (Nikolov et al., J Med Internet Res 2021, table 1), used for the
-surface DSC; an organ that the paper does not list says so in `tolerance_source`.
+surface DSC; for organs that the paper does not list, see `tolerance_source`.
 """
 
 from collections.abc import Mapping
@@ -226,7 +226,7 @@ ORGAN_SETS: Mapping[str, Mapping[str, int]] = MappingProxyType(
         ),
     }
 )
-"""Name of the set -> TG-263 name -> label value. Values are only ever appended."""
+"""Name of the set -> TG-263 name -> label value. New organs get new values; existing values never change."""
 
 
 def organ_set(name: str) -> Mapping[str, int]:

@@ -1,7 +1,7 @@
 """Client of a PACS over DICOMweb (PS3.18): search, retrieve and store.
 
 dicomweb-client implements the protocol. This module adds time limits, one class of errors whose messages say
-what to do, and lists in pages. It does not retry: the caller decides when to ask again.
+what to do, and paged lists. It does not retry: the caller decides when to ask again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from lib.imaging.dicom_series import PARSING_ERRORS
 CONNECT_S = 5.0
 """Longest time in s to connect."""
 READ_S = 120.0
-"""Longest time in s between two pieces of an answer; a PACS that reads a study from tape is slow."""
+"""Longest time in s between two parts of a response; a PACS that reads a study from tape is slow."""
 PAGE = 1000
 """Number of items per request of a list; many servers cut longer lists off."""
 _NOT_AUTHORIZED = (401, 403)
@@ -33,12 +33,12 @@ _BUSY = (408, 429, 502, 503, 504)
 class Pacs:
     """A DICOMweb server.
 
-    Each request raises PacsError if it does not answer; of these errors, NotDeliveredError if it answers, but
-    not for the requested series or instance, or sends no valid DICOM.
+    Each request raises PacsError if the server does not answer, and its subclass NotDeliveredError if the server
+    answers without the requested series or instance, or with invalid DICOM.
 
     Args:
-        url: Its address, such as `http://127.0.0.1:8042/dicom-web`.
-        user: User name; empty if it needs no login.
+        url: Address of the server, such as `http://127.0.0.1:8042/dicom-web`.
+        user: User name; empty if the server needs no login.
         password: Password of that user.
         prefixes: Paths below `url` of the services `qido`, `wado` and `stow`, where they have their own.
 
@@ -120,7 +120,7 @@ class Pacs:
         """Store one instance (STOW-RS, PS3.18 10.5), and verify that it is there; storing it twice is harmless.
 
         Raises:
-            PacsError: Also if it refuses the instance.
+            PacsError: Also if the PACS refuses the instance.
         """
         instance = pydicom.dcmread(path)
         with self._request():
@@ -141,7 +141,7 @@ class Pacs:
     def _all_pages(
         self, search: Any, names: Sequence[str], filters: Mapping[str, Any]
     ) -> list[Dataset]:
-        """Request a list page by page, and return it; ends also if the server ignores `offset` and `limit`."""
+        """Request a list page by page, and return it; this also ends if the server ignores `offset` and `limit`."""
         listed: dict[tuple[str, ...], Dataset] = {}
         with self._request():
             while True:
@@ -157,7 +157,7 @@ class Pacs:
 
     @contextmanager
     def _request(self, refusal: type[PacsError] = PacsError) -> Iterator[None]:
-        """Raise PacsError in place of any error of a request; `refusal` where the PACS did answer."""
+        """Raise PacsError in place of any error of a request; `refusal` if the PACS did answer."""
         try:
             yield
         except requests.HTTPError as error:
@@ -180,7 +180,7 @@ class Pacs:
         except (*PARSING_ERRORS, IndexError) as error:
             # IndexError: a multipart answer without any part.
             if isinstance(error, OSError) and error.errno is not None:
-                # An error of our own disk.
+                # An error of this machine's disk, not of the PACS.
                 raise
             raise self._invalid_answer(error, refusal) from error
 

@@ -20,7 +20,7 @@ PACKAGES = "orthanc orthanc-dicomweb"
 """Debian packages to install."""
 PLUGINS = (Path("/usr/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
 START_LIMIT_S = 30.0
-"""Longest time in s from its start to its first answer."""
+"""Longest time in s from the start of the process to its first answer."""
 
 
 def find_orthanc() -> tuple[Path, Path]:
@@ -47,7 +47,7 @@ class Orthanc:
     port: int
     """TCP port."""
     users: Mapping[str, str] = field(default_factory=dict)
-    """Name -> password; empty to need no login."""
+    """User name -> password; empty if no login is needed."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of its configuration file."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -68,12 +68,12 @@ class Orthanc:
         return next(iter(self.users.items()), None)
 
     def __enter__(self) -> "Orthanc":
-        """Start it."""
+        """Start the process."""
         self.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Stop it."""
+        """Stop the process."""
         self.stop()
 
     def start(self) -> None:
@@ -87,7 +87,7 @@ class Orthanc:
         settings = self.folder / "orthanc.json"
         settings.write_text(json.dumps(self._settings(plugin), indent=2))
         with (self.folder / "orthanc.log").open("ab") as log:
-            # In a session of its own, so that Ctrl-C in the terminal does not end it.
+            # In a separate session, so that Ctrl-C in the terminal does not end it.
             self.process = subprocess.Popen(
                 [program, settings],
                 stdin=subprocess.DEVNULL,
@@ -137,7 +137,7 @@ class Orthanc:
 
     def _answers(self) -> bool:
         try:
-            # With any status, since a refusal is an answer too.
+            # Any HTTP status will do: even a refused login shows that Orthanc runs.
             requests.get(f"{self.url}/system", timeout=2, auth=self.auth)
         except requests.RequestException:
             return False
@@ -157,7 +157,7 @@ class Orthanc:
             "DicomWeb": {
                 "Enable": True,
                 "Root": "/dicom-web/",
-                # With the port, as the addresses in its answers contain it.
+                # With the port, because Orthanc builds the addresses in its responses from this value.
                 "Host": f"127.0.0.1:{self.port}",
             },
             **self.options,

@@ -17,7 +17,7 @@ LONGEST_WAIT_S = 600.0
 
 
 def wait_s(attempts: int) -> float:
-    """Return the waiting time after so many failed attempts."""
+    """Return the waiting time in s after this number of failed requests."""
     return float(min(FIRST_WAIT_S * 2 ** min(attempts - 1, 20), LONGEST_WAIT_S))
 
 
@@ -70,7 +70,7 @@ class RetryBackoff:
         return item is None or item.next_at <= now()
 
     def undelivered(self) -> list[Undelivered]:
-        """Return the items whose last request failed, the next to be requested first."""
+        """Return the items whose last request failed, sorted by the time of the next request."""
         with self._mutex:
             items = list(self._failed.values())
         return sorted(items, key=lambda item: item.next_at)

@@ -18,7 +18,7 @@ from lib.storage.atomic_files import UNFINISHED
 logger = logging.getLogger(__name__)
 
 IN_USE_S = 3600.0
-"""Time in s since its last use within which a series is not evicted."""
+"""Time in s after its last use during which a series is not evicted."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SeriesCache:
     pinned: Callable[[], Collection[str]]
     """Returns the series that are not evicted: those with labels, which trainings read."""
     _locks: KeyedLock = field(default_factory=KeyedLock, init=False)
-    """A series that is requested twice at once is fetched once; requests of others do not wait."""
+    """One lock per series: a series requested twice at once is fetched once; other series do not wait."""
 
     def path(self, uid: str) -> Path:
         """Return the folder of a series, which exists once the series was fetched."""
@@ -57,7 +57,7 @@ class SeriesCache:
         Raises:
             NotDeliveredError: If the PACS does not send all of it.
             PacsError: If it does not answer.
-            ScanError: If it is no regular CT; it is not kept then.
+            ScanError: If the series is not a regular CT; it is not cached then.
         """
         path = self.path(uid)
         with self._locks.of(uid):
@@ -86,7 +86,7 @@ class SeriesCache:
         logger.info("%s: fetched %d slices in %.1f s", uid, count, time.monotonic() - began)
 
     def _make_room(self, keep: str) -> None:
-        """Evict the least recently used series until the size limit holds."""
+        """Evict the least recently used series until the size limit is met."""
         excess = self._size_bytes() - self.limit_bytes
         if excess <= 0:
             return
@@ -102,7 +102,7 @@ class SeriesCache:
 
     def _series(self) -> list[Path]:
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
-        # UIDs begin with a digit; the labels folder is beside them.
+        # The name of a series folder is a UID, which begins with a digit; `labels` lies beside these folders.
         return [path for path in folders if path.is_dir() and path.name[:1].isdecimal()]
 
     def _size_bytes(self) -> int:

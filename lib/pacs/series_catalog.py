@@ -1,7 +1,7 @@
 """The series of a PACS that can be contoured, kept in memory and in the database.
 
 The list is requested every few seconds. A series that is new or changed is checked by its slices' headers:
-one that is no regular CT is refused with a reason, before an annotator opens it; localizers and screen captures
+a series that is not a regular CT is refused with a reason, before an annotator opens it; localizers and screen captures
 are ignored. The results are in the database, so the server can start without the PACS.
 """
 
@@ -52,7 +52,7 @@ class ListedSeries:
     study_uid: str
     about: dict[str, Any]
     """Further attributes as in `PacsSeries.about`: by DICOM keyword, and
-    `slices`: NumberOfSeriesRelatedInstances (0020,1209); None if the PACS does not tell;
+    `slices`: NumberOfSeriesRelatedInstances (0020,1209); None if the PACS does not send it;
     `studies`: number of studies in which the PACS has a series of that UID."""
 
     def is_stored_in(self, row: PacsSeries) -> bool:
@@ -86,8 +86,8 @@ class SeriesRecords:
         ):
             return False
         with self.database.writing() as session:
-            every = session.scalars(select(PacsSeries).where(PacsSeries.pacs == self.pacs))
-            rows = {row.uid: row for row in every}
+            all_series = session.scalars(select(PacsSeries).where(PacsSeries.pacs == self.pacs))
+            rows = {row.uid: row for row in all_series}
             for uid, row in rows.items():
                 row.is_listed = uid in listed
             for uid, series in listed.items():
@@ -222,7 +222,7 @@ class SeriesCatalog:
         self._record(uid, verdict, reason)
 
     def refuse(self, uid: str, reason: str) -> None:
-        """Record that a series cannot be contoured, as its pixels show."""
+        """Record that a series cannot be contoured, because of its pixels."""
         self._record(uid, SeriesCheck.REFUSED, reason)
 
     def _record(self, uid: str, verdict: SeriesCheck, reason: str) -> None:
@@ -259,7 +259,7 @@ class SeriesCatalog:
 
 
 def _listed(items: list[Dataset]) -> dict[str, ListedSeries]:
-    """Return SeriesInstanceUID -> series; of one that is in several studies, the last study by UID."""
+    """Return SeriesInstanceUID -> series; if it is in several studies, with the last study by UID."""
     studies = Counter(str(item.SeriesInstanceUID) for item in items)
     return {
         str(item.SeriesInstanceUID): ListedSeries(
