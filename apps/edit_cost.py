@@ -45,8 +45,8 @@ def edit_cost(
     print(_as_text(result))
     if output is not None:
         picture = output / "edit-cost.png"
-        with replacing(picture) as beside:
-            beside.write_bytes(edit_chart(result))
+        with replacing(picture) as temporary:
+            temporary.write_bytes(edit_chart(result))
         print(f"see {', '.join(str(p) for p in (picture, *write_tables(output, result)))}")
     return 0
 

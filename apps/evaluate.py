@@ -67,8 +67,8 @@ def evaluate(
     write_json(output / "summary.json", table.summary(result))
     pictures = charts(result) if result.rows else {}
     for name, picture in pictures.items():
-        with replacing(output / "figures" / f"{name}.png") as beside:
-            beside.write_bytes(picture)
+        with replacing(output / "figures" / f"{name}.png") as temporary:
+            temporary.write_bytes(picture)
     write_report(
         output / "report.html",
         result,
@@ -97,7 +97,7 @@ def _organ(spelling: str) -> str:
 
 
 def _as_text(result: "Evaluation", dsc: float) -> str:
-    """Return the mean DSC and what was left out, a line each."""
+    """Return the mean DSC and the organs and cases that were left out, one line each."""
     lines = [f"{len(result.rows)} contours of {len(result.organs)} organs: mean DSC {dsc:.3f}"]
     missed = [f"{row.organ} of {row.case}" for row in result.rows if row.is_missed]
     if missed:

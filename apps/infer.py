@@ -94,7 +94,7 @@ class Infer:
             ) from error
 
     def _plan(self, model: "Model") -> "EnsemblePlan":
-        """Return the passes of `--deep`, and print what they are."""
+        """Return the passes of `--deep`, and print a description of them."""
         from lib.inference.ensemble import DeepOptions, plan_passes
         from lib.models.registry import Registry
 

@@ -59,7 +59,7 @@ class _Options:
         self.context.obj = self  # for the commands, which get their options from the context
 
     def promoter(self) -> "Promoter":
-        """Return the models of the server, up to date with the files in the model folder."""
+        """Return the models of the server, after changes in the model folder were recorded in the database."""
         from lib.models.model_history import ModelHistory
         from lib.models.promotion import Promoter
         from lib.models.registry import Registry

@@ -157,7 +157,7 @@ class SimulateActiveLearning:
         )
 
     def _rounds(self, simulation: "Simulation") -> Mapping["RoundKey", "Round"]:
-        """Return the finished rounds, after running the missing ones unless only a report is wanted."""
+        """Return the finished rounds, after running the missing rounds unless `--report-only` is given."""
         from lib.experiments.round_records import read_rounds, round_keys
         from lib.experiments.simulation import simulate
 
@@ -181,7 +181,7 @@ class SimulateActiveLearning:
             )
 
     def _conditions(self, simulation: "Simulation") -> list[str]:
-        """Return the conditions that are the same for all strategies, a sentence each."""
+        """Return the conditions that are the same for all strategies, one sentence each."""
         protocol = simulation.protocol
         recipe, schedule = protocol.recipe, protocol.recipe.schedule
         budgets = ", ".join(str(budget) for budget in protocol.budgets)

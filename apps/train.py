@@ -200,7 +200,7 @@ class Train:
             raise ConfigError(
                 "there are no held-out cases to compare on; name some with --hold-out"
             )
-        # Each run gets these arguments; of an option that is given twice the last value counts. All runs use
+        # Each run gets these arguments; if an option is given twice, the last value counts. All runs use
         # the same cases in the same form, so they share one cache.
         arguments = [word for word in self.context.meta[ARGUMENTS] if word != "--all"]
         arguments += ["--device", self.device, "--cache", str(self.cache or self.output / "cache")]
@@ -229,7 +229,7 @@ class Train:
         return 1 if failed else 0
 
     def _conditions(self, cases: int, held_out: int) -> list[str]:
-        """Return the conditions that are the same for all runs, a sentence each."""
+        """Return the conditions that are the same for all runs, one sentence each."""
         budget = "the recipe's whole schedule"
         if self.budget_cpu_minutes is not None:
             budget = (

@@ -1,4 +1,4 @@
-"""Conversion of shapes to voxels: the pose of a patient, and a canvas of HU and organs."""
+"""Conversion of shapes to voxels: the pose of a patient, and a canvas of HU and organ labels."""
 
 from dataclasses import dataclass
 
@@ -135,9 +135,11 @@ class Canvas:
         """Return the voxels that `box` of the standard anatomy, grown by `grow_mm`, can contain."""
         slices = []
         for axis, (low, high) in zip(self._axes, self._pose.table_box(box), strict=True):
-            reach = grow_mm + float(self._soft_mm)
-            hits = np.flatnonzero((axis >= low - reach) & (axis <= high + reach))
-            slices.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
+            margin_mm = grow_mm + float(self._soft_mm)
+            inside = np.flatnonzero((axis >= low - margin_mm) & (axis <= high + margin_mm))
+            slices.append(
+                slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+            )
         return slices[0], slices[1], slices[2]
 
     def points_in(self, region: Region) -> Points:
@@ -154,23 +156,23 @@ class Canvas:
         grow_mm: float = 0.0,
         texture: float = 0.0,
     ) -> None:
-        """Fill `shape`, grown by `grow_mm`, with `hu` and noise of `texture` HU; it is labelled `organ`."""
+        """Fill `shape`, grown by `grow_mm`, with `hu` and noise of `texture` HU; label it as `organ`."""
         region = self.region(shape.box, grow_mm)
         distance = shape.distance(self.points_in(region)) - np.float32(grow_mm)
         self.blend(region, distance, hu, texture=texture)
         if organ:
             self.names.append(organ)
-            here = self.organs[region]
-            here[(distance < 0) & (here == 0)] = len(self.names)
+            current = self.organs[region]
+            current[(distance < 0) & (current == 0)] = len(self.names)
 
     def blend(
         self, region: Region, distance: FloatArray, hu: float, *, texture: float = 0.0
     ) -> None:
         """Mix `hu` into `region` by the share of each voxel with a negative `distance`."""
         share = np.clip(np.float32(0.5) - distance / self._soft_mm, 0, 1)
-        here = self.hu[region]
+        current = self.hu[region]
         tissue = np.float32(hu) + np.float32(texture) * self.texture[region]
-        here += share * (tissue - here)
+        current += share * (tissue - current)
 
     def finished(self, noise_hu: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.int16]]":
         """Return the HU as stored by a scanner: blurred, noisy, rounded and clipped."""

@@ -116,11 +116,11 @@ def _write_dicom(folder: Path, ct: CtVolume) -> None:
     if _exists(folder, ct):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as beside:
-        series = Path(beside) / "series"
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as scratch:
+        series = Path(scratch) / "series"
         write_ct_series(ct, series, patient_id=ct.image_id, series_description="Phantom")
         if folder.exists():
-            shutil.move(folder, Path(beside) / "unreadable")
+            shutil.move(folder, Path(scratch) / "unreadable")
         series.replace(folder)
 
 

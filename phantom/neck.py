@@ -8,7 +8,7 @@ from phantom.patient import MUSCLE_HU, SIDES, WATER_HU, PhantomPatient, cord_a_m
 from phantom.shapes import Column, Difference, Ellipsoid, Intersection, PointMm, Tube, Union
 
 FLOOR_MM = -260.0
-"""Coordinate s in mm below any field of view."""
+"""Coordinate s in mm of the lower end of long structures, below any field of view."""
 
 
 def beside_cord(left: float, a: float, s: float) -> PointMm:

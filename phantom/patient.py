@@ -30,7 +30,7 @@ class PhantomPatient:
     """Random anatomy parameters of one synthetic patient.
 
     Attributes:
-        rng: Random numbers of this patient; the draws do not depend on the grid.
+        rng: Random numbers of this patient; they do not depend on the grid.
         skin: Outline of the body.
         fat_mm: Thickness of the fat under the skin, in head and neck.
         contrast_hu: HU of the vessels, with or without contrast medium.
@@ -102,7 +102,7 @@ _MASK_SHARE = 0.6
 """Share of patients with a thermoplastic mask."""
 
 _FAR_MM = 60.0
-"""Distance in mm that stands for all larger distances from the skin."""
+"""Distance in mm from the skin that replaces all larger distances."""
 
 
 def paint_couch(canvas: Canvas, pose: Pose) -> None:
@@ -125,8 +125,8 @@ def paint_body(canvas: Canvas, patient: PhantomPatient) -> None:
     distance = np.full(canvas.hu.shape, _FAR_MM, np.float32)
     for part in patient.skin.parts:
         region = canvas.region(part.box, 8)
-        here = distance[region]
-        np.minimum(here, part.distance(canvas.points_in(region)), out=here)
+        current = distance[region]
+        np.minimum(current, part.distance(canvas.points_in(region)), out=current)
     everywhere = (slice(None), slice(None), slice(None))
     if patient.rng.random() < _MASK_SHARE:
         shell = np.maximum(

@@ -46,7 +46,7 @@ class Ellipsoid:
 
     Attributes:
         centre: left, a, s.
-        radii: Half its size along its own axes.
+        radii: Half the size along each of its axes.
         power: Exponent; 2 is an ellipsoid, larger values approach a box.
         yaw_deg: Rotation about the s axis, from left towards a.
         pitch_deg: Rotation about the left axis, from a towards s; applied before the yaw.
@@ -120,8 +120,8 @@ class Tube:
             )
             share = np.clip(share, 0, 1)
             off = sum((r - share * w) ** 2 for r, w in zip(relative, direction, strict=True))
-            here = np.sqrt(off) - (first + share * (last - first))
-            nearest = np.minimum(nearest, here)
+            distance = np.sqrt(off) - (first + share * (last - first))
+            nearest = np.minimum(nearest, distance)
         return nearest
 
 

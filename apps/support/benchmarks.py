@@ -1,4 +1,4 @@
-"""Functions to measure how long contouring and the choice of the next case take, and to print it."""
+"""Functions that measure how long contouring and the choice of the next case take, and print the times."""
 
 import resource
 import statistics
@@ -41,7 +41,7 @@ STAGES = ("prepare", "network", "restore")
 
 
 def stages(recipes: Sequence[str], repeats: int, device: str) -> None:
-    """Print the seconds that each stage of contouring takes, a row for each recipe, and the peak memory."""
+    """Print the seconds that each stage of contouring takes, one row per recipe, and the peak memory."""
     shape = "x".join(map(str, GRID_SHAPE))
     print(f"{shape} CT, {device}, {torch.get_num_threads()} threads")
     print(f"{'recipe':10}{'prepare':>10}{'network':>10}{'restore':>10}{'total s':>10}{'ratio':>8}")
@@ -85,15 +85,15 @@ def beside_training(count: int, device: str) -> None:
                 EPOCH_TIMEOUT_S,
                 "the training finished no epoch within ten minutes",
             )
-            beside = _infer_seconds(server, count)
+            during_training = _infer_seconds(server, count)
             training = server.status()["training"]
             server.request("DELETE", "/train/")
     if training is None or training["state"] != "running":
         raise OrganNetError("the training ended during the measurement; run the benchmark again")
     print(f"{count} infers over HTTP, 128 x 128 x 96 voxels, seconds:")
-    for row, seconds in (("alone", alone), ("beside a training", beside)):
+    for row, seconds in (("alone", alone), ("beside a training", during_training)):
         print(f"  {row:17}  median {statistics.median(seconds):.2f}  p95 {_p95(seconds):.2f}")
-    print(f"  ratio of p95       {_p95(beside) / _p95(alone):.2f}")
+    print(f"  ratio of p95       {_p95(during_training) / _p95(alone):.2f}")
 
 
 def _infer_seconds(server: Server, count: int) -> list[float]:

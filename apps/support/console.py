@@ -17,13 +17,13 @@ ARGUMENTS = "organnet.arguments"
 class Program(TyperCommand):
     """A command whose function returns the exit code, or an object whose method `run` does.
 
-    An option that takes a list accepts all values after one flag (`--organs A B`); if the flag is repeated,
-    its last values count, but those of a flag with the metavar `KEY VALUE` add up. An `OrganNetError` or a
+    An option that takes a list accepts all values after one flag (`--organs A B`); if the flag is
+    repeated, the last values replace earlier ones, but values of a flag with the metavar `KEY VALUE` add up. An `OrganNetError` or a
     full disk ends the program with one line and exit code 1.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments after lists have got one flag for each value, as Typer expects them."""
+        """Parse the arguments; before that, each value of a list gets its own flag, as Typer expects."""
         ctx.meta[ARGUMENTS] = list(args)
         lists = {
             flag: parameter.metavar == "KEY VALUE"
@@ -41,8 +41,10 @@ class Program(TyperCommand):
         except (OrganNetError, OSError) as error:
             if isinstance(error, OSError) and not is_disk_full(error):
                 raise
-            is_ours = isinstance(error, OrganNetError)
-            message = error if is_ours else "the disk is full; existing files are unchanged"
+            is_project_error = isinstance(error, OrganNetError)
+            message = (
+                error if is_project_error else "the disk is full; existing files are unchanged"
+            )
             print(f"error: {message}", file=sys.stderr)
             code = 1
         ctx.exit(code or 0)
@@ -112,5 +114,5 @@ def text_table(rows: Sequence[Sequence[object]]) -> str:
 
 
 def number(value: float | None, decimals: int = 3) -> str:
-    """Return a number as text; `-` where there is none."""
+    """Return a number as text; `-` for None."""
     return "-" if value is None else f"{value:.{decimals}f}"

@@ -37,15 +37,15 @@ Device = Annotated[
 
 
 def one_of(names: Callable[[], Collection[str]]) -> Callable[[Any], Any]:
-    """Return a Typer callback that refuses a value, or one of a list, that is not among the names.
+    """Return a Typer callback that refuses a value, or a list with a value, that is not among the names.
 
     Args:
-        names: Called when a value is checked: modules that hold the names can be slow to import.
+        names: Returns the names; called only when a value is checked, since their modules can be slow to import.
     """
 
     def check(value: Any) -> Any:
         values = [value] if isinstance(value, str) else value or []
-        for unknown in [one for one in values if one not in names()]:
+        for unknown in [item for item in values if item not in names()]:
             raise BadParameter(f"{unknown!r} is unknown; choose from {', '.join(names())}")
         return value
 

@@ -1,4 +1,4 @@
-"""A server in a process of its own, and a client for it."""
+"""A server in a separate process, and a client for it."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ class Server(NamedTuple):
     process: "subprocess.Popen[bytes]"
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        """Return the server's answer; the options are those of `requests.request`.
+        """Return the server's response; `options` are arguments of `requests.request`.
 
         Raises:
             OrganNetError: If the server refuses the request.
@@ -61,7 +61,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, problem: str) ->
     """Wait until the condition holds.
 
     Raises:
-        OrganNetError: With the text of the problem, if the time is over.
+        OrganNetError: With the text `problem`, if it does not hold within `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -91,7 +91,7 @@ def serving(
     for key, value in conf.items():
         command += ["--conf", key, value]
     with log.open("ab") as output:
-        # A session of its own: Ctrl-C reaches this program alone, which then stops the server and its workers.
+        # A separate session: Ctrl-C reaches only this program, which then stops the server and its workers.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             env={**os.environ, "MONAI_LABEL_SESSIONS": "false"},
@@ -116,9 +116,9 @@ def _is_up(server: Server, problem: str) -> bool:
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Stop the server and every process of its session; kill those that do not end within 10 s."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
+    for stop_signal in (signal.SIGTERM, signal.SIGKILL):
         try:
-            os.killpg(process.pid, how)
+            os.killpg(process.pid, stop_signal)
         except ProcessLookupError:
             return
         try:

@@ -155,7 +155,7 @@ class SimulatedAnnotator:
     """A client that submits labels like 3D Slicer and records the changes of the server's status.
 
     Attributes:
-        events: Of each event the seconds since the start, its kind and its details.
+        events: Seconds since the start, kind and details of each event.
     """
 
     def __init__(self, server: Server) -> None:
@@ -177,7 +177,7 @@ class SimulatedAnnotator:
         self._add("label", f"label of {case.image_id} submitted", case=case.image_id)
 
     def read_status(self) -> Record:
-        """Return the server's status, after recording what is new in it."""
+        """Return the server's status, after recording its changes as events."""
         status = self._server.status()
         for run in status["history"]["trainings"]:
             if self._is_new(f"run {run['id']}", run["state"]):

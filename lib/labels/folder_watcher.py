@@ -42,7 +42,7 @@ class LabelFile:
 
 @dataclass(frozen=True, slots=True)
 class RefusedFile:
-    """A file in `labels/<tag>/` that failed validation: it stays there, and is neither listed nor trained on."""
+    """A file in `labels/<tag>/` that failed validation: it stays there, is not listed and not trained on."""
 
     file: LabelFile
     image_signature: _Signature
@@ -241,7 +241,7 @@ class FolderWatcher:
         del self._missing_since[key]
 
     def _write_copy_if_current(self, version: LabelVersion, expected: _Signature | None) -> None:
-        """Write a version's working copy, unless the current version or the file at that path changed meanwhile.
+        """Write a version's working copy, unless the current version or the file there changed meanwhile.
 
         Args:
             version: The version.

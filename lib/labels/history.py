@@ -103,9 +103,9 @@ class LabelHistory:
         target = self.path(digest)
         # The stored volume may have been damaged since: then it is replaced.
         if not target.is_file() or digest_of(target) != digest:
-            with replacing(target, mode=_READ_ONLY) as beside:
-                shutil.copyfile(file, beside)
-                if digest_of(beside) != digest:
+            with replacing(target, mode=_READ_ONLY) as temporary:
+                shutil.copyfile(file, temporary)
+                if digest_of(temporary) != digest:
                     raise StateError(
                         f"{file.name}: the file changed while it was copied; submit it again"
                     )

@@ -129,8 +129,8 @@ class Index:
 
     def _write(self, model: LocalDatastoreModel) -> None:
         text = json.dumps(model.model_dump(exclude={"base_path"}), indent=2, default=str)
-        with replacing(self._path) as beside:
-            beside.write_text(text, encoding="utf-8")
+        with replacing(self._path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def _reconcile(self, model: LocalDatastoreModel) -> None:
         """Make `model` list the images and labels in the folder."""

@@ -1,7 +1,7 @@
 """The single entry for labels: HTTP, labels folder, PACS and STOW-RS all call `LabelSubmissions.submit`.
 
-1. Validate: the label lies on its image's grid and holds known organs (`check_label`). A label that does not
-   goes into quarantine; a file in the labels folder stays where its owner put it.
+1. Validate: the label lies on its image's grid and holds known organs (`check_label`). An invalid label
+   goes into quarantine, but an invalid file in the labels folder stays there.
 2. Store the volume and a version of it, which never change (`lib.labels.history`).
 3. Write the working copy `labels/<tag>/IMAGE.nii.gz`, which people and clients read.
 4. Update MONAI Label's index, and call `on_submitted`.
@@ -35,7 +35,7 @@ from lib.storage.tables import LabelVersion
 logger = logging.getLogger(__name__)
 
 _NOT_QUARANTINED = (FOLDER, CONSENSUS)
-"""Sources whose refused labels are not lost: the file stays in the labels folder, the readings in the history."""
+"""Sources whose refused labels are not lost: the file stays in its folder, the readings in the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class LabelSubmissions:
                 `model_version` go into the history.
             source: As in `LabelVersion`.
             submitted_at: Time of submission, if not now.
-            precondition: Called with the index locked, just before the version is stored; it raises to prevent that.
+            precondition: Called with the index locked, just before the version is stored; raises to prevent it.
 
         Raises:
             DatastoreError: If there is no such image, or the tag is not allowed.
@@ -332,9 +332,9 @@ class LabelSubmissions:
                 if in_folder == target:
                     version = add()
                 else:
-                    with replacing(target) as beside:
-                        shutil.copyfile(volume, beside)
-                        sync(beside)
+                    with replacing(target) as temporary:
+                        shutil.copyfile(volume, temporary)
+                        sync(temporary)
                         version = add()
                     if in_folder is not None:
                         self._set_aside(in_folder)

@@ -70,7 +70,7 @@ class Promoter:
         Card and row of a pruned model stay.
 
         Raises:
-            CheckpointError: If the active model does not load, because an earlier model may then be needed as a fallback.
+            CheckpointError: If the active model does not load: an earlier model may be its fallback.
         """
         pruned = []
         with self._holding(), process_lock(self.registry.folder / LOCK):

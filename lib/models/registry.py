@@ -78,8 +78,8 @@ def save_model(
     data = save_tensors(plain)
     digest = hashlib.sha256(data).hexdigest()
     version = f"{recipe.network.name}-{recipe.name}-{digest[:8]}"
-    with replacing(folder / f"{version}.safetensors") as beside:
-        beside.write_bytes(data)
+    with replacing(folder / f"{version}.safetensors") as temporary:
+        temporary.write_bytes(data)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     entry = {"version": version, "created": now, "sha256": digest, "recipe": recipe.as_dict()}
     write_json(folder / f"{version}.json", {**entry, **card})
@@ -209,8 +209,8 @@ class Registry:
         try:
             # The weights are copied last: until then `weights_path` returns the starter's.
             for file in (path.with_suffix(".json"), path):
-                with replacing(self.folder / file.name) as beside:
-                    beside.write_bytes(file.read_bytes())
+                with replacing(self.folder / file.name) as temporary:
+                    temporary.write_bytes(file.read_bytes())
         except OSError as error:
             raise CheckpointError(f"{version}: the starter cannot be copied ({error})") from error
 

@@ -85,8 +85,8 @@ class OrganNetInferTask(InferTask):
         """Return the path of a label file, which the caller removes, and the parameters for the client.
 
         One scan is contoured at a time: two at once would each take twice as long, and together twice the
-        memory. A request with `deep` lets other requests run between its passes. Its parameters contain the uncertainty
-        of each organ's contour, and with `uncertainty_map` the file is the map instead of the label.
+        memory. A request with `deep` lets other requests run between its passes. Its parameters contain the
+        uncertainty of each organ's contour, and with `uncertainty_map` the file is the map, not the label.
 
         Raises:
             NoModelError: If there is no active model.

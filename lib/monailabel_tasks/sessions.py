@@ -59,5 +59,5 @@ class ScanSessions(Sessions):
         return count
 
     def _write_meta_info(self, session_id: str, session_info: SessionInfo) -> None:
-        with replacing(Path(self.store_path) / session_id / "meta.info") as beside:
-            beside.write_text(session_info.to_str(), encoding="utf-8")
+        with replacing(Path(self.store_path) / session_id / "meta.info") as temporary:
+            temporary.write_text(session_info.to_str(), encoding="utf-8")

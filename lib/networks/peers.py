@@ -58,7 +58,7 @@ def plan_unet(crop_vox: ShapeVox, spacing_mm: SpacingMm) -> UNetPlan:
     """Return the levels of a U-Net for crops of `crop_vox` voxels of `spacing_mm`.
 
     A level pools those axes that keep `SMALLEST_MAP_VOX` voxels and whose voxel size is less than twice the
-    finest of these axes. If this leaves a single axis, it is pooled only while it keeps 1.5 times that many voxels.
+    finest of these axes. A single remaining axis is pooled only while it keeps 1.5 times that many voxels.
     An axis has a kernel of 3 from the first level at which its voxel size is less than twice the finest.
     """
     size, spacing = list(crop_vox), list(spacing_mm)

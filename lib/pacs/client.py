@@ -33,7 +33,7 @@ _BUSY = (408, 429, 502, 503, 504)
 class Pacs:
     """A DICOMweb server.
 
-    Each request raises PacsError if the server does not answer, and its subclass NotDeliveredError if the server
+    Each request raises PacsError if the server does not answer, and its subclass NotDeliveredError if it
     answers without the requested series or instance, or with invalid DICOM.
 
     Args:
@@ -141,7 +141,7 @@ class Pacs:
     def _all_pages(
         self, search: Any, names: Sequence[str], filters: Mapping[str, Any]
     ) -> list[Dataset]:
-        """Request a list page by page, and return it; this also ends if the server ignores `offset` and `limit`."""
+        """Request a list page by page, and return it; stops also if the server ignores `offset` and `limit`."""
         listed: dict[tuple[str, ...], Dataset] = {}
         with self._request():
             while True:

@@ -1,8 +1,8 @@
 """The series of a PACS that can be contoured, kept in memory and in the database.
 
 The list is requested every few seconds. A series that is new or changed is checked by its slices' headers:
-a series that is not a regular CT is refused with a reason, before an annotator opens it; localizers and screen captures
-are ignored. The results are in the database, so the server can start without the PACS.
+if it is not a regular CT, it is refused with a reason, before an annotator opens it; localizers and screen
+captures are ignored. The results are in the database, so the server can start without the PACS.
 """
 
 import logging

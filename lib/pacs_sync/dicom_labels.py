@@ -30,7 +30,7 @@ from lib.storage.atomic_files import SCRATCH
 from lib.storage.tables import LabelVersion
 
 MODEL = "OrganNet2.5D"
-"""Algorithm name in objects that a model drew."""
+"""Algorithm name in objects whose contours are from a model."""
 SOP_UID = "sop_instance_uid"
 """Key in a version's `info`: SOPInstanceUID of the object that it was made from."""
 
@@ -40,7 +40,7 @@ _AUTHOR_ATTRIBUTES = ("ContentCreatorName", "OperatorsName", "ReviewerName")
 
 
 def provenance_of(version: LabelVersion, kind: Kind, series_uid: str) -> ObjectProvenance:
-    """Return the provenance attributes of a label version as a DICOM object; its UIDs are always the same.
+    """Return the provenance attributes of a label version as a DICOM object; equal versions get equal UIDs.
 
     Args:
         version: The label version.
@@ -71,9 +71,9 @@ class DicomImporter:
     def import_submitted(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
         """Submit an object as a final label, and return the version; None if it must go to the PACS instead.
 
-        Objects for the PACS are those drawn on no scan of this store, and RTSTRUCTs with other structures than
-        this server's organs, since a label would keep less than was sent. (From objects that are in the PACS
-        already, `import_object` takes this server's organs.)
+        An object must go to the PACS if its scan is not in this store, or if it is an RTSTRUCT with structures
+        that are not this server's organs: a label would lose them. (From an object that is in the PACS already,
+        `import_object` takes only this server's organs.)
 
         Args:
             file: A DICOM object.
@@ -97,7 +97,7 @@ class DicomImporter:
     def import_object(
         self, file: Path, header: Dataset, image_id: str, info: Mapping[str, Any], *, source: str
     ) -> LabelVersion:
-        """Submit an object as a final label of an image, and return the version; twice the same makes one.
+        """Submit an object as a final label of an image, and return the version; a repeated object adds none.
 
         An object that a user submits again, after another label was submitted or the label was removed, makes
         another version.
@@ -111,7 +111,7 @@ class DicomImporter:
             return version or self._submit(file, header, image_id, info, source)
 
     def _existing_version(self, image_id: str, sop_uid: str, source: str) -> LabelVersion | None:
-        """Return the version that was made from an object before; None if another one is to be made."""
+        """Return the version that was made from an object before; None if a new version is needed."""
         if source == CLIENT:
             newest = self.store.history.newest(image_id, FINAL)
             versions = [] if newest is None else [newest]
@@ -127,14 +127,16 @@ class DicomImporter:
             label_file = Path(scratch) / "label.nii.gz"
             try:
                 headers, grid = read_headers(self.store.require_image(image_id), image_id=image_id)
-                read = self._all_structures if source == CLIENT else self._known_organs
-                structures, notes = read(file, headers, grid, image_id)
+                read_structures = self._all_structures if source == CLIENT else self._known_organs
+                structures, notes = read_structures(file, headers, grid, image_id)
                 label = label_from_structures(
                     structures, self.store.labels, grid, image_id, notes=notes
                 )
             except (LabelError, ScanError) as error:
-                where = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
-                raise type(error)(self.store.submissions.refuse(file, where, str(error))) from error
+                about_file = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
+                raise type(error)(
+                    self.store.submissions.refuse(file, about_file, str(error))
+                ) from error
             write_label(label_file, label)
             about["notes"] = notes
             return self.store.submissions.submit(
@@ -186,8 +188,8 @@ class DicomImporter:
                 f"({', '.join(map(repr, structures.names[:20]))}) is a contoured organ of this server, which "
                 f"contours {', '.join(labels)}"
             )
-        ours = match_organs(structures.names, labels)
-        others = [repr(name) for name in structures.names if name not in ours]
+        recognised = match_organs(structures.names, labels)
+        others = [repr(name) for name in structures.names if name not in recognised]
         ignored = [f"ignored, no organs of this server: {', '.join(others)}"] if others else []
         return structures, [*structures.notes, *ignored]
 
@@ -210,7 +212,7 @@ def read_header(file: Path) -> Dataset:
     """Return the attributes of a DICOM object without its pixels.
 
     Raises:
-        LabelError: If the file is no DICOM object.
+        LabelError: If the file is not a DICOM object.
     """
     try:
         return pydicom.dcmread(file, stop_before_pixels=True)
@@ -243,5 +245,5 @@ def _zone(header: Dataset) -> timezone | None:
 
 
 def author_of_object(header: Dataset) -> str:
-    """Return the author of an object; empty if it names none."""
+    """Return the author of an object; empty if no author is recorded in it."""
     return next((str(header[name].value) for name in _AUTHOR_ATTRIBUTES if header.get(name)), "")

@@ -1,4 +1,4 @@
-"""Inbox: each SEG and RTSTRUCT in the PACS that is drawn on a scan of the store becomes a version, once."""
+"""Inbox: import of each SEG and RTSTRUCT in the PACS, drawn on a scan of the store, as one label version."""
 
 import logging
 import tempfile
@@ -31,7 +31,7 @@ from lib.storage.tables import PacsObject, PacsObjectScans, now
 logger = logging.getLogger(__name__)
 
 LOCK = "inbox.lock"
-"""File beside the database: of several servers over one database, one reads the PACS at a time."""
+"""Lock file beside the database: if several servers share it, only one at a time reads the PACS."""
 KEPT = "kept"
 OURS = "ours"
 REFUSED = "refused"
@@ -39,7 +39,7 @@ WAITING = "waiting"
 """Values of `PacsObject.verdict`."""
 
 _READER_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""Errors of the readers on unexpected objects; such an object must not block those after it."""
+"""Errors of the readers on unexpected objects; such an object must not block the objects after it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ObjectRecords:
 class Inbox:
     """Imports contours from a PACS, except those that this server sent there.
 
-    All become versions, with their author and creation time; the newest one of a scan is current.
+    Each becomes a version with its author and creation time; the newest version of a scan is current.
     """
 
     store: DicomWebStore
@@ -99,11 +99,11 @@ class Inbox:
         if not self.lock.try_acquire():
             return 0.0
         try:
-            began = time.monotonic()
+            started = time.monotonic()
             listed = [
                 item for modality in MODALITIES for item in self.pacs.instances(Modality=modality)
             ]
-            took_s = time.monotonic() - began
+            took_s = time.monotonic() - started
             self.backoff.forget_all_but({str(item.SOPInstanceUID) for item in listed})
             done = self._unchanged_objects()
             for item in listed:
@@ -124,7 +124,7 @@ class Inbox:
             if row.verdict == WAITING:
                 return not any(series in images for series in before)
             if row.verdict == REFUSED and row.image_id in images:
-                # More of its slices may have arrived since.
+                # Try again if more slices of its scan have arrived since.
                 return before.get(row.image_id) == slices[row.image_id]
             return True
 
@@ -135,7 +135,7 @@ class Inbox:
         try:
             self._import(item)
         except PacsError as error:
-            # Also if the PACS does not answer: if this object is the cause, the others come first.
+            # Also if the PACS does not answer: this object may be the cause, so the others come first.
             self.backoff.record_failure(uid, str(error))
             if not isinstance(error, NotDeliveredError):
                 raise
@@ -182,7 +182,7 @@ class Inbox:
         self.importer.import_object(file, header, image_id, about, source=PACS)
 
     def _sent_uids(self, image_id: str) -> set[str]:
-        """Return the UIDs of the objects that this server sent or received; the versions determine them."""
+        """Return the UIDs of the objects that this server sent or received, derived from the label versions."""
         versions = self.store.history.history(image_id)
         sent = {
             provenance_of(v, kind, image_id).sop_instance_uid for v in versions for kind in KINDS

@@ -1,4 +1,4 @@
-"""Outbox: final labels are kept here first, and sent to the PACS once, when it answers (defect 18)."""
+"""Outbox: final labels are stored here first, and sent to the PACS once, when it answers (defect 18)."""
 
 import logging
 import tempfile
@@ -36,7 +36,7 @@ from lib.storage.tables import Delivery, LabelVersion, now
 logger = logging.getLogger(__name__)
 
 LOCK = "outbox.lock"
-"""File beside the database: of several servers over one database, one sends at a time."""
+"""Lock file beside the database: if several servers share it, only one at a time sends."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,17 @@ class DeliveryRecords:
         self._change(sop_uid, delivered_at=now(), trouble="")
 
     def record_failure(self, sop_uid: str, error: str, *, is_final: bool = False) -> None:
-        """Record the error of an attempt; if `is_final`, there is no further one."""
+        """Record the error of an attempt; if `is_final`, it is not sent again."""
         self._change(sop_uid, trouble=error, is_given_up=is_final)
 
     def retry_now(self) -> None:
-        """Make all waiting deliveries due now, as the PACS answers again."""
+        """Make all waiting deliveries due now, because the PACS answers again."""
         with self.database.writing() as session:
             for row in session.scalars(self._waiting()):
                 row.next_at = now()
 
     def waiting(self) -> list[Delivery]:
-        """Return the deliveries that did not arrive yet, the next one first."""
+        """Return the deliveries that did not arrive yet, sorted by the time of the next attempt."""
         with self.database.reading() as session:
             return list(session.scalars(self._waiting().order_by(Delivery.next_at)))
 
@@ -120,8 +120,8 @@ class DeliveryRecords:
 class Outbox:
     """Sends the current final labels to a PACS, as DICOM SEG.
 
-    The versions determine what is to be sent, and the UIDs of the SEG. So after a kill at any moment, or a lost
-    answer, the label is in the PACS exactly once.
+    The versions determine what is to be sent, and the UIDs of the SEG. So even after a kill or a lost answer
+    the label is in the PACS exactly once.
     """
 
     store: DicomWebStore
@@ -129,10 +129,10 @@ class Outbox:
     pacs: Pacs
     lock: ProcessLock
     may_be_sent: Callable[[LabelVersion], bool]
-    """Whether a version may be visible to all; not while its reader study is incomplete."""
+    """Returns whether a version may be visible to all; not while its reader study is incomplete."""
 
     def run(self) -> None:
-        """Send the versions that are due; if the PACS does not answer, the rest waits for the next run."""
+        """Send the versions that are due; if the PACS does not answer, the others wait for the next run."""
         if not self.lock.try_acquire():
             return
         try:
@@ -157,17 +157,17 @@ class Outbox:
         try:
             study_uid = self.store.catalog.require(version.image_id).study_uid
         except (DatastoreError, ScanError):
-            # The PACS does not list its scan at present; the label is kept here.
+            # The PACS does not list the scan at present; the label stays in the outbox.
             return True
         except PacsError as error:
-            # Also if the PACS does not answer: if this scan is the cause, the others come first.
+            # Also if the PACS does not answer: this scan may be the cause, so the others come first.
             self.deliveries.record_attempt(version, about.sop_instance_uid)
             self.deliveries.record_failure(about.sop_instance_uid, str(error))
             return isinstance(error, NotDeliveredError)
-        before = self.deliveries.record_attempt(version, about.sop_instance_uid)
+        earlier_attempts = self.deliveries.record_attempt(version, about.sop_instance_uid)
         try:
-            # An earlier attempt may have arrived, and its answer got lost.
-            if not (before and self.pacs.holds(study_uid, about.sop_instance_uid)):
+            # An earlier attempt may have succeeded although its answer was lost.
+            if not (earlier_attempts and self.pacs.holds(study_uid, about.sop_instance_uid)):
                 self._store_seg(version, about)
         except LabelError as error:
             self.deliveries.record_failure(about.sop_instance_uid, str(error), is_final=True)

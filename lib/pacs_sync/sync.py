@@ -36,7 +36,7 @@ FETCH_EVERY_S = 5.0
 
 
 class PacsSync:
-    """Keeps lists, labels and scans of this server and a PACS in step.
+    """Synchronises series lists, labels and scans between this server and a PACS.
 
     Args:
         store: The store of scans and labels.
@@ -69,7 +69,7 @@ class PacsSync:
         inbox_lock = ProcessLock(folder / inbox.LOCK)
         self._inbox = Inbox(store, self.objects, pacs, self.importer, inbox_lock)
         self.next_list_at = 0.0
-        """Time at which the lists are requested again, as `time.monotonic` counts."""
+        """Time of the next request of the lists, in s of `time.monotonic`."""
         self._error = ""
         self._backoff = RetryBackoff()
         self._listing = PeriodicTask(
@@ -107,7 +107,7 @@ class PacsSync:
         """Store a DICOM object in the PACS, and return its SOPInstanceUID.
 
         Raises:
-            PacsError: If the PACS does not answer, or refuses it.
+            PacsError: If the PACS does not answer, or refuses the object.
         """
         with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             file = Path(scratch) / "object.dcm"
@@ -126,9 +126,9 @@ class PacsSync:
             return False
         try:
             if is_due:
-                began = time.monotonic()
+                started = time.monotonic()
                 self._store.catalog.refresh()
-                took_s = time.monotonic() - began
+                took_s = time.monotonic() - started
                 took_s += self._inbox.run()
                 self.next_list_at = time.monotonic() + max(LIST_EVERY_S, took_s / MAX_BUSY_SHARE)
             more = self._store.catalog.check_next()

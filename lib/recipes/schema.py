@@ -1,8 +1,8 @@
 """Recipes: the organs, the preparation of a CT, the network, and its training.
 
-A recipe is one frozen dataclass. `pddca` is the paper's, `openkbp` is for research volumes of 4 mm, `demo`
-is a shortened `openkbp`; a clinic writes its own as YAML (`lib.recipes.yaml_files`). A checkpoint contains
-its recipe, so that a model is always used as it was trained.
+A recipe is one frozen dataclass. `pddca` is the paper's recipe, `openkbp` is for research volumes of 4 mm,
+`demo` is a shortened `openkbp`; a clinic writes its own as YAML (`lib.recipes.yaml_files`). A checkpoint
+contains its recipe, so that a model is always used as it was trained.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class NetworkConfig:
     Attributes:
         name: One of `NETWORK_NAMES`: OrganNet2.5D, or a peer to compare it with (ADR 0012).
         width: Channels of the first level; 16 in the paper (Chen et al. 2021, fig. 1).
-        dilations: Rates of each HDC block (Wang et al. 2018); the paper does not print its own. Only for
+        dilations: Rates of each HDC block (Wang et al. 2018); the paper does not give its rates. Only for
             OrganNet2.5D.
         se_reduction: Reduction ratio of the ResSE blocks; not in the paper. Only for OrganNet2.5D.
         dropout: Probability of dropping a channel; 0 is off, as in the paper. `lib.networks.peers` documents
@@ -103,7 +103,7 @@ class ScheduleConfig:
         steps_per_epoch: Optimiser steps in an epoch.
         batch_size: Crops in a step.
         learning_rate: Initial learning rate of Adam.
-        decay: `step` divides by 10 every `decay_epochs` (the paper's); `cosine` falls to 0 at the end.
+        decay: `step` divides by 10 every `decay_epochs` (as in the paper); `cosine` falls to 0 at the end.
         decay_epochs: See `decay`.
         warmup_steps: Steps over which the learning rate rises from 0.
         organ_probability: Share of crops centred on an organ, each organ equally often.
@@ -152,11 +152,11 @@ class AugmentConfig:
     value given here. A probability of 0 switches a variation off without changing the others.
 
     Attributes:
-        mirror_probability: Exchange of left and right; paired organs change names.
+        mirror_probability: Exchange of left and right; the organs of a pair swap their labels.
         rotation_probability: See `rotation_deg`.
         rotation_deg: Largest angle about x, y, z: the body turns most about its long axis.
         zoom_probability: See `zoom`.
-        zoom: Largest change of size along each axis on its own, as a share.
+        zoom: Largest relative change of size, independent along each axis.
         elastic_probability: See `elastic_mm`.
         elastic_mm: Largest movement of each control point of a cubic B-spline along each axis.
         elastic_grid_mm: Distance between control points. `elastic_mm` may be up to 0.4 of it, below which no
@@ -172,14 +172,14 @@ class AugmentConfig:
         sharpen_probability: See `sharpen`.
         sharpen: Largest share of the detail finer than `blur_mm` that is added again, as bone kernels do.
         contrast_probability: See `contrast`.
-        contrast: Largest change of all HU, as a share.
+        contrast: Largest relative change of all HU.
         shift_probability: See `shift_hu`.
         shift_hu: Largest constant added to all HU.
         noise_probability: See `noise_hu`.
         noise_hu: Largest standard deviation of white noise.
         field_of_view_probability: Cut of the crop by the edge of the scan: the reconstruction circle, or the
             first or last slice. Voxels outside become air and background.
-        field_of_view_mm: Largest distance of the edge from the crop's border; at most to the crop's centre.
+        field_of_view_mm: Largest distance of the edge from the crop's border; the crop's centre stays inside.
     """
 
     __pydantic_config__ = _STRICT

@@ -1,6 +1,6 @@
 """Recipes in YAML files, with error messages that name the line and the reason.
 
-extends: openkbp            # a recipe of the project to start from; without it every field is needed
+extends: openkbp            # a recipe of the project to start from; if left out, all fields are required
 name: clinic
 spacing_mm: [1.0, 1.0, 2.5]
 network: {width: 16}
@@ -34,10 +34,10 @@ def recipe_from_dict(values: Mapping[str, Any], *, source: str) -> Recipe:
 
 
 def find_recipe(name_or_file: str) -> Recipe:
-    """Return the recipe of that name, or the one in that YAML file.
+    """Return the project's recipe of that name, or the recipe in that YAML file.
 
     Raises:
-        ConfigError: If there is neither, or the file is invalid; the message has the line and the reason.
+        ConfigError: If neither exists, or the file is invalid; the message has the line and the reason.
     """
     if name_or_file in RECIPES:
         return RECIPES[name_or_file]
@@ -91,7 +91,7 @@ def _reason(error: Any) -> str:
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        # Class weights belong to an organ set: those of a file replace the base's completely.
+        # Class weights belong to an organ set: those of the file replace those of the base completely.
         is_section = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = (
             _merged(merged[key], value) if is_section and key != "class_weights" else value

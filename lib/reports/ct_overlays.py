@@ -100,8 +100,8 @@ def contour_picture(
         figure.text(0.004, 0.93 - 0.05 * row, name, color=_organ_colour(name), fontsize=9)
     if title:
         figure.suptitle(title, color="white", fontsize=10)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=110, facecolor="black", format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, facecolor="black", format="png")
 
 
 def comparison_picture(
@@ -176,7 +176,7 @@ def _view(organs: Array, spacing_mm: SpacingMm) -> tuple[slice, slice, slice]:
 
 
 def _slice_with_most_organs(organs: Array, normal: int) -> int:
-    """Return the slice along `normal` that cuts most organs, and of several the one with most organ voxels."""
+    """Return the slice along `normal` that cuts most organs; of equal slices, that with most organ voxels."""
     in_plane = tuple(a for a in range(3) if a != normal)
     values = [v for v in np.unique(organs).tolist() if v]
     if not values:
@@ -214,7 +214,7 @@ def _draw_outlines(axis: Any, masks: Sequence[Array]) -> None:
 
 def _draw_directions(axis: Any, ends: tuple[str, str, str, str], *, is_dark: bool) -> None:
     """Write the patient's directions at left, right, bottom and top; remove the ticks."""
-    # Letters, not the axis limits, are placed: left and right of the picture as it is shown.
+    # In axes coordinates: left and right of the picture as shown, even if the x axis is inverted.
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.03), (0.5, 0.97))
     for letter, (x, y) in zip(ends, places, strict=True):
         axis.text(

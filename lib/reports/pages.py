@@ -1,6 +1,6 @@
 """Reports as HTML and Markdown pages, rendered from `lib/reports/templates`, and as CSV tables.
 
-An HTML page holds its pictures and needs no script, font or other file, so that it can be mailed and archived.
+An HTML page embeds its pictures and needs no script, font or other file, so that it can be mailed and archived.
 Text may contain names in `backticks` and **bold** words; everything else is escaped.
 """
 
@@ -23,7 +23,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its caption; `foot` is a last row that sums up the others."""
+    """A table with its caption; `foot` is a last row that summarises the others."""
 
     caption: str
     head: Sequence[str]
@@ -55,7 +55,7 @@ class Section:
     pictures: Sequence[Picture] = ()
     """Numbered over the whole report."""
     tables: Sequence[Table] = ()
-    """Likewise."""
+    """Numbered over the whole report, too."""
     items: Sequence[str] = ()
     command: str = ""
     is_numbered: bool = False
@@ -76,13 +76,13 @@ class Report:
 def write_page(path: Path, report: Report) -> None:
     """Write `report` to `path`, atomically: as HTML or as Markdown, by the suffix (`.html` or `.md`)."""
     template = _environment().get_template(f"report{path.suffix}.jinja")
-    with replacing(path) as beside:
-        beside.write_text(template.render(report=report), encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(template.render(report=report), encoding="utf-8")
 
 
 def write_csv_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write `rows`, the head first, to a CSV file, atomically."""
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
 
 

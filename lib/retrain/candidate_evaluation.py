@@ -34,7 +34,7 @@ class CandidateEvaluation:
     registry: Registry
     """Model versions."""
     models: ModelHistory
-    """Model history, which the decision is recorded in."""
+    """Model history, in which the decision is recorded."""
     promoter: Promoter
     """Changes the active model."""
     config: RetrainConfig
@@ -189,8 +189,8 @@ def _publish(
     config = Settings(database, RetrainConfig()).get()
     if not config.doubted_may_judge:
         labels = LabelHistory(database, database.path.parent).current()
-        doubted = {label.image_id for label in labels if label.doubts}
-        evaluation_cases = [case for case in evaluation_cases if case.image_id not in doubted]
+        with_warnings = {label.image_id for label in labels if label.doubts}
+        evaluation_cases = [case for case in evaluation_cases if case.image_id not in with_warnings]
     evaluation = CandidateEvaluation(
         registry=registry, models=models, promoter=promoter, config=config, device=device, by=by
     )
@@ -198,6 +198,6 @@ def _publish(
 
 
 def _belongs_to(models: ModelHistory, registry: Registry) -> bool:
-    """Return whether a model history is that of a model folder: all its models but the starter lie there."""
+    """Return whether a model history is that of a model folder: all its models except the starter are in it."""
     versions = {row.version for row in models.all() if row.decision != "starter"}
     return versions <= set(registry.versions())

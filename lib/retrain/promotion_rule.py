@@ -35,7 +35,7 @@ class PromotionDecision:
     low: float | None = None
     """One-sided lower bound of that mean at `promotion_confidence`."""
     high: float | None = None
-    """One-sided upper bound, likewise."""
+    """One-sided upper bound of that mean, at the same confidence."""
     pairs: int = 0
     """Number of pairs."""
     organs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -52,7 +52,7 @@ def decide_promotion(
 ) -> PromotionDecision:
     """Return whether the candidate model replaces the active model.
 
-    It does if it is not inferior: the lower bound of the mean paired difference is at least
+    The candidate is promoted if it is not inferior: the lower bound of the mean paired difference is at least
     `-promotion_margin` (a non-inferiority test: Piaggio et al. 2012, CONSORT extension), and no organ's mean
     DSC falls by more than `max_organ_drop`. If it is not superior either (the bound is at most 0), it must
     have been trained on more labels.
@@ -110,7 +110,7 @@ def _against(
     for means in organs.values():
         means["difference"] = means["candidate"] - means["served"]
     worst = min(organs, key=lambda organ: organs[organ]["difference"])
-    shown = (
+    comparison = (
         f"mean DSC {new.mean():.3f} against {old.mean():.3f} on {len({c for c, _ in pairs})} cases, difference "
         f"{differences.mean():+.3f} (at least {low:+.3f} with {config.promotion_confidence:.0%} confidence)"
     )
@@ -126,7 +126,7 @@ def _against(
     verdict = refusal or ("better" if low > 0 else "non-inferior, and trained on more labels")
     return PromotionDecision(
         is_promoted=refusal is None,
-        reason=f"{verdict}: {shown}",
+        reason=f"{verdict}: {comparison}",
         candidate_dsc=float(new.mean()),
         served_dsc=float(old.mean()),
         difference=float(differences.mean()),
@@ -146,14 +146,14 @@ def bounds(differences: FloatArray, confidence: float) -> tuple[float, float]:
     if len(differences) < 2:
         return mean, mean
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    reach = float(stats.t.ppf(confidence, len(differences) - 1)) * error
-    return mean - reach, mean + reach
+    half_width = float(stats.t.ppf(confidence, len(differences) - 1)) * error
+    return mean - half_width, mean + half_width
 
 
 def _organ_means(pairs: list[tuple[str, str]], **values: FloatArray) -> dict[str, dict[str, float]]:
     """Return organ -> name -> mean over the cases, of values `(N,)` that belong to `pairs`."""
     means: dict[str, dict[str, float]] = {}
     for organ in sorted({organ for _, organ in pairs}):
-        is_organ = np.array([of_pair == organ for _, of_pair in pairs])
+        is_organ = np.array([pair_organ == organ for _, pair_organ in pairs])
         means[organ] = {name: float(array[is_organ].mean()) for name, array in values.items()}
     return means

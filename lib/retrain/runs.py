@@ -43,7 +43,7 @@ class RunState(str, Enum):
 
 
 ACTIVE = (RunState.QUEUED, RunState.RUNNING, RunState.EVALUATING)
-"""States of a run that is not over: if no process works on it, one must be started."""
+"""States of a run that is not over: it needs a training process."""
 EVALUATED = (RunState.PROMOTED, RunState.REJECTED)
 
 

@@ -1,6 +1,6 @@
-"""Start and supervision of training runs: each run is carried to its end, one at a time.
+"""Start and supervision of training runs, one at a time, each until its end.
 
-Everything is in the database: a server that starts finds a run that was active, and continues it.
+The state is in the database: a server that starts continues the run that was active before.
 """
 
 import logging
@@ -25,7 +25,7 @@ TICK_S = 1.0
 TICKS_PER_CHECK = 5
 """Number of ticks between two checks for new labels, if no new label is announced."""
 MAX_ATTEMPTS = 3
-"""Number of process deaths without a finished epoch in between after which a run has failed."""
+"""Number of crashes, without a finished epoch between them, after which a run has failed."""
 
 
 class Scheduler(Supervisor):
@@ -37,8 +37,8 @@ class Scheduler(Supervisor):
         settings: Returns the current settings.
         queue: Queues a run with the present labels, for the given reason.
         after_crash: Called when a training process has died.
-        resolve: Called before a run is given up; returns its final state and reason if its candidate model was
-            decided about, else None.
+        resolve: Called before a run is given up; returns its final state and the reason if there is a
+            decision about its candidate model, else None.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Scheduler(Supervisor):
     def _remove_checkpoints(self) -> None:
         """Remove the checkpoints of runs that will not be continued; their logs and their rows stay.
 
-        Checkpoints of earlier servers are included: a server that was killed has removed none.
+        This includes checkpoints of earlier servers, which may have been killed before they removed them.
         """
         last = self._runs.last()
         may_continue = last is not None and last.state in (*ACTIVE, RunState.STOPPED)
@@ -146,7 +146,7 @@ class Scheduler(Supervisor):
                 path.unlink(missing_ok=True)
 
     def _record_crash(self, run: Run, code: int) -> None:
-        """Let a run whose process died be continued, or end it after `MAX_ATTEMPTS`."""
+        """Record that a run's process died: the run is continued, or fails after `MAX_ATTEMPTS`."""
         attempts = 1 if _epoch(run) > self._epoch_at_start else run.attempts + 1
         request = dict(run.request)
         note = f"its process ended with code {code}"
@@ -160,7 +160,7 @@ class Scheduler(Supervisor):
             return
         last_line = " ".join(tail(self._folders.log_path(run.id), 1))
         text = f"{note}, {attempts} times without a finished epoch in between; last log line: {last_line}"
-        # It may have been killed after the decision about its candidate model, before it recorded its end.
+        # The process may have died after the decision about its model, before it recorded the end of the run.
         state, outcome = self._resolve(run) or (RunState.FAILED, text)
         self._runs.update(run.id, state=state, attempts=attempts, outcome=outcome)
 
@@ -170,7 +170,7 @@ def _epoch(run: Run) -> int:
 
 
 def _memory_kills() -> int:
-    """Return the number of processes that the kernel has killed for lack of memory since it was started."""
+    """Return the number of processes that the kernel has killed for lack of memory since the boot."""
     try:
         counters = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
     except OSError:

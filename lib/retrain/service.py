@@ -127,7 +127,7 @@ class RetrainingService:
         )
 
     def _initial_model(self) -> Model | None:
-        """Return the active model as the start of a training; None if there is none, or it does not fit."""
+        """Return the active model, to start a training from; None if there is none, or it does not fit."""
         path = self.registry.served_path()
         return None if path is None else self._initial(path)
 
@@ -138,14 +138,14 @@ class RetrainingService:
         except CheckpointError as error:
             logger.warning("training will not start from the active model: %s", error)
             return None
-        ours, theirs = (
+        expected, actual = (
             (recipe.network, recipe.organ_set, len(recipe.hu_windows))
             for recipe in (self.recipe, model.recipe)
         )
-        return model if ours == theirs else None
+        return model if expected == actual else None
 
     def _resolve(self, run: Run) -> tuple[RunState, str] | None:
-        """Return the final state of a run that is given up, if its candidate model was decided about.
+        """Return the final state of a run that is given up, if there is a decision about its model.
 
         A candidate model without a decision is rejected, because it will not be evaluated any more.
         """
@@ -179,6 +179,6 @@ def _can_continue(
         initial.version if initial else None
     ):
         return False
-    before = sorted((case["image_id"], case["digest"], case["set"]) for case in run.cases)
-    wanted = sorted((*planned.case.key, planned.set) for planned in cases)
-    return before == wanted and {**run.request, "shrinks": 0} == {**request, "shrinks": 0}
+    run_cases = sorted((case["image_id"], case["digest"], case["set"]) for case in run.cases)
+    planned_cases = sorted((*planned.case.key, planned.set) for planned in cases)
+    return run_cases == planned_cases and {**run.request, "shrinks": 0} == {**request, "shrinks": 0}

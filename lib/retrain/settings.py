@@ -11,7 +11,7 @@ from lib.storage.tables import Setting
 
 
 class Settings:
-    """Settings of retraining: those of the server's start, overridden by those that an administrator changed.
+    """Settings of retraining: the values at the server's start, overridden by an administrator's changes.
 
     Changes are stored in the database, so they hold after a restart.
     """
@@ -34,8 +34,8 @@ class Settings:
             ConfigError: If a key is unknown or a value is invalid; nothing is changed then.
         """
         start = {key: getattr(self._start, key, None) for key in values}
-        wanted = {key: start[key] if value is None else value for key, value in values.items()}
-        changed = self.get().changed(wanted)
+        new_values = {key: start[key] if value is None else value for key, value in values.items()}
+        changed = self.get().changed(new_values)
         with self._database.writing() as session:
             session.execute(delete(Setting).where(Setting.key.in_(list(values))))
             session.add_all(

@@ -157,7 +157,7 @@ class TrainingProcess:
         """Return the model that the run starts from, if any.
 
         Raises:
-            TrainingError: If it is missing or damaged: starting from random weights would be another run.
+            TrainingError: If it is missing or damaged: a start from random weights would not be this run.
         """
         version = self.run.initial_version
         if version is None:

@@ -37,15 +37,15 @@ def choose_set(
     trained_on: Set[str] = frozenset(),
     is_doubted: bool = False,
 ) -> tuple[str, str]:
-    """Return the set of a case that has its first label, and the reason.
+    """Return the set of a case that just got its first label, and the reason.
 
     The very first cases are evaluation cases, so that the first candidate model can be evaluated. After that
-    the hash of the id decides, the same on every machine, unless an organ would have no evaluation case, or
+    the hash of the id decides, equally on every machine, unless an organ would have no evaluation case, or
     there are too many evaluation cases already.
 
     Args:
         image_id: The case.
-        sets: Set of each case that is in one.
+        sets: Image id -> set, of the cases that are in a set.
         organs: TG-263 names of the contoured organs of each labelled case.
         trained_on: Cases that a model of the registry was trained on; they never become evaluation cases.
         is_doubted: Whether its label has plausibility warnings; evaluation needs correct labels.
@@ -93,7 +93,7 @@ class CaseSets:
     ) -> dict[str, str]:
         """Put each new case into a set, in the given order; return image id -> set of all cases.
 
-        Two processes that do this at once agree: the second one reads the decisions of the first.
+        Two processes that do this at once agree, because the second reads the decisions of the first.
 
         Args:
             image_ids: The cases.
@@ -171,16 +171,16 @@ class TrainingSetPlanner:
     sets: CaseSets
     runs: Runs
     trained_on: Callable[[], set[str]]
-    """Returns the cases that a model in the registry was trained on, on whatever machine."""
+    """Returns the cases that a model in the registry was trained on, on any machine."""
     doubted_may_judge: Callable[[], bool]
     """Returns whether labels with plausibility warnings may evaluate models."""
 
     def cases(self) -> list[PlannedCase]:
-        """Return every labelled case, sorted by id; a new case is put into a set, for good."""
+        """Return every labelled case, sorted by id; a new case is put into a set, which never changes."""
         labelled = self.labelled()
         if self.doubted_may_judge():
             labelled = [replace(case, doubts=()) for case in labelled]
-        # Cases of one day in the order of their hash: neither name nor hour decides which cases evaluate.
+        # Cases of one day are in the order of their hash, so that neither name nor hour decides on their set.
         by_hash = sorted(labelled, key=lambda c: hashlib.sha256(c.image_id.encode()).digest())
         ordered = sorted(by_hash, key=lambda c: c.submitted_at.date())
         organs = {case.image_id: case.organs for case in ordered}

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from lib.config import RetrainConfig
 
 MIN_TRAIN_CASES = 2
-"""A single training case would be overfitted."""
+"""Smallest number of training cases; a single case would be overfitted."""
 LONGEST_RETRY_S = 24 * 3600.0
 """Longest wait after failed trainings, in s."""
 
@@ -36,7 +36,7 @@ class TriggerState:
 
 @dataclass(frozen=True, slots=True)
 class TriggerDecision:
-    """Whether to start now, the reason, and when to decide again; None is at the next label."""
+    """Whether to start now, the reason, and when to decide again; None means at the next label."""
 
     start: bool
     reason: str
@@ -67,7 +67,7 @@ def decide(config: RetrainConfig, state: TriggerState, now: datetime) -> Trigger
 
 
 def _blocker(config: RetrainConfig, state: TriggerState) -> str | None:
-    """Return why no training can start however long one waits; None if nothing blocks it."""
+    """Return why no training can start, now or after any wait; None if nothing blocks it."""
     blockers = (
         (not config.auto_retrain, "automatic training is off (auto_retrain)"),
         (state.is_running, "a training is running"),

@@ -39,9 +39,9 @@ _TASK_STATUS: Mapping[str, str] = {
 
 
 def list_models(models: ModelHistory, served: ServedModel) -> dict[str, Any]:
-    """Return every model, newest first, and the active one.
+    """Return every model, newest first, and the version of the active model.
 
-    `trouble` says why another model is active than the promoted one; `served` is None if none can be loaded.
+    `trouble` is the reason if not the promoted model is active; `served` is None if no model can be loaded.
     """
     version, error_message = _active_version(served)
     rows = [model_summary(row, version) for row in models.all()]

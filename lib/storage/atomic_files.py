@@ -32,16 +32,16 @@ def remove_unfinished(folder: Path) -> int:
 def remove_abandoned_scratch() -> int:
     """Remove temporary files of killed processes of this program; return their number.
 
-    They are uploaded scans and contours, and not every system empties its temporary folder. Files of other
+    They contain uploaded scans and contours, and not every system empties its temporary folder. Files of other
     users, and files that may be in use, are kept.
     """
-    ours = Path(tempfile.gettempdir()).glob(f"{SCRATCH}*")
-    return _remove_abandoned(path for path in ours if _is_own(path))
+    scratch_paths = Path(tempfile.gettempdir()).glob(f"{SCRATCH}*")
+    return _remove_abandoned(path for path in scratch_paths if _is_own(path))
 
 
 def _remove_abandoned(paths: Iterable[Path]) -> int:
-    before = time.time() - ABANDONED_S
-    abandoned = [path for path in paths if _last_written_s(path) < before]
+    limit_s = time.time() - ABANDONED_S
+    abandoned = [path for path in paths if _last_written_s(path) < limit_s]
     for path in abandoned:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -76,28 +76,28 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
     make_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=UNFINISHED, suffix="-" + path.name, dir=path.parent)
     os.close(handle)
-    beside = Path(name)
+    temporary = Path(name)
     try:
-        yield beside
-        beside.chmod(mode)
-        sync(beside)
-        beside.replace(path)
+        yield temporary
+        temporary.chmod(mode)
+        sync(temporary)
+        temporary.replace(path)
         sync(path.parent)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file's content to `target`, atomically."""
-    with replacing(target) as beside:
-        shutil.copyfile(source, beside)
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically; a number that is not finite becomes null."""
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(finite(value), indent=2, allow_nan=False), encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(finite(value), indent=2, allow_nan=False), encoding="utf-8")
 
 
 def finite(value: Any) -> Any:
@@ -126,7 +126,7 @@ def digest_of(path: Path) -> str:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error, or one of its causes, is that the disk is full.
+    """Return whether an error, or one of its causes, reports a full disk.
 
     SQLite reports it in its message (https://sqlite.org/rescode.html#full); SQLAlchemy passes it on as `orig`.
     """

@@ -29,18 +29,18 @@ FILE = "workflow.sqlite"
 HEAD = f"{SCHEMA:04d}"
 """Newest revision in `lib/storage/migrations`."""
 BUSY_S = 30.0
-"""Longest time in s that a writer waits for another one; a transaction takes milliseconds."""
+"""Longest time in s that a writer waits for another writer; a transaction takes milliseconds."""
 _IS_WRITING = "is_writing"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = "migration.lock"
-"""File beside the database: of several processes that open it, one upgrades the schema."""
+"""Lock file beside the database: of several processes that open it, only one upgrades the schema."""
 
 
 class Database:
     """One SQLite file in write-ahead mode (https://sqlite.org/wal.html), synced at every commit.
 
-    A transaction that writes takes the lock at its beginning (`BEGIN IMMEDIATE`), so that what it read is still
-    true when it writes, whatever other processes do. A killed process leaves either all of a transaction or
+    A transaction that writes takes the lock at its beginning (`BEGIN IMMEDIATE`), so that no other process can
+    change what it has read before it writes. A killed process leaves either all of a transaction or
     none of it. Opening a new database, or one of an older schema, runs the migrations.
 
     Raises:
@@ -65,7 +65,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Yield a session that sees one state of the database, whatever is written meanwhile."""
+        """Yield a session that sees one state of the database, even if others write meanwhile."""
         with Session(self._engine, expire_on_commit=False) as session:
             yield session
 
@@ -87,7 +87,7 @@ class Database:
         connection.close()
 
     def _prepare(self) -> None:
-        """Upgrade the schema, unless it is the newest one; that case stays fast, without Alembic."""
+        """Upgrade the schema, unless it is the newest; Alembic is not loaded in that usual case."""
         if self._revision() != HEAD:
             with process_lock(self.path.with_name(_MIGRATION_LOCK)):
                 revision = self._revision()
@@ -95,7 +95,7 @@ class Database:
                     self._upgrade(revision)
 
     def _revision(self) -> str:
-        """Return the schema's revision; empty for a new database, and for one from before migrations.
+        """Return the schema's revision; empty for a new database, and for one older than the migrations.
 
         Raises:
             StateError: If the revision is newer than this program's.
@@ -133,7 +133,7 @@ class Database:
             with writing.begin() as connection:
                 settings.attributes["connection"] = connection
                 command.upgrade(settings, HEAD)
-                # A program from before migrations reads only this row.
+                # Programs older than the migrations read only this row.
                 connection.execute(
                     text("INSERT OR REPLACE INTO meta VALUES ('schema', :schema)"),
                     {"schema": str(SCHEMA)},
@@ -174,7 +174,7 @@ def transaction(
 
 
 def is_url(studies: str) -> bool:
-    """Return whether the studies are those of a DICOMweb server, rather than of a folder."""
+    """Return whether `studies` is the address of a DICOMweb server rather than a folder."""
     return studies.startswith(("http://", "https://"))
 
 
@@ -191,7 +191,7 @@ def _engine(path: Path, *, foreign_keys: bool = True) -> Engine:
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
-        # Python's own handling of transactions would begin them late.
+        # Python's sqlite3 would begin a transaction only at its first write: switch that off.
         connection.isolation_level = None
         for pragma in ("journal_mode=WAL", "synchronous=FULL", f"foreign_keys={checks}"):
             connection.execute(f"PRAGMA {pragma}").close()

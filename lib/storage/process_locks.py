@@ -1,7 +1,7 @@
-"""Locks between processes that end with the process that holds them, however it ends (flock(2)).
+"""Locks between processes; the kernel releases a lock when its process ends, even if killed (flock(2)).
 
 filelock's `FileLock`, which the index of a store uses because one thread may take it twice, has no shared
-locks, and polls where these wait in the kernel.
+locks, and polls, whereas these locks wait in the kernel.
 """
 
 import fcntl
@@ -12,11 +12,11 @@ from pathlib import Path
 
 
 class ProcessLock:
-    """A lock that one process holds alone or several share; the kernel releases that of a process that dies."""
+    """A lock that one process holds alone or several share; the kernel releases it when a process dies."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not inherited by child processes, which would go on holding the lock.
+        # O_CLOEXEC: child processes do not inherit the handle; they would go on holding the lock.
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def try_acquire(self) -> bool:
@@ -51,7 +51,7 @@ class ProcessLock:
 def process_lock(path: Path) -> Iterator[None]:
     """Hold the lock of the file at `path`; other threads and processes wait for it.
 
-    A process that ends, however it ends, releases it. A thread that takes it twice waits for itself.
+    The kernel releases it when the process ends. A thread that takes it twice waits for itself (deadlock).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:

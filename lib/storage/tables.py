@@ -1,7 +1,7 @@
 """Tables of the workflow database.
 
-Rows are added, and a few of their columns are filled in later; a row about the action of a user or of a run is
-never changed or removed otherwise. Volumes and weights are files, named here by the SHA-256 of their content.
+Rows are added, and a few of their columns are filled in later; apart from that, a row about an action of a
+user or a run is never changed or removed. Volumes and weights are files, named by the SHA-256 of their content.
 """
 
 from datetime import datetime, timezone
@@ -26,7 +26,7 @@ class UtcTime(TypeDecorator[datetime]):
     impl = DateTime
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the base's
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - base class
         """Return the value to store.
 
         Raises:
@@ -38,7 +38,7 @@ class UtcTime(TypeDecorator[datetime]):
             raise ValueError(f"{value} has no time zone; a time with one is expected")
         return value.astimezone(timezone.utc).replace(tzinfo=None)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the base's
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - base class
         """Return the stored time, in UTC."""
         return None if value is None else value.replace(tzinfo=timezone.utc)
 
@@ -77,27 +77,27 @@ class LabelVersion(Base):
     digest: Mapped[str] = mapped_column(String(64))
     """SHA-256 of the stored file."""
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("label_versions.id"))
-    """The version that it replaced."""
+    """The version that this one replaced."""
     source: Mapped[str]
     """`client`, `folder` (a file in the labels folder), `infer`, `restore`, `consensus` (of the readings of a
     reader study), or `pacs` (a SEG or RTSTRUCT in the PACS)."""
     author: Mapped[str] = mapped_column(default="")
-    """User who submitted it; empty without a login."""
+    """User who submitted the label; empty without a login."""
     client: Mapped[str] = mapped_column(default="")
-    """The program's `client_id`."""
+    """`client_id` that the client program sent."""
     model_version: Mapped[str | None]
     """The active model at the time of submission, or the model that the client named."""
     organs: Mapped[list[Any]]
     """TG-263 names with at least one voxel."""
     doubts: Mapped[list[Any]] = mapped_column(default=list)
-    """Plausibility warnings (`lib.organs.plausibility`), in sentences."""
+    """Plausibility warnings (`lib.organs.plausibility`), one sentence each."""
     info: Mapped[dict[str, Any]]
-    """Attributes that the client sent with it."""
+    """Attributes that the client sent with the label."""
     submitted_at: Mapped[datetime] = mapped_column(default=now)
     is_in_place: Mapped[bool] = mapped_column(default=False)
     """Whether the working copy, which people and clients read in `labels/<tag>/`, was written."""
     hidden_at: Mapped[datetime | None]
-    """Time at which it was hidden from users; the file stays."""
+    """Time at which the version was hidden from users; the file stays."""
 
 
 class CaseSet(Base):
@@ -124,7 +124,7 @@ class Run(Base):
     cases: Mapped[list[Any]]
     """Training and evaluation cases: image id, label version, digest, set."""
     initial_version: Mapped[str | None]
-    """The model from which it continues."""
+    """The model whose weights it starts from."""
     attempts: Mapped[int] = mapped_column(default=0)
     """Number of starts of its process."""
     pid: Mapped[int | None]
@@ -134,7 +134,7 @@ class Run(Base):
     notes: Mapped[list[Any]]
     """Messages of the run, oldest first."""
     candidate: Mapped[str | None]
-    """Version of the model that it made."""
+    """Version of the model that the run made."""
     outcome: Mapped[str | None]
     """Its result, in words."""
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -164,11 +164,11 @@ class ModelVersion(Base):
     metrics: Mapped[dict[str, Any]]
     """Organ -> mean DSC on the evaluation cases, if it was evaluated."""
     decision: Mapped[str] = mapped_column(default="waiting")
-    """`waiting`, `promoted`, `rejected`; `starter` for the one that comes with the program."""
+    """`waiting`, `promoted`, `rejected`; `starter` for the model that comes with the program."""
     reason: Mapped[str] = mapped_column(default="")
     """Reason of the decision, in words."""
     report: Mapped[dict[str, Any]]
-    """The data behind the decision, per case and organ; `earlier_decisions` lists those that were reversed."""
+    """The data behind the decision, per case and organ; `earlier_decisions` lists reversed decisions."""
     pending: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """Reason and user of its promotion, from the decision until it is active; else None."""
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -218,7 +218,7 @@ class Lease(Base):
     holder: Mapped[str] = mapped_column(String(200), index=True)
     """The user; without a login, the client's id."""
     strategy: Mapped[str] = mapped_column(default="")
-    """Strategy that chose it; empty if the user named it."""
+    """Strategy that chose the case; empty if the user named it."""
     why: Mapped[dict[str, Any]]
     """The strategy's reasons (`lib.activelearning.pool.Choice`)."""
     granted_at: Mapped[datetime] = mapped_column(default=now)
@@ -251,7 +251,7 @@ class EditCost(Base):
     model_version: Mapped[str] = mapped_column(String(120))
     """The active model at that time."""
     was_trained_on: Mapped[bool] = mapped_column(default=False)
-    """Whether that model was trained on this case, so that the cost is no measure of its quality."""
+    """Whether that model was trained on this case; the cost then does not measure its quality."""
     found: Mapped[dict[str, Any]]
     """Organ -> numbers (`lib.evaluation.edit_cost`); empty if the measurement failed."""
     mean_dsc: Mapped[float | None]
@@ -280,7 +280,7 @@ class PacsSeries(Base):
     verdict: Mapped[str] = mapped_column(String(20))
     """One of `lib.pacs.series_catalog.SeriesCheck`."""
     reason: Mapped[str] = mapped_column(default="")
-    """Why it is refused or ignored."""
+    """Why the series is refused or ignored."""
     is_listed: Mapped[bool] = mapped_column(default=True)
     """Whether the PACS's last list contained it."""
     first_seen_at: Mapped[datetime] = mapped_column(default=now)
@@ -297,11 +297,11 @@ class PacsObject(Base):
     study_uid: Mapped[str] = mapped_column(String(64))
     """StudyInstanceUID."""
     image_id: Mapped[str] = mapped_column(String(200), default="")
-    """The CT that it was drawn on; empty if it references none."""
+    """The CT that the object was drawn on; empty if it references no CT."""
     verdict: Mapped[str] = mapped_column(String(20))
     """`kept` as a label version, `ours`, `refused`, or `waiting` until the PACS lists its CT."""
     reason: Mapped[str] = mapped_column(default="")
-    """Why it was refused."""
+    """Why the object was refused."""
     looked_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -322,7 +322,7 @@ class Delivery(Base):
     pacs: Mapped[str] = mapped_column(String(500), primary_key=True)
     """Address of the PACS."""
     sop_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """Of the SEG. It is derived from the version, so a SEG that is sent twice is in the PACS once."""
+    """SOPInstanceUID of the SEG, derived from the version: a SEG that is sent twice is in the PACS once."""
     image_id: Mapped[str] = mapped_column(String(200), index=True)
     number: Mapped[int]
     """Version number of the image's final label."""
@@ -333,13 +333,13 @@ class Delivery(Base):
     trouble: Mapped[str] = mapped_column(default="")
     """Error message of the last attempt."""
     delivered_at: Mapped[datetime | None]
-    """Time since which it is in the PACS."""
+    """Time at which the PACS confirmed it."""
     is_given_up: Mapped[bool] = mapped_column(default=False)
-    """Whether there is no further attempt, since there is nothing to send or it cannot succeed."""
+    """Whether there is no further attempt, because there is nothing to send or it cannot succeed."""
 
 
 class Setting(Base):
-    """A setting that an admin changed while the server ran; it outlives restarts."""
+    """A setting that an administrator changed while the server ran; it stays after restarts."""
 
     __tablename__ = "settings"
     key: Mapped[str] = mapped_column(primary_key=True)

@@ -1,6 +1,6 @@
 """Augmentation of training crops: pose and shape, then effects of scanners and dental fillings (ADR 0011).
 
-Each function is pure and has a random stream of its own, so that switching one variation off does not change
+Each function is pure and has its own random stream, so that switching one variation off does not change
 the others. All functions work in HU, before any window, and in mm.
 """
 
@@ -86,7 +86,7 @@ def draw_warp(
 ) -> Warp:
     """Return a random pose and shape: rotation, zoom and elastic deformation as one map.
 
-    None of the parts folds tissue over, so the composition does not either.
+    Neither rotation, zoom nor deformation folds tissue over, so their composition does not either.
     """
     spacing = np.array(spacing_mm)
     rotation = _rotation(draw_angles(streams["rotation"], config))
@@ -133,7 +133,7 @@ def elastic_field(
 
 
 def spline_field(control: Hu, weights: Sequence[Hu]) -> Hu:
-    """Return `(3, X, Y, Z)` from control points `(3, I, J, K)` and one `(size, points)` matrix an axis."""
+    """Return `(3, X, Y, Z)` from control points `(3, I, J, K)` and one `(size, points)` matrix per axis."""
     along_x, along_y, along_z = weights
     planes = along_y @ (control @ along_z.T)
     size = planes.shape
@@ -229,7 +229,7 @@ def thick_slices(
     first = rng.random() * thick_vox
     size = hu.shape[2]
     z = np.arange(size)
-    # A row holds a thick slice's share of each thin slice; below, a thin slice's share of two thick ones.
+    # Rows of `overlap`: share of a thick slice in each thin slice; `between` interpolates back to thin slices.
     middles = np.arange(first - thick_vox, size + thick_vox, thick_vox)
     overlap = np.clip((thick_vox + 1) / 2 - np.abs(middles[:, None] - z), 0, 1)
     is_inside = overlap.sum(axis=1) > 0
@@ -290,13 +290,13 @@ def cut_field_of_view(crop: Crop, rng: np.random.Generator, config: AugmentConfi
     """Return `crop` cut by the edge of the scan: a circle in each slice, or the first or last slice.
 
     Outside, HU are those of air and the label is background, even where an organ was: tissue that was not
-    scanned is not contoured, and otherwise the network would learn to contour padding. The organ still counts
+    scanned is not contoured, and the network must not learn to contour padding. The organ still counts
     as contoured, so that contouring it beyond the edge is an error.
     """
     if rng.random() >= config.field_of_view_probability:
         return crop
-    outside = _outside_circle if rng.random() < 0.5 else _outside_slices
-    is_outside = outside(crop.hu.shape, crop.spacing_mm, rng, config)
+    draw_outside = _outside_circle if rng.random() < 0.5 else _outside_slices
+    is_outside = draw_outside(crop.hu.shape, crop.spacing_mm, rng, config)
     return replace(
         crop,
         hu=np.where(is_outside, np.float32(AIR_HU), crop.hu),

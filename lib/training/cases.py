@@ -1,4 +1,4 @@
-"""Training cases: found in a folder, split, and prepared once in a cache on disk.
+"""Training cases: search in a folder, split, and preparation in a cache on disk.
 
 A training run reads crops from the cache and never opens a whole file again.
 """
@@ -27,7 +27,7 @@ OTHER_FILES = 512
 POINTS_PER_ORGAN = 4096
 """Number of voxels of an organ that can be the centre of a crop: few enough to keep in memory.
 
-Of a larger organ every `n`-th voxel is kept, fewer than twice as many.
+Of a larger organ every n-th voxel is kept, which leaves fewer than twice this number.
 """
 
 
@@ -52,7 +52,7 @@ class PreparedCase:
 
     Attributes:
         image_id: As in `Case`.
-        digest: Digest of both files: a new contour on the same scan makes a new case.
+        digest: Digest of both files: it changes with a new contour on the same scan.
         hu: `(X, Y, Z)` int16.
         label: `(X, Y, Z)` uint8.
         points: Label value -> `(N, 3)` voxels of that organ; the keys are the contoured organs.
@@ -73,7 +73,7 @@ def prepare_cases(
     """Return the cases that can be trained on, prepared now or read from the cache.
 
     Volumes are memory-mapped; of each organ, the possible centres of crops are in memory. So a case takes at
-    most 100 kB of memory per organ, whatever its size.
+    most 100 kB of memory per organ, independent of its size.
 
     A case that cannot be used is logged and left out: one bad file does not stop a run.
 
@@ -138,8 +138,8 @@ def _prepare(case: Case, pipeline: Pipeline, cache_dir: Path) -> PreparedCase:
 
 
 def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
-    with replacing(path) as beside:
-        np.save(beside, array)
+    with replacing(path) as temporary:
+        np.save(temporary, array)
 
 
 def _points(label: LabelArray) -> dict[int, npt.NDArray[np.int32]]:
@@ -202,14 +202,14 @@ def find_labelled_cases(folder: Path) -> list[Case]:
 
 
 def _volumes_by_stem(folder: Path) -> dict[str, Path]:
-    """Return stem -> volume file in `folder`; of two with one stem, the first by `SCAN_SUFFIXES`."""
+    """Return stem -> volume file in `folder`; if two share a stem, the first by `SCAN_SUFFIXES`."""
     files = scan_files(folder) if folder.is_dir() else []
     files.sort(key=lambda path: SCAN_SUFFIXES.index(suffix_of(path) or ""), reverse=True)
     return {stem_of(path): path for path in files}
 
 
 HELD_OUT_OF = 5
-"""One in this many cases is held out, on average."""
+"""Number `n` such that one in `n` cases is held out, on average."""
 
 
 def is_held_out(image_id: str) -> bool:

@@ -17,18 +17,18 @@ from lib.training.augment import AIR_HU, Crop, RandomStreams, Warp, augment, dra
 from lib.training.cases import PreparedCase
 
 JITTER = 0.25
-"""Largest distance of a crop's centre from its organ's voxel, as a share of the crop's size."""
+"""Largest distance of a crop's centre from its organ's voxel, relative to the crop's size."""
 
 Sample = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Favoured:
-    """Cases that crops are drawn from more often than from the others.
+    """Cases from which crops are drawn more often than from other cases.
 
     Attributes:
-        image_ids: Ids of these cases; empty favours none.
-        share: Share of these cases among the crops that could come from either kind of case.
+        image_ids: Ids of these cases; if empty, all cases are equal.
+        share: Share of crops from these cases, where both these and other cases are possible.
     """
 
     image_ids: tuple[str, ...] = ()

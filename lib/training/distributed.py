@@ -89,7 +89,7 @@ class ProcessGroup:
         return summed
 
     def with_pooled_statistics(self, network: nn.Module) -> nn.Module:
-        """Return `network` with each batch normalisation replaced by one over all processes.
+        """Return `network` with each batch normalisation replaced by a `PooledBatchNorm`.
 
         A single process gets `network` unchanged. Names of parameters and buffers stay the same.
         """
@@ -130,7 +130,7 @@ def join_processes(device: str) -> Iterator[ProcessGroup]:
     """Yield the process group that `torchrun` started; without `torchrun`, a single process.
 
     With `cuda` each process uses the GPU of its local rank and the backend nccl; on a CPU the backend is gloo.
-    If a process fails, the group is not left in order: `torchrun` ends the other processes.
+    If a process fails, the group is not destroyed here: `torchrun` ends the other processes.
 
     Raises:
         ConfigError: If there are more processes than GPUs, or `device` names one GPU.
@@ -186,8 +186,8 @@ class _Sum(torch.autograd.Function):
 class PooledBatchNorm(_BatchNorm):
     """Batch normalisation with the mean and variance of the whole batch, over all processes.
 
-    Like `torch.nn.SyncBatchNorm`, which works on GPUs only. Its sums are pairwise; torch's own on a CPU are not
-    pairwise for channels-last memory, and its mean of an input near -1 is off by up to 4e-4.
+    Like `torch.nn.SyncBatchNorm`, which works on GPUs only. Its sums are pairwise; on a CPU those of torch
+    are not, for channels-last memory, and the mean of an input near -1 is wrong by up to 4e-4.
     """
 
     group: ProcessGroup = SINGLE_PROCESS

@@ -50,7 +50,7 @@ def _by(sides: tuple[int, int, int]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out, on a GPU or not."""
+    """Return whether an error means that memory ran out, of the GPU or of the machine."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()

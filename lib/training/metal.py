@@ -38,8 +38,8 @@ def add_fillings(
     """Return `hu` with a few fillings in teeth, or `hu` itself if there are no teeth.
 
     Streaks are drawn, not simulated by projection: along each line through a filling, HU are raised or lowered,
-    less with the distance. On lines that connect two fillings they are lowered, as by beam hardening and photon
-    starvation (Barrett and Keat 2004). The result may exceed the scanner's scale; later variations (resolution,
+    less at a larger distance. On lines that connect two fillings they are lowered, as by beam hardening and
+    photon starvation (Barrett and Keat 2004). The result may exceed the scanner's scale; later variations (resolution,
     noise) act on it before it is clipped.
 
     Args:
@@ -117,8 +117,8 @@ def _streaks(
         vector = centres_mm[other] - centres_mm[number]
         distance = float(np.hypot(vector[0], vector[1]))
         if distance > _APART_MM and abs(vector[2]) < 2 * radii_mm[other]:
-            off = (angles - np.arctan2(vector[1], vector[0]) + np.pi / 2) % np.pi - np.pi / 2
-            table -= np.exp(-0.5 * (off * distance / radii_mm[other]) ** 2)
+            deviation = (angles - np.arctan2(vector[1], vector[0]) + np.pi / 2) % np.pi - np.pi / 2
+            table -= np.exp(-0.5 * (deviation * distance / radii_mm[other]) ** 2)
     return np.asarray(np.clip(table, -1, 1).astype(np.float32))
 
 
@@ -150,7 +150,7 @@ def _add_metal(
     radius_mm: float,
     spacing: npt.NDArray[np.float64],
 ) -> None:
-    """Add a ball of metal in place; voxels on its edge are mixed by their share of it."""
+    """Add a ball of metal in place; voxels on its edge are mixed by their share of metal."""
     margin_mm = radius_mm + spacing
     low = np.maximum(0, np.floor((centre_mm - margin_mm) / spacing)).astype(int)
     high = np.minimum(hu.shape, np.ceil((centre_mm + margin_mm) / spacing) + 1).astype(int)

@@ -23,8 +23,8 @@ class Progress:
     Attributes:
         epoch: Epochs done.
         total_epochs: Epochs planned.
-        loss: Mean of the last epoch.
-        learning_rate: At the end of the last epoch.
+        loss: Mean loss of the last epoch.
+        learning_rate: Learning rate at the end of the last epoch.
         metric: Mean DSC over cases and organs at the last validation; None before the first.
         best_metric: Best mean DSC so far, by the recipe's `min_delta`.
         best_epoch: Epoch of the best validation.
@@ -74,7 +74,7 @@ class Tracker(Protocol):
     """A recorder of a run's curves. An exception in a tracker ends its tracking, not the run."""
 
     def start(self, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
-        """Begin, or continue after the epochs of `history`; anything tracked beyond them is void.
+        """Begin, or continue after the epochs of `history`; later entries of an earlier session are void.
 
         Args:
             record: Record of the run (`lib.training.record`).
@@ -134,7 +134,7 @@ class Trackers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCallbacks:
-    """Functions and trackers that are called while a run goes on.
+    """Functions and trackers that are called during a run.
 
     Attributes:
         on_start: Called with the run's record (`lib.training.record`) before the first step.
@@ -160,7 +160,7 @@ def time_left_s(done: float, planned: float, budget: Budget) -> float:
 def progress_of(
     state: TrainingState, schedule: ScheduleConfig, budget: Budget, *, is_over: bool
 ) -> Progress:
-    """Return the progress of a run; with `is_over` no time is left, however many epochs were planned."""
+    """Return the progress of a run; with `is_over` no time is left, even if more epochs were planned."""
     validated = state.validated()
     best = stopping_state([e["mean_dice"] for e in validated], min_delta=schedule.min_delta).best
     return Progress(

@@ -37,10 +37,10 @@ class RunOptions:
         device: `cpu`, `cuda` or `cuda:N`.
         max_minutes: Wall-clock budget: the schedule is compressed so that the run ends in time. Such a run
             depends on the machine's speed and is not repeatable bit for bit. None for no budget.
-        cpu_minutes: The same in processor time of the training steps (`lib.training.schedule.Budget`).
-        epochs: Number of epochs; None for the recipe's.
-        precision: `auto` computes in bfloat16 if the device does that fast; `float32` never does, so that other
-            machines come close to the same weights.
+        cpu_minutes: Budget in processor time of the training steps (`lib.training.schedule.Budget`).
+        epochs: Number of epochs; None for the recipe's number.
+        precision: `auto` computes in bfloat16 if the device is fast at it; `float32` never does, so that
+            other machines come close to the same weights.
         favoured: Cases that crops are drawn from more often.
         resume: Continue from the folder's checkpoint if it belongs to the same run.
     """
@@ -116,8 +116,8 @@ def as_yaml(record: Mapping[str, Any]) -> str:
 
 def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Write the record into the run's folder."""
-    with replacing(run_dir / RECORD_FILE) as beside:
-        beside.write_text(as_yaml(record), encoding="utf-8")
+    with replacing(run_dir / RECORD_FILE) as temporary:
+        temporary.write_text(as_yaml(record), encoding="utf-8")
 
 
 def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -132,7 +132,7 @@ def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _digest(case: Case) -> str | None:
-    """Return the case's digest; None if it cannot be read, which validation reports."""
+    """Return the case's digest; None if it cannot be read (validation reports the error)."""
     try:
         return digest_of(case)
     except OSError:

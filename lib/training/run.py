@@ -69,8 +69,8 @@ def train(
     On a CPU two runs with the same arguments give the same bits, even if one of them was killed and resumed,
     unless there is a time limit.
 
-    The weights are those after the last step, averaged if the recipe says so: the validation cases have no
-    influence on them. This changes if `recipe.schedule.patience` is set: then the validation cases decide when
+    The weights are those after the last step, averaged if the recipe has an `ema_decay`: the validation cases have
+    no influence on them. This changes if `recipe.schedule.patience` is set: then the validation cases decide when
     to stop, and the weights are those of the best validation. The validation result on the card is then the
     best of several and not an independent test; the card says so (`validation.chose_the_weights`).
 
@@ -120,7 +120,7 @@ def train(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """A run with everything that it needs."""
+    """A run with its data, options and state."""
 
     recipe: Recipe
     validation_cases: Sequence[Case]
@@ -308,7 +308,7 @@ def _prepared(
 def _fingerprint(
     recipe: Recipe, cases: Sequence[PreparedCase], options: RunOptions, initial: Model | None
 ) -> str:
-    """Return a digest of recipe, seed, start and cases; a checkpoint with another one is not used."""
+    """Return a digest of recipe, seed, initial model and cases; a checkpoint with another is not used."""
     parts = [
         recipe.as_dict(),
         sorted((case.image_id, case.digest) for case in cases),

@@ -32,7 +32,7 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds by one clock, with those of earlier sessions; pauses are not counted."""
+    """Seconds of one clock, including earlier sessions of the run, without pauses."""
 
     clock: Clock
     earlier_s: float = 0.0
@@ -47,7 +47,7 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time inside."""
+        """Do not count the time inside this context."""
         start = self.clock()
         try:
             yield
@@ -65,7 +65,7 @@ class Budget:
     GPU time is not included.
 
     If several processes train together, the wall-clock time of the first and the sum of the processor times are
-    used: all processes come to the same decision.
+    used: all processes take the same decision.
 
     A killed run loses the work since its last checkpoint, and that time is not counted.
     """
@@ -115,7 +115,7 @@ class Budget:
 
     @contextmanager
     def unmetered(self) -> Iterator[None]:
-        """Count no processor time inside: validation is not training."""
+        """Count no processor time inside this context: validation is not training."""
         with self._cpu.paused():
             yield
 
@@ -150,7 +150,7 @@ def stopping_state(values: Sequence[float], *, min_delta: float = 0.0) -> Stoppi
 
     Args:
         values: Mean DSC of each validation, in order.
-        min_delta: Least gain that counts.
+        min_delta: Smallest gain that counts.
     """
     best = None
     for index, value in enumerate(values):

@@ -145,8 +145,8 @@ _DAMAGE = (
 
 def save_checkpoint(run_dir: Path, state: Mapping[str, Any]) -> None:
     """Write `state` (tensors and plain values) into `run_dir`, replacing the previous checkpoint."""
-    with replacing(run_dir / CHECKPOINT_FILE) as beside:
-        torch.save(dict(state), beside)
+    with replacing(run_dir / CHECKPOINT_FILE) as temporary:
+        torch.save(dict(state), temporary)
 
 
 def load_checkpoint(run_dir: Path, *, fingerprint: str) -> dict[str, Any] | None:

@@ -47,7 +47,7 @@ class Trainer:
         first = state.epoch * schedule.steps_per_epoch
         losses, rate = [], 0.0
         state.network.train()
-        # Random numbers of an epoch (dropout) depend on its number only, so that a resumed run draws the same.
+        # Random numbers of an epoch (dropout) depend on its number only, so that a resumed run repeats them.
         torch.manual_seed(self.seed * 1_000_003 + state.epoch + (self.group.rank << 40))
         for step, sample in enumerate(self._batches(first), start=first):
             share = self.budget.measure()

@@ -28,13 +28,13 @@ MLFLOW_FILE = "mlflow.json"
 EXPERIMENT = "organnet-label"
 SCHEMES = ("sqlite:///", "mysql", "postgresql", "mssql", "http://", "https://")
 PARAMETERS_AT_ONCE = 100
-"""Number of parameters in one request; MLflow's limit."""
+"""Largest number of parameters in one request (limit of MLflow)."""
 LONGEST_PARAMETER = 500
-"""Number of characters of a parameter's value; the limit of MLflow's oldest databases."""
+"""Largest number of characters of a parameter's value (limit of MLflow's oldest databases)."""
 
 
 def metrics_of(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Return an epoch's numbers by the names of their curves."""
+    """Return curve name -> value of an epoch."""
     organs = entry.get("organ_dice") or {}
     metrics = {name: float(entry[name]) for name in ("loss", "learning_rate", "spent_s")}
     metrics.update({f"dice/{organ}": float(value) for organ, value in organs.items()})
@@ -65,7 +65,7 @@ class TensorBoard:
         self._file = (self.folder / name).open("xb")
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=len(history) + 1, session_log=SessionLog(status=SessionLog.START)))
-        # Markdown shows indented lines as they are.
+        # Markdown shows indented lines verbatim.
         config = text("config", indent(as_yaml(record), "    "))  # type: ignore[no-untyped-call]
         self._write(Event(summary=config))
         self._file.flush()
@@ -122,7 +122,7 @@ class Mlflow:
         """Check `uri`; nothing is opened yet.
 
         Raises:
-            ConfigError: If it is a folder: MLflow 3 does not keep runs in files.
+            ConfigError: If it is a folder: MLflow 3 does not store runs in files.
         """
         if not uri.startswith(SCHEMES):
             raise ConfigError(
@@ -137,7 +137,7 @@ class Mlflow:
         self._last_epoch = 0
 
     def start(self, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
-        """Open the run and add the epochs that it lacks."""
+        """Open the MLflow run and add the epochs that it lacks."""
         client = _client(self._uri)
         earlier_run = self._earlier_run() if history else None
         self._run_id = earlier_run or self._new_run(client, record)

@@ -1,4 +1,4 @@
-"""Validation of a model on whole cases, each on its own grid, as in use."""
+"""Validation of a model on whole cases, each on the grid of its scan, as in clinical use."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
