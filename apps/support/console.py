@@ -18,8 +18,8 @@ class Program(TyperCommand):
     """A command whose function returns the exit code, or an object whose method `run` does.
 
     An option that takes a list accepts all values after one flag (`--organs A B`); if the flag is
-    repeated, the last values replace earlier ones, but values of a flag with the metavar `KEY VALUE` add up. An `OrganNetError` or a
-    full disk ends the program with one line and exit code 1.
+    repeated, the last values replace earlier ones, but values of a flag with the metavar `KEY VALUE` add up. An
+    `OrganNetError` or a full disk ends the program with one line and exit code 1.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -40,7 +40,7 @@ def one_of(names: Callable[[], Collection[str]]) -> Callable[[Any], Any]:
     """Return a Typer callback that refuses a value, or a list with a value, that is not among the names.
 
     Args:
-        names: Returns the names; called only when a value is checked, since their modules can be slow to import.
+        names: Returns the names; called when a value is checked: their modules can be slow to import.
     """
 
     def check(value: Any) -> Any:

@@ -39,8 +39,8 @@ def add_fillings(
 
     Streaks are drawn, not simulated by projection: along each line through a filling, HU are raised or lowered,
     less at a larger distance. On lines that connect two fillings they are lowered, as by beam hardening and
-    photon starvation (Barrett and Keat 2004). The result may exceed the scanner's scale; later variations (resolution,
-    noise) act on it before it is clipped.
+    photon starvation (Barrett and Keat 2004). The result may exceed the scanner's scale; later variations
+    (resolution, noise) act on it before it is clipped.
 
     Args:
         hu: `(X, Y, Z)`, axes to R, A, S or to L, A, S.

@@ -69,9 +69,9 @@ def train(
     On a CPU two runs with the same arguments give the same bits, even if one of them was killed and resumed,
     unless there is a time limit.
 
-    The weights are those after the last step, averaged if the recipe has an `ema_decay`: the validation cases have
-    no influence on them. This changes if `recipe.schedule.patience` is set: then the validation cases decide when
-    to stop, and the weights are those of the best validation. The validation result on the card is then the
+    The weights are those after the last step, averaged if the recipe has an `ema_decay`: the validation cases
+    have no influence on them. This changes if `recipe.schedule.patience` is set: then they decide when to stop,
+    and the weights are those of the best validation. The validation result on the card is then the
     best of several and not an independent test; the card says so (`validation.chose_the_weights`).
 
     Under `torchrun` (`lib.training.distributed`) every process calls this with the same arguments and gets the
