@@ -185,13 +185,13 @@ class OrganNetApp(MONAILabelApp):
     def _reconcile_models(self) -> None:
         """Complete promotions that a killed server left unfinished; an error does not prevent the start."""
         try:
-            for done in self.promoter.reconcile():
-                logger.info("models: %s", done)
+            for action in self.promoter.reconcile():
+                logger.info("models: %s", action)
         except (OrganNetError, OSError, SQLAlchemyError):
             logger.exception("the model history could not be brought up to date")
 
     def _images_to_fetch(self) -> list[str]:
-        """Return the images to fetch from the PACS: first those for trainings, then those to be contoured."""
+        """Return the images to fetch from the PACS: labelled ones first, for training, then unlabelled ones."""
         unlabelled = self.store.get_unlabeled_images() if self.config.scoring else []
         return [*self.label_history.current_digests(), *unlabelled]
 
@@ -206,12 +206,12 @@ class OrganNetApp(MONAILabelApp):
         plain: dict[str, Any] = finite(super().info())
         return plain
 
-    def _load_sessions(self, load: bool = False) -> ScanSessions | None:  # noqa: FBT001, FBT002 - the base's
+    def _load_sessions(self, load: bool = False) -> ScanSessions | None:  # noqa: FBT001, FBT002 - base signature
         if not load:
             return None
         return ScanSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
 
-    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - the base's
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:  # noqa: ARG002 - base signature
         """Wake the background tasks that a new label concerns; never raises, since the label is stored."""
         if self.pacs_sync is not None:
             self.pacs_sync.wake()
@@ -236,7 +236,7 @@ class OrganNetApp(MONAILabelApp):
     def infer(
         self,
         request: Mapping[str, Any],
-        datastore: Datastore | None = None,  # noqa: ARG002 - the base's
+        datastore: Datastore | None = None,  # noqa: ARG002 - base signature
     ) -> tuple[Path, dict[str, Any]]:
         """Contour a scan, and save the label in the store if the request asks for it.
 

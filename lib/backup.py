@@ -75,7 +75,7 @@ class RestoreSummary:
 
 
 def create(studies: str, model_dir: Path, output: Path) -> BackupSummary:
-    """Write a backup to `output`, atomically; compressed where its name ends in `gz`.
+    """Write a backup to `output`, atomically; compressed if its name ends in `gz`.
 
     Raises:
         StateError: If there is nothing to save.
@@ -103,7 +103,7 @@ def create(studies: str, model_dir: Path, output: Path) -> BackupSummary:
 
 @contextmanager
 def _packed(path: Path) -> Iterator[IO[bytes]]:
-    """Yield `path` to write to; compressed if it ends in `gz`, weakly as volumes are compressed already."""
+    """Yield `path` to write to; compressed if it ends in `gz`, weakly: volumes are compressed already."""
     if path.name.endswith("gz"):
         with gzip.open(path, "wb", compresslevel=1) as packed:
             yield packed  # type: ignore[misc]
@@ -174,20 +174,20 @@ def restore(archive: Path, studies: str, model_dir: Path) -> RestoreSummary:
     """Add the content of an archive that is missing here.
 
     Raises:
-        StateError: If the archive is no backup, is damaged, or is from a newer program. Nothing changes then.
+        StateError: If it is not a backup, is damaged, or is from a newer program. Nothing changes then.
     """
     state = state_folder(studies, model_dir)
     make_folder(state)
     with _unpacked(archive, state) as folder:
         records = _records(folder)
-        with closing(Database(folder / FILE)) as there, closing(Database(state / FILE)) as here:
-            history = LabelHistory(here, state)
+        with closing(Database(folder / FILE)) as archived, closing(Database(state / FILE)) as own:
+            history = LabelHistory(own, state)
             # First the versions that are on disk and not in the database, which have numbers already.
             history.restore_from_files()
             for volume in sorted((folder / "labels").glob("*.nii.gz")):
                 history.keep_volume(volume)
             versions = history.merge(records)
-            rows = _merge_tables(there, here) + EditCostRecords(here).merge(there)
+            rows = _merge_tables(archived, own) + EditCostRecords(own).merge(archived)
             models = _merge_models(folder / "models", model_dir)
     return RestoreSummary(versions, models, rows)
 
@@ -237,8 +237,9 @@ def _verify(archive: Path, folder: Path, digests: dict[str, str]) -> None:
             f"{archive}: written by another version of this program; update it. Nothing was restored"
         )
     digests = {name: digest for name, digest in digests.items() if name != CHECKSUMS}
-    named = {m[0]: m[1] for m in map(_VOLUME.fullmatch, digests) if m}
-    if digests != expected or any(digests[name] != digest for name, digest in named.items()):
+    # The name of a label volume is its digest.
+    volumes = {m[0]: m[1] for m in map(_VOLUME.fullmatch, digests) if m}
+    if digests != expected or any(digests[name] != digest for name, digest in volumes.items()):
         raise StateError(f"{archive}: damaged, as its checksums do not match; nothing was restored")
 
 
@@ -252,8 +253,8 @@ def _records(folder: Path) -> list[dict[str, Any]]:
         raise StateError(f"{RECORDS}: cannot be read ({error}); nothing was restored") from error
 
 
-def _merge_tables(there: Database, here: Database) -> int:
-    """Add missing rows: of tables with names as keys; of numbered rows only into an empty table."""
+def _merge_tables(archived: Database, own: Database) -> int:
+    """Add missing rows to tables whose keys are names; add numbered rows to empty tables only."""
     added = 0
     merged: set[str] = set()
     # Label versions and edit costs are merged by meaning, as their ids differ between databases. The records
@@ -264,16 +265,18 @@ def _merge_tables(there: Database, here: Database) -> int:
         if table.name in skipped:
             continue
         (key,) = table.primary_key.columns
-        with there.reading() as session:
+        with archived.reading() as session:
             rows = [dict(row._mapping) for row in session.execute(select(table))]
-        with here.writing() as session:
+        with own.writing() as session:
             existing = set(session.scalars(select(key)))
             if existing and not isinstance(key.type, String):
                 continue
             merged.add(table.name)
-            # References to rows that were not merged become null.
-            lost = [f.parent.name for f in table.foreign_keys if f.column.table.name not in merged]
-            new = [row | dict.fromkeys(lost) for row in rows if row[key.name] not in existing]
+            # References to tables that were not merged become null.
+            dangling = [
+                f.parent.name for f in table.foreign_keys if f.column.table.name not in merged
+            ]
+            new = [row | dict.fromkeys(dangling) for row in rows if row[key.name] not in existing]
             if new:
                 session.execute(insert(table), new)
             added += len(new)

@@ -83,13 +83,13 @@ def _panel(
 
 
 def _new_models(shown: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the indices of the submissions whose active model differs from that of the one before."""
+    """Return the indices of the submissions whose model version differs from the previous submission's."""
     versions = [row["model_version"] for row in shown]
     return [n for n in range(len(versions)) if n == 0 or versions[n] != versions[n - 1]]
 
 
 def _name_models(axis: Any, shown: Sequence[Mapping[str, Any]]) -> None:
-    """Write the hash of each model's version at its line."""
+    """Write the hash of each model version at the vertical line where its submissions begin."""
     for index in _new_models(shown):
         axis.annotate(
             shown[index]["model_version"].rpartition("-")[2][:12],

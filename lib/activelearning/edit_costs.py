@@ -18,7 +18,7 @@ from lib.storage.database import Database
 from lib.storage.tables import EditCost, LabelVersion
 
 HUMAN_SOURCES = ("client", "folder")
-"""Sources of labels that an annotator submitted; `infer` is a model's label, `restore` an earlier one again."""
+"""Sources of labels that an annotator submitted; not `infer` (by a model) or `restore` (an earlier label)."""
 
 WINDOW = 5
 """Number of submissions in each running median, and on each side of the comparison."""
@@ -27,8 +27,8 @@ ORGAN_WINDOW = 10
 SIGNIFICANCE = 0.1
 """Significance level of the two-sided Mann-Whitney test between two windows.
 
-Five values against five can reach p = 0.008. The curve is read after every submission, so one reading in ten
-shows a change that is none: the sentence informs annotators, and decides nothing.
+Five values against five can reach p = 0.008. The test is repeated after every submission, so about one
+result in ten is a false positive: the sentence informs annotators, and no decision depends on it.
 """
 MEASURES = ("mean_dsc", "added_path_mm", "changed_voxels")
 
@@ -140,15 +140,15 @@ def _identity(label: LabelVersion) -> tuple[str, str, datetime, str]:
 def was_trained_on(
     label: LabelVersion, models: ModelHistory, *, unrecorded: Collection[str] = ()
 ) -> bool:
-    """Return whether the model that was active had learned from an earlier label of this image.
+    """Return whether the model that was active had been trained on an earlier label of this image.
 
-    Its parents count, because their weights went into it. All labels that it learned from are older than this
-    submission.
+    Its parent models count, because its training started from their weights. A model's training labels are
+    always older than the submissions made with it, so only the image ids are compared.
 
     Args:
         label: The submitted label.
         models: History of all models, the starter included.
-        unrecorded: Image ids that models without a history learned from, such as those of
+        unrecorded: Image ids that models without a history were trained on, such as those of
             `lib.models.model_cards.trained_cases`; used if a parent has no history.
     """
     version, seen = label.model_version, set[str]()
@@ -157,7 +157,7 @@ def was_trained_on(
         model = models.get(version)
         if model is None:
             return label.image_id in unrecorded
-        if any(learned["image_id"] == label.image_id for learned in model.labels):
+        if any(trained["image_id"] == label.image_id for trained in model.labels):
             return True
         version = model.parent
     return False
@@ -175,7 +175,7 @@ def summary(rows: Sequence[SubmissionCost]) -> dict[str, Any]:
 
     Returns:
         `submissions`, oldest first, each with `counts` and the `running_median` of the last `WINDOW` that count
-        (None before there are so many); `organs`, medians of the last `ORGAN_WINDOW` that count, and
+        (None for fewer); `organs`, medians of the last `ORGAN_WINDOW` that count, and
         `unchanged_share`, the share of their contours that were submitted as predicted (None without any);
         `counted`, `failed`; and `verdict`, a sentence.
     """
@@ -218,15 +218,15 @@ def verdict(counted: Sequence[SubmissionCost]) -> str:
     if count < WINDOW:
         return f"too few submissions to say: {count} of {2 * WINDOW}"
     compared = counted[-2 * WINDOW :]
-    organs = sorted({len(_submitted(row)) for row in compared})
-    is_alike = len(organs) == 1
-    needed = [(row.cost.added_path_mm or 0.0) / (1 if is_alike else len(_submitted(row)))
-              for row in compared]  # fmt: skip
-    last, before = needed[-WINDOW:], needed[:-WINDOW]
-    how = "per case (median)" if is_alike else (
-        f"per organ (median; the cases have {organs[0]} to {organs[-1]} organs)"
+    organ_counts = sorted({len(_submitted(row)) for row in compared})
+    is_per_case = len(organ_counts) == 1
+    path_mm = [(row.cost.added_path_mm or 0.0) / (1 if is_per_case else len(_submitted(row)))
+               for row in compared]  # fmt: skip
+    last, before = path_mm[-WINDOW:], path_mm[:-WINDOW]
+    unit = "per case (median)" if is_per_case else (
+        f"per organ (median; the cases have {organ_counts[0]} to {organ_counts[-1]} organs)"
     )  # fmt: skip
-    sentence = f"the last {WINDOW} cases needed {median(last):.0f} mm of new contour {how}"
+    sentence = f"the last {WINDOW} cases needed {median(last):.0f} mm of new contour {unit}"
     if len(before) < WINDOW:
         return f"{sentence}; too few submissions to compare: {count} of {2 * WINDOW}"
     return f"{sentence}, {_change(before, last)}"
@@ -238,13 +238,14 @@ def mann_whitney_p(before: Sequence[float], last: Sequence[float]) -> float:
 
 
 def _change(before: Sequence[float], last: Sequence[float]) -> str:
-    was, is_now = median(before), median(last)
-    if mann_whitney_p(before, last) >= SIGNIFICANCE or was == is_now:
-        return f"{was:.0f} mm in the {WINDOW} before: no change beyond chance"
-    direction = "less" if is_now < was else "more"
-    if was == 0:
-        return f"{is_now:.0f} mm {direction} than the {WINDOW} before"
-    return f"{100 * abs(is_now - was) / was:.0f} % {direction} than the {WINDOW} before"
+    before_mm, last_mm = median(before), median(last)
+    if mann_whitney_p(before, last) >= SIGNIFICANCE or before_mm == last_mm:
+        return f"{before_mm:.0f} mm in the {WINDOW} before: no change beyond chance"
+    direction = "less" if last_mm < before_mm else "more"
+    if before_mm == 0:
+        return f"{last_mm:.0f} mm {direction} than the {WINDOW} before"
+    change = abs(last_mm - before_mm) / before_mm
+    return f"{100 * change:.0f} % {direction} than the {WINDOW} before"
 
 
 def _counted(rows: Sequence[SubmissionCost]) -> list[int]:
@@ -273,7 +274,7 @@ def _submission(row: SubmissionCost) -> dict[str, Any]:
 
 def _submitted(row: SubmissionCost) -> dict[str, Any]:
     """Return the measures of each organ in the submitted label."""
-    return {name: of for name, of in row.cost.found.items() if not of["is_left_out"]}
+    return {name: cost for name, cost in row.cost.found.items() if not cost["is_left_out"]}
 
 
 def _medians(rows: Sequence[SubmissionCost]) -> dict[str, float]:

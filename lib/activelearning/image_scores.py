@@ -1,6 +1,6 @@
 """Values computed from one image, and at most one model or label, in the form stored as JSON.
 
-`to_image_score`, `to_organ_shapes` and `to_features` turn the stored values into what strategies read. The
+`to_image_score`, `to_organ_shapes` and `to_features` convert the stored values to the input of strategies. The
 scoring process of the server and the simulation use the same functions.
 """
 
@@ -27,15 +27,15 @@ from lib.models.registry import Model
 from lib.networks.features import pooled_features
 
 PIECE_SHARE = 0.1
-"""Smallest share of an organ's volume that counts as a piece; smaller ones are noise of the model."""
+"""Smallest share of an organ's volume that counts as a piece; smaller pieces are noise of the model."""
 HU_EDGES = np.array([-350, -150, -90, -50, -20, 10, 40, 70, 110, 200, 350, 600, 1000, 1600, 3100])
 """Bin edges of the density histogram, in HU: fat, water, muscle, bone, metal; finer for soft tissue."""
 BLOCKS = 4
-"""Blocks of the density map along each axis."""
+"""Number of blocks of the density map along each axis."""
 DIGITS = 5
-"""Significant digits of stored numbers."""
+"""Number of significant digits of stored values."""
 EDIT_COST = "edit_cost"
-"""Job kind for edit costs, which are not scores and so no `ScoreKind`."""
+"""Job kind of edit costs; not a `ScoreKind`, because edit costs are not scores."""
 
 
 def prediction_scores(
@@ -56,7 +56,7 @@ def prediction_scores(
     Returns:
         `entropy` and `foreground` over the body, `organs` (name -> `entropy` and `shape`) and `features`; see
         `lib.activelearning.pool.ImageScore`. The entropy is that of Settles, *Active Learning* (2012), Eq.
-        (2.3), over ln K.
+        (2.3), divided by ln K for K classes.
     """
     pipeline = Pipeline(model.recipe)
     with pooled_features(model.network) as features:
@@ -100,7 +100,7 @@ def sample_scores(
 ) -> dict[str, Any]:
     """Return the differences between several passes of `model`: `organs`, name -> `volume_cv`, `pairwise_dice`.
 
-    The passes are views of the image (mirrored, a little brighter, a little darker), each repeated with
+    The passes use views of the image (mirrored, a little brighter, a little darker), each repeated with
     dropout if the model was trained with it; Roy et al., NeuroImage 195 (2019), and Wang et al.,
     Neurocomputing 338 (2019).
     """
@@ -122,7 +122,7 @@ def sample_scores(
 def appearance_features(prepared: Prepared) -> dict[str, Any]:
     """Return `features` of the image alone: composition, size and density map of the body.
 
-    These are the shares of the body's voxels between each two of `HU_EDGES`, the size of its box in
+    These are the shares of the body's voxels in each bin of `HU_EDGES`, the size of its bounding box in
     decimetres, and the mean density (0 air to 1 bone) of `BLOCKS` x `BLOCKS` x `BLOCKS` blocks of the box.
     """
     hu = prepared.hu
@@ -159,13 +159,13 @@ def measure_edit_cost(
 ) -> EditCosts:
     """Return the edit cost between the contours of `model` and the submitted label.
 
-    The contours are those of one plain pass on the CT's own grid; the annotator may have started from a `deep`
-    pass.
+    The model contours the scan again, in one plain pass on the CT's own grid; the annotator may have started
+    from a `deep` pass.
 
     Args:
         ct_path: The scan; a file or the folder of a DICOM series.
         label_path: The submitted label.
-        model: The model that was active then. Its organs and their values may differ from this server's.
+        model: The model that was active at submission. Its organs and values may differ from this server's.
         image_id: Name of the case in error messages.
         labels: TG-263 name -> value in the submitted label.
         device: Device of the network.
@@ -215,13 +215,13 @@ def to_image_score(
     samples: Mapping[str, Any] | None = None,
 ) -> ImageScore:
     """Return the score for strategies, from values of `prediction_scores` and, if any, `sample_scores`."""
-    of_samples = (samples or {}).get("organs", {})
+    organ_samples = (samples or {}).get("organs", {})
     organs = {
         name: OrganScore(
             entropy=organ["entropy"],
             shape=None if organ["shape"] is None else _shape(organ["shape"]),
-            volume_cv=of_samples.get(name, {}).get("volume_cv"),
-            pairwise_dice=of_samples.get(name, {}).get("pairwise_dice"),
+            volume_cv=organ_samples.get(name, {}).get("volume_cv"),
+            pairwise_dice=organ_samples.get(name, {}).get("pairwise_dice"),
         )
         for name, organ in prediction["organs"].items()
     }
@@ -238,7 +238,7 @@ def to_image_score(
 
 def to_organ_shapes(values: Mapping[str, Any]) -> dict[str, OrganShape]:
     """Return organ shapes for strategies, from values of `label_shapes`."""
-    return {name: _shape(of_organ) for name, of_organ in values.items()}
+    return {name: _shape(organ_values) for name, organ_values in values.items()}
 
 
 def to_features(values: Mapping[str, Any]) -> FloatArray:

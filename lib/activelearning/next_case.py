@@ -1,7 +1,7 @@
 """Assignment of the next case: chosen by a query strategy, and leased to the annotator.
 
-Choice and lease are one write transaction of the database, and only one client of all servers can be in a write
-transaction: no case is assigned twice.
+The choice and the lease are made in one write transaction of the database. Only one process can hold a write
+transaction at a time, even with several servers, so no case is assigned twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from lib.storage.database import Database
 from lib.storage.tables import Lease, now
 
 MOST_HELD = 5
-"""Largest number of unsubmitted cases per annotator; after that a request returns the oldest of them again."""
+"""Largest number of unsubmitted cases per annotator; beyond it a request returns the oldest of them again."""
 _MAX_SEED = 2**32
 
 
@@ -63,7 +63,7 @@ class CaseAssigner:
         others.
 
         Args:
-            strategy: One of `METHODS`. `coldstart` is used instead of one that needs a model if there is none.
+            strategy: One of `METHODS`. If there is no model, `coldstart` replaces a strategy that needs one.
             annotator: The requesting annotator.
 
         Raises:
@@ -117,9 +117,9 @@ class CaseAssigner:
             )
         has_model = self.served() is not None
         if not has_model and ScoreKind.PREDICTION in method.needs:
-            instead = METHODS[default_method(has_model)]
-            note = f"{method.name} needs a model, and there is none yet: {instead.name} was used instead"
-            return instead, note
+            fallback = METHODS[default_method(has_model)]
+            note = f"{method.name} needs a model, and there is none yet: {fallback.name} was used instead"
+            return fallback, note
         return method, ""
 
 
@@ -128,8 +128,8 @@ def _candidates(
 ) -> list[str]:
     """Return the images that may be assigned to the annotator now.
 
-    Cases of a reader study that others have begun go to annotators who ask for several readers, and to others
-    when nothing else is left.
+    Reader-study cases that another reader has begun are offered first to annotators who request several
+    readers. Other annotators get them only if no other case is left.
     """
 
     def assignable(image_ids: Sequence[str]) -> list[str]:
@@ -141,10 +141,10 @@ def _candidates(
         ]  # fmt: skip
 
     begun = {*studies.labelled, *state.holding} & state.wanted.keys()
-    second = assignable(sorted(begun))
-    if annotator.wants_reader_study and second:
-        return second
-    return assignable([i for i in studies.unlabelled if i not in begun]) or second
+    further_readings = assignable(sorted(begun))
+    if annotator.wants_reader_study and further_readings:
+        return further_readings
+    return assignable([i for i in studies.unlabelled if i not in begun]) or further_readings
 
 
 def _provenance(

@@ -1,6 +1,6 @@
 """Input and output of the query strategies, and functions that all of them use to rank and draw candidates.
 
-A *score* needs no reference, because the reference is what the annotator is asked for. Every strategy in
+A *score* is computed without a reference label: that label is what the annotator will draw. Every strategy in
 `lib.activelearning.selection` takes a `Pool` and returns a `Choice`. It needs neither a server nor a
 database, so the simulation and the server use the same code.
 """
@@ -50,7 +50,7 @@ class OrganScore:
     """Scores of one organ in one image, by one model."""
 
     entropy: float | None
-    """Mean normalised entropy over the voxels predicted as this organ, 0 to 1; None where none is."""
+    """Mean normalised entropy over the voxels predicted as this organ, 0 to 1; None if there are none."""
     shape: OrganShape | None
     """Shape of the prediction before small pieces are removed; None if nothing is predicted."""
     volume_cv: float | None = None
@@ -145,10 +145,10 @@ def index_of_best(generator: np.random.Generator, *keys: FloatArray) -> int:
 
     Ties are broken by the next key, and in the end at random.
     """
-    left = np.arange(len(keys[0]))
+    tied = np.arange(len(keys[0]))
     for key in keys:
-        left = left[key[left] == key[left].max()]
-    return int(generator.choice(left))
+        tied = tied[key[tied] == key[tied].max()]
+    return int(generator.choice(tied))
 
 
 def at_random(pool: Pool, why: str) -> Choice | None:

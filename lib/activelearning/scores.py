@@ -105,7 +105,7 @@ class ScoreCache:
             self._unreadable.pop(row.image_id, None)
 
     def _combine(self, image_id: str, version: str) -> None:
-        """Make one score of the prediction and, once there is one, the samples."""
+        """Combine the prediction and, if they are computed, the samples into one score."""
         rows = self._partial[image_id, version]
         prediction, samples = rows.get(ScoreKind.PREDICTION), rows.get(ScoreKind.SAMPLES)
         if prediction is None:
@@ -115,7 +115,7 @@ class ScoreCache:
         )
         self._scores[image_id][version] = TimedScore(score, prediction.computed_at)
         if samples is not None:
-            # Both are in the score now: keeping the rows would only fill the memory.
+            # The score contains both now; the rows are released to save memory.
             del self._partial[image_id, version]
 
     def done(self) -> frozenset[ScoreKey]:

@@ -33,7 +33,7 @@ class Studies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileLocations:
-    """Functions that return the path of a file; each raises an `OrganNetError` where there is none."""
+    """Functions that return the path of a file; each raises an `OrganNetError` if there is no such file."""
 
     image: Callable[[str], Path]
     """Image id -> scan."""
@@ -74,8 +74,10 @@ def next_score(
         images = (*studies.unlabelled, *studies.labelled)
         keys += [ScoreKey(i, "", ScoreKind.APPEARANCE) for i in images]
     else:
-        unscored = np.quantile([*entropies.values()], UNSCORED_QUANTILE) if entropies else 0.0
-        ranked = sorted(studies.unlabelled, key=lambda i: (-entropies.get(i, unscored), i))
+        assumed_entropy = (
+            np.quantile([*entropies.values()], UNSCORED_QUANTILE) if entropies else 0.0
+        )
+        ranked = sorted(studies.unlabelled, key=lambda i: (-entropies.get(i, assumed_entropy), i))
         keys += [ScoreKey(i, served, ScoreKind.PREDICTION) for i in (*ranked, *labelled)]
         keys += [ScoreKey(i, served, ScoreKind.SAMPLES) for i in ranked if i not in unreadable]
     return next((key for key in keys if key not in done), None)
@@ -129,7 +131,7 @@ class ScoringJobs:
 
 @dataclass(frozen=True, slots=True)
 class EditCostJobs:
-    """Jobs that measure, for each submitted label, what its annotator changed of the model's contours."""
+    """Jobs that measure, for each submitted label, how much its annotator changed the model's contours."""
 
     records: EditCostRecords
     models: ModelHistory

@@ -2,8 +2,8 @@
 
     python -m lib.jobs.child_process --parent PID lib.activelearning.scoring_process --state FOLDER --device D
 
-It reads no database and decides nothing: the server chooses each request, so that a new model is used from the
-next request on. A process that dies loses one answer at most.
+The process reads no database and makes no decisions: the server chooses each request, so that a new model is
+used from the next request on. If the process dies, at most one answer is lost.
 """
 
 import argparse
@@ -37,9 +37,9 @@ class ScoringProcess:
     """Computes the answers; keeps the last models and the last scan in memory.
 
     Args:
-        recipe: The server's recipe; scans are prepared by it where there is no model.
+        recipe: The server's recipe; it prepares the scans of requests without a model.
         device: Device of the networks.
-        between: Called before each window.
+        between: Called before each window of a network.
     """
 
     def __init__(self, recipe: Recipe, *, device: str, between: Callable[[], object]) -> None:
@@ -97,19 +97,19 @@ def answer(process: ScoringProcess, request: Mapping[str, Any]) -> dict[str, Any
     For a file that is not a readable scan, `found` holds `is_unreadable`.
     """
     began = time.monotonic()
-    found: Mapping[str, Any] = {}
+    values: Mapping[str, Any] = {}
     error_message = None
     try:
-        found = process.compute(request)
+        values = process.compute(request)
     except ScanError as error:
-        found, error_message = {"is_unreadable": True}, str(error)
+        values, error_message = {"is_unreadable": True}, str(error)
     except OrganNetError as error:
         error_message = str(error)
     except (RuntimeError, MemoryError, OSError, ValueError) as error:
         logger.exception("%s: %s", request["image_id"], request["kind"])
         error_message = f"{type(error).__name__}: {error}"[:500]
     seconds = round(time.monotonic() - began, 3)
-    return {"found": found, "trouble": error_message, "seconds": seconds}
+    return {"found": values, "trouble": error_message, "seconds": seconds}
 
 
 def answer_all(process: ScoringProcess, requests: IO[str], answers: IO[str]) -> None:

@@ -29,7 +29,7 @@ class Images:
     path: Callable[[str], Path]
     """Image id -> scan; may take long for a scan that is not on this machine yet."""
     is_local: Callable[[str], bool]
-    """Whether the scan of an image is on this machine; one that must be fetched first is scored later."""
+    """Whether the scan of an image is on this machine; a scan that must be fetched first is scored later."""
 
 
 class ActiveLearningService:

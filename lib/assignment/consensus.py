@@ -37,15 +37,15 @@ def consensus(
 ) -> LabelVolume:
     """Return the consensus of several readers' labels, on their grid.
 
-    - `staple`: Warfield, Zou and Wells, IEEE TMI 2004, as ITK has it: each reader's sensitivity and
-      specificity are estimated together with the organ, on its box with `MARGIN_VOX` around it, and a voxel
-      belongs to it where that is likelier than not.
+    - `staple`: Warfield, Zou and Wells, IEEE TMI 2004, as implemented in ITK: each reader's sensitivity and
+      specificity are estimated together with the organ, in its box with a margin of `MARGIN_VOX`, and a
+      voxel belongs to the organ if its probability is above 0.5.
     - `majority`: a voxel belongs to the organ where more than half of the readers who drew it include it.
 
-    A tie, which two readers have wherever they differ (STAPLE too, where one contour lies within the other), is
-    neither the union nor the intersection: the border runs halfway, where the mean of the signed distances to
+    Two readers tie wherever they differ (with STAPLE if one contour lies within the other). Then neither
+    the union nor the intersection is taken: the border runs halfway, where the mean of the signed distances to
     the readers' contours is 0 mm (Rohlfing and Maurer, IEEE TITB 2007); a voxel on it belongs to the organ.
-    A voxel that two organs claim goes to the likelier one, of equally likely ones to that of the lower value.
+    A voxel of two organs is assigned to the more probable one; on a tie, to the one of lower value.
 
     Args:
         labels: At least one.
@@ -143,8 +143,8 @@ def _box(masks: Sequence[MaskArray]) -> tuple[slice, ...] | None:
 def observer_agreement(labels: Sequence[LabelVolume], names: Sequence[str]) -> Agreements:
     """Return the DSC between every two readers, of each organ that at least one of the two drew.
 
-    An organ that only one of them drew has None: it is unknown to the other, not absent (ADR 0005). One that
-    neither drew is left out.
+    An organ that only one of them drew has None: it is unknown to the other, not absent (ADR 0005). An
+    organ that neither drew is left out.
 
     Args:
         labels: Labels of the same image, on one grid.

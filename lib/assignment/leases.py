@@ -1,8 +1,8 @@
 """Leases: a case that is assigned to an annotator is not assigned to others until the lease ends.
 
 The functions take a session, so that a case can be chosen and leased in one transaction of `Database.writing`;
-each method of `Leases` is a transaction of its own. A lease expires after its duration, so that a program that
-died does not keep its case. No task runs for that: the next access ends an expired lease, as of its expiry.
+each method of `Leases` is a transaction of its own. A lease expires after its duration, so that a client that
+stopped does not keep its case. No task does this: the next access ends an expired lease, as of its expiry.
 """
 
 import logging
@@ -118,7 +118,7 @@ def release(session: Session, image_id: str, holder: str) -> Lease:
 
 
 def end_after_submission(session: Session, image_id: str) -> list[Lease]:
-    """End the leases of an image that its newest reading completes, and return them.
+    """End the leases that the newest reading of an image completes, and return them.
 
     That is the lease of the reader who drew it. If that reader has none, but one lease is left and the image
     needs no further reader, that lease ends, since the case is complete.
@@ -130,10 +130,10 @@ def end_after_submission(session: Session, image_id: str) -> list[Lease]:
         return []
     reader, newest = list(readings.items())[-1]
     before = [lease for lease in leases if lease.granted_at <= newest.submitted_at]
-    done = [lease for lease in before if lease.holder == reader]
-    if not done and len(leases) == 1 and len(readings) >= readers_of(session, image_id):
-        done = before
-    return [_end(lease, moment, LABEL) for lease in done]
+    completed = [lease for lease in before if lease.holder == reader]
+    if not completed and len(leases) == 1 and len(readings) >= readers_of(session, image_id):
+        completed = before
+    return [_end(lease, moment, LABEL) for lease in completed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +214,7 @@ class Leases:
         try:
             self.extend(image_id, holder, for_s)
         except DatastoreError:
-            # It ended just now.
+            # The lease ended after `held_by` had read it.
             return False
         return True
 

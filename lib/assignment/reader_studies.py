@@ -1,6 +1,6 @@
 """Reader studies: images that several readers contour independently, their readings, and the consensus.
 
-A *reading* is a final label that a person drew; a consensus of readings, or a model's label, is none. A version
+A *reading* is a final label that a person drew, not a consensus of readings or a model's label. A version
 that a reviewer restores from the history is a reading of the person who drew it, not of the reviewer.
 """
 
@@ -41,7 +41,7 @@ def may_be_leased(
         wanted: Number of readers that the image is to have.
         submitted: Readers who have submitted a reading.
         holding: Readers who have a lease of it.
-        asks: The reader in question, who may have a lease already.
+        asks: The requesting reader, who may have a lease already.
     """
     if asks in holding:
         return True
@@ -51,12 +51,12 @@ def may_be_leased(
 def may_be_seen(
     *, wanted: int, submitted: Collection[str], asks: str | None, is_reviewer: bool
 ) -> bool:
-    """Return whether a user may see an image's final label: readers not before their own submission.
+    """Return whether a user may see an image's final label; readers may only after their own submission.
 
     Args:
         wanted: Number of readers that the image is to have.
         submitted: Readers who have submitted a reading.
-        asks: The user in question; None without a login.
+        asks: The requesting user; None without a login.
         is_reviewer: Whether that user reviews the readings.
     """
     if wanted == 1 or not submitted or len(submitted) >= wanted:
@@ -76,9 +76,9 @@ def readings_by_reader(versions: Sequence[LabelVersion]) -> dict[str, LabelVersi
     by_number = {version.number: version for version in versions}
     readings: dict[str, LabelVersion] = {}
     for version in versions:
-        drawn = _drawn_version(version, by_number)
-        if version.hidden_at is None and drawn is not None:
-            reader = drawn.author or drawn.client
+        original = _drawn_version(version, by_number)
+        if version.hidden_at is None and original is not None:
+            reader = original.author or original.client
             readings.pop(reader, None)
             readings[reader] = version
     return readings
@@ -87,11 +87,11 @@ def readings_by_reader(versions: Sequence[LabelVersion]) -> dict[str, LabelVersi
 def _drawn_version(
     version: LabelVersion, by_number: Mapping[int, LabelVersion]
 ) -> LabelVersion | None:
-    """Return the version whose content `version` has and that a person drew; None if a person drew none."""
+    """Return the version of the same content that a person drew; None if no person drew it."""
     while version.source == RESTORE:
         older = by_number.get(version.info.get("restored_number", 0))
         if older is None or older.number >= version.number or older.digest != version.digest:
-            # From a backup whose numbers were taken: only the user who restored it is known.
+            # Merging a backup can change numbers, so this is another version: only the restorer is known.
             return version
         version = older
     return version if version.source in _DRAWN else None
@@ -124,10 +124,10 @@ def readers_of(session: Session, image_id: str) -> int:
 
 
 def set_readers(session: Session, image_id: str, readers: int, by: str) -> ReaderStudy:
-    """Set the number of readers of an image, and return the study; 1 ends it.
+    """Set the number of readers of an image, and return the study; 1 ends the study.
 
     Raises:
-        ConfigError: If it is not from 1 to `MAX_READERS`.
+        ConfigError: If `readers` is not from 1 to `MAX_READERS`.
     """
     if not 1 <= readers <= MAX_READERS:
         raise ConfigError(f"{image_id}: {readers} readers requested; 1 to {MAX_READERS} expected")
@@ -177,8 +177,8 @@ def is_made_from(
 ) -> bool:
     """Return whether a consensus was made from the contours of exactly these readings.
 
-    A reading that was restored from the history has another number and the same contours: it needs no new
-    consensus, and stays the current label if a reviewer decided so.
+    Digests are compared, because a reading that was restored from the history has another number and the same
+    contours: no new consensus is needed, and the version that a reviewer restored stays the current label.
     """
     digests = {version.number: version.digest for version in versions}
     used = sorted(digests.get(number, "") for number in reading_numbers(consensus))

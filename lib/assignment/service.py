@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 CONSENSUS_EVERY_S = 30.0
 """Interval in s between two runs of the consensus job; a new reading starts one at once."""
 LOCK = "consensus.lock"
-"""File beside the database: of several servers over one studies folder, one makes consensuses at a time."""
+"""Lock file beside the database: of several servers over one studies folder, one runs the job at a time."""
 
 
 @dataclass(frozen=True)
 class ConsensusJob:
-    """Makes the consensus of the newest readings the final label of each image in a reader study.
+    """Stores the consensus of the newest readings as the final label of each image in a reader study.
 
-    The versions alone determine what is due (`lib.assignment.reader_studies.due_readings`), so a kill at any
-    moment leaves either a consensus or one that is made in the next run.
+    The versions alone determine what is due (`lib.assignment.reader_studies.due_readings`), so after a kill
+    at any moment the consensus is either stored, or made in the next run.
     """
 
     store: FolderStore

@@ -52,7 +52,7 @@ def open_pacs(url: str) -> Pacs:
 class DicomWebStore(FolderStore):
     """A store whose images are the CT series of a PACS, with the SeriesInstanceUID as image id.
 
-    Labels are versions in a folder of this server, as over a studies folder, so that submitting does not depend
+    Labels are versions in a folder of this server, as in a studies folder, so that submitting does not depend
     on the PACS (defect 18). Scans are fetched into the same folder when they are needed. The list of images is
     kept in memory (defects 19 and 23).
 
@@ -86,14 +86,14 @@ class DicomWebStore(FolderStore):
 
         Raises:
             DatastoreError: If the PACS lists no such series.
-            ScanError: If it is no CT that can be contoured.
-            PacsError: If it is not cached and the PACS does not answer.
+            ScanError: If the series is not a CT that can be contoured.
+            PacsError: If the series is not cached and the PACS does not answer.
         """
         series = self.catalog.require(image_id)
         try:
             return self.cache.fetch(image_id, series.study_uid, series.about["slices"])
         except ScanError as error:
-            # Its headers were valid, its pixels are not.
+            # The headers in the catalog were valid, but the pixels are not.
             self.catalog.refuse(image_id, str(error))
             raise
 
@@ -105,10 +105,10 @@ class DicomWebStore(FolderStore):
         """Return SeriesInstanceUID -> reason, of the CT series of the PACS that cannot be contoured."""
         return self.catalog.refused()
 
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:  # noqa: ARG002 - the base's
-        """Raise DatastoreError, as this server adds no scans to a PACS."""
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:  # noqa: ARG002 - base signature
+        """Raise DatastoreError, because this server adds no scans to a PACS."""
         raise DatastoreError(f"{image_id or image_filename}: {NOT_ALLOWED.format(action='add')}")
 
     def remove_image(self, image_id: str) -> None:
-        """Raise DatastoreError, as this server removes no scans from a PACS."""
+        """Raise DatastoreError, because this server removes no scans from a PACS."""
         raise DatastoreError(f"{image_id}: {NOT_ALLOWED.format(action='remove')}")

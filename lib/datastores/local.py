@@ -103,7 +103,7 @@ class FolderStore(LocalDatastore):
         """
         return self.image_location(image_id)
 
-    def is_available(self, image_id: str) -> bool:  # noqa: ARG002 - used over a PACS
+    def is_available(self, image_id: str) -> bool:  # noqa: ARG002 - used in DicomWebStore
         """Return whether an image can be read without fetching it first."""
         return True
 
@@ -149,12 +149,12 @@ class FolderStore(LocalDatastore):
         return info
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Keep a scan file, or a zip of one DICOM series, and return its id.
+        """Store a scan file, or a zip of one DICOM series, and return its id.
 
         Raises:
             DatastoreError: If the id is not allowed.
             ImageExistsError: If another scan has the id already.
-            ScanError: If it is not one regular CT. Nothing is kept then.
+            ScanError: If it is not one regular CT. Nothing is stored then.
         """
         source = Path(image_filename)
         suffix = suffix_of(source)
@@ -163,8 +163,8 @@ class FolderStore(LocalDatastore):
                 f"{source.name}: expected one of {', '.join(SCAN_SUFFIXES)}, or a .zip of one DICOM series"
             )
         image_id = require_image_id(image_id or stem_of(source).removesuffix(".zip"))
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as received:
-            scan = source if suffix else unpack_zip(source, Path(received) / "series", image_id)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as scratch:
+            scan = source if suffix else unpack_zip(source, Path(scratch) / "series", image_id)
             read_ct(scan, image_id=image_id)
             with self._index.changing() as index:
                 entry = index.objects.get(image_id)
@@ -201,7 +201,7 @@ class FolderStore(LocalDatastore):
         ).image_id
 
     def labelled_cases(self) -> list[LabelledCase]:
-        """Return the cases with a final label whose image is available, by versions that never change."""
+        """Return the cases with a final label whose image is available; their label files never change."""
         cases = []
         for version in self.history.current(FINAL):
             try:
@@ -245,7 +245,7 @@ class FolderStore(LocalDatastore):
         """
         self.require_label(label_id, label_tag)
         with self._index.changing() as index:
-            # The file first: a kill in between has the same effect as a file that was removed by hand.
+            # The file is moved first: after a kill in between, it counts as a file that was removed by hand.
             label = entry_of(index, label_id).labels.pop(label_tag, None)
             if label is not None:
                 self._set_aside(self._label_path(label_id, label_tag, label.ext))
@@ -278,7 +278,7 @@ class FolderStore(LocalDatastore):
             if label is not None:
                 label.info.update(info)
 
-    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002 - the base's
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002 - base signature
         """Return id, image and final label of every labelled case, with paths, sorted by id."""
         index = self._datastore
         root = self._folder if full_path else Path()
@@ -298,8 +298,8 @@ class FolderStore(LocalDatastore):
             if FINAL in entry.labels
         ]
 
-    def get_dataset_archive(self, limit_cases: int | None) -> str:  # noqa: ARG002 - the base's
-        """Raise DatastoreError, as the owner of the studies folder can copy it."""
+    def get_dataset_archive(self, limit_cases: int | None) -> str:  # noqa: ARG002 - base signature
+        """Raise DatastoreError: the owner of the studies folder can copy the folder instead."""
         raise DatastoreError("an archive of all cases is not offered; copy the studies folder")
 
 

@@ -6,7 +6,7 @@
 - A contour that appears twice on a slice counts once.
 - A contour that contains no voxel centre marks the voxel of its centroid, so that a structure smaller than a
   voxel is not lost. It never removes a voxel: a hole smaller than a voxel is lost.
-- A contour between two slices belongs to the nearer one (half-way: to the one of lower z), unless another
+- A contour between two slices belongs to the nearer one (half-way: the one of lower z), unless another
   plane of contours is nearer to that slice: planes are never mixed. A contour more than half a slice distance
   beyond the ends of the scan is refused.
 - Points, open contours, contours of fewer than three different points, and contours without area mark nothing;

@@ -117,7 +117,7 @@ def organ_of(name: str, image_id: str) -> Organ:
     """Return the organ called `name`.
 
     Raises:
-        LabelError: If the organ table has none.
+        LabelError: If the organ table does not contain it.
     """
     if name not in ORGANS:
         raise LabelError(
@@ -184,14 +184,14 @@ _OPTIONAL_KEYWORDS = ("StudyDescription", "PatientAge", "PatientSize", "PatientW
 
 def referenced_series(dataset: Dataset) -> set[str]:
     """Return the SeriesInstanceUIDs that a SEG or RTSTRUCT was drawn on; often one, sometimes none."""
-    of_rtstruct = [
+    rtstruct_series = [
         series
         for frame in sequence_items(dataset, "ReferencedFrameOfReferenceSequence")
         for study in sequence_items(frame, "RTReferencedStudySequence")
         for series in sequence_items(study, "RTReferencedSeriesSequence")
     ]
     # An RTSTRUCT may also list every reference, as a SEG does; its drawn series is in the sequences above.
-    all_series = of_rtstruct or sequence_items(dataset, "ReferencedSeriesSequence")
+    all_series = rtstruct_series or sequence_items(dataset, "ReferencedSeriesSequence")
     return {str(s.SeriesInstanceUID) for s in all_series if "SeriesInstanceUID" in s}
 
 
@@ -257,7 +257,7 @@ def frame_of_reference(header: FileDataset, image_id: str) -> str:
     """Return the CT's FrameOfReferenceUID.
 
     Raises:
-        GeometryError: If it has none, without which no object can refer to its coordinates.
+        GeometryError: If it has none: an object could not refer to its coordinates.
     """
     frame = str(header.get("FrameOfReferenceUID", "") or "")
     if not frame:

@@ -50,7 +50,7 @@ def write_object(
 
     Raises:
         LabelError: As `write_seg` and `write_rtstruct`.
-        GeometryError: As they do.
+        GeometryError: As `write_seg` and `write_rtstruct`.
         StorageFullError: If the disk is full.
     """
     return _WRITERS[kind](path, label, headers, about, image_id=image_id)
@@ -68,7 +68,7 @@ def read_object(
 
     Raises:
         LabelError: If the file is damaged or neither a SEG nor an RTSTRUCT.
-        GeometryError: If it was drawn on anything but this CT.
+        GeometryError: If it was drawn on another CT.
     """
     try:
         modality = str(

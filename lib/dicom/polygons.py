@@ -7,8 +7,8 @@ edge, or decide it by the drawing direction: `skimage.draw.polygon` and Pillow c
 An outline runs along the edges of the pixels: it encloses exactly their area, and no pixel centre lies on it,
 so that every reader gets the same pixels back, whatever its rule for edges. A region with holes is a single
 polygon: a channel of zero width, drawn back and forth along pixel edges, connects the rim to each hole (the
-keyhole of PS3.3 C.8.8.6.3). So holes survive in readers that join the contours of a slice, and in those that
-use the even-odd rule.
+keyhole of PS3.3 C.8.8.6.3). This preserves holes in readers that join the contours of a slice, and in readers
+that use the even-odd rule.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def fill_polygon(points_vox: FloatArray, shape_vox: tuple[int, int]) -> tuple[Pi
         return box, np.zeros((max(size_x, 0), max(size_y, 0)), np.bool_)
     start = start - [box[0].start, box[1].start]
     stop = np.roll(start, -1, axis=0)
-    # Edges go from the lower to the upper end, so that one drawn back and forth gives identical numbers.
+    # Edges go from the lower to the upper end: an edge drawn back and forth gives identical numbers.
     is_down = (start[:, 1] > stop[:, 1])[:, None]
     low, high = np.where(is_down, stop, start), np.where(is_down, start, stop)
     first = np.clip(np.ceil(low[:, 1]), 0, size_y).astype(int)

@@ -134,7 +134,7 @@ def _contour_items(
 def _points_lps(item: Dataset, roi: Roi, image_id: str) -> FloatArray:
     """Return a contour's points `(N, 3)` in mm.
 
-    The decimal strings are parsed here: pydicom makes an object of each, which takes minutes.
+    The decimal strings are parsed here: pydicom creates an object for each, which takes minutes.
     """
     value: Any = getattr(item.get_item("ContourData"), "value", None)
     try:
@@ -174,7 +174,7 @@ def write_rtstruct(
 
     Args:
         path: The file; replaced in one step.
-        label: On the CT's voxels; its axes may run another way.
+        label: On the CT's voxels; its axes may have another order and direction.
         headers: The CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
         about: Provenance: the object's ids, author and time.
         image_id: For messages.
@@ -303,7 +303,7 @@ def _contours(
 
 
 def _decimals(keyword: str, values: FloatArray) -> DataElement:
-    """Return an element of decimal strings as one text: pydicom would make a slow object of each."""
+    """Return an element of decimal strings, given as one text: pydicom would create an object for each."""
     joined = "\\".join(f"{v:.{DECIMALS}f}" for v in values.ravel())
     return DataElement(keyword, "DS", joined, already_converted=True)
 

@@ -75,7 +75,7 @@ def write_seg(
 
     Args:
         path: The file; replaced in one step.
-        label: On the CT's voxels; its axes may run another way.
+        label: On the CT's voxels; its axes may have another order and direction.
         headers: The CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
         about: Provenance: the object's ids, author and time.
         image_id: For messages.
@@ -180,7 +180,7 @@ def read_seg(
 ) -> StructureSet:
     """Return the segments of a SEG, by their labels, as masks on the whole of `grid`.
 
-    Of a fractional SEG, voxels of at least one half are taken. Segments may overlap, and may have frames for
+    In a fractional SEG, a voxel counts from one half upwards. Segments may overlap, and may have frames for
     some slices only, or none.
 
     Args:

@@ -45,7 +45,7 @@ def label_from_structures(
     """Return the structures as one label volume; a shared voxel is assigned to the smaller structure.
 
     Args:
-        structures: The structures; one without a voxel may have any name.
+        structures: The structures; a structure without a voxel may have any name.
         labels: TG-263 name -> value of the accepted organs; other spellings of the names are recognised.
         grid: The CT's grid.
         image_id: For messages.

@@ -2,8 +2,8 @@
 
     python -m lib.jobs.child_process --parent PID MODULE [ARGUMENT ...]
 
-It imports the standard library only. The imports of `MODULE` may take many seconds, and a server that is
-killed during them must not leave an unsupervised training behind.
+This module imports the standard library only. The imports of `MODULE` may take many seconds, and a server that
+is killed during them must not leave an unsupervised training behind.
 """
 
 import ctypes

@@ -27,9 +27,9 @@ POLL_S = 2.0
 IDLE_LIMIT_S = 60.0
 """Idle time, in s, after which the worker process is ended: it holds a network in memory."""
 ANSWER_LIMIT_S = 1800.0
-"""Longest time for one answer, in s; then the process is taken for hung.
+"""Longest time for one answer, in s; after that the process counts as hung.
 
-It is long because inference goes first, which makes answers slow on a busy day.
+It is long because inference has priority, which delays answers on a busy server.
 """
 _SELECT_S = 0.5
 
@@ -39,7 +39,7 @@ class JobResult:
     """Result of a job, as the worker process answers it."""
 
     found: Mapping[str, Any]
-    """Computed values; empty where the job failed."""
+    """Computed values; empty if the job failed."""
     trouble: str | None
     """Error message of a job that failed."""
     seconds: float = 0.0
@@ -53,7 +53,7 @@ class Job:
     description: str
     """Name of the job in the log."""
     request: Callable[[], Mapping[str, Any]]
-    """Returns the request to the worker process; raises an `OrganNetError` where a file is missing."""
+    """Returns the request to the worker process; raises an `OrganNetError` if a file is missing."""
     store: Callable[[JobResult], object]
     """Stores the result, also of a job that failed, so that the job is not chosen again."""
 

@@ -31,8 +31,8 @@ def lower_priority(*, threads: int, device: str, gpu_share: float) -> None:
     """
     os.nice(NICENESS)
     torch.set_num_threads(threads)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as own:  # noqa: PTH123 - no file
-        own.write("500")
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123 - no file
+        file.write("500")
     if torch.device(device).type == "cuda":
         torch.cuda.set_per_process_memory_fraction(gpu_share)
 

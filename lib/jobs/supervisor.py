@@ -128,13 +128,13 @@ class Supervisor(ABC):
             child.wait(10)
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
-                # Closing flushes, which fails where the process died before it had read everything.
+                # Closing flushes, which fails if the process died before it had read everything.
                 with suppress(OSError):
                     pipe.close()
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a log; empty where there is no log."""
+    """Return the last lines of a log; empty if there is no log."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - 400 * lines))

@@ -49,7 +49,7 @@ def random_foreground(pool: Pool) -> Choice | None:
     generator = pool.generator()
     is_weighted = generator.random() < FOREGROUND_SHARE
     for organ in shuffled_organs(scores, generator) if is_weighted else ():
-        # The first organ in random order that was predicted at all: each of these is equally likely.
+        # The first predicted organ in a random order: every predicted organ is equally likely.
         volumes_ml = np.array([_volume_ml(score.organs.get(organ)) for score in scores])
         if volumes_ml.any():
             chosen = int(generator.choice(len(names), p=volumes_ml / volumes_ml.sum()))

@@ -24,11 +24,11 @@ class Method:
     whatever the order of the candidates. Images without the needed scores come last; if no image has them, one
     is drawn at random."""
     needs: tuple[ScoreKind, ...] = ()
-    """Kinds of scores that it ranks by."""
+    """Kinds of scores that the strategy ranks by."""
 
     @property
     def name(self) -> str:
-        """Name in `POST /activelearning/<name>`: that of the function."""
+        """Name in `POST /activelearning/<name>`: the name of the function."""
         return self.choose.__name__
 
 

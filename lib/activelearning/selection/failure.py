@@ -44,7 +44,7 @@ class ShapeMeasures:
 
     @property
     def offset_mm(self) -> FloatArray:
-        """`(N, K, K, 3)`: offset from each organ (first) to each other (second), whatever the scan's origin."""
+        """`(N, K, K, 3)`: offset from each organ (first) to each other (second); needs no common origin."""
         offset = self.centroid_mm[:, None] - self.centroid_mm[:, :, None]
         organs = np.arange(offset.shape[1])
         offset[:, organs, organs] = np.nan
@@ -97,12 +97,12 @@ def shape_measures(
     return ShapeMeasures(np.log(np.maximum(values[..., 0], 1e-3)), values[..., 2:], values[..., 1])
 
 
-def usual_shape(seen: ShapeMeasures) -> UsualShape:
-    """Return the usual shape of the cases in `seen`."""
-    log_ml, log_ml_spread = _middle_and_spread(seen.log_ml, PRIOR_LOG_VOLUME)
-    offset_mm, _ = _middle_and_spread(seen.offset_mm, PRIOR_PLACE_MM)
-    _, place_spread_mm = _middle_and_spread(seen.off_place_mm(offset_mm), PRIOR_PLACE_MM)
-    has = ~np.isnan(seen.log_ml)
+def usual_shape(measures: ShapeMeasures) -> UsualShape:
+    """Return the usual shape of the cases in `measures`."""
+    log_ml, log_ml_spread = _middle_and_spread(measures.log_ml, PRIOR_LOG_VOLUME)
+    offset_mm, _ = _middle_and_spread(measures.offset_mm, PRIOR_PLACE_MM)
+    _, place_spread_mm = _middle_and_spread(measures.off_place_mm(offset_mm), PRIOR_PLACE_MM)
+    has = ~np.isnan(measures.log_ml)
     share = has.sum(axis=0) / max(len(has), 1)
     is_enough = has.sum(axis=0) >= FEWEST_CASES
     return UsualShape(
@@ -110,19 +110,19 @@ def usual_shape(seen: ShapeMeasures) -> UsualShape:
         log_ml_spread=log_ml_spread,
         offset_mm=offset_mm,
         place_spread_mm=place_spread_mm,
-        pieces=median(seen.pieces),
+        pieces=median(measures.pieces),
         share=np.where(is_enough, share, np.nan),
     )
 
 
-def fill_missing(one: UsualShape, other: UsualShape) -> UsualShape:
-    """Return `one`, with the values of `other` where `one` has none."""
+def fill_missing(preferred: UsualShape, fallback: UsualShape) -> UsualShape:
+    """Return `preferred`, with the values of `fallback` where it has none."""
     filled = {}
     for field in fields(UsualShape):
-        values = getattr(one, field.name)
-        # The number of pieces has a median of any number of cases; it is used where the volume is.
-        is_missing = np.isnan(one.log_ml if field.name == "pieces" else values)
-        filled[field.name] = np.where(is_missing, getattr(other, field.name), values)
+        values = getattr(preferred, field.name)
+        # `pieces` has a median even of fewer than `FEWEST_CASES`, so it is taken from where the volume is.
+        is_missing = np.isnan(preferred.log_ml if field.name == "pieces" else values)
+        filled[field.name] = np.where(is_missing, getattr(fallback, field.name), values)
     return UsualShape(**filled)
 
 
@@ -138,12 +138,12 @@ def median(values: FloatArray, axis: int = 0) -> FloatArray:
 
 
 def _middle_and_spread(values: FloatArray, prior: float) -> tuple[FloatArray, FloatArray]:
-    """Return the median over the cases, and the deviation from the MAD, pooled with the prior."""
+    """Return the median over the cases, and the standard deviation by the MAD, pooled with the prior."""
     count = (~np.isnan(values)).sum(axis=0)
     middle = np.where(count >= FEWEST_CASES, median(values), np.nan)
     deviation = MAD_TO_DEVIATION * median(np.abs(values - middle))
-    mixed = np.sqrt((count * deviation**2 + PRIOR_CASES * prior**2) / (count + PRIOR_CASES))
-    return np.asarray(middle), np.asarray(mixed)
+    pooled = np.sqrt((count * deviation**2 + PRIOR_CASES * prior**2) / (count + PRIOR_CASES))
+    return np.asarray(middle), np.asarray(pooled)
 
 
 STANDS_OUT = 3.0
@@ -153,13 +153,13 @@ MOST = 10.0
 SWAPPED = 10.0
 """Deviation of swapped sides, in spreads."""
 MISSING = 6.0
-"""Deviation of a missing organ, in spreads; lower than for swapped sides, because a scan may be short."""
+"""Deviation of a missing organ, in spreads; lower than for swapped sides, as a short scan can lack it."""
 NEARLY_ALWAYS = 0.9
 """Share of the cases with an organ from which its absence is a failure."""
 PIECES_SPREAD = 0.3
 """Spread of the number of pieces: one piece more than usual is an outlier."""
 REASONS = ("sides", "missing", "size", "place", "pieces")
-"""Kinds of deviations; of equal ones the first is reported."""
+"""Kinds of deviations; of equally large deviations the first is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class ContourDeviations:
     off_mm: FloatArray
     """`(N, K)`, distance of each organ from its usual position relative to the others."""
     reference: UsualShape
-    """The usual shape."""
+    """The usual shape that the contours are compared with."""
     is_from_annotators: MaskArray
     """`(K,)`, whether the reference comes from annotators' contours, not from the model's own."""
 
@@ -190,16 +190,16 @@ def failure_first(pool: Pool) -> Choice | None:
     names = [name for name in sorted_candidates(pool) if name in pool.scores]
     if not names:
         return at_random(pool, NO_SCORES)
-    of_names = [pool.scores[name] for name in names]
+    scores = [pool.scores[name] for name in names]
     annotated = [dict(pool.shapes[name]) for name in sorted(pool.shapes) if pool.shapes[name]]
-    organs = sorted({organ for score in of_names for organ in score.organs})
-    deviations = _deviations(pool, of_names, annotated, organs)
+    organs = sorted({organ for score in scores for organ in score.organs})
+    deviations = _deviations(pool, scores, annotated, organs)
     by_organ = deviations.by_reason.max(axis=2)
     worst = by_organ.max(axis=1, initial=0.0)
     chosen = index_of_best(pool.generator(), np.round(worst, 9), np.round(by_organ.sum(axis=1), 9))
     order = [int(k) for k in np.argsort(-by_organ[chosen], kind="stable")]
     outliers = [k for k in order if by_organ[chosen, k] >= STANDS_OUT] or order[:1]
-    shapes = _predicted(of_names[chosen])
+    shapes = _predicted(scores[chosen])
     return Choice(
         image_id=names[chosen],
         rank=1,
@@ -224,47 +224,47 @@ def _deviations(
 ) -> ContourDeviations:
     """Return the deviations of each organ in each of `scores`."""
     predicted = [_predicted(pool.scores[name]) for name in sorted(pool.scores)]
-    of_annotators = usual_shape(shape_measures(annotated, organs))
-    reference = fill_missing(of_annotators, usual_shape(shape_measures(predicted, organs)))
-    seen = shape_measures([_predicted(score) for score in scores], organs)
-    # An organ that the model does not know cannot be missing.
-    absent = [{o for o, of_organ in s.organs.items() if of_organ.shape is None} for s in scores]
+    annotated_shape = usual_shape(shape_measures(annotated, organs))
+    reference = fill_missing(annotated_shape, usual_shape(shape_measures(predicted, organs)))
+    measures = shape_measures([_predicted(score) for score in scores], organs)
+    # An organ that is not in the model's recipe cannot be missing.
+    absent = [{name for name, organ in s.organs.items() if organ.shape is None} for s in scores]
     is_absent = np.array([[organ in names for organ in organs] for names in absent], bool)
     missing = MISSING * (is_absent & (reference.share >= NEARLY_ALWAYS))
-    size = np.abs(seen.log_ml - reference.log_ml) / reference.log_ml_spread
-    off_mm = seen.off_place_mm(reference.offset_mm)
+    size = np.abs(measures.log_ml - reference.log_ml) / reference.log_ml_spread
+    off_mm = measures.off_place_mm(reference.offset_mm)
     place = np.abs(off_mm / reference.place_spread_mm).max(axis=2)
-    pieces = (seen.pieces - reference.pieces) / PIECES_SPREAD
-    sides = SWAPPED * _is_swapped(seen, organs)
+    pieces = (measures.pieces - reference.pieces) / PIECES_SPREAD
+    sides = SWAPPED * _is_swapped(measures, organs)
     by_reason = np.stack([sides, missing, size, place, pieces], axis=2)
     return ContourDeviations(
         by_reason=np.clip(np.nan_to_num(by_reason, nan=0.0), 0.0, MOST),
         off_mm=np.linalg.norm(off_mm, axis=2),
         reference=reference,
-        is_from_annotators=~np.isnan(of_annotators.log_ml),
+        is_from_annotators=~np.isnan(annotated_shape.log_ml),
     )
 
 
-def _is_swapped(seen: ShapeMeasures, organs: Sequence[str]) -> MaskArray:
+def _is_swapped(measures: ShapeMeasures, organs: Sequence[str]) -> MaskArray:
     """Return `(N, K)`: organs of one side that lie on the other; +x is the patient's right.
 
     As in `lib.organs.plausibility`: paired organs are compared with each other, a single one with the midline.
     """
-    x = seen.centroid_mm[:, :, 0]
+    x = measures.centroid_mm[:, :, 0]
     index = {organ: number for number, organ in enumerate(organs)}
     in_middle = [k for organ, k in index.items() if not organ.endswith(("_L", "_R"))]
     middle = median(x[:, in_middle], axis=1)
     swapped = np.zeros(x.shape, bool)
-    nowhere = np.full(len(x), np.nan)
+    no_position = np.full(len(x), np.nan)
     for stem in {organ[:-2] for organ in organs if organ.endswith(("_L", "_R"))}:
-        left_at, right_at = index.get(f"{stem}_L"), index.get(f"{stem}_R")
-        left = nowhere if left_at is None else x[:, left_at]
-        right = nowhere if right_at is None else x[:, right_at]
+        left_index, right_index = index.get(f"{stem}_L"), index.get(f"{stem}_R")
+        left = no_position if left_index is None else x[:, left_index]
+        right = no_position if right_index is None else x[:, right_index]
         # A missing organ is NaN, and comparisons with NaN are false.
-        if left_at is not None:
-            swapped[:, left_at] = left > np.where(np.isnan(right), middle, right)
-        if right_at is not None:
-            swapped[:, right_at] = right < np.where(np.isnan(left), middle, left)
+        if left_index is not None:
+            swapped[:, left_index] = left > np.where(np.isnan(right), middle, right)
+        if right_index is not None:
+            swapped[:, right_index] = right < np.where(np.isnan(left), middle, left)
     return swapped
 
 

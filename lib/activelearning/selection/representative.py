@@ -32,8 +32,8 @@ Groups = npt.NDArray[np.intp]
 def feature_table(features: Mapping[str, FloatArray]) -> tuple[list[str], FloatArray]:
     """Return the images with comparable features, sorted by name, and these features `(N, C)`.
 
-    Features that are not finite are left out, and those of another network, which have another length than
-    most.
+    Features that are not finite are left out, and so are features whose length differs from the most frequent
+    one: another network computed them.
     """
     lengths = Counter(len(row) for row in features.values())
     length = max(lengths, key=lambda number: (lengths[number], number), default=0)
@@ -65,8 +65,8 @@ def _start(rows: FloatArray, number: int, generator: np.random.Generator) -> Flo
     nearest = _apart(rows, squares, chosen[0])
     while len(chosen) < number:
         total = nearest.sum()
-        chances = nearest / total if total > 0 else None
-        chosen.append(int(generator.choice(len(rows), p=chances)))
+        probabilities = nearest / total if total > 0 else None
+        chosen.append(int(generator.choice(len(rows), p=probabilities)))
         nearest = np.minimum(nearest, _apart(rows, squares, chosen[-1]))
     return rows[chosen]
 
@@ -94,7 +94,7 @@ def _lloyd(rows: FloatArray, centres: FloatArray) -> tuple[Groups, float]:
 
 
 def typicality(rows: FloatArray) -> FloatArray:
-    """Return one over the mean distance of each of `rows` `(N, C)` to its nearest neighbours.
+    """Return the inverse of the mean distance of each of `rows` `(N, C)` to its nearest neighbours.
 
     Typicality of Hacohen et al. 2022 with `NEIGHBOURS` neighbours, or all others if there are fewer. 0 for a
     single point.
@@ -107,7 +107,7 @@ def typicality(rows: FloatArray) -> FloatArray:
     np.fill_diagonal(apart, np.inf)
     nearest = np.partition(apart, number - 1, axis=1)[:, :number]
     mean = np.sqrt(np.maximum(nearest, 0.0)).mean(axis=1)
-    # Rounded, so that equal points tie exactly; rounding errors would break the tie by name.
+    # Rounded, so that equal points tie exactly; otherwise floating-point errors would decide.
     return np.asarray(1.0 / np.maximum(np.round(mean, 5), 1e-5))
 
 
@@ -124,8 +124,8 @@ SMALLEST_GROUP = 5
 def suggestive(pool: Pool) -> Choice | None:
     """Return the most representative of the most uncertain candidates.
 
-    Yang et al., *Suggestive Annotation*, MICCAI 2017, representative annotation: of the K = 16 most uncertain
-    images the subset S is grown that maximises F(S), the sum over all images of the largest cosine similarity
+    Yang et al., *Suggestive Annotation*, MICCAI 2017, representative annotation: a subset S of the K = 16 most
+    uncertain images is grown to maximise F(S), the sum over all images of the largest cosine similarity
     between their features and those of an image in S. One choice here is one step of this greedy maximum
     cover. Differences: S begins with the contoured images (in the paper it begins empty each round), the
     uncertainty is the entropy of one model (in the paper the spread of several), and with fewer than 32
@@ -170,7 +170,7 @@ def _gains(units: FloatArray, taken: list[int], compared: list[int]) -> FloatArr
     """Return by how much each of `compared` raises the mean over all images of the largest similarity."""
     cover = (units @ units[taken].T).max(axis=1) if taken else np.full(len(units), -1.0)
     added = np.maximum(units @ units[compared].T - cover[:, None], 0.0).mean(axis=0)
-    # Alike images must be alike in the last digit too, or the order of names would decide between them.
+    # Rounded, so that identical images have equal gains; otherwise floating-point errors would decide.
     return np.asarray(np.round(added, 9))
 
 
@@ -179,10 +179,10 @@ def coldstart(pool: Pool) -> Choice | None:
 
     TypiClust: Hacohen et al., *Active Learning on a Budget*, ICML 2022: k-means with one cluster
     more than there are labelled images; in the largest cluster without labelled images, the image with the
-    highest typicality (one over the mean distance to its 20 nearest neighbours). Clusters of fewer than five
+    highest typicality (1 / the mean distance to its 20 nearest neighbours). Clusters of fewer than five
     images are skipped as outliers; if every cluster has labelled images, the one with the fewest is used.
-    Differences: the features are standardised image statistics, where the paper learns them from very many
-    images; one image is chosen at a time; there are at most 50 clusters; with few images a cluster may be
+    Differences: the features are standardised image statistics, while the paper learns features from very
+    many images; one image is chosen at a time; there are at most 50 clusters; with few images a cluster may be
     half as large as the mean one; and if the clusters without labelled images are all too small, a few more
     clusters are made first.
     """

@@ -28,8 +28,8 @@ FIRST_BETA, LAST_BETA = 1.0, 100.0
 LAST_BETA_AT = 50
 """Number of labelled cases from which `LAST_BETA` holds.
 
-The paper spreads the range over a fixed number of rounds. Here the number is open, and after 50 cases the
-learning curves of this task are flat.
+The paper spreads the range over a fixed number of rounds. Here the number of rounds is open, and after 50 cases
+the learning curves of this task are flat.
 """
 LEAST_ENTROPY = 1e-12
 """Lower limit of entropies before the logarithm; smaller ones would never be chosen, whatever the noise."""
@@ -92,7 +92,7 @@ def claspe(pool: Pool) -> Choice | None:
 
 
 def beta(labelled: int) -> float:
-    """Return the inverse noise level after so many labelled cases: 1 is much noise, 100 hardly any."""
+    """Return the inverse noise level after `labelled` cases: 1 is much noise, 100 hardly any."""
     return float(FIRST_BETA * (LAST_BETA / FIRST_BETA) ** min(labelled / LAST_BETA_AT, 1.0))
 
 
@@ -106,7 +106,7 @@ def _drawn_class(
     scores = [pool.scores[name] for name in sorted_candidates(pool) if name in pool.scores]
     is_for_organ = generator.random() < CLASS_SHARE
     for organ in shuffled_organs(scores, generator) if is_for_organ else ():
-        # The first organ in random order that was predicted at all: each of these is equally likely.
+        # The first predicted organ in a random order: every predicted organ is equally likely.
         names, values = finite_scores(pool, partial(_entropy, organ))
         if names:
             return organ, names, values
@@ -114,8 +114,8 @@ def _drawn_class(
 
 
 def _entropy(organ: str, score: ImageScore) -> float | None:
-    of_organ = score.organs.get(organ)
-    return None if of_organ is None else of_organ.entropy
+    organ_score = score.organs.get(organ)
+    return None if organ_score is None else organ_score.entropy
 
 
 def structure_qc(pool: Pool) -> Choice | None:
