@@ -249,7 +249,7 @@ def _read_mask(case: str, path: Path) -> tuple[CroppedMask | None, Grid]:
 
 def label_boxes(array: LabelArray) -> dict[int, Box]:
     """Return the bounding box of each value above 0 in `array`."""
-    # Arrays from files are in Fortran order; walked in memory order this is eight times as fast.
+    # Arrays from files are in Fortran order; searching them in memory order is eight times as fast.
     is_transposed = array.flags.f_contiguous
     boxes = ndimage.find_objects(array.T if is_transposed else array)
     return {

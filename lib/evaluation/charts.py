@@ -203,33 +203,33 @@ def _draw_box(axis: Any, place: int, sample: Values) -> None:
 
 
 def _draw_published(axis: Any, organs: Sequence[str], published: Sequence[PublishedResult]) -> None:
-    networks = [line for line in published if line is not HUMAN]
-    for line in published:
-        places = [i for i, organ in enumerate(organs) if organ in line.dsc]
-        if not places:
+    networks = [result for result in published if result is not HUMAN]
+    for result in published:
+        rows = [i for i, organ in enumerate(organs) if organ in result.dsc]
+        if not rows:
             continue
-        at = [100 * line.dsc[organs[i]] for i in places]
-        if line is HUMAN:
+        dsc_percent = [100 * result.dsc[organs[i]] for i in rows]
+        if result is HUMAN:
             axis.vlines(
-                at,
-                [i - 0.42 for i in places],
-                [i + 0.42 for i in places],
+                dsc_percent,
+                [i - 0.42 for i in rows],
+                [i + 0.42 for i in rows],
                 color=_HUMAN_COLOUR,
                 linewidth=1.6,
                 zorder=4,
-                label=line.name,
+                label=result.name,
             )
         else:
             axis.scatter(
-                at,
-                [i + 0.36 for i in places],
-                marker=_MARKERS[networks.index(line) % len(_MARKERS)],
+                dsc_percent,
+                [i + 0.36 for i in rows],
+                marker=_MARKERS[networks.index(result) % len(_MARKERS)],
                 s=15,
-                facecolors="white" if line is not networks[-1] else GREY,
+                facecolors="white" if result is not networks[-1] else GREY,
                 edgecolors="#555555",
                 linewidths=0.8,
                 zorder=5,
-                label=f"{line.name} (PDDCA)",
+                label=f"{result.name} (PDDCA)",
             )
 
 
@@ -261,8 +261,8 @@ def _draw_notes(axis: Any, notes: Sequence[str]) -> None:
 
 
 def _volumes(rows: Sequence[Row]) -> tuple[Values, Values]:
-    """Return the mean of both volumes in mL, and their difference in % of it; missed organs are left out."""
-    first = np.array([row.volume_reference_ml for row in rows if not row.is_missed])
-    second = np.array([row.volume_prediction_ml for row in rows if not row.is_missed])
-    mean = (first + second) / 2
-    return mean, 100 * (second - first) / mean
+    """Return the mean of both volumes in mL, and their difference in % of this mean, without missed organs."""
+    reference_ml = np.array([row.volume_reference_ml for row in rows if not row.is_missed])
+    prediction_ml = np.array([row.volume_prediction_ml for row in rows if not row.is_missed])
+    mean_ml = (reference_ml + prediction_ml) / 2
+    return mean_ml, 100 * (prediction_ml - reference_ml) / mean_ml

@@ -116,10 +116,10 @@ def edit_cost(
             f"the prediction has {prediction.shape} voxels, the submitted label {submitted.shape} and the grid "
             f"{grid.shape_vox}; the same shape is expected: resample both to the image's grid"
         )
-    both = label_boxes(prediction), label_boxes(submitted)
+    boxes_by_value = label_boxes(prediction), label_boxes(submitted)
     organs = {}
     for name, value in labels.items():
-        boxes = [of_label[value] for of_label in both if value in of_label]
+        boxes = [by_value[value] for by_value in boxes_by_value if value in by_value]
         if boxes:
             box = union_box(boxes)
             masks = prediction[box] == value, submitted[box] == value

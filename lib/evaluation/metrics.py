@@ -144,7 +144,7 @@ def _nearest_mm(
     """Return the distances from `centres` to the nearest of `others`, ascending, and `areas` in that order."""
     spacing = np.array(spacing_mm)
     _, nearest = cKDTree(others * spacing).query(centres * spacing)
-    # Whole steps times the spacing: a distance of exactly the tolerance is within it at every position.
+    # Index differences are exact, so a distance equal to the tolerance is within it at every position.
     distances = np.sqrt((((centres - others[nearest]) * spacing) ** 2).sum(axis=1))
     order = np.argsort(distances, kind="stable")
     return distances[order], areas[order]

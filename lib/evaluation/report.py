@@ -70,7 +70,7 @@ class WorstCase:
 
 
 def worst_rows(evaluation: Evaluation, count: int) -> list[Row]:
-    """Return the `count` rows with the lowest surface DSC, then DSC; of a left and a right organ only one.
+    """Return the `count` rows with the lowest surface DSC, then DSC; at most one of a left and right pair.
 
     The order is by surface DSC because the lowest DSC would always be that of the smallest organs.
     """
@@ -95,10 +95,10 @@ def draw_worst(
 
     Args:
         evaluation: Result of the evaluation.
-        references: Case -> path, as evaluated.
+        references: Case -> path, as passed to `evaluate`.
         predictions: Likewise.
         images: Case -> CT.
-        values: As evaluated.
+        values: As passed to `evaluate`.
         count: Number of contours.
     """
     worst: dict[Row, WorstCase] = {}
@@ -131,8 +131,8 @@ def worst_picture(
 
     Args:
         organ: TG-263 name of an organ of the reference.
-        reference: One side of a case.
-        prediction: The other side, on the same grid.
+        reference: Reference contours of the case.
+        prediction: Predicted contours, on the same grid.
         ct: The case's CT, on the same grid.
     """
     grid = reference.grid
@@ -219,22 +219,22 @@ def _summary(evaluation: Evaluation, reference: str) -> str:
 def _organ_table(evaluation: Evaluation) -> Table:
     rows = []
     for organ in evaluation.organs:
-        of_organ = evaluation.rows_of(organ)
-        s = organ_statistics(of_organ)
-        dsc = s["dsc"]
+        organ_rows = evaluation.rows_of(organ)
+        stats = organ_statistics(organ_rows)
+        dsc = stats["dsc"]
         rows.append(
             (
                 organ,
                 str(dsc["n"]),
                 _mean_sd(dsc, 1, scale=100),
                 f"{_percent(dsc['median'])} [{_percent(dsc['p5'])}, {_percent(dsc['p95'])}]",
-                _mean_sd(s["hd95_mm"], 2),
-                _mean_sd(s["surface_dsc"], 1, scale=100),
+                _mean_sd(stats["hd95_mm"], 2),
+                _mean_sd(stats["surface_dsc"], 1, scale=100),
                 f"{ORGANS[organ].tolerance_mm:.2f}",
-                _mean_sd(s["msd_mm"], 2),
-                _volume(s["volume_reference_ml"]["mean"]),
-                _volume(s["volume_difference_ml"]["mean"], sign="+"),
-                str(sum(row.is_missed for row in of_organ)),
+                _mean_sd(stats["msd_mm"], 2),
+                _volume(stats["volume_reference_ml"]["mean"]),
+                _volume(stats["volume_difference_ml"]["mean"], sign="+"),
+                str(sum(row.is_missed for row in organ_rows)),
             )
         )
     means = overall(evaluation)
@@ -290,8 +290,8 @@ def _figures(evaluation: Evaluation, pictures: Mapping[str, bytes]) -> list[Pict
 
 def _worst_section(worst: Sequence[WorstCase]) -> Section:
     pictures = []
-    for one in worst:
-        row = one.row
+    for contour in worst:
+        row = contour.row
         numbers = (
             "missed by the prediction"
             if row.is_missed
@@ -300,9 +300,9 @@ def _worst_section(worst: Sequence[WorstCase]) -> Section:
         )
         caption = (
             f"{row.organ} of {row.case}: {numbers}; {_volume(row.volume_reference_ml)} mL in the reference, "
-            f"{_volume(row.volume_prediction_ml)} mL in the prediction. {one.note}"
+            f"{_volume(row.volume_prediction_ml)} mL in the prediction. {contour.note}"
         )
-        pictures.append(Picture(one.picture, caption, f"{row.organ}, {row.case}"))
+        pictures.append(Picture(contour.picture, caption, f"{row.organ}, {row.case}"))
     text = (
         "Contours with the lowest surface DSC, at most one of each pair of organs, in the slices where "
         "reference and prediction differ most. Without a CT the difference is shaded. The patient's right is "
@@ -361,7 +361,7 @@ def _view(
 
 
 def _cut(differs: MaskArray, reference: MaskArray, grid: Grid) -> tuple[int, int, int]:
-    """Return the voxel where the three slices meet: in the axial slice, then the lines, that differ most."""
+    """Return the voxel where the three slices meet: for z, then y, then x, where most voxels differ."""
     x, y, z = closest_ras(grid)[0]
     # Slices beyond the reference would show the prediction alone.
     in_reach = differs & reference.any(axis=(x, y), keepdims=True)

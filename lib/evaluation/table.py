@@ -78,7 +78,7 @@ class Evaluation:
     unmatched: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """Side -> name or value that is not a known organ -> cases."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Case -> why it could not be compared."""
+    """Case -> reason why it could not be compared."""
     only_reference: list[str] = field(default_factory=list)
     """Cases without a prediction."""
     only_prediction: list[str] = field(default_factory=list)
@@ -247,13 +247,13 @@ def organ_statistics(rows: Sequence[Row]) -> dict[str, dict[str, float | int | N
 def overall(evaluation: Evaluation) -> dict[str, Any]:
     """Return each metric's mean over the organs' means, and over all contours."""
     by_organ = [organ_statistics(evaluation.rows_of(organ)) for organ in evaluation.organs]
-    of_all = organ_statistics(evaluation.rows)
+    all_contours = organ_statistics(evaluation.rows)
     result: dict[str, Any] = {"n_contours": len(evaluation.rows), "n_organs": len(by_organ)}
     for metric in ("dsc", "hd95_mm", "surface_dsc", "msd_mm"):
         means = [m for s in by_organ if (m := s[metric]["mean"]) is not None]
         result[metric] = {
             "mean_of_organ_means": statistics(means)["mean"],
-            "mean_of_contours": of_all[metric]["mean"],
+            "mean_of_contours": all_contours[metric]["mean"],
         }
     return result
 

@@ -63,13 +63,13 @@ def compare_networks(
     A failed run is named in the report, and the others are compared.
 
     Args:
-        runs: What to train; the network of the first is the baseline of the comparison.
+        runs: The runs to train; the network of the first run is the baseline of the comparison.
         command: The training program; see `lib.experiments.network_runs.train_all`.
-        output: Gets one folder per run, and `comparison.csv`, `.md`, `.html` and `.png`.
+        output: Folder for one folder per run, and `comparison.csv`, `.md`, `.html` and `.png`.
         held_out: Test cases, excluded from all training.
-        device: Where the held-out cases are contoured.
+        device: Device that contours the held-out cases.
         jobs: Number of simultaneous trainings.
-        conditions: What is the same for all runs, a sentence each, for the report.
+        conditions: Conditions common to all runs, a sentence each, for the report.
         on_end: Called with each finished run, and with the reason if it failed, else None.
 
     Raises:
@@ -106,7 +106,7 @@ def network_ranks(results: Sequence[NetworkResult], organs: Sequence[str]) -> li
     """Return one rank for each network, in the order of their first results.
 
     Args:
-        results: Of runs on the same held-out cases.
+        results: Results of runs on the same held-out cases.
         organs: TG-263 names of the organs that some held-out case contains.
 
     Raises:
@@ -143,8 +143,8 @@ def write_comparison(
         output: A folder.
         ranks: The networks, the baseline first.
         organs: Columns of the table.
-        conditions: What was the same for all runs, a sentence each.
-        failed: Run -> why it is not in the table.
+        conditions: Conditions common to all runs, a sentence each.
+        failed: Run -> reason why it is not in the table.
     """
     picture = Picture(
         chart(ranks, organs),

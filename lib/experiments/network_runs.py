@@ -35,7 +35,7 @@ class NetworkRun:
     network: str
     """A key of `lib.networks.build.NETWORKS`."""
     seed: int
-    """Of the initial weights and the training crops."""
+    """Seed of the initial weights and the training crops."""
 
     @property
     def folder(self) -> str:
@@ -100,9 +100,9 @@ def train_all(
     If a run fails, `on_end` gets the reason and the other runs continue. An interrupted run is resumed.
 
     Args:
-        runs: What to train.
+        runs: The runs to train.
         command: Training program and the arguments common to all runs: studies, held-out cases, budget.
-        output: Gets one folder per run, with its log.
+        output: Folder for one folder per run, with its log.
         jobs: Number of simultaneous runs.
         on_end: Called with each finished run, and with the reason if it failed, else None.
 
@@ -141,7 +141,7 @@ def train_all(
             for future in futures:
                 future.result()
         except BaseException:
-            # Ctrl-C included: without this the pool would wait for trainings of hours.
+            # Also on Ctrl-C: otherwise the pool would wait for trainings that take hours.
             for future in futures:
                 future.cancel()
             for process in list(processes):

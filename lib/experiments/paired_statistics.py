@@ -12,7 +12,7 @@ from scipy.stats import t as student_t
 from scipy.stats import wilcoxon
 
 RESAMPLES = 10_000
-"""Bootstrap samples of a confidence interval."""
+"""Number of bootstrap samples for a confidence interval."""
 LEVEL = 0.05
 """Significance level; confidence intervals cover 1 - LEVEL = 95 %."""
 
@@ -24,18 +24,18 @@ class PairedDifference:
     """Difference between two methods that were measured on the same cases."""
 
     mean: float
-    """Mean over cases of the first less the second."""
+    """Mean over cases of the first minus the second."""
     low: float
     """Lower end of its 95 % confidence interval (percentile bootstrap over cases; Efron and Tibshirani 1993,
     section 13)."""
     high: float
     """Upper end."""
     p: float
-    """Of Wilcoxon's signed-rank test over cases, two-sided; 1 if all differences are 0."""
+    """p value of Wilcoxon's signed-rank test over cases, two-sided; 1 if all differences are 0."""
 
 
 def paired_difference(first: Values, second: Values) -> PairedDifference:
-    """Return how `first` differs from `second`; both hold one value per case, in the same order."""
+    """Return the difference between `first` and `second`; both hold one value per case, in the same order."""
     differences = first - second
     rng = np.random.default_rng(0)
     samples = rng.integers(len(differences), size=(RESAMPLES, len(differences)))

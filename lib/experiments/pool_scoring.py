@@ -24,16 +24,16 @@ from lib.training.cases import Case, prepare_cases
 
 FILE = "scores.json"
 PoolScores = dict[str, dict[str, dict[str, Any]]]
-"""ScoreKind of score -> image id -> values, as `lib.activelearning.image_scores` computes them."""
+"""Kind of score -> image id -> values, as `lib.activelearning.image_scores` computes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedCase:
-    """A case as scoring and testing need it."""
+    """A case in the form that scoring and testing use."""
 
     image_id: str
     prepared: Prepared
-    """The CT as the network sees it."""
+    """The CT as prepared for the network."""
     label: LabelVolume
     """The reference, on the CT's own grid."""
 
@@ -116,7 +116,7 @@ def images_to_score(
 ) -> dict[ScoreKind, Collection[str]]:
     """Return the images for which each kind of score is needed.
 
-    The shapes of contours are known of labelled images only; repeated predictions are needed of the others
+    Contour shapes exist for labelled images only; repeated predictions are needed for unlabelled images
     only.
     """
     images = {
@@ -140,9 +140,9 @@ def score_pool(
 
     Args:
         volumes: The prepared cases.
-        images: ScoreKind of score -> image ids.
+        images: Kind of score -> image ids.
         model: The round's model; None if no kind needs one.
-        device: Where the network runs.
+        device: Device of the network.
         known: Earlier scores by the same model.
     """
     compute: dict[ScoreKind, Callable[[PreparedCase], dict[str, Any]]] = {
@@ -202,7 +202,7 @@ def build_pool(
 def select_batch(
     strategy: Method, pool: Pool, count: int, *, seed_of: Callable[[int], int]
 ) -> list[Choice]:
-    """Return `count` choices, one after the other; an earlier choice counts as taken, its label as unknown.
+    """Return `count` successive choices; earlier choices count as taken, but their labels are not used.
 
     Args:
         strategy: The query strategy.
@@ -216,13 +216,15 @@ def select_batch(
     choices: list[Choice] = []
     for number in range(count):
         names = [choice.image_id for choice in choices]
-        left = [image_id for image_id in pool.candidates if image_id not in names]
-        request = replace(pool, candidates=left, taken=(*pool.taken, *names), seed=seed_of(number))
+        remaining = [image_id for image_id in pool.candidates if image_id not in names]
+        request = replace(
+            pool, candidates=remaining, taken=(*pool.taken, *names), seed=seed_of(number)
+        )
         choice = strategy.choose(request)
-        if choice is None or choice.image_id not in left:
+        if choice is None or choice.image_id not in remaining:
             raise ConfigError(
                 f"strategy {strategy.name!r}, choice {number + 1} of {count}: chose "
-                f"{'nothing' if choice is None else repr(choice.image_id)}, expected one of {len(left)} "
+                f"{'nothing' if choice is None else repr(choice.image_id)}, expected one of {len(remaining)} "
                 "candidates"
             )
         choices.append(choice)

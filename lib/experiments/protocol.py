@@ -23,7 +23,7 @@ from lib.training.cases import Case
 
 FILE = "protocol.json"
 STEPS_PER_EPOCH = 100
-"""Optimiser steps, at most, between two checkpoints: an interrupted training loses no more than these."""
+"""Largest number of optimiser steps between two checkpoints, and so lost by an interruption."""
 
 Start = Literal["scratch", "previous"]
 
@@ -200,7 +200,7 @@ class Overrides:
     steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
-    """At the start of the schedule."""
+    """Learning rate at the start of the schedule."""
     ema_decay: float | None = None
     """Decay of the moving average of the weights."""
 
@@ -228,7 +228,7 @@ PRESETS: Mapping[str, Overrides] = {
 }
 """Overrides by name of the preset.
 
-`small` is made for two CPU cores. A round takes about three minutes of one core: two for training, a quarter
+`small` is made for two CPU cores. A round takes about three minutes of one core: two for training, 0.25
 for 20 test cases, one for the scores of 60 cases (four times that for repeated predictions). The default
 simulation takes about 90 minutes of both cores.
 """
@@ -271,6 +271,6 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
 
 
 def _epochs(steps: int) -> int:
-    """Return the fewest equal epochs of at most `STEPS_PER_EPOCH` steps; 1 if none divides `steps`."""
+    """Return the number of equal epochs of at most `STEPS_PER_EPOCH` steps; 1 if no number divides `steps`."""
     fewest = -(-steps // STEPS_PER_EPOCH)
     return next((n for n in range(fewest, 2 * fewest + 1) if steps % n == 0), 1)

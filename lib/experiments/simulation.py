@@ -66,7 +66,7 @@ class Simulation:
     cases: Mapping[str, Case]
     """Image id -> case, of pool and test."""
     output: Path
-    """Gets `rounds`, and `work` and `cache`, which can be removed after the simulation."""
+    """Folder for `rounds`, and for `work` and `cache`, which can be removed after the simulation."""
 
     @property
     def volumes(self) -> PreparedVolumes:
@@ -86,8 +86,8 @@ def simulate(
     """Return every round; those that are not finished are computed.
 
     Args:
-        simulation: What to simulate.
-        processes: Rounds at once, each on an equal share of the CPU cores; 1 uses the calling process.
+        simulation: Protocol, cases and output folder.
+        processes: Number of parallel rounds, each on an equal share of the cores; 1 uses the calling process.
         on_ready: Called with the id of each prepared case.
         on_round: Called with each finished round, those of an earlier call first.
 
@@ -100,13 +100,13 @@ def simulate(
     with _locked(simulation.output):
         keys = round_keys(simulation.protocol)
         finished = read_rounds(simulation.output, keys)
-        for one in finished.values():
-            on_round(one)
+        for stored in finished.values():
+            on_round(stored)
 
-        def finish(one: Round) -> None:
-            finished[one.place] = one
+        def finish(new: Round) -> None:
+            finished[new.place] = new
             _remove_unneeded_work(simulation, finished)
-            on_round(one)
+            on_round(new)
 
         _remove_unneeded_work(simulation, finished)
         if len(finished) < len(keys) and processes == 1:
@@ -141,7 +141,7 @@ def run_round(simulation: Simulation, key: RoundKey) -> Round:
     per_case = evaluate_on_test(trained, simulation.volumes, protocol.test, device=protocol.device)
     timer.lap("test")
     if earlier is None:
-        # All strategies ask this model first: its scores are computed once for all of them.
+        # Every strategy starts with this model: its scores are computed once for all of them.
         images = images_to_score(_score_kinds(protocol, key), pool=protocol.pool, labelled=labelled)
         scores = score_pool(simulation.volumes, images, trained, device=protocol.device, known={})
         write_scores(simulation.folder(key), scores)
@@ -202,16 +202,16 @@ def _run_in_processes(
                     if len(running) < processes:
                         waiting.remove(key)
                         running.add(pool.submit(run_round, simulation, key))
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for ended in done:
-                    finish(ended.result())
+                completed, running = wait(running, return_when=FIRST_COMPLETED)
+                for round_future in completed:
+                    finish(round_future.result())
         except BrokenProcessPool as error:
             raise TrainingError(
                 "a worker process was killed or ran out of memory; repeat the command to continue after the "
                 "finished rounds"
             ) from error
         except Exception:
-            # Rounds that are being computed run to their end, and are kept.
+            # Rounds in progress run to their end, and are stored.
             pool.shutdown(cancel_futures=True)
             raise
         except BaseException:
@@ -241,7 +241,7 @@ def _remove_unneeded_work(simulation: Simulation, finished: Collection[RoundKey]
     needed = set()
     for key in round_keys(simulation.protocol):
         if key not in finished:
-            needed |= {one.name for one in (key, key.previous) if one is not None}
+            needed |= {used.name for used in (key, key.previous) if used is not None}
     work = simulation.output / WORK
     for folder in work.iterdir() if work.is_dir() else ():
         if folder.name not in needed:

@@ -27,7 +27,7 @@ from lib.experiments.round_records import START, LabelCost, Round, RoundKey
 BASELINES = ("random", "random_foreground")
 """Strategies that the others should beat."""
 FEWEST_SEEDS = 2
-"""Number of seeds that a statement about the spread over seeds needs."""
+"""Smallest number of seeds for a statement about the spread over seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +41,23 @@ class Curve:
     @property
     def cases(self) -> Values:
         """Number of labels after each round."""
-        return np.array([one.cost.cases for one in self.rounds], float)
+        return np.array([record.cost.cases for record in self.rounds], float)
 
     @property
     def voxels(self) -> Values:
         """Foreground voxels of these labels."""
-        return np.array([one.cost.voxels for one in self.rounds], float)
+        return np.array([record.cost.voxels for record in self.rounds], float)
 
     @property
     def dsc(self) -> Values:
         """Mean DSC on the test cases after each round."""
-        return np.array([one.dsc for one in self.rounds])
+        return np.array([record.dsc for record in self.rounds])
 
     def case_areas(self) -> dict[str, float]:
         """Return each test case's area under the budget curve of its mean DSC over its organs."""
         means = [
-            {case: float(np.mean(list(dsc.values()))) for case, dsc in one.per_case.items() if dsc}
-            for one in self.rounds
+            {name: float(np.mean([*dsc.values()])) for name, dsc in record.per_case.items() if dsc}
+            for record in self.rounds
         ]
         cases = self.cases
         return {name: area(cases, np.array([m[name] for m in means])) for name in means[0]}
@@ -75,7 +75,7 @@ class StrategyRank:
     final: Sequence[float]
     """Mean DSC after the last round."""
     gain: Sequence[float]
-    """Mean DSC after the last round less that after the first."""
+    """Mean DSC after the last round minus that after the first."""
     cost: Sequence[LabelCost]
     """Annotation cost of the last round's labels."""
     ask_s: Sequence[float]
@@ -86,7 +86,7 @@ class StrategyRank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """Paired comparison of two strategies: AUBC of the first less that of the second."""
+    """Paired comparison of two strategies: AUBC of the first minus that of the second."""
 
     first: str
     second: str
@@ -151,14 +151,14 @@ def learning_curves(protocol: Protocol, finished: Mapping[RoundKey, Round]) -> l
     """Return the curves of the seeds whose rounds are all finished: only these can be compared in pairs."""
     curves = []
     for seed in range(protocol.seeds):
-        of_seed = []
+        seed_curves = []
         for strategy in protocol.strategies:
             keys = [RoundKey(seed, 0, START)]
             keys += [RoundKey(seed, n, strategy) for n in range(1, protocol.rounds + 1)]
             if all(key in finished for key in keys):
-                of_seed.append(Curve(strategy, seed, tuple(finished[key] for key in keys)))
-        if len(of_seed) == len(protocol.strategies):
-            curves += of_seed
+                seed_curves.append(Curve(strategy, seed, tuple(finished[key] for key in keys)))
+        if len(seed_curves) == len(protocol.strategies):
+            curves += seed_curves
     return curves
 
 
@@ -167,7 +167,7 @@ def strategy_ranks(curves: Sequence[Curve]) -> list[StrategyRank]:
     ranks = []
     for strategy in dict.fromkeys(curve.strategy for curve in curves):
         own = [curve for curve in curves if curve.strategy == strategy]
-        picks = [pick for curve in own for one in curve.rounds[1:] for pick in one.picks]
+        picks = [pick for curve in own for record in curve.rounds[1:] for pick in record.picks]
         ranks.append(
             StrategyRank(
                 strategy=strategy,
@@ -190,8 +190,8 @@ def compare_pairs(curves: Sequence[Curve]) -> list[Pair]:
         areas.setdefault(curve.strategy, []).append(curve.case_areas())
     # Strategy -> array of seeds x test cases.
     tables = {
-        strategy: np.array([[by_case[case] for case in sorted(by_case)] for by_case in of_seeds])
-        for strategy, of_seeds in areas.items()
+        strategy: np.array([[by_case[case] for case in sorted(by_case)] for by_case in seed_areas])
+        for strategy, seed_areas in areas.items()
     }
     names = list(combinations(tables, 2))
     differences = paired_differences(
@@ -287,8 +287,8 @@ def _baseline_comparison(baseline: str, pairs: Sequence[Pair]) -> list[str]:
 
 def _voxel_area(curve: Curve, curves: Sequence[Curve]) -> float:
     """Return the area over voxels, in the range that all strategies of the curve's seed cover."""
-    of_seed = [other.voxels for other in curves if other.seed == curve.seed]
-    low, high = max(v[0] for v in of_seed), min(v[-1] for v in of_seed)
+    voxels = [other.voxels for other in curves if other.seed == curve.seed]
+    low, high = max(v[0] for v in voxels), min(v[-1] for v in voxels)
     inside = curve.voxels[(curve.voxels > low) & (curve.voxels < high)]
     x = np.array([low, *inside, high])
     return area(x, np.interp(x, curve.voxels, curve.dsc))
@@ -296,6 +296,7 @@ def _voxel_area(curve: Curve, curves: Sequence[Curve]) -> float:
 
 def _ask_s(curve: Curve) -> float:
     seconds = [
-        one.seconds.get("score", 0.0) + one.seconds.get("choose", 0.0) for one in curve.rounds[1:]
+        record.seconds.get("score", 0.0) + record.seconds.get("choose", 0.0)
+        for record in curve.rounds[1:]
     ]
     return float(np.mean(seconds))

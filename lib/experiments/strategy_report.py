@@ -57,7 +57,7 @@ def write_report(
         output: A folder.
         protocol: Protocol of the simulation.
         curves: Result of `lib.experiments.strategy_ranking.learning_curves`; not empty.
-        conditions: What was the same for all strategies, a sentence each.
+        conditions: Conditions common to all strategies, a sentence each.
         command: The command line.
     """
     ranks, pairs = strategy_ranks(curves), compare_pairs(curves)
@@ -164,20 +164,21 @@ def pair_rows(pairs: Sequence[Pair]) -> Iterable[Sequence[Any]]:
 def round_rows(curves: Sequence[Curve]) -> Iterable[Sequence[Any]]:
     """Yield head and rows of `rounds.csv`: each round of each curve."""
     organs = sorted(
-        {o for c in curves for one in c.rounds for dsc in one.per_case.values() for o in dsc}
+        {o for c in curves for record in c.rounds for dsc in record.per_case.values() for o in dsc}
     )
     yield ("strategy", "seed", *_COSTS, "dsc", *organs, "steps", "picks")
     for curve in curves:
-        for one in curve.rounds:
-            by_organ = [[d[organ] for d in one.per_case.values() if organ in d] for organ in organs]
+        for record in curve.rounds:
+            cases = record.per_case.values()
+            by_organ = [[dsc[organ] for dsc in cases if organ in dsc] for organ in organs]
             yield (
                 curve.strategy,
                 curve.seed,
-                *(getattr(one.cost, name) for name in _COSTS),
-                f"{one.dsc:.5f}",
+                *(getattr(record.cost, name) for name in _COSTS),
+                f"{record.dsc:.5f}",
                 *(f"{float(np.mean(values)):.5f}" if values else "" for values in by_organ),
-                one.steps,
-                " ".join(pick.image_id for pick in one.picks),
+                record.steps,
+                " ".join(pick.image_id for pick in record.picks),
             )
 
 

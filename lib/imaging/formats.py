@@ -1,7 +1,7 @@
 """Volume files with a grid (NIfTI, NRRD, MHA), names of files in a case folder, and zip archives.
 
 NIfTI is read and written with nibabel: its writer notices a full disk, its reader returns both transforms.
-NRRD and MHA go through ITK, after a check of the header for everything that ITK takes for granted.
+NRRD and MHA are read with ITK, after a check of the header fields that ITK does not check itself.
 """
 
 import gzip
@@ -34,7 +34,7 @@ LABEL_STEMS = ("label", "labels", "seg", "segmentation")
 """File names of the label volume in a case folder (OpenKBP: `pt_1/label.nii.gz`)."""
 
 MAX_VOXELS = 2**30
-"""Largest number of voxels (1024 x 1024 x 1024); a file with more is damaged or made to fill the memory."""
+"""Largest number of voxels (1024 x 1024 x 1024); a file with more is damaged or built to exhaust memory."""
 
 FORMS_TOLERANCE_MM = 1.0
 """Largest distance between a corner by NIfTI's sform and by its qform, in mm.
@@ -286,13 +286,13 @@ def _check_mha(start: bytes, case: str) -> None:
 def _read_itk(
     path: Path, suffix: str, case: str, require: Callable[[Grid], None] | None
 ) -> tuple[Array, Grid]:
-    # ITK may read a neighbour of similar name, or follow the header to another file: the link stands alone.
+    # ITK may read a similarly named file in the folder, or another file that the header names.
     with TemporaryDirectory(prefix="organnet-") as folder:
-        alone = Path(folder) / f"volume{suffix}"
-        alone.symlink_to(path.resolve())
+        link = Path(folder) / f"volume{suffix}"
+        link.symlink_to(path.resolve())
         reader = sitk.ImageFileReader()
         reader.SetImageIO("NrrdImageIO" if suffix == ".nrrd" else "MetaImageIO")
-        reader.SetFileName(str(alone))
+        reader.SetFileName(str(link))
         reader.ReadImageInformation()
         kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
         is_scalar = reader.GetNumberOfComponents() == 1 and "complex" not in kind
@@ -315,7 +315,7 @@ def unpack_zip(archive: Path, folder: Path, image_id: str) -> Path:
     """Unpack a zip into the new `folder`, without its subfolders, and return `folder`.
 
     Raises:
-        ScanError: If it is not a zip, is damaged, or unpacks to more than a CT can be.
+        ScanError: If it is not a zip, is damaged, or unpacks to more than a CT can contain.
     """
     try:
         with zipfile.ZipFile(archive) as opened:

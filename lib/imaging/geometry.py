@@ -135,13 +135,13 @@ def reordered_onto(
     Raises:
         GeometryError: If the two grids do not have the same voxels.
     """
-    between = (np.linalg.inv(target.affine_ras) @ grid.affine_ras)[:3, :3]
-    axes = [int(a) for a in np.abs(between).argmax(axis=1)]
+    to_target = (np.linalg.inv(target.affine_ras) @ grid.affine_ras)[:3, :3]
+    axes = [int(a) for a in np.abs(to_target).argmax(axis=1)]
     if sorted(axes) != [0, 1, 2]:
         require_same_grid(image_id, label=grid, image=target)
     reordered, affine = array.transpose(axes), grid.affine_ras[:, [*axes, 3]]
     for axis, source_axis in enumerate(axes):
-        if between[axis, source_axis] < 0:
+        if to_target[axis, source_axis] < 0:
             reordered = np.flip(reordered, axis)
             affine[:3, 3] += affine[:3, axis] * (reordered.shape[axis] - 1)
             affine[:3, axis] *= -1

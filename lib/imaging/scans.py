@@ -84,7 +84,7 @@ def require_volume(image_id: str, grid: Grid) -> None:
 def read_label(
     path: Path, *, image_id: str, image_grid: Grid | None, integers_only: bool = False
 ) -> tuple[LabelArray, Grid]:
-    """Return the label volume in a file, and its grid; an empty label is one of zeros.
+    """Return the label volume in a file, and its grid; a label without organs contains zeros only.
 
     A file on another grid is refused by its header, before its voxels are unpacked: a small compressed file
     can hold gigabytes of them.

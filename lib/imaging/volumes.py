@@ -1,4 +1,4 @@
-"""CT and label volumes with their grid, and the label volume that a set of masks makes."""
+"""CT and label volumes with their grid, and the combination of masks into a label volume."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

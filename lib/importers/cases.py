@@ -35,7 +35,7 @@ class NameMapping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganNames:
-    """Rules that map structure names to organs: the user's table first (case-insensitive), then ours.
+    """Rules that map structure names to organs: the user's table first (any case), then `lib.organs.naming`.
 
     Attributes:
         organ_set: The set whose organs are imported.
@@ -54,7 +54,7 @@ class OrganNames:
         """Return the meaning of each of `names`.
 
         Raises:
-            LabelError: If two names mean one organ of the set: which of them is right is unknown.
+            LabelError: If two names mean one organ of the set, as it is unknown which is right.
         """
         meanings = {name: self._meaning(name) for name in names}
         organs = {n: m for n, m in meanings.items() if m in self.labels}
@@ -116,7 +116,7 @@ def read_names(path: Path) -> dict[str, str]:
     """Return the user's table: names in lower case -> TG-263 names, or `ignore`.
 
     Raises:
-        ConfigError: If the file is no such table.
+        ConfigError: If the file is not such a table.
     """
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -86,10 +86,12 @@ def find_dicom_cases(folders: Iterable[Path]) -> list[SourceCase]:
     series_folders = {uid: {p.parent for p in series.files} for uid, series in all_series.items()}
     for uid, series in all_series.items():
         series.damaged += [p for p in damaged if p.parent in series_folders[uid]]
-    alone = [
-        p for p in damaged if not any(p.parent in places for places in series_folders.values())
+    without_series = [
+        p for p in damaged if not any(p.parent in parents for parents in series_folders.values())
     ]
-    return _cases(all_series, list(structures.values())) + [_unreadable(path) for path in alone]
+    return _cases(all_series, list(structures.values())) + [
+        _unreadable(path) for path in without_series
+    ]
 
 
 def _cases(all_series: dict[str, _Series], structures: Sequence[_Structures]) -> list[SourceCase]:
@@ -112,7 +114,7 @@ def _cases(all_series: dict[str, _Series], structures: Sequence[_Structures]) ->
 
 
 def _case_ids(uids: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return UID -> `case_` and 8 digits of its study's hash, with 4 of its own if that is not unique."""
+    """Return UID -> `case_` and 8 digits of the study's hash; 4 of the UID's hash are added if not unique."""
     ids = {uid: f"case_{_hash(study or uid)[:8]}" for study, uid in uids}
     times = Counter(ids.values())
     return {u: f"{i}_{_hash(u)[:4]}" if times[i] > 1 else i for u, i in ids.items()}

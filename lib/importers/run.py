@@ -149,11 +149,11 @@ def _write_case(
         )
     image, final = _paths(studies, case_id)
     label, shared = combine_masks(scan.masks, names.labels, scan.ct.grid, case_id)
-    image_is_there = _require_same_image(image, scan.ct)
-    label_is_there = _require_own_label(final, label, before, case_id)
-    if not image_is_there:
+    image_exists = _require_same_image(image, scan.ct)
+    label_exists = _require_own_label(final, label, before, case_id)
+    if not image_exists:
         write_ct(image, scan.ct)
-    if not label_is_there:
+    if not label_exists:
         write_label(final, label)
     volumes_ml = label.volumes_ml()
     notes = list(scan.notes)

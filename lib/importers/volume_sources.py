@@ -29,7 +29,7 @@ _VALUE_FILES = ("labels.json", "dataset.json")
 
 
 def pddca_cases(folder: Path) -> list[SourceCase]:
-    """Return `folder` as a case with one mask per organ, or an empty list if it is none.
+    """Return `folder` as a case with one mask per organ, or an empty list if it is not one.
 
     PDDCA 1.4.1 has `0522cNNNN/img.nrrd` with `structures/BrainStem.nrrd`, ...; the TCIA expert masks and
     TotalSegmentator's training set have `ct.*` with `segmentations/`.
@@ -52,7 +52,7 @@ def pddca_cases(folder: Path) -> list[SourceCase]:
 
 
 def openkbp_cases(folder: Path) -> list[SourceCase]:
-    """Return `folder` as a case of OpenKBP, or an empty list if it is none.
+    """Return `folder` as a case of OpenKBP, or an empty list if it is not one.
 
     The layout is `pt_N/ct.nii.gz` with `pt_N/label.nii.gz`; the label values are `OPENKBP_VALUES`.
     """
@@ -99,7 +99,7 @@ VOLUME_SOURCES: Mapping[str, Callable[[Path], list[SourceCase]]] = {
     "openkbp": openkbp_cases,
     "nifti_pairs": paired_cases,
 }
-"""Name of a source -> its cases in one folder; the first source that recognises a folder has it."""
+"""Name of a source -> its cases in one folder; of several sources that find cases, the first is used."""
 
 
 def _single_file(folder: Path, stems: tuple[str, ...]) -> Path | None:
@@ -141,7 +141,7 @@ def _read_pair(
     Args:
         ct_path: The CT.
         label_path: The label volume.
-        values: Label value -> name, or the file that says so; None for the values of the organ set.
+        values: Label value -> name, or a file with this mapping; None for the values of the organ set.
         case_id: For messages.
         names: Maps the names to organs.
 
@@ -201,7 +201,7 @@ def _neighbours(folder: Path) -> list[SourceCase]:
 
 
 def _bare(name: str) -> str:
-    """Return `name` without its `_label`, `_seg`, ..."""
+    """Return `name` without an ending such as `_label` or `_seg`."""
     return next((name.removesuffix(s) for s in _LABEL_ENDINGS if name.endswith(s)), name)
 
 
@@ -218,12 +218,12 @@ def _pair(folder: Path, image: Path, label: Path | None, case_id: str) -> Source
 
 def _value_file(folder: Path) -> Path | None:
     """Return the file that names the label values of `folder`, if there is one."""
-    paths = (place / name for place in (folder, folder.absolute().parent) for name in _VALUE_FILES)
+    paths = (where / name for where in (folder, folder.absolute().parent) for name in _VALUE_FILES)
     return next((path for path in paths if path.is_file()), None)
 
 
 def _read_values(path: Path, case_id: str) -> dict[int, str]:
-    """Return value -> name, from a file of either direction."""
+    """Return value -> name, from a file that maps values to names, or names to values."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         labels: dict[str, Any] = content.get("labels", content)

@@ -1,1 +1,1 @@
-"""inference."""
+"""Inference: preprocessing, one or several passes of networks over a CT, and uncertainty."""

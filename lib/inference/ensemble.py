@@ -45,8 +45,8 @@ class DeepOptions:
     """Options of contouring in several passes.
 
     Attributes:
-        overlap: Share of a window that its neighbour covers too; 0.6 gives twice the windows of the default
-            0.5, in three dimensions.
+        overlap: Share of a window that its neighbour covers too; 0.6 gives about twice as many windows as
+            the 0.5 of a single pass.
         mirror: Whether to add a view mirrored left to right, with its organs swapped back.
         hu_shifts: Shifts of further views, in HU, every second one mirrored; within the range of training
             (`lib.recipes.schema.AugmentConfig.shift_hu`).
@@ -134,18 +134,18 @@ class EnsemblePlan:
     def _composition(self) -> str:
         views, models = len(self.views), len(self.models)
         draws = len(self.passes) // (views * models)
-        by = f"{models} models" if models > 1 else f"{draws} draws of dropout"
-        return f"{views} views" + (f" x {by}" if models * draws > 1 else ", one model")
+        repetition = f"{models} models" if models > 1 else f"{draws} draws of dropout"
+        return f"{views} views" + (f" x {repetition}" if models * draws > 1 else ", one model")
 
     @property
     def models(self) -> tuple[str, ...]:
         """Versions of the models, newest first."""
-        return tuple(dict.fromkeys(each.model.version for each in self.passes))
+        return tuple(dict.fromkeys(p.model.version for p in self.passes))
 
     @property
     def views(self) -> tuple[str, ...]:
         """Names of the views."""
-        return tuple(dict.fromkeys(each.view.name for each in self.passes))
+        return tuple(dict.fromkeys(p.view.name for p in self.passes))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, for JSON."""
@@ -190,12 +190,12 @@ class DeepContours(ContourResult):
 def plan_passes(
     model: Model, options: DeepOptions, *, earlier: Sequence[Model] = (), notes: Sequence[str] = ()
 ) -> EnsemblePlan:
-    """Return the passes that `options` ask for.
+    """Return the passes that `options` define.
 
     Args:
         model: The active model.
         options: See `DeepOptions`.
-        earlier: Models promoted before it, newest first (`lib.models.registry.Registry.earlier`).
+        earlier: Models promoted before `model`, newest first (`lib.models.registry.Registry.earlier`).
         notes: Notes to add to those about omitted passes.
     """
     notes = list(notes)
@@ -205,10 +205,10 @@ def plan_passes(
     views = _views(options.hu_shifts, is_mirrored=is_mirrored)
     models = [model, *earlier][: options.models]
     draws = options.dropout_samples if len(models) == 1 and _dropouts(model.network) else 0
-    passes = [Pass(each, view) for each in models for view in views]
+    passes = [Pass(used, view) for used in models for view in views]
     if draws:
-        repeated = [each for each in passes for _ in range(draws)]
-        passes = [replace(each, dropout_seed=options.seed + n) for n, each in enumerate(repeated)]
+        repeated = [p for p in passes for _ in range(draws)]
+        passes = [replace(p, dropout_seed=options.seed + n) for n, p in enumerate(repeated)]
     return EnsemblePlan(tuple(passes), options.overlap, tuple(notes))
 
 
@@ -291,14 +291,17 @@ def run_passes(
     recipe = plan.passes[0].model.recipe
     pipeline = Pipeline(recipe)
     results = PassAccumulator(recipe.labels, prepared.hu.shape)
-    for number, each in enumerate(plan.passes, 1):
-        view = each.view.of(prepared)
-        with pass_context, active_dropout(each.model.network, each.dropout_seed, device=device):
+    for number, current in enumerate(plan.passes, 1):
+        view = current.view.of(prepared)
+        with (
+            pass_context,
+            active_dropout(current.model.network, current.dropout_seed, device=device),
+        ):
             softmax = probabilities(
-                view, each.model, pipeline=pipeline, device=device, overlap=plan.overlap,
+                view, current.model, pipeline=pipeline, device=device, overlap=plan.overlap,
                 before_window=before_window,
             )  # fmt: skip
-        results.add(softmax, is_mirrored=each.view.is_mirrored)
+        results.add(softmax, is_mirrored=current.view.is_mirrored)
         # Freed before the next pass: a softmax is the largest array here.
         del softmax
         if progress is not None:

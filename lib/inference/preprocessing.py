@@ -102,11 +102,11 @@ class Pipeline:
         """
         frame = prepared.frame
         result = np.zeros(frame.shape_ras, np.uint8)
-        within = _foreground_box(probabilities)
-        if within is not None:
-            model_box = _offset(within, prepared.box)
+        likely_box = _foreground_box(probabilities)
+        if likely_box is not None:
+            model_box = _offset(likely_box, prepared.box)
             ras_box = frame.ras_box(model_box)
-            x, y, z = within
+            x, y, z = likely_box
             part = probabilities[:, x, y, z].float().cpu().numpy()
             result[ras_box] = self._argmax_on_ct(part, frame, model_box, ras_box)
         for value in self.recipe.labels.values():
@@ -131,10 +131,10 @@ class Pipeline:
         best = frame.resample_back(part[0], model_box, ras_box).copy()
         label = np.zeros(best.shape, np.uint8)
         for value in range(1, part.shape[0]):
-            share = frame.resample_back(part[value], model_box, ras_box)
-            is_better = share > best
+            probability = frame.resample_back(part[value], model_box, ras_box)
+            is_better = probability > best
             label[is_better] = value
-            best[is_better] = share[is_better]
+            best[is_better] = probability[is_better]
         return label
 
 
@@ -161,7 +161,7 @@ def _foreground_box(probabilities: Tensor, margin: int = 2) -> Box | None:
 
 
 def keep_largest(label: LabelArray, value: int) -> None:
-    """Erase all but the largest connected region of an organ, in place; faces, edges and corners connect."""
+    """Erase all but the largest region of an organ, in place; a shared face, edge or corner connects."""
     mask = label == value
     inside = np.argwhere(mask)
     if len(inside) == 0:

@@ -104,6 +104,7 @@ class ModelGrid:
         array = np.ascontiguousarray(self.turn(label))
         if not self.is_resampled:
             return array
+        # A voxel stays background unless an organ fills at least half of it.
         best = np.full(self.shape_model, 0.5, np.float32)
         result = np.zeros(self.shape_model, np.uint8)
         for value in values:

@@ -1,12 +1,12 @@
 """Voxel-wise and organ-wise uncertainty of a model, as pure functions of the results of several passes.
 
 The organ-wise numbers are those of Roy et al., *Bayesian QuickNAT*, NeuroImage 195 (2019), section on
-structure-wise uncertainty: the coefficient of variation of the volume, the mean Dice between each two samples,
+structure-wise uncertainty: the coefficient of variation of the volume, the mean Dice of all pairs of samples,
 and the mean of the voxel-wise uncertainty over the organ. The voxel-wise uncertainty here is the entropy of
-the samples' mean over that of `K` equally likely classes, so that 1 means the same whatever the number of
+the samples' mean divided by that of `K` equally likely classes, so that 1 means the same for any number of
 samples and classes; Roy et al. take the entropy over the samples (docs/adr/0010).
 
-None of them needs a reference, and none measures an error: a model can be certain and wrong.
+None of these values needs a reference, and none measures an error: a model can be certain and wrong.
 """
 
 import itertools
@@ -44,7 +44,7 @@ class OrganUncertainty:
 
 
 def normalised_entropy(probabilities: Tensor) -> FloatArray:
-    """Return the entropy of each voxel's class distribution over that of `K` equally likely classes.
+    """Return the entropy of each voxel's class distribution divided by that of `K` equally likely classes.
 
     Settles, *Active Learning* (2012), Eq. (2.3), divided by ln K.
 
@@ -55,9 +55,9 @@ def normalised_entropy(probabilities: Tensor) -> FloatArray:
         `(X, Y, Z)`, float32, 0 to 1.
     """
     entropy = torch.zeros(probabilities.shape[1:])
-    for share in probabilities:
+    for probability in probabilities:
         # Class by class: a copy of all classes would double the memory of a large CT.
-        entropy -= torch.xlogy(share, share).cpu()
+        entropy -= torch.xlogy(probability, probability).cpu()
     entropy /= math.log(len(probabilities))
     return np.asarray(entropy.clamp_(0.0, 1.0).numpy())
 
