@@ -36,7 +36,7 @@ def bench(
     if infers:
         benchmarks.beside_training(infers, device)
     if studies:
-        benchmarks.next_case(studies, device)
+        benchmarks.case_assignment(studies, device)
     if pacs:
         benchmarks.over_pacs(pacs)
     return 0

@@ -118,7 +118,7 @@ def _p95(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=20)[-1]
 
 
-def next_case(studies: int, device: str) -> None:
+def case_assignment(studies: int, device: str) -> None:
     """Print how long the default strategy takes over HTTP, with few and with many scored studies."""
     print(f"next case by {default_method(has_model=True)} over HTTP, milliseconds:")
     medians = []
