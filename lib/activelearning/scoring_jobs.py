@@ -74,10 +74,8 @@ def next_score(
         images = (*studies.unlabelled, *studies.labelled)
         keys += [ScoreKey(i, "", ScoreKind.APPEARANCE) for i in images]
     else:
-        assumed_entropy = (
-            np.quantile([*entropies.values()], UNSCORED_QUANTILE) if entropies else 0.0
-        )
-        ranked = sorted(studies.unlabelled, key=lambda i: (-entropies.get(i, assumed_entropy), i))
+        assumed = np.quantile([*entropies.values()], UNSCORED_QUANTILE) if entropies else 0.0
+        ranked = sorted(studies.unlabelled, key=lambda i: (-entropies.get(i, assumed), i))
         keys += [ScoreKey(i, served, ScoreKind.PREDICTION) for i in (*ranked, *labelled)]
         keys += [ScoreKey(i, served, ScoreKind.SAMPLES) for i in ranked if i not in unreadable]
     return next((key for key in keys if key not in done), None)

@@ -216,15 +216,13 @@ def select_batch(
     choices: list[Choice] = []
     for number in range(count):
         names = [choice.image_id for choice in choices]
-        remaining = [image_id for image_id in pool.candidates if image_id not in names]
-        request = replace(
-            pool, candidates=remaining, taken=(*pool.taken, *names), seed=seed_of(number)
-        )
+        rest = [image_id for image_id in pool.candidates if image_id not in names]
+        request = replace(pool, candidates=rest, taken=(*pool.taken, *names), seed=seed_of(number))
         choice = strategy.choose(request)
-        if choice is None or choice.image_id not in remaining:
+        if choice is None or choice.image_id not in rest:
             raise ConfigError(
                 f"strategy {strategy.name!r}, choice {number + 1} of {count}: chose "
-                f"{'nothing' if choice is None else repr(choice.image_id)}, expected one of {len(remaining)} "
+                f"{'nothing' if choice is None else repr(choice.image_id)}, expected one of {len(rest)} "
                 "candidates"
             )
         choices.append(choice)

@@ -86,12 +86,8 @@ def find_dicom_cases(folders: Iterable[Path]) -> list[SourceCase]:
     series_folders = {uid: {p.parent for p in series.files} for uid, series in all_series.items()}
     for uid, series in all_series.items():
         series.damaged += [p for p in damaged if p.parent in series_folders[uid]]
-    without_series = [
-        p for p in damaged if not any(p.parent in parents for parents in series_folders.values())
-    ]
-    return _cases(all_series, list(structures.values())) + [
-        _unreadable(path) for path in without_series
-    ]
+    orphans = [p for p in damaged if not any(p.parent in dirs for dirs in series_folders.values())]
+    return _cases(all_series, list(structures.values())) + [_unreadable(path) for path in orphans]
 
 
 def _cases(all_series: dict[str, _Series], structures: Sequence[_Structures]) -> list[SourceCase]:

@@ -291,17 +291,14 @@ def run_passes(
     recipe = plan.passes[0].model.recipe
     pipeline = Pipeline(recipe)
     results = PassAccumulator(recipe.labels, prepared.hu.shape)
-    for number, current in enumerate(plan.passes, 1):
-        view = current.view.of(prepared)
-        with (
-            pass_context,
-            active_dropout(current.model.network, current.dropout_seed, device=device),
-        ):
+    for number, item in enumerate(plan.passes, 1):
+        view = item.view.of(prepared)
+        with pass_context, active_dropout(item.model.network, item.dropout_seed, device=device):
             softmax = probabilities(
-                view, current.model, pipeline=pipeline, device=device, overlap=plan.overlap,
+                view, item.model, pipeline=pipeline, device=device, overlap=plan.overlap,
                 before_window=before_window,
             )  # fmt: skip
-        results.add(softmax, is_mirrored=current.view.is_mirrored)
+        results.add(softmax, is_mirrored=item.view.is_mirrored)
         # Freed before the next pass: a softmax is the largest array here.
         del softmax
         if progress is not None:

@@ -1,4 +1,4 @@
-"""Pools of made-up patients: nine organs at their places, and what a model might say of them."""
+"""Pools of generated patients: nine organs at their usual positions, and scores of a model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,19 +19,19 @@ USUAL: Mapping[str, tuple[float, tuple[float, float, float]]] = {
     "Glnd_Submand_L": (9.0, (-25.0, 40.0, -45.0)),
     "Glnd_Submand_R": (9.0, (25.0, 40.0, -45.0)),
 }
-"""Volume in mL and middle in mm; +x is the patient's right."""
+"""Volume in mL and centroid in mm; +x is the patient's right."""
 
 
 def patient(seed: int) -> dict[str, OrganShape]:
     """Return the shapes of one patient: volumes vary by 15 %, positions by 3 mm, and the origin is random."""
     generator = np.random.default_rng(seed)
     origin_mm = generator.normal(0.0, 200.0, 3)
-    found = {}
+    shapes = {}
     for organ, (usual_ml, usual_mm) in USUAL.items():
         x, y, z = np.array(usual_mm) + origin_mm + generator.normal(0.0, 3.0, 3)
         volume_ml = usual_ml * float(np.exp(generator.normal(0.0, 0.15)))
-        found[organ] = OrganShape(volume_ml=volume_ml, centroid_mm=(float(x), float(y), float(z)))
-    return found
+        shapes[organ] = OrganShape(volume_ml=volume_ml, centroid_mm=(float(x), float(y), float(z)))
+    return shapes
 
 
 def moved(shape: OrganShape, x_mm: float = 0.0, y_mm: float = 0.0, z_mm: float = 0.0) -> OrganShape:
@@ -66,13 +66,13 @@ def to_image_score(
 
 
 def predicted(image_id: str, shapes: Mapping[str, OrganShape | None]) -> ImageScore:
-    """Return what a model says that found these shapes."""
+    """Return the score by a model that predicted these shapes."""
     organs = {n: OrganScore(entropy=0.1, shape=shape) for n, shape in shapes.items()}
     return to_image_score(image_id, organs=organs)
 
 
 def scored_pool(scores: Sequence[ImageScore], *, seed: int = 0, taken: Sequence[str] = ()) -> Pool:
-    """Return a pool of all these images, those in `taken` not to be handed out."""
+    """Return a pool of all these images; those in `taken` are not candidates."""
     return Pool(
         candidates=[score.image_id for score in scores if score.image_id not in taken],
         taken=taken,

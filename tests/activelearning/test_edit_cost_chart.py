@@ -19,7 +19,7 @@ def pixels(rows: list[SubmissionCost]) -> "np.ndarray[tuple[int, ...], np.dtype[
 
 
 def lines(rows: list[SubmissionCost]) -> int:
-    """Return how many vertical lines stand in the chart's lower half, its axis among them."""
+    """Return the number of vertical lines in the chart's lower half, including its axis."""
     is_drawn = pixels(rows)[360:600].max(axis=-1) < 215
     is_line = is_drawn.sum(axis=0) >= 20
     return int((is_line[1:] & ~is_line[:-1]).sum())
@@ -58,11 +58,11 @@ def test_the_csv_tables_contain_the_values_of_the_summary(tmp_path: Path) -> Non
     paths = write_tables(tmp_path / "out", summary(rows))
     assert [path.name for path in paths] == ["edit-cost.csv", "edit-cost-organs.csv"]
     with paths[0].open(newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    assert [row["added_path_mm"] for row in found] == ["10", "20", "7.5", ""]
-    assert found[2]["left_out"] == "SpinalCord"
-    assert found[3]["trouble"] == "the scan is gone"
-    assert found[3]["counts"] == "False"
+        submissions = list(csv.DictReader(file))
+    assert [row["added_path_mm"] for row in submissions] == ["10", "20", "7.5", ""]
+    assert submissions[2]["left_out"] == "SpinalCord"
+    assert submissions[3]["trouble"] == "the scan is gone"
+    assert submissions[3]["counts"] == "False"
     with paths[1].open(newline="", encoding="utf-8") as file:
         organs = {row["organ"]: row for row in csv.DictReader(file)}
     assert list(organs) == ["Brainstem", "Larynx"]

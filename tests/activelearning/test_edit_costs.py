@@ -142,23 +142,23 @@ def test_the_curve_is_in_the_order_of_submission(
 def test_rows_of_another_database_are_matched_by_the_labels_content(
     tmp_path: Path, database: Database, records: EditCostRecords
 ) -> None:
-    there = Database(tmp_path / "there" / FILE)
+    other = Database(tmp_path / "there" / FILE)
     for image_id, minute in (("lost", 1), ("both", 2), ("only_there", 3)):
-        label = submit(there, image_id, minute=minute)
-        EditCostRecords(there).add(label, costs(), was_trained_on=True)
-    # The labels have other ids here, and one of them does not exist here.
+        label = submit(other, image_id, minute=minute)
+        EditCostRecords(other).add(label, costs(), was_trained_on=True)
+    # The labels have other ids in this database, and one of them does not exist in it.
     submit(database, "only_there", minute=3)
     records.add(submit(database, "both", minute=2), costs(), was_trained_on=False)
     submit(database, "lost", minute=7)
-    assert records.merge(there) == 1
-    assert records.merge(there) == 0
-    found = {e.label.image_id: e.cost for e in records.curve()}
-    assert {image: row.was_trained_on for image, row in found.items()} == {
+    assert records.merge(other) == 1
+    assert records.merge(other) == 0
+    result = {e.label.image_id: e.cost for e in records.curve()}
+    assert {image: row.was_trained_on for image, row in result.items()} == {
         "both": False,
         "only_there": True,
     }
-    assert found["only_there"].added_path_mm == 6
-    there.close()
+    assert result["only_there"].added_path_mm == 6
+    other.close()
 
 
 @pytest.fixture
@@ -236,8 +236,8 @@ def test_the_test_separates_a_change_from_chance() -> None:
 
 
 def test_each_submission_is_listed_with_the_median_of_the_last_five() -> None:
-    found = summary(curve(10, 50, 20, 40, 30, 60))
-    first, fifth, sixth = (found["submissions"][i] for i in (0, 4, 5))
+    result = summary(curve(10, 50, 20, 40, 30, 60))
+    first, fifth, sixth = (result["submissions"][i] for i in (0, 4, 5))
     assert first == {
         "time": "2024-05-01T08:00:00+00:00",
         "image": "case_0",
@@ -256,8 +256,8 @@ def test_each_submission_is_listed_with_the_median_of_the_last_five() -> None:
     assert fifth["running_median"] == {"mean_dsc": 0.9, "added_path_mm": 30, "changed_voxels": 30}
     # Of 50, 20, 40, 30, 60.
     assert sixth["running_median"]["added_path_mm"] == 40
-    assert (found["counted"], found["failed"]) == (6, 0)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert (result["counted"], result["failed"]) == (6, 0)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
 def test_failed_empty_and_trained_on_submissions_do_not_count() -> None:
@@ -268,16 +268,16 @@ def test_failed_empty_and_trained_on_submissions_do_not_count() -> None:
         edited({"Larynx": organ(0, is_left_out=True, changed_voxels=99)}, hour=12),
         edited(50, hour=13),
     ]
-    found = summary(rows)
-    assert [s["counts"] for s in found["submissions"]] == [True] * 4 + [False] * 3 + [True]
-    medians = [s["running_median"] for s in found["submissions"]]
+    result = summary(rows)
+    assert [s["counts"] for s in result["submissions"]] == [True] * 4 + [False] * 3 + [True]
+    medians = [s["running_median"] for s in result["submissions"]]
     assert medians[:-1] == [None] * 7
     assert medians[-1]["added_path_mm"] == 30
-    assert (found["counted"], found["failed"]) == (5, 1)
-    assert found["submissions"][5]["trouble"] == "the scan is gone"
-    assert found["submissions"][6]["left_out"] == ["Larynx"]
-    assert found["submissions"][6]["mean_dsc"] is None
-    assert list(found["organs"]) == ["Brainstem"]
+    assert (result["counted"], result["failed"]) == (5, 1)
+    assert result["submissions"][5]["trouble"] == "the scan is gone"
+    assert result["submissions"][6]["left_out"] == ["Larynx"]
+    assert result["submissions"][6]["mean_dsc"] is None
+    assert list(result["organs"]) == ["Brainstem"]
 
 
 def test_of_one_image_the_last_submission_counts_for_each_author_and_model() -> None:
@@ -288,8 +288,8 @@ def test_of_one_image_the_last_submission_counts_for_each_author_and_model() -> 
         edited(200, hour=3, image_id="a", author="bob"),
         edited(400, hour=4, image_id="a", model_version="newer"),
     ]
-    found = summary(rows)
-    assert [s["counts"] for s in found["submissions"]] == [False, True, True, True, True]
+    result = summary(rows)
+    assert [s["counts"] for s in result["submissions"]] == [False, True, True, True, True]
 
 
 def test_organ_medians_are_of_the_last_ten_submissions_with_the_number_of_unchanged_ones() -> None:
@@ -306,9 +306,9 @@ def test_organ_medians_are_of_the_last_ten_submissions_with_the_number_of_unchan
         )
         for hour in range(1, 11)
     ]
-    found = summary([old, *rows])
-    assert list(found["organs"]) == ["Brainstem", "Larynx", "SpinalCord"]
-    assert found["organs"]["Brainstem"] == {
+    result = summary([old, *rows])
+    assert list(result["organs"]) == ["Brainstem", "Larynx", "SpinalCord"]
+    assert result["organs"]["Brainstem"] == {
         "n": 10,
         "unchanged": 0,
         "missed": 0,
@@ -317,16 +317,16 @@ def test_organ_medians_are_of_the_last_ten_submissions_with_the_number_of_unchan
         "changed_voxels": 5.5,
         "changed_ml": pytest.approx(0.055),
     }
-    assert found["organs"]["Larynx"]["unchanged"] == 9
-    assert found["organs"]["SpinalCord"]["missed"] == 10
+    assert result["organs"]["Larynx"]["unchanged"] == 9
+    assert result["organs"]["SpinalCord"]["missed"] == 10
     # 9 of 30 contours.
-    assert found["unchanged_share"] == 0.3
+    assert result["unchanged_share"] == 0.3
 
 
 def test_a_summary_without_submissions_says_that_there_are_too_few() -> None:
-    found = summary([])
-    assert (found["submissions"], found["organs"], found["unchanged_share"]) == ([], {}, None)
-    assert found["verdict"] == "too few submissions to say: 0 of 10"
+    result = summary([])
+    assert (result["submissions"], result["organs"], result["unchanged_share"]) == ([], {}, None)
+    assert result["verdict"] == "too few submissions to say: 0 of 10"
 
 
 def learned(image_id: str) -> list[dict[str, object]]:
@@ -362,9 +362,9 @@ def test_images_that_a_model_or_its_parents_learned_from_count_as_trained_on(
         ("ring_a", "ring_b"),
         ("ring_b", "ring_a"),
     ):
-        of = "ring" if version == "ring_b" else version
+        name = "ring" if version == "ring_b" else version
         candidate = Candidate(
-            version=version, recipe="tiny", parent=parent, labels=learned(f"of_{of}")
+            version=version, recipe="tiny", parent=parent, labels=learned(f"of_{name}")
         )
         models.record(candidate)
     label = label_of(image_id, model_version=model_version)
@@ -384,7 +384,7 @@ def test_the_cases_on_a_starters_card_count_as_trained_on(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """One that learned nothing, and draws something all the same."""
+    """A model with random weights that still predicts several organs."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     weights = build_network(TINY).state_dict()
@@ -399,25 +399,27 @@ def test_a_submission_is_compared_with_the_models_contours(
 ) -> None:
     image = cases[0].image
     predicted = contour(read_ct(image), model).label
-    drawn = set(predicted.volumes_ml())
-    assert "Bone_Mandible" in drawn
-    assert len(drawn) > 2
-    # Everything is accepted; this server has other label values, and lacks one of the organs.
-    ours = {name: n + 20 for name, n in predicted.labels.items() if name != "Bone_Mandible"}
+    predicted_organs = set(predicted.volumes_ml())
+    assert "Bone_Mandible" in predicted_organs
+    assert len(predicted_organs) > 2
+    # The prediction is accepted unchanged; this server has other label values, and lacks one organ.
+    server_labels = {
+        name: n + 20 for name, n in predicted.labels.items() if name != "Bone_Mandible"
+    }
     accepted = np.zeros_like(predicted.array)
-    for name, value in ours.items():
+    for name, value in server_labels.items():
         accepted[predicted.array == predicted.labels[name]] = value
     path = tmp_path / "submitted.nii.gz"
-    write_label(path, LabelVolume(accepted, predicted.grid, ours))
-    found = measure_edit_cost(image, path, model, image_id="case_0", labels=ours)
-    assert (found.mean_dsc, found.added_path_mm, found.changed_voxels) == (1, 0, 0)
-    assert set(found.organs) == drawn - {"Bone_Mandible"}
-    # Moved by a voxel, it costs what the two volumes say.
+    write_label(path, LabelVolume(accepted, predicted.grid, server_labels))
+    result = measure_edit_cost(image, path, model, image_id="case_0", labels=server_labels)
+    assert (result.mean_dsc, result.added_path_mm, result.changed_voxels) == (1, 0, 0)
+    assert set(result.organs) == predicted_organs - {"Bone_Mandible"}
+    # Moved by one voxel: the cost is that between the two volumes.
     moved = np.roll(predicted.array, 1, 0)
     write_label(path, LabelVolume(moved, predicted.grid, predicted.labels))
-    found = measure_edit_cost(image, path, model, image_id="case_0", labels=predicted.labels)
-    assert found == edit_cost(predicted.array, moved, predicted.labels, grid=predicted.grid)
-    assert found.changed_voxels
+    result = measure_edit_cost(image, path, model, image_id="case_0", labels=predicted.labels)
+    assert result == edit_cost(predicted.array, moved, predicted.labels, grid=predicted.grid)
+    assert result.changed_voxels
 
 
 def test_a_label_on_another_grid_is_not_measured(

@@ -47,7 +47,7 @@ def model(network: nn.Module | None = None) -> Model:
 
 
 class Certain(nn.Module):
-    """Calls what is denser than `above` mandible, with the certainty given; all else background."""
+    """Network that predicts mandible above `above_hu`, else background, with the logit `certainty`."""
 
     def __init__(self, certainty: float, above_hu: float = 200.0) -> None:
         super().__init__()
@@ -66,16 +66,16 @@ class Certain(nn.Module):
 def test_prediction_scores_are_plain_values_and_other_work_may_run_before_each_window(
     prepared: Prepared,
 ) -> None:
-    turns: list[int] = []
-    scores = image_scores.prediction_scores(prepared, model(), between=lambda: turns.append(1))
-    assert len(turns) > 3
-    found = json.loads(json.dumps(scores))
-    assert 0 < found["entropy"] <= 1
-    assert set(found["organs"]) == set(OPENKBP.labels)
+    calls: list[int] = []
+    scores = image_scores.prediction_scores(prepared, model(), between=lambda: calls.append(1))
+    assert len(calls) > 3
+    stored = json.loads(json.dumps(scores))
+    assert 0 < stored["entropy"] <= 1
+    assert set(stored["organs"]) == set(OPENKBP.labels)
     # The bottom of a network of width 4 has 64 channels.
-    assert len(found["features"]) == 64
-    score = image_scores.to_image_score("a", "m-1", found)
-    assert score.entropy == found["entropy"]
+    assert len(stored["features"]) == 64
+    score = image_scores.to_image_score("a", "m-1", stored)
+    assert score.entropy == stored["entropy"]
     assert not score.has_samples
 
 
@@ -95,13 +95,13 @@ def test_equal_samples_agree_and_different_ones_do_not(prepared: Prepared) -> No
     )
     assert alike["organs"]["Bone_Mandible"]["pairwise_dice"] > 0.9
     assert alike["organs"]["Larynx"] == {"volume_cv": None, "pairwise_dice": None}
-    # Muscle and fat lie about there: 10 HU up or down make another organ of it.
-    torn = model(Certain(40.0, above_hu=45.0))
-    apart = image_scores.sample_scores(prepared, torn, options=DeepOptions(overlap=0.5))
+    # Muscle has about 45 HU, so a shift by 10 HU changes the predicted organ of many voxels.
+    unstable = model(Certain(40.0, above_hu=45.0))
+    apart = image_scores.sample_scores(prepared, unstable, options=DeepOptions(overlap=0.5))
     organ = "Bone_Mandible"
     assert apart["organs"][organ]["pairwise_dice"] < alike["organs"][organ]["pairwise_dice"] - 0.02
     score = image_scores.to_image_score(
-        "a", "m-1", image_scores.prediction_scores(prepared, torn), apart
+        "a", "m-1", image_scores.prediction_scores(prepared, unstable), apart
     )
     assert score.has_samples
     assert {n: o.pairwise_dice for n, o in score.organs.items()} == {

@@ -90,14 +90,14 @@ def test_the_answer_has_the_case_the_reason_and_the_lease(clinic: Clinic) -> Non
 def test_each_case_is_assigned_once(clinic: Clinic, strategy: str) -> None:
     for number, image_id in enumerate(clinic.images[:4]):
         clinic.score(image_id, 0.1 * number)
-    given = [
+    assigned = [
         clinic.case_assigner.assign_next(strategy, Annotator(holder=f"client-{n % 3}", seed=n)).get(
             "id", ""
         )
         for n in range(7)
     ]
-    assert sorted(given[:6]) == clinic.images
-    assert given[6] == ""
+    assert sorted(assigned[:6]) == clinic.images
+    assert assigned[6] == ""
 
 
 def test_scores_of_an_earlier_model_are_used_and_their_age_is_reported(clinic: Clinic) -> None:
@@ -138,10 +138,10 @@ def test_when_all_cases_are_labelled_the_answer_has_no_id(clinic: Clinic) -> Non
 
 def test_when_the_other_cases_are_assigned_the_answer_says_so(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, images=1)
-    given = clinic.case_assigner.assign_next("first", ANN)["id"]
+    assigned = clinic.case_assigner.assign_next("first", ANN)["id"]
     answer = clinic.case_assigner.assign_next("first", BOB)
     assert "id" not in answer
-    assert given in answer["why"]
+    assert assigned in answer["why"]
     assert answer["is_all_labelled"] is False
 
 

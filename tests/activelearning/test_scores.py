@@ -25,10 +25,10 @@ def add(
     image_id: str,
     version: str,
     kind: ScoreKind,
-    found: dict[str, Any],
+    values: dict[str, Any],
     **more: Any,
 ) -> bool:
-    return scores.add(ScoreKey(image_id, version, kind), found, **more)
+    return scores.add(ScoreKey(image_id, version, kind), values, **more)
 
 
 def test_the_active_models_score_is_used_or_else_the_newest_one_of_another_model(

@@ -22,7 +22,7 @@ ALL = sorted(METHODS)
 SCORING = sorted(name for name, method in METHODS.items() if method.needs)
 SEEDS = range(40)
 SLOWER = 25
-"""Factor on the promised time: a quadratic algorithm exceeds it, a busy machine does not."""
+"""Factor on the time limit: a quadratic algorithm exceeds it, a busy machine does not."""
 
 
 def choose(name: str, pool: Pool) -> Choice:
@@ -42,7 +42,7 @@ def only(pool: Pool, scored: list[str]) -> Pool:
 
 
 def alike(number: int, seed: int) -> Pool:
-    """Return images that nothing tells apart."""
+    """Return a pool of images with identical scores."""
     organs = {
         "Brainstem": replace(organ_score(), volume_cv=0.1, pairwise_dice=0.9),
         "OpticChiasm": replace(organ_score(), volume_cv=0.1, pairwise_dice=0.8),
@@ -130,7 +130,7 @@ def test_the_order_of_the_candidates_does_not_matter(name: str) -> None:
 def test_the_seed_decides_between_equal_candidates(name: str) -> None:
     chosen = [choose(name, alike(12, seed)).image_id for seed in range(120)]
     assert len(set(chosen)) == 12
-    # 10 of 120 each, give or take three standard deviations and a bit.
+    # 10 of 120 each, plus more than three standard deviations.
     assert max(chosen.count(image_id) for image_id in set(chosen)) < 22
 
 
@@ -181,12 +181,12 @@ def test_scores_that_are_not_finite_are_not_ranked(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_candidate_is_chosen_once(name: str) -> None:
-    pool, seen = cohort(15), []
+    pool, order = cohort(15), []
     while (choice := METHODS[name].choose(pool)) is not None:
-        seen.append(choice.image_id)
+        order.append(choice.image_id)
         left = [image_id for image_id in pool.candidates if image_id != choice.image_id]
         pool = replace(pool, candidates=left, taken=[*pool.taken, choice.image_id])
-    assert sorted(seen) == [f"pt_{n:04d}" for n in range(15)]
+    assert sorted(order) == [f"pt_{n:04d}" for n in range(15)]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -207,10 +207,10 @@ def test_the_reason_is_one_short_sentence_and_fits_in_json(name: str) -> None:
 )
 def test_two_thousand_candidates_are_fast(name: str, limit_s: float) -> None:
     pool = cohort(2000, channels=64 if name == "coldstart" else 128)
-    taken_s = []  # of this thread on a processor: others may keep the machine busy
+    taken_s = []  # CPU time of this thread: other processes may use the machine
     for seed in range(5):
-        asked = replace(pool, seed=seed)
+        seeded = replace(pool, seed=seed)
         begun_s = time.thread_time()
-        choose(name, asked)
+        choose(name, seeded)
         taken_s.append(time.thread_time() - begun_s)
     assert min(taken_s) < SLOWER * limit_s

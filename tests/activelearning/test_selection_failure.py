@@ -23,34 +23,34 @@ Shapes = dict[str, OrganShape | None]
 ORGANS = list(USUAL)
 
 
-def swapped(found: Shapes) -> None:
-    found["Parotid_L"], found["Parotid_R"] = found["Parotid_R"], found["Parotid_L"]
+def swapped(organs: Shapes) -> None:
+    organs["Parotid_L"], organs["Parotid_R"] = organs["Parotid_R"], organs["Parotid_L"]
 
 
-def lone_and_swapped(found: Shapes) -> None:
-    found["Parotid_L"], found["Parotid_R"] = found["Parotid_R"], None
+def lone_and_swapped(organs: Shapes) -> None:
+    organs["Parotid_L"], organs["Parotid_R"] = organs["Parotid_R"], None
 
 
-def doubled(found: Shapes) -> None:
-    stem = found["Brainstem"]
+def doubled(organs: Shapes) -> None:
+    stem = organs["Brainstem"]
     assert stem is not None
-    found["Brainstem"] = replace(stem, volume_ml=50.0)
+    organs["Brainstem"] = replace(stem, volume_ml=50.0)
 
 
-def missing(found: Shapes) -> None:
-    found["OpticChiasm"] = None
+def missing(organs: Shapes) -> None:
+    organs["OpticChiasm"] = None
 
 
-def shifted(found: Shapes) -> None:
-    gland = found["Glnd_Submand_L"]
+def shifted(organs: Shapes) -> None:
+    gland = organs["Glnd_Submand_L"]
     assert gland is not None
-    found["Glnd_Submand_L"] = moved(gland, z_mm=20.0)
+    organs["Glnd_Submand_L"] = moved(gland, z_mm=20.0)
 
 
-def in_pieces(found: Shapes) -> None:
-    nerve = found["OpticNrv_R"]
+def in_pieces(organs: Shapes) -> None:
+    nerve = organs["OpticNrv_R"]
     assert nerve is not None
-    found["OpticNrv_R"] = replace(nerve, pieces=4)
+    organs["OpticNrv_R"] = replace(nerve, pieces=4)
 
 
 WRONG: Mapping[str, tuple[Callable[[Shapes], None], str, str]] = {
@@ -75,7 +75,7 @@ def pool_of(wrong: list[str], *, normal: int = 30, drawn: int = 20, seed: int = 
         WRONG[kind][0](shapes[kind])
     return Pool(
         candidates=list(shapes),
-        scores={name: predicted(name, found) for name, found in shapes.items()},
+        scores={name: predicted(name, organs) for name, organs in shapes.items()},
         shapes={f"drawn_{n}": patient(1000 + n) for n in range(drawn)},
         seed=seed,
     )
@@ -112,19 +112,19 @@ def test_usual_cases_are_chosen_last() -> None:
 @pytest.mark.parametrize("organ", ORGANS)
 def test_an_organ_that_is_20_mm_off_is_named_and_no_other(organ: str, axis: str) -> None:
     pool = pool_of([])
-    # Away from the middle: a nerve that is moved over it is on the wrong side, and so is its partner.
+    # Away from the midline: a nerve moved across it is on the wrong side, and so is its partner.
     off_mm = -20.0 if organ.endswith("_L") else 20.0
     typical = {
         name: OrganShape(volume_ml=volume_ml, centroid_mm=middle_mm)
         for name, (volume_ml, middle_mm) in USUAL.items()
     }
-    found = {**typical, organ: moved(typical[organ], **{axis: off_mm})}
-    scores = {**pool.scores, "off": predicted("off", found)}
+    organs = {**typical, organ: moved(typical[organ], **{axis: off_mm})}
+    scores = {**pool.scores, "off": predicted("off", organs)}
     choice = chosen(replace(pool, candidates=[*pool.candidates, "off"], scores=scores))
     assert choice.image_id == "off"
     assert choice.organs == (organ,)
-    told_mm = float(choice.why.split(" mm ")[0].split()[-1])
-    assert told_mm == pytest.approx(20.0, abs=4.0)
+    reported_mm = float(choice.why.split(" mm ")[0].split()[-1])
+    assert reported_mm == pytest.approx(20.0, abs=4.0)
 
 
 def test_the_origin_of_the_scan_does_not_matter() -> None:
@@ -160,9 +160,9 @@ def test_an_organ_that_is_rarely_contoured_does_not_count_as_missing() -> None:
 
 
 def test_an_organ_outside_the_models_recipe_does_not_count_as_missing() -> None:
-    found = {name: shape for name, shape in patient(5).items() if name != "OpticChiasm"}
+    organs = {name: shape for name, shape in patient(5).items() if name != "OpticChiasm"}
     pool = pool_of([], normal=3)
-    scores = {**pool.scores, "other": predicted("other", {**found})}
+    scores = {**pool.scores, "other": predicted("other", {**organs})}
     choice = chosen(replace(pool, candidates=["other"], scores=scores))
     assert "OpticChiasm" not in choice.organs
     assert "no contour stands out" in choice.why
@@ -187,14 +187,14 @@ def test_three_similar_contours_do_not_make_the_fourth_an_outlier() -> None:
 
 
 def shapes_of(label: LabelArray, grid: Grid, labels: Mapping[str, int]) -> Shapes:
-    """Return the shapes in a label volume, their middles in the grid's RAS millimetres."""
-    found: Shapes = {}
+    """Return the shapes in a label volume, with centroids in the grid's RAS millimetres."""
+    organs: Shapes = {}
     for name, value in labels.items():
         voxels = np.argwhere(label == value)
         x, y, z = (grid.affine_ras @ np.append(voxels.mean(axis=0), 1.0))[:3]
         volume_ml = len(voxels) * grid.voxel_ml
-        found[name] = OrganShape(volume_ml=volume_ml, centroid_mm=(float(x), float(y), float(z)))
-    return found
+        organs[name] = OrganShape(volume_ml=volume_ml, centroid_mm=(float(x), float(y), float(z)))
+    return organs
 
 
 def test_the_patients_right_is_positive_x() -> None:
@@ -205,7 +205,7 @@ def test_the_patients_right_is_positive_x() -> None:
         shapes[f"phantom_{seed}"] = shapes_of(label.array, ct.grid, labels)
         if seed == 1:
             shapes["mirrored"] = shapes_of(mirrored[label.array], ct.grid, labels)
-    scores = {name: predicted(name, found) for name, found in shapes.items()}
+    scores = {name: predicted(name, organs) for name, organs in shapes.items()}
     choice = chosen(Pool(candidates=list(shapes), scores=scores))
     assert choice.image_id == "mirrored"
     assert set(choice.organs) == {"Parotid_L", "Parotid_R"}
@@ -227,8 +227,8 @@ def test_with_many_cases_the_prior_spread_does_not_matter() -> None:
     cases = [
         {"Brain": OrganShape(volume_ml=float(v), centroid_mm=(0.0, 0.0, 0.0))} for v in volumes_ml
     ]
-    found = usual_shape(shape_measures(cases, ["Brain"]))
-    assert found.log_ml[0] == pytest.approx(3.0, abs=0.02)
-    assert found.log_ml_spread[0] == pytest.approx(0.1, abs=0.015)
+    usual = usual_shape(shape_measures(cases, ["Brain"]))
+    assert usual.log_ml[0] == pytest.approx(3.0, abs=0.02)
+    assert usual.log_ml_spread[0] == pytest.approx(0.1, abs=0.015)
     few = usual_shape(shape_measures(cases[:2], ["Brain"]))
     assert np.isnan([few.log_ml[0], few.share[0]]).all()

@@ -66,7 +66,7 @@ def test_the_suggestion_is_the_greedy_step_of_the_maximum_cover() -> None:
     scores = [
         to_image_score(f"pt_{n:02d}", entropy=0.5, features=row) for n, row in enumerate(rows)
     ]
-    # Two that the model is sure of: with 20 candidates, 10 are looked at.
+    # Of 20 candidates, the 10 with the higher entropy are compared.
     scores = [
         replace(score, entropy=0.9 if n < 10 else 0.1) if n < 20 else score
         for n, score in enumerate(scores)
@@ -82,8 +82,8 @@ def test_the_suggestion_is_the_greedy_step_of_the_maximum_cover() -> None:
             for row in rows
         )
 
-    of_taken = list(range(20, 25))
-    gains = [covered([*of_taken, n]) - covered(of_taken) for n in range(10)]
+    taken_rows = list(range(20, 25))
+    gains = [covered([*taken_rows, n]) - covered(taken_rows) for n in range(10)]
     choice = chosen(suggestive(scored_pool(scores, taken=taken)))
     assert choice.image_id == f"pt_{int(np.argmax(gains)):02d}"
     assert choice.score == pytest.approx(max(gains) / 25, abs=1e-6)
@@ -101,14 +101,14 @@ def blobs(*sizes: int, spread: float = 0.1, outliers: int = 0) -> dict[str, Floa
     """Return groups of images, far from each other, `a_0` ...; and outliers, each far from everything."""
     generator = np.random.default_rng(1)
     centres = 10.0 * np.eye(8)
-    found = {
+    points = {
         f"{'abcdefgh'[k]}_{n}": (centres[k] + spread * generator.normal(size=8)).astype(np.float32)
         for k, size in enumerate(sizes)
         for n in range(size)
     }
     for n in range(outliers):
-        found[f"out_{n}"] = (30.0 * generator.normal(size=8)).astype(np.float32)
-    return found
+        points[f"out_{n}"] = (30.0 * generator.normal(size=8)).astype(np.float32)
+    return points
 
 
 def of_appearance(rows: Mapping[str, FloatArray], taken: list[str], seed: int = 0) -> Pool:
@@ -154,7 +154,7 @@ def test_the_scale_of_a_feature_does_not_matter() -> None:
 
 
 def test_if_every_cluster_has_labelled_images_that_with_the_fewest_is_used() -> None:
-    # 58 images at two places only: there are no more groups, however many are asked for.
+    # 58 images at only two points: there are two clusters, however many are requested.
     rows: dict[str, FloatArray] = {f"a_{n}": np.zeros(3) for n in range(40)}
     rows |= {f"b_{n}": np.ones(3) for n in range(18)}
     choice = chosen(coldstart(of_appearance(rows, [f"a_{n}" for n in range(5)] + ["b_0"])))

@@ -54,36 +54,36 @@ def test_two_queries_of_three_are_for_one_organ_each_equally_often() -> None:
     # The chiasm is predicted in one case only, which has a low entropy as a whole.
     scores = [by_entropies(f"pt_{n}", 0.05, Brainstem=0.2, Parotid_L=0.2) for n in range(30)]
     scores.append(by_entropies("rare", 0.0001, Brainstem=0.0001, OpticChiasm=0.0001))
-    found = [chosen(claspe(scored_pool(scores, seed=seed))) for seed in range(2000)]
-    of_organ = {
-        organ: [choice for choice in found if choice.organs == (organ,)]
+    choices = [chosen(claspe(scored_pool(scores, seed=seed))) for seed in range(2000)]
+    by_organ = {
+        organ: [choice for choice in choices if choice.organs == (organ,)]
         for organ in ("Brainstem", "OpticChiasm", "Parotid_L")
     }
-    for choices in of_organ.values():
-        assert len(choices) / len(found) == pytest.approx(0.22, abs=0.03)
-    assert {(c.image_id, c.rank, c.of) for c in of_organ["OpticChiasm"]} == {("rare", 1, 1)}
-    assert {c.of for c in of_organ["Brainstem"]} == {31}
-    assert {c.of for c in of_organ["Parotid_L"]} == {30}
-    whole = [choice for choice in found if "the case as a whole" in choice.why]
-    assert len(whole) / len(found) == pytest.approx(0.34, abs=0.03)
+    for organ_choices in by_organ.values():
+        assert len(organ_choices) / len(choices) == pytest.approx(0.22, abs=0.03)
+    assert {(c.image_id, c.rank, c.of) for c in by_organ["OpticChiasm"]} == {("rare", 1, 1)}
+    assert {c.of for c in by_organ["Brainstem"]} == {31}
+    assert {c.of for c in by_organ["Parotid_L"]} == {30}
+    whole = [choice for choice in choices if "the case as a whole" in choice.why]
+    assert len(whole) / len(choices) == pytest.approx(0.34, abs=0.03)
     assert {len(choice.organs) for choice in whole} == {2}
 
 
 def test_an_organ_that_was_never_predicted_is_not_drawn() -> None:
     scores = [by_entropies(f"pt_{n}", 0.05, Brainstem=0.2, OpticChiasm=None) for n in range(5)]
-    found = [chosen(claspe(scored_pool(scores, seed=seed))) for seed in range(600)]
-    assert not any("OpticChiasm" in choice.organs for choice in found)
-    for_stem = sum("drawn for Brainstem" in choice.why for choice in found)
-    assert for_stem / len(found) == pytest.approx(0.66, abs=0.06)
+    choices = [chosen(claspe(scored_pool(scores, seed=seed))) for seed in range(600)]
+    assert not any("OpticChiasm" in choice.organs for choice in choices)
+    for_stem = sum("drawn for Brainstem" in choice.why for choice in choices)
+    assert for_stem / len(choices) == pytest.approx(0.66, abs=0.06)
 
 
 def test_with_few_labels_chances_are_proportional_to_the_scores() -> None:
     # Gumbel noise of scale 1 on the logarithm draws in proportion to the score (Kirsch et al. 2021).
     scores = [by_entropies("unsure", 0.3), by_entropies("sure", 0.1)]
-    found = [chosen(claspe(scored_pool(scores, seed=seed))) for seed in range(2000)]
-    shares = sum(choice.image_id == "unsure" for choice in found) / len(found)
+    choices = [chosen(claspe(scored_pool(scores, seed=seed))) for seed in range(2000)]
+    shares = sum(choice.image_id == "unsure" for choice in choices) / len(choices)
     assert shares == pytest.approx(0.75, abs=0.03)
-    assert {(c.image_id, c.rank) for c in found} == {("unsure", 1), ("sure", 2)}
+    assert {(c.image_id, c.rank) for c in choices} == {("unsure", 1), ("sure", 2)}
 
 
 def test_the_noise_decreases_with_the_number_of_labels() -> None:
@@ -142,7 +142,7 @@ def test_the_variation_of_the_volume_breaks_ties() -> None:
 
 
 def test_cases_without_samples_are_not_ranked() -> None:
-    unasked = replace(sampled("a", Brainstem=(0.1, 0.9)), has_samples=False)
-    pool: Pool = scored_pool([unasked, sampled("b", Brainstem=(0.9, 0.1))])
+    without_samples = replace(sampled("a", Brainstem=(0.1, 0.9)), has_samples=False)
+    pool: Pool = scored_pool([without_samples, sampled("b", Brainstem=(0.9, 0.1))])
     choice = chosen(structure_qc(pool))
     assert (choice.image_id, choice.of) == ("b", 1)

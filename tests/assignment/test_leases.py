@@ -37,9 +37,9 @@ sys.stdin.readline()
 while True:
     with database.writing() as session:
         at = now()
-        found = assignment_state(session, at)
-        # One who holds a case may have it again: for this test each is to take a new one.
-        left = [image for image in images if not found.holding.get(image) and may_lease(holder, image, found)]
+        state = assignment_state(session, at)
+        # A holder may lease its own case again: in this test each process must take a new one.
+        left = [image for image in images if not state.holding.get(image) and may_lease(holder, image, state)]
         if not left:
             break
         leases.grant(session, random.choice(left), holder, for_s=600.0, at=at)
@@ -65,7 +65,7 @@ def assignments(database: Database) -> Leases:
 
 
 def rows(database: Database) -> list[tuple[str, str, str | None]]:
-    """Return image, holder and what ended it, of every lease there ever was."""
+    """Return image, holder and `ended_by` of every lease, including ended ones."""
     with database.reading() as session:
         return [(r.image_id, r.holder, r.ended_by) for r in session.scalars(select(Lease))]
 
@@ -152,8 +152,8 @@ def test_a_case_that_is_done_is_leased_to_nobody(
 @pytest.mark.parametrize("method", ["extend", "release"])
 def test_a_lease_that_nobody_has_is_not_found(assignments: Leases, method: str) -> None:
     def call(image_id: str, holder: str) -> None:
-        given = (HOUR_S,) if method == "extend" else ()
-        getattr(assignments, method)(image_id, holder, *given)
+        durations = (HOUR_S,) if method == "extend" else ()
+        getattr(assignments, method)(image_id, holder, *durations)
 
     with pytest.raises(DatastoreError, match="a: ada has no lease of this image; there never was"):
         call("a", "ada")
@@ -230,17 +230,17 @@ def start(code: str, *given: str) -> "subprocess.Popen[str]":
 
 def test_eight_processes_take_two_hundred_cases_and_none_twice(database: Database) -> None:
     path = str(database.path)
-    people = [start(CHOOSING, path, f"reader_{n}", ",".join(IMAGES)) for n in range(8)]
-    for one in people:
-        assert one.stdout is not None
-        assert one.stdout.readline() == "ready\n"
-    for one in people:
-        assert one.stdin is not None
-        one.stdin.write("go\n")
-        one.stdin.flush()
-    for one in people:
-        one.communicate(timeout=LIMIT_S)
-    assert [one.returncode for one in people] == [0] * 8
+    readers = [start(CHOOSING, path, f"reader_{n}", ",".join(IMAGES)) for n in range(8)]
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+    for reader in readers:
+        assert reader.stdin is not None
+        reader.stdin.write("go\n")
+        reader.stdin.flush()
+    for reader in readers:
+        reader.communicate(timeout=LIMIT_S)
+    assert [reader.returncode for reader in readers] == [0] * 8
     with database.reading() as session:
         granted = list(session.scalars(select(Lease)))
     assert sorted(lease.image_id for lease in granted) == IMAGES
@@ -285,18 +285,18 @@ def test_a_lease_outlives_the_program_that_granted_it(database: Database, tmp_pa
 def test_an_image_is_open_for_who_may_read_it(
     holder: str, image_id: str, *, expected: bool
 ) -> None:
-    stands = AssignmentState(
+    state = AssignmentState(
         wanted={"study": 2, "full": 2},
         submitted={"done": {"bob"}, "study": {"ada"}, "full": {"ada"}},
         holding={"held": {"bob"}, "full": {"ida"}},
     )
-    assert may_lease(holder, image_id, stands) is expected
+    assert may_lease(holder, image_id, state) is expected
 
 
 def test_a_study_is_finished_when_all_its_readers_have_submitted() -> None:
     submitted = {"a": {"ada"}, "b": {"ada"}, "c": {"ada", "bob"}}
-    stands = AssignmentState(wanted={"b": 2, "c": 2}, submitted=submitted)
-    assert [stands.is_finished(image) for image in "abcd"] == [True, False, True, False]
+    state = AssignmentState(wanted={"b": 2, "c": 2}, submitted=submitted)
+    assert [state.is_finished(image) for image in "abcd"] == [True, False, True, False]
 
 
 def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHistory) -> None:
@@ -307,13 +307,13 @@ def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHist
     with database.writing() as session:
         leases.grant(session, "late", "bob", for_s=60.0, at=at - timedelta(hours=1))
         leases.grant(session, "held", "bob", for_s=60.0, at=at)
-        found = assignment_state(session, at)
-        assert found.wanted == {"study": 2}
-        assert found.submitted == {"study": {"ada"}, "done": {"ada"}}
-        assert found.holding == {"held": {"bob"}}
+        state = assignment_state(session, at)
+        assert state.wanted == {"study": 2}
+        assert state.submitted == {"study": {"ada"}, "done": {"ada"}}
+        assert state.holding == {"held": {"bob"}}
         for image in ("study", "done", "held", "late", "other"):
             for holder in ("ada", "bob"):
-                may = may_lease(holder, image, found)
+                may = may_lease(holder, image, state)
                 with session.begin_nested() as attempt:
                     try:
                         leases.grant(session, image, holder, for_s=60.0, at=at)
@@ -326,5 +326,5 @@ def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHist
 
 def test_of_two_thousand_images_those_are_offered_that_were_not_read() -> None:
     images = [f"case_{n:04d}" for n in range(2000)]
-    stands = AssignmentState(submitted={image: {"ada"} for image in images[::2]})
-    assert sum(may_lease("bob", image, stands) for image in images) == 1000
+    state = AssignmentState(submitted={image: {"ada"} for image in images[::2]})
+    assert sum(may_lease("bob", image, state) for image in images) == 1000

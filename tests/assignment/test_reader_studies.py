@@ -17,14 +17,14 @@ from tests.readings import add_reading
 
 
 def numbers(history: LabelHistory, image_id: str = "a") -> dict[str, int]:
-    """Return reader -> number of the reading, in the order of the readings."""
-    found = readings_by_reader(history.history(image_id, "final"))
-    return {reader: version.number for reader, version in found.items()}
+    """Return reader -> version number of the reading, oldest first."""
+    versions = readings_by_reader(history.history(image_id, "final"))
+    return {reader: version.number for reader, version in versions.items()}
 
 
-def add_consensus(history: LabelHistory, of: list[int]) -> None:
-    info = {"consensus": {"of": of}}
-    add_reading(history, "a", "", f"of {of}", source="consensus", info=info)
+def add_consensus(history: LabelHistory, readings: list[int]) -> None:
+    info = {"consensus": {"of": readings}}
+    add_reading(history, "a", "", f"of {readings}", source="consensus", info=info)
 
 
 def readings(history: LabelHistory) -> list[LabelVersion]:
@@ -170,9 +170,9 @@ def test_all_images_at_once_give_what_each_gives_alone(
     history.hide("d", "final")
     history.add("e", "original", history.path(history.history("a", "final")[0].digest), _draft())
     with database.reading() as session:
-        found = submitted(session)
-    assert found == {"a": {"ada", "slicer"}, "c": {"ada"}}
-    assert all(set(numbers(history, image)) == found.get(image, set()) for image in "abcde")
+        readers = submitted(session)
+    assert readers == {"a": {"ada", "slicer"}, "c": {"ada"}}
+    assert all(set(numbers(history, image)) == readers.get(image, set()) for image in "abcde")
 
 
 def test_readings_are_the_newest_of_each_reader_oldest_first(history: LabelHistory) -> None:

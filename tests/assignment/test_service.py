@@ -1,4 +1,4 @@
-"""The consensus of a reader study in a studies folder: when it is made, of what, and what a kill leaves."""
+"""The consensus of a reader study in a studies folder: when and from what it is made, also after a kill."""
 
 import os
 import threading
@@ -26,7 +26,7 @@ LABELS = ORGAN_SETS["openkbp"]
 
 
 class Clinic:
-    """A studies folder with one scan, `a`, and who works on it."""
+    """A studies folder with one scan, `a`, and the parts of the server that a reader study uses."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Clinic:
         write_ct(self.studies_folder / "a.nii.gz", make_ct())
 
     def submit(self, reader: str, *, wider: int = 0) -> None:
-        """Submit a label; its organ 1 reaches from x = 13 to 16, and `wider` voxels further down."""
+        """Submit a label; its organ 1 covers x = 13 to 15, and `wider` more voxels below 13."""
         array = make_label()
         array[13 - wider : 16, 4:9, 2:8] = 1
         file = self.folder / "sent.nii.gz"
@@ -64,13 +64,13 @@ def clinic(tmp_path: Path) -> Clinic:
 
 
 def newest(clinic: Clinic) -> LabelVersion:
-    found = clinic.history.newest("a", "final")
-    assert found is not None
-    return found
+    version = clinic.history.newest("a", "final")
+    assert version is not None
+    return version
 
 
 def first_organ(clinic: Clinic, version: LabelVersion) -> list[int]:
-    """Return where in x a version has organ 1, in the middle of it."""
+    """Return the x indices of organ 1 in a version, on a line through its middle."""
     path = clinic.history.path(version.digest)
     array, _ = read_label(path, image_id="a", image_grid=make_grid())
     return [int(x) for x in np.flatnonzero(array[:, 6, 5] == 1)]
@@ -88,18 +88,18 @@ def test_the_second_reading_makes_a_consensus_the_current_label(
     (made,) = maker.run()
     assert clinic.versions() == [("client", "ada"), ("client", "bob"), ("consensus", "")]
     assert made.id == newest(clinic).id
-    # One lies within the other: halfway.
+    # One contour lies within the other, so the border is halfway between them.
     assert first_organ(clinic, made) == [11, 12, 13, 14, 15]
     about = made.info["consensus"]
     assert (about["method"], about["of"]) == (method, [1, 2])
     (pair,) = about["agreement"]["pairs"]
-    # Slices in x: 3 of the one, 7 of the other, but for one voxel of another organ.
+    # Slices in x: 3 in one reading, 7 in the other; a voxel of another organ changes this slightly.
     assert pair["of"] == [1, 2]
     assert pair["dsc"][made.organs[0]] == pytest.approx(2 * 3 / (3 + 7), abs=0.02)
     assert about["agreement"]["mean"] == pair["dsc"]
     copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
-    kept = clinic.history.path(made.digest)
-    assert copy.read_bytes() == kept.read_bytes()
+    stored = clinic.history.path(made.digest)
+    assert copy.read_bytes() == stored.read_bytes()
 
 
 def test_it_is_trained_on_like_any_other_label(clinic: Clinic) -> None:
@@ -147,10 +147,10 @@ def test_a_copy_that_a_kill_kept_from_its_place_is_put_there(clinic: Clinic) -> 
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
-    of_bob = copy.read_bytes()
+    bobs_label = copy.read_bytes()
     (made,) = clinic.maker().run()
     # As if the server had died between the row and the rename.
-    copy.write_bytes(of_bob)
+    copy.write_bytes(bobs_label)
     os.utime(copy, (copy.stat().st_mtime - 60,) * 2)
     with clinic.database.writing() as session:
         row = session.get(LabelVersion, made.id)

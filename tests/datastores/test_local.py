@@ -31,7 +31,7 @@ LABELS = ORGAN_SETS["openkbp"]
 
 
 def open_store(folder: Path) -> FolderStore:
-    # Beside the folder: what a test compares is the folder's own files.
+    # The state is kept outside, because tests compare all files of the studies folder.
     state = folder.parent / "state"
     history = LabelHistory(Database(state / FILE), state)
     return FolderStore(
@@ -180,8 +180,8 @@ def test_added_file_is_kept_byte_for_byte(
 ) -> None:
     write_ct(tmp_path / "sent.nrrd", make_oblique_ct())
     assert store.add_image("pt 1", str(tmp_path / "sent.nrrd"), {"client_id": "me"}) == "pt 1"
-    kept = studies / "pt 1.nrrd"
-    assert kept.read_bytes() == (tmp_path / "sent.nrrd").read_bytes()
+    stored = studies / "pt 1.nrrd"
+    assert stored.read_bytes() == (tmp_path / "sent.nrrd").read_bytes()
     info = store.get_image_info("pt 1")
     assert (info["client_id"], info["name"]) == ("me", "pt 1.nrrd")
 
@@ -253,16 +253,16 @@ def test_saved_label_has_our_values_and_the_images_grid(
     store: FolderStore, studies: Path, label_file: Path
 ) -> None:
     write_ct(studies / "a.nii.gz", make_ct())
-    # The phantom's label holds 1, 2 and 7; the client calls them by names and numbers of its own.
+    # The phantom's label holds 1, 2 and 7; the client sends its own names for these values.
     info = {"label_info": [{"name": "Mandible", "idx": 1}, {"name": "left parotid", "idx": 2},
                            {"name": "Cord", "idx": 7}], "client_id": "me"}  # fmt: skip
     assert store.save_label("a", str(label_file), "final", info) == "a"
     saved, _ = read_label(store.require_label("a", "final"), image_id="a", image_grid=make_grid())
     expected = np.zeros_like(saved)
-    drawn = make_label()
-    expected[drawn == 1] = LABELS["Bone_Mandible"]
-    expected[drawn == 2] = LABELS["Parotid_L"]
-    expected[drawn == 7] = LABELS["SpinalCord"]
+    phantom = make_label()
+    expected[phantom == 1] = LABELS["Bone_Mandible"]
+    expected[phantom == 2] = LABELS["Parotid_L"]
+    expected[phantom == 7] = LABELS["SpinalCord"]
     np.testing.assert_array_equal(saved, expected)
     assert store.get_label_info("a", "final")["client_id"] == "me"
     assert store.datalist() == [
@@ -317,8 +317,8 @@ def test_removed_scans_and_labels_are_put_aside(
     assert store.get_unlabeled_images() == ["a"]
     store.remove_image("a")
     assert store.list_images() == []
-    kept = {p.name: p for p in (studies / ".removed").rglob("labels/final/*")}
-    assert kept["a.nii.gz"].read_bytes() == label
+    removed = {p.name: p for p in (studies / ".removed").rglob("labels/final/*")}
+    assert removed["a.nii.gz"].read_bytes() == label
     assert len(list((studies / ".removed").rglob("a.nii.gz"))) == 2
     with pytest.raises(DatastoreError, match="a: no such image"):
         store.remove_image("a")
@@ -334,7 +334,7 @@ def test_status_counts_labels(store: FolderStore, studies: Path, label_file: Pat
 
 
 def note(folder: Path, process: int) -> None:
-    """Write 20 notes into the index, one a change."""
+    """Add 20 attributes to an image, each in a change of its own."""
     store = open_store(folder)
     for number in range(20):
         store.update_image_info("a", {f"note_{process}_{number}": True})
