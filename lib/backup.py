@@ -180,14 +180,14 @@ def restore(archive: Path, studies: str, model_dir: Path) -> RestoreSummary:
     make_folder(state)
     with _unpacked(archive, state) as folder:
         records = _records(folder)
-        with closing(Database(folder / FILE)) as archived, closing(Database(state / FILE)) as own:
+        with closing(Database(folder / FILE)) as saved, closing(Database(state / FILE)) as own:
             history = LabelHistory(own, state)
             # First the versions that are on disk and not in the database, which have numbers already.
             history.restore_from_files()
             for volume in sorted((folder / "labels").glob("*.nii.gz")):
                 history.keep_volume(volume)
             versions = history.merge(records)
-            rows = _merge_tables(archived, own) + EditCostRecords(own).merge(archived)
+            rows = _merge_tables(saved, own) + EditCostRecords(own).merge(saved)
             models = _merge_models(folder / "models", model_dir)
     return RestoreSummary(versions, models, rows)
 
@@ -253,7 +253,7 @@ def _records(folder: Path) -> list[dict[str, Any]]:
         raise StateError(f"{RECORDS}: cannot be read ({error}); nothing was restored") from error
 
 
-def _merge_tables(archived: Database, own: Database) -> int:
+def _merge_tables(saved: Database, own: Database) -> int:
     """Add missing rows to tables whose keys are names; add numbered rows to empty tables only."""
     added = 0
     merged: set[str] = set()
@@ -265,7 +265,7 @@ def _merge_tables(archived: Database, own: Database) -> int:
         if table.name in skipped:
             continue
         (key,) = table.primary_key.columns
-        with archived.reading() as session:
+        with saved.reading() as session:
             rows = [dict(row._mapping) for row in session.execute(select(table))]
         with own.writing() as session:
             existing = set(session.scalars(select(key)))
@@ -273,10 +273,8 @@ def _merge_tables(archived: Database, own: Database) -> int:
                 continue
             merged.add(table.name)
             # References to tables that were not merged become null.
-            dangling = [
-                f.parent.name for f in table.foreign_keys if f.column.table.name not in merged
-            ]
-            new = [row | dict.fromkeys(dangling) for row in rows if row[key.name] not in existing]
+            null = [f.parent.name for f in table.foreign_keys if f.column.table.name not in merged]
+            new = [row | dict.fromkeys(null) for row in rows if row[key.name] not in existing]
             if new:
                 session.execute(insert(table), new)
             added += len(new)

@@ -238,14 +238,13 @@ def mann_whitney_p(before: Sequence[float], last: Sequence[float]) -> float:
 
 
 def _change(before: Sequence[float], last: Sequence[float]) -> str:
-    before_mm, last_mm = median(before), median(last)
-    if mann_whitney_p(before, last) >= SIGNIFICANCE or before_mm == last_mm:
-        return f"{before_mm:.0f} mm in the {WINDOW} before: no change beyond chance"
-    direction = "less" if last_mm < before_mm else "more"
-    if before_mm == 0:
-        return f"{last_mm:.0f} mm {direction} than the {WINDOW} before"
-    change = abs(last_mm - before_mm) / before_mm
-    return f"{100 * change:.0f} % {direction} than the {WINDOW} before"
+    old_mm, new_mm = median(before), median(last)
+    if mann_whitney_p(before, last) >= SIGNIFICANCE or old_mm == new_mm:
+        return f"{old_mm:.0f} mm in the {WINDOW} before: no change beyond chance"
+    direction = "less" if new_mm < old_mm else "more"
+    if old_mm == 0:
+        return f"{new_mm:.0f} mm {direction} than the {WINDOW} before"
+    return f"{100 * abs(new_mm - old_mm) / old_mm:.0f} % {direction} than the {WINDOW} before"
 
 
 def _counted(rows: Sequence[SubmissionCost]) -> list[int]:

@@ -295,8 +295,5 @@ def _voxel_area(curve: Curve, curves: Sequence[Curve]) -> float:
 
 
 def _ask_s(curve: Curve) -> float:
-    seconds = [
-        record.seconds.get("score", 0.0) + record.seconds.get("choose", 0.0)
-        for record in curve.rounds[1:]
-    ]
+    seconds = [r.seconds.get("score", 0.0) + r.seconds.get("choose", 0.0) for r in curve.rounds[1:]]
     return float(np.mean(seconds))

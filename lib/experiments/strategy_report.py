@@ -169,8 +169,7 @@ def round_rows(curves: Sequence[Curve]) -> Iterable[Sequence[Any]]:
     yield ("strategy", "seed", *_COSTS, "dsc", *organs, "steps", "picks")
     for curve in curves:
         for record in curve.rounds:
-            cases = record.per_case.values()
-            by_organ = [[dsc[organ] for dsc in cases if organ in dsc] for organ in organs]
+            by_organ = [[d[o] for d in record.per_case.values() if o in d] for o in organs]
             yield (
                 curve.strategy,
                 curve.seed,
