@@ -1,14 +1,14 @@
 """Python programs that start in a moment: forked from a process that has imported their libraries (fork(2)).
 
-Most of the start of a server, a worker process or a program is the import of torch, MONAI and MONAI Label: six
-seconds of processor time. `install()` replaces `subprocess.Popen`: a command `python -m MODULE ...` or
-`python -c CODE ...` with this interpreter runs in a fork of a *template process* that holds these libraries
-already. It is a process of its own and a child of the one that started it, with its own arguments, environment,
-folder, standard streams, signals and exit code; only the imports are shared.
+Most of the time to start a server, a worker process or a program is the import of torch, MONAI and MONAI
+Label: six seconds of processor time. `install()` replaces `subprocess.Popen`: a command `python -m MODULE ...`
+or `python -c CODE ...` with this interpreter runs in a fork of a *template process* that holds these libraries
+already. It is a separate process and a child of the process that started it, with its own arguments,
+environment, folder, standard streams, signals and exit code; only the imports are shared.
 
-A fork must become a child of the process that asked, not of the template. So the template forks a helper,
-which forks the program and ends. The kernel then gives the orphan to the nearest ancestor that is a subreaper
-(prctl(2)), which is the process that asked. Thus `Popen.wait()`, `os.getppid()` and the signal at the parent's
+A fork must become a child of the process that requested it, not of the template. So the template forks a
+helper, which forks the program and ends. The kernel then gives the orphan to the nearest ancestor that is a subreaper
+(prctl(2)), which is the requesting process. Thus `Popen.wait()`, `os.getppid()` and the signal at the parent's
 death work as for any child. Each program has its own template, since it may start programs too; the template is
 forked before the program has any thread, and is killed with it.
 
@@ -67,12 +67,12 @@ class Program:
     Attributes:
         kind: `-m` or `-c`.
         target: The module, or the code.
-        arguments: What follows it.
-        warnings: Warning filters, as of `-W`.
+        arguments: Arguments after the target.
+        warnings: Warning filters, as args by `-W`.
         is_unbuffered: Whether it writes without a buffer, as with `-u`.
-        environment: All of its variables.
-        folder: Where it runs.
-        is_session_leader: Whether it leads a session of its own.
+        environment: All environment variables.
+        folder: Working directory.
+        is_session_leader: Whether it starts a new session.
     """
 
     kind: str
@@ -94,11 +94,13 @@ class Template:
 
     @classmethod
     def imported(cls) -> "Template":
-        """Start one that imports the libraries; it ends with this process."""
+        """Start a template that imports the libraries; it ends with this process."""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "tests.forked_processes", str(theirs.fileno())]
-        searched = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-        environment = {**os.environ, "PYTHONPATH": searched, "OMP_NUM_THREADS": "1"}
+        search_path = os.pathsep.join(
+            [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        )
+        environment = {**os.environ, "PYTHONPATH": search_path, "OMP_NUM_THREADS": "1"}
         process = _REAL_POPEN(
             # The last argument is only room for the command lines of the programs.
             [*command, "-" * _TITLE_BYTES], pass_fds=[theirs.fileno()], cwd=ROOT, env=environment,
@@ -116,7 +118,7 @@ class Template:
 
     @classmethod
     def forked(cls) -> "Template":
-        """Fork one off this process, which has no second thread yet."""
+        """Fork a template from this process, which must have a single thread."""
         ours, theirs = socket.socketpair()
         if os.fork() == 0:
             ours.close()
@@ -154,55 +156,53 @@ def _get_template() -> Template:
 class _Popen(_REAL_POPEN):  # type: ignore[type-arg]
     """`subprocess.Popen`, which forks Python programs of this interpreter from the template."""
 
-    def _execute_child(self, *given: Any) -> None:
+    def _execute_child(self, *args: Any) -> None:
         start = super()._execute_child  # type: ignore[misc]
-        asked = inspect.signature(start).bind(*given).arguments
-        program = None if _is_cold else _program_of(asked)
+        call = inspect.signature(start).bind(*args).arguments
+        program = None if _is_cold else _program_of(call)
         if program is None:
-            start(*given)
+            start(*args)
             return
-        pipes = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]
+        pipes = [call[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         streams = [pipe if pipe >= 0 else number for number, pipe in enumerate(pipes)]
         self.pid = _get_template().start(program, streams)
         self._child_created = True
         self._close_pipe_fds(  # type: ignore[attr-defined]
             *(
-                asked[name]
+                call[name]
                 for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
             )
         )
 
 
-def _program_of(asked: Mapping[str, Any]) -> Program | None:
-    """Return what a call of `Popen` runs, None where it is no Python program that can be forked."""
-    command = asked["args"]
-    is_plain = not (
-        asked["shell"] or asked["preexec_fn"] or asked["pass_fds"] or asked["executable"]
-    )
+def _program_of(call: Mapping[str, Any]) -> Program | None:
+    """Return the program that a call of `Popen` runs; None if it cannot be forked."""
+    command = call["args"]
+    is_plain = not (call["shell"] or call["preexec_fn"] or call["pass_fds"] or call["executable"])
     if not is_plain or isinstance(command, str | bytes | os.PathLike):
         return None
     words = [os.fspath(word) for word in command]
     if words[0] != sys.executable:
         return None
-    filters, is_unbuffered, at = [], False, 1
-    while at < len(words) and words[at] in ("-W", "-u"):
-        is_unbuffered = is_unbuffered or words[at] == "-u"
-        if words[at] == "-W":
-            filters.append(words[at + 1])
-            at += 1
-        at += 1
-    if words[at : at + 1] not in (["-m"], ["-c"]):
+    filters, is_unbuffered, index = [], False, 1
+    while index < len(words) and words[index] in ("-W", "-u"):
+        is_unbuffered = is_unbuffered or words[index] == "-u"
+        if words[index] == "-W":
+            filters.append(words[index + 1])
+            index += 1
+        index += 1
+    if words[index : index + 1] not in (["-m"], ["-c"]):
         return None
-    environment = os.environ if asked["env"] is None else asked["env"]
+    environment = os.environ if call["env"] is None else call["env"]
     return Program(
-        kind=words[at],
-        target=words[at + 1],
-        arguments=words[at + 2 :],
+        kind=words[index],
+        target=words[index + 1],
+        arguments=words[index + 2 :],
         warnings=filters,
         is_unbuffered=is_unbuffered,
         environment={os.fsdecode(key): os.fsdecode(value) for key, value in environment.items()},
-        folder=os.fspath(asked["cwd"] or Path.cwd()),
-        is_session_leader=bool(asked["start_new_session"]),
+        folder=os.fspath(call["cwd"] or Path.cwd()),
+        is_session_leader=bool(call["start_new_session"]),
     )
 
 
@@ -213,7 +213,7 @@ def install() -> None:
 
 @contextmanager
 def imported_anew() -> Iterator[None]:
-    """Let programs that are started in the block be started as a user does, with all their imports."""
+    """Start programs inside this context in a new interpreter with all imports, as a user does."""
     global _is_cold
     _is_cold = True
     try:
@@ -234,13 +234,13 @@ def _serve(connection: socket.socket) -> NoReturn:
         answer, result = os.pipe()
         helper = os.fork()
         if helper == 0:
-            me = os.getpid()
+            helper_pid = os.getpid()
             pid = os.fork()
             if pid == 0:
                 os.close(answer)
                 os.close(result)
                 connection.close()
-                _become(program, streams, until_parent_is_not=me)
+                _become(program, streams, until_parent_is_not=helper_pid)
             os.write(result, struct.pack("!I", pid))
             os._exit(0)
         os.close(result)
@@ -265,7 +265,7 @@ def _become(program: Program, streams: Sequence[int], *, until_parent_is_not: in
         code = -signal.SIGINT
     except BaseException:  # noqa: BLE001 - the interpreter prints everything
         traceback.print_exc()
-    # The interpreter's own end, without the seconds that it takes to forget a thousand modules.
+    # Shut down as the interpreter does, but without the slow cleanup of a thousand modules.
     with suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -282,7 +282,7 @@ def _run(program: Program) -> int:
     """Return the exit code of a program."""
     try:
         if program.kind == "-m":
-            # The template may have imported it, which a new interpreter has not.
+            # A new interpreter has not imported this module; the template may have.
             sys.modules.pop(program.target, None)
             sys.argv = [program.target, *program.arguments]
             runpy.run_module(program.target, run_name="__main__", alter_sys=True)
@@ -315,10 +315,10 @@ def _take_process_state(program: Program, streams: Sequence[int]) -> None:
 
 def _take_interpreter_state(program: Program) -> None:
     global _template
-    searched = [
+    search_path = [
         entry for entry in program.environment.get("PYTHONPATH", "").split(os.pathsep) if entry
     ]
-    sys.path[:] = [program.folder if program.kind == "-m" else "", *searched,
+    sys.path[:] = [program.folder if program.kind == "-m" else "", *search_path,
                    *(entry for entry in sys.path if entry not in ("", str(ROOT)))]  # fmt: skip
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the program's own
     if program.is_unbuffered:
@@ -344,7 +344,7 @@ def _set_title(words: Sequence[str]) -> None:
     """Let ps(1) and psutil show a command line: it lies in memory between two addresses (proc(5))."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     begin, end = int(fields[45]), int(fields[46])
-    # Where the last byte is not zero, the kernel shows what comes before the first zero.
+    # If the last byte is not zero, the kernel shows the text up to the first zero.
     title = " ".join(words).encode()[: end - begin - 2]
     ctypes.memmove(begin, title + b"\0" + b"-" * (end - begin - 1 - len(title)), end - begin)
 
@@ -372,10 +372,10 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     install()
-    # Programs reach this module by its name; run by -m it is `__main__`.
+    # Programs find this module by its name, although `-m` runs it as `__main__`.
     _serve(socket.socket(fileno=int(sys.argv[1])))
 
 
 if __name__ == "__main__":
-    # One module, not two: what `install` changes is what programs see.
+    # Run the imported module, not `__main__`, so that programs see the changes of `install`.
     importlib.import_module("tests.forked_processes").main()

@@ -41,10 +41,8 @@ class Program(TyperCommand):
         except (OrganNetError, OSError) as error:
             if isinstance(error, OSError) and not is_disk_full(error):
                 raise
-            is_project_error = isinstance(error, OrganNetError)
-            message = (
-                error if is_project_error else "the disk is full; existing files are unchanged"
-            )
+            is_own = isinstance(error, OrganNetError)
+            message = error if is_own else "the disk is full; existing files are unchanged"
             print(f"error: {message}", file=sys.stderr)
             code = 1
         ctx.exit(code or 0)

@@ -142,8 +142,8 @@ class Index:
         for image_id, suffix in images.items():
             entry = model.objects.setdefault(image_id, ImageLabelModel(image=DataModel(ext=suffix)))
             if entry.image.ext != suffix or "name" not in entry.image.info:
-                file_info = {"ts": int(time.time()), "name": image_id + (suffix or ".nii.gz")}
-                entry.image = DataModel(ext=suffix, info={**entry.image.info, **file_info})
+                extra = {"ts": int(time.time()), "name": image_id + (suffix or ".nii.gz")}
+                entry.image = DataModel(ext=suffix, info={**entry.image.info, **extra})
             if listed is not None:
                 entry.image.info.update(listed[image_id])
         infos = self._label_infos()
@@ -163,10 +163,8 @@ class Index:
             if suffix is None or (image_id, tag) not in infos:
                 entry.labels.pop(tag, None)
             elif tag not in entry.labels or entry.labels[tag].ext != suffix:
-                file_info = {"ts": int(time.time()), "name": image_id + suffix}
-                entry.labels[tag] = DataModel(
-                    ext=suffix, info={**infos[image_id, tag], **file_info}
-                )
+                extra = {"ts": int(time.time()), "name": image_id + suffix}
+                entry.labels[tag] = DataModel(ext=suffix, info={**infos[image_id, tag], **extra})
 
     def _images(self) -> dict[str, str]:
         """Return image id -> suffix of the file; empty for the folder of a DICOM series."""
@@ -201,8 +199,8 @@ def entry_of(index: LocalDatastoreModel, image_id: str) -> ImageLabelModel:
 
 def label_data(info: Mapping[str, Any], file: Path) -> DataModel:
     """Return the entry of a label that was written to `file` just now."""
-    file_info = {**info, "ts": int(time.time()), "name": file.name}
-    return DataModel(info=file_info, ext=suffix_of(file) or "")
+    extra = {**info, "ts": int(time.time()), "name": file.name}
+    return DataModel(info=extra, ext=suffix_of(file) or "")
 
 
 def is_tag(name: str) -> bool:

@@ -68,12 +68,12 @@ def save_model(
         CheckpointError: If a weight is not finite.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    not_finite = [
+    invalid = [
         k for k, v in plain.items() if v.is_floating_point() and not bool(v.isfinite().all())
     ]
-    if not_finite:
+    if invalid:
         raise CheckpointError(
-            f"the weights {', '.join(not_finite[:3])} are not finite; the run has diverged"
+            f"the weights {', '.join(invalid[:3])} are not finite; the run has diverged"
         )
     data = save_tensors(plain)
     digest = hashlib.sha256(data).hexdigest()

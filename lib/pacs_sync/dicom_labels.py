@@ -97,7 +97,7 @@ class DicomImporter:
     def import_object(
         self, file: Path, header: Dataset, image_id: str, info: Mapping[str, Any], *, source: str
     ) -> LabelVersion:
-        """Submit an object as a final label of an image, and return the version; a repeated object adds none.
+        """Submit an object as a final label of an image; return its version, also if it was submitted before.
 
         An object that a user submits again, after another label was submitted or the label was removed, makes
         another version.
@@ -133,10 +133,8 @@ class DicomImporter:
                     structures, self.store.labels, grid, image_id, notes=notes
                 )
             except (LabelError, ScanError) as error:
-                about_file = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
-                raise type(error)(
-                    self.store.submissions.refuse(file, about_file, str(error))
-                ) from error
+                place = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
+                raise type(error)(self.store.submissions.refuse(file, place, str(error))) from error
             write_label(label_file, label)
             about["notes"] = notes
             return self.store.submissions.submit(

@@ -1,4 +1,4 @@
-"""What people do to `labels/<tag>/` by hand, and what a kill leaves undone."""
+"""Tests of the folder watcher: files added, changed or removed by users, and saves interrupted by a kill."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def store(studies: Path) -> FolderStore:
 
 
 def write(path: Path, shift: int = 0, grid: Grid | None = None) -> Path:
-    """Write a label that was finished a while ago; `shift` makes it another one."""
+    """Write a label whose last write was a minute ago; `shift` changes its content."""
     grid = grid or make_grid()
     array = np.roll(make_label(grid), shift, axis=0)
     write_label(path, LabelVolume(array, grid, LABELS))
@@ -75,16 +75,16 @@ def numbers(store: FolderStore, tag: str = "final") -> list[int]:
     return [version.number for version in store.history.history("a", tag)]
 
 
-def test_a_file_laid_into_the_folder_becomes_a_version(store: FolderStore, studies: Path) -> None:
-    laid = write(final(studies))
+def test_a_file_copied_into_the_folder_becomes_a_version(store: FolderStore, studies: Path) -> None:
+    copied = write(final(studies))
     assert store.get_labeled_images() == []
     (version,) = store.watcher.run()
     assert (version.source, version.organs) == (
         "folder",
         [name for name in LABELS if LABELS[name] in (1, 2, 7)],
     )
-    assert version.digest == digest_of(laid)
-    assert store.history.path(version.digest).read_bytes() == laid.read_bytes()
+    assert version.digest == digest_of(copied)
+    assert store.history.path(version.digest).read_bytes() == copied.read_bytes()
     assert store.get_labeled_images() == ["a"]
     assert store.watcher.run() == []
     assert store.history.current()[0].is_in_place
@@ -99,7 +99,7 @@ def test_a_file_edited_in_place_becomes_the_next_version(
     (second,) = store.watcher.run()
     assert (second.number, second.parent_id, second.source) == (2, first.id, "folder")
     assert store.history.path(first.digest).is_file()
-    # Somebody copies the first one back.
+    # A user copies the first version back.
     shutil.copyfile(store.history.path(first.digest), final(studies))
     aged(final(studies))
     (third,) = store.watcher.run()
@@ -107,17 +107,17 @@ def test_a_file_edited_in_place_becomes_the_next_version(
 
 
 def test_a_file_of_another_format_is_converted(store: FolderStore, studies: Path) -> None:
-    laid = write(final(studies, "a.nrrd"))
+    copied = write(final(studies, "a.nrrd"))
     (version,) = store.watcher.run()
     label, _ = read_label(final(studies), image_id="a", image_grid=make_grid())
     np.testing.assert_array_equal(label, make_label())
     assert digest_of(final(studies)) == version.digest
-    assert not laid.exists()
+    assert not copied.exists()
     assert list((studies / ".removed").rglob("a.nrrd"))
     assert store.watcher.run() == []
 
 
-def test_a_file_that_is_still_being_copied_is_not_judged(
+def test_a_file_that_is_still_being_copied_is_not_validated(
     store: FolderStore, studies: Path, tmp_path: Path
 ) -> None:
     whole = write(tmp_path / "l.nii.gz").read_bytes()
@@ -129,7 +129,7 @@ def test_a_file_that_is_still_being_copied_is_not_judged(
     assert len(store.watcher.run()) == 1
 
 
-def test_a_file_from_a_clock_that_is_ahead_is_taken_when_it_lies_still(
+def test_a_file_with_a_future_time_becomes_a_version_once_it_stays_unchanged(
     store: FolderStore, studies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(final(studies))
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_label_is_listed_and_read_once(
     assert len(store.watcher.refused()) == 2
 
 
-def test_a_refused_file_is_looked_at_again_when_its_image_changes(
+def test_a_refused_file_is_validated_again_when_its_image_changes(
     store: FolderStore, studies: Path
 ) -> None:
     grid = make_grid((18, 16, 12))
@@ -179,7 +179,7 @@ def test_a_refused_file_is_looked_at_again_when_its_image_changes(
     assert store.watcher.refused() == []
 
 
-def test_garbage_in_the_place_of_a_label_does_not_reach_anybody(
+def test_garbage_in_place_of_a_label_is_not_delivered(
     store: FolderStore, studies: Path, tmp_path: Path
 ) -> None:
     store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
@@ -197,7 +197,7 @@ def test_garbage_in_the_place_of_a_label_does_not_reach_anybody(
     assert numbers(store) == [1, 2]
 
 
-def test_an_edit_that_nobody_has_looked_at_survives_a_submit(
+def test_an_edit_that_the_watcher_has_not_seen_survives_a_submission(
     store: FolderStore, studies: Path, tmp_path: Path
 ) -> None:
     store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
@@ -227,7 +227,7 @@ def test_a_file_removed_by_hand_hides_its_version(
     assert store.get_labeled_images() == ["a"]
 
 
-def test_a_folder_that_is_gone_is_no_decision_on_its_labels(
+def test_labels_of_a_missing_folder_are_written_again(
     store: FolderStore, studies: Path, tmp_path: Path
 ) -> None:
     store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
@@ -238,33 +238,35 @@ def test_a_folder_that_is_gone_is_no_decision_on_its_labels(
     assert store.get_labeled_images() == ["a"]
 
 
-def test_a_save_that_was_cut_short_is_finished(
+def test_a_save_interrupted_by_a_kill_is_completed(
     store: FolderStore, studies: Path, tmp_path: Path
 ) -> None:
     store.save_label("a", str(write(tmp_path / "l.nii.gz")), "final", {})
     first = store.history.current()[0]
-    # As a kill between the commit and the rename leaves it: the second is known, the first in place.
+    # State after a kill between commit and rename: version 2 is in the database, version 1 in the folder.
     other = write(tmp_path / "m.nii.gz", shift=1)
     store.submissions.restore("a", "final", 1, "eve")
     shutil.copyfile(store.history.path(first.digest), final(studies))
     aged(final(studies))
-    made = add_only(store, other)
-    again = open_store(studies)
-    assert again.watcher.run() == []
-    assert digest_of(final(studies)) == made
-    assert again.history.current()[0].is_in_place
+    new_digest = add_only(store, other)
+    reopened = open_store(studies)
+    assert reopened.watcher.run() == []
+    assert digest_of(final(studies)) == new_digest
+    assert reopened.history.current()[0].is_in_place
     final(studies).unlink()
-    add_only(again, write(tmp_path / "n.nii.gz", shift=2))
-    again.watcher.run()
-    assert digest_of(final(studies)) == again.history.current()[0].digest
+    add_only(reopened, write(tmp_path / "n.nii.gz", shift=2))
+    reopened.watcher.run()
+    assert digest_of(final(studies)) == reopened.history.current()[0].digest
 
 
 def add_only(store: FolderStore, file: Path) -> str:
-    """Do the first half of a save."""
+    """Add a version to the history without its working copy."""
     return store.history.add("a", "final", file, Provenance(source="client")).digest
 
 
-def test_deleting_hides_and_keeps(store: FolderStore, studies: Path, tmp_path: Path) -> None:
+def test_removed_labels_are_hidden_and_kept(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
     for tag in ("final", "original"):
         store.save_label("a", str(write(tmp_path / "l.nii.gz")), tag, {})
     store.remove_label("a", "final")
@@ -276,7 +278,7 @@ def test_deleting_hides_and_keeps(store: FolderStore, studies: Path, tmp_path: P
     assert numbers(store) == numbers(store, "original") == [1]
 
 
-def test_five_hundred_labels_that_did_not_change_are_looked_at_in_a_moment(
+def test_five_hundred_unchanged_labels_are_checked_within_a_second(
     store: FolderStore, studies: Path, tmp_path: Path
 ) -> None:
     image, label = studies / "a.nii.gz", write(tmp_path / "l.nii.gz")
@@ -291,13 +293,13 @@ def test_five_hundred_labels_that_did_not_change_are_looked_at_in_a_moment(
         records.append({**record, "image_id": f"case_{number}"})
     store.history.merge(records)
     store.watcher.run()
-    began = time.process_time()
+    started = time.process_time()
     store.watcher.run()
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - started < 1.0
     assert len(store.datalist()) == 500
 
 
-def test_labels_know_the_model_that_served(store: FolderStore, tmp_path: Path) -> None:
+def test_labels_record_the_active_model(store: FolderStore, tmp_path: Path) -> None:
     label = str(write(tmp_path / "l.nii.gz"))
     store.save_label("a", label, "final", {"author": "ada", "client_id": "slicer"})
     store.save_label("a", label, "final", {"model_version": "mine"}, source="infer")
@@ -308,7 +310,7 @@ def test_labels_know_the_model_that_served(store: FolderStore, tmp_path: Path) -
     assert (second.source, second.model_version) == ("infer", "mine")
 
 
-def test_a_lost_index_finds_what_clients_said_again(
+def test_a_rebuilt_index_has_the_information_from_clients(
     store: FolderStore, studies: Path, tmp_path: Path
 ) -> None:
     label = str(write(tmp_path / "l.nii.gz"))

@@ -42,21 +42,23 @@ def add(history: LabelHistory, folder: Path, text: str, image_id: str = "a") -> 
     return history.add(image_id, "final", volume(folder, text), CLIENT)
 
 
-def test_a_version_keeps_its_file_and_who_made_it(history: LabelHistory, tmp_path: Path) -> None:
-    made = add(history, tmp_path, "one")
-    (kept,) = history.current()
-    assert (kept.number, kept.parent_id, kept.source) == (1, None, "client")
-    assert (kept.author, kept.client, kept.model_version) == ("ada", "slicer", CLIENT.model_version)
-    assert (kept.organs, kept.info) == (["Brainstem", "Parotid_L"], dict(CLIENT.info))
-    path = history.path(kept.digest)
+def test_a_version_stores_its_file_and_provenance(history: LabelHistory, tmp_path: Path) -> None:
+    added = add(history, tmp_path, "one")
+    (stored,) = history.current()
+    assert (stored.number, stored.parent_id, stored.source) == (1, None, "client")
+    assert (stored.author, stored.client, stored.model_version) == (
+        "ada",
+        "slicer",
+        CLIENT.model_version,
+    )
+    assert (stored.organs, stored.info) == (["Brainstem", "Parotid_L"], dict(CLIENT.info))
+    path = history.path(stored.digest)
     assert path.read_bytes() == (tmp_path / "label.nii.gz").read_bytes()
-    assert digest_of(path) == kept.digest == made.digest
+    assert digest_of(path) == stored.digest == added.digest
     assert path.stat().st_mode & 0o777 == 0o444
 
 
-def test_organs_that_a_version_no_longer_has_are_named(
-    history: LabelHistory, tmp_path: Path
-) -> None:
+def test_missing_organs_of_a_version_are_returned(history: LabelHistory, tmp_path: Path) -> None:
     first = add(history, tmp_path, "one")
     part = replace(CLIENT, organs=("Parotid_L", "Larynx"))
     second = history.add("a", "final", volume(tmp_path, "two"), part)
@@ -66,7 +68,7 @@ def test_organs_that_a_version_no_longer_has_are_named(
     assert history.missing_organs(restored) == ("Larynx",)
 
 
-def test_a_second_label_is_a_version_more(history: LabelHistory, tmp_path: Path) -> None:
+def test_a_second_label_becomes_version_2(history: LabelHistory, tmp_path: Path) -> None:
     first, second = add(history, tmp_path, "one"), add(history, tmp_path, "two")
     assert (second.number, second.parent_id) == (2, first.id)
     assert [v.number for v in history.history("a", "final")] == [1, 2]
@@ -74,9 +76,7 @@ def test_a_second_label_is_a_version_more(history: LabelHistory, tmp_path: Path)
     assert history.path(first.digest).is_file()
 
 
-def test_the_same_content_is_one_file_of_two_versions(
-    history: LabelHistory, tmp_path: Path
-) -> None:
+def test_versions_with_equal_content_share_one_file(history: LabelHistory, tmp_path: Path) -> None:
     first, second = add(history, tmp_path, "one"), add(history, tmp_path, "one", "b")
     assert first.digest == second.digest
     assert [v.image_id for v in history.current()] == ["a", "b"]
@@ -118,7 +118,7 @@ def test_restored_version_is_a_new_one_with_the_old_content(
         history.restore("a", "final", 9, "eve")
 
 
-def test_a_clock_that_is_set_back_does_not_make_a_new_label_an_old_one(
+def test_a_new_label_is_current_even_if_the_clock_was_set_back(
     database: Database, history: LabelHistory, tmp_path: Path
 ) -> None:
     first = add(history, tmp_path, "one")
@@ -140,13 +140,13 @@ def test_a_lost_database_is_filled_again_from_the_files(tmp_path: Path) -> None:
     before = history.records()
     database.close()
     (folder / "workflow.sqlite").write_bytes(b"no database at all, but some bytes" * 100)
-    again = LabelHistory(Database(folder / "workflow.sqlite"), folder)
-    assert again.records() == []
-    assert again.restore_from_files() == 4
-    assert again.records() == before
-    assert again.restore_from_files() == 0
+    reopened = LabelHistory(Database(folder / "workflow.sqlite"), folder)
+    assert reopened.records() == []
+    assert reopened.restore_from_files() == 4
+    assert reopened.records() == before
+    assert reopened.restore_from_files() == 0
     assert list(folder.glob("workflow.sqlite.damaged-*"))
-    third = again.newest("a", "final")
+    third = reopened.newest("a", "final")
     assert third is not None
     assert not third.is_in_place
 
@@ -168,49 +168,49 @@ def test_a_damaged_record_is_left_out(
     (history.folder / "history" / "a" / "final-2.json").write_bytes(damage)
     assert history.restore_from_files() == 0
     assert "a/final-2.json cannot be read" in caplog.text
-    # Its number is not given away: what it was may be found out later.
+    # Its number is not used reopened, because the record may be repaired later.
     assert add(history, tmp_path, "two").number == 3
 
 
-def elsewhere(folder: Path) -> LabelHistory:
+def open_history(folder: Path) -> LabelHistory:
     return LabelHistory(Database(folder / "workflow.sqlite"), folder)
 
 
-def test_merged_versions_come_between_and_take_free_numbers(tmp_path: Path) -> None:
-    here, there = elsewhere(tmp_path / "here"), elsewhere(tmp_path / "there")
-    add(there, tmp_path, "theirs 1")
-    add(here, tmp_path, "ours 1")
-    add(there, tmp_path, "theirs 2")
-    add(here, tmp_path, "ours 2")
-    for version in there.history("a", "final"):
-        here.keep_volume(there.path(version.digest))
-    records = json.loads(json.dumps(there.records()))
-    assert here.merge(records) == 2
-    assert here.merge(records) == 0
-    merged = here.history("a", "final")
-    assert [gzip.decompress(here.path(v.digest).read_bytes()) for v in merged] == [
+def test_merged_versions_are_ordered_by_time_and_get_free_numbers(tmp_path: Path) -> None:
+    local, remote = open_history(tmp_path / "local"), open_history(tmp_path / "remote")
+    add(remote, tmp_path, "theirs 1")
+    add(local, tmp_path, "ours 1")
+    add(remote, tmp_path, "theirs 2")
+    add(local, tmp_path, "ours 2")
+    for version in remote.history("a", "final"):
+        local.keep_volume(remote.path(version.digest))
+    records = json.loads(json.dumps(remote.records()))
+    assert local.merge(records) == 2
+    assert local.merge(records) == 0
+    merged = local.history("a", "final")
+    assert [gzip.decompress(local.path(v.digest).read_bytes()) for v in merged] == [
         b"theirs 1", b"ours 1", b"theirs 2", b"ours 2",
     ]  # fmt: skip
     assert [v.number for v in merged] == [3, 1, 4, 2]
     assert merged[2].parent_id == merged[0].id
-    assert [v.number for v in here.current()] == [2]
+    assert [v.number for v in local.current()] == [2]
 
 
-def test_a_label_that_was_deleted_since_stays_deleted_after_a_merge(tmp_path: Path) -> None:
-    here, there = elsewhere(tmp_path / "here"), elsewhere(tmp_path / "there")
-    add(there, tmp_path, "theirs")
-    add(here, tmp_path, "ours")
-    here.hide("a", "final")
-    here.keep_volume(tmp_path / "label.nii.gz")
-    (version,) = there.current()
-    here.keep_volume(there.path(version.digest))
-    assert here.merge(there.records()) == 1
-    assert here.current() == []
-    assert len(here.history("a", "final")) == 2
+def test_a_label_deleted_later_stays_deleted_after_a_merge(tmp_path: Path) -> None:
+    local, remote = open_history(tmp_path / "local"), open_history(tmp_path / "remote")
+    add(remote, tmp_path, "theirs")
+    add(local, tmp_path, "ours")
+    local.hide("a", "final")
+    local.keep_volume(tmp_path / "label.nii.gz")
+    (version,) = remote.current()
+    local.keep_volume(remote.path(version.digest))
+    assert local.merge(remote.records()) == 1
+    assert local.current() == []
+    assert len(local.history("a", "final")) == 2
 
 
 def test_a_record_without_a_volume_is_left_out(tmp_path: Path) -> None:
-    here, there = elsewhere(tmp_path / "here"), elsewhere(tmp_path / "there")
-    add(there, tmp_path, "theirs")
-    assert here.merge(there.records()) == 0
-    assert here.current() == []
+    local, remote = open_history(tmp_path / "local"), open_history(tmp_path / "remote")
+    add(remote, tmp_path, "theirs")
+    assert local.merge(remote.records()) == 0
+    assert local.current() == []

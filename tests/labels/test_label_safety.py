@@ -1,4 +1,4 @@
-"""No label that was answered is lost: killed processes, several at once, and a full disk."""
+"""Tests that no confirmed label is lost: killed processes, concurrent processes, and a full disk."""
 
 import multiprocessing
 import os
@@ -28,13 +28,13 @@ def make_images(studies: Path) -> Path:
     return studies
 
 
-def save_on_and_on(studies: Path, answered: Path, start: int) -> None:
-    """Save labels, each unlike the others, and write down each that was answered."""
+def save_repeatedly(studies: Path, confirmed: Path, start: int) -> None:
+    """Save different labels one after another, and log the number of each that was confirmed."""
     store = open_store(studies)
     store.history.restore_from_files()
     store.watcher.run()
-    sent = answered.with_name(f"sent-{start}.nii.gz")
-    with answered.open("a", encoding="utf-8") as log:
+    sent = confirmed.with_name(f"sent-{start}.nii.gz")
+    with confirmed.open("a", encoding="utf-8") as log:
         for number in range(start, start + 10_000):
             array = make_label()
             # The number in binary, in voxels of a brainstem.
@@ -51,17 +51,19 @@ def number_of(path: Path) -> int:
     return int(sum(int(bit) << n for n, bit in enumerate(array[0, 0, :])))
 
 
-def test_no_answered_label_is_lost_by_kills(tmp_path: Path) -> None:
-    studies, answered = make_images(tmp_path / "studies"), tmp_path / "answered.txt"
-    answered.touch()
-    chance = random.Random(0)  # noqa: S311 - for moments
+def test_no_acknowledged_label_is_lost_by_kills(tmp_path: Path) -> None:
+    studies, confirmed = make_images(tmp_path / "studies"), tmp_path / "confirmed.txt"
+    confirmed.touch()
+    rng = random.Random(0)  # noqa: S311 - random times
     context = multiprocessing.get_context("fork")
     for kill in range(6):
-        count = len(answered.read_text().splitlines())
-        process = context.Process(target=save_on_and_on, args=(studies, answered, 301 * kill))
+        count = len(confirmed.read_text().splitlines())
+        process = context.Process(target=save_repeatedly, args=(studies, confirmed, 301 * kill))
         process.start()
-        wait_until(lambda n=count: len(answered.read_text().splitlines()) >= n + 2, "two are saved")  # type: ignore[misc]
-        time.sleep(chance.uniform(0, 0.3))
+        wait_until(
+            lambda n=count: len(confirmed.read_text().splitlines()) >= n + 2, "two are saved"
+        )  # type: ignore[misc]
+        time.sleep(rng.uniform(0, 0.3))
         process.kill()
         process.join()
     store = open_store(studies)
@@ -70,7 +72,7 @@ def test_no_answered_label_is_lost_by_kills(tmp_path: Path) -> None:
         if final(studies, f"{image_id}.nii.gz").is_file():
             aged(final(studies, f"{image_id}.nii.gz"))
     assert store.watcher.run() == []
-    numbers = [int(line) for line in answered.read_text().split()]
+    numbers = [int(line) for line in confirmed.read_text().split()]
     assert len(numbers) >= 12
     versions = {v.client: v for i in IMAGES for v in store.history.history(i, "final")}
     for number in numbers:
@@ -90,12 +92,12 @@ def test_no_answered_label_is_lost_by_kills(tmp_path: Path) -> None:
 def test_processes_that_save_at_once_lose_nothing(tmp_path: Path) -> None:
     studies = make_images(tmp_path / "studies")
     context = multiprocessing.get_context("fork")
-    files = [tmp_path / f"answered-{n}.txt" for n in range(2)]
+    files = [tmp_path / f"confirmed-{n}.txt" for n in range(2)]
     processes = []
     for number, file in enumerate(files):
         file.touch()
-        given = (studies, file, 1000 * (number + 1))
-        processes.append(context.Process(target=save_on_and_on, args=given))
+        arguments = (studies, file, 1000 * (number + 1))
+        processes.append(context.Process(target=save_repeatedly, args=arguments))
     for process in processes:
         process.start()
     wait_until(lambda: min(len(f.read_text().split()) for f in files) >= 6, "each saved six")
@@ -106,9 +108,9 @@ def test_processes_that_save_at_once_lose_nothing(tmp_path: Path) -> None:
     versions = [v for i in IMAGES for v in store.history.history(i, "final")]
     assert {n for f in files for n in f.read_text().split()} <= {v.client for v in versions}
     for image_id in IMAGES:
-        of_it = [v for v in versions if v.image_id == image_id]
-        assert [v.number for v in of_it] == list(range(1, len(of_it) + 1))
-        assert [v.parent_id for v in of_it] == [None, *[v.id for v in of_it[:-1]]]
+        image_versions = [v for v in versions if v.image_id == image_id]
+        assert [v.number for v in image_versions] == list(range(1, len(image_versions) + 1))
+        assert [v.parent_id for v in image_versions] == [None, *[v.id for v in image_versions[:-1]]]
 
 
 def test_a_full_disk_refuses_new_labels_and_keeps_all_old(tmp_path: Path) -> None:
@@ -131,33 +133,33 @@ def test_a_full_disk_refuses_new_labels_and_keeps_all_old(tmp_path: Path) -> Non
         filler.unlink()
         store.save_label("a", str(label), "final", {})
         assert [v.number for v in store.history.history("a", "final")] == [1, 2]
-        again = open_store(studies)
-        assert again.history.restore_from_files() == 0
-        assert again.watcher.run() == []
+        reopened = open_store(studies)
+        assert reopened.history.restore_from_files() == 0
+        assert reopened.watcher.run() == []
 
 
 def test_a_disk_that_fills_up_step_by_step_never_leaves_half_a_label(tmp_path: Path) -> None:
-    """Every place where the disk can run out: a little more room each time."""
+    """The disk gets full at another step each time, since there is a little more room."""
     label = tmp_path / "l.nii.gz"
     with small_disk(tmp_path / "studies", mib=4) as studies:
         store = open_store(make_images(studies))
         write_label(label, LabelVolume(make_label(), make_grid(), LABELS))
         store.save_label("a", str(label), "final", {})
-        kept = 1
+        count = 1
         for shift in range(1, 14):
             write_label(label, LabelVolume(np.roll(make_label(), shift, 0), make_grid(), LABELS))
             filler = fill(studies)
             os.truncate(filler, max(0, filler.stat().st_size - shift * 4096))
             try:
                 store.save_label("a", str(label), "final", {})
-                kept += 1
+                count += 1
             except StorageFullError:
                 pass
             filler.unlink()
             versions = store.history.history("a", "final")
-            assert len(versions) == kept
+            assert len(versions) == count
             aged(final(studies))
             assert store.watcher.run() == []
             assert digest_of(final(studies)) == store.history.current()[0].digest
             assert open_store(studies).history.restore_from_files() == 0
-        assert 1 < kept < 14
+        assert 1 < count < 14

@@ -16,43 +16,43 @@ def refused(folder: Path, content: bytes) -> Path:
     return path
 
 
-def old(quarantine: Quarantine, pointer: str, day: str) -> None:
-    """Make what was kept seem kept on `day`."""
-    name = pointer.rpartition("/")[2]
+def make_old(quarantine: Quarantine, message: str, day: str) -> None:
+    """Rename an entry as if it had been stored on `day`."""
+    name = message.rpartition("/")[2]
     (quarantine.folder / name).rename(quarantine.folder / (day + name[8:]))
 
 
 def test_a_refused_file_is_kept_with_the_reason(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path)
-    said = quarantine.keep(refused(tmp_path, b"<html>"), ABOUT, suffix=".nii.gz")
+    message = quarantine.keep(refused(tmp_path, b"<html>"), ABOUT, suffix=".nii.gz")
     (entry,) = quarantine.entries()
-    assert said == f"kept as quarantine/{entry['name']}"
+    assert message == f"kept as quarantine/{entry['name']}"
     assert entry.items() >= {**ABOUT, "bytes": 6, "is_whole": True}.items()
-    kept = quarantine.file(entry["name"])
-    assert kept.read_bytes() == b"<html>"
-    assert json.loads((kept.parent / "why.json").read_text())["reason"] == "it is a web page"
+    path = quarantine.file(entry["name"])
+    assert path.read_bytes() == b"<html>"
+    assert json.loads((path.parent / "why.json").read_text())["reason"] == "it is a web page"
 
 
 @pytest.mark.parametrize("name", ["", "..", "../labels", "20200101T000000000000Z-00000000"])
-def test_only_what_is_there_is_found(tmp_path: Path, name: str) -> None:
+def test_an_unknown_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatastoreError, match="no file of that name"):
         Quarantine(tmp_path).file(name)
 
 
-def test_the_oldest_go_when_it_is_full(tmp_path: Path) -> None:
+def test_the_oldest_files_are_removed_when_it_is_full(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path, limit_bytes=6000)
     for number, day in enumerate(("20200101", "20200102", "20200103")):
         file = refused(tmp_path, bytes([number]) * 1500)
-        old(quarantine, quarantine.keep(file, ABOUT, suffix=".nii.gz"), day)
+        make_old(quarantine, quarantine.keep(file, ABOUT, suffix=".nii.gz"), day)
     quarantine.keep(refused(tmp_path, b"x" * 1500), ABOUT, suffix=".nii.gz")
     assert [e["name"][:8] for e in quarantine.entries()][1:] == ["20200103", "20200102"]
 
 
-def test_young_ones_stay_and_of_the_next_the_beginning_is_kept(tmp_path: Path) -> None:
+def test_recent_files_stay_and_only_the_beginning_of_the_next_is_kept(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path, limit_bytes=3 * HEAD_BYTES)
     first = quarantine.keep(refused(tmp_path, b"a" * 2 * HEAD_BYTES), ABOUT, suffix=".nii.gz")
-    said = quarantine.keep(refused(tmp_path, b"b" * 2 * HEAD_BYTES), ABOUT, suffix=".nii.gz")
-    assert said.startswith("too large for the quarantine, its beginning is kept as quarantine/")
+    message = quarantine.keep(refused(tmp_path, b"b" * 2 * HEAD_BYTES), ABOUT, suffix=".nii.gz")
+    assert message.startswith("too large for the quarantine, its beginning is kept as quarantine/")
     newest, oldest = quarantine.entries()
     assert first.endswith(oldest["name"])
     assert (newest["bytes"], newest["is_whole"]) == (2 * HEAD_BYTES, False)
@@ -62,7 +62,7 @@ def test_young_ones_stay_and_of_the_next_the_beginning_is_kept(tmp_path: Path) -
 def test_a_quarantine_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path)
     (tmp_path / "quarantine").write_text("a file where the folder should be")
-    said = quarantine.keep(refused(tmp_path, b"x"), ABOUT, suffix=".nii.gz")
-    assert said.startswith("not kept in quarantine (")
+    message = quarantine.keep(refused(tmp_path, b"x"), ABOUT, suffix=".nii.gz")
+    assert message.startswith("not kept in quarantine (")
     (tmp_path / "quarantine").unlink()
     shutil.rmtree(tmp_path)

@@ -17,7 +17,7 @@ from lib.pacs.orthanc import Orthanc, find_orthanc
 
 
 def require_program(name: str, package: str) -> str:
-    """Return where a program lies; skip the test where it is missing, fail it where all must be there (CI)."""
+    """Return the path of a program; if it is missing, skip the test, or fail it in CI."""
     path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/bin")
     if path is None:
         _missing(f"{name} is not installed: apt-get install {package}")
@@ -25,13 +25,13 @@ def require_program(name: str, package: str) -> str:
 
 
 @contextmanager
-def orthanc(folder: Path, **given: Any) -> Iterator[Orthanc]:
-    """Yield a running Orthanc over `folder`; skip the test where none is installed."""
+def orthanc(folder: Path, **options: Any) -> Iterator[Orthanc]:
+    """Yield a running Orthanc over `folder`; skip the test if Orthanc is not installed."""
     try:
         find_orthanc()
     except PacsError as error:
         _missing(str(error))
-    with Orthanc(folder, free_port(), **given) as pacs:
+    with Orthanc(folder, free_port(), **options) as pacs:
         yield pacs
 
 

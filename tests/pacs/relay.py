@@ -1,4 +1,4 @@
-"""A network between a server and its PACS that can be slow, cut, or lose answers."""
+"""A connection between a server and its PACS that can be slow, cut, or lose responses."""
 
 import socket
 import threading
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 
 def answer(status: str, content_type: str, body: bytes) -> bytes:
-    """Return an answer of HTTP/1.1."""
+    """Return an HTTP/1.1 response."""
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
@@ -25,17 +25,17 @@ NO_ITEM = answer("200 OK", "application/dicom+json", b"[]")
 
 @dataclass
 class Relay:
-    """Passes connections on to a port of this machine.
+    """Forwards connections to a port of this machine.
 
     Attributes:
-        port: Where it listens.
-        target: Where it passes on to.
-        delay_s: How long each answer is held back.
-        is_cut: Whether nothing comes through.
-        loses_answers: Whether requests come through, but their answers do not.
-        refuses: What is in its path is answered in place of the target; empty to pass on all.
-        refusal: With what, by default 404.
-        held: How many answers were held back or lost.
+        port: TCP port that the relay listens on.
+        target: TCP port that it forwards to.
+        delay_s: Delay in s of each part of a response.
+        is_cut: Whether no data is forwarded.
+        loses_answers: Whether requests are forwarded, but responses are dropped.
+        refuses: The relay itself answers requests whose path contains this text; empty to forward all.
+        refusal: Response to these requests, by default 404.
+        held: Number of response parts that were delayed or dropped.
     """
 
     port: int
@@ -64,15 +64,15 @@ class Relay:
         with client, socket.create_connection(("127.0.0.1", self.target)) as pacs:
             if self.is_cut:
                 return
-            there = threading.Thread(target=self._pump, args=(client, pacs), daemon=True)
-            there.start()
+            sender = threading.Thread(target=self._pump, args=(client, pacs), daemon=True)
+            sender.start()
             with suppress(OSError):
                 self._answer(pacs, client)
-            # Closing alone would wait for the other thread, which reads from it.
+            # `close` alone does not wake the other thread, which waits in `recv`.
             for end in (client, pacs):
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-            there.join()
+            sender.join()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -82,7 +82,7 @@ class Relay:
                 else:
                     sink.sendall(data)
         with suppress(OSError):
-            # Whoever asked is gone: the answer has nowhere to go.
+            # The client has closed its connection: end the connection to the PACS too.
             sink.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, pacs: socket.socket, client: socket.socket) -> None:
@@ -98,10 +98,10 @@ class Relay:
 
 @contextmanager
 def relay(target: int) -> Iterator[Relay]:
-    """Yield a relay to a port."""
+    """Yield a relay that forwards to port `target`."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(16)
-        found = Relay(listening.getsockname()[1], target)
-        threading.Thread(target=found.serve, args=(listening,), daemon=True).start()
-        yield found
+        running = Relay(listening.getsockname()[1], target)
+        threading.Thread(target=running.serve, args=(listening,), daemon=True).start()
+        yield running

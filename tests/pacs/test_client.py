@@ -1,4 +1,4 @@
-"""Asking a PACS: a real Orthanc, and servers that are none."""
+"""Tests of the PACS client, with a real Orthanc and with servers that are not a PACS."""
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,8 +18,8 @@ from tests.phantoms import make_ct, make_oblique_ct
 
 
 def study_of(pacs: Pacs, series_uid: str) -> str:
-    (found,) = pacs.series(SeriesInstanceUID=series_uid)
-    return str(found.StudyInstanceUID)
+    (series,) = pacs.series(SeriesInstanceUID=series_uid)
+    return str(series.StudyInstanceUID)
 
 
 def fetched(server: Orthanc, uid: str, folder: Path) -> Path:
@@ -33,26 +33,26 @@ def test_a_series_comes_back_voxel_for_voxel(tmp_path: Path) -> None:
     ct = make_oblique_ct()
     with orthanc(tmp_path / "pacs") as server:
         uid = put_ct(server, ct, tmp_path / "sent")
-        found = read_ct(fetched(server, uid, tmp_path / "got"))
+        received = read_ct(fetched(server, uid, tmp_path / "got"))
     sent = read_ct(tmp_path / "sent")
-    assert (found.array_hu == sent.array_hu).all()
-    assert found.grid.is_same_as(sent.grid)
+    assert (received.array_hu == sent.array_hu).all()
+    assert received.grid.is_same_as(sent.grid)
 
 
-def test_headers_are_those_of_the_files_but_for_the_pixels(tmp_path: Path) -> None:
+def test_headers_equal_those_of_the_files_without_pixels(tmp_path: Path) -> None:
     with orthanc(tmp_path / "pacs") as server:
         uid = put_ct(server, make_ct(), tmp_path / "sent")
         pacs = Pacs(server.dicomweb_url)
-        found = {str(h.SOPInstanceUID): h for h in pacs.headers(study_of(pacs, uid), uid)}
+        headers = {str(h.SOPInstanceUID): h for h in pacs.headers(study_of(pacs, uid), uid)}
     for file in (tmp_path / "sent").glob("*.dcm"):
         sent = pydicom.dcmread(file)
-        header = found.pop(str(sent.SOPInstanceUID))
+        header = headers.pop(str(sent.SOPInstanceUID))
         assert header.ImagePositionPatient == sent.ImagePositionPatient
         assert not header.get("PixelData")
-    assert not found
+    assert not headers
 
 
-def test_an_instance_that_was_stored_is_there_once(tmp_path: Path) -> None:
+def test_an_instance_stored_twice_is_there_once(tmp_path: Path) -> None:
     with orthanc(tmp_path / "pacs") as server:
         put_ct(server, make_ct(), tmp_path / "sent")
         file = next((tmp_path / "sent").glob("*.dcm"))
@@ -67,15 +67,17 @@ def test_an_instance_that_was_stored_is_there_once(tmp_path: Path) -> None:
         assert len(pacs.instances(SOPInstanceUID=sent.SOPInstanceUID)) == 1
 
 
-def test_a_long_list_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_pages_of_a_long_list_are_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(client, "PAGE", 5)
     with orthanc(tmp_path / "pacs") as server:
         put_ct(server, make_ct(), tmp_path / "sent")
-        found = Pacs(server.dicomweb_url).instances(Modality="CT")
-    assert len({str(item.SOPInstanceUID) for item in found}) == len(found) == 12
+        instances = Pacs(server.dicomweb_url).instances(Modality="CT")
+    assert len({str(item.SOPInstanceUID) for item in instances}) == len(instances) == 12
 
 
-def test_a_pacs_that_does_not_let_us_in_says_which_settings_to_look_at(tmp_path: Path) -> None:
+def test_a_refused_login_names_the_settings_to_check(tmp_path: Path) -> None:
     with orthanc(tmp_path / "pacs", users={"label": "secret"}) as server:
         put_ct(server, make_ct(), tmp_path / "sent")
         with pytest.raises(PacsError, match="MONAI_LABEL_DICOMWEB_USERNAME"):
@@ -90,20 +92,20 @@ def test_a_pacs_that_is_down_is_named() -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://pacs/dicom-web", "pacs"])
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="not the address of a DICOMweb server"):
         Pacs(url)
 
 
 class _Odd(BaseHTTPRequestHandler):
-    """Answers as not DICOMweb server should."""
+    """A server whose responses are not those of a DICOMweb server."""
 
     def do_GET(self) -> None:
-        asked = urlsplit(self.path)
+        url = urlsplit(self.path)
         body = b"<html>hello</html>"
-        if asked.path.startswith("/same/"):
-            # The first page, whatever was asked for.
-            uids = range(int(parse_qs(asked.query)["limit"][0]))
+        if url.path.startswith("/same/"):
+            # Always the first page, even if another offset is requested.
+            uids = range(int(parse_qs(url.query)["limit"][0]))
             items = [f'{{"00080018":{{"vr":"UI","Value":["1.2.{n}"]}}}}' for n in uids]
             body = f"[{','.join(items)}]".encode()
         self.send_response(200)
@@ -113,7 +115,7 @@ class _Odd(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -123,12 +125,12 @@ def odd() -> "str":
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 
-def test_a_web_page_is_no_pacs(odd: str) -> None:
+def test_a_web_page_is_not_a_pacs(odd: str) -> None:
     with pytest.raises(PacsError, match="not DICOMweb"):
         Pacs(f"{odd}/page").series()
 
 
-def test_a_server_that_knows_no_pages_does_not_hold_us_up(
+def test_a_list_ends_if_the_server_ignores_paging(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "PAGE", 7)

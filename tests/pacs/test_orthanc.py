@@ -1,4 +1,4 @@
-"""The PACS of the demo: it starts, keeps what it is given, and lets in whom it should."""
+"""Tests of the local Orthanc: stored data survive a kill, and a login is required if it is set."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ def series_of(url: str, auth: tuple[str, str] | None = None) -> requests.Respons
     return requests.get(f"{url}/series", params={"Modality": "CT"}, auth=auth, timeout=LIMIT_S)
 
 
-def test_what_was_stored_outlives_a_kill(tmp_path: Path) -> None:
+def test_stored_instances_survive_a_kill(tmp_path: Path) -> None:
     with orthanc(tmp_path / "pacs") as pacs:
         uid = put_ct(pacs, make_ct(), tmp_path / "ct")
         pacs.kill()
         pacs.start()
-        (found,) = series_of(pacs.dicomweb_url).json()
-    assert found["0020000E"]["Value"] == [uid]
+        (series,) = series_of(pacs.dicomweb_url).json()
+    assert series["0020000E"]["Value"] == [uid]
 
 
-def test_whoever_does_not_log_in_is_refused(tmp_path: Path) -> None:
+def test_a_request_without_login_is_refused(tmp_path: Path) -> None:
     with orthanc(tmp_path / "pacs", users={"label": "secret"}) as pacs:
         assert series_of(pacs.dicomweb_url).status_code == 401
         assert series_of(pacs.dicomweb_url, pacs.auth).status_code == 200

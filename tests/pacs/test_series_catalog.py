@@ -1,4 +1,4 @@
-"""Which series of a PACS can be contoured: asked of a real Orthanc."""
+"""Tests of the catalog of series that can be contoured, with a real Orthanc."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +22,12 @@ def server(tmp_path: Path) -> Iterator[Orthanc]:
         yield running
 
 
-def open_catalogue(server: Orthanc, folder: Path) -> SeriesCatalog:
+def open_catalog(server: Orthanc, folder: Path) -> SeriesCatalog:
     database = Database(folder / "workflow.sqlite")
     return SeriesCatalog(SeriesRecords(database, server.dicomweb_url), Pacs(server.dicomweb_url))
 
 
-def look(catalog: SeriesCatalog) -> SeriesCatalog:
+def refresh_and_check(catalog: SeriesCatalog) -> SeriesCatalog:
     catalog.refresh()
     while catalog.check_next():
         pass
@@ -47,9 +47,9 @@ def put_changed(server: Orthanc, folder: Path, **values: object) -> str:
     return uid
 
 
-def test_a_ct_is_listed_with_what_clients_open_it_by(server: Orthanc, tmp_path: Path) -> None:
+def test_a_ct_is_listed_with_its_patient_and_uids(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct", patient_id="pt_1")
-    catalog = look(open_catalogue(server, tmp_path))
+    catalog = refresh_and_check(open_catalog(server, tmp_path))
     about = catalog.images()[uid]
     assert about["PatientID"] == "pt_1"
     assert about["SeriesInstanceUID"] == uid
@@ -57,20 +57,20 @@ def test_a_ct_is_listed_with_what_clients_open_it_by(server: Orthanc, tmp_path: 
     assert not catalog.refused()
 
 
-def test_a_new_patient_is_there_after_the_next_look(server: Orthanc, tmp_path: Path) -> None:
-    catalog = look(open_catalogue(server, tmp_path))
+def test_a_new_series_is_listed_after_the_next_refresh(server: Orthanc, tmp_path: Path) -> None:
+    catalog = refresh_and_check(open_catalog(server, tmp_path))
     before = catalog.revision
     uid = put_ct(server, make_ct(), tmp_path / "ct")
-    assert set(look(catalog).images()) == {uid}
+    assert set(refresh_and_check(catalog).images()) == {uid}
     assert catalog.revision != before
     unchanged = catalog.revision
-    assert look(catalog).revision == unchanged
+    assert refresh_and_check(catalog).revision == unchanged
 
 
 def test_a_series_with_a_gap_is_refused_by_name(server: Orthanc, tmp_path: Path) -> None:
     uid = write_ct_series(make_ct(), tmp_path / "ct", patient_id="gap")
     server.upload(f for f in (tmp_path / "ct").glob("*.dcm") if f.name != "ct_0005.dcm")
-    catalog = look(open_catalogue(server, tmp_path))
+    catalog = refresh_and_check(open_catalog(server, tmp_path))
     assert not catalog.images()
     assert f"{uid}: 1 slice missing" in catalog.refused()[uid]
     with pytest.raises(ScanError, match="1 slice missing"):
@@ -81,19 +81,19 @@ def test_a_refused_series_that_was_completed_is_listed(server: Orthanc, tmp_path
     uid = write_ct_series(make_ct(), tmp_path / "ct", patient_id="gap")
     files = sorted((tmp_path / "ct").glob("*.dcm"))
     server.upload(files[:5] + files[6:])
-    catalog = look(open_catalogue(server, tmp_path))
+    catalog = refresh_and_check(open_catalog(server, tmp_path))
     assert uid in catalog.refused()
     server.upload(files[5:6])
-    look(catalog)
+    refresh_and_check(catalog)
     assert uid in catalog.images()
     assert not catalog.refused()
 
 
-def test_localizers_and_captures_are_nobodys_concern(server: Orthanc, tmp_path: Path) -> None:
+def test_localizers_and_captures_are_ignored(server: Orthanc, tmp_path: Path) -> None:
     localizer = put_changed(server, tmp_path / "l", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     capture = put_changed(server, tmp_path / "c", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     put_changed(server, tmp_path / "m", Modality="MR")
-    catalog = look(open_catalogue(server, tmp_path))
+    catalog = refresh_and_check(open_catalog(server, tmp_path))
     assert not catalog.images()
     assert not catalog.refused()
     for uid in (localizer, capture):
@@ -101,7 +101,7 @@ def test_localizers_and_captures_are_nobodys_concern(server: Orthanc, tmp_path: 
             catalog.require(uid)
 
 
-def test_the_same_slices_twice_are_refused(server: Orthanc, tmp_path: Path) -> None:
+def test_duplicate_slices_are_refused(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     for number, file in enumerate((tmp_path / "ct").glob("*.dcm")):
         header = pydicom.dcmread(file)
@@ -109,7 +109,10 @@ def test_the_same_slices_twice_are_refused(server: Orthanc, tmp_path: Path) -> N
         header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
         header.save_as(file)
     server.upload((tmp_path / "ct").glob("*.dcm"))
-    assert "lie at the same position" in look(open_catalogue(server, tmp_path)).refused()[uid]
+    assert (
+        "lie at the same position"
+        in refresh_and_check(open_catalog(server, tmp_path)).refused()[uid]
+    )
 
 
 def test_a_series_in_two_studies_is_refused(server: Orthanc, tmp_path: Path) -> None:
@@ -119,26 +122,26 @@ def test_a_series_in_two_studies_is_refused(server: Orthanc, tmp_path: Path) -> 
         header.StudyInstanceUID, header.PatientID = "1.2.3.4", "somebody else"
         header.save_as(file)
     server.upload((tmp_path / "ct").glob("*.dcm"))
-    catalog = look(open_catalogue(server, tmp_path))
+    catalog = refresh_and_check(open_catalog(server, tmp_path))
     assert not catalog.images()
     assert "in 2 studies" in catalog.refused()[uid]
 
 
-def test_without_the_pacs_its_patients_are_known(server: Orthanc, tmp_path: Path) -> None:
+def test_known_series_are_listed_without_the_pacs(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
-    look(open_catalogue(server, tmp_path))
+    refresh_and_check(open_catalog(server, tmp_path))
     server.stop()
-    again = open_catalogue(server, tmp_path)
-    assert set(again.images()) == {uid}
+    reopened = open_catalog(server, tmp_path)
+    assert set(reopened.images()) == {uid}
     with pytest.raises(PacsError, match="cannot be reached"):
-        again.refresh()
-    assert set(again.images()) == {uid}
+        reopened.refresh()
+    assert set(reopened.images()) == {uid}
 
 
-def test_what_the_pacs_lists_no_longer_is_gone(server: Orthanc, tmp_path: Path) -> None:
+def test_a_series_that_the_pacs_no_longer_lists_is_removed(server: Orthanc, tmp_path: Path) -> None:
     put_ct(server, make_ct(), tmp_path / "ct")
-    catalog = look(open_catalogue(server, tmp_path))
+    catalog = refresh_and_check(open_catalog(server, tmp_path))
     server.stop()
     empty = Orthanc(tmp_path / "empty", server.port)
     with empty:
-        assert not look(catalog).images()
+        assert not refresh_and_check(catalog).images()

@@ -1,4 +1,4 @@
-"""Contours that people submit as DICOM objects: a version each time that they are new, and once."""
+"""Tests of labels that users submit as DICOM objects: each new submission becomes one version."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,18 +36,18 @@ def submit(station: Station, file: Path) -> int:
     return version.number
 
 
-def test_what_is_submitted_again_after_something_else_counts_again(
+def test_an_object_submitted_again_after_another_label_becomes_a_version(
     station: Station, tmp_path: Path
 ) -> None:
-    one, other = tmp_path / "one.dcm", tmp_path / "other.dcm"
-    draw(tmp_path / "ct", one, values=(1,))
-    draw(tmp_path / "ct", other, values=(2,))
-    assert [submit(station, file) for file in (one, one, other, one)] == [1, 1, 2, 3]
+    first, second = tmp_path / "first.dcm", tmp_path / "second.dcm"
+    draw(tmp_path / "ct", first, values=(1,))
+    draw(tmp_path / "ct", second, values=(2,))
+    assert [submit(station, file) for file in (first, first, second, first)] == [1, 1, 2, 3]
     (current,) = station.history.current()
     assert (current.number, current.organs) == (3, ["Brainstem"])
 
 
-def test_what_is_submitted_again_after_it_was_removed_is_there_again(
+def test_an_object_submitted_again_after_its_removal_becomes_a_version(
     station: Station, tmp_path: Path
 ) -> None:
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
@@ -59,7 +59,7 @@ def test_what_is_submitted_again_after_it_was_removed_is_there_again(
     assert station.store.get_labeled_images() == [image]
 
 
-def test_an_object_that_comes_twice_at_once_is_one_version(
+def test_an_object_submitted_concurrently_becomes_one_version(
     station: Station, tmp_path: Path
 ) -> None:
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
@@ -68,7 +68,7 @@ def test_an_object_that_comes_twice_at_once_is_one_version(
     assert numbers == [1, 1, 1, 1]
 
 
-def test_structures_without_contours_keep_no_rtstruct_from_being_a_label(
+def test_an_rtstruct_with_empty_other_structures_becomes_a_label(
     station: Station, tmp_path: Path
 ) -> None:
     file = tmp_path / "drawn.dcm"
@@ -80,13 +80,13 @@ def test_structures_without_contours_keep_no_rtstruct_from_being_a_label(
     assert submit(station, file) == 1
 
 
-def test_an_address_with_a_password_is_refused_before_anybody_sees_it() -> None:
+def test_an_address_with_a_password_is_refused_without_showing_it() -> None:
     with pytest.raises(ConfigError, match="MONAI_LABEL_DICOMWEB_USERNAME") as raised:
         open_pacs("http://doc:s3cret@127.0.0.1:8042/dicom-web")
     assert "s3cret" not in str(raised.value)
 
 
-def test_the_login_is_that_of_either_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_login_comes_from_either_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pacs_login() == ("", "")
     monkeypatch.setattr(f"{SETTINGS}.MONAI_LABEL_DATASTORE_USERNAME", "store")
     monkeypatch.setattr(f"{SETTINGS}.MONAI_LABEL_DATASTORE_PASSWORD", "one")

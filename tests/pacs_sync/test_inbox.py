@@ -1,4 +1,4 @@
-"""Contours that others put into the PACS become label versions, once: a real Orthanc, SEG and RTSTRUCT."""
+"""Tests of the inbox: SEG and RTSTRUCT of others in a real Orthanc become label versions once."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -41,7 +41,7 @@ def draw(
     values: tuple[int, ...] = (1,),
     labels: dict[str, int] | None = None,
 ) -> LabelVolume:
-    """Write what somebody drew on a series with another program, and return it."""
+    """Write contours on a series as another program does, and return them."""
     ct = read_ct(series)
     array = np.zeros(ct.grid.shape_vox, np.uint8)
     for number, value in enumerate(values):
@@ -55,7 +55,7 @@ def draw(
 
 
 @pytest.mark.parametrize("kind", ["seg", "rtstruct"])
-def test_what_somebody_else_drew_becomes_a_label(
+def test_contours_of_another_user_become_a_label(
     server: Orthanc, tmp_path: Path, kind: Kind
 ) -> None:
     uid = put_ct(server, make_oblique_ct(), tmp_path / "ct")
@@ -68,8 +68,8 @@ def test_what_somebody_else_drew_becomes_a_label(
     assert "eve" in version.author
     assert abs(version.submitted_at - YESTERDAY) < timedelta(seconds=1)
     assert set(version.organs) == {n for n, v in LABELS.items() if v in (1, 3)}
-    kept = read_label_of(station, uid)
-    assert ((kept == 3) == (drawn.array == 3)).mean() > 0.999
+    array = read_label_of(station, uid)
+    assert ((array == 3) == (drawn.array == 3)).mean() > 0.999
     assert station.store.get_unlabeled_images() == []
 
 
@@ -78,7 +78,7 @@ def read_label_of(station: Station, uid: str) -> LabelArray:
     return array
 
 
-def test_each_is_taken_once_and_never_sent_back(server: Orthanc, tmp_path: Path) -> None:
+def test_an_object_is_imported_once_and_never_sent_back(server: Orthanc, tmp_path: Path) -> None:
     put_ct(server, make_ct(), tmp_path / "ct")
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
     server.upload([tmp_path / "drawn.dcm"])
@@ -91,7 +91,7 @@ def test_each_is_taken_once_and_never_sent_back(server: Orthanc, tmp_path: Path)
     assert len(station.objects()) == 1
 
 
-def test_the_newest_counts_and_all_are_kept(server: Orthanc, tmp_path: Path) -> None:
+def test_all_objects_are_kept_and_the_newest_is_current(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     for number, (author, days) in enumerate((("eve", 1), ("mallory", 3), ("eve", 2))):
         file = tmp_path / f"{number}.dcm"
@@ -109,25 +109,25 @@ def test_the_newest_counts_and_all_are_kept(server: Orthanc, tmp_path: Path) -> 
     assert set(np.unique(read_label_of(station, uid))) == {0, 1}
 
 
-def test_an_older_drawing_does_not_take_the_place_of_what_was_submitted(
-    server: Orthanc, tmp_path: Path
-) -> None:
+def test_older_contours_do_not_replace_a_submitted_label(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
-    mine = station.submit(uid, values=(2,))
+    submitted = station.submit(uid, values=(2,))
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
     server.upload([tmp_path / "drawn.dcm"])
     station.look()
     assert len(station.history.history(uid, "final")) == 2
     newest = station.history.newest(uid, "final")
     assert newest is not None
-    assert newest.digest == mine.digest
+    assert newest.digest == submitted.digest
     assert set(np.unique(read_label_of(station, uid))) == {0, 2}
     station.store.watcher.run()
     assert set(np.unique(read_label_of(station, uid))) == {0, 2}
 
 
-def test_a_drawing_that_comes_before_its_scan_waits_for_it(server: Orthanc, tmp_path: Path) -> None:
+def test_contours_that_arrive_before_their_scan_wait_for_it(
+    server: Orthanc, tmp_path: Path
+) -> None:
     uid = write_ct_series(make_ct(), tmp_path / "ct", patient_id="late")
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
     server.upload([tmp_path / "drawn.dcm"])
@@ -138,7 +138,7 @@ def test_a_drawing_that_comes_before_its_scan_waits_for_it(server: Orthanc, tmp_
     assert [v.image_id for v in station.history.current()] == [uid]
 
 
-def test_organs_that_we_do_not_know_are_refused_and_named(server: Orthanc, tmp_path: Path) -> None:
+def test_unknown_organs_are_refused_and_named(server: Orthanc, tmp_path: Path) -> None:
     put_ct(server, make_ct(), tmp_path / "ct")
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
     spoiled = pydicom.dcmread(tmp_path / "drawn.dcm")
@@ -153,7 +153,7 @@ def test_organs_that_we_do_not_know_are_refused_and_named(server: Orthanc, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["seg", "rtstruct"])
-def test_targets_beside_the_organs_are_passed_over_with_a_note(
+def test_targets_besides_the_organs_are_ignored_with_a_note(
     server: Orthanc, tmp_path: Path, kind: Kind
 ) -> None:
     put_ct(server, make_ct(), tmp_path / "ct")
@@ -168,7 +168,7 @@ def test_targets_beside_the_organs_are_passed_over_with_a_note(
     assert set(np.unique(read_label_of(station, version.image_id))) == {0, 1}
 
 
-def test_an_rtstruct_with_targets_is_for_the_pacs_however_it_comes(
+def test_a_submitted_rtstruct_with_targets_goes_to_the_pacs(
     server: Orthanc, tmp_path: Path
 ) -> None:
     put_ct(server, make_ct(), tmp_path / "ct")
@@ -183,7 +183,7 @@ def test_an_rtstruct_with_targets_is_for_the_pacs_however_it_comes(
 
 
 def rename(file: Path, name: str, new: str) -> None:
-    """Call a structure of a SEG or RTSTRUCT something else."""
+    """Rename a structure of a SEG or RTSTRUCT."""
     dataset = pydicom.dcmread(file)
     for item in dataset.get("SegmentSequence") or dataset.StructureSetROISequence:
         for keyword in ("SegmentLabel", "ROIName"):
@@ -192,13 +192,13 @@ def rename(file: Path, name: str, new: str) -> None:
     dataset.save_as(file)
 
 
-def test_what_was_submitted_twice_is_one_version(server: Orthanc, tmp_path: Path) -> None:
+def test_an_object_submitted_twice_becomes_one_version(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
-    take = station.pacs_sync.importer.import_submitted
-    first = take(tmp_path / "drawn.dcm", author="ada", client="ohif")
-    again = take(tmp_path / "drawn.dcm", author="ada", client="ohif")
+    import_object = station.pacs_sync.importer.import_submitted
+    first = import_object(tmp_path / "drawn.dcm", author="ada", client="ohif")
+    again = import_object(tmp_path / "drawn.dcm", author="ada", client="ohif")
     assert first is not None
     assert again is not None
     assert first.number == again.number == 1
@@ -207,17 +207,17 @@ def test_what_was_submitted_twice_is_one_version(server: Orthanc, tmp_path: Path
     assert station.store.get_labeled_images() == [uid]
 
 
-def test_what_is_no_label_of_ours_is_not_taken(server: Orthanc, tmp_path: Path) -> None:
+def test_objects_without_scan_or_contours_are_not_imported(server: Orthanc, tmp_path: Path) -> None:
     put_ct(server, make_ct(), tmp_path / "ct")
     write_ct_series(make_ct(), tmp_path / "other", patient_id="not in the PACS")
     draw(tmp_path / "other", tmp_path / "drawn.dcm")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
-    take = station.pacs_sync.importer.import_submitted
-    assert take(tmp_path / "drawn.dcm", author="", client="") is None
-    assert take(next((tmp_path / "ct").glob("*.dcm")), author="", client="") is None
+    import_object = station.pacs_sync.importer.import_submitted
+    assert import_object(tmp_path / "drawn.dcm", author="", client="") is None
+    assert import_object(next((tmp_path / "ct").glob("*.dcm")), author="", client="") is None
     (tmp_path / "junk.dcm").write_bytes(b"junk")
     with pytest.raises(LabelError, match="no DICOM object"):
-        take(tmp_path / "junk.dcm", author="", client="")
+        import_object(tmp_path / "junk.dcm", author="", client="")
 
 
 def test_a_segment_off_the_slices_is_refused_and_kept(server: Orthanc, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Drawings that reach the PACS before all of their scan did: a real Orthanc."""
+"""Tests of contours that reach the PACS before all slices of their scan, with a real Orthanc."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +22,13 @@ def server(tmp_path: Path) -> Iterator[Orthanc]:
 
 
 def slices_of(folder: Path) -> list[Path]:
-    """Return the files of a series, from its feet on."""
+    """Return the files of a series, from the feet to the head."""
     files = list(folder.glob("*.dcm"))
     return sorted(files, key=lambda f: float(pydicom.dcmread(f).ImagePositionPatient[2]))
 
 
 @pytest.mark.parametrize("kind", ["seg", "rtstruct"])
-def test_what_was_refused_while_slices_were_missing_is_looked_at_again(
+def test_an_object_refused_for_missing_slices_is_imported_later(
     server: Orthanc, tmp_path: Path, kind: Kind
 ) -> None:
     uid = write_ct_series(make_ct(), tmp_path / "ct", patient_id="late")
@@ -43,13 +43,15 @@ def test_what_was_refused_while_slices_were_missing_is_looked_at_again(
     station.look()
     assert [row.looked_at for row in station.pacs_sync.objects.by_uid().values()] == looked_at
     server.upload(files[:-8])
-    # A server that was started again meanwhile knows it, too.
+    # The same holds after a restart of the server.
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
     assert [version.image_id for version in station.imported] == [uid]
     assert station.pacs_sync.status()["refused_objects"] == []
 
 
-def test_what_is_refused_again_is_not_looked_at_each_time(server: Orthanc, tmp_path: Path) -> None:
+def test_an_object_refused_again_is_not_processed_each_time(
+    server: Orthanc, tmp_path: Path
+) -> None:
     write_ct_series(make_ct(), tmp_path / "ct", patient_id="late")
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
     spoiled = pydicom.dcmread(tmp_path / "drawn.dcm")
@@ -64,17 +66,17 @@ def test_what_is_refused_again_is_not_looked_at_each_time(server: Orthanc, tmp_p
     assert len(station.quarantine.entries()) == 2, "once for ten slices, once for all"
 
 
-def test_a_drawing_waits_for_whichever_of_its_series_comes(server: Orthanc, tmp_path: Path) -> None:
+def test_contours_wait_for_any_of_their_referenced_series(server: Orthanc, tmp_path: Path) -> None:
     uid = write_ct_series(make_ct(), tmp_path / "ct", patient_id="late")
     draw(tmp_path / "ct", tmp_path / "drawn.dcm")
-    drawn = pydicom.dcmread(tmp_path / "drawn.dcm")
-    (own,) = drawn.ReferencedSeriesSequence
+    dataset = pydicom.dcmread(tmp_path / "drawn.dcm")
+    (own,) = dataset.ReferencedSeriesSequence
     for other in ("0.1", "2.999.999"):
-        one = pydicom.Dataset()
-        one.SeriesInstanceUID = other
-        one.ReferencedInstanceSequence = own.ReferencedInstanceSequence
-        drawn.ReferencedSeriesSequence.append(one)
-    drawn.save_as(tmp_path / "drawn.dcm")
+        reference = pydicom.Dataset()
+        reference.SeriesInstanceUID = other
+        reference.ReferencedInstanceSequence = own.ReferencedInstanceSequence
+        dataset.ReferencedSeriesSequence.append(reference)
+    dataset.save_as(tmp_path / "drawn.dcm")
     server.upload([tmp_path / "drawn.dcm"])
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     put_ct(server, make_ct(), tmp_path / "unrelated", patient_id="unrelated")

@@ -1,4 +1,4 @@
-"""What a model drew does not come back from the PACS as a person's label: a real Orthanc, SEG and RTSTRUCT."""
+"""Tests that contours of a model do not come back from a real Orthanc as a person's label."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ def blocks(series: Path) -> LabelVolume:
 
 
 def submit(station: Station, uid: str, tag: str, source: str) -> LabelVersion:
-    """Keep a label as a server does."""
+    """Submit a label as the server does."""
     file = station.folder / "kept.nii.gz"
     write_label(file, blocks(station.store.require_image(uid)))
     return station.store.submissions.submit(uid, tag, file, {"author": "ada"}, source=source)
@@ -48,14 +48,14 @@ def export(station: Station, version: LabelVersion, kind: Kind, file: Path) -> N
     uid = version.image_id
     headers, grid = read_headers(station.store.require_image(uid), image_id=uid)
     path = station.history.path(version.digest)
-    array, found = read_label(path, image_id=uid, image_grid=grid)
-    label = LabelVolume(array, found, LABELS)
+    array, label_grid = read_label(path, image_id=uid, image_grid=grid)
+    label = LabelVolume(array, label_grid, LABELS)
     write_object(kind, file, label, headers, provenance_of(version, kind, uid), image_id=uid)
 
 
 @KINDS
 @pytest.mark.parametrize("tag", ["original", "final", "second-reading"])
-def test_what_this_server_stored_itself_is_ours_whatever_its_tag(
+def test_an_object_of_this_server_is_not_imported_for_any_tag(
     server: Orthanc, tmp_path: Path, kind: Kind, tag: str
 ) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
@@ -69,9 +69,7 @@ def test_what_this_server_stored_itself_is_ours_whatever_its_tag(
 
 
 @KINDS
-def test_a_prediction_that_nobody_looked_at_is_no_label(
-    server: Orthanc, tmp_path: Path, kind: Kind
-) -> None:
+def test_an_unreviewed_prediction_is_refused(server: Orthanc, tmp_path: Path, kind: Kind) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     headers, _ = read_headers(tmp_path / "ct", image_id=uid)
     about = ObjectProvenance(model=MODEL, model_version="1", is_automatic=True)
@@ -85,7 +83,7 @@ def test_a_prediction_that_nobody_looked_at_is_no_label(
 
 
 @KINDS
-def test_another_servers_prediction_is_none_and_its_corrected_label_is_one(
+def test_another_servers_prediction_is_refused_and_its_corrected_label_imported(
     server: Orthanc, tmp_path: Path, kind: Kind
 ) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
@@ -102,7 +100,7 @@ def test_another_servers_prediction_is_none_and_its_corrected_label_is_one(
 
 
 @KINDS
-def test_another_programs_automatic_contours_are_taken(
+def test_another_programs_automatic_contours_are_imported(
     server: Orthanc, tmp_path: Path, kind: Kind
 ) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")

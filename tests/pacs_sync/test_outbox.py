@@ -1,4 +1,4 @@
-"""Labels reach the PACS once, whatever happens on the way, and nobody waits for it: a real Orthanc."""
+"""Tests of the outbox: labels reach a real Orthanc once despite failures, and no request waits for it."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def server(tmp_path: Path) -> Iterator[Orthanc]:
         yield running
 
 
-def test_organs_arrive_under_their_own_names_and_whole(server: Orthanc, tmp_path: Path) -> None:
+def test_all_organs_arrive_with_their_names(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_oblique_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     version = station.submit(uid, values=(1, 3))
@@ -35,11 +35,11 @@ def test_organs_arrive_under_their_own_names_and_whole(server: Orthanc, tmp_path
     file = tmp_path / "back.dcm"
     station.pacs.fetch_instance(item.StudyInstanceUID, item.SeriesInstanceUID, sop_uid, file)
     headers, grid = read_headers(tmp_path / "ct", image_id=uid)
-    found = read_object(file, headers, grid, image_id=uid)
+    structures = read_object(file, headers, grid, image_id=uid)
     names = {value: name for name, value in LABELS.items()}
     kept, _ = read_label(station.store.require_label(uid, "final"), image_id=uid, image_grid=grid)
-    assert set(found.masks) == {names[1], names[3]} == set(version.organs)
-    assert (found.masks[names[3]] == (kept == 3)).all()
+    assert set(structures.masks) == {names[1], names[3]} == set(version.organs)
+    assert (structures.masks[names[3]] == (kept == 3)).all()
     assert str(pydicom.dcmread(file).ContentCreatorName) == "ada"
 
 
@@ -53,25 +53,27 @@ def test_a_label_is_sent_once(server: Orthanc, tmp_path: Path) -> None:
     assert not station.imported, "what we sent is nobody else's"
 
 
-def test_the_pacs_is_down_when_somebody_submits(server: Orthanc, tmp_path: Path) -> None:
+def test_a_label_submitted_while_the_pacs_is_down_is_sent_later(
+    server: Orthanc, tmp_path: Path
+) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     station.store.require_image(uid)
     server.kill()
     version = station.submit(uid)
-    (trouble,) = station.send()
-    assert "cannot be reached" in trouble
+    (error,) = station.send()
+    assert "cannot be reached" in error
     assert station.store.get_labeled_images() == [uid]
     (waiting,) = station.pacs_sync.status()["outbox"]
     assert waiting.image_id == uid
     assert waiting.number == version.number
-    # The server is started again meanwhile, too.
+    # The server is restarted, too.
     server.start()
     assert Station(tmp_path / "station", server.dicomweb_url).send() == []
     assert len(station.objects()) == 1
 
 
-def test_tries_come_less_and_less_often(server: Orthanc, tmp_path: Path) -> None:
+def test_the_interval_between_attempts_grows(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     station.submit(uid)
@@ -87,7 +89,7 @@ def test_tries_come_less_and_less_often(server: Orthanc, tmp_path: Path) -> None
     assert waits[0] < waits[1] < waits[2]
 
 
-def test_an_answer_that_got_lost_sends_nothing_twice(server: Orthanc, tmp_path: Path) -> None:
+def test_a_lost_answer_does_not_send_a_label_twice(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     with relay(server.port) as network:
         station = Station(tmp_path / "station", network.dicomweb_url).look()
@@ -106,8 +108,8 @@ def test_the_network_is_cut_and_comes_back(server: Orthanc, tmp_path: Path) -> N
         station = Station(tmp_path / "station", network.dicomweb_url).look()
         station.submit(uid)
         network.is_cut = True
-        (trouble,) = station.send()
-        assert "cannot be reached" in trouble
+        (error,) = station.send()
+        assert "cannot be reached" in error
         station.look()
         assert "cannot be reached" in station.pacs_sync.status()["trouble"]
         network.is_cut = False
@@ -118,52 +120,52 @@ def test_the_network_is_cut_and_comes_back(server: Orthanc, tmp_path: Path) -> N
 
 
 @pytest.mark.campaign
-def test_a_pacs_that_takes_half_a_minute_gets_it_once(server: Orthanc, tmp_path: Path) -> None:
+def test_a_slow_pacs_gets_a_label_once(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     with relay(server.port) as network:
         station = Station(tmp_path / "station", network.dicomweb_url).look()
         station.store.require_image(uid)
         network.delay_s = 30.0
-        began = time.monotonic()
+        started = time.monotonic()
         station.submit(uid)
         assert station.store.get_labeled_images() == [uid]
-        assert time.monotonic() - began < 10, "nobody waits for the PACS"
+        assert time.monotonic() - started < 10, "nobody waits for the PACS"
         assert station.send() == []
         assert network.held
     assert len(Station(tmp_path / "other", server.dicomweb_url).objects()) == 1
 
 
-def test_a_pacs_that_no_longer_lets_us_in_gets_it_later(server: Orthanc, tmp_path: Path) -> None:
+def test_a_label_is_sent_after_a_refused_login(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     station.submit(uid)
     server.stop()
     locked = Orthanc(server.folder, server.port, users={"label": "secret"})
     with locked:
-        (trouble,) = station.send()
-        assert "MONAI_LABEL_DICOMWEB_USERNAME" in trouble
-        again = Station(tmp_path / "station", server.dicomweb_url, login=("label", "secret"))
-        assert again.send() == []
-        assert len(again.objects()) == 1
+        (error,) = station.send()
+        assert "MONAI_LABEL_DICOMWEB_USERNAME" in error
+        reopened = Station(tmp_path / "station", server.dicomweb_url, login=("label", "secret"))
+        assert reopened.send() == []
+        assert len(reopened.objects()) == 1
 
 
-def test_a_full_pacs_gets_it_when_there_is_space(tmp_path: Path) -> None:
+def test_a_full_pacs_gets_a_label_when_there_is_space(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", mib=24) as disk, orthanc(disk / "pacs") as server:
         uid = put_ct(server, make_ct(), tmp_path / "ct")
         station = Station(tmp_path / "station", server.dicomweb_url).look()
         station.submit(uid)
-        ballast = fill(disk)
-        (trouble,) = station.send()
-        assert "is its disk full?" in trouble
+        filler = fill(disk)
+        (error,) = station.send()
+        assert "is its disk full?" in error
         assert station.store.get_labeled_images() == [uid]
-        ballast.unlink()
+        filler.unlink()
         server.kill()
         server.start()
         assert station.send() == []
         assert len(station.objects()) == 1
 
 
-def test_an_empty_label_is_kept_here(server: Orthanc, tmp_path: Path) -> None:
+def test_an_empty_label_is_not_sent(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     assert not station.submit(uid, values=()).organs
@@ -173,7 +175,7 @@ def test_an_empty_label_is_kept_here(server: Orthanc, tmp_path: Path) -> None:
     assert station.pacs_sync.deliveries.by_version()[uid, 1].is_given_up
 
 
-def test_what_was_replaced_before_it_was_sent_is_not_sent(server: Orthanc, tmp_path: Path) -> None:
+def test_a_label_replaced_before_it_was_sent_is_not_sent(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     station.submit(uid)
@@ -186,7 +188,7 @@ def test_what_was_replaced_before_it_was_sent_is_not_sent(server: Orthanc, tmp_p
     assert station.pacs_sync.deliveries.by_version()[uid, newer.number].sop_uid == sop_uid
 
 
-def test_a_scan_that_comes_in_part_is_not_kept(server: Orthanc, tmp_path: Path) -> None:
+def test_an_incomplete_scan_is_not_cached(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     row = station.store.catalog.require(uid)
@@ -196,7 +198,7 @@ def test_a_scan_that_comes_in_part_is_not_kept(server: Orthanc, tmp_path: Path) 
     assert len(read_ct(station.store.require_image(uid)).array_hu) == 20
 
 
-def test_scans_that_nobody_looks_at_make_room(
+def test_unused_scans_are_evicted(
     server: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lib.pacs.series_cache.IN_USE_S", -1.0)

@@ -1,4 +1,4 @@
-"""What a PACS lists and does not deliver keeps nothing else from being looked at: a real Orthanc."""
+"""Tests that items that a PACS lists but does not deliver do not block others, with a real Orthanc."""
 
 import time
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def network(server: Orthanc) -> Iterator[Relay]:
 
 
 def let_an_hour_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every wait be over."""
+    """Set the clock of the backoff one hour ahead, so that each wait is over."""
     moment = datetime.now(timezone.utc) + timedelta(hours=1)
     monkeypatch.setattr(retry_backoff, "now", lambda: moment)
 
@@ -43,11 +43,11 @@ def uid_of(file: Path) -> str:
 
 
 def undelivered(station: Station) -> dict[str, str]:
-    return {one.uid: one.reason for one in station.pacs_sync.status()["undelivered"]}
+    return {item.uid: item.reason for item in station.pacs_sync.status()["undelivered"]}
 
 
-def put_drawings(server: Orthanc, folder: Path, count: int) -> list[str]:
-    """Store several drawings on one CT, and return their UIDs as the PACS lists them."""
+def put_objects(server: Orthanc, folder: Path, count: int) -> list[str]:
+    """Store several objects drawn on one CT, and return their UIDs as the PACS lists them."""
     put_ct(server, make_ct(), folder / "ct")
     for number in range(count):
         file = folder / f"drawn{number}.dcm"
@@ -59,7 +59,7 @@ def put_drawings(server: Orthanc, folder: Path, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("answered", [(NOT_FOUND, "HTTP 404"), (NO_PART, "is not DICOMweb")])
-def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
+def test_an_undelivered_object_does_not_block_others(
     server: Orthanc,
     network: Relay,
     tmp_path: Path,
@@ -67,7 +67,7 @@ def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
     answered: tuple[bytes, str],
 ) -> None:
     refusal, reason = answered
-    first, *others = put_drawings(server, tmp_path, 3)
+    first, *others = put_objects(server, tmp_path, 3)
     network.refuses, network.refusal = first, refusal
     station = Station(tmp_path / "station", network.dicomweb_url).look()
     late = put_ct(server, make_ct(), tmp_path / "late", patient_id="late")
@@ -85,7 +85,7 @@ def test_a_drawing_that_is_not_delivered_keeps_none_waiting(
 
 
 @pytest.mark.parametrize("answered", [(NOT_FOUND, "HTTP 404"), (NO_ITEM, "but no slice of it")])
-def test_a_series_that_is_not_delivered_keeps_none_from_being_judged(
+def test_an_undelivered_series_does_not_block_the_check_of_others(
     server: Orthanc,
     network: Relay,
     tmp_path: Path,
@@ -96,7 +96,7 @@ def test_a_series_that_is_not_delivered_keeps_none_from_being_judged(
     good = put_ct(server, make_ct(), tmp_path / "good", patient_id="good")
     station = Station(tmp_path / "station", network.dicomweb_url)
     station.store.catalog.refresh()
-    # The newest is judged first.
+    # The newest series is checked first.
     bad = put_ct(server, make_ct(), tmp_path / "bad", patient_id="bad")
     network.refuses, network.refusal = bad, refusal
     station.look()
@@ -109,7 +109,7 @@ def test_a_series_that_is_not_delivered_keeps_none_from_being_judged(
     assert not undelivered(station)
 
 
-def test_a_scan_that_is_not_delivered_keeps_none_from_being_fetched(
+def test_an_undelivered_scan_does_not_block_fetching_others(
     server: Orthanc, network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uids = [put_ct(server, make_ct(), tmp_path / name, patient_id=name) for name in ("one", "two")]
@@ -129,10 +129,10 @@ def test_a_scan_that_is_not_delivered_keeps_none_from_being_fetched(
     assert not undelivered(station)
 
 
-def test_waits_grow(
+def test_waiting_times_grow(
     server: Orthanc, network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (uid,) = put_drawings(server, tmp_path, 1)
+    (uid,) = put_objects(server, tmp_path, 1)
     network.refuses = uid
     station = Station(tmp_path / "station", network.dicomweb_url)
     waits = []
@@ -140,26 +140,26 @@ def test_waits_grow(
     for _ in range(3):
         monkeypatch.setattr(retry_backoff, "now", lambda moment=moment: moment)
         station.look()
-        (one,) = station.pacs_sync.status()["undelivered"]
-        waits.append(one.next_at - moment)
+        (item,) = station.pacs_sync.status()["undelivered"]
+        waits.append(item.next_at - moment)
         moment += waits[-1]
     network.refuses = ""
     assert waits[0] < waits[1] < waits[2]
 
 
-def test_a_pacs_that_falls_silent_ends_the_round_and_is_the_trouble(
+def test_a_pacs_that_stops_answering_ends_the_run_with_an_error(
     server: Orthanc, network: Relay, tmp_path: Path
 ) -> None:
-    put_drawings(server, tmp_path, 3)
+    put_objects(server, tmp_path, 3)
     station = Station(tmp_path / "station", network.dicomweb_url)
-    ask = station.pacs.fetch_instance
+    fetch = station.pacs.fetch_instance
 
-    def silent(study_uid: str, series_uid: str, sop_uid: str, path: Path) -> None:
-        # After the lists.
+    def cut_and_fetch(study_uid: str, series_uid: str, sop_uid: str, path: Path) -> None:
+        # The lists were received before: only the objects are missing.
         network.is_cut = True
-        ask(study_uid, series_uid, sop_uid, path)
+        fetch(study_uid, series_uid, sop_uid, path)
 
-    station.pacs.fetch_instance = silent  # type: ignore[method-assign]
+    station.pacs.fetch_instance = cut_and_fetch  # type: ignore[method-assign]
     station.look()
     assert not station.imported
     assert len(undelivered(station)) == 1, "one request, not three"
@@ -167,28 +167,28 @@ def test_a_pacs_that_falls_silent_ends_the_round_and_is_the_trouble(
         assert not station.pacs_sync.look()
         assert "cannot be reached" in station.pacs_sync.status()["trouble"]
     network.is_cut = False
-    station.pacs.fetch_instance = ask  # type: ignore[method-assign]
+    station.pacs.fetch_instance = fetch  # type: ignore[method-assign]
     station.look()
     assert station.pacs_sync.status()["trouble"] == ""
     assert len(station.imported) == 2, "the others come first"
 
 
-def test_slow_lists_of_drawings_are_asked_for_less_often(
+def test_slow_object_lists_are_requested_less_often(
     network: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sync, "LIST_EVERY_S", 0.1)
     station = Station(tmp_path / "station", network.dicomweb_url)
     network.delay_s = 0.2
     station.look()
-    asked = network.held
-    assert asked >= 3, "scans, SEGs and RTSTRUCTs"
-    # Ten times as long as the list of scans took, but not as all three did.
+    held = network.held
+    assert held >= 3, "scans, SEGs and RTSTRUCTs"
+    # Longer than ten times the list of scans, but shorter than ten times all three lists.
     time.sleep(4.0)
     station.pacs_sync.look()
-    assert network.held == asked
+    assert network.held == held
 
 
-def test_what_is_refused_and_what_is_silent_are_told_apart(server: Orthanc, tmp_path: Path) -> None:
+def test_a_refusal_is_distinguished_from_no_answer(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     pacs = Pacs(server.dicomweb_url)
     with pytest.raises(NotDeliveredError, match="HTTP 404"):
@@ -196,6 +196,6 @@ def test_what_is_refused_and_what_is_silent_are_told_apart(server: Orthanc, tmp_
     with pytest.raises(NotDeliveredError, match="HTTP 404"):
         pacs.fetch_instance("1.2.3", uid, "1.2.3.4", tmp_path / "x.dcm")
     server.kill()
-    with pytest.raises(PacsError, match="cannot be reached") as silent:
+    with pytest.raises(PacsError, match="cannot be reached") as no_answer:
         pacs.headers("1.2.3", "1.2.3.4")
-    assert not isinstance(silent.value, NotDeliveredError)
+    assert not isinstance(no_answer.value, NotDeliveredError)

@@ -16,8 +16,8 @@ from lib.storage.atomic_files import (
 
 
 def write_half(path: Path) -> None:
-    with replacing(path) as beside:
-        beside.write_text("half")
+    with replacing(path) as temporary:
+        temporary.write_text("half")
         raise OSError("disk full")
 
 
@@ -32,9 +32,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
 
 def test_a_finished_write_takes_the_old_files_place(tmp_path: Path) -> None:
     path = tmp_path / "new" / "scan.nii.gz"
-    with replacing(path) as beside:
-        assert beside.name.endswith(".nii.gz")
-        beside.write_text("new")
+    with replacing(path) as temporary:
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_text("new")
     assert [p.name for p in path.parent.iterdir()] == ["scan.nii.gz"]
     assert path.read_text() == "new"
 
@@ -44,7 +44,7 @@ def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text()) == {"dsc": [None, 0.5], "hd": {"x": None}}
 
 
-def test_what_a_killed_process_left_half_written_is_removed_and_what_is_being_written_is_not(
+def test_only_abandoned_unfinished_files_are_removed(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "labels").mkdir()
@@ -60,7 +60,7 @@ def test_what_a_killed_process_left_half_written_is_removed_and_what_is_being_wr
     assert all(path.exists() for path in kept)
 
 
-def test_what_killed_processes_left_in_the_temporary_folder_is_removed_and_what_is_used_is_not(
+def test_only_own_abandoned_scratch_files_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -70,7 +70,7 @@ def test_what_killed_processes_left_in_the_temporary_folder_is_removed_and_what_
         folder.mkdir()
         (folder / "00000.nii.gz").write_text("x")
     long_ago = time.time() - ABANDONED_S - 1
-    # A long upload: its folder is old, and what is in it is being written.
+    # A long upload: the folder is old, but a file in it is still being written.
     for path in (left / "00000.nii.gz", left, used, others / "00000.nii.gz", others):
         os.utime(path, (long_ago, long_ago))
     assert remove_abandoned_scratch() == 1

@@ -76,17 +76,17 @@ def test_a_killed_writer_leaves_whole_transactions(tmp_path: Path, _round: int) 
     )
     assert writer.stdout is not None
     assert writer.stdout.readline() == b"ready\n"
-    told = len(writer.stdout.read(20 + 7 * _round))
+    reported = len(writer.stdout.read(20 + 7 * _round))
     os.kill(writer.pid, signal.SIGKILL)
-    told += len(writer.stdout.read())
+    reported += len(writer.stdout.read())
     writer.wait()
     writer.stdout.close()
     database = Database(path)
-    found = values(database)
+    counts = values(database)
     database.close()
-    assert found["a"] == found["b"]
-    # One may be on disk that it had no time to tell of; none that it told of is missing.
-    assert told <= found["a"] <= told + 1
+    assert counts["a"] == counts["b"]
+    # The last transaction may be on disk but not reported; no reported one may be missing.
+    assert reported <= counts["a"] <= reported + 1
 
 
 def test_a_damaged_file_is_kept_aside_and_a_new_one_made(tmp_path: Path) -> None:
@@ -95,9 +95,9 @@ def test_a_damaged_file_is_kept_aside_and_a_new_one_made(tmp_path: Path) -> None
     count(database, "a")
     database.close()
     path.write_bytes(b"no database" * 1000)
-    again = Database(path)
-    assert values(again) == {}
-    again.close()
+    reopened = Database(path)
+    assert values(reopened) == {}
+    reopened.close()
     kept = [
         p
         for p in tmp_path.iterdir()
@@ -119,7 +119,7 @@ def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_a_copy_is_whole_while_others_write(tmp_path: Path, database: Database) -> None:
+def test_a_copy_is_consistent_while_others_write(tmp_path: Path, database: Database) -> None:
     count(database, "a")
     with database.writing() as session:
         session.add(CaseSet(image_id="not yet", set="train", why=""))
@@ -131,7 +131,7 @@ def test_a_copy_is_whole_while_others_write(tmp_path: Path, database: Database) 
     copy.close()
 
 
-def test_it_lies_beside_the_studies_or_for_a_url_with_the_models(tmp_path: Path) -> None:
+def test_the_state_folder_is_in_the_studies_or_for_a_url_in_the_models(tmp_path: Path) -> None:
     assert (
         state_folder(str(tmp_path / "studies"), Path("/models"))
         == tmp_path / "studies" / ".organnet"

@@ -17,7 +17,7 @@ OLD_DATABASE = Path(__file__).with_name("before_migrations.sql")
 
 @pytest.fixture
 def old_path(tmp_path: Path) -> Path:
-    """A database of the version before migrations: no revision, and rows in it."""
+    """A database older than the migrations: with rows, without a revision."""
     path = tmp_path / FILE
     with sqlite3.connect(path) as connection:
         connection.executescript(OLD_DATABASE.read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def test_a_backup_is_made_before_an_upgrade(old_path: Path) -> None:
     backup.close()
 
 
-def test_several_that_open_it_at_once_upgrade_it_once(old_path: Path) -> None:
+def test_concurrent_processes_upgrade_the_schema_once(old_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         databases = list(pool.map(lambda _: Database(old_path), range(8)))
     assert {revision(database) for database in databases} == {HEAD}
@@ -95,8 +95,8 @@ def test_an_upgrade_that_fails_changes_nothing(
 ) -> None:
     upgrade = command.upgrade
 
-    def fail(*given: object, **named: object) -> None:
-        upgrade(*given, **named)  # type: ignore[arg-type]
+    def fail(*args: object, **kwargs: object) -> None:
+        upgrade(*args, **kwargs)  # type: ignore[arg-type]
         raise RuntimeError("the power went out")
 
     with monkeypatch.context() as patched:
