@@ -7,10 +7,10 @@ already. It is a separate process and a child of the process that started it, wi
 environment, folder, standard streams, signals and exit code; only the imports are shared.
 
 A fork must become a child of the process that requested it, not of the template. So the template forks a
-helper, which forks the program and ends. The kernel then gives the orphan to the nearest ancestor that is a subreaper
-(prctl(2)), which is the requesting process. Thus `Popen.wait()`, `os.getppid()` and the signal at the parent's
-death work as for any child. Each program has its own template, since it may start programs too; the template is
-forked before the program has any thread, and is killed with it.
+helper, which forks the program and ends. The kernel then gives the orphan to the nearest ancestor that is a
+subreaper (prctl(2)), which is the requesting process. Thus `Popen.wait()`, `os.getppid()` and the signal at the
+parent's death work as for any child. Each program has its own template, since it may start programs too; the
+template is forked before the program has any thread, and is killed with it.
 
     python -m tests.forked_processes SOCKET
 """

@@ -227,8 +227,8 @@ class LabelHistory:
     def missing_organs(self, version: LabelVersion) -> tuple[str, ...]:
         """Return the organs that the replaced version has and `version` lacks."""
         earlier = self.history(version.image_id, version.tag)
-        before = next((v.organs for v in earlier if v.id == version.parent_id), [])
-        return tuple(organ for organ in before if organ not in version.organs)
+        organs = next((v.organs for v in earlier if v.id == version.parent_id), [])
+        return tuple(organ for organ in organs if organ not in version.organs)
 
     def mark_in_place(self, version_id: int) -> None:
         """Record that the working copy, in `labels/<tag>/` of the studies folder, holds this version."""

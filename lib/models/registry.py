@@ -68,12 +68,10 @@ def save_model(
         CheckpointError: If a weight is not finite.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    invalid = [
-        k for k, v in plain.items() if v.is_floating_point() and not bool(v.isfinite().all())
-    ]
-    if invalid:
+    bad = [k for k, v in plain.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if bad:
         raise CheckpointError(
-            f"the weights {', '.join(invalid[:3])} are not finite; the run has diverged"
+            f"the weights {', '.join(bad[:3])} are not finite; the run has diverged"
         )
     data = save_tensors(plain)
     digest = hashlib.sha256(data).hexdigest()

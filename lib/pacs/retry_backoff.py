@@ -45,8 +45,8 @@ class RetryBackoff:
     def record_failure(self, uid: str, reason: str) -> None:
         """Record that the request of an item failed; its waiting time doubles."""
         with self._mutex:
-            before = self._failed.get(uid)
-            attempts = 1 + (0 if before is None else before.attempts)
+            previous = self._failed.get(uid)
+            attempts = 1 + (0 if previous is None else previous.attempts)
             wait = wait_s(attempts)
             self._failed[uid] = Undelivered(
                 uid=uid, reason=reason, attempts=attempts, next_at=now() + timedelta(seconds=wait)

@@ -80,9 +80,9 @@ class SeriesRecords:
         Args:
             listed: SeriesInstanceUID -> series.
         """
-        before = {row.uid: row for row in self.listed()}
-        if before.keys() == listed.keys() and all(
-            series.is_stored_in(before[uid]) for uid, series in listed.items()
+        stored = {row.uid: row for row in self.listed()}
+        if stored.keys() == listed.keys() and all(
+            series.is_stored_in(stored[uid]) for uid, series in listed.items()
         ):
             return False
         with self.database.writing() as session:

@@ -120,12 +120,12 @@ class Inbox:
         scans = self.objects.scans()
 
         def is_unchanged(uid: str, row: PacsObject) -> bool:
-            before = scans.get(uid, {row.image_id: None})
+            known_slices = scans.get(uid, {row.image_id: None})
             if row.verdict == WAITING:
-                return not any(series in images for series in before)
+                return not any(series in images for series in known_slices)
             if row.verdict == REFUSED and row.image_id in images:
                 # Try again if more slices of its scan have arrived since.
-                return before.get(row.image_id) == slices[row.image_id]
+                return known_slices.get(row.image_id) == slices[row.image_id]
             return True
 
         return {uid for uid, row in self.objects.by_uid().items() if is_unchanged(uid, row)}

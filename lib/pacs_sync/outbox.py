@@ -79,10 +79,10 @@ class DeliveryRecords:
                     attempts=0,
                 )
                 session.add(row)
-            before = row.attempts
-            row.attempts = before + 1
+            earlier = row.attempts
+            row.attempts = earlier + 1
             row.next_at = now() + timedelta(seconds=wait_s(row.attempts))
-        return before
+        return earlier
 
     def record_success(self, sop_uid: str) -> None:
         """Record that the PACS has the object."""

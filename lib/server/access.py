@@ -89,7 +89,7 @@ class BodyLimit:
 
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limit_bytes:
-            # The unread body would be taken for the next request on this connection, so it is closed.
+            # Close the connection, or the server would parse the unread body as the next request.
             headers = {"Connection": "close"}
             await JSONResponse({"detail": detail}, 413, headers=headers)(scope, receive, send)
         else:
@@ -153,12 +153,14 @@ def require_label_access(
     has_users = settings.MONAI_LABEL_AUTH_ENABLE
     if tag != FINAL or (is_version and not has_users):
         return
-    wanted = app.assignments.readers.readers_of(image_id)
-    if wanted == 1:
+    reader_count = app.assignments.readers.readers_of(image_id)
+    if reader_count == 1:
         return
     submitted = readings_by_reader(app.label_history.history(image_id, FINAL))
     asks = author_of(user) if has_users else None
-    if not may_be_seen(wanted=wanted, submitted=submitted, asks=asks, is_reviewer=may_review(user)):
+    if not may_be_seen(
+        wanted=reader_count, submitted=submitted, asks=asks, is_reviewer=may_review(user)
+    ):
         raise StateError(
             f"{image_id}: {len(submitted)} of {wanted} readers of this reader study have submitted. The label "
             "is shown when all have, so that each reader contours independently. Reviewers find every "

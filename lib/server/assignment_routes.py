@@ -184,7 +184,7 @@ def next_sample(
     sample = app.next_sample({**options, "strategy": strategy, "holder": holder})
     if "id" not in sample:
         return NextSample(**sample)
-    # The clients load the image by this information: file name and path, or the ids of its DICOM series.
+    # Clients load the image with this information: file name and path, or the UIDs of its DICOM series.
     info = app.store.get_image_info(sample["id"])
     free_form = {key: value for key, value in info.items() if key not in NextSample.model_fields}
     return NextSample(**free_form, **sample)
@@ -256,8 +256,8 @@ def _study(
     readings = readings_by_reader(versions)
     wanted = 1 if row is None else row.readers
     consensus = newest_consensus(versions)
-    of_consensus = {} if consensus is None else consensus.info.get(CONSENSUS, {})
-    agreement = of_consensus.get("agreement", {})
+    details = {} if consensus is None else consensus.info.get(CONSENSUS, {})
+    agreement = details.get("agreement", {})
     return StudyDetails(
         image=image_id,
         readers=wanted,
@@ -298,7 +298,7 @@ def _pairs(
     versions: Sequence[LabelVersion], pairs: Sequence[Mapping[str, Any]]
 ) -> list[ReaderPair]:
     """Return the DSC of each two readings, as computed with the newest consensus."""
-    # Readings that the same reader has replaced since are in the pairs too.
+    # The pairs also include readings that their reader has replaced since.
     reader_of = {
         version.number: reader
         for end in range(1, len(versions) + 1)

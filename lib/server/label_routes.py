@@ -119,7 +119,7 @@ def get_labels(tag: str = "final", image: str | None = None, _user: User = USER)
     if image is None:
         versions = app.label_history.current(tag)
     else:
-        # A viewer asks every few seconds for its own image: only that image is looked up.
+        # Viewers request the labels of their image every few seconds, so only that image is looked up.
         newest = app.label_history.newest(require_image_id(image), tag)
         versions = [] if newest is None else [newest]
     refused = [

@@ -130,7 +130,7 @@ class PrunedModels(BaseModel):
 def list_models(_user: User = USER) -> ModelList:
     """Return every model, newest first, and the active one."""
     app = get_app()
-    # Models that another program wrote or published belong into the list too.
+    # The list includes models that another program wrote or promoted.
     app.promoter.record_external_changes()
     return ModelList(**views.list_models(app.models, app.served))
 

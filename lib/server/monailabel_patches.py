@@ -70,7 +70,7 @@ def install(config: AppConfig) -> None:
     _replace_routes(app)
     responses.install_error_handlers(app)
     _add_access_rules(app, config)
-    # MONAI Label builds the app at its startup event; by then the middleware stack was built already.
+    # MONAI Label builds the app in its startup event, after the middleware stack was built: build it again.
     app.middleware_stack = app.build_middleware_stack()
 
 

@@ -138,8 +138,8 @@ def _start(options: TrainOptions | None, user: User) -> TrainingTask:
     retraining = get_app().retraining
     if retraining.runs.active() is not None:
         raise HTTPException(429, "a training is already running; DELETE /train/ stops it")
-    given = {} if options is None else options.model_dump(exclude_none=True)
-    return _task(retraining.start_training(given, by=user.username or ""))
+    choices = {} if options is None else options.model_dump(exclude_none=True)
+    return _task(retraining.start_training(choices, by=user.username or ""))
 
 
 def _task(run: Run) -> TrainingTask:

@@ -61,8 +61,9 @@ def test_no_acknowledged_label_is_lost_by_kills(tmp_path: Path) -> None:
         process = context.Process(target=save_repeatedly, args=(studies, confirmed, 301 * kill))
         process.start()
         wait_until(
-            lambda n=count: len(confirmed.read_text().splitlines()) >= n + 2, "two are saved"
-        )  # type: ignore[misc]
+            lambda n=count: len(confirmed.read_text().splitlines()) >= n + 2,  # type: ignore[misc]
+            "two are saved",
+        )
         time.sleep(rng.uniform(0, 0.3))
         process.kill()
         process.join()

@@ -50,7 +50,7 @@ def test_a_label_is_sent_once(server: Orthanc, tmp_path: Path) -> None:
     station.send()
     Station(tmp_path / "station", server.dicomweb_url).look().send()
     assert len(station.objects()) == 1
-    assert not station.imported, "what we sent is nobody else's"
+    assert not station.imported, "an object that this server sent is not imported"
 
 
 def test_a_label_submitted_while_the_pacs_is_down_is_sent_later(
@@ -129,7 +129,7 @@ def test_a_slow_pacs_gets_a_label_once(server: Orthanc, tmp_path: Path) -> None:
         started = time.monotonic()
         station.submit(uid)
         assert station.store.get_labeled_images() == [uid]
-        assert time.monotonic() - started < 10, "nobody waits for the PACS"
+        assert time.monotonic() - started < 10, "a submission does not wait for the PACS"
         assert station.send() == []
         assert network.held
     assert len(Station(tmp_path / "other", server.dicomweb_url).objects()) == 1

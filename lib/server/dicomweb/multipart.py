@@ -1,4 +1,4 @@
-"""Parser that writes each part of a multipart/related body to a file of its own, whatever its size."""
+"""Parser that writes each part of a multipart/related body to a separate file, independent of its size."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
