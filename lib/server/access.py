@@ -153,16 +153,14 @@ def require_label_access(
     has_users = settings.MONAI_LABEL_AUTH_ENABLE
     if tag != FINAL or (is_version and not has_users):
         return
-    reader_count = app.assignments.readers.readers_of(image_id)
-    if reader_count == 1:
+    needed = app.assignments.readers.readers_of(image_id)
+    if needed == 1:
         return
     submitted = readings_by_reader(app.label_history.history(image_id, FINAL))
     asks = author_of(user) if has_users else None
-    if not may_be_seen(
-        wanted=reader_count, submitted=submitted, asks=asks, is_reviewer=may_review(user)
-    ):
+    if not may_be_seen(wanted=needed, submitted=submitted, asks=asks, is_reviewer=may_review(user)):
         raise StateError(
-            f"{image_id}: {len(submitted)} of {wanted} readers of this reader study have submitted. The label "
+            f"{image_id}: {len(submitted)} of {needed} readers of this reader study have submitted. The label "
             "is shown when all have, so that each reader contours independently. Reviewers find every "
             "version under /organnet/labels/IMAGE/NUMBER"
         )

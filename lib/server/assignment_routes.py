@@ -254,17 +254,17 @@ def _study(
     image_id: str, row: ReaderStudy | None, versions: Sequence[LabelVersion]
 ) -> StudyDetails:
     readings = readings_by_reader(versions)
-    wanted = 1 if row is None else row.readers
+    needed = 1 if row is None else row.readers
     consensus = newest_consensus(versions)
     details = {} if consensus is None else consensus.info.get(CONSENSUS, {})
     agreement = details.get("agreement", {})
     return StudyDetails(
         image=image_id,
-        readers=wanted,
+        readers=needed,
         by=None if row is None else row.by,
         since=None if row is None else row.since.isoformat(),
         have_read=list(readings),
-        is_finished=len(readings) >= wanted,
+        is_finished=len(readings) >= needed,
         mean_dsc=agreement.get("mean"),
         consensus=None if consensus is None else _consensus(consensus, versions),
         readings=[
