@@ -180,6 +180,10 @@ class AppConfig:
         return _validated(cls, values, source="--conf ")
 
 
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {c: TypeAdapter(c) for c in (RetrainConfig, AppConfig)}
+"""Built once, at import: pydantic parses the source for the field docstrings, which fails in threads."""
+
+
 def _validated(kind: type[Config], values: Mapping[str, Any], *, source: str = "") -> Config:
     """Return settings from values that may be text; an error message begins with `source`.
 
@@ -187,7 +191,8 @@ def _validated(kind: type[Config], values: Mapping[str, Any], *, source: str = "
         ConfigError: If a value is wrong.
     """
     try:
-        return TypeAdapter(kind).validate_python(values)
+        settings: Config = _ADAPTERS[kind].validate_python(values)
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         cause = first.get("ctx", {}).get("error")

@@ -1,3 +1,4 @@
+import inspect
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,12 @@ def test_settings_of_retraining_are_read_from_text() -> None:
     retrain = AppConfig.from_conf(conf).retrain
     assert (retrain.auto_retrain, retrain.min_new_labels, retrain.quiet_s) == (False, 3, 0.5)
     assert retrain.max_wait_s == RetrainConfig().max_wait_s
+
+
+def test_settings_are_changed_without_parsing_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    # pydantic parses it when it builds a validator, which fails when several threads do so at once.
+    def refuse(_: object) -> None:
+        raise AssertionError("the source is parsed for a request")
+
+    monkeypatch.setattr(inspect, "findsource", refuse)
+    assert RetrainConfig().changed({"min_new_labels": "7"}).min_new_labels == 7

@@ -177,10 +177,11 @@ def status(retraining: RetrainingService, version: str | None) -> dict[str, Any]
         retraining: Retraining of the studies folder.
         version: The active model; None if there is none.
     """
+    # First the runs: a run that ends meanwhile must not be shown as ended beside labels that wait for it.
+    runs = retraining.runs.all(limit=HISTORY)
     cases = retraining.planner.cases()
     state = retraining.planner.trigger_state(cases)
     decision = decide(retraining.settings.get(), state, now())
-    runs = retraining.runs.all(limit=HISTORY)
     active = next((run for run in runs if run.state in ACTIVE), None)
     models = retraining.models.all()
     latest = _last_decided(models)

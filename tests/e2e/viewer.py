@@ -12,6 +12,7 @@ from playwright.sync_api import Dialog, Page, Request, sync_playwright
 
 from lib.imaging.quantities import FloatArray
 from tests.pacs.orthancs import require_program
+from tests.waiting import LIMIT_S
 
 FLAGS = [
     "--no-sandbox",
@@ -25,7 +26,7 @@ FLAGS = [
     "--enable-unsafe-swiftshader",
 ]
 WINDOW = {"width": 1500, "height": 900}
-WAIT_MS = 300_000
+WAIT_MS = LIMIT_S * 1000
 AXIAL, SAGITTAL, CORONAL = "mpr-axial", "mpr-sagittal", "mpr-coronal"
 _VIEW = "window.organnet.services().cornerstoneViewportService.getCornerstoneViewport(id)"
 
