@@ -13,7 +13,6 @@ import torch
 
 from lib.activelearning import scoring_process
 from lib.activelearning.edit_costs import EditCostRecords
-from lib.activelearning.pool import ScoreKind
 from lib.activelearning.scores import ScoreCache, ScoreRecords
 from lib.activelearning.scoring_jobs import EditCostJobs, FileLocations, ScoringJobs, Studies
 from lib.activelearning.scoring_process import flags_for
