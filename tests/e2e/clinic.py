@@ -118,6 +118,11 @@ class Clinic:
         """Return the server's status as text."""
         return self.server.ask("GET", "/organnet/status").text
 
+    def training_states(self) -> list[str]:
+        """Return the states of the trainings, oldest first."""
+        history = self.server.ask("GET", "/organnet/status").json()["history"]
+        return [str(run["state"]) for run in history["trainings"]]
+
     def counted(self) -> int:
         """Return the number of cases that count as labelled."""
         return int(self.server.ask("GET", "/datastore/").json()["completed"])

@@ -226,11 +226,14 @@ def _train(clinic: Clinic, viewer: Viewer, first_model: str) -> None:
     viewer.page.locator("[title='4/6 samples annotated']").wait_for(state="attached")
     viewer.page.screenshot(path=clinic.pictures / "ohif-trained.png")
     viewer.page.get_by_role("button", name="Update Model").click()
+    # The box still shows the state before the click until its next request, so the server is asked.
+    assert comes_true(lambda: len(clinic.training_states()) == 2), clinic.training_states()
     viewer.page.get_by_role("button", name="Stop Training").click()
+    assert comes_true(lambda: clinic.training_states() == ["promoted", "stopped"]), (
+        clinic.training_states()
+    )
     viewer.wait_for("training", "Training: none")
-    status = clinic.server.ask("GET", "/organnet/status").json()
-    assert status["served"]["version"] == version
-    assert [run["state"] for run in status["history"]["trainings"]] == ["promoted", "stopped"]
+    assert clinic.server.ask("GET", "/organnet/status").json()["served"]["version"] == version
 
 
 @pytest.mark.campaign
