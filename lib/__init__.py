@@ -2,7 +2,7 @@
 
 import os
 
-# Before MLflow is imported, which MONAI does: a hospital's computer reports to nobody.
+# Before MLflow is imported, which MONAI does: a hospital's computer must not send usage data.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 __version__ = "0.1.0"

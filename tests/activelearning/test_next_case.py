@@ -49,10 +49,10 @@ class Clinic:
         key = ScoreKey(image_id, version, ScoreKind.PREDICTION)
         self.scores.add(key, prediction(entropy, np.random.default_rng(1)))
 
-    def submit(self, image_id: str, who: str) -> None:
-        file = self.folder / f"{image_id}-{who}.nii.gz"
-        file.write_bytes(f"{image_id} by {who}".encode())
-        self.labels.add(image_id, "final", file, Provenance(source="client", client=who))
+    def submit(self, image_id: str, reader: str) -> None:
+        file = self.folder / f"{image_id}-{reader}.nii.gz"
+        file.write_bytes(f"{image_id} by {reader}".encode())
+        self.labels.add(image_id, "final", file, Provenance(source="client", client=reader))
         self.leases.end_after_submission(image_id)
 
 

@@ -62,7 +62,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["backup.tar", "backup.tar.gz"])
-def test_everything_comes_back_in_an_empty_folder(
+def test_everything_is_restored_into_an_empty_folder(
     store: FolderStore, tmp_path: Path, name: str
 ) -> None:
     for shift, image_id in ((0, "a"), (1, "a"), (2, "b")):
@@ -105,7 +105,7 @@ def test_restoring_merges_and_overwrites_nothing(store: FolderStore, tmp_path: P
     assert len(other.history.current()) == 2
 
 
-def test_a_newer_version_in_the_backup_takes_its_place(store: FolderStore, tmp_path: Path) -> None:
+def test_a_newer_version_in_the_backup_becomes_current(store: FolderStore, tmp_path: Path) -> None:
     save(store, tmp_path, 0)
     first = create(tmp_path, "first.tar")
     (tmp_path / "other").mkdir()
@@ -121,7 +121,7 @@ def test_a_newer_version_in_the_backup_takes_its_place(store: FolderStore, tmp_p
     assert other.get_labeled_images() == ["a"]
 
 
-def test_decisions_come_back_where_there_are_none(store: FolderStore, tmp_path: Path) -> None:
+def test_decisions_are_restored_where_there_are_none(store: FolderStore, tmp_path: Path) -> None:
     rows: Callable[[str], list[object]] = lambda why: [  # noqa: E731 - new rows each time
         CaseSet(image_id="a", set="referee", why=why),
         Setting(key="pause", value=True, by=why),
@@ -148,7 +148,7 @@ def test_decisions_come_back_where_there_are_none(store: FolderStore, tmp_path: 
         assert [p.reason for p in session.query(Promotion)] == ["there"]
 
 
-def test_edit_costs_come_back_with_their_labels(store: FolderStore, tmp_path: Path) -> None:
+def test_edit_costs_are_restored_with_their_labels(store: FolderStore, tmp_path: Path) -> None:
     save(store, tmp_path, 1, "a")
     save(store, tmp_path, 2, "b")
     database = Database(tmp_path / "studies" / ".organnet" / "workflow.sqlite")

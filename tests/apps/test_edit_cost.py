@@ -32,7 +32,7 @@ def studies(tmp_path: Path) -> Path:
     return folder
 
 
-def test_it_prints_each_submission_the_organs_and_the_verdict(
+def test_the_program_prints_each_submission_the_organs_and_the_conclusion(
     studies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--studies", str(studies)]) == 0
@@ -54,7 +54,7 @@ def test_it_prints_each_submission_the_organs_and_the_verdict(
     ]
 
 
-def test_it_writes_the_chart_and_the_tables(
+def test_the_program_writes_the_chart_and_the_tables(
     studies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
@@ -70,7 +70,7 @@ def test_a_folder_without_a_server_is_refused_and_stays_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--studies", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: --studies: ")
-    assert "does not exist; give the studies folder" in said
+    output = capsys.readouterr().err
+    assert output.startswith("error: --studies: ")
+    assert "does not exist; give the studies folder" in output
     assert list(tmp_path.iterdir()) == []

@@ -88,7 +88,7 @@ def test_identical_masks_agree(
     assert "left out, not in --organs: Bone_Mandible" in capsys.readouterr().out
 
 
-def test_a_case_that_cannot_be_compared_is_named_and_the_others_go_on(
+def test_a_case_that_cannot_be_compared_is_named_and_the_others_are_evaluated(
     cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predictions = tmp_path / "prediction"
@@ -103,7 +103,7 @@ def test_a_case_that_cannot_be_compared_is_named_and_the_others_go_on(
     assert "1 cases in" in output.out
 
 
-def test_values_that_could_mean_two_things_end_in_one_line(
+def test_ambiguous_label_values_end_in_one_line(
     cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--reference", cohort / "reference", "--prediction", cohort / "reference",

@@ -102,7 +102,7 @@ def test_all_sources_become_one_studies_folder(
     assert "DOE" not in (studies / "import.json").read_text() + said.out + said.err
 
 
-def test_a_second_run_does_only_what_is_left(
+def test_a_second_run_imports_remaining_cases_only(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     studies = tmp_path / "studies"
@@ -121,7 +121,7 @@ def test_a_second_run_does_only_what_is_left(
     assert {p: p.stat().st_mtime_ns for p in written} == written
 
 
-def test_a_run_that_was_stopped_goes_on(
+def test_an_interrupted_run_continues(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studies = tmp_path / "studies"
@@ -153,7 +153,7 @@ def test_a_changed_source_is_imported_again(source: Path, tmp_path: Path) -> Non
     assert set(np.unique(label_of(studies, "pt_1"))) == {0, 1}
 
 
-def test_a_label_that_somebody_changed_is_never_overwritten(
+def test_a_label_changed_by_a_user_is_never_overwritten(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     studies = tmp_path / "studies"
@@ -171,7 +171,7 @@ def test_a_label_that_somebody_changed_is_never_overwritten(
     np.testing.assert_array_equal(label_of(studies, "pt_1"), mine)
 
 
-def test_what_is_in_the_studies_folder_already_is_kept(
+def test_existing_files_of_the_studies_folder_are_kept(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     studies = tmp_path / "studies"
@@ -202,7 +202,7 @@ def test_two_cases_of_one_name_are_both_refused(
     assert set(report(tmp_path / "studies")["cases"]) == {"pt_3"}
 
 
-def test_a_case_without_organs_of_the_set_names_what_it_has(
+def test_a_case_without_organs_of_the_set_is_refused_with_the_names_that_it_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_pddca(tmp_path / "source" / "x", {"Chiasm": BRAINSTEM, "Tumour": PAROTID_L})

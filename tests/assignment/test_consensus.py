@@ -23,65 +23,69 @@ def label(*blocks: tuple[int, int, int]) -> LabelVolume:
     return LabelVolume(array, GRID, LABELS)
 
 
-def merged(*labels: LabelVolume, method: Method) -> LabelVolume:
+def consensus_of(*labels: LabelVolume, method: Method) -> LabelVolume:
     return consensus(labels, method=method)
 
 
 @both_methods
-def test_readers_who_agree_have_what_they_drew(method: Method) -> None:
-    drawn = label((STEM, 4, 10), (PAROTID, 14, 20))
-    result = merged(drawn, drawn, drawn, method=method)
-    np.testing.assert_array_equal(result.array, drawn.array)
+def test_equal_readings_are_their_own_consensus(method: Method) -> None:
+    reading = label((STEM, 4, 10), (PAROTID, 14, 20))
+    result = consensus_of(reading, reading, reading, method=method)
+    np.testing.assert_array_equal(result.array, reading.array)
     assert result.grid.is_same_as(GRID)
     assert result.labels == LABELS
-    np.testing.assert_array_equal(merged(drawn, method=method).array, drawn.array)
+    np.testing.assert_array_equal(consensus_of(reading, method=method).array, reading.array)
 
 
 @both_methods
-def test_two_of_three_outvote_the_third(method: Method) -> None:
-    result = merged(label((STEM, 4, 14)), label((STEM, 8, 18)), label((STEM, 4, 14)), method=method)
+def test_two_of_three_readers_decide(method: Method) -> None:
+    result = consensus_of(
+        label((STEM, 4, 14)), label((STEM, 8, 18)), label((STEM, 4, 14)), method=method
+    )
     np.testing.assert_array_equal(result.array, label((STEM, 4, 14)).array)
 
 
 @both_methods
-def test_an_organ_that_one_reader_drew_is_as_he_drew_it(method: Method) -> None:
-    result = merged(label((STEM, 4, 10)), label((STEM, 4, 10), (PAROTID, 14, 20)), method=method)
+def test_an_organ_of_a_single_reading_is_taken_unchanged(method: Method) -> None:
+    result = consensus_of(
+        label((STEM, 4, 10)), label((STEM, 4, 10), (PAROTID, 14, 20)), method=method
+    )
     np.testing.assert_array_equal(result.array, label((STEM, 4, 10), (PAROTID, 14, 20)).array)
 
 
 @both_methods
-def test_an_organ_that_was_left_out_does_not_outvote_those_who_drew_it(method: Method) -> None:
-    result = merged(label((STEM, 4, 10)), label(), label(), method=method)
+def test_a_reading_without_an_organ_does_not_count_against_the_organ(method: Method) -> None:
+    result = consensus_of(label((STEM, 4, 10)), label(), label(), method=method)
     np.testing.assert_array_equal(result.array, label((STEM, 4, 10)).array)
 
 
 @both_methods
-def test_labels_without_organs_have_a_consensus_without_organs(method: Method) -> None:
-    assert not merged(label(), label(), method=method).array.any()
+def test_empty_labels_have_an_empty_consensus(method: Method) -> None:
+    assert not consensus_of(label(), label(), method=method).array.any()
 
 
 @both_methods
-def test_where_one_contour_lies_within_the_other_the_border_runs_halfway(method: Method) -> None:
-    result = merged(label((STEM, 4, 14)), label((STEM, 6, 12)), method=method)
+def test_the_consensus_of_two_nested_contours_is_halfway_between_them(method: Method) -> None:
+    result = consensus_of(label((STEM, 4, 14)), label((STEM, 6, 12)), method=method)
     np.testing.assert_array_equal(result.array, label((STEM, 5, 13)).array)
 
 
-def test_majority_of_two_runs_halfway_between_them() -> None:
-    result = merged(label((STEM, 4, 14)), label((STEM, 6, 16)), method="majority")
+def test_the_majority_of_two_shifted_contours_is_halfway_between_them() -> None:
+    result = consensus_of(label((STEM, 4, 14)), label((STEM, 6, 16)), method="majority")
     np.testing.assert_array_equal(result.array, label((STEM, 5, 15)).array)
 
 
 @both_methods
-def test_halfway_is_measured_in_mm(method: Method) -> None:
+def test_distances_between_contours_are_measured_in_mm(method: Method) -> None:
     # At z = 10, `thick` is 1.5 mm (a voxel in x) from its border, and `thin` begins 3 mm (a voxel in z) away.
     thick, thin = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
     thick[8:10, 5:15, 4:12] = STEM
     thin[8:10, 5:15, 4:10] = STEM
-    result = merged(*(LabelVolume(a, GRID, LABELS) for a in (thick, thin)), method=method)
+    result = consensus_of(*(LabelVolume(a, GRID, LABELS) for a in (thick, thin)), method=method)
     np.testing.assert_array_equal(result.array, thin)
 
 
-def test_staple_trusts_the_readers_who_agree_with_the_others() -> None:
+def test_staple_gives_readers_who_agree_with_others_more_weight() -> None:
     # Votes are 2 of 4 in [4, 8) and [14, 18); the two readers who agree exactly are more probably right.
     readers = [
         label((STEM, 4, 14)),
@@ -97,14 +101,14 @@ def test_staple_trusts_the_readers_who_agree_with_the_others() -> None:
 
 @pytest.mark.parametrize("edge", [0, 14])
 @both_methods
-def test_an_organ_at_the_edge_of_the_scan_is_like_any_other(method: Method, edge: int) -> None:
-    result = merged(
+def test_an_organ_at_the_edge_of_the_scan_has_a_consensus(method: Method, edge: int) -> None:
+    result = consensus_of(
         label((STEM, edge, edge + 10)), label((STEM, edge, edge + 10)), label(), method=method
     )
     np.testing.assert_array_equal(result.array, label((STEM, edge, edge + 10)).array)
 
 
-def test_a_voxel_of_two_organs_goes_to_the_likelier_one() -> None:
+def test_a_voxel_of_two_organs_is_assigned_to_the_more_probable_one() -> None:
     # Three readers drew the brainstem, two of them in [12, 14); there the only parotid contour begins.
     readers = [
         label((STEM, 4, 14)),
@@ -117,8 +121,10 @@ def test_a_voxel_of_two_organs_goes_to_the_likelier_one() -> None:
 
 
 @both_methods
-def test_a_voxel_of_two_equally_likely_organs_goes_to_the_lower_value(method: Method) -> None:
-    result = merged(label((STEM, 4, 14)), label((PAROTID, 10, 18)), method=method)
+def test_a_voxel_of_two_equally_probable_organs_is_assigned_to_the_lower_value(
+    method: Method,
+) -> None:
+    result = consensus_of(label((STEM, 4, 14)), label((PAROTID, 10, 18)), method=method)
     np.testing.assert_array_equal(result.array, label((PAROTID, 10, 18), (STEM, 4, 14)).array)
 
 
@@ -129,14 +135,14 @@ def test_the_order_of_the_readers_does_not_matter(method: Method) -> None:
     np.testing.assert_array_equal(forward.array, reverse.array)
 
 
-def test_what_cannot_be_merged_is_refused() -> None:
+def test_labels_on_two_grids_no_labels_and_unknown_methods_are_refused() -> None:
     shifted = GRID.affine_ras
     shifted[0, 3] += 30.0
-    elsewhere = LabelVolume(label().array, type(GRID).from_affine(SHAPE, shifted), LABELS)
+    on_another_grid = LabelVolume(label().array, type(GRID).from_affine(SHAPE, shifted), LABELS)
     with pytest.raises(GeometryError, match="case_7: the label lies on"):
-        consensus([label(), elsewhere], image_id="case_7")
+        consensus([label(), on_another_grid], image_id="case_7")
     with pytest.raises(GeometryError, match="ada and bob: the label"):
-        observer_agreement([label(), elsewhere], ["ada", "bob"])
+        observer_agreement([label(), on_another_grid], ["ada", "bob"])
     with pytest.raises(LabelError, match="case_7: no labels for a consensus"):
         consensus([], image_id="case_7")
     with pytest.raises(
@@ -145,7 +151,7 @@ def test_what_cannot_be_merged_is_refused() -> None:
         consensus([label()], method="mean")  # type: ignore[arg-type]
 
 
-def test_agreement_is_the_dice_of_each_two_readers() -> None:
+def test_observer_agreement_is_the_dice_of_each_pair_of_readers() -> None:
     readers = [label((STEM, 4, 14), (PAROTID, 16, 20)), label((STEM, 6, 16)), label((STEM, 4, 14))]
     result = observer_agreement(readers, ["ada", "bob", "ida"])
     # Eight of ten slices are in both: 2 * 8 / 20.
@@ -157,7 +163,7 @@ def test_agreement_is_the_dice_of_each_two_readers() -> None:
     assert mean_agreement(result) == {"Brainstem": pytest.approx((0.8 + 1.0 + 0.8) / 3)}
 
 
-def test_contours_that_never_meet_agree_by_zero_and_empty_labels_by_nothing() -> None:
+def test_separate_contours_have_dice_0_and_empty_labels_have_none() -> None:
     result = observer_agreement([label((STEM, 2, 8)), label((STEM, 12, 18))], ["ada", "bob"])
     assert result == {("ada", "bob"): {"Brainstem": 0.0}}
     assert observer_agreement([label(), label()], ["ada", "bob"]) == {("ada", "bob"): {}}

@@ -23,7 +23,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 HOUR_S = 3600.0
 IMAGES = [f"case_{number:03d}" for number in range(200)]
 
-CHOOSING = """
+LEASE_ALL_CASES = """
 import random, sys
 from pathlib import Path
 from lib.assignment.leases import assignment_state, may_lease
@@ -40,17 +40,18 @@ while True:
         at = now()
         state = assignment_state(session, at)
         # A holder may lease its own case again: in this test each process must take a new one.
-        left = [image for image in images if not state.holding.get(image) and may_lease(holder, image, state)]
-        if not left:
+        free = [image for image in images if not state.holding.get(image)]
+        remaining = [image for image in free if may_lease(holder, image, state)]
+        if not remaining:
             break
-        leases.grant(session, random.choice(left), holder, for_s=6000.0, at=at)
+        leases.grant(session, random.choice(remaining), holder, for_s=6000.0, at=at)
     if is_first:
         print("leased", flush=True)
         sys.stdin.readline()
         is_first = False
 """
 
-DYING = """
+LEASE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from lib.assignment import leases
@@ -75,7 +76,7 @@ def rows(database: Database) -> list[tuple[str, str, str | None]]:
         return [(r.image_id, r.holder, r.ended_by) for r in session.scalars(select(Lease))]
 
 
-def test_a_case_goes_to_one_and_to_nobody_else(assignments: Leases) -> None:
+def test_a_leased_case_is_not_leased_to_another_reader(assignments: Leases) -> None:
     lease = assignments.grant("a", "ada", for_s=HOUR_S, strategy="first", why={"why": "by name"})
     assert (lease.strategy, lease.why) == ("first", {"why": "by name"})
     assert lease.expires_at - lease.granted_at == timedelta(hours=1)
@@ -88,7 +89,7 @@ def test_a_case_goes_to_one_and_to_nobody_else(assignments: Leases) -> None:
     assert [x.image_id for x in assignments.held_by("bob")] == ["b"]
 
 
-def test_asking_again_extends_the_same_lease(database: Database) -> None:
+def test_a_second_grant_to_the_holder_extends_the_lease(database: Database) -> None:
     with database.writing() as session:
         first = leases.grant(session, "a", "ada", for_s=HOUR_S, strategy="first", at=NOON)
         later = NOON + timedelta(minutes=30)
@@ -99,7 +100,7 @@ def test_asking_again_extends_the_same_lease(database: Database) -> None:
         assert shorter.expires_at == NOON + timedelta(minutes=90)
 
 
-def test_a_lease_ends_by_itself_at_its_expiry(database: Database) -> None:
+def test_a_lease_ends_at_its_expiry(database: Database) -> None:
     with database.writing() as session:
         leases.grant(session, "a", "ada", for_s=HOUR_S, at=NOON)
         just_before = NOON + timedelta(minutes=59, seconds=59)
@@ -114,14 +115,14 @@ def test_a_lease_ends_by_itself_at_its_expiry(database: Database) -> None:
         assert second.ended_at is None
 
 
-def test_looking_closes_what_has_expired(database: Database, assignments: Leases) -> None:
+def test_listing_leases_ends_expired_ones(database: Database, assignments: Leases) -> None:
     with database.writing() as session:
         leases.grant(session, "a", "ada", for_s=1.0, at=NOON)
     assert assignments.active() == []
     assert rows(database) == [("a", "ada", "expiry")]
 
 
-def test_a_reader_study_has_as_many_holders_as_readers_are_missing(
+def test_a_reader_study_has_a_lease_for_each_missing_reader(
     database: Database, assignments: Leases, history: LabelHistory
 ) -> None:
     ReaderStudies(database).set_readers("a", 2, "eve")
@@ -144,9 +145,7 @@ def test_a_reader_study_has_as_many_holders_as_readers_are_missing(
     assert rows(database) == [("a", "ada", "label"), ("a", "bob", "release"), ("a", "ida", None)]
 
 
-def test_a_case_that_is_done_is_leased_to_nobody(
-    assignments: Leases, history: LabelHistory
-) -> None:
+def test_a_labelled_case_is_not_leased(assignments: Leases, history: LabelHistory) -> None:
     add_reading(history, "a", "", "one", source="folder")
     with pytest.raises(StateError, match="contoured already by a reader without a name, and it ne"):
         assignments.grant("a", "ada", for_s=HOUR_S)
@@ -155,7 +154,9 @@ def test_a_case_that_is_done_is_leased_to_nobody(
 
 
 @pytest.mark.parametrize("method", ["extend", "release"])
-def test_a_lease_that_nobody_has_is_not_found(assignments: Leases, method: str) -> None:
+def test_a_missing_lease_is_an_error_that_names_the_last_one(
+    assignments: Leases, method: str
+) -> None:
     def call(image_id: str, holder: str) -> None:
         durations = (HOUR_S,) if method == "extend" else ()
         getattr(assignments, method)(image_id, holder, *durations)
@@ -170,20 +171,24 @@ def test_a_lease_that_nobody_has_is_not_found(assignments: Leases, method: str) 
         call("a", "ada")
 
 
-def test_work_extends_a_lease_and_grants_none(database: Database, assignments: Leases) -> None:
+def test_activity_extends_a_lease_and_does_not_grant_one(
+    database: Database, assignments: Leases
+) -> None:
     assert assignments.extend_if_held("a", "ada", HOUR_S) is False
     assert rows(database) == []
     before = assignments.grant("a", "ada", for_s=HOUR_S).expires_at
     assert assignments.extend_if_held("a", "bob", 2 * HOUR_S) is False
     assert assignments.extend_if_held("a", "ada", HOUR_S + 30) is True
-    assert assignments.active()[0].expires_at == before, "less than a minute is not written down"
+    assert assignments.active()[0].expires_at == before, (
+        "an extension of less than a minute is not stored"
+    )
     assert assignments.extend_if_held("a", "ada", 2 * HOUR_S) is True
     gained = assignments.active()[0].expires_at - before
     assert timedelta(hours=1) <= gained < timedelta(hours=1, minutes=1)
 
 
 @pytest.mark.parametrize(
-    ("readers", "holders", "submits", "left"),
+    ("readers", "holders", "submitters", "remaining"),
     [
         (1, ["ada"], ["ada"], []),
         (1, ["ada"], ["bob"], []),
@@ -194,23 +199,27 @@ def test_work_extends_a_lease_and_grants_none(database: Database, assignments: L
         (2, ["ada", "bob"], ["ida", "eve"], ["ada", "bob"]),
     ],
 )
-def test_a_label_ends_the_lease_that_it_makes_needless(
-    database: Database, readers: int, holders: list[str], submits: list[str], left: list[str]
+def test_a_label_ends_the_leases_that_it_completes(
+    database: Database,
+    readers: int,
+    holders: list[str],
+    submitters: list[str],
+    remaining: list[str],
 ) -> None:
     history, assignments = LabelHistory(database, database.path.parent), Leases(database)
     ReaderStudies(database).set_readers("a", readers, "eve")
     assignments.grant("b", holders[0], for_s=HOUR_S)
     for holder in holders:
         assignments.grant("a", holder, for_s=HOUR_S)
-    for reader in submits:
+    for reader in submitters:
         add_reading(history, "a", reader, reader)
         assignments.end_after_submission("a")
-    assert [x.holder for x in assignments.active() if x.image_id == "a"] == left
+    assert [x.holder for x in assignments.active() if x.image_id == "a"] == remaining
     assert assignments.held_by(holders[0])[0].image_id == "b"
     assert {ended for *_, ended in rows(database)} <= {None, "label"}
 
 
-def test_a_label_from_before_the_lease_ends_nothing(
+def test_a_label_submitted_before_the_lease_does_not_end_it(
     assignments: Leases, history: LabelHistory
 ) -> None:
     add_reading(history, "a", "ada", "one")
@@ -222,10 +231,10 @@ def test_a_label_from_before_the_lease_ends_nothing(
     assert [x.holder for x in assignments.active()] == ["bob"]
 
 
-def start(code: str, *given: str) -> "subprocess.Popen[str]":
+def start_process(code: str, *arguments: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(APP_DIR)}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *given],
+        [sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
@@ -233,9 +242,11 @@ def start(code: str, *given: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_eight_processes_take_two_hundred_cases_and_none_twice(database: Database) -> None:
+def test_eight_processes_lease_two_hundred_cases_once_each(database: Database) -> None:
     path = str(database.path)
-    readers = [start(CHOOSING, path, f"reader_{n}", ",".join(IMAGES)) for n in range(8)]
+    readers = [
+        start_process(LEASE_ALL_CASES, path, f"reader_{n}", ",".join(IMAGES)) for n in range(8)
+    ]
     # Each waits after its first lease, so that all take part however busy the machine is.
     for message in ("ready\n", "leased\n"):
         for reader in readers:
@@ -254,12 +265,12 @@ def test_eight_processes_take_two_hundred_cases_and_none_twice(database: Databas
     assert len({lease.holder for lease in granted}) == 8
 
 
-def test_the_case_of_a_process_that_died_comes_back(
+def test_the_case_of_a_killed_process_can_be_leased_again(
     database: Database, assignments: Leases
 ) -> None:
-    dying = start(DYING, str(database.path), "0.5")
-    dying.communicate(timeout=LIMIT_S)
-    assert dying.returncode == -signal.SIGKILL
+    killed = start_process(LEASE_AND_DIE, str(database.path), "0.5")
+    killed.communicate(timeout=LIMIT_S)
+    assert killed.returncode == -signal.SIGKILL
     assert [image for image, *_ in rows(database)] == ["kept"]
     assert assignments.grant("undone", "bob", for_s=HOUR_S).holder == "bob"
     wait_until(lambda: not assignments.held_by("dead"), "the lease expires")
@@ -269,7 +280,7 @@ def test_the_case_of_a_process_that_died_comes_back(
     assert (dead.ended_by, dead.ended_at) == ("expiry", dead.expires_at)
 
 
-def test_a_lease_outlives_the_program_that_granted_it(database: Database, tmp_path: Path) -> None:
+def test_a_lease_is_kept_across_a_restart(database: Database, tmp_path: Path) -> None:
     Leases(database).grant("a", "ada", for_s=HOUR_S)
     later = Database(database.path)
     assert [x.holder for x in Leases(later).active()] == ["ada"]
@@ -288,7 +299,7 @@ def test_a_lease_outlives_the_program_that_granted_it(database: Database, tmp_pa
         ("bob", "full", False),
     ],
 )
-def test_an_image_is_open_for_who_may_read_it(
+def test_an_image_is_leased_to_permitted_readers_only(
     holder: str, image_id: str, *, expected: bool
 ) -> None:
     state = AssignmentState(
@@ -305,7 +316,9 @@ def test_a_study_is_finished_when_all_its_readers_have_submitted() -> None:
     assert [state.is_finished(image) for image in "abcd"] == [True, False, True, False]
 
 
-def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHistory) -> None:
+def test_the_assignment_state_predicts_whether_a_lease_is_granted(
+    database: Database, history: LabelHistory
+) -> None:
     ReaderStudies(database).set_readers("study", 2, "eve")
     add_reading(history, "study", "ada", "one")
     add_reading(history, "done", "ada", "one")
@@ -330,7 +343,7 @@ def test_standing_is_what_a_grant_goes_by(database: Database, history: LabelHist
                 assert was_granted is may, (image, holder)
 
 
-def test_of_two_thousand_images_those_are_offered_that_were_not_read() -> None:
+def test_only_images_without_a_reading_are_offered() -> None:
     images = [f"case_{n:04d}" for n in range(2000)]
     state = AssignmentState(submitted={image: {"ada"} for image in images[::2]})
     assert sum(may_lease("bob", image, state) for image in images) == 1000

@@ -55,7 +55,7 @@ def numbers_due(history: LabelHistory) -> list[int]:
         (1, "bob eve", "", "ada", False),
     ],
 )
-def test_an_image_is_given_to_as_many_as_it_needs(
+def test_an_image_is_leased_to_the_number_of_readers_that_it_needs(
     wanted: int, have_submitted: str, holding: str, asks: str, *, expected: bool
 ) -> None:
     may = may_be_leased(
@@ -80,7 +80,7 @@ def test_an_image_is_given_to_as_many_as_it_needs(
         (3, "ada eve", "eve", False, True),
     ],
 )
-def test_a_label_is_shown_to_who_need_not_draw_his_own(
+def test_a_label_is_visible_to_readers_who_need_not_contour_the_image(
     wanted: int, have_submitted: str, asks: str | None, *, is_reviewer: bool, expected: bool
 ) -> None:
     submitted_by = have_submitted.split()
@@ -88,7 +88,7 @@ def test_a_label_is_shown_to_who_need_not_draw_his_own(
     assert shown is expected
 
 
-def test_an_image_has_one_reader_until_more_are_asked_for(database: Database) -> None:
+def test_an_image_has_one_reader_by_default(database: Database) -> None:
     studies = ReaderStudies(database)
     assert studies.readers_of("a") == 1
     studies.set_readers("b", 2, "eve")
@@ -100,7 +100,7 @@ def test_an_image_has_one_reader_until_more_are_asked_for(database: Database) ->
     ]
 
 
-def test_a_study_is_asked_for_once_changed_and_ended(database: Database) -> None:
+def test_a_study_keeps_its_author_until_it_is_changed_and_can_be_ended(database: Database) -> None:
     studies = ReaderStudies(database)
     first = studies.set_readers("a", 2, "eve")
     again = studies.set_readers("a", 2, "mallory")
@@ -112,15 +112,13 @@ def test_a_study_is_asked_for_once_changed_and_ended(database: Database) -> None
 
 
 @pytest.mark.parametrize("readers", [0, -1, 21])
-def test_a_number_of_readers_that_makes_no_sense_is_refused(
-    database: Database, readers: int
-) -> None:
+def test_an_invalid_number_of_readers_is_refused(database: Database, readers: int) -> None:
     with pytest.raises(ConfigError, match=f"a: {readers} readers requested; 1 to 20 expected"):
         ReaderStudies(database).set_readers("a", readers, "eve")
     assert ReaderStudies(database).all() == []
 
 
-def test_each_reader_counts_once_with_his_newest_label(history: LabelHistory) -> None:
+def test_each_reader_counts_once_with_the_newest_label(history: LabelHistory) -> None:
     add_reading(history, "a", "ada", "one")
     add_reading(history, "a", "bob", "two")
     add_reading(history, "a", "ada", "three")
@@ -129,7 +127,7 @@ def test_each_reader_counts_once_with_his_newest_label(history: LabelHistory) ->
     assert numbers(history) == {"bob": 2, "ada": 3, "slicer": 4, "": 5}
 
 
-def test_what_no_person_drew_is_no_reading(history: LabelHistory) -> None:
+def test_labels_of_the_model_and_consensus_labels_are_not_readings(history: LabelHistory) -> None:
     add_reading(history, "a", "ada", "one")
     add_reading(history, "a", "bob", "model's", source="infer")
     add_reading(history, "a", "", "both", source="consensus", info={"consensus": {"of": [1]}})
@@ -138,7 +136,7 @@ def test_what_no_person_drew_is_no_reading(history: LabelHistory) -> None:
     assert numbers(history) == {"ada": 1}
 
 
-def test_what_a_reviewer_brings_back_is_of_whoever_drew_it(history: LabelHistory) -> None:
+def test_a_restored_reading_belongs_to_its_original_author(history: LabelHistory) -> None:
     add_reading(history, "a", "ada", "one")
     add_reading(history, "a", "bob", "two")
     history.hide("a", "final")
@@ -148,7 +146,7 @@ def test_what_a_reviewer_brings_back_is_of_whoever_drew_it(history: LabelHistory
     assert numbers(history) == {"ada": 4}
 
 
-def test_a_restored_label_whose_first_version_is_not_known_is_of_who_brought_it(
+def test_a_restored_label_of_unknown_origin_belongs_to_the_person_who_restored_it(
     history: LabelHistory,
 ) -> None:
     add_reading(history, "a", "ada", "another")
@@ -157,7 +155,7 @@ def test_a_restored_label_whose_first_version_is_not_known_is_of_who_brought_it(
     assert numbers(history) == {"ada": 1, "eve": 2, "ida": 3}
 
 
-def test_all_images_at_once_give_what_each_gives_alone(
+def test_readers_of_all_images_equal_those_of_each_image(
     database: Database, history: LabelHistory
 ) -> None:
     add_reading(history, "a", "ada", "one")
@@ -207,7 +205,7 @@ def test_a_consensus_is_due_again_only_when_a_reading_changes(history: LabelHist
     assert numbers_due(history) == [2, 4, 6]
 
 
-def test_a_reviewer_may_decide_for_one_reading(history: LabelHistory) -> None:
+def test_no_consensus_is_due_after_a_reviewer_restored_a_reading(history: LabelHistory) -> None:
     add_reading(history, "a", "ada", "one")
     add_reading(history, "a", "bob", "two")
     add_consensus(history, [1, 2])
@@ -218,7 +216,7 @@ def test_a_reviewer_may_decide_for_one_reading(history: LabelHistory) -> None:
     assert (newest.source, newest.author) == ("restore", "eve")
 
 
-def test_after_everything_was_removed_the_count_begins_anew(history: LabelHistory) -> None:
+def test_after_a_removal_only_new_readings_count(history: LabelHistory) -> None:
     add_reading(history, "a", "ada", "one")
     add_reading(history, "a", "bob", "two")
     add_consensus(history, [1, 2])

@@ -1,4 +1,4 @@
-"""The consensus of a reader study in a studies folder: when and from what it is made, also after a kill."""
+"""The consensus of a reader study in a studies folder: when it is computed, and from which readings."""
 
 import os
 import threading
@@ -50,7 +50,7 @@ class Clinic:
         write_label(file, LabelVolume(array, make_grid(), LABELS))
         self.store.save_label("a", str(file), "final", {"author": reader})
 
-    def maker(self, method: Method = "staple") -> ConsensusJob:
+    def job(self, method: Method = "staple") -> ConsensusJob:
         return ConsensusJob(self.store, self.studies, ProcessLock(self.state / LOCK), method)
 
     def versions(self) -> list[tuple[str, str]]:
@@ -81,105 +81,105 @@ def test_the_second_reading_makes_a_consensus_the_current_label(
     clinic: Clinic, method: Method
 ) -> None:
     clinic.studies.set_readers("a", 2, "eve")
-    maker = clinic.maker(method)
+    job = clinic.job(method)
     clinic.submit("ada")
-    assert maker.run() == []
+    assert job.run() == []
     clinic.submit("bob", wider=4)
-    (made,) = maker.run()
+    (version,) = job.run()
     assert clinic.versions() == [("client", "ada"), ("client", "bob"), ("consensus", "")]
-    assert made.id == newest(clinic).id
+    assert version.id == newest(clinic).id
     # One contour lies within the other, so the border is halfway between them.
-    assert first_organ(clinic, made) == [11, 12, 13, 14, 15]
-    about = made.info["consensus"]
-    assert (about["method"], about["of"]) == (method, [1, 2])
-    (pair,) = about["agreement"]["pairs"]
+    assert first_organ(clinic, version) == [11, 12, 13, 14, 15]
+    record = version.info["consensus"]
+    assert (record["method"], record["of"]) == (method, [1, 2])
+    (pair,) = record["agreement"]["pairs"]
     # Slices in x: 3 in one reading, 7 in the other; a voxel of another organ changes this slightly.
     assert pair["of"] == [1, 2]
-    assert pair["dsc"][made.organs[0]] == pytest.approx(2 * 3 / (3 + 7), abs=0.02)
-    assert about["agreement"]["mean"] == pair["dsc"]
+    assert pair["dsc"][version.organs[0]] == pytest.approx(2 * 3 / (3 + 7), abs=0.02)
+    assert record["agreement"]["mean"] == pair["dsc"]
     copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
-    stored = clinic.history.path(made.digest)
+    stored = clinic.history.path(version.digest)
     assert copy.read_bytes() == stored.read_bytes()
 
 
-def test_it_is_trained_on_like_any_other_label(clinic: Clinic) -> None:
+def test_a_consensus_is_trained_on_like_any_other_label(clinic: Clinic) -> None:
     clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
-    (made,) = clinic.maker().run()
+    (version,) = clinic.job().run()
     (case,) = clinic.store.labelled_cases()
-    assert (case.digest, case.number) == (made.digest, 3)
-    assert case.organs == frozenset(made.organs) != frozenset()
-    assert case.doubts == tuple(made.doubts)
+    assert (case.digest, case.number) == (version.digest, 3)
+    assert case.organs == frozenset(version.organs) != frozenset()
+    assert case.doubts == tuple(version.doubts)
 
 
-def test_nothing_makes_another_version_of_it(clinic: Clinic) -> None:
+def test_a_consensus_is_stored_once(clinic: Clinic) -> None:
     clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
-    clinic.maker().run()
+    clinic.job().run()
     assert clinic.store.watcher.run() == []
     copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
     # Old enough for the watcher to look at its content.
     os.utime(copy, (copy.stat().st_mtime - 60,) * 2)
     assert clinic.store.watcher.run() == []
-    assert clinic.maker().run() == []
+    assert clinic.job().run() == []
     assert len(clinic.versions()) == 3
     assert clinic.history.restore_from_files() == 0
     assert not any(file.suffix == ".lock" for file in clinic.studies_folder.glob("labels/*/*"))
 
 
-def test_a_correction_makes_a_new_one(clinic: Clinic) -> None:
+def test_a_corrected_reading_makes_a_new_consensus(clinic: Clinic) -> None:
     clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
-    clinic.maker().run()
+    clinic.job().run()
     clinic.submit("ada", wider=4)
     assert newest(clinic).author == "ada"
-    (made,) = clinic.maker().run()
-    assert made.info["consensus"]["of"] == [2, 4]
-    assert made.info["consensus"]["agreement"]["mean"][made.organs[0]] == 1.0
-    assert first_organ(clinic, made) == [9, 10, 11, 12, 13, 14, 15]
+    (version,) = clinic.job().run()
+    assert version.info["consensus"]["of"] == [2, 4]
+    assert version.info["consensus"]["agreement"]["mean"][version.organs[0]] == 1.0
+    assert first_organ(clinic, version) == [9, 10, 11, 12, 13, 14, 15]
 
 
-def test_a_copy_that_a_kill_kept_from_its_place_is_put_there(clinic: Clinic) -> None:
+def test_a_consensus_whose_copy_is_missing_after_a_kill_is_copied(clinic: Clinic) -> None:
     clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     copy = clinic.studies_folder / "labels" / "final" / "a.nii.gz"
     bobs_label = copy.read_bytes()
-    (made,) = clinic.maker().run()
+    (version,) = clinic.job().run()
     # As if the server had died between the row and the rename.
     copy.write_bytes(bobs_label)
     os.utime(copy, (copy.stat().st_mtime - 60,) * 2)
     with clinic.database.writing() as session:
-        row = session.get(LabelVersion, made.id)
+        row = session.get(LabelVersion, version.id)
         assert row is not None
         row.is_in_place = False
     again = Clinic(clinic.folder)
     assert again.store.watcher.run() == []
-    assert copy.read_bytes() == again.history.path(made.digest).read_bytes()
-    assert again.maker().run() == []
+    assert copy.read_bytes() == again.history.path(version.digest).read_bytes()
+    assert again.job().run() == []
 
 
-def test_images_outside_of_studies_have_none(clinic: Clinic) -> None:
+def test_images_outside_reader_studies_have_no_consensus(clinic: Clinic) -> None:
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
-    assert clinic.maker().run() == []
+    assert clinic.job().run() == []
     clinic.studies.set_readers("a", 2, "eve")
-    assert len(clinic.maker().run()) == 1
+    assert len(clinic.job().run()) == 1
 
 
-def test_one_server_at_a_time_makes_it(clinic: Clinic) -> None:
+def test_one_server_at_a_time_computes_the_consensus(clinic: Clinic) -> None:
     clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     other = ProcessLock(clinic.state / LOCK)
     assert other.try_acquire()
-    assert clinic.maker().run() == []
+    assert clinic.job().run() == []
     other.close()
-    makers = [clinic.maker() for _ in range(4)]
-    threads = [threading.Thread(target=maker.run) for maker in makers]
+    jobs = [clinic.job() for _ in range(4)]
+    threads = [threading.Thread(target=job.run) for job in jobs]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -187,7 +187,7 @@ def test_one_server_at_a_time_makes_it(clinic: Clinic) -> None:
     assert clinic.versions().count(("consensus", "")) == 1
 
 
-def test_readings_that_cannot_be_read_do_not_stop_the_others(
+def test_unreadable_readings_do_not_stop_other_images(
     clinic: Clinic, caplog: pytest.LogCaptureFixture
 ) -> None:
     clinic.studies.set_readers("a", 2, "eve")
@@ -196,22 +196,22 @@ def test_readings_that_cannot_be_read_do_not_stop_the_others(
     clinic.submit("bob", wider=4)
     volume = clinic.history.path(clinic.history.version("a", "final", 1).digest)
     volume.rename(volume.with_suffix(".away"))
-    maker = clinic.maker()
-    assert (maker.run(), maker.run()) == ([], [])
+    job = clinic.job()
+    assert (job.run(), job.run()) == ([], [])
     assert [r.message for r in caplog.records if r.levelname == "ERROR"] == [
         "a: the consensus of the readings could not be made"
     ]
     assert clinic.quarantine.entries() == []
     clinic.submit("ada", wider=1)
-    assert len(maker.run()) == 1
+    assert len(job.run()) == 1
 
 
-def test_a_scan_that_was_taken_away_waits(clinic: Clinic) -> None:
+def test_a_missing_scan_delays_its_consensus(clinic: Clinic) -> None:
     clinic.studies.set_readers("a", 2, "eve")
     clinic.submit("ada")
     clinic.submit("bob", wider=4)
     scan = clinic.studies_folder / "a.nii.gz"
     scan.rename(clinic.folder / "away.nii.gz")
-    assert clinic.maker().run() == []
+    assert clinic.job().run() == []
     (clinic.folder / "away.nii.gz").rename(scan)
-    assert len(clinic.maker().run()) == 1
+    assert len(clinic.job().run()) == 1

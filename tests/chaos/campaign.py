@@ -201,7 +201,7 @@ class Campaign:
             "m.decision = 'waiting' AND coalesce(r.state, '') IN ('promoted', 'rejected', '')"
         )
         if waiting:
-            self._blame([f"{len(waiting)} candidates wait for a decision that nobody takes"])
+            self._blame([f"{len(waiting)} candidates still wait for a decision"])
         stage.stop_server()
         self._require_no_trainer(stage)
 

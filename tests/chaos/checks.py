@@ -74,7 +74,7 @@ class Checks:
         }
         wrong = [f"{case.image_id}: {text}" for text, holds in claims.items() if not holds]
         if not wrong:
-            case.settle(history, current)
+            case.resolve(history, current)
         return wrong
 
     def _history(self, case: CaseLedger) -> list[Version]:

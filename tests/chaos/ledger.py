@@ -78,7 +78,7 @@ class CaseLedger:
                 return tail
         return {*tail, None}
 
-    def settle(self, history: list[Version], current: str | None) -> None:
+    def resolve(self, history: list[Version], current: str | None) -> None:
         """Replace the events by the checked history: no request is open any more."""
         self.seen = history
         self.events = [Event(version.voxels, RequestOutcome.ANSWERED) for version in history]

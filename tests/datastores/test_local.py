@@ -99,7 +99,7 @@ def test_only_a_file_has_a_path_that_slicer_may_load(store: FolderStore, studies
     assert store.get_image_info("series")["name"] == "series.nii.gz"
 
 
-def test_images_come_and_go_with_their_files(
+def test_images_and_labels_follow_their_files(
     store: FolderStore, studies: Path, label_file: Path
 ) -> None:
     write_ct(studies / "a.nii.gz", make_ct())
@@ -113,9 +113,7 @@ def test_images_come_and_go_with_their_files(
     assert index(studies) == {}
 
 
-def test_slices_that_arrive_after_their_folder_are_noticed(
-    store: FolderStore, studies: Path
-) -> None:
+def test_slices_added_to_an_existing_folder_are_listed(store: FolderStore, studies: Path) -> None:
     (studies / "late" / "ct").mkdir(parents=True)
     assert store.list_images() == []
     write_ct_series(make_ct(), studies / "late" / "ct", patient_id="x")
@@ -123,7 +121,7 @@ def test_slices_that_arrive_after_their_folder_are_noticed(
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"name": "x", "obj', b"[]", b'{"objects": 3}'])
-def test_damaged_index_is_kept_aside_and_made_anew(
+def test_damaged_index_is_set_aside_and_rebuilt(
     studies: Path, label_file: Path, damage: bytes
 ) -> None:
     store = open_store(studies)
@@ -136,21 +134,21 @@ def test_damaged_index_is_kept_aside_and_made_anew(
     assert aside.read_bytes() == damage
 
 
-FOREIGN = {
+OTHER_INDEXES = {
     "of another folder": {
-        "name": "theirs", "description": "", "images_dir": ".", "labels_dir": "labels",
-        "objects": {"their_case": {"image": {"info": {}, "ext": ".nrrd"}, "labels": {
+        "name": "other", "description": "", "images_dir": ".", "labels_dir": "labels",
+        "objects": {"other_case": {"image": {"info": {}, "ext": ".nrrd"}, "labels": {
             "final": {"info": {}, "ext": ".nrrd"}}}},
     },
     "with paths in it": {
-        "name": "theirs", "description": "", "base_path": "/etc",
+        "name": "other", "description": "", "base_path": "/etc",
         "objects": {"../../etc/passwd": {"image": {"info": {}, "ext": ""}, "labels": {}},
                     "a": {"image": {"info": {}, "ext": ".nii.gz"}, "labels": {
                         "../..": {"info": {}, "ext": ".nii.gz"},
                         "final": {"info": {"client_id": "me"}, "ext": ".nii.gz"}}}},
     },
     "of version 1": {
-        "name": "theirs", "description": "",
+        "name": "other", "description": "",
         "objects": {"a.nii.gz": {"image": {"id": "a.nii.gz", "info": {}},
                                  "labels": [{"id": "label_final_a.nii.gz", "tag": "final"}]}},
     },
@@ -159,14 +157,14 @@ FOREIGN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_foreign_index_is_made_anew_from_the_files(
+@pytest.mark.parametrize("kind", OTHER_INDEXES)
+def test_index_of_other_origin_is_rebuilt_from_the_files(
     studies: Path, label_file: Path, kind: str
 ) -> None:
     store = open_store(studies)
     write_ct(studies / "a.nii.gz", make_ct())
     store.save_label("a", str(label_file), "final", {})
-    (studies / "datastore_v2.json").write_text(json.dumps(FOREIGN[kind]))
+    (studies / "datastore_v2.json").write_text(json.dumps(OTHER_INDEXES[kind]))
     for again in (store, open_store(studies)):
         assert again.list_images() == ["a"]
         assert again.get_labeled_images() == ["a"]
@@ -203,7 +201,7 @@ def test_added_zip_becomes_a_dicom_folder(
     np.testing.assert_array_equal(read_ct(studies / "scan").array_hu, make_ct().array_hu)
 
 
-def test_known_id_takes_the_same_scan_only(
+def test_existing_id_accepts_the_same_scan_only(
     store: FolderStore, studies: Path, tmp_path: Path
 ) -> None:
     write_ct(tmp_path / "one.nii.gz", make_ct())
@@ -216,7 +214,7 @@ def test_known_id_takes_the_same_scan_only(
     assert contents(studies) == before
 
 
-def test_what_is_no_ct_leaves_no_trace(store: FolderStore, studies: Path, tmp_path: Path) -> None:
+def test_refused_upload_leaves_no_file(store: FolderStore, studies: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.nii.gz").write_bytes(b"garbage")
     (tmp_path / "bad.zip").write_bytes(b"garbage")
     (tmp_path / "bad.exe").write_bytes(b"garbage")
@@ -229,7 +227,7 @@ def test_what_is_no_ct_leaves_no_trace(store: FolderStore, studies: Path, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".a", "a\\b", "", "a" * 300, "a\n", "..", "a."])
-def test_names_that_lead_elsewhere_are_refused(
+def test_names_outside_the_folder_are_refused(
     store: FolderStore, studies: Path, label_file: Path, name: str
 ) -> None:
     write_ct(studies / "a.nii.gz", make_ct())
@@ -249,7 +247,7 @@ def test_names_that_lead_elsewhere_are_refused(
     assert contents(studies).keys() - before.keys() <= {str(studies / "datastore_v2.json")}
 
 
-def test_saved_label_has_our_values_and_the_images_grid(
+def test_saved_label_has_the_servers_values_and_the_images_grid(
     store: FolderStore, studies: Path, label_file: Path
 ) -> None:
     write_ct(studies / "a.nii.gz", make_ct())
@@ -274,24 +272,24 @@ def test_saved_label_has_our_values_and_the_images_grid(
     ]
 
 
-def test_refused_label_leaves_the_one_before(
+def test_refused_label_leaves_the_previous_one(
     store: FolderStore, studies: Path, tmp_path: Path, label_file: Path
 ) -> None:
     write_ct(studies / "a.nii.gz", make_ct())
     store.save_label("a", str(label_file), "final", {})
     before = contents(studies)
     oblique = make_oblique_ct().grid
-    elsewhere = tmp_path / "elsewhere.nii.gz"
-    write_label(elsewhere, LabelVolume(make_label(oblique), oblique, LABELS))
+    on_another_grid = tmp_path / "on_another_grid.nii.gz"
+    write_label(on_another_grid, LabelVolume(make_label(oblique), oblique, LABELS))
     with pytest.raises(GeometryError, match="a: the label lies on"):
-        store.save_label("a", str(elsewhere), "final", {})
+        store.save_label("a", str(on_another_grid), "final", {})
     info = {"label_info": [{"name": name, "idx": v} for name, v in (("A", 1), ("B", 2), ("C", 7))]}
     with pytest.raises(LabelError, match="'A' is not an organ"):
         store.save_label("a", str(label_file), "final", info)
     assert contents(studies) == before
 
 
-def test_full_disk_leaves_the_label_before(
+def test_full_disk_leaves_the_previous_label(
     store: FolderStore, studies: Path, label_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ct(studies / "a.nii.gz", make_ct())
@@ -307,7 +305,7 @@ def test_full_disk_leaves_the_label_before(
     assert contents(studies) == before
 
 
-def test_removed_scans_and_labels_are_put_aside(
+def test_removed_scans_and_labels_are_kept_in_a_folder(
     store: FolderStore, studies: Path, label_file: Path
 ) -> None:
     write_ct(studies / "a.nii.gz", make_ct())

@@ -72,8 +72,8 @@ class Clinic:
 
     def wait_for_patients(self) -> None:
         """Wait until the server lists all patients."""
-        everybody = set(self.series.values())
-        assert comes_true(lambda: set(self.server.images()) == everybody), self.status()
+        all_series = set(self.series.values())
+        assert comes_true(lambda: set(self.server.images()) == all_series), self.status()
 
     def study(self, patient: str) -> str:
         """Return the StudyInstanceUID of a patient."""

@@ -318,9 +318,9 @@ class TestRefusedSubmission:
         viewer.press_run()
         viewer.page.get_by_text("The model was not run").wait_for()
         viewer.page.evaluate("history.back()")
-        viewer.settle()
+        viewer.wait_for_drawing()
         viewer.page.close(run_before_unload=True)
-        viewer.settle()
+        viewer.wait_for_drawing()
         assert len(viewer.asked) == 4
         assert viewer.page.url == opened_at
         viewer.confirms = True
@@ -337,7 +337,7 @@ class TestRefusedSubmission:
         viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
         # Connecting again does not change the drawn contours.
         viewer.page.locator(".settingsTable button.actionButton").click()
-        viewer.settle()
+        viewer.wait_for_drawing()
         row = viewer.page.get_by_text("Add Segment").bounding_box()
         assert row is not None
         viewer.page.mouse.click(18, row["y"] - 30)

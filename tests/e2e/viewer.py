@@ -112,9 +112,9 @@ class Viewer:
         """Press Run and wait for the contours."""
         self.press_run()
         self.page.get_by_text("Running Segmentation - Successful").wait_for(timeout=WAIT_MS)
-        self.settle()
+        self.wait_for_drawing()
 
-    def settle(self) -> None:
+    def wait_for_drawing(self) -> None:
         """Give the browser time to draw."""
         self.page.wait_for_timeout(1500)
 
@@ -127,7 +127,7 @@ class Viewer:
         """Press the button that shows the submitted label over the CT."""
         self.page.get_by_role("button", name="Load submitted label").click()
         self.wait_for("outcome", "The submitted label is loaded")
-        self.settle()
+        self.wait_for_drawing()
 
     def wait_for(self, line: str, expected: str) -> str:
         """Wait until a line of the OrganNet box contains a text, and return the line."""
@@ -148,7 +148,7 @@ class Viewer:
         }}"""
         for id_ in (AXIAL, SAGITTAL, CORONAL):
             self.page.evaluate(script, [id_, world_lps_mm.tolist(), zoom])
-        self.settle()
+        self.wait_for_drawing()
 
     def canvas(self, viewport: str, world_lps_mm: FloatArray) -> FloatArray:
         """Return the positions of points `(N, 3)` in a viewport, `(N, 2)` in pixels."""
@@ -189,7 +189,7 @@ class Viewer:
         self.page.mouse.move(x + stop[0], y + stop[1], steps=12)
         self.page.mouse.up()
         self.page.mouse.move(x + 5, y + 5)
-        self.settle()
+        self.wait_for_drawing()
 
     def choose_option(self, model: str, name: str) -> None:
         """Tick an option of a model in the panel's dialog."""

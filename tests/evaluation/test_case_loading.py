@@ -89,7 +89,7 @@ def test_a_piece_outside_of_a_box_is_empty_there() -> None:
     assert piece.within((slice(5, 9), slice(0, 9), slice(0, 5))).sum() == 2
 
 
-def test_masks_that_cannot_be_masks_are_refused(tmp_path: Path, pool: Executor) -> None:
+def test_files_that_are_not_masks_are_refused(tmp_path: Path, pool: Executor) -> None:
     write(tmp_path / "several" / "Brainstem.nrrd", make_label())
     with pytest.raises(LabelError, match="contains several values up to 7"):
         read_contours("several", tmp_path / "several", pool=pool)

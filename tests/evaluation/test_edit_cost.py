@@ -113,7 +113,7 @@ def test_a_contour_within_the_tolerance_is_not_new(tolerance_mm: float, added_mm
     assert found.changed_voxels == 20
 
 
-def test_a_tolerance_reaches_no_other_slice_and_is_in_mm() -> None:
+def test_the_tolerance_is_in_mm_within_one_slice() -> None:
     assert cost(square(), square(slices=(1, 4)), tolerance_mm=10.0).added_path_mm == 16
     lines = np.zeros((1, 12, 9), bool)
     lines[0, 2, 1:8] = True
@@ -122,7 +122,7 @@ def test_a_tolerance_reaches_no_other_slice_and_is_in_mm() -> None:
         assert added_pixels(lines, moved, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm) == added
 
 
-def test_an_organ_that_was_left_out_counts_in_no_sum_and_is_listed() -> None:
+def test_an_organ_without_a_submitted_contour_is_listed_and_not_summed() -> None:
     prediction = square() + square(2, start=(12, 4))
     found = edit_cost(prediction, square(start=(5, 4)), LABELS, grid=grid_of())
     assert found.left_out == ["Parotid_L"]
@@ -172,7 +172,7 @@ def test_costs_are_stored_as_plain_values() -> None:
     }
 
 
-def test_slices_are_cut_along_the_axis_nearest_to_the_patients_z() -> None:
+def test_slices_are_taken_along_the_axis_closest_to_the_patients_z() -> None:
     upright = CtVolume("case", square().astype(np.int16), grid_of())
     moved = replace(upright, array_hu=square(start=(5, 4)).astype(np.int16))
     for order, flips in ORIENTATIONS:

@@ -103,7 +103,7 @@ def test_the_table_holds_the_organs_numbers(page: str) -> None:
     assert "<td>Brainstem</td><td>5</td><td>84.0 ± 3.2</td><td>84.0 [80.4, 87.6]</td>" in page
 
 
-def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_report_without_cases_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OrganNetError, match="nothing to report"):
         write_report(tmp_path / "r.html", Evaluation(), {}, [], sides=SIDES, made="")
 

@@ -97,7 +97,7 @@ def test_an_rtstruct_without_its_ct_is_refused(clinic: Path) -> None:
     cases = find_cases(clinic)
     ids = [case.case_id for case in cases]
     assert len(set(ids)) == 2
-    assert {i[:13] for i in ids} == {ids[0][:13]}  # of one study: told apart by four digits more
+    assert {i[:13] for i in ids} == {ids[0][:13]}  # of one study: distinguished by four more digits
     (lost,) = (case for case in cases if case.location.name == "lost.dcm")
     with pytest.raises(ScanError, match="match no CT series"):
         read(lost)

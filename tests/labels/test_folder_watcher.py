@@ -146,11 +146,11 @@ def test_a_file_that_is_no_label_is_listed_and_read_once(
 ) -> None:
     final(studies).write_bytes(b"<html>not found</html>")
     aged(final(studies))
-    write(final(studies, "nobody.nii.gz"))
+    write(final(studies, "unknown.nii.gz"))
     assert store.watcher.run() == []
     assert [(r.file.image_id, r.file.tag) for r in store.watcher.refused()] == [
         ("a", "final"),
-        ("nobody", "final"),
+        ("unknown", "final"),
     ]
     reasons = [refused.reason for refused in store.watcher.refused()]
     assert "holds a web page" in reasons[0]

@@ -59,7 +59,7 @@ def test_recent_files_stay_and_only_the_beginning_of_the_next_is_kept(tmp_path: 
     assert quarantine.file(newest["name"]).stat().st_size == HEAD_BYTES
 
 
-def test_a_quarantine_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_an_unwritable_quarantine_is_reported(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path)
     (tmp_path / "quarantine").write_text("a file where the folder should be")
     message = quarantine.keep(refused(tmp_path, b"x"), ABOUT, suffix=".nii.gz")

@@ -75,8 +75,8 @@ def test_labels_are_counted_once_over_a_model_and_its_parents(models: ModelHisto
     assert row.labels_seen == 4
     row = models.record(Candidate(version="v3", recipe="tiny", parent="v2", labels=labels("x:e")))
     assert row.labels_seen == 5
-    found = {(label["image_id"], label["digest"]) for label in models.lineage_labels("v3")}
-    assert found == {("one", "a"), ("two", "b"), ("two", "c"), ("three", "d"), ("x", "e")}
+    lineage = {(label["image_id"], label["digest"]) for label in models.lineage_labels("v3")}
+    assert lineage == {("one", "a"), ("two", "b"), ("two", "c"), ("three", "d"), ("x", "e")}
 
 
 def test_circular_and_missing_parents_end_the_lineage(models: ModelHistory) -> None:

@@ -119,7 +119,7 @@ def test_a_series_in_two_studies_is_refused(server: Orthanc, tmp_path: Path) -> 
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     for file in (tmp_path / "ct").glob("*.dcm"):
         header = pydicom.dcmread(file)
-        header.StudyInstanceUID, header.PatientID = "1.2.3.4", "somebody else"
+        header.StudyInstanceUID, header.PatientID = "1.2.3.4", "another patient"
         header.save_as(file)
     server.upload((tmp_path / "ct").glob("*.dcm"))
     catalog = refresh_and_check(open_catalog(server, tmp_path))

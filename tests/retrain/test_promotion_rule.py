@@ -59,20 +59,20 @@ def test_a_candidate_is_promoted_only_if_it_is_not_inferior(
     is_promoted: bool,  # noqa: FBT001 - a table's
     reason: str,
 ) -> None:
-    ruling = decide_promotion(
+    decision = decide_promotion(
         dice(change), dice(), CONFIG, has_more_labels=has_more_labels, is_first=False
     )
-    assert ruling.is_promoted is is_promoted
-    assert ruling.reason.startswith(reason)
+    assert decision.is_promoted is is_promoted
+    assert decision.reason.startswith(reason)
 
 
 def test_swapped_sides_are_refused() -> None:
     # Both parotids are drawn on the wrong side: no overlap.
-    ruling = decide_promotion(
+    decision = decide_promotion(
         dice(lambda _c, o: -ORGANS[o] if o.startswith("Parotid") else 0.01),
         dice(), CONFIG, has_more_labels=True, is_first=False,
     )  # fmt: skip
-    assert not ruling.is_promoted
+    assert not decision.is_promoted
 
 
 @pytest.mark.parametrize(("shift", "is_promoted"), [(-0.2, True), (-0.3, False)])
@@ -81,12 +81,12 @@ def test_the_first_model_needs_a_minimum(
     is_promoted: bool,  # noqa: FBT001 - a table's
 ) -> None:
     # The mean is 0.7675 + 0.015.
-    ruling = decide_promotion(
+    decision = decide_promotion(
         dice(lambda _c, _o: shift), None, CONFIG, has_more_labels=True, is_first=True
     )
-    assert ruling.candidate_dsc == pytest.approx(0.7825 + shift)
-    assert ruling.is_promoted is is_promoted
-    assert "the 0.5 that a first model needs" in ruling.reason
+    assert decision.candidate_dsc == pytest.approx(0.7825 + shift)
+    assert decision.is_promoted is is_promoted
+    assert "the 0.5 that a first model needs" in decision.reason
 
 
 def test_a_first_model_that_beats_a_poor_starter_needs_the_minimum_too() -> None:
@@ -105,18 +105,18 @@ def test_nothing_is_promoted_without_a_comparison(
     served: dict[str, dict[str, float]] | None,
 ) -> None:
     found = {} if served is None else dice()
-    ruling = decide_promotion(found, served, CONFIG, has_more_labels=True, is_first=False)
-    assert not ruling.is_promoted
-    assert "no usable evaluation case" in ruling.reason
+    decision = decide_promotion(found, served, CONFIG, has_more_labels=True, is_first=False)
+    assert not decision.is_promoted
+    assert "no usable evaluation case" in decision.reason
 
 
 def test_only_pairs_that_both_have_are_compared() -> None:
     old = dice()
     del old["case_a"]
     del old["case_b"]["Brainstem"]
-    ruling = decide_promotion(dice(), old, CONFIG, has_more_labels=True, is_first=False)
-    assert ruling.pairs == 11
-    assert ruling.difference == pytest.approx(0)
+    decision = decide_promotion(dice(), old, CONFIG, has_more_labels=True, is_first=False)
+    assert decision.pairs == 11
+    assert decision.difference == pytest.approx(0)
 
 
 def test_the_bounds_are_those_of_students_t() -> None:

@@ -32,7 +32,7 @@ class BadScan:
     write: Callable[[Path], Path]
 
 
-def series(folder: Path, *, patient_id: str = "nobody") -> list[Path]:
+def series(folder: Path, *, patient_id: str = "patient") -> list[Path]:
     """Write a valid series of 24 slices into `folder` and return its files in slice order."""
     write_ct_series(small_ct(), folder, patient_id=patient_id)
     return sorted(folder.iterdir())

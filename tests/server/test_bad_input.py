@@ -187,7 +187,7 @@ def test_another_scan_with_an_existing_id_is_refused(server: Server, tmp_path: P
 @pytest.mark.parametrize(
     ("method", "path", "given", "status", "says"),
     [
-        ("POST", "/infer/organnet25d?image=nobody", {}, 404, "nobody: no such image"),
+        ("POST", "/infer/organnet25d?image=unknown", {}, 404, "unknown: no such image"),
         ("POST", "/infer/deepedit?image=plain", {}, 404, "'deepedit': no such model"),
         ("POST", "/infer/organnet25d", {}, 400, "no image given"),
         ("POST", "/infer/organnet25d?image=plain", {"data": {"params": "{"}}, 400, "not JSON"),
@@ -225,9 +225,9 @@ def test_another_scan_with_an_existing_id_is_refused(server: Server, tmp_path: P
         ("POST", "/train/organnet25d", {"json": {"max_epochs": -1}}, 400, "max_epochs: -1 is not"),
         ("GET", "/datastore/label?label=plain&tag=final", {}, 404, "there is no label"),
         ("GET", "/datastore/label/info?label=no&tag=final", {}, 404, "no such image"),
-        ("GET", "/datastore/image?image=nobody", {}, 404, "no such image"),
-        ("GET", "/datastore/image/info?image=nobody", {}, 404, "no such image"),
-        ("DELETE", "/datastore/?id=nobody", {}, 404, "no such image"),
+        ("GET", "/datastore/image?image=unknown", {}, 404, "no such image"),
+        ("GET", "/datastore/image/info?image=unknown", {}, 404, "no such image"),
+        ("DELETE", "/datastore/?id=unknown", {}, 404, "no such image"),
         ("DELETE", "/datastore/label?id=plain&tag=final", {}, 404, "there is no label"),
         ("GET", "/session/not-a-uuid", {}, 404, "not a session id"),
         (

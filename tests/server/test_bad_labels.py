@@ -164,7 +164,7 @@ def test_bad_label_is_refused_and_put_into_quarantine(
 
 def test_label_of_an_unknown_image_is_put_into_quarantine(server: Server, tmp_path: Path) -> None:
     sent = {"label": ("label.nii.gz", saved(tmp_path, good()))}
-    answer = server.ask("PUT", "/datastore/label?image=nobody", files=sent)
+    answer = server.ask("PUT", "/datastore/label?image=unknown", files=sent)
     assert answer.status_code == 404
     assert re.search(r"no such image.*; kept as quarantine/\S+$", answer.json()["detail"])
 

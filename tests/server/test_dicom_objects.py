@@ -187,7 +187,7 @@ def test_a_label_that_cannot_be_exported_is_refused_with_the_reason(
     put = server.ask("PUT", "/datastore/label?image=emptied", data={"params": "{}"}, files=sent)
     assert put.status_code == 200, put.text
     for path, status, says in (
-        ("nobody", 404, "nobody: no such image"),
+        ("unknown", 404, "unknown: no such image"),
         ("unlabelled", 404, "unlabelled: there is no label with the tag 'final'"),
         ("unlabelled?tag=../x", 404, "cannot name a set of labels"),
         ("nifti_label", 422, "nifti_label: the image is not a DICOM series"),

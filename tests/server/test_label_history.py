@@ -100,7 +100,7 @@ def test_a_deleted_label_can_be_restored(server: Server, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/organnet/labels/nobody", 404),
+        ("GET", "/organnet/labels/unknown", 404),
         ("GET", "/organnet/labels/asked/1", 404),
         ("GET", "/organnet/labels/asked?tag=../x", 404),
         ("GET", "/organnet/labels/asked/one", 422),

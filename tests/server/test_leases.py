@@ -146,7 +146,7 @@ def test_an_infer_extends_the_lease_of_its_client(server: Server) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
-        ("POST", "/organnet/leases/nobody", {}, 404),
+        ("POST", "/organnet/leases/unknown", {}, 404),
         ("POST", "/organnet/leases/..%2fx", {}, 404),
         ("POST", "/organnet/leases/wrong", {"minutes": 0}, 400),
         ("POST", "/organnet/leases/wrong", {"minutes": "long"}, 400),

@@ -147,7 +147,7 @@ def test_a_killed_server_computes_the_consensus_after_its_restart(tmp_path: Path
 @pytest.mark.parametrize(
     ("image", "body", "status"),
     [
-        ("nobody", {"readers": 2}, 404),
+        ("unknown", {"readers": 2}, 404),
         ("asked", {"readers": 0}, 400),
         ("asked", {"readers": 2.5}, 400),
         ("asked", {"readers": "many"}, 400),
@@ -162,4 +162,4 @@ def test_an_invalid_reader_study_is_refused(
     answer = server.ask("POST", f"/organnet/readers/{image}", json=body)
     assert answer.status_code == status, answer.text
     assert study(server, "asked")["readers"] == 1
-    assert server.ask("GET", "/organnet/readers/nobody").status_code == 404
+    assert server.ask("GET", "/organnet/readers/unknown").status_code == 404

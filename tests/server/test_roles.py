@@ -33,7 +33,7 @@ people = {
     name: User(username=name, roles=[f"monailabel-{role}" for role in ("user", *given)])
     for name, *given in (["ada", "annotator"], ["bob", "annotator"], ["rita", "reviewer"], ["root", "admin"])
 }
-people["nobody"] = DEFAULT_USER
+people["no login"] = DEFAULT_USER
 
 
 def may(action):

@@ -65,7 +65,7 @@ def test_only_own_abandoned_scratch_files_are_removed(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     left, used = tmp_path / "organnet-upload-old", tmp_path / "organnet-upload-used"
-    others = tmp_path / "somebody-else"
+    others = tmp_path / "another-user"
     for folder in (left, used, others):
         folder.mkdir()
         (folder / "00000.nii.gz").write_text("x")

@@ -29,7 +29,7 @@ PATIENTS = ("first", "second")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Installation:
     """A PACS with two patients, and a server in front of it."""
 
     pacs: Orthanc
@@ -52,7 +52,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("proxy")
     (folder / "server").mkdir()
     with orthanc(folder / "orthanc", users=USERS) as pacs:
@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         with running(
             folder / "server", studies=pacs.dicomweb_url, environment=ENVIRONMENT
         ) as server:
-            yield Place(pacs, server, folder)
+            yield Installation(pacs, server, folder)
 
 
 def patients(answer: requests.Response) -> set[str]:
@@ -69,68 +69,79 @@ def patients(answer: requests.Response) -> set[str]:
 
 
 class TestSearch:
-    def test_returns_the_matches_of_the_query_only(self, place: Place) -> None:
-        assert patients(place.get("qido/studies")) == set(PATIENTS)
+    def test_returns_the_matches_of_the_query_only(self, installation: Installation) -> None:
+        assert patients(installation.get("qido/studies")) == set(PATIENTS)
         for name in PATIENTS:
             for service in ("qido/", "wado/", ""):
-                answer = place.get(f"{service}studies", params={"PatientID": name})
+                answer = installation.get(f"{service}studies", params={"PatientID": name})
                 assert patients(answer) == {name}
 
     @pytest.mark.parametrize("wildcard", ["fir*", "fir%2A", "f%69rst", "FIRST"])
-    def test_forwards_the_query_unchanged(self, place: Place, wildcard: str) -> None:
+    def test_forwards_the_query_unchanged(self, installation: Installation, wildcard: str) -> None:
         query = f"studies?00100020={wildcard}&limit=101&offset=0&includefield=00081030%2C00080060"
         # How Orthanc interprets a quoted asterisk is not tested here.
-        assert patients(place.get(f"qido/{query}")) == patients(place.direct(query))
+        assert patients(installation.get(f"qido/{query}")) == patients(installation.direct(query))
 
-    def test_returns_addresses_on_this_server(self, place: Place) -> None:
-        answer = place.get("qido/studies", params={"PatientID": "first"})
-        assert place.pacs.url not in answer.text
+    def test_returns_addresses_on_this_server(self, installation: Installation) -> None:
+        answer = installation.get("qido/studies", params={"PatientID": "first"})
+        assert installation.pacs.url not in answer.text
         address = answer.json()[0]["00081190"]["Value"][0]
         assert address.startswith("/proxy/dicom/wado/studies/")
-        entries = place.server.ask("GET", f"{address}/metadata").json()
+        entries = installation.server.ask("GET", f"{address}/metadata").json()
         assert {entry["00100020"]["Value"][0] for entry in entries} == {"first"}
 
 
 class TestRetrieval:
-    def test_returns_the_bytes_of_the_pacs(self, place: Place) -> None:
-        path = f"studies/{place.study_of('first')}"
-        (instance, *_) = place.direct(f"{path}/instances").json()
+    def test_returns_the_bytes_of_the_pacs(self, installation: Installation) -> None:
+        path = f"studies/{installation.study_of('first')}"
+        (instance, *_) = installation.direct(f"{path}/instances").json()
         series = instance["0020000E"]["Value"][0]
         uid = instance["00080018"]["Value"][0]
         path = f"{path}/series/{series}/instances/{uid}/frames/1"
         accept = {"Accept": 'multipart/related; type="application/octet-stream"'}
-        ours, theirs = place.get(f"wado/{path}", headers=accept), place.direct(path, headers=accept)
+        ours, theirs = (
+            installation.get(f"wado/{path}", headers=accept),
+            installation.direct(path, headers=accept),
+        )
         boundaries = [a.headers["Content-Type"].split("boundary=")[1] for a in (ours, theirs)]
         assert ours.status_code == 200
         assert (
             ours.content.replace(boundaries[0].encode(), boundaries[1].encode()) == theirs.content
         )
 
-    def test_of_metadata_works_with_the_search_address_too(self, place: Place) -> None:
-        entries = place.get(f"qido/studies/{place.study_of('second')}/metadata").json()
+    def test_of_metadata_works_with_the_search_address_too(
+        self, installation: Installation
+    ) -> None:
+        entries = installation.get(
+            f"qido/studies/{installation.study_of('second')}/metadata"
+        ).json()
         assert {entry["00100020"]["Value"][0] for entry in entries} == {"second"}
 
-    def test_of_an_unknown_object_is_404(self, place: Place) -> None:
-        assert place.get("wado/studies/1.2.3/metadata").status_code == 404
+    def test_of_an_unknown_object_is_404(self, installation: Installation) -> None:
+        assert installation.get("wado/studies/1.2.3/metadata").status_code == 404
 
 
 class TestCredentials:
-    def test_of_this_server_are_sent_and_those_of_the_viewer_are_not(self, place: Place) -> None:
+    def test_of_this_server_are_sent_and_those_of_the_viewer_are_not(
+        self, installation: Installation
+    ) -> None:
         given = {"Authorization": "Basic d3Jvbmc6d3Jvbmc=", "Cookie": "a=b", "Host": "127.0.0.1"}
-        answer = place.get("qido/studies", headers=given)
+        answer = installation.get("qido/studies", headers=given)
         assert patients(answer) == set(PATIENTS)
         assert "WWW-Authenticate" not in answer.headers
 
-    def test_that_the_pacs_refuses_are_not_requested_from_the_viewer(self, place: Place) -> None:
-        place.pacs.stop()
-        place.pacs.users = {"label": "another"}
-        place.pacs.start()
+    def test_that_the_pacs_refuses_are_not_requested_from_the_viewer(
+        self, installation: Installation
+    ) -> None:
+        installation.pacs.stop()
+        installation.pacs.users = {"label": "another"}
+        installation.pacs.start()
         try:
-            answer = place.get("qido/studies")
+            answer = installation.get("qido/studies")
         finally:
-            place.pacs.stop()
-            place.pacs.users = USERS
-            place.pacs.start()
+            installation.pacs.stop()
+            installation.pacs.users = USERS
+            installation.pacs.start()
         assert answer.status_code == 502
         assert "WWW-Authenticate" not in answer.headers
         assert "refuses this server's credentials" in answer.json()["detail"]
@@ -138,32 +149,36 @@ class TestCredentials:
 
 
 class TestUnavailablePacs:
-    def test_is_502_while_it_is_down_and_works_again_afterwards(self, place: Place) -> None:
-        place.pacs.stop()
+    def test_is_502_while_it_is_down_and_works_again_afterwards(
+        self, installation: Installation
+    ) -> None:
+        installation.pacs.stop()
         try:
-            answer = place.get("qido/studies")
+            answer = installation.get("qido/studies")
         finally:
-            place.pacs.start()
+            installation.pacs.start()
         assert answer.status_code == 502
         assert "cannot be reached" in answer.json()["detail"]
         assert "start it" in answer.json()["detail"]
-        assert patients(place.get("qido/studies")) == set(PATIENTS)
+        assert patients(installation.get("qido/studies")) == set(PATIENTS)
 
-    def test_does_not_delay_other_requests_when_it_is_slow(self, place: Place) -> None:
-        assert place.pacs.process is not None
-        place.pacs.process.send_signal(signal.SIGSTOP)
+    def test_does_not_delay_other_requests_when_it_is_slow(
+        self, installation: Installation
+    ) -> None:
+        assert installation.pacs.process is not None
+        installation.pacs.process.send_signal(signal.SIGSTOP)
         try:
             with ThreadPoolExecutor(60) as pool:
-                url = f"{place.server.url}/proxy/dicom/qido/studies"
+                url = f"{installation.server.url}/proxy/dicom/qido/studies"
                 waiting = [pool.submit(requests.get, url, timeout=LIMIT_S) for _ in range(60)]
                 # Many more than there are worker threads: if they blocked, the rest would never be answered.
                 for _ in range(5):
-                    assert place.server.ask("GET", "/organnet/leases").status_code == 200
+                    assert installation.server.ask("GET", "/organnet/leases").status_code == 200
                 assert not any(request.done() for request in waiting)
-                place.pacs.process.send_signal(signal.SIGCONT)
+                installation.pacs.process.send_signal(signal.SIGCONT)
                 assert {request.result().status_code for request in waiting} == {200}
         finally:
-            place.pacs.process.send_signal(signal.SIGCONT)
+            installation.pacs.process.send_signal(signal.SIGCONT)
 
 
 class TestOtherPartsOfThePacsAreNotReached:
@@ -189,8 +204,8 @@ class TestOtherPartsOfThePacsAreNotReached:
             "wado/studies/" + "1" * 1000,
         ],
     )
-    def test_by_a_path(self, place: Place, path: str) -> None:
-        host = place.server.url.removeprefix("http://")
+    def test_by_a_path(self, installation: Installation, path: str) -> None:
+        host = installation.server.url.removeprefix("http://")
         connection = HTTPConnection(host, timeout=LIMIT_S)
         connection.request("GET", f"/proxy/dicom/{path}")
         answer = connection.getresponse()
@@ -199,17 +214,19 @@ class TestOtherPartsOfThePacsAreNotReached:
         assert answer.status == 404, content
 
     @pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH"])
-    def test_by_another_method(self, place: Place, method: str) -> None:
-        path = f"/proxy/dicom/wado/studies/{place.study_of('first')}"
-        assert place.server.ask(method, path).status_code == 405
-        assert patients(place.get("qido/studies")) == set(PATIENTS)
+    def test_by_another_method(self, installation: Installation, method: str) -> None:
+        path = f"/proxy/dicom/wado/studies/{installation.study_of('first')}"
+        assert installation.server.ask(method, path).status_code == 405
+        assert patients(installation.get("qido/studies")) == set(PATIENTS)
 
-    def test_by_a_page_of_another_site(self, place: Place) -> None:
-        answer = place.get("qido/studies", headers={"Origin": "http://elsewhere.example"})
+    def test_by_a_page_of_another_site(self, installation: Installation) -> None:
+        answer = installation.get("qido/studies", headers={"Origin": "http://elsewhere.example"})
         assert answer.status_code == 403
 
 
-def test_the_two_patients_have_different_studies(place: Place) -> None:
+def test_the_two_patients_have_different_studies(installation: Installation) -> None:
     """The patients that the tests above compare have different studies."""
-    studies = [{pydicom.dcmread(p).StudyInstanceUID for p in place.slices(n)} for n in PATIENTS]
+    studies = [
+        {pydicom.dcmread(p).StudyInstanceUID for p in installation.slices(n)} for n in PATIENTS
+    ]
     assert not studies[0] & studies[1]

@@ -14,7 +14,7 @@ from lib.imaging.scans import read_label
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.pacs_sync.test_inbox import draw
 from tests.phantoms import make_ct
-from tests.server.dicomweb.test_stow_routes import Place, body, comments, sent, uid_of, uids
+from tests.server.dicomweb.test_stow_routes import Installation, body, comments, sent, uid_of, uids
 from tests.server.running import put_model, running
 from tests.waiting import LIMIT_S, wait_until
 
@@ -24,7 +24,7 @@ PATIENTS = ("one", "two", "three", "four")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("contours")
     for name in ("server", "server/models"):
         (folder / name).mkdir()
@@ -34,64 +34,70 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         with running(folder / "server", studies=pacs.dicomweb_url) as server:
             wait_until(lambda: set(server.images()) == set(series), "the patients are listed",
                        context=server.end_of_log)  # fmt: skip
-            yield Place(pacs, server, folder, series[0])
+            yield Installation(pacs, server, folder, series[0])
 
 
-def series_of(place: Place, patient: str) -> str:
-    first, *_ = sorted((place.folder / patient).glob("*.dcm"))
+def series_of(installation: Installation, patient: str) -> str:
+    first, *_ = sorted((installation.folder / patient).glob("*.dcm"))
     return str(pydicom.dcmread(first, stop_before_pixels=True).SeriesInstanceUID)
 
 
-def history(place: Place, patient: str) -> list[dict[str, Any]]:
-    answer = place.server.ask("GET", f"/organnet/labels/{series_of(place, patient)}?tag=final")
+def history(installation: Installation, patient: str) -> list[dict[str, Any]]:
+    answer = installation.server.ask(
+        "GET", f"/organnet/labels/{series_of(installation, patient)}?tag=final"
+    )
     payload: list[dict[str, Any]] = answer.json() if answer.ok else []
     return payload
 
 
 @pytest.mark.parametrize(("kind", "patient"), [("seg", "one"), ("rtstruct", "two")])
 def test_stored_contours_become_the_final_label_of_the_case(
-    place: Place, tmp_path: Path, kind: Kind, patient: str
+    installation: Installation, tmp_path: Path, kind: Kind, patient: str
 ) -> None:
     file = tmp_path / "drawn.dcm"
-    drawn = draw(place.folder / patient, file, kind=kind, values=(1, 4))
-    before = place.server.ask("GET", "/datastore/").json()["completed"]
-    answer = sent(place, body(file.read_bytes()))
+    drawn = draw(installation.folder / patient, file, kind=kind, values=(1, 4))
+    before = installation.server.ask("GET", "/datastore/").json()["completed"]
+    answer = sent(installation, body(file.read_bytes()))
     assert answer.status_code == 200, answer.text
     assert uids(answer.json(), "00081199") == {uid_of(file)}
     (comment,) = comments(answer.json(), "00081199")
     assert comment.startswith("kept as version 1, with Brainstem, Parotid_L; the case counts")
-    assert place.server.ask("GET", "/datastore/").json()["completed"] == before + 1
-    (version,) = history(place, patient)
+    assert installation.server.ask("GET", "/datastore/").json()["completed"] == before + 1
+    (version,) = history(installation, patient)
     assert (version["client"], version["organs"]) == ("ohif", ["Brainstem", "Parotid_L"])
-    query = f"/datastore/label?label={series_of(place, patient)}&tag=final"
+    query = f"/datastore/label?label={series_of(installation, patient)}&tag=final"
     kept = tmp_path / "kept.nii.gz"
-    kept.write_bytes(place.server.ask("GET", query).content)
+    kept.write_bytes(installation.server.ask("GET", query).content)
     array, _ = read_label(kept, image_id=patient, image_grid=drawn.grid)
     assert (array == drawn.array).mean() > (0.9999 if kind == "seg" else 0.99)
-    assert uid_of(file) not in place.instances(), "the PACS gets this server's own SEG of it"
+    assert uid_of(file) not in installation.instances(), "the PACS gets this server's own SEG of it"
     # A repeated request, as after a lost answer, stores the same label.
-    again = sent(place, body(file.read_bytes()))
+    again = sent(installation, body(file.read_bytes()))
     assert again.status_code == 200
-    assert len(history(place, patient)) == 1
+    assert len(history(installation, patient)) == 1
 
 
-def test_organs_missing_since_the_previous_version_are_named(place: Place, tmp_path: Path) -> None:
+def test_organs_missing_since_the_previous_version_are_named(
+    installation: Installation, tmp_path: Path
+) -> None:
     file = tmp_path / "less.dcm"
-    draw(place.folder / "one", file, values=(1,))
-    (comment,) = comments(sent(place, body(file.read_bytes())).json(), "00081199")
+    draw(installation.folder / "one", file, values=(1,))
+    (comment,) = comments(sent(installation, body(file.read_bytes())).json(), "00081199")
     assert "with Brainstem; the case counts" in comment
     assert "Missing, but present in the previous version: Parotid_L" in comment
 
 
-def test_each_part_is_stored_or_refused_on_its_own(place: Place, tmp_path: Path) -> None:
+def test_each_part_is_stored_or_refused_on_its_own(
+    installation: Installation, tmp_path: Path
+) -> None:
     kept, refused, foreign = (tmp_path / f"{name}.dcm" for name in ("kept", "refused", "foreign"))
-    draw(place.folder / "three", kept, values=(2,))
-    draw(place.folder / "three", refused, values=(8,), labels={"Cochlea_L": 8})
+    draw(installation.folder / "three", kept, values=(2,))
+    draw(installation.folder / "three", refused, values=(8,), labels={"Cochlea_L": 8})
     write_ct_series(make_ct(image_id="new"), tmp_path / "new", patient_id="new")
     draw(tmp_path / "new", foreign)
     slices = sorted((tmp_path / "new").glob("*.dcm"))[:2]
     parts = [kept.read_bytes(), b"garbage", refused.read_bytes(), foreign.read_bytes()]
-    answer = sent(place, body(*parts, *(file.read_bytes() for file in slices)))
+    answer = sent(installation, body(*parts, *(file.read_bytes() for file in slices)))
     assert answer.status_code == 202
     outcome = answer.json()
     assert uids(outcome, "00081199") == {uid_of(kept), uid_of(foreign), *map(uid_of, slices)}
@@ -100,34 +106,34 @@ def test_each_part_is_stored_or_refused_on_its_own(place: Place, tmp_path: Path)
     (why,) = comments(outcome, "00081198")
     assert "Cochlea_L" in why
     assert "quarantine/" in why
-    (version,) = history(place, "three")
+    (version,) = history(installation, "three")
     assert version["organs"] == ["SpinalCord"]
-    there = place.instances()
+    there = installation.instances()
     assert {uid_of(foreign), *map(uid_of, slices)} <= there
     assert not {uid_of(kept), uid_of(refused)} & there
 
 
 def test_contours_are_stored_while_the_pacs_is_down_and_sent_afterwards(
-    place: Place, tmp_path: Path
+    installation: Installation, tmp_path: Path
 ) -> None:
-    series = series_of(place, "four")
+    series = series_of(installation, "four")
     # The scan is in the cache, because the user has opened it to contour it.
-    assert place.server.ask("GET", f"/datastore/image?image={series}").status_code == 200
+    assert installation.server.ask("GET", f"/datastore/image?image={series}").status_code == 200
     file = tmp_path / "drawn.dcm"
-    draw(place.folder / "four", file, values=(1, 3))
-    place.pacs.stop()
+    draw(installation.folder / "four", file, values=(1, 3))
+    installation.pacs.stop()
     try:
-        answer = sent(place, body(file.read_bytes()))
+        answer = sent(installation, body(file.read_bytes()))
     finally:
-        place.pacs.start()
+        installation.pacs.start()
     assert answer.status_code == 200, answer.text
-    assert len(history(place, "four")) == 1
+    assert len(history(installation, "four")) == 1
     study = str(pydicom.dcmread(file, stop_before_pixels=True).StudyInstanceUID)
-    url = f"{place.pacs.dicomweb_url}/studies/{study}/instances"
+    url = f"{installation.pacs.dicomweb_url}/studies/{study}/instances"
     stored = wait_until(
         lambda: requests.get(url, params={"Modality": "SEG"}, timeout=LIMIT_S).json(),
         "the contours arrive",
-        context=place.server.end_of_log,
+        context=installation.server.end_of_log,
     )
     assert len(stored) == 1
     assert stored[0]["00080018"]["Value"] != [uid_of(file)]

@@ -24,7 +24,7 @@ KIND = 'multipart/related; type="application/dicom"; boundary=part-of-a-test'
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Installation:
     """A PACS with a patient, and a server in front of it."""
 
     pacs: Orthanc
@@ -39,7 +39,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("stow")
     for name in ("server", "server/models"):
         (folder / name).mkdir()
@@ -47,11 +47,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with orthanc(folder / "orthanc") as pacs:
         uid = put_ct(pacs, make_ct(image_id="known"), folder / "known")
         with running(folder / "server", studies=pacs.dicomweb_url) as server:
-            yield Place(pacs, server, folder, uid)
+            yield Installation(pacs, server, folder, uid)
 
 
 @pytest.fixture
-def new_files(place: Place, tmp_path: Path) -> list[Path]:
+def new_files(installation: Installation, tmp_path: Path) -> list[Path]:
     """Slices of a patient that the PACS does not have yet."""
     write_ct_series(make_ct(image_id="new"), tmp_path / "new", patient_id="new")
     return sorted((tmp_path / "new").glob("*.dcm"))
@@ -63,10 +63,10 @@ def body(*contents: bytes, kind: str = "application/dicom") -> bytes:
 
 
 def sent(
-    place: Place, content: bytes, path: str = "wado/studies", **headers: str
+    installation: Installation, content: bytes, path: str = "wado/studies", **headers: str
 ) -> requests.Response:
     given = {"Content-Type": KIND, **{k.replace("_", "-"): v for k, v in headers.items()}}
-    return place.server.ask("POST", f"/proxy/dicom/{path}", data=content, headers=given)
+    return installation.server.ask("POST", f"/proxy/dicom/{path}", data=content, headers=given)
 
 
 def uids(answer: dict[str, Any], tag: str) -> set[str]:
@@ -84,77 +84,87 @@ def uid_of(path: Path) -> str:
 class TestObjectsThatAreNotContours:
     @pytest.mark.parametrize("service", ["wado/", "stow/", "qido/", ""])
     def test_are_forwarded_to_the_pacs_unchanged(
-        self, place: Place, new_files: list[Path], service: str
+        self, installation: Installation, new_files: list[Path], service: str
     ) -> None:
-        answer = sent(place, body(*(file.read_bytes() for file in new_files)), f"{service}studies")
+        answer = sent(
+            installation, body(*(file.read_bytes() for file in new_files)), f"{service}studies"
+        )
         assert answer.status_code == 200, answer.text
         assert answer.headers["Content-Type"] == "application/dicom+json"
         assert uids(answer.json(), "00081199") == set(map(uid_of, new_files))
-        assert place.instances() >= set(map(uid_of, new_files))
+        assert installation.instances() >= set(map(uid_of, new_files))
         file = new_files[0]
         stored = requests.post(
-            f"{place.pacs.url}/tools/lookup", data=uid_of(file), timeout=LIMIT_S
+            f"{installation.pacs.url}/tools/lookup", data=uid_of(file), timeout=LIMIT_S
         ).json()[0]["ID"]
-        kept = requests.get(f"{place.pacs.url}/instances/{stored}/file", timeout=LIMIT_S).content
+        kept = requests.get(
+            f"{installation.pacs.url}/instances/{stored}/file", timeout=LIMIT_S
+        ).content
         assert kept == file.read_bytes()
 
     def test_are_forwarded_also_when_others_are_refused(
-        self, place: Place, new_files: list[Path]
+        self, installation: Installation, new_files: list[Path]
     ) -> None:
         first, second, *_ = new_files
         content = body(first.read_bytes(), b"garbage", second.read_bytes())
-        answer = sent(place, content)
+        answer = sent(installation, content)
         assert answer.status_code == 202
         assert uids(answer.json(), "00081199") == {uid_of(first), uid_of(second)}
         (comment,) = comments(answer.json(), "0008119A")
         assert "not a DICOM object" in comment
-        assert place.instances() >= {uid_of(first), uid_of(second)}
+        assert installation.instances() >= {uid_of(first), uid_of(second)}
 
     def test_are_accepted_for_the_study_of_the_request_only(
-        self, place: Place, new_files: list[Path]
+        self, installation: Installation, new_files: list[Path]
     ) -> None:
         first, *_ = new_files
         study = str(pydicom.dcmread(first).StudyInstanceUID)
-        other = sent(place, body(first.read_bytes()), "wado/studies/1.2.3")
+        other = sent(installation, body(first.read_bytes()), "wado/studies/1.2.3")
         assert other.status_code == 409
         assert "another study" in comments(other.json(), "00081198")[0]
-        assert uid_of(first) not in place.instances()
-        assert sent(place, body(first.read_bytes()), f"wado/studies/{study}").status_code == 200
+        assert uid_of(first) not in installation.instances()
+        assert (
+            sent(installation, body(first.read_bytes()), f"wado/studies/{study}").status_code == 200
+        )
 
-    def test_are_502_while_the_pacs_is_down(self, place: Place, new_files: list[Path]) -> None:
-        place.pacs.stop()
+    def test_are_502_while_the_pacs_is_down(
+        self, installation: Installation, new_files: list[Path]
+    ) -> None:
+        installation.pacs.stop()
         try:
-            answer = sent(place, body(new_files[0].read_bytes()))
+            answer = sent(installation, body(new_files[0].read_bytes()))
         finally:
-            place.pacs.start()
+            installation.pacs.start()
         assert answer.status_code == 502
         assert "cannot be reached" in answer.json()["detail"]
 
 
 class TestRefusedRequest:
-    def test_with_garbage_only(self, place: Place) -> None:
-        before = place.instances()
-        answer = sent(place, body(b"garbage", bytes(5000)))
+    def test_with_garbage_only(self, installation: Installation) -> None:
+        before = installation.instances()
+        answer = sent(installation, body(b"garbage", bytes(5000)))
         assert answer.status_code == 409
         assert len(comments(answer.json(), "0008119A")) == 2
-        assert place.instances() == before
+        assert installation.instances() == before
 
-    def test_with_parts_of_another_media_type(self, place: Place, new_files: list[Path]) -> None:
-        answer = sent(place, body(new_files[0].read_bytes(), kind="text/html"))
+    def test_with_parts_of_another_media_type(
+        self, installation: Installation, new_files: list[Path]
+    ) -> None:
+        answer = sent(installation, body(new_files[0].read_bytes(), kind="text/html"))
         assert answer.status_code == 409
         assert "expected application/dicom" in comments(answer.json(), "0008119A")[0]
-        assert uid_of(new_files[0]) not in place.instances()
+        assert uid_of(new_files[0]) not in installation.instances()
 
-    def test_is_answered_in_xml_if_only_xml_is_accepted(self, place: Place) -> None:
-        answer = sent(place, body(b"garbage"), Accept="application/dicom+xml")
+    def test_is_answered_in_xml_if_only_xml_is_accepted(self, installation: Installation) -> None:
+        answer = sent(installation, body(b"garbage"), Accept="application/dicom+xml")
         assert answer.status_code == 409
         assert answer.headers["Content-Type"] == "application/dicom+xml"
         assert "OtherFailuresSequence" in answer.text
 
-    def test_with_a_truncated_body(self, place: Place, new_files: list[Path]) -> None:
-        answer = sent(place, body(new_files[0].read_bytes())[:-30])
+    def test_with_a_truncated_body(self, installation: Installation, new_files: list[Path]) -> None:
+        answer = sent(installation, body(new_files[0].read_bytes())[:-30])
         assert answer.status_code == 400
-        assert uid_of(new_files[0]) not in place.instances()
+        assert uid_of(new_files[0]) not in installation.instances()
 
     @pytest.mark.parametrize(
         "kind",
@@ -164,16 +174,18 @@ class TestRefusedRequest:
             'multipart/related; type="application/dicom+json"; boundary=b',
         ],
     )
-    def test_with_another_content_type(self, place: Place, kind: str) -> None:
-        answer = sent(place, body(b"x"), Content_Type=kind)
+    def test_with_another_content_type(self, installation: Installation, kind: str) -> None:
+        answer = sent(installation, body(b"x"), Content_Type=kind)
         assert answer.status_code == 415
 
     @pytest.mark.parametrize("path", ["wado/studies/1.2/series", "wado/series", "stow/instances"])
-    def test_to_an_unknown_address(self, place: Place, path: str) -> None:
-        assert sent(place, body(b"x"), path).status_code == 405
+    def test_to_an_unknown_address(self, installation: Installation, path: str) -> None:
+        assert sent(installation, body(b"x"), path).status_code == 405
 
-    def test_above_the_size_limit(self, place: Place) -> None:
-        connection = HTTPConnection(place.server.url.removeprefix("http://"), timeout=LIMIT_S)
+    def test_above_the_size_limit(self, installation: Installation) -> None:
+        connection = HTTPConnection(
+            installation.server.url.removeprefix("http://"), timeout=LIMIT_S
+        )
         connection.putrequest("POST", "/proxy/dicom/wado/studies")
         connection.putheader("Content-Type", KIND)
         connection.putheader("Content-Length", str(MAX_UPLOAD_BYTES * 2))
@@ -182,6 +194,6 @@ class TestRefusedRequest:
         connection.close()
 
 
-def test_no_received_file_remains_in_the_temporary_folders(place: Place) -> None:
-    sent(place, body(b"garbage"))
-    assert not list(place.server.scratch.glob("organnet-upload-*"))
+def test_no_received_file_remains_in_the_temporary_folders(installation: Installation) -> None:
+    sent(installation, body(b"garbage"))
+    assert not list(installation.server.scratch.glob("organnet-upload-*"))

@@ -101,7 +101,7 @@
 
   function trainingLine(training, next) {
     if (!training) {
-      return `Training: none. ${next.reason}`;
+      return `Training: none; ${next.reason}`;
     }
     const dsc = training.mean_dsc === null ? '' : `, mean DSC ${training.mean_dsc.toFixed(3)}`;
     const left = training.eta_s ? `, ${Math.ceil(training.eta_s / 60)} min left` : '';
