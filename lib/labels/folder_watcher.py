@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lib.errors import DatastoreError, LabelError, PacsError, ScanError
 from lib.labels.history import FOLDER, LabelHistory
-from lib.labels.monailabel_index import LABELS, Index, is_tag, volume_files
+from lib.labels.monailabel_index import LABELS, Index, is_tag, label_files
 from lib.labels.submission import LabelSubmissions
 from lib.storage.atomic_files import copy_file, digest_of
 from lib.storage.tables import LabelVersion
@@ -130,7 +130,7 @@ class FolderWatcher:
         for folder in sorted(labels.iterdir()) if labels.is_dir() else ():
             if not folder.is_dir() or not is_tag(folder.name):
                 continue
-            for name, suffix in volume_files(folder):
+            for name, suffix in label_files(folder):
                 path = folder / (name + suffix)
                 signature = _signature(path)
                 if signature is not None:
@@ -234,7 +234,7 @@ class FolderWatcher:
             return
         with self.index.changing():
             newest = self.history.newest(*key)
-            is_gone = not any(name == version.image_id for name, _ in volume_files(folder))
+            is_gone = not any(name == version.image_id for name, _ in label_files(folder))
             if is_gone and newest is not None and newest.id == version.id:
                 logger.warning("%s: the file of label %r was removed: hidden", *key)
                 self.history.hide(*key)

@@ -46,9 +46,9 @@ _READ_ONLY = 0o444
 _TICK = timedelta(microseconds=1)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLAIN_COLUMNS = ("image_id", "tag", "number", "digest", "source", "author", "client",
-                  "model_version", "organs", "doubts", "info")  # fmt: skip
-_COLUMN_TYPES = {"number": int, "organs": list, "doubts": list, "info": dict, "source": str,
-                 "author": str, "client": str}  # fmt: skip
+                  "model_version", "organs", "doubts", "changes", "info")  # fmt: skip
+_COLUMN_TYPES = {"number": int, "organs": list, "doubts": list, "changes": list, "info": dict,
+                 "source": str, "author": str, "client": str}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,7 @@ class Provenance:
     model_version: str | None = None
     organs: Sequence[str] = ()
     doubts: Sequence[str] = ()
+    changes: Sequence[str] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     submitted_at: datetime | None = None
     """Time of submission, if not now; a version older than the current one does not replace it."""
@@ -169,6 +170,7 @@ class LabelHistory:
             model_version=old.model_version,
             organs=old.organs,
             doubts=old.doubts,
+            changes=old.changes,
             info={**old.info, "restored_number": number},
         )
         return self._add(image_id, tag, old.digest, provenance)
@@ -389,6 +391,8 @@ def checked_record(record: Any) -> dict[str, Any]:
     Raises:
         ValueError, KeyError, TypeError, DatastoreError: If it is invalid.
     """
+    # Records of earlier versions of this program have no changes.
+    record = {"changes": [], **record}
     require_image_id(record["image_id"])
     require_tag(record["tag"])
     if not _DIGEST.fullmatch(record["digest"]):

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 FILE = "datastore_v2.json"
 LABELS = "labels"
+SEG = ".seg"
+"""Ending of the stem of a segmentation that 3D Slicer saved."""
 
 _Signature = tuple[tuple[str, int], ...]
 """Names and times of modification in ns."""
@@ -157,7 +159,7 @@ class Index:
         tag: str,
         infos: Mapping[tuple[str, str], Mapping[str, Any]],
     ) -> None:
-        suffixes = _suffixes(self.folder / LABELS / tag)
+        suffixes = _preferred(label_files(self.folder / LABELS / tag))
         for image_id, entry in model.objects.items():
             suffix = suffixes.get(image_id)
             if suffix is None or (image_id, tag) not in infos:
@@ -168,7 +170,7 @@ class Index:
 
     def _images(self) -> dict[str, str]:
         """Return image id -> suffix of the file; empty for the folder of a DICOM series."""
-        suffixes = _suffixes(self.folder)
+        suffixes = _preferred(volume_files(self.folder))
         for entry in _entries(self.folder):
             if entry.is_dir() and entry.name != LABELS and _is_series(Path(entry.path)):
                 suffixes.setdefault(entry.name, "")
@@ -226,17 +228,28 @@ def volume_files(folder: Path) -> list[tuple[str, str]]:
     return [(stem_of(name), name.removeprefix(stem_of(name))) for name in names]
 
 
-def _suffixes(folder: Path) -> dict[str, str]:
-    """Return stem -> suffix of the volume files in `folder`; if two share a stem, the preferred suffix."""
-    suffixes: dict[str, str] = {}
+def label_files(folder: Path) -> list[tuple[str, str]]:
+    """Return image id and suffix of each volume file in the folder of a tag; `.seg.nrrd` is one suffix."""
+    files = []
     for name, suffix in volume_files(folder):
+        # 3D Slicer saves the segmentation of IMAGE as IMAGE.seg.nrrd.
+        is_slicer = suffix.lower() == ".nrrd" and name.lower().endswith(SEG)
+        kind = name[-len(SEG) :] if is_slicer else ""
+        files.append((name.removesuffix(kind), kind + suffix))
+    return files
+
+
+def _preferred(files: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return stem -> suffix of files; if two share a stem, the preferred suffix."""
+    suffixes: dict[str, str] = {}
+    for name, suffix in files:
         suffixes[name] = min(suffixes.get(name, suffix), suffix, key=_preference)
     return suffixes
 
 
 def _preference(suffix: str) -> tuple[int, bool]:
     """Return the sort key for choosing among several files of an image; lower case comes first."""
-    return SCAN_SUFFIXES.index(suffix.lower()), not suffix.islower()
+    return SCAN_SUFFIXES.index(suffix.lower().removeprefix(SEG)), not suffix.islower()
 
 
 def _is_series(folder: Path) -> bool:

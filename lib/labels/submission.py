@@ -10,7 +10,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,12 +21,12 @@ import numpy as np
 
 from lib.errors import DatastoreError, LabelError, PacsError, ScanError, StorageFullError
 from lib.imaging.formats import suffix_of
-from lib.imaging.scans import read_ct, read_label, write_label
+from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import CLIENT, CONSENSUS, FINAL, FOLDER, SUFFIX, LabelHistory, Provenance
-from lib.labels.monailabel_index import LABELS, Index, entry_of, label_data, volume_files
+from lib.labels.monailabel_index import LABELS, Index, entry_of, label_data, label_files
+from lib.labels.organ_values import read_organs
 from lib.labels.quarantine import Quarantine
-from lib.organs.naming import to_organ_values
 from lib.organs.plausibility import plausibility_warnings
 from lib.storage.atomic_files import UNFINISHED, digest_of, is_disk_full, replacing, sync
 from lib.storage.identifiers import require_image_id, require_tag
@@ -48,6 +48,8 @@ class CheckedLabel:
     """TG-263 names with at least one voxel, in the order of their values."""
     doubts: tuple[str, ...]
     """Plausibility warnings, one sentence each; the label is accepted nevertheless."""
+    changes: tuple[str, ...] = ()
+    """Differences between what was sent and `volume`, one sentence each."""
 
 
 def check_label(
@@ -55,7 +57,7 @@ def check_label(
     *,
     image: Path,
     image_id: str,
-    label_info: Sequence[Mapping[str, Any]],
+    label_info: object,
     labels: Mapping[str, int],
 ) -> CheckedLabel:
     """Return the label in a file, with the values of `labels`.
@@ -64,21 +66,22 @@ def check_label(
         file: The label as it was sent, or put into the folder.
         image: The scan that it was drawn on.
         image_id: Id of the scan, for messages.
-        label_info: The client's names of the values; empty where the values are this server's.
+        label_info: The client's names of the values; empty if it sent none.
         labels: TG-263 name -> value on this server.
 
     Raises:
         ScanError: If the image is not one readable CT.
-        LabelError: If the file is not a volume of integers, or a value or a name is unknown.
+        LabelError: If the file is not a volume of integers, or a value or a name is unknown or contradictory.
         GeometryError: If it does not lie on the image's grid.
     """
     ct = read_ct(image, image_id=image_id)
-    array, _ = read_label(file, image_id=image_id, image_grid=ct.grid, integers_only=True)
-    organ_array = to_organ_values(array, label_info, labels, image_id)
-    present = {int(value) for value in np.unique(organ_array)}
+    volume, changes = read_organs(
+        file, image_id=image_id, grid=ct.grid, label_info=label_info, labels=labels
+    )
+    present = {int(value) for value in np.unique(volume.array)}
     organs = [name for name in sorted(labels, key=labels.__getitem__) if labels[name] in present]
-    warnings = plausibility_warnings(ct.array_hu, organ_array, ct.grid, labels)
-    return CheckedLabel(LabelVolume(organ_array, ct.grid, labels), tuple(organs), tuple(warnings))
+    warnings = plausibility_warnings(ct.array_hu, volume.array, ct.grid, labels)
+    return CheckedLabel(volume, tuple(organs), tuple(warnings), changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +249,7 @@ class LabelSubmissions:
 
     @contextmanager
     def _draft(
-        self, image_id: str, file: Path, label_info: Sequence[Mapping[str, Any]], source: str
+        self, image_id: str, file: Path, label_info: object, source: str
     ) -> Iterator[tuple[Path, CheckedLabel]]:
         """Yield a validated `.nii.gz` file for the history, and its content.
 
@@ -264,14 +267,13 @@ class LabelSubmissions:
                 # The owner may change the file at any time: validate and store the same copy of it.
                 shutil.copyfile(file, draft)
                 label = self._checked(draft, image_id, label_info)
-            if not (is_in_folder and draft.name.endswith(SUFFIX)):
+            # A file of the labels folder is stored as it is, unless its values or its format are others.
+            if not is_in_folder or not draft.name.endswith(SUFFIX) or label.changes:
                 draft = Path(scratch) / f"label{SUFFIX}"
                 write_label(draft, label.volume)
             yield draft, label
 
-    def _checked(
-        self, file: Path, image_id: str, label_info: Sequence[Mapping[str, Any]]
-    ) -> CheckedLabel:
+    def _checked(self, file: Path, image_id: str, label_info: object) -> CheckedLabel:
         image = self._image(image_id)
         return check_label(
             file,
@@ -297,6 +299,7 @@ class LabelSubmissions:
             model_version=str(info.get("model_version") or active or "")[:120] or None,
             organs=label.organs,
             doubts=label.doubts,
+            changes=label.changes,
             info=info,
             submitted_at=submitted_at,
         )
@@ -329,15 +332,15 @@ class LabelSubmissions:
                 if precondition is not None:
                     precondition()
                 self._clear_place(image_id, tag, in_folder)
-                if in_folder == target:
+                if in_folder == target and digest_of(volume) == digest_of(target):
                     version = add()
                 else:
                     with replacing(target) as temporary:
                         shutil.copyfile(volume, temporary)
                         sync(temporary)
                         version = add()
-                    if in_folder is not None:
-                        self._set_aside(in_folder)
+                        if in_folder is not None:
+                            self._set_aside(in_folder)
                 entry.labels[tag] = label_data(version.info, target)
             self._history.mark_in_place(version.id)
         except Exception as error:
@@ -352,7 +355,7 @@ class LabelSubmissions:
     def _clear_place(self, image_id: str, tag: str, in_folder: Path | None) -> None:
         """Keep the content of the files that the working copy replaces."""
         target = self.working_copy(image_id, tag)
-        others = [name + suffix for name, suffix in volume_files(target.parent) if name == image_id]
+        others = [name + suffix for name, suffix in label_files(target.parent) if name == image_id]
         # If this label is a file of the labels folder, the watcher submits the image's other files next.
         for path in {target, *(target.with_name(name) for name in others if in_folder is None)}:
             if path != in_folder:

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, TypeDecorator,
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = 1
+SCHEMA = 2
 """Number of the newest migration, in `lib/storage/migrations/versions`."""
 
 
@@ -91,6 +91,8 @@ class LabelVersion(Base):
     """TG-263 names with at least one voxel."""
     doubts: Mapped[list[Any]] = mapped_column(default=list)
     """Plausibility warnings (`lib.organs.plausibility`), one sentence each."""
+    changes: Mapped[list[Any]] = mapped_column(default=list)
+    """Differences between what was sent and what is stored, one sentence each."""
     info: Mapped[dict[str, Any]]
     """Attributes that the client sent with the label."""
     submitted_at: Mapped[datetime] = mapped_column(default=now)
