@@ -1,7 +1,7 @@
 """Reader of NRRD files with several label volumes on one grid.
 
 3D Slicer and MITK save overlapping segments in such layers, which ITK reads as the components of a vector
-image. Here the header is parsed as text, and the data are unpacked by zlib up to the size that the header states.
+image. Here the header is parsed as text, and zlib unpacks the data up to the size that the header states.
 """
 
 import math

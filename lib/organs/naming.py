@@ -4,7 +4,7 @@ All other modules use TG-263 names only.
 
 A name is taken for an organ only if all of it is understood: every letter, of any script, belongs to a word of
 the organ or of its side, and every other character is a separator. So `SpinalCord` with two Chinese letters for
-"expanded", `Parotid_L_old` and `Cord+5` are no organs. Digits, `~`, `^` and `+` mark margins, parts and versions
+"expanded", `Parotid_L_old` and `Cord+5` are no organs. Digits, `~`, `^`, `+` mark margins, parts and versions
 (AAPM TG-263); `_` or `z` before the name marks a structure of the optimisation.
 
 Full-width and other compatibility forms of a letter (Unicode NFKC) are the same letter, as East Asian input
