@@ -172,7 +172,7 @@ def _write_scores(database: Database, names: Sequence[str], version: str) -> Non
             }
             features = [round(float(v), 4) for v in rng.normal(size=128)]
             result = {"entropy": entropy, "foreground": 0.1, "organs": organs, "features": features}
-            session.add(Score(image_id=name, model_version=version, kind=kind, found=result))
+            session.add(Score(image_id=name, model_version=version, kind=kind, values=result))
     database.close()
 
 

@@ -58,7 +58,7 @@ class EditCostRecords:
         costs: EditCosts | None,
         *,
         was_trained_on: bool,
-        trouble: str | None = None,
+        error: str | None = None,
     ) -> bool:
         """Store an edit cost; return False if the label has one already.
 
@@ -66,15 +66,15 @@ class EditCostRecords:
             label: The submitted label, from `unmeasured`.
             costs: The measured cost; None if the measurement failed.
             was_trained_on: Whether the model had learned from this case before.
-            trouble: Error message of a measurement that failed; it is not tried again.
+            error: Error message of a measurement that failed; it is not tried again.
         """
         row = {
             "label_version_id": label.id,
             "model_version": label.model_version,
             "was_trained_on": was_trained_on,
-            "found": costs.as_dict() if costs else {},
+            "values": costs.as_dict() if costs else {},
             **{name: getattr(costs, name) if costs else None for name in MEASURES},
-            "trouble": trouble,
+            "error": error,
         }
         with self._database.writing() as session:
             return _add(session, row)
@@ -200,7 +200,7 @@ def summary(rows: Sequence[SubmissionCost]) -> dict[str, Any]:
         "organs": _organs(recent),
         "unchanged_share": sum(unchanged) / len(unchanged) if unchanged else None,
         "counted": len(counted),
-        "failed": sum(row.cost.trouble is not None for row in rows),
+        "failed": sum(row.cost.error is not None for row in rows),
         "verdict": verdict(counted),
     }
 
@@ -265,15 +265,15 @@ def _submission(row: SubmissionCost) -> dict[str, Any]:
         "model_version": cost.model_version,
         "was_trained_on": cost.was_trained_on,
         "organs": len(_submitted(row)),
-        "left_out": sorted(cost.found.keys() - _submitted(row).keys()),
+        "left_out": sorted(cost.values.keys() - _submitted(row).keys()),
         **{name: getattr(cost, name) for name in MEASURES},
-        "trouble": cost.trouble,
+        "trouble": cost.error,
     }
 
 
 def _submitted(row: SubmissionCost) -> dict[str, Any]:
     """Return the measures of each organ in the submitted label."""
-    return {name: cost for name, cost in row.cost.found.items() if not cost["is_left_out"]}
+    return {name: cost for name, cost in row.cost.values.items() if not cost["is_left_out"]}
 
 
 def _medians(rows: Sequence[SubmissionCost]) -> dict[str, float]:

@@ -5,7 +5,7 @@ transaction at a time, even with several servers, so no case is assigned twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -94,7 +94,7 @@ class CaseAssigner:
             choice = method.choose(pool)
             if choice is None:
                 return _no_case_response(studies, state, unreadable)
-            why = {**asdict(choice), "organs": list(choice.organs)} | _provenance(
+            why = choice.as_dict() | _provenance(
                 choice, method, scores.get(choice.image_id), served, moment
             )
             if note:

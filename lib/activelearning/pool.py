@@ -7,10 +7,12 @@ database, so the simulation and the server use the same code.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from lib.imaging.quantities import FloatArray
 
@@ -107,8 +109,8 @@ class Choice:
 
     image_id: str
     """One of the candidates."""
-    of: int
-    """Number of candidates that could be ranked."""
+    ranked_candidates: Annotated[int, Field(alias="of")]
+    """Number of candidates that could be ranked; `of` in JSON."""
     why: str
     """One sentence for the annotator."""
     rank: int | None = None
@@ -117,6 +119,14 @@ class Choice:
     """Score of this image on the strategy's own scale; None if it has none."""
     organs: tuple[str, ...] = ()
     """TG-263 names of the organs that caused the choice, the strongest first; may be empty."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the choice as in JSON."""
+        names = {"ranked_candidates": "of"}
+        return {
+            names.get(name, name): list(value) if name == "organs" else value
+            for name, value in asdict(self).items()
+        }
 
 
 def sorted_candidates(pool: Pool) -> list[str]:
@@ -157,7 +167,7 @@ def at_random(pool: Pool, why: str) -> Choice | None:
     if not candidates:
         return None
     image_id = candidates[int(pool.generator().integers(len(candidates)))]
-    return Choice(image_id=image_id, of=0, why=why)
+    return Choice(image_id=image_id, ranked_candidates=0, why=why)
 
 
 def shuffled_organs(scores: Sequence[ImageScore], generator: np.random.Generator) -> list[str]:

@@ -35,20 +35,20 @@ class ScoreRecords:
     def add(
         self,
         key: ScoreKey,
-        found: Mapping[str, Any],
+        values: Mapping[str, Any],
         *,
-        trouble: str | None = None,
+        error: str | None = None,
         seconds: float = 0.0,
     ) -> bool:
         """Store a score; return False if there is one already.
 
         Args:
             key: Image, model and kind.
-            found: The computed values; empty if the computation failed.
-            trouble: Error message if it failed.
+            values: The computed values; empty if the computation failed.
+            error: Error message if it failed.
             seconds: Computing time.
         """
-        row = {**key._asdict(), "found": dict(found), "trouble": trouble, "seconds": seconds}
+        row = {**key._asdict(), "values": dict(values), "error": error, "seconds": seconds}
         add = insert(Score).values(row).on_conflict_do_nothing().returning(Score.id)
         with self._database.writing() as session:
             return session.execute(add).first() is not None
@@ -92,13 +92,13 @@ class ScoreCache:
     def _add(self, row: Score) -> None:
         kind = ScoreKind(row.kind)
         self._done.add(ScoreKey(row.image_id, row.model_version, kind))
-        if row.trouble is not None:
-            if row.found.get("is_unreadable"):
-                self._unreadable[row.image_id] = row.trouble
+        if row.error is not None:
+            if row.values.get("is_unreadable"):
+                self._unreadable[row.image_id] = row.error
         elif kind is ScoreKind.APPEARANCE:
-            self._appearance[row.image_id] = to_features(row.found)
+            self._appearance[row.image_id] = to_features(row.values)
         elif kind is ScoreKind.LABEL_SHAPES:
-            self._shapes[row.model_version] = to_organ_shapes(row.found)
+            self._shapes[row.model_version] = to_organ_shapes(row.values)
         else:
             self._partial[row.image_id, row.model_version][kind] = row
             self._combine(row.image_id, row.model_version)
@@ -111,7 +111,7 @@ class ScoreCache:
         if prediction is None:
             return
         score = to_image_score(
-            image_id, version, prediction.found, samples.found if samples else None
+            image_id, version, prediction.values, samples.values if samples else None
         )
         self._scores[image_id][version] = TimedScore(score, prediction.computed_at)
         if samples is not None:

@@ -110,7 +110,7 @@ class ScoringJobs:
             description=f"{key.image_id}, {key.kind.value}",
             request=lambda: self._request(key),
             store=lambda result: self.records.add(
-                key, result.found, trouble=result.trouble, seconds=result.seconds
+                key, result.values, error=result.error, seconds=result.seconds
             ),
         )
 
@@ -158,7 +158,7 @@ class EditCostJobs:
     def _store(self, label: LabelVersion, result: JobResult) -> None:
         self.records.add(
             label,
-            None if result.trouble else EditCosts.from_dict(result.found),
+            None if result.error else EditCosts.from_dict(result.values),
             was_trained_on=was_trained_on(label, self.models, unrecorded=self.unrecorded()),
-            trouble=result.trouble,
+            error=result.error,
         )

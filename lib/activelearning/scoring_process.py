@@ -94,7 +94,7 @@ class ScoringProcess:
 def answer(process: ScoringProcess, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer to one request as `lib.jobs.job_runner.JobResult` reads it.
 
-    For a file that is not a readable scan, `found` holds `is_unreadable`.
+    For a file that is not a readable scan, `values` holds `is_unreadable`.
     """
     began = time.monotonic()
     values: Mapping[str, Any] = {}
@@ -109,7 +109,7 @@ def answer(process: ScoringProcess, request: Mapping[str, Any]) -> dict[str, Any
         logger.exception("%s: %s", request["image_id"], request["kind"])
         error_message = f"{type(error).__name__}: {error}"[:500]
     seconds = round(time.monotonic() - began, 3)
-    return {"found": values, "trouble": error_message, "seconds": seconds}
+    return {"values": values, "error": error_message, "seconds": seconds}
 
 
 def answer_all(process: ScoringProcess, requests: IO[str], answers: IO[str]) -> None:

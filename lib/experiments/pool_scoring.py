@@ -134,16 +134,16 @@ def score_pool(
     model: Model | None,
     *,
     device: str,
-    known: Mapping[str, Mapping[str, dict[str, Any]]],
+    earlier_scores: Mapping[str, Mapping[str, dict[str, Any]]],
 ) -> PoolScores:
-    """Return the scores of `images`, computed only where `known` does not contain them.
+    """Return the scores of `images`, computed only where `earlier_scores` does not contain them.
 
     Args:
         volumes: The prepared cases.
         images: Kind of score -> image ids.
         model: The round's model; None if no kind needs one.
         device: Device of the network.
-        known: Earlier scores by the same model.
+        earlier_scores: Scores by the same model.
     """
     compute: dict[ScoreKind, Callable[[PreparedCase], dict[str, Any]]] = {
         ScoreKind.APPEARANCE: lambda case: image_scores.appearance_features(case.prepared),
@@ -162,7 +162,7 @@ def score_pool(
         for kind, ids in images.items():
             if image_id not in ids:
                 continue
-            score = known.get(kind.value, {}).get(image_id)
+            score = earlier_scores.get(kind.value, {}).get(image_id)
             if score is None:
                 case = case or volumes.read(image_id)
                 score = compute[kind](case)

@@ -1,7 +1,7 @@
 """Records of finished rounds of a simulation: labels, annotation cost and DSC, one JSON file each."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +101,9 @@ class Round:
         return float("nan") if mean is None else mean
 
 
+_ROUND = TypeAdapter(Round)
+
+
 def round_keys(protocol: Protocol) -> list[RoundKey]:
     """Return the keys of all rounds, ordered by seed: an interrupted simulation then holds complete seeds."""
     keys = []
@@ -113,7 +116,7 @@ def round_keys(protocol: Protocol) -> list[RoundKey]:
 
 def write_round(output: Path, finished: Round) -> None:
     """Write the round's file, atomically."""
-    write_json(_path(output, finished.place), asdict(finished))
+    write_json(_path(output, finished.place), _ROUND.dump_python(finished, by_alias=True))
 
 
 def read_round(output: Path, key: RoundKey) -> Round | None:
@@ -126,7 +129,7 @@ def read_round(output: Path, key: RoundKey) -> Round | None:
     if not path.exists():
         return None
     try:
-        return TypeAdapter(Round).validate_json(path.read_bytes())
+        return _ROUND.validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StateError(
             f"{path}: the round cannot be read ({error}); remove the file, and the round is computed again"

@@ -143,7 +143,9 @@ def run_round(simulation: Simulation, key: RoundKey) -> Round:
     if earlier is None:
         # Every strategy starts with this model: its scores are computed once for all of them.
         images = images_to_score(_score_kinds(protocol, key), pool=protocol.pool, labelled=labelled)
-        scores = score_pool(simulation.volumes, images, trained, device=protocol.device, known={})
+        scores = score_pool(
+            simulation.volumes, images, trained, device=protocol.device, earlier_scores={}
+        )
         write_scores(simulation.folder(key), scores)
         timer.lap("score")
     labels = (simulation.volumes.read(image_id).label for image_id in labelled)
@@ -292,7 +294,9 @@ def _select_labels(
     if earlier is None:
         ids = initial_labels(protocol.pool, protocol.budgets[0], seed=key.seed)
         reason = "random start, the same for all strategies"
-        return [Choice(image_id=name, of=len(protocol.pool), why=reason) for name in ids]
+        return [
+            Choice(image_id=name, ranked_candidates=len(protocol.pool), why=reason) for name in ids
+        ]
     images = images_to_score(
         _score_kinds(protocol, key), pool=protocol.pool, labelled=earlier.labelled
     )
@@ -301,7 +305,7 @@ def _select_labels(
         images,
         model,
         device=protocol.device,
-        known=read_scores(simulation.folder(earlier.place)),
+        earlier_scores=read_scores(simulation.folder(earlier.place)),
     )
     timer.lap("score")
     pool = build_pool(

@@ -80,7 +80,7 @@ class StrategyRank:
     """Annotation cost of the last round's labels."""
     ask_s: Sequence[float]
     """Mean time per round for scores and choices, in seconds."""
-    blind: float
+    random_share: float
     """Share of choices made at random because the strategy had no scores."""
 
 
@@ -177,7 +177,8 @@ def strategy_ranks(curves: Sequence[Curve]) -> list[StrategyRank]:
                 gain=[float(curve.dsc[-1] - curve.dsc[0]) for curve in own],
                 cost=[curve.rounds[-1].cost for curve in own],
                 ask_s=[_ask_s(curve) for curve in own],
-                blind=sum(pick.of == 0 for pick in picks) / max(1, len(picks)),
+                random_share=sum(pick.ranked_candidates == 0 for pick in picks)
+                / max(1, len(picks)),
             )
         )
     return sorted(ranks, key=lambda rank: -float(np.mean(rank.aubc)))
@@ -231,10 +232,10 @@ def conclusions(ranks: Sequence[StrategyRank], pairs: Sequence[Pair]) -> list[st
             continue
         sentences += _baseline_comparison(baseline, compared)
     sentences += [
-        f"`{rank.strategy}` selected {100 * rank.blind:.0f} % of its labels at random because it had no "
+        f"`{rank.strategy}` selected {100 * rank.random_share:.0f} % of its labels at random because it had no "
         "scores to rank by; to that extent its results are those of random selection."
         for rank in ranks
-        if rank.blind > 0 and rank.strategy != BASELINES[0]
+        if rank.random_share > 0 and rank.strategy != BASELINES[0]
     ]
     return sentences
 

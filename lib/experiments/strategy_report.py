@@ -138,7 +138,7 @@ def rank_rows(ranks: Sequence[StrategyRank]) -> Iterable[Sequence[Any]]:
             *("" if number is None else f"{number:.5f}" for number in numbers),
             *(f"{_mean_cost(rank, name):g}" for name in _COSTS),
             f"{float(np.mean(rank.ask_s)):.2f}",
-            f"{rank.blind:.3f}",
+            f"{rank.random_share:.3f}",
         )
 
 

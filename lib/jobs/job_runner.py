@@ -38,9 +38,9 @@ _SELECT_S = 0.5
 class JobResult:
     """Result of a job, as the worker process answers it."""
 
-    found: Mapping[str, Any]
+    values: Mapping[str, Any]
     """Computed values; empty if the job failed."""
-    trouble: str | None
+    error: str | None
     """Error message of a job that failed."""
     seconds: float = 0.0
     """Computing time."""
@@ -100,14 +100,14 @@ class JobRunner(Supervisor):
         try:
             result = self._run(job.request())
         except OrganNetError as error:
-            result = JobResult(found={}, trouble=str(error))
+            result = JobResult(values={}, error=str(error))
         except (OSError, ValueError) as error:
             self.kill_child()
             if self._task.is_stopping:
                 return False
-            result = JobResult(found={}, trouble=f"its process ended: {error}")
-        if result.trouble:
-            logger.warning("%s: %s", job.description, result.trouble)
+            result = JobResult(values={}, error=f"its process ended: {error}")
+        if result.error:
+            logger.warning("%s: %s", job.description, result.error)
         job.store(result)
         return True
 

@@ -86,11 +86,11 @@ class DeliveryRecords:
 
     def record_success(self, sop_uid: str) -> None:
         """Record that the PACS has the object."""
-        self._change(sop_uid, delivered_at=now(), trouble="")
+        self._change(sop_uid, delivered_at=now(), error="")
 
     def record_failure(self, sop_uid: str, error: str, *, is_final: bool = False) -> None:
         """Record the error of an attempt; if `is_final`, it is not sent again."""
-        self._change(sop_uid, trouble=error, is_given_up=is_final)
+        self._change(sop_uid, error=error, is_given_up=is_final)
 
     def retry_now(self) -> None:
         """Make all waiting deliveries due now, because the PACS answers again."""

@@ -107,7 +107,7 @@ class OutboxEntry(RowAnswer):
     number: int
     attempts: int
     next_try: IsoTime = Field(validation_alias="next_at")
-    trouble: str | None
+    trouble: str | None = Field(validation_alias="error")
 
 
 class RefusedObject(RowAnswer):

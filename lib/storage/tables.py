@@ -202,9 +202,9 @@ class Score(Base):
     """Empty for a kind that needs no model."""
     kind: Mapped[str] = mapped_column(String(20))
     """One of `lib.activelearning.pool.ScoreKind`."""
-    found: Mapped[dict[str, Any]]
+    values: Mapped[dict[str, Any]] = mapped_column("found", key="values")
     """The numbers, as JSON; empty if the computation failed."""
-    trouble: Mapped[str | None]
+    error: Mapped[str | None] = mapped_column("trouble", key="error")
     """Error message, if it failed; it is not tried again for this model."""
     seconds: Mapped[float] = mapped_column(default=0.0)
     """Duration of the computation in s."""
@@ -254,7 +254,7 @@ class EditCost(Base):
     """The active model at that time."""
     was_trained_on: Mapped[bool] = mapped_column(default=False)
     """Whether that model was trained on this case; the cost then does not measure its quality."""
-    found: Mapped[dict[str, Any]]
+    values: Mapped[dict[str, Any]] = mapped_column("found", key="values")
     """Organ -> numbers (`lib.evaluation.edit_cost`); empty if the measurement failed."""
     mean_dsc: Mapped[float | None]
     """Mean over the submitted organs."""
@@ -262,7 +262,7 @@ class EditCost(Base):
     """Sum over the organs."""
     changed_voxels: Mapped[int | None]
     """Sum over the organs."""
-    trouble: Mapped[str | None]
+    error: Mapped[str | None] = mapped_column("trouble", key="error")
     """Error message, if it failed."""
     computed_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -332,7 +332,7 @@ class Delivery(Base):
     """Number of attempts to send it."""
     next_at: Mapped[datetime] = mapped_column(default=now)
     """Time of the next attempt."""
-    trouble: Mapped[str] = mapped_column(default="")
+    error: Mapped[str] = mapped_column("trouble", key="error", default="")
     """Error message of the last attempt."""
     delivered_at: Mapped[datetime | None]
     """Time at which the PACS confirmed it."""

@@ -65,11 +65,11 @@ def edited(
     cost = EditCost(
         model_version=model_version,
         was_trained_on=was_trained_on,
-        found=costs.as_dict(),
+        values=costs.as_dict(),
         mean_dsc=costs.mean_dsc,
         added_path_mm=costs.added_path_mm,
         changed_voxels=costs.changed_voxels,
-        trouble="the scan is gone" if added_mm is None else None,
+        error="the scan is gone" if added_mm is None else None,
     )
     image = image_id or f"case_{hour}"
     label = label_of(image, hour=hour, author=author, model_version=model_version)

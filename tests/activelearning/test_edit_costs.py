@@ -87,23 +87,23 @@ def test_a_second_edit_cost_of_a_label_is_not_stored(
 ) -> None:
     label = submit(database, "a")
     assert records.add(label, costs(), was_trained_on=True)
-    assert not records.add(label, None, was_trained_on=False, trouble="too late")
+    assert not records.add(label, None, was_trained_on=False, error="too late")
     (edited,) = records.curve()
     assert edited.label.image_id == "a"
     row = edited.cost
-    assert (row.model_version, row.was_trained_on, row.trouble) == ("model", True, None)
+    assert (row.model_version, row.was_trained_on, row.error) == ("model", True, None)
     assert (row.mean_dsc, row.added_path_mm, row.changed_voxels) == (0.75, 6, 8)
-    assert row.found == costs().as_dict()
+    assert row.values == costs().as_dict()
 
 
 def test_a_failed_measurement_is_stored_and_not_repeated(
     database: Database, records: EditCostRecords
 ) -> None:
     label = submit(database, "a")
-    assert records.add(label, None, was_trained_on=False, trouble="the scan is gone")
+    assert records.add(label, None, was_trained_on=False, error="the scan is gone")
     (edited,) = records.curve()
-    assert (edited.cost.found, edited.cost.mean_dsc) == ({}, None)
-    assert edited.cost.trouble == "the scan is gone"
+    assert (edited.cost.values, edited.cost.mean_dsc) == ({}, None)
+    assert edited.cost.error == "the scan is gone"
     assert records.unmeasured(5) == []
 
 

@@ -168,7 +168,7 @@ def test_an_annotator_with_many_cases_gets_the_oldest_again(tmp_path: Path) -> N
 def test_an_unreadable_scan_is_not_assigned(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, images=2)
     key = ScoreKey(clinic.images[0], "m1", ScoreKind.PREDICTION)
-    clinic.scores.add(key, {"is_unreadable": True}, trouble="not a CT")
+    clinic.scores.add(key, {"is_unreadable": True}, error="not a CT")
     assert clinic.case_assigner.assign_next("first", ANN)["id"] == clinic.images[1]
     answer = clinic.case_assigner.assign_next("first", BOB)
     assert "id" not in answer

@@ -72,8 +72,8 @@ def test_a_second_score_of_the_same_image_model_and_kind_is_not_stored(
 def test_only_an_unreadable_scan_counts_as_unreadable_until_it_is_scored(
     scores: ScoreRecords,
 ) -> None:
-    add(scores, "bad", "", ScoreKind.APPEARANCE, {"is_unreadable": True}, trouble="bad: not a CT")
-    add(scores, "big", "m1", ScoreKind.PREDICTION, {}, trouble="MemoryError: ")
+    add(scores, "bad", "", ScoreKind.APPEARANCE, {"is_unreadable": True}, error="bad: not a CT")
+    add(scores, "big", "m1", ScoreKind.PREDICTION, {}, error="MemoryError: ")
     cache = ScoreCache(scores)
     cache.refresh()
     assert cache.unreadable() == {"bad": "bad: not a CT"}

@@ -150,8 +150,8 @@ def test_an_image_whose_job_killed_the_process_is_not_tried_again(clinic: Clinic
         threading.Thread(target=kill_soon).start()
         assert clinic.runner.step()
     rows = list(clinic.records.since(0))
-    assert rows[-1].trouble is not None
-    assert "its process ended" in rows[-1].trouble
+    assert rows[-1].error is not None
+    assert "its process ended" in rows[-1].error
     clinic.finish()
     keys = [(r.image_id, r.model_version, r.kind) for r in clinic.records.since(0)]
     assert len(keys) == len(set(keys))
@@ -199,7 +199,7 @@ def test_stopping_during_a_job_leaves_no_process(clinic: Clinic) -> None:
     clinic.runner.stop()
     assert not psutil.pid_exists(pid)
     # The file of "broken" cannot be read: its job fails however far the process came.
-    assert all(row.trouble is None for row in clinic.records.since(0) if row.image_id != "broken")
+    assert all(row.error is None for row in clinic.records.since(0) if row.image_id != "broken")
 
 
 def test_edit_costs_are_measured_against_the_model_that_was_active(clinic: Clinic) -> None:
@@ -211,11 +211,11 @@ def test_edit_costs_are_measured_against_the_model_that_was_active(clinic: Clini
     assert clinic.runner.step()
     assert clinic.runner.step()
     bob, ann = sorted(clinic.edit_costs.curve(), key=lambda e: e.label.author, reverse=True)
-    assert ann.cost.trouble is None
-    assert set(ann.cost.found) == set(TINY.labels)
+    assert ann.cost.error is None
+    assert set(ann.cost.values) == set(TINY.labels)
     # The network has random weights: nearly the whole contour was drawn by the annotator.
     assert ann.cost.mean_dsc is not None
     assert ann.cost.mean_dsc < 0.1
-    assert bob.cost.trouble is not None
-    assert "no-such-model" in bob.cost.trouble
+    assert bob.cost.error is not None
+    assert "no-such-model" in bob.cost.error
     assert clinic.edit_costs.unmeasured(10) == []

@@ -11,7 +11,7 @@ IDS = [f"pt_{n}" for n in range(50)]
 
 def test_first_is_the_first_in_alphabetical_order() -> None:
     assert first(Pool(candidates=["b", "a", "c"])) == Choice(
-        image_id="a", rank=1, of=3, why="the first by name"
+        image_id="a", rank=1, ranked_candidates=3, why="the first by name"
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,7 +107,7 @@ def test_the_only_candidate_is_chosen_with_and_without_scores(name: str) -> None
     single = cohort(1)
     choice = choose(name, single)
     assert choice.image_id == single.candidates[0]
-    assert (choice.rank, choice.of) in {(1, 1), (None, 1), (None, 0)}
+    assert (choice.rank, choice.ranked_candidates) in {(1, 1), (None, 1), (None, 0)}
     assert choose(name, alike(1, 0)).image_id == "pt_0"
 
 
@@ -141,7 +141,7 @@ def test_candidates_without_the_needed_scores_come_last(name: str) -> None:
     for seed in SEEDS:
         choice = choose(name, replace(only(pool, scored), seed=seed))
         assert choice.image_id in scored
-        assert choice.of == 3
+        assert choice.ranked_candidates == 3
     left = [image_id for image_id in pool.candidates if image_id not in scored]
     rest = replace(only(pool, scored), candidates=left)
     assert choose(name, rest).image_id in left
@@ -151,7 +151,7 @@ def test_candidates_without_the_needed_scores_come_last(name: str) -> None:
 def test_without_scores_a_candidate_is_drawn_at_random(name: str) -> None:
     pool = only(cohort(30), [])
     choices = [choose(name, replace(pool, seed=seed)) for seed in SEEDS]
-    assert {(c.why, c.rank, c.of, c.score, c.organs) for c in choices} == {
+    assert {(c.why, c.rank, c.ranked_candidates, c.score, c.organs) for c in choices} == {
         (NO_SCORES, None, 0, None, ())
     }
     assert len({c.image_id for c in choices}) > 15
@@ -197,8 +197,11 @@ def test_the_reason_is_one_short_sentence_and_fits_in_json(name: str) -> None:
         assert "\n" not in choice.why
         assert len(choice.organs) <= 3
         assert set(choice.organs) <= set(ORGANS)
-        assert choice.rank is None or 1 <= choice.rank <= choice.of <= 20
-        assert json.loads(json.dumps(asdict(choice), allow_nan=False))["of"] == choice.of
+        assert choice.rank is None or 1 <= choice.rank <= choice.ranked_candidates <= 20
+        assert (
+            json.loads(json.dumps(choice.as_dict(), allow_nan=False))["of"]
+            == choice.ranked_candidates
+        )
 
 
 @pytest.mark.parametrize(

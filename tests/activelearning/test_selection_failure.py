@@ -95,7 +95,7 @@ def test_a_wrong_contour_is_chosen_first_with_the_reason(kind: str) -> None:
     assert choice.organs[0] == organ
     assert organ in choice.why
     assert text in choice.why
-    assert (choice.rank, choice.of) == (1, 31)
+    assert (choice.rank, choice.ranked_candidates) == (1, 31)
 
 
 def test_usual_cases_are_chosen_last() -> None:

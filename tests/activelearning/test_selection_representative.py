@@ -49,7 +49,7 @@ def test_the_first_choice_is_similar_to_the_most_others() -> None:
         choice = chosen(suggestive(scored_pool(scores, seed=seed)))
         assert choice.image_id.startswith("many")
         assert choice.rank == 1
-        assert choice.of == 38
+        assert choice.ranked_candidates == 38
 
 
 def test_with_few_candidates_half_of_them_are_compared() -> None:
@@ -94,7 +94,7 @@ def test_features_of_another_network_are_left_out() -> None:
     scores.append(to_image_score("other", entropy=0.9, features=[1.0, 2.0]))
     choice = chosen(suggestive(scored_pool(scores)))
     assert choice.image_id.startswith("pt")
-    assert choice.of == 6
+    assert choice.ranked_candidates == 6
 
 
 def blobs(*sizes: int, spread: float = 0.1, outliers: int = 0) -> dict[str, FloatArray]:

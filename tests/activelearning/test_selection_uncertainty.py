@@ -43,7 +43,7 @@ def test_entropy_chooses_the_case_with_the_highest_entropy() -> None:
     assert choice == Choice(
         image_id="b",
         rank=1,
-        of=3,
+        ranked_candidates=3,
         score=0.03,
         organs=("OpticChiasm", "Parotid_R", "Brainstem"),
         why="the model is least sure of this case, above all of OpticChiasm, Parotid_R and Brainstem",
@@ -61,9 +61,11 @@ def test_two_queries_of_three_are_for_one_organ_each_equally_often() -> None:
     }
     for organ_choices in by_organ.values():
         assert len(organ_choices) / len(choices) == pytest.approx(0.22, abs=0.03)
-    assert {(c.image_id, c.rank, c.of) for c in by_organ["OpticChiasm"]} == {("rare", 1, 1)}
-    assert {c.of for c in by_organ["Brainstem"]} == {31}
-    assert {c.of for c in by_organ["Parotid_L"]} == {30}
+    assert {(c.image_id, c.rank, c.ranked_candidates) for c in by_organ["OpticChiasm"]} == {
+        ("rare", 1, 1)
+    }
+    assert {c.ranked_candidates for c in by_organ["Brainstem"]} == {31}
+    assert {c.ranked_candidates for c in by_organ["Parotid_L"]} == {30}
     whole = [choice for choice in choices if "the case as a whole" in choice.why]
     assert len(whole) / len(choices) == pytest.approx(0.34, abs=0.03)
     assert {len(choice.organs) for choice in whole} == {2}
@@ -118,7 +120,7 @@ def test_samples_are_ranked_by_the_mean_dice_over_organs() -> None:
             )
         )
     )
-    assert (choice.image_id, choice.rank, choice.of) == ("b", 1, 3)
+    assert (choice.image_id, choice.rank, choice.ranked_candidates) == ("b", 1, 3)
     assert choice.score == pytest.approx(0.25)
 
 
@@ -131,7 +133,7 @@ def test_an_organ_that_no_sample_has_is_left_out() -> None:
         ]
     )
     choice = chosen(structure_qc(pool))
-    assert (choice.image_id, choice.of, choice.organs) == ("a", 2, ("Brainstem",))
+    assert (choice.image_id, choice.ranked_candidates, choice.organs) == ("a", 2, ("Brainstem",))
 
 
 def test_the_variation_of_the_volume_breaks_ties() -> None:
@@ -145,4 +147,4 @@ def test_cases_without_samples_are_not_ranked() -> None:
     without_samples = replace(sampled("a", Brainstem=(0.1, 0.9)), has_samples=False)
     pool: Pool = scored_pool([without_samples, sampled("b", Brainstem=(0.9, 0.1))])
     choice = chosen(structure_qc(pool))
-    assert (choice.image_id, choice.of) == ("b", 1)
+    assert (choice.image_id, choice.ranked_candidates) == ("b", 1)

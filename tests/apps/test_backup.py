@@ -153,17 +153,17 @@ def test_edit_costs_are_restored_with_their_labels(store: FolderStore, tmp_path:
     save(store, tmp_path, 2, "b")
     database = Database(tmp_path / "studies" / ".organnet" / "workflow.sqlite")
     second = store.history.current()[1]
-    EditCostRecords(database).add(second, None, was_trained_on=False, trouble="of b")
+    EditCostRecords(database).add(second, None, was_trained_on=False, error="of b")
     archive = create(tmp_path)
     other = new_store(tmp_path / "other")
     # The ids of labels are others there.
     save(other, tmp_path, 3, "a")
     assert restore(tmp_path, archive, "other") == 0
-    (found,) = EditCostRecords(
+    (restored,) = EditCostRecords(
         Database(tmp_path / "other" / ".organnet" / "workflow.sqlite")
     ).curve()
-    assert (found.label.image_id, found.cost.trouble) == ("b", "of b")
-    assert found.label.id != second.id
+    assert (restored.label.image_id, restored.cost.error) == ("b", "of b")
+    assert restored.label.id != second.id
 
 
 def cut_short(path: Path) -> None:

@@ -17,17 +17,17 @@ def studies(tmp_path: Path) -> Path:
     folder = tmp_path / "studies"
     database = Database(state_folder(str(folder), tmp_path) / FILE)
     records = EditCostRecords(database)
-    found: Sequence[tuple[str, EditCosts | None, str | None, bool]] = [
+    submissions: Sequence[tuple[str, EditCosts | None, str | None, bool]] = [
         ("one", EditCosts({"Larynx": organ(120), "SpinalCord": organ(0)}), None, False),
         ("two", EditCosts({"Larynx": organ(40), "SpinalCord": organ(9, is_left_out=True)}), None,
          True),
         ("three", None, "three: the scan is gone", False),
     ]  # fmt: skip
-    for hour, (image_id, costs, trouble, was_trained_on) in enumerate(found):
+    for hour, (image_id, costs, error, was_trained_on) in enumerate(submissions):
         label = label_of(image_id, hour=hour)
         with database.writing() as session:
             session.add(label)
-        records.add(label, costs, was_trained_on=was_trained_on, trouble=trouble)
+        records.add(label, costs, was_trained_on=was_trained_on, error=error)
     database.close()
     return folder
 

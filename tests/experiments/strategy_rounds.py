@@ -16,7 +16,16 @@ BUDGETS = (2, 4, 8)
 def make_round(
     key: RoundKey, per_case: Mapping[str, Mapping[str, float]], *, cases: int, voxels: int
 ) -> Round:
-    picks = (Choice(image_id=f"p{cases}", of=5, rank=1, score=0.5, organs=("Larynx",), why="why"),)
+    picks = (
+        Choice(
+            image_id=f"p{cases}",
+            ranked_candidates=5,
+            rank=1,
+            score=0.5,
+            organs=("Larynx",),
+            why="why",
+        ),
+    )
     return Round(
         place=key,
         picks=picks,

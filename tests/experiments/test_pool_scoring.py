@@ -12,7 +12,11 @@ def spy(seen: list[Pool], *, answers: Sequence[str | None] = ()) -> Method:
     def choose(pool: Pool) -> Choice | None:
         seen.append(pool)
         name = answers[len(seen) - 1] if answers else min(pool.candidates)
-        return None if name is None else Choice(image_id=name, of=len(pool.candidates), why="w")
+        return (
+            None
+            if name is None
+            else Choice(image_id=name, ranked_candidates=len(pool.candidates), why="w")
+        )
 
     return Method(description="", choose=choose)
 

@@ -52,7 +52,7 @@ def test_a_rank_by_hand() -> None:
     assert rank.final == pytest.approx([0.545, 0.445])
     assert rank.cost[0] == LabelCost(cases=8, slices=80, voxels=800)
     assert rank.ask_s == pytest.approx([2.5, 2.5])
-    assert rank.blind == 0
+    assert rank.random_share == 0
 
 
 def test_areas_by_voxels_cover_the_range_that_all_strategies_share() -> None:
@@ -67,10 +67,10 @@ def test_areas_by_voxels_cover_the_range_that_all_strategies_share() -> None:
 
 def test_choices_without_scores_are_counted() -> None:
     curve = make_curve("entropy", 0, (0.2, 0.3, 0.4))
-    blind = Choice(image_id="p", of=0, why="no scores yet")
-    last = replace(curve.rounds[-1], picks=(*curve.rounds[-1].picks, blind, blind))
+    unranked = Choice(image_id="p", ranked_candidates=0, why="no scores yet")
+    last = replace(curve.rounds[-1], picks=(*curve.rounds[-1].picks, unranked, unranked))
     (rank,) = strategy_ranks([replace(curve, rounds=(*curve.rounds[:-1], last))])
-    assert rank.blind == pytest.approx(2 / 4)
+    assert rank.random_share == pytest.approx(2 / 4)
 
 
 def test_a_steady_gain_in_every_seed_beats() -> None:

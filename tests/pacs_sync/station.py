@@ -73,7 +73,7 @@ class Station:
         """Send all waiting labels now; return the errors of those that did not arrive."""
         self.pacs_sync.deliveries.retry_now()
         self.pacs_sync.outbox.run()
-        return [row.trouble for row in self.pacs_sync.deliveries.waiting()]
+        return [row.error for row in self.pacs_sync.deliveries.waiting()]
 
     def submit(
         self, image_id: str, author: str = "ada", *, values: tuple[int, ...] = (1, 3)

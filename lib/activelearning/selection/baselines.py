@@ -19,7 +19,9 @@ def first(pool: Pool) -> Choice | None:
     candidates = sorted_candidates(pool)
     if not candidates:
         return None
-    return Choice(image_id=candidates[0], rank=1, of=len(candidates), why="the first by name")
+    return Choice(
+        image_id=candidates[0], rank=1, ranked_candidates=len(candidates), why="the first by name"
+    )
 
 
 def random(pool: Pool) -> Choice | None:
@@ -55,13 +57,15 @@ def random_foreground(pool: Pool) -> Choice | None:
             chosen = int(generator.choice(len(names), p=volumes_ml / volumes_ml.sum()))
             return Choice(
                 image_id=names[chosen],
-                of=len(names),
+                ranked_candidates=len(names),
                 score=float(volumes_ml[chosen]),
                 organs=(organ,),
                 why=f"drawn at random from {int((volumes_ml > 0).sum())} that show {organ}",
             )
     image_id = names[int(generator.integers(len(names)))]
-    return Choice(image_id=image_id, of=len(names), why=f"drawn at random from {len(names)}")
+    return Choice(
+        image_id=image_id, ranked_candidates=len(names), why=f"drawn at random from {len(names)}"
+    )
 
 
 def _volume_ml(organ: OrganScore | None) -> float:

@@ -203,7 +203,7 @@ def failure_first(pool: Pool) -> Choice | None:
     return Choice(
         image_id=names[chosen],
         rank=1,
-        of=len(names),
+        ranked_candidates=len(names),
         score=float(worst[chosen]),
         organs=tuple(organs[k] for k in outliers[:LEAD_ORGANS]) if worst[chosen] > 0 else (),
         why=_why(deviations, chosen, order[0], organs, shapes)

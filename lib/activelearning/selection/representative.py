@@ -152,7 +152,7 @@ def suggestive(pool: Pool) -> Choice | None:
     return Choice(
         image_id=image_id,
         rank=1,
-        of=len(names),
+        ranked_candidates=len(names),
         score=float(gains[chosen]),
         organs=organs,
         why=f"of the {len(compared)} cases that the model is least sure of, this one stands for {stands_for}"
@@ -204,7 +204,7 @@ def coldstart(pool: Pool) -> Choice | None:
     return Choice(
         image_id=names[inside[chosen]],
         rank=1,
-        of=int(is_candidate.sum()),
+        ranked_candidates=int(is_candidate.sum()),
         score=float(typical[chosen]),
         why=f"typical of {len(inside)} scans that look alike; {contoured or 'none'} of them contoured so far",
     )

@@ -50,7 +50,7 @@ def entropy(pool: Pool) -> Choice | None:
     return Choice(
         image_id=names[chosen],
         rank=1,
-        of=len(names),
+        ranked_candidates=len(names),
         score=float(values[chosen]),
         organs=organs,
         why=f"the model is least sure of this case{above_all}",
@@ -84,7 +84,7 @@ def claspe(pool: Pool) -> Choice | None:
     return Choice(
         image_id=names[chosen],
         rank=rank,
-        of=len(names),
+        ranked_candidates=len(names),
         score=float(values[chosen]),
         organs=(organ,) if organ else least_sure(pool.scores[names[chosen]]),
         why=f"drawn for {target}: by how unsure the model is, it is number {rank} of {len(names)}",
@@ -138,7 +138,7 @@ def structure_qc(pool: Pool) -> Choice | None:
     return Choice(
         image_id=names[chosen],
         rank=1,
-        of=len(names),
+        ranked_candidates=len(names),
         score=float(values[chosen]),
         organs=organs,
         why="contoured several times by the model, this case comes out most differently each time, "
