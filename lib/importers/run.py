@@ -20,8 +20,9 @@ from lib.errors import ConfigError, DatastoreError, LabelError, OrganNetError
 from lib.imaging.formats import SCAN_SUFFIXES
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import CtVolume, LabelVolume, combine_masks
-from lib.importers.cases import ContouredScan, OrganNames, SourceCase
+from lib.importers.cases import IGNORE, ContouredScan, OrganNames, SourceCase
 from lib.importers.detect import duplicate_ids
+from lib.organs.changes import dropped, overlapping, renamed
 from lib.storage.atomic_files import write_json
 from lib.storage.identifiers import require_image_id
 
@@ -29,6 +30,8 @@ REPORT = "import.json"
 SUFFIX = ".nii.gz"
 IMPORTED, UNCHANGED, NO_CONTOURS = "imported", "unchanged", "no contours"
 _VERSION = 1
+_RULES = 2
+"""Number of the rules for names and values; cases that were imported by earlier rules are imported again."""
 _CASE_ERRORS = (OrganNetError, OSError, MemoryError)
 """Errors of one case that do not stop the import of the others."""
 
@@ -67,6 +70,16 @@ def import_cases(
             progress(case, outcome)
             write_json(studies / REPORT, report)
     return report
+
+
+def changes_by_import(studies: Path, image_id: str, digest: str) -> list[str]:
+    """Return the changes that an import made to a case, if the label file with this SHA-256 is the import's."""
+    try:
+        report = json.loads((studies / REPORT).read_text(encoding="utf-8"))
+        entry = report["cases"].get(image_id, {})
+        return list(entry["changes"]) if entry.get("label_sha256") == digest else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def read_report(studies: Path, names: OrganNames) -> dict[str, Any]:
@@ -156,9 +169,13 @@ def _write_case(
     if not label_exists:
         write_label(final, label)
     volumes_ml = label.volumes_ml()
-    notes = list(scan.notes)
-    notes += [
-        f"{pair} share {n} voxels, assigned to the smaller organ" for pair, n in shared.items()
+    changes = [
+        *scan.notes,
+        *renamed({name: organ for name, organ in naming.organs.items() if organ in scan.masks}),
+        *dropped(naming.unmapped, "the name is unknown"),
+        *dropped(naming.outside_set, f"it is not in the organ set {names.organ_set!r}"),
+        *dropped(naming.ignored, f"--names says {IGNORE!r}"),
+        *overlapping(shared),
     ]
     return {
         "source": source,
@@ -169,7 +186,7 @@ def _write_case(
         "outside_set": list(naming.outside_set),
         "ignored": list(naming.ignored),
         "shared_vox": shared,
-        "notes": notes,
+        "changes": changes,
         "label_sha256": _sha256(final),
     }
 
@@ -216,7 +233,7 @@ def _paths(studies: Path, case_id: str) -> tuple[Path, Path]:
 def _fingerprint(case: SourceCase, names: OrganNames) -> str:
     """Return a hash of everything that decides the result: the files (name, size, time) and the name rules."""
     files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in case.inputs)
-    content = [_VERSION, case.source, names.organ_set, sorted(names.table.items()), files]
+    content = [_VERSION, _RULES, case.source, names.organ_set, sorted(names.table.items()), files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -3,20 +3,23 @@
 Each source is a function that returns the cases of one folder, by file names only; no voxels are read.
 """
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lib.errors import LabelError, ScanError
 from lib.imaging.formats import CT_STEMS, LABEL_STEMS, scan_files, stem_of
+from lib.imaging.named_labels import NamedLabel, read_named_label
 from lib.imaging.quantities import MaskArray
 from lib.imaging.scans import read_ct, read_label
+from lib.imaging.segments import named_segments
 from lib.importers.cases import ContouredScan, OrganNames, SourceCase
+from lib.importers.value_names import IGNORE_LABEL, VALUE_FILES, read_value_names
+from lib.organs.changes import moved
+from lib.organs.naming import tg263_name
 from lib.organs.table import organ_set
 
 OPENKBP_VALUES = {value: name for name, value in organ_set("openkbp").items()}
@@ -24,8 +27,9 @@ OPENKBP_VALUES = {value: name for name, value in organ_set("openkbp").items()}
 
 _MASK_FOLDERS = ("structures", "segmentations")
 _FOLDER_PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs"))
-_LABEL_ENDINGS = tuple(f"_{stem}" for stem in LABEL_STEMS)
-_VALUE_FILES = ("labels.json", "dataset.json")
+_SEG = ".seg"
+"""Ending of the stem of a segmentation that 3D Slicer saved, `<case>.seg.nrrd`."""
+_LABEL_ENDINGS = (_SEG, *(f"_{stem}" for stem in LABEL_STEMS))
 
 
 def pddca_cases(folder: Path) -> list[SourceCase]:
@@ -56,7 +60,7 @@ def openkbp_cases(folder: Path) -> list[SourceCase]:
 
     The layout is `pt_N/ct.nii.gz` with `pt_N/label.nii.gz`; the label values are `OPENKBP_VALUES`.
     """
-    ct, label = _single_file(folder, CT_STEMS), _single_file(folder, LABEL_STEMS)
+    ct, label = _single_file(folder, CT_STEMS), _label_file(folder)
     case_id = folder.absolute().name
     if ct is None or not re.fullmatch(r"pt_\d+", case_id) or _value_file(folder):
         return []
@@ -75,11 +79,12 @@ def paired_cases(folder: Path) -> list[SourceCase]:
     """Return the cases of `folder` that pair a CT with one label volume, in three layouts.
 
     - `images/` beside `labels/` (also nnU-Net's `imagesTr/` and `labelsTr/`);
-    - `<case>.nii.gz` with `<case>_label.nii.gz` or `<case>_seg.nii.gz`;
+    - `<case>.nii.gz` with `<case>_label.nii.gz`, `<case>_seg.nii.gz` or `<case>.seg.nrrd`;
     - one folder per case with `ct.*` and `label.*`.
 
-    A `labels.json` or nnU-Net's `dataset.json` (`{"labels": {"Brainstem": 1}}`, or value to name), in the
-    folder or its parent, names the label values. Without it, they are the values of the organ set.
+    A label file that names its segments, such as 3D Slicer's `.seg.nrrd`, is read by these names. Otherwise a
+    `labels.json` or nnU-Net's `dataset.json` (`{"labels": {"Brainstem": 1}}`, or value to name), in the folder
+    or its parent, names the label values. Without it, they are the values of the organ set.
     """
     cases = []
     for images, labels in _FOLDER_PAIRS:
@@ -89,7 +94,7 @@ def paired_cases(folder: Path) -> list[SourceCase]:
     ct = _single_file(folder, CT_STEMS)
     if ct is not None:
         same_stem = [p for p in scan_files(folder) if p != ct and _bare(stem_of(p)) == stem_of(ct)]
-        label = _single_file(folder, LABEL_STEMS) or (same_stem[0] if len(same_stem) == 1 else None)
+        label = _label_file(folder) or (same_stem[0] if len(same_stem) == 1 else None)
         cases.append(_pair(folder, ct, label, folder.absolute().name))
     return cases
 
@@ -108,6 +113,13 @@ def _single_file(folder: Path, stems: tuple[str, ...]) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
+def _label_file(folder: Path) -> Path | None:
+    """Return the label volume in `folder`, None if there is none or several."""
+    stems = {path: stem_of(path).lower().removesuffix(_SEG) for path in scan_files(folder)}
+    files = [path for path, stem in stems.items() if stem in LABEL_STEMS]
+    return files[0] if len(files) == 1 else None
+
+
 def _read_masks(ct_path: Path, files: list[Path], case_id: str, names: OrganNames) -> ContouredScan:
     ct = read_ct(ct_path, image_id=case_id)
     by_name = {stem_of(path): path for path in files}
@@ -117,6 +129,7 @@ def _read_masks(ct_path: Path, files: list[Path], case_id: str, names: OrganName
     masks: dict[str, MaskArray] = {}
     notes = []
     for name, organ in naming.organs.items():
+        _require_same_organ(by_name[name], organ, case_id)
         array, _ = read_label(by_name[name], image_id=case_id, image_grid=ct.grid)
         if len(set(array[array > 0].tolist())) > 1:
             raise LabelError(
@@ -127,6 +140,16 @@ def _read_masks(ct_path: Path, files: list[Path], case_id: str, names: OrganName
         else:
             notes.append(f"{by_name[name].name} is empty")
     return ContouredScan(ct=ct, masks=masks, naming=naming, notes=notes)
+
+
+def _require_same_organ(path: Path, organ: str, case_id: str) -> None:
+    """Raise if a mask file names another organ than its file name does."""
+    inner = [segment.name for segment in named_segments(path, case_id)]
+    others = [name for name in inner if tg263_name(name) not in (None, organ)]
+    if others:
+        raise LabelError(
+            f"{case_id}: {path.name} is called {organ} and names its segment {others[0]!r}; rename one of them"
+        )
 
 
 def _read_pair(
@@ -149,13 +172,22 @@ def _read_pair(
         ScanError: If the CT cannot be read.
         LabelError: If the label or the file of values cannot be read, or a value is unknown.
     """
+    ct = read_ct(ct_path, image_id=case_id)
+    named = read_named_label(label_path, image_id=case_id, image_grid=ct.grid)
+    given = read_value_names(values, case_id) if isinstance(values, Path) else None
+    if named is not None:
+        _require_agreement(named, given or {}, names, case_id)
+        masks_by_name = named.masks(case_id)
+        _require_contoured(masks_by_name, case_id)
+        naming = names.classify(list(masks_by_name), case_id)
+        own = {naming.organs[n]: mask for n, mask in masks_by_name.items() if n in naming.organs}
+        return ContouredScan(ct=ct, masks=own, naming=naming)
     notes = []
-    if isinstance(values, Path):
-        values = _read_values(values, case_id)
-    elif values is None:
+    if given is not None:
+        values = given
+    elif not isinstance(values, Mapping):
         values = {value: name for name, value in names.labels.items()}
         notes = [f"the label's values were read as those of the organ set {names.organ_set!r}"]
-    ct = read_ct(ct_path, image_id=case_id)
     label, _ = read_label(label_path, image_id=case_id, image_grid=ct.grid)
     present = [int(v) for v in np.flatnonzero(np.bincount(label.ravel(), minlength=256)) if v]
     unknown = sorted(set(present) - set(values))
@@ -164,10 +196,35 @@ def _read_pair(
             f"{case_id}: the label holds the values {unknown}, which name no organ; known values are "
             f"{dict(sorted(values.items()))}; name the others in a labels.json"
         )
+    _require_contoured([values[v] for v in present], case_id)
     naming = names.classify([values[v] for v in present], case_id)
     by_organ = {naming.organs[values[v]]: v for v in present if values[v] in naming.organs}
     masks = {organ: label == value for organ, value in by_organ.items()}
+    notes += moved({value: (organ, names.labels[organ]) for organ, value in by_organ.items()})
     return ContouredScan(ct=ct, masks=masks, naming=naming, notes=notes)
+
+
+def _require_agreement(
+    named: NamedLabel, given: Mapping[int, str], names: OrganNames, case_id: str
+) -> None:
+    """Raise if the names in a label file and those in a file of values mean different organs."""
+    for (_, value), name in named.present.items():
+        other = given.get(value, name)
+        meanings = [names.classify([n], case_id).organs.get(n, n) for n in (name, other)]
+        if meanings[0] != meanings[1]:
+            raise LabelError(
+                f"{case_id}: the label file names its value {value} {name!r}, the file of values {other!r}; "
+                "correct one of them"
+            )
+
+
+def _require_contoured(present: Iterable[str], case_id: str) -> None:
+    """Raise if a label marks a region that was not contoured."""
+    if any(name.strip().lower() == IGNORE_LABEL for name in present):
+        raise LabelError(
+            f"{case_id}: the label has voxels of {IGNORE_LABEL!r}, which marks regions that were not contoured, "
+            "so its organs may be incomplete: contour the whole scan, or leave the case out"
+        )
 
 
 def _two_folders(folder: Path, images: Path, labels: Path) -> list[SourceCase]:
@@ -218,22 +275,5 @@ def _pair(folder: Path, image: Path, label: Path | None, case_id: str) -> Source
 
 def _value_file(folder: Path) -> Path | None:
     """Return the file that names the label values of `folder`, if there is one."""
-    paths = (where / name for where in (folder, folder.absolute().parent) for name in _VALUE_FILES)
+    paths = (where / name for where in (folder, folder.absolute().parent) for name in VALUE_FILES)
     return next((path for path in paths if path.is_file()), None)
-
-
-def _read_values(path: Path, case_id: str) -> dict[int, str]:
-    """Return value -> name, from a file that maps values to names, or names to values."""
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        labels: dict[str, Any] = content.get("labels", content)
-        if all(isinstance(v, str) for v in labels.values()):
-            values = {int(value): str(name) for value, name in labels.items()}
-        else:
-            values = {int(value): str(name) for name, value in labels.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LabelError(
-            f'{case_id}: {path.name} does not name the label values; {{"labels": {{"Brainstem": 1}}}} '
-            f"expected ({error})"
-        ) from error
-    return {value: name for value, name in values.items() if value}

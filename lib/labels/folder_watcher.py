@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import DatastoreError, LabelError, PacsError, ScanError
+from lib.importers.run import changes_by_import
 from lib.labels.history import FOLDER, LabelHistory
 from lib.labels.monailabel_index import LABELS, Index, is_tag, label_files
 from lib.labels.submission import LabelSubmissions
@@ -197,7 +198,12 @@ class FolderWatcher:
 
         try:
             submitted = self.submissions.submit(
-                file.image_id, file.tag, file.path, source=FOLDER, precondition=require_unchanged
+                file.image_id,
+                file.tag,
+                file.path,
+                source=FOLDER,
+                changes=changes_by_import(self.folder, file.image_id, self._digests[file.path][1]),
+                precondition=require_unchanged,
             )
         except (LabelError, ScanError) as error:
             if _signature(file.path) == file.signature:

@@ -17,12 +17,11 @@ from lib.imaging.named_labels import NamedLabel, Place, read_named_label
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_label
 from lib.imaging.volumes import LabelVolume, combine_masks
+from lib.organs.changes import dropped, moved, overlapping, renamed, shown
 from lib.organs.naming import tg263_name
 
 _NO_ORGANS = ("background", "foreground_scribbles", "background_scribbles")
 """Segments that MONAI Label's module of 3D Slicer leaves out of `label_info`, but not out of a `.seg.nrrd`."""
-_NAME_LENGTH = 80
-"""Number of characters of an unknown name that a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,8 @@ def client_segments(label_info: object, image_id: str) -> list[ClientSegment]:
     for segment in segments:
         if segment.idx in by_idx:
             raise LabelError(
-                f"{image_id}: label_info gives the number {segment.idx} to {_shown(by_idx[segment.idx])} and "
-                f"to {_shown(segment.name)}; a number of its own for each segment expected"
+                f"{image_id}: label_info gives the number {segment.idx} to {shown(by_idx[segment.idx])} and "
+                f"to {shown(segment.name)}; a number of its own for each segment expected"
             )
         by_idx[segment.idx] = segment.name
     return segments
@@ -191,41 +190,23 @@ def _converted(
         changes: The changes so far.
     """
     organs = _organs(names, labels, image_id)
-    found = [*changes]
-    found += [
-        f"{_shown(name)} is no organ and was not stored"
-        for place, name in names.items()
-        if place not in organs
+    found = [
+        *changes,
+        *dropped((n for place, n in names.items() if place not in organs), "it is no organ"),
+        *renamed({names[place]: organ for place, organ in organs.items()}),
     ]
-    found += [renamed(names[p], organ) for p, organ in organs.items() if names[p] != organ]
     if len(layers) == 1:
         table = np.zeros(256, np.uint8)
         for (_, value), organ in organs.items():
             table[value] = labels[organ]
-        moved = {v: o for (_, v), o in organs.items() if labels[o] != v}
+        found += moved({value: (o, labels[o]) for (_, value), o in organs.items()})
         label = LabelVolume(np.asarray(table[layers[0]]), grid, labels)
     else:
-        moved = {}
         masks = {organ: layers[layer] == value for (layer, value), organ in organs.items()}
         combined, shared = combine_masks(masks, labels, grid, image_id)
         label = LabelVolume(combined.array, grid, labels)
-        found += overlaps(shared)
-    if moved:
-        values = ", ".join(f"{v} as {labels[o]} ({o})" for v, o in sorted(moved.items()))
-        found.append(f"values were stored by their names: {values}")
+        found += overlapping(shared)
     return label, tuple(found)
-
-
-def renamed(name: str, organ: str) -> str:
-    """Return the sentence about a structure that is stored under another name."""
-    return f"{_shown(name)} was stored as {organ}"
-
-
-def overlaps(shared: Mapping[str, int]) -> list[str]:
-    """Return a sentence for each pair of organs that shared voxels, as `combine_masks` returns them."""
-    return [
-        f"{pair}: {n} shared voxels, assigned to the smaller organ" for pair, n in shared.items()
-    ]
 
 
 def _organs(
@@ -270,10 +251,6 @@ def _present(array: LabelArray) -> list[int]:
     return [int(value) for value in np.flatnonzero(counts) if value]
 
 
-def _shown(name: str) -> str:
-    return repr(name[:_NAME_LENGTH])
-
-
 def _listed(names: Sequence[str]) -> str:
-    shown = [_shown(name) for name in names[:20]]
-    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    first = ", ".join(shown(name) for name in names[:20])
+    return first + (f" and {len(names) - 20} more" if len(names) > 20 else "")

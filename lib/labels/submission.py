@@ -10,9 +10,9 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,7 @@ class LabelSubmissions:
         *,
         source: str = CLIENT,
         submitted_at: datetime | None = None,
+        changes: Sequence[str] = (),
         precondition: Callable[[], object] | None = None,
     ) -> LabelVersion:
         """Validate a label, store it as a version on disk, and return the version.
@@ -158,6 +159,7 @@ class LabelSubmissions:
                 `model_version` go into the history.
             source: As in `LabelVersion`.
             submitted_at: Time of submission, if not now.
+            changes: Differences between what was sent and `file`, one sentence each.
             precondition: Called with the index locked, just before the version is stored; raises to prevent it.
 
         Raises:
@@ -173,6 +175,7 @@ class LabelSubmissions:
         try:
             label_info = info.get("label_info") or []
             with self._draft(image_id, file, label_info, source) as (draft, label):
+                label = replace(label, changes=(*changes, *label.changes))
                 provenance = self._provenance(info, source, label, submitted_at)
                 current = self._history.newest(image_id, tag)
                 if submitted_at and current and submitted_at < current.submitted_at:

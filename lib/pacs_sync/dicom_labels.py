@@ -26,6 +26,7 @@ from lib.imaging.geometry import Grid
 from lib.imaging.scans import write_label
 from lib.jobs.keyed_lock import KeyedLock
 from lib.labels.history import CLIENT, FINAL, PACS
+from lib.organs.changes import renamed
 from lib.storage.atomic_files import SCRATCH
 from lib.storage.tables import LabelVersion
 
@@ -136,7 +137,6 @@ class DicomImporter:
                 place = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
                 raise type(error)(self.store.submissions.refuse(file, place, str(error))) from error
             write_label(label_file, label)
-            about["notes"] = notes
             return self.store.submissions.submit(
                 image_id,
                 FINAL,
@@ -144,6 +144,7 @@ class DicomImporter:
                 about,
                 source=source,
                 submitted_at=creation_time(header) if source == PACS else None,
+                changes=[*notes, *renamed(match_organs(structures.masks, self.store.labels))],
             )
 
     def _has_other_structures(self, header: Dataset) -> bool:

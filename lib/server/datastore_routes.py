@@ -76,12 +76,14 @@ class AddedImage(BaseModel):
 class SubmittedLabel(BaseModel):
     """The stored label.
 
-    `doubts` describe implausible properties; such a label is not used for comparing models. `left_out` names
-    organs that the previous version had.
+    `changes` describe each difference between what was sent and what is stored: organs renamed or not stored,
+    values mapped, overlaps decided. `doubts` describe implausible properties; such a label is not used for
+    comparing models. `left_out` names organs that the previous version had.
     """
 
     image: str
     label: str
+    changes: list[str]
     doubts: list[str]
     left_out: list[str]
 
@@ -187,6 +189,7 @@ def save_label(
     return SubmittedLabel(
         image=image_id,
         label=image_id,
+        changes=version.changes,
         doubts=version.doubts,
         left_out=organs_left_out(app, version),
     )

@@ -43,7 +43,11 @@ router = APIRouter(prefix="/organnet", responses=ERRORS)
 
 
 class Version(RowAnswer):
-    """A version of a label; `hidden_at` is set if it was removed."""
+    """A version of a label; `hidden_at` is set if it was removed.
+
+    `changes` describe each difference between what was sent and what is stored, `doubts` implausible
+    properties.
+    """
 
     image: str = Field(validation_alias="image_id")
     tag: str
@@ -54,6 +58,8 @@ class Version(RowAnswer):
     client: str
     model_version: str | None
     organs: list[str]
+    changes: list[str]
+    doubts: list[str]
     submitted_at: IsoTime
     hidden_at: IsoTime | None
 

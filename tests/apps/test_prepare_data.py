@@ -233,8 +233,10 @@ def test_shared_voxels_are_counted_in_the_report(
     assert "Brainstem & OpticChiasm: 6 shared voxels" in capsys.readouterr().out
     entry = report(tmp_path / "studies")["cases"]["x"]
     assert entry["shared_vox"] == {"Brainstem & OpticChiasm": 6}
-    assert entry["notes"] == [
-        "Brainstem & OpticChiasm share 6 voxels, assigned to the smaller organ"
+    assert entry["changes"] == [
+        "'BrainStem' was stored as Brainstem",
+        "'Chiasm' was stored as OpticChiasm",
+        "Brainstem & OpticChiasm share 6 voxels, assigned to the smaller organ",
     ]
 
 

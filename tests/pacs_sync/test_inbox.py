@@ -164,7 +164,7 @@ def test_targets_besides_the_organs_are_ignored_with_a_note(
     station = Station(tmp_path / "station", server.dicomweb_url).look().look()
     (version,) = station.imported
     assert version.organs == ["Brainstem"]
-    assert "ignored, no organs of this server: 'PTV_70'" in version.info["notes"]
+    assert "ignored, no organs of this server: 'PTV_70'" in version.changes
     assert set(np.unique(read_label_of(station, version.image_id))) == {0, 1}
 
 

@@ -157,6 +157,7 @@ def _comment(version: LabelVersion) -> str:
     comment = f"kept as version {version.number}, with {organs}; the case counts as labelled"
     if left_out:
         comment += f". Missing, but present in the previous version: {', '.join(left_out)}"
+    comment += "".join(f". Changed: {change}" for change in version.changes)
     return comment + "".join(f". Doubt: {doubt}" for doubt in version.doubts)
 
 
