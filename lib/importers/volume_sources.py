@@ -222,8 +222,8 @@ def _require_contoured(present: Iterable[str], case_id: str) -> None:
     """Raise if a label marks a region that was not contoured."""
     if any(name.strip().lower() == IGNORE_LABEL for name in present):
         raise LabelError(
-            f"{case_id}: the label has voxels of {IGNORE_LABEL!r}, which marks regions that were not contoured, "
-            "so its organs may be incomplete: contour the whole scan, or leave the case out"
+            f"{case_id}: it has voxels of {IGNORE_LABEL!r}, which marks regions that were not contoured: "
+            "its organs may be incomplete; contour the whole scan, or leave the case out"
         )
 
 
