@@ -31,8 +31,12 @@ def orthanc(folder: Path, **options: Any) -> Iterator[Orthanc]:
         find_orthanc()
     except PacsError as error:
         _missing(str(error))
-    with Orthanc(folder, free_port(), **options) as pacs:
+    pacs = Orthanc(folder, free_port(), **options)
+    pacs.start()
+    try:
         yield pacs
+    finally:
+        pacs.kill()  # its folder is thrown away, and an orderly end takes more than two seconds
 
 
 def put_ct(pacs: Orthanc, ct: CtVolume, folder: Path, *, patient_id: str | None = None) -> str:

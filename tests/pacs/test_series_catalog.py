@@ -130,7 +130,7 @@ def test_a_series_in_two_studies_is_refused(server: Orthanc, tmp_path: Path) -> 
 def test_known_series_are_listed_without_the_pacs(server: Orthanc, tmp_path: Path) -> None:
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     refresh_and_check(open_catalog(server, tmp_path))
-    server.stop()
+    server.kill()
     reopened = open_catalog(server, tmp_path)
     assert set(reopened.images()) == {uid}
     with pytest.raises(PacsError, match="cannot be reached"):
@@ -141,7 +141,7 @@ def test_known_series_are_listed_without_the_pacs(server: Orthanc, tmp_path: Pat
 def test_a_series_that_the_pacs_no_longer_lists_is_removed(server: Orthanc, tmp_path: Path) -> None:
     put_ct(server, make_ct(), tmp_path / "ct")
     catalog = refresh_and_check(open_catalog(server, tmp_path))
-    server.stop()
+    server.kill()
     empty = Orthanc(tmp_path / "empty", server.port)
     with empty:
         assert not refresh_and_check(catalog).images()

@@ -139,7 +139,7 @@ def test_a_label_is_sent_after_a_refused_login(server: Orthanc, tmp_path: Path) 
     uid = put_ct(server, make_ct(), tmp_path / "ct")
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     station.submit(uid)
-    server.stop()
+    server.kill()
     locked = Orthanc(server.folder, server.port, users={"label": "secret"})
     with locked:
         (error,) = station.send()

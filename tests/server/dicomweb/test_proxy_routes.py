@@ -133,13 +133,13 @@ class TestCredentials:
     def test_that_the_pacs_refuses_are_not_requested_from_the_viewer(
         self, installation: Installation
     ) -> None:
-        installation.pacs.stop()
+        installation.pacs.kill()
         installation.pacs.users = {"label": "another"}
         installation.pacs.start()
         try:
             answer = installation.get("qido/studies")
         finally:
-            installation.pacs.stop()
+            installation.pacs.kill()
             installation.pacs.users = USERS
             installation.pacs.start()
         assert answer.status_code == 502
@@ -152,7 +152,7 @@ class TestUnavailablePacs:
     def test_is_502_while_it_is_down_and_works_again_afterwards(
         self, installation: Installation
     ) -> None:
-        installation.pacs.stop()
+        installation.pacs.kill()
         try:
             answer = installation.get("qido/studies")
         finally:

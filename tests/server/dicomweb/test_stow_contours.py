@@ -121,7 +121,7 @@ def test_contours_are_stored_while_the_pacs_is_down_and_sent_afterwards(
     assert installation.server.ask("GET", f"/datastore/image?image={series}").status_code == 200
     file = tmp_path / "drawn.dcm"
     draw(installation.folder / "four", file, values=(1, 3))
-    installation.pacs.stop()
+    installation.pacs.kill()
     try:
         answer = sent(installation, body(file.read_bytes()))
     finally:

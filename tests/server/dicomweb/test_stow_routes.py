@@ -130,7 +130,7 @@ class TestObjectsThatAreNotContours:
     def test_are_502_while_the_pacs_is_down(
         self, installation: Installation, new_files: list[Path]
     ) -> None:
-        installation.pacs.stop()
+        installation.pacs.kill()
         try:
             answer = sent(installation, body(new_files[0].read_bytes()))
         finally:
