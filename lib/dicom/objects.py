@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-import pydicom
 from pydicom.dataset import FileDataset
 
 from lib.dicom.object_attributes import ObjectProvenance
@@ -12,7 +11,7 @@ from lib.dicom.rtstruct import read_rtstruct, write_rtstruct
 from lib.dicom.seg import read_seg, write_seg
 from lib.dicom.structures import StructureFilter, StructureSet
 from lib.errors import LabelError
-from lib.imaging.dicom_series import PARSING_ERRORS
+from lib.imaging.dicom_files import PARSING_ERRORS, read_dicom
 from lib.imaging.geometry import Grid
 from lib.imaging.volumes import LabelVolume
 
@@ -71,9 +70,7 @@ def read_object(
         GeometryError: If it was drawn on another CT.
     """
     try:
-        modality = str(
-            pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True).Modality
-        )
+        modality = str(read_dicom(path, keywords=["Modality"]).Modality)
     except PARSING_ERRORS as error:
         raise LabelError(
             f"{image_id}: the file cannot be read as DICOM ({error}); export it again"

@@ -34,7 +34,8 @@ from lib.dicom.object_attributes import (
 from lib.dicom.polygons import mask_outlines
 from lib.dicom.structures import StructureFilter, StructureSet, organs_present
 from lib.errors import LabelError, OrganNetError
-from lib.imaging.dicom_series import PARSING_ERRORS, sorted_slices
+from lib.imaging.dicom_files import PARSING_ERRORS
+from lib.imaging.dicom_series import sorted_slices
 from lib.imaging.geometry import Grid, ras_to_lps, reordered_onto
 from lib.imaging.quantities import FloatArray, MaskArray
 from lib.imaging.volumes import LabelVolume

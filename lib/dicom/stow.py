@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pydicom
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence as Items
 
 from lib.errors import ScanError
+from lib.imaging.dicom_files import PARSING_ERRORS, read_dicom
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -69,9 +68,9 @@ def read_object_id(path: Path) -> ObjectId:
     """
     keywords = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"]
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=keywords)
+        dataset = read_dicom(path, keywords=keywords)
         values = [str(dataset[name].value) for name in keywords]
-    except (InvalidDicomError, KeyError, ValueError, TypeError, EOFError, AttributeError) as error:
+    except PARSING_ERRORS as error:
         raise ScanError(f"not a DICOM object with UIDs ({error})") from error
     if not all(values):
         raise ScanError("a UID of the DICOM object is empty")

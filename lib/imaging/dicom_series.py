@@ -6,7 +6,6 @@ steps as a regular grid and only warns; here both are refused. DICOM's world axe
 """
 
 import logging
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +15,9 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from lib.errors import GeometryError, ScanError
+from lib.imaging.dicom_files import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, read_dicom
 from lib.imaging.geometry import Grid, ras_to_lps, require_right_angles
 from lib.imaging.quantities import FloatArray
 from lib.imaging.volumes import CtVolume, as_hu
@@ -41,7 +40,6 @@ PADDING_HU = -1024
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _MULTI_FRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _COMPANIONS = ("RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "SEG", "SR", "PR", "KO")
 """Modalities of objects without slices that a planning system exports together with a CT."""
 
@@ -49,10 +47,6 @@ _ONE_VALUE = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatie
 """Attributes that must be equal in all slices within 1e-4 -> number of values."""
 
 _POSITIVE = ("Rows", "Columns", "PixelSpacing", "RescaleSlope")
-
-PARSING_ERRORS = (InvalidDicomError, BytesLengthException, OSError, EOFError, AttributeError, KeyError,
-                   NotImplementedError, OverflowError, TypeError, ValueError, struct.error)  # fmt: skip
-"""Exceptions that pydicom raises for damaged files, also on the first access to a value."""
 
 _log = logging.getLogger(__name__)
 _Header = TypeVar("_Header", bound=Dataset)
@@ -173,12 +167,6 @@ def dicom_candidates(folder: Path) -> list[Path]:
     return [p for p in files if p.name.upper() != "DICOMDIR"]
 
 
-def is_dicom(path: Path) -> bool:
-    """Return whether the file starts with the preamble and prefix of a DICOM file (PS3.10)."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 def _dicom_files(folder: Path, image_id: str) -> Iterator[Path]:
     inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     for path in (p for f in (folder, *inner) for p in dicom_candidates(f)):
@@ -223,10 +211,9 @@ def _ct_headers(headers: Sequence[_Header], image_id: str) -> list[_Header]:
 
 def _header(path: Path, image_id: str) -> FileDataset:
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-    except PARSING_ERRORS as error:
-        raise ScanError(f"{image_id}: {path.name} is damaged ({error}); export it again") from error
-    return header
+        return read_dicom(path)
+    except ScanError as error:
+        raise ScanError(f"{image_id}: {error}") from error
 
 
 def is_localizer(header: Dataset) -> bool:

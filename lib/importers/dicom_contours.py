@@ -14,20 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-import pydicom
 from pydicom.dataset import FileDataset
 
 from lib.dicom.object_attributes import referenced_series
 from lib.dicom.objects import MODALITIES, read_object
 from lib.errors import ScanError
-from lib.imaging.dicom_series import (
-    DICOM_SUFFIXES,
-    PARSING_ERRORS,
-    dicom_candidates,
-    is_dicom,
-    is_localizer,
-    read_headers,
-)
+from lib.imaging.dicom_files import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, read_dicom
+from lib.imaging.dicom_series import dicom_candidates, is_localizer, read_headers
 from lib.imaging.scans import read_ct
 from lib.importers.cases import ContouredScan, NameMapping, OrganNames, SourceCase
 
@@ -207,7 +200,7 @@ def _header(path: Path) -> FileDataset | Literal[False] | None:
     try:
         if not is_dicom(path):
             return None if path.suffix.lower() in DICOM_SUFFIXES else False
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        return read_dicom(path, keywords=_TAGS)
     except PARSING_ERRORS:
         return None
 

@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from lib.errors import ConfigError, NotDeliveredError, PacsError
-from lib.imaging.dicom_series import PARSING_ERRORS
+from lib.imaging.dicom_files import PARSING_ERRORS
 
 CONNECT_S = 5.0
 """Longest time in s to connect."""
@@ -177,7 +177,7 @@ class Pacs:
                 f"the PACS at {self.url} cannot be reached ({type(error).__name__}); is it running, and is the "
                 "address right?"
             ) from error
-        except (*PARSING_ERRORS, IndexError) as error:
+        except PARSING_ERRORS as error:
             # IndexError: a multipart answer without any part.
             if isinstance(error, OSError) and error.errno is not None:
                 # An error of this machine's disk, not of the PACS.

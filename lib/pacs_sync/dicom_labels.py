@@ -7,7 +7,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import DA, TM
 
@@ -21,7 +20,8 @@ from lib.dicom.object_attributes import (
 from lib.dicom.objects import MODALITIES, Kind, read_object
 from lib.dicom.structures import StructureSet, label_from_structures, match_organs
 from lib.errors import DatastoreError, LabelError, ScanError
-from lib.imaging.dicom_series import PARSING_ERRORS, read_headers
+from lib.imaging.dicom_files import PARSING_ERRORS, read_dicom
+from lib.imaging.dicom_series import read_headers
 from lib.imaging.geometry import Grid
 from lib.imaging.scans import write_label
 from lib.jobs.keyed_lock import KeyedLock
@@ -214,7 +214,7 @@ def read_header(file: Path) -> Dataset:
         LabelError: If the file is not a DICOM object.
     """
     try:
-        return pydicom.dcmread(file, stop_before_pixels=True)
+        return read_dicom(file)
     except PARSING_ERRORS as error:
         raise LabelError(f"the file is no DICOM object ({error}); export it again") from error
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
 from lib.datastores.dicomweb import DicomWebStore
 from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
+from lib.imaging.dicom_files import read_dicom
 from lib.jobs.supervisor import PeriodicTask
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff
@@ -113,7 +112,7 @@ class PacsSync:
             file = Path(scratch) / "object.dcm"
             file.write_bytes(content)
             self._pacs.store(file)
-            return str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID)
+            return str(read_dicom(file, keywords=["SOPInstanceUID"]).SOPInstanceUID)
 
     def look(self) -> bool:
         """Request the lists if they are due, import new contours, and check one new series.
