@@ -16,7 +16,7 @@ import requests
 from lib.config import APP_DIR
 from lib.errors import OrganNetError
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 600.0
 REQUEST_TIMEOUT_S = 600.0
 
 
@@ -110,18 +110,18 @@ def _is_up(server: Server, problem: str) -> bool:
         raise OrganNetError(problem)
     try:
         return bool(requests.get(f"{server.url}/info/", timeout=10).ok)
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Stop the server and every process of its session; kill those that do not end within 10 s."""
+    """Stop the server and every process of its session; kill those that do not end within a minute."""
     for stop_signal in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, stop_signal)
         except ProcessLookupError:
             return
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             continue
