@@ -17,6 +17,9 @@ def bench(
     ),
     repeats: int = Option(3, help="Number of runs of each recipe; 0: none."),
     device: Device = "auto",
+    components: int = Option(
+        2000, help="Number of images for the computations of the server alone; 0: none."
+    ),
     infers: int = Option(
         40, help="Number of inference requests, alone and again beside a training; 0: none."
     ),
@@ -29,16 +32,20 @@ def bench(
 
     Compare ratios within one run, not seconds of different runs.
     """
-    from apps.support import benchmarks
+    from apps.support import benchmarks, component_benchmarks
+    from apps.support.server_process import ended_like_ctrl_c
 
-    if repeats:
-        benchmarks.stages(recipes, repeats, device)
-    if infers:
-        benchmarks.beside_training(infers, device)
-    if studies:
-        benchmarks.case_assignment(studies, device)
-    if pacs:
-        benchmarks.over_pacs(pacs)
+    with ended_like_ctrl_c():
+        if repeats:
+            benchmarks.stages(recipes, repeats, device)
+        if components:
+            component_benchmarks.run(components)
+        if infers:
+            benchmarks.beside_training(infers, device)
+        if studies:
+            benchmarks.case_assignment(studies, device)
+        if pacs:
+            benchmarks.over_pacs(pacs)
     return 0
 
 

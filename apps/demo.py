@@ -4,7 +4,6 @@ python -m apps.demo
 """
 
 import os
-import signal
 import socket
 import sys
 import time
@@ -32,20 +31,19 @@ def demo(
     port: int = Option(8000, help="Port of the server; the PACS takes the next higher one."),
 ) -> int:
     """Run a demo on generated patients until Ctrl-C: a cohort in a PACS, a model and a server."""
+    from apps.support.server_process import ended_like_ctrl_c
     from lib.recipes.schema import OPENKBP
     from phantom.cohort import write_cohort
 
-    # A shell that starts the demo in the background makes it ignore SIGINT, the signal of Ctrl-C.
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.default_int_handler)
     try:
-        _require_free_port(port)
-        studies, models = folder / "studies", folder / "models"
-        print(f"1/3 cohort: {CASES} generated head-and-neck CTs in {studies}")
-        write_cohort(studies, recipe=OPENKBP, cases=CASES, labelled=LABELLED, seed=1)
-        with _patients(folder, studies, port + 1) as patients:
-            print(f"2/3 model: {_active_model(models)}")
-            return _serve(patients, folder, models, port)
+        with ended_like_ctrl_c():
+            _require_free_port(port)
+            studies, models = folder / "studies", folder / "models"
+            print(f"1/3 cohort: {CASES} generated head-and-neck CTs in {studies}")
+            write_cohort(studies, recipe=OPENKBP, cases=CASES, labelled=LABELLED, seed=1)
+            with _patients(folder, studies, port + 1) as patients:
+                print(f"2/3 model: {_active_model(models)}")
+                return _serve(patients, folder, models, port)
     except KeyboardInterrupt:
         print("\nstopped; the next `make demo` continues with these patients and models")
         return 0

@@ -41,6 +41,7 @@ def simulate_workflow(
     if len(words) % 2:
         raise BadParameter(f"--conf {words[-1]}: give a key and a value")
     from apps.support import workflow_simulation as simulation
+    from apps.support.server_process import ended_like_ctrl_c
 
     starter = STARTER_DIR if start == "starter" else output / "none"
     models = output / "models"
@@ -48,9 +49,15 @@ def simulate_workflow(
     print(f"{len(pool)} cases to submit, {len(test_cases)} test cases; start from {start}")
     settings = {"recipe": recipe, "model_dir": str(models), "starter_dir": str(starter),
                 "quiet_s": "5", **dict(zip(words[::2], words[1::2], strict=True))}  # fmt: skip
-    results = simulation.run(
-        pool, output, settings, every_s=every, infer_every_s=infer_every, limit_s=60 * limit_minutes
-    )
+    with ended_like_ctrl_c():
+        results = simulation.run(
+            pool,
+            output,
+            settings,
+            every_s=every,
+            infer_every_s=infer_every,
+            limit_s=60 * limit_minutes,
+        )
     versions = simulation.evaluate_versions(results["events"], [models, starter], test_cases)
     return simulation.report(output, {**results, "versions": versions})
 

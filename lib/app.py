@@ -15,6 +15,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from sqlalchemy.exc import SQLAlchemyError
 
 from lib import __version__
+from lib.activelearning.next_case import NextCase
 from lib.activelearning.service import ActiveLearningService, Images
 from lib.assignment.service import Assignments
 from lib.config import TASK_NAME, AppConfig
@@ -37,7 +38,7 @@ from lib.monailabel_tasks.train_task import OrganNetTrainTask
 from lib.pacs_sync.sync import PacsSync
 from lib.retrain.service import RetrainingService
 from lib.server.requests import as_flag
-from lib.server.running_app import at_shutdown, in_server_process
+from lib.server.running_app import AppDescription, at_shutdown, in_server_process
 from lib.storage.atomic_files import finite, remove_abandoned_scratch, remove_unfinished
 from lib.storage.database import FILE, Database, is_url, state_folder
 
@@ -201,10 +202,10 @@ class OrganNetApp(MONAILabelApp):
 
     # ---- called by the routes
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> AppDescription:
         """Return models, trainers and strategies, without numbers that JSON cannot hold (defect 13)."""
-        plain: dict[str, Any] = finite(super().info())
-        return plain
+        description: AppDescription = finite(super().info())
+        return description
 
     def _load_sessions(self, load: bool = False) -> ScanSessions | None:  # noqa: FBT001, FBT002 - base signature
         if not load:
@@ -220,7 +221,7 @@ class OrganNetApp(MONAILabelApp):
         self.assignments.on_label_submitted(image_id)
         return {}
 
-    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def next_sample(self, request: Mapping[str, Any]) -> NextCase:
         """Return the image to contour next, and why it was chosen.
 
         Args:
@@ -230,7 +231,7 @@ class OrganNetApp(MONAILabelApp):
             DatastoreError: If the strategy is unknown.
         """
         strategy = _task(self._strategies, request["strategy"], "strategy")
-        sample: dict[str, Any] = strategy(request, self.store)
+        sample: NextCase = strategy(request, self.store)
         return sample
 
     def infer(

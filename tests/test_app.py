@@ -2,7 +2,7 @@ import inspect
 import sys
 import threading
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_the_app_has_every_part_that_the_routes_use(tmp_path: Path) -> None:
 
 
 def test_info_is_complete_without_a_model(tmp_path: Path) -> None:
-    info: dict[str, Any] = make_app(tmp_path).info()
+    info = make_app(tmp_path).info()
     assert info["models"] == {}
     assert list(info["trainers"]) == ["organnet25d"]
     assert info["trainers"]["organnet25d"]["config"].keys() >= {"max_epochs", "seed"}

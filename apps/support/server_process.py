@@ -71,6 +71,21 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, problem: str) ->
 
 
 @contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise `KeyboardInterrupt`, as Ctrl-C does, so that the program ends its servers.
+
+    SIGINT does so even if a shell that started the program in the background makes it ignore SIGINT.
+    """
+    endings = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(ending, signal.default_int_handler) for ending in endings]
+    try:
+        yield
+    finally:
+        for ending, handler in zip(endings, previous, strict=True):
+            signal.signal(ending, handler)
+
+
+@contextmanager
 def serving(
     studies: Path | str, conf: Mapping[str, str], *, log: Path, port: int | None = None
 ) -> Iterator[Server]:

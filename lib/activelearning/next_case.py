@@ -7,7 +7,7 @@ transaction at a time, even with several servers, so no case is assigned twice.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -24,6 +24,38 @@ from lib.storage.tables import Lease, now
 MOST_HELD = 5
 """Largest number of unsubmitted cases per annotator; beyond it a request returns the oldest of them again."""
 _MAX_SEED = 2**32
+
+
+class LeaseSummary(TypedDict):
+    """Holder and end of a lease."""
+
+    holder: str
+    until: str
+    """ISO 8601."""
+
+
+class NextCase(TypedDict, total=False):
+    """The next case as clients get it, with its choice, score and lease; only `why` is always present."""
+
+    id: str
+    """The image; missing if there is no case."""
+    image_id: str
+    """The image, as in the choice."""
+    why: str
+    """Reason for the choice, or why there is no case."""
+    is_all_labelled: bool
+    """Present if there is no case."""
+    strategy: str
+    rank: int | None
+    of: int
+    score: float | None
+    organs: list[str]
+    model_version: str | None
+    scored_by: str
+    score_age_s: int
+    is_stale: bool
+    note: str
+    lease: LeaseSummary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +88,7 @@ class CaseAssigner:
     lease_s: float
     """Duration of a lease, in s."""
 
-    def assign_next(self, strategy: str, annotator: Annotator) -> dict[str, Any]:
+    def assign_next(self, strategy: str, annotator: Annotator) -> NextCase:
         """Return the next case, the reason for its choice, and its lease.
 
         If there is no case, the answer has no `id`, and `why` says whether all are labelled or assigned to
@@ -107,7 +139,7 @@ class CaseAssigner:
                 session, choice.image_id, annotator.holder, for_s=self.lease_s, strategy=method.name, why=why,
                 at=moment,
             )  # fmt: skip
-            return {"id": choice.image_id, **why, "lease": _lease_as_dict(lease)}
+            return cast("NextCase", {"id": choice.image_id, **why, "lease": _lease_as_dict(lease)})
 
     def _method(self, strategy: str) -> tuple[Method, str]:
         method = METHODS.get(strategy)
@@ -162,17 +194,18 @@ def _provenance(
     return provenance
 
 
-def _return_held_case(lease: Lease, count: int) -> dict[str, Any]:
+def _return_held_case(lease: Lease, count: int) -> NextCase:
     why = (
         f"{count} cases are assigned to you and not submitted; this is the oldest of them. Submit it, or "
         "release it (DELETE /organnet/leases/IMAGE)"
     )
-    return {"id": lease.image_id, **lease.why, "why": why, "lease": _lease_as_dict(lease)}
+    held = {"id": lease.image_id, **lease.why, "why": why, "lease": _lease_as_dict(lease)}
+    return cast("NextCase", held)
 
 
 def _no_case_response(
     studies: Studies, state: AssignmentState, unreadable: Mapping[str, str]
-) -> dict[str, Any]:
+) -> NextCase:
     """Return why there is no case; OHIF and Slicer show an answer without `id` as "none left"."""
     assigned = [image_id for image_id in studies.unlabelled if state.holding.get(image_id)]
     broken = sorted(set(unreadable) & set(studies.unlabelled))
@@ -187,7 +220,7 @@ def _no_case_response(
     return {"why": why, "is_all_labelled": not assigned}
 
 
-def _lease_as_dict(lease: Lease) -> dict[str, Any]:
+def _lease_as_dict(lease: Lease) -> LeaseSummary:
     return {"holder": lease.holder, "until": lease.expires_at.isoformat(timespec="seconds")}
 
 

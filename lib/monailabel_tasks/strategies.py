@@ -6,7 +6,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from lib.activelearning.next_case import Annotator, CaseAssigner
+from lib.activelearning.next_case import Annotator, CaseAssigner, NextCase
 from lib.activelearning.selection.catalogue import METHODS, Method, default_method
 
 
@@ -19,7 +19,7 @@ class AssigningStrategy(Strategy):
         self._method = method
         self._case_assigner = case_assigner
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:  # noqa: ARG002 - base class
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> NextCase:  # noqa: ARG002 - base class
         """Return the case; without `id` if there is none, which both clients show as "none left"."""
         annotator = Annotator(
             holder=str(request.get("holder") or ""),

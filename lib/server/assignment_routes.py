@@ -183,11 +183,11 @@ def next_sample(
     app = get_app()
     sample = app.next_sample({**options, "strategy": strategy, "holder": holder})
     if "id" not in sample:
-        return NextSample(**sample)
+        return NextSample.model_validate(sample)
     # Clients load the image with this information: file name and path, or the UIDs of its DICOM series.
     info = app.store.get_image_info(sample["id"])
     free_form = {key: value for key, value in info.items() if key not in NextSample.model_fields}
-    return NextSample(**free_form, **sample)
+    return NextSample.model_validate({**free_form, **sample})
 
 
 @router.get("/organnet/leases", response_model=list[Lease])

@@ -25,7 +25,7 @@ from lib.server.access import USER, author_of, holder_of
 from lib.server.datastore_routes import DatastoreCounts
 from lib.server.requests import INFER_KEYS, as_flag, only, parse_params, received, stem_of
 from lib.server.responses import BYTES, DICOM, ERRORS, file_of
-from lib.server.running_app import RunningApp, get_app
+from lib.server.running_app import AppDescription, RunningApp, get_app
 from lib.server.session_routes import session_scan
 
 router = APIRouter(responses=ERRORS)
@@ -84,7 +84,7 @@ class AppInfo(BaseModel):
 
 
 @router.get("/info/", response_model=AppInfo, response_model_exclude_unset=True)
-def get_info(_user: User = USER) -> dict[str, Any]:
+def get_info(_user: User = USER) -> AppDescription:
     """Return models, trainers, strategies and the numbers of images and labels."""
     return get_app().info()
 

@@ -4,11 +4,12 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.sessions import Sessions
 
+from lib.activelearning.next_case import NextCase
 from lib.activelearning.service import ActiveLearningService
 from lib.assignment.service import Assignments
 from lib.config import AppConfig
@@ -20,6 +21,21 @@ from lib.models.registry import Registry
 from lib.models.served_model import ServedModel
 from lib.pacs_sync.sync import PacsSync
 from lib.retrain.service import RetrainingService
+
+
+class AppDescription(TypedDict):
+    """Models, trainers and strategies by name, as MONAI Label's `MONAILabelApp.info` returns them."""
+
+    name: str
+    description: str
+    version: str
+    labels: Mapping[str, int]
+    models: Mapping[str, Mapping[str, Any]]
+    trainers: Mapping[str, Mapping[str, Any]]
+    strategies: Mapping[str, Mapping[str, Any]]
+    scoring: Mapping[str, Mapping[str, Any]]
+    train_stats: Mapping[str, Mapping[str, Any]]
+    datastore: Mapping[str, Any]
 
 
 class RunningApp(Protocol):
@@ -40,7 +56,7 @@ class RunningApp(Protocol):
     retraining: RetrainingService
     active_learning: ActiveLearningService
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> AppDescription:
         """Return the models, trainers and strategies of the app."""
 
     def sessions(self) -> Sessions | None:
@@ -49,7 +65,7 @@ class RunningApp(Protocol):
     def infer(self, request: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
         """Contour a scan; return a temporary label file, and the parameters for the client."""
 
-    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def next_sample(self, request: Mapping[str, Any]) -> NextCase:
         """Return the image to contour next."""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.activelearning.next_case import MOST_HELD, Annotator, CaseAssigner
+from lib.activelearning.next_case import MOST_HELD, Annotator, CaseAssigner, NextCase
 from lib.activelearning.pool import ScoreKind
 from lib.activelearning.scores import ScoreCache, ScoreKey, ScoreRecords
 from lib.activelearning.scoring_jobs import Studies
@@ -84,6 +84,7 @@ def test_the_answer_has_the_case_the_reason_and_the_lease(clinic: Clinic) -> Non
     assert answer["is_stale"] is False
     assert answer["lease"]["holder"] == "ann"
     assert len(answer["why"]) > 10
+    assert answer.keys() <= NextCase.__annotations__.keys()
 
 
 @pytest.mark.parametrize("strategy", METHODS)

@@ -1,7 +1,6 @@
 """Properties of all query strategies."""
 
 import json
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +20,6 @@ from tests.activelearning.pools import cohort, organ_score, scored_pool, to_imag
 ALL = sorted(METHODS)
 SCORING = sorted(name for name, method in METHODS.items() if method.needs)
 SEEDS = range(40)
-SLOWER = 25
-"""Factor on the time limit: a quadratic algorithm exceeds it, a busy machine does not."""
 
 
 def choose(name: str, pool: Pool) -> Choice:
@@ -202,18 +199,3 @@ def test_the_reason_is_one_short_sentence_and_fits_in_json(name: str) -> None:
             json.loads(json.dumps(choice.as_dict(), allow_nan=False))["of"]
             == choice.ranked_candidates
         )
-
-
-@pytest.mark.parametrize(
-    ("name", "limit_s"),
-    [(name, 0.3 if name in {"suggestive", "coldstart", "failure_first"} else 0.01) for name in ALL],
-)
-def test_two_thousand_candidates_are_fast(name: str, limit_s: float) -> None:
-    pool = cohort(2000, channels=64 if name == "coldstart" else 128)
-    taken_s = []  # CPU time of this thread: other processes may use the machine
-    for seed in range(5):
-        seeded = replace(pool, seed=seed)
-        begun_s = time.thread_time()
-        choose(name, seeded)
-        taken_s.append(time.thread_time() - begun_s)
-    assert min(taken_s) < SLOWER * limit_s

@@ -1,6 +1,5 @@
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +114,9 @@ def test_other_threads_use_the_previous_model_while_one_loads_the_new_one(
     assert served.get().version == new
 
 
-def test_getting_a_loaded_model_is_fast(tmp_path: Path) -> None:
+def test_a_loaded_model_stays_in_memory(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     promote(registry, 1)
     served = ServedModel(registry)
-    served.get()
-    began = time.process_time()
-    for _ in range(1000):
-        served.get()
-    assert time.process_time() - began < 0.5
+    first = served.get()
+    assert served.get() is first

@@ -5,13 +5,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from sqlalchemy import select
 
 from lib.imaging.scans import write_ct, write_label
+from lib.storage.database import FILE, Database, state_folder
+from lib.storage.tables import Lease, now
 from tests.server.running import (
     ANSWER_LIMIT_S,
     Server,
@@ -26,14 +30,13 @@ from tests.waiting import LIMIT_S, wait_until
 pytestmark = pytest.mark.server
 
 CASES, CLIENTS = 200, 10
-LEASE_S = 45.0
 SLICER = {"client_id": "slicer-1", "strategy": ["claspe"], "model": ["organnet25d"]}
 """Slicer sends its whole configuration along."""
 
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with 200 scans, no model, and leases that expire soon."""
+    """A server with 200 scans and no model."""
     folder = tmp_path_factory.mktemp("clinic")
     studies = folder / "studies"
     studies.mkdir()
@@ -41,7 +44,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_ct(first, small_ct())
     for number in range(1, CASES):
         (studies / f"case_{number:03d}.nii.gz").hardlink_to(first)
-    with running(folder, conf={"lease_minutes": str(LEASE_S / 60)}) as started:
+    with running(folder) as started:
         yield started
 
 
@@ -53,7 +56,7 @@ class Annotator(threading.Thread):
         self.url, self.label, self.strategy = url, label, strategy
         self.http = requests.Session()
         self.http.headers["Connection"] = "close"
-        self.given: list[str] = []
+        self.assigned: list[str] = []
         self.last: dict[str, Any] = {}
         self.error: list[str] = []
 
@@ -84,7 +87,7 @@ class Annotator(threading.Thread):
         while time.monotonic() < deadline and not self.error:
             image_id = self.ask().get("id")
             if image_id is not None:
-                self.given.append(image_id)
+                self.assigned.append(image_id)
                 self.submit(image_id)
             elif self.last.get("is_all_labelled"):
                 return
@@ -93,29 +96,47 @@ class Annotator(threading.Thread):
         self.error.append(f"did not finish in time: {self.last}")
 
 
+def expire_leases(server: Server) -> None:
+    """Set the stored end of all leases to a past time."""
+    database = Database(state_folder(str(server.studies), server.models) / FILE)
+    with database.writing() as session:
+        for lease in session.scalars(select(Lease)):
+            lease.expires_at = now() - timedelta(seconds=1)
+    database.close()
+
+
 def test_ten_clients_contour_each_of_two_hundred_cases_once(clinic: Server, tmp_path: Path) -> None:
     label = tmp_path / "label.nii.gz"
     write_label(label, two_organs(small_ct().grid))
-    dead = Annotator(clinic.url, "dead", label, "first")
-    left_behind = dead.ask()["id"]
+    absent = Annotator(clinic.url, "absent", label, "first")
+    abandoned_case = absent.ask()["id"]
     clients = [
         Annotator(clinic.url, f"client-{n}", label, strategy)
         for n, strategy in zip(range(CLIENTS), ["claspe", "random", "first"] * 4, strict=False)
     ]
     for client in clients:
         client.start()
+    wait_until(
+        lambda: (
+            clinic.ask("GET", "/datastore/").json()["completed"] == CASES - 1
+            or any(client.error for client in clients)
+        ),
+        "all cases but the abandoned one are labelled",
+        context=clinic.end_of_log,
+    )
+    expire_leases(clinic)
     for client in clients:
         client.join()
         client.http.close()
-    dead.http.close()
+    absent.http.close()
     assert [client.error for client in clients if client.error] == []
-    given = Counter(image_id for client in clients for image_id in client.given)
-    assert set(given) == {f"case_{n:03d}" for n in range(CASES)}
-    assert given.most_common(1)[0][1] == 1
+    counts = Counter(image_id for client in clients for image_id in client.assigned)
+    assert set(counts) == {f"case_{n:03d}" for n in range(CASES)}
+    assert counts.most_common(1)[0][1] == 1
     # The cases are shared fairly between the clients.
-    assert min(len(client.given) for client in clients) >= CASES // CLIENTS // 3
-    # The first client never came back: another one got its case after the lease had expired.
-    holders = [client.name for client in clients if left_behind in client.given]
+    assert min(len(client.assigned) for client in clients) >= CASES // CLIENTS // 3
+    # The first client did not submit: another one got its case after the lease had expired.
+    holders = [client.name for client in clients if abandoned_case in client.assigned]
     assert len(holders) == 1
     assert clinic.ask("GET", "/organnet/leases").json() == []
     labelled = clinic.ask("GET", "/organnet/labels").json()["labels"]
@@ -141,6 +162,11 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             put_case(started, name)
         put_case(started, "done", is_labelled=True)
         (started.studies / "broken.nii.gz").write_bytes(b"no scan")
+        wait_until(
+            lambda: scoring_status(started)["sampled"] >= 3,
+            "three images are scored",
+            context=started.end_of_log,
+        )
         yield started
 
 
@@ -150,11 +176,6 @@ def scoring_status(server: Server) -> dict[str, Any]:
 
 
 def test_images_are_scored_in_the_background_for_the_active_model(scored: Server) -> None:
-    wait_until(
-        lambda: scoring_status(scored)["sampled"] >= 3,
-        "three are sampled",
-        context=scored.end_of_log,
-    )
     status = scoring_status(scored)
     assert (status["scored"], status["sampled"], status["unlabelled"]) == (3, 3, 4)
     assert list(status["unreadable"]) == ["broken"]
@@ -184,4 +205,4 @@ def test_clients_preselect_the_default_strategy(scored: Server) -> None:
     strategies = scored.ask("GET", "/info/").json()["strategies"]
     assert next(iter(strategies)) == "claspe"
     assert len(strategies) == 9
-    assert all(one["description"] for one in strategies.values())
+    assert all(strategy["description"] for strategy in strategies.values())
