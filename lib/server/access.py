@@ -1,100 +1,15 @@
-"""Access control: machines and web pages, roles of users, and labels of reader studies."""
-
-from collections.abc import Iterable
-from typing import Literal
-from urllib.parse import urlsplit
+"""Access control: roles of users, and labels of reader studies."""
 
 from fastapi import Depends
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.assignment.reader_studies import may_be_seen, readings_by_reader
-from lib.config import is_loopback
 from lib.errors import StateError
 from lib.labels.history import FINAL
-from lib.server.requests import MAX_UPLOAD_BYTES
 from lib.server.running_app import RunningApp, get_app
 from lib.storage.identifiers import require_image_id
 from lib.storage.tables import LabelVersion
-
-LOCAL_ONLY = (
-    "this server answers requests from its own machine only. To allow other machines, turn authentication on "
-    "(MONAI_LABEL_AUTH_ENABLE), or put an authenticating proxy in front of it and start it with "
-    "--conf access network"
-)
-OTHER_SITE = (
-    "the request comes from a web page of another site; to allow it, list the site in "
-    "MONAI_LABEL_CORS_ORIGINS"
-)
-
-
-class AccessGuard:
-    """Middleware that refuses requests from other machines and from web pages of other sites (defect 12).
-
-    MONAI Label listens on all addresses by default, needs no login by default, and answers any web page. Any
-    page open in the same browser could read patient data and write labels. With `local` access the `Host`
-    header is checked too: a page of a foreign site can resolve its own name to 127.0.0.1 (DNS rebinding).
-    """
-
-    def __init__(
-        self, app: ASGIApp, *, access: Literal["local", "network"], origins: Iterable[str] = ()
-    ) -> None:
-        self.app = app
-        self.access = access
-        self.origins = frozenset(str(origin).rstrip("/") for origin in origins)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 403."""
-        refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
-        if refusal is None:
-            await self.app(scope, receive, send)
-        else:
-            await JSONResponse({"detail": refusal}, 403)(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> str | None:
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        host = headers.get("host", "")
-        if self.access == "local":
-            peer = (scope.get("client") or ("", 0))[0]
-            if not is_loopback(peer) or not is_loopback(urlsplit(f"//{host}").hostname or ""):
-                return LOCAL_ONLY
-        origin = headers.get("origin")
-        if origin and urlsplit(origin).netloc != host and origin not in self.origins:
-            return OTHER_SITE
-        return None
-
-
-class BodyLimit:
-    """Middleware that stops reading a request body above the size of a scan, before it fills the disk."""
-
-    def __init__(self, app: ASGIApp, *, limit_bytes: int = MAX_UPLOAD_BYTES + 2**20) -> None:
-        self.app = app
-        self.limit_bytes = limit_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 413."""
-        read_bytes = 0
-        detail = f"the request body exceeds the limit of {self.limit_bytes // 2**20} MiB"
-
-        async def receive_counted() -> Message:
-            nonlocal read_bytes
-            message = await receive()
-            read_bytes += len(message.get("body", b""))
-            if read_bytes > self.limit_bytes:
-                raise HTTPException(413, detail)
-            return message
-
-        length = dict(scope.get("headers", ())).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.limit_bytes:
-            # Close the connection, or the server would parse the unread body as the next request.
-            headers = {"Connection": "close"}
-            await JSONResponse({"detail": detail}, 413, headers=headers)(scope, receive, send)
-        else:
-            await self.app(scope, receive_counted, send)
-
 
 # MONAI Label's roles. While its authentication is off, every request has all of them.
 USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))

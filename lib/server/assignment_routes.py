@@ -26,6 +26,7 @@ from lib.server.access import (
     holder_of,
     may_review,
 )
+from lib.server.bodies import StrictRoute
 from lib.server.requests import (
     CLIENT_ID,
     ClientId,
@@ -44,7 +45,7 @@ from lib.storage.tables import Lease as LeaseRow
 MAX_MINUTES = 7 * 24 * 60.0
 """Longest lease, in minutes."""
 
-router = APIRouter(responses=ERRORS)
+router = APIRouter(responses=ERRORS, route_class=StrictRoute)
 
 
 class StrategyOptions(ClientOptions):

@@ -18,12 +18,13 @@ from lib.server.access import (
     organs_left_out,
     require_label_access,
 )
+from lib.server.bodies import StrictRoute
 from lib.server.requests import MAX_LABEL_BYTES, parse_params, received, stem_of
 from lib.server.responses import BYTES, ERRORS, NO_BODY, NULL, file_of, scan_file
 from lib.server.running_app import get_app
 from lib.storage.identifiers import require_image_id, require_tag
 
-router = APIRouter(prefix="/datastore", responses=ERRORS)
+router = APIRouter(prefix="/datastore", responses=ERRORS, route_class=StrictRoute)
 
 
 class DatastoreCounts(BaseModel):
@@ -35,7 +36,7 @@ class DatastoreCounts(BaseModel):
 
 
 class LabelledImage(BaseModel):
-    """Paths of an image and its final label, on the server."""
+    """An image and its final label, as paths in the studies folder."""
 
     id: str
     image: str
@@ -105,7 +106,7 @@ def get_store(
     if output == "all":
         return DatastoreContents(**store.json(), refused=dict(store.refused_images()))
     if output == "train":
-        return [LabelledImage(**case) for case in store.datalist()]
+        return [LabelledImage(**case) for case in store.datalist(full_path=False)]
     return DatastoreCounts(**store.status())
 
 

@@ -22,13 +22,14 @@ from lib.imaging.formats import unpack_zip
 from lib.pacs_sync.dicom_labels import MODEL
 from lib.server import responses
 from lib.server.access import USER, author_of, holder_of
+from lib.server.bodies import StrictRoute
 from lib.server.datastore_routes import DatastoreCounts
 from lib.server.requests import INFER_KEYS, as_flag, only, parse_params, received, stem_of
 from lib.server.responses import BYTES, DICOM, ERRORS, file_of
 from lib.server.running_app import AppDescription, RunningApp, get_app
 from lib.server.session_routes import session_scan
 
-router = APIRouter(responses=ERRORS)
+router = APIRouter(responses=ERRORS, route_class=StrictRoute)
 
 Output = responses.Output | Literal["dicom_seg", "rtstruct"]
 
@@ -113,7 +114,7 @@ def infer(
         return _contour(app, request, output)
     if file is not None:
         with received(file) as (path,):
-            name = stem_of(file) or "upload"
+            name = stem_of(file)[:80] or "upload"
             scan = unpack_zip(path, path.with_suffix(""), name) if path.suffix == ".zip" else path
             request |= {"scan": str(scan), "image": name}
             return _contour(app, request, output)

@@ -23,6 +23,7 @@ from lib.server.access import (
     author_of,
     require_label_access,
 )
+from lib.server.bodies import StrictRoute
 from lib.server.responses import (
     BYTES,
     DICOM,
@@ -39,7 +40,7 @@ from lib.storage.tables import LabelVersion
 
 Format = Literal["seg", "rtstruct", "nrrd"]
 
-router = APIRouter(prefix="/organnet", responses=ERRORS)
+router = APIRouter(prefix="/organnet", responses=ERRORS, route_class=StrictRoute)
 
 
 class Version(RowAnswer):

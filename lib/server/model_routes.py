@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict
 
 from lib.retrain import views
 from lib.server.access import ADMIN, USER
+from lib.server.bodies import StrictRoute
 from lib.server.responses import ERRORS
 from lib.server.running_app import RunningApp, get_app
 
 KEEP = 5
 """Default number of promoted models whose weights pruning keeps."""
 
-router = APIRouter(prefix="/organnet/models", responses=ERRORS)
+router = APIRouter(prefix="/organnet/models", responses=ERRORS, route_class=StrictRoute)
 
 
 class ModelSummary(BaseModel):

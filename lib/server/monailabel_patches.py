@@ -25,8 +25,8 @@ from lib.server import (
     status_routes,
     training_routes,
 )
-from lib.server.access import AccessGuard, BodyLimit
 from lib.server.dicomweb import proxy_routes, stow_routes
+from lib.server.middleware import AccessGuard, BodyLimit, RequestForm
 from lib.server.ohif import viewer_routes
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,11 @@ def _replace_routes(app: FastAPI) -> None:
 def _add_access_rules(app: FastAPI, config: AppConfig) -> None:
     origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
     access = "network" if settings.MONAI_LABEL_AUTH_ENABLE else config.access
-    own = [Middleware(AccessGuard, access=access, origins=origins), Middleware(BodyLimit)]
+    own = [
+        Middleware(RequestForm),
+        Middleware(AccessGuard, access=access, origins=origins),
+        Middleware(BodyLimit),
+    ]
     if origins:
         cors = Middleware(
             CORSMiddleware,

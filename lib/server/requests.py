@@ -1,6 +1,5 @@
 """Request data: JSON bodies, form fields and uploaded files. Unknown keys are ignored (defect 11)."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from pydantic_core import PydanticKnownError
 
 from lib.errors import ConfigError, ScanError
 from lib.imaging.formats import SCAN_SUFFIXES
+from lib.server.bodies import StoredUpload, strict_json
 
 INFER_KEYS = frozenset(
     {
@@ -36,7 +36,6 @@ UPLOAD_SUFFIXES = (*SCAN_SUFFIXES, ".zip", ".dcm")
 MAX_UPLOAD_BYTES = 2 * 2**30
 MAX_LABEL_BYTES = 512 * 2**20
 """Limit of a label file in bytes; 512 x 512 x 1000 voxels take 250 MiB uncompressed."""
-_CHUNK_BYTES = 2**20
 
 
 def parse_params(params: str) -> dict[str, Any]:
@@ -46,16 +45,12 @@ def parse_params(params: str) -> dict[str, Any]:
         ConfigError: If the text is not a JSON object.
     """
     try:
-        values = json.loads(params or "{}", parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        values = strict_json(params or "{}")
+    except ValueError as error:
         raise ConfigError(f"params: not JSON ({error})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"params: expected a JSON object, found {type(values).__name__}")
     return values
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not valid JSON")
 
 
 def only(values: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
@@ -170,11 +165,10 @@ def _write_upload(
     name = Path(file.filename or "scan.nii.gz").name
     suffix = next((s for s in UPLOAD_SUFFIXES if name.lower().endswith(s)), None)
     path = stem.with_name(stem.name + (suffix or ".unknown"))
-    size = 0
-    with path.open("wb") as target:
-        while size <= limit_bytes and (chunk := file.file.read(_CHUNK_BYTES)):
-            size += len(chunk)
-            target.write(chunk)
+    if not isinstance(file, StoredUpload):
+        raise TypeError("the route does not read its body with StrictRoute")
+    file.path.rename(path)
+    size = path.stat().st_size
     reason = None
     if suffix is None:
         reason = f"{name[:80]!r}: expected a file ending in {', '.join(UPLOAD_SUFFIXES)}"

@@ -4,13 +4,13 @@ import json
 import logging
 import re
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from monailabel.interfaces.exception import (
@@ -50,6 +50,12 @@ logger = logging.getLogger(__name__)
 Output = Literal["all", "image", "json"]
 BYTES = "application/octet-stream"
 DICOM = "application/dicom"
+
+NO_FILE = "expected a file: a part of the form with a file name"
+MAX_DETAIL = 10_000
+"""Longest text in an error answer, in characters."""
+MAX_INVALID_FIELDS = 20
+"""Largest number of invalid fields in an error answer."""
 
 STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
     (ConfigError, 400),
@@ -199,12 +205,27 @@ def status_of(error: OrganNetError) -> int:
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
+def error_answer(detail: str | list[dict[str, Any]], status: int) -> JSONResponse:
+    """Return an error as `{"detail": ...}`; long texts are cut, and lone surrogates are escaped."""
+    return JSONResponse({"detail": _printable(detail)}, status)
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:MAX_DETAIL].encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    return value
+
+
 def answer_organnet_error(_request: Request, error: Exception) -> JSONResponse:
     """Return an error of this project as `{"detail": message}`."""
     if not isinstance(error, OrganNetError):
         raise error
     logger.warning("refused: %s", error)
-    return JSONResponse({"detail": str(error)}, status_of(error))
+    return error_answer(str(error), status_of(error))
 
 
 def answer_monailabel_error(_request: Request, error: Exception) -> JSONResponse:
@@ -214,18 +235,32 @@ def answer_monailabel_error(_request: Request, error: Exception) -> JSONResponse
     is_missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
     is_invalid = error.error == MONAILabelError.INVALID_INPUT
     logger.warning("refused: %s", error.msg)
-    return JSONResponse({"detail": error.msg}, 404 if is_missing else 400 if is_invalid else 500)
+    return error_answer(str(error.msg), 404 if is_missing else 400 if is_invalid else 500)
 
 
-async def answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
-    """Return an invalid request: 400 where a model raised `ConfigError`, else FastAPI's 422."""
+def answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    """Return an invalid request: 400 where a model raised `ConfigError`, else 422 with the invalid fields.
+
+    Unlike FastAPI's answer it does not repeat the input, which JSON may not be able to hold.
+    """
     if not isinstance(error, RequestValidationError):
         raise error
     for problem in error.errors():
         cause = problem.get("ctx", {}).get("error")
         if isinstance(cause, OrganNetError):
             return answer_organnet_error(request, cause)
-    return await request_validation_exception_handler(request, error)
+    problems = error.errors()[:MAX_INVALID_FIELDS]
+    return error_answer(
+        [
+            {
+                "loc": p["loc"],
+                "msg": NO_FILE if "UploadFile" in p["msg"] else p["msg"],
+                "type": p["type"],
+            }
+            for p in problems
+        ],
+        422,
+    )
 
 
 def answer_full_disk(_request: Request, error: Exception) -> JSONResponse:
@@ -233,7 +268,22 @@ def answer_full_disk(_request: Request, error: Exception) -> JSONResponse:
     if not is_disk_full(error):
         raise error
     logger.error("the disk is full: %s", error)
-    return JSONResponse({"detail": "the disk is full; stored data is unchanged"}, 507)
+    return error_answer("the disk is full; stored data is unchanged", 507)
+
+
+def answer_unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    """Return 500 with an id under which the log has the error; the answer tells nothing about the server."""
+    error_id = uuid.uuid4().hex[:12]
+    # Without the query, which can name a patient.
+    address = f"{request.method} {request.scope['path'][:200]!r}"
+    logger.error(
+        "unexpected error %s, %s: %s", error_id, address, type(error).__name__, exc_info=error
+    )
+    return error_answer(
+        f"unexpected error {error_id}: the request could not be completed. The server's log has the cause "
+        "under this id; please report it",
+        500,
+    )
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -243,3 +293,4 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(OrganNetError, answer_organnet_error)
     app.add_exception_handler(MONAILabelException, answer_monailabel_error)
     app.add_exception_handler(RequestValidationError, answer_invalid_request)
+    app.add_exception_handler(Exception, answer_unexpected_error)

@@ -11,16 +11,20 @@ from pydantic import BaseModel
 from lib.imaging.formats import unpack_zip
 from lib.imaging.scans import read_ct
 from lib.server.access import USER
+from lib.server.bodies import StrictRoute
 from lib.server.requests import received, stem_of
 from lib.server.responses import BYTES, ERRORS, file_of, scan_file
 from lib.server.running_app import get_app
 from lib.storage.identifiers import require_session_id
 
-router = APIRouter(prefix="/session", responses=ERRORS)
+router = APIRouter(prefix="/session", responses=ERRORS, route_class=StrictRoute)
 
 
 class SessionDescription(BaseModel):
-    """A session; times in seconds since 1970, `expiry` in seconds."""
+    """A session; times in seconds since 1970, `expiry` in seconds.
+
+    `path` and `image` are the names of the session's folder and of its scan, not paths on the server.
+    """
 
     name: str
     path: str
@@ -52,6 +56,12 @@ def _session(session_id: str, *, update_ts: bool = True) -> SessionInfo:
     return session
 
 
+def _description(session: SessionInfo) -> SessionDescription:
+    values = session.to_json()
+    names = {key: Path(values[key]).name for key in ("path", "image")}
+    return SessionDescription(**{**values, **names})
+
+
 def session_scan(session_id: str) -> Path:
     """Return the scan of a session."""
     return Path(_session(session_id).image)
@@ -66,7 +76,7 @@ def create_session(
 ) -> CreatedSession:
     """Keep a scan for a while: one file, a zip, or the files of one DICOM series."""
     sessions = _sessions()
-    name = stem_of(files[0]) or "session"
+    name = stem_of(files[0])[:80] or "session"
     with received(*files) as paths:
         scan = paths[0]
         if scan.suffix == ".zip" or uncompress:
@@ -75,7 +85,7 @@ def create_session(
             scan = scan.parent
         read_ct(scan, image_id=name)
         session_id, info = sessions.add_session(str(scan), expiry)
-    return CreatedSession(session_id=session_id, session_info=info.to_json())
+    return CreatedSession(session_id=session_id, session_info=_description(info))
 
 
 @router.get("/{session_id}", response_model=SessionDescription, responses=file_of(BYTES))
@@ -87,7 +97,7 @@ def get_session(
 ) -> Any:
     """Return a session, or with `image` its scan."""
     session = _session(session_id, update_ts=update_ts)
-    return scan_file(Path(session.image), "session") if image else session.to_json()
+    return scan_file(Path(session.image), "session") if image else _description(session)
 
 
 @router.delete("/{session_id}")
@@ -95,4 +105,4 @@ def remove_session(session_id: str, _user: User = USER) -> SessionDescription:
     """Remove a session and its scan."""
     session = _session(session_id)
     _sessions().remove_session(session_id)
-    return SessionDescription(**session.to_json())
+    return _description(session)

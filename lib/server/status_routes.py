@@ -11,11 +11,12 @@ from lib.activelearning.edit_costs import summary
 from lib.errors import CheckpointError
 from lib.retrain import views
 from lib.server.access import USER
+from lib.server.bodies import StrictRoute
 from lib.server.model_routes import ModelSummary
 from lib.server.responses import ERRORS, IsoTime, RowAnswer, file_of
 from lib.server.running_app import RunningApp, get_app
 
-router = APIRouter(prefix="/organnet", responses=ERRORS)
+router = APIRouter(prefix="/organnet", responses=ERRORS, route_class=StrictRoute)
 
 
 class Served(BaseModel):

@@ -13,6 +13,7 @@ from lib.config import TASK_NAME, RetrainConfig
 from lib.errors import DatastoreError
 from lib.retrain import views
 from lib.server.access import ADMIN, USER
+from lib.server.bodies import StrictRoute
 from lib.server.requests import (
     ClientOptions,
     OptionalFlag,
@@ -24,7 +25,7 @@ from lib.server.responses import ERRORS
 from lib.server.running_app import get_app
 from lib.storage.tables import Run
 
-router = APIRouter(responses=ERRORS)
+router = APIRouter(responses=ERRORS, route_class=StrictRoute)
 
 
 class TrainOptions(ClientOptions):

@@ -1,6 +1,11 @@
+import asyncio
 import json
+import logging
+import re
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from monailabel.interfaces.exception import (  # noqa: TID251 - what is answered
     ImageNotFoundException,
     MONAILabelError,
@@ -20,7 +25,12 @@ from lib.errors import (
     ScanError,
     TrainingError,
 )
-from lib.server.responses import answer_monailabel_error, answer_organnet_error
+from lib.server.responses import (
+    MAX_DETAIL,
+    answer_monailabel_error,
+    answer_organnet_error,
+    install_error_handlers,
+)
 
 REQUEST = Request({"type": "http"})
 
@@ -62,3 +72,36 @@ def test_other_errors_are_not_handled() -> None:
     for answer in (answer_organnet_error, answer_monailabel_error):
         with pytest.raises(ZeroDivisionError):
             answer(REQUEST, ZeroDivisionError())
+
+
+def test_an_unexpected_error_is_logged_under_the_id_in_the_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = FastAPI()
+    install_error_handlers(app)
+
+    @app.get("/fails")
+    def fail() -> None:
+        raise ZeroDivisionError("/home/secret")
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get("/fails")
+
+    with caplog.at_level(logging.ERROR):
+        answer = asyncio.run(ask())
+    assert answer.status_code == 500
+    detail = answer.json()["detail"]
+    error_id = re.search(r"unexpected error ([0-9a-f]{12}):", detail)
+    assert error_id, detail
+    assert "secret" not in detail
+    assert error_id[1] in caplog.text
+    assert "/home/secret" in caplog.text
+
+
+def test_messages_that_json_cannot_hold_are_escaped() -> None:
+    answer = answer_organnet_error(REQUEST, ConfigError("\ud800 " + "x" * 2 * MAX_DETAIL))
+    detail = json.loads(bytes(answer.body))["detail"]
+    assert detail.startswith("\\ud800 x")
+    assert len(detail) < MAX_DETAIL + 10

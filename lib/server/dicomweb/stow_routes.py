@@ -24,7 +24,7 @@ from lib.dicom.stow import ObjectId, StoreResult
 from lib.errors import LabelError, OrganNetError, PacsError, ScanError, StorageFullError
 from lib.server.access import ANNOTATOR, author_of, organs_left_out
 from lib.server.dicomweb import proxy_routes as proxy
-from lib.server.dicomweb.multipart import Part, receive_parts
+from lib.server.multipart import Part, receive_parts
 from lib.server.requests import MAX_LABEL_BYTES
 from lib.server.running_app import get_app
 from lib.storage.atomic_files import is_disk_full

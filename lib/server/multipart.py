@@ -1,4 +1,4 @@
-"""Parser that writes each part of a multipart/related body to a separate file, independent of its size."""
+"""Parser that writes each part of a multipart body to a separate file, independent of its size."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -10,6 +10,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from lib.errors import ConfigError
+
+MAX_PARTS = 10_000
+"""Largest number of parts of a body."""
 
 
 @dataclass(slots=True)
@@ -75,7 +78,9 @@ class PartFiles:
             self._file = None
 
     def _begin_part(self) -> None:
-        part = Part(self._folder / f"{len(self.parts):05d}.dcm")
+        if len(self.parts) == MAX_PARTS:
+            raise ConfigError(f"the body has more than {MAX_PARTS} parts; send the files as a zip")
+        part = Part(self._folder / f"{len(self.parts):05d}.part")
         self.parts.append(part)
         self._file = part.path.open("wb")
 
@@ -114,7 +119,7 @@ async def receive_parts(
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
         raise ConfigError(
-            "the Content-Type header has no boundary; expected multipart/related; boundary=..."
+            "the Content-Type header has no boundary; expected for example multipart/form-data; boundary=..."
         )
     files = PartFiles(folder, boundary)
     try:

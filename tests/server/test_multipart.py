@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lib.errors import ConfigError
-from lib.server.dicomweb.multipart import Part, receive_parts
 from lib.server.dicomweb.proxy_routes import replaced
+from lib.server.multipart import Part, receive_parts
 
 TYPE = 'multipart/related; type="application/dicom"; boundary="b-1"'
 NASTY = b"\r\n--b\r\n--b-\r\n-\r--\x00\xff\r\n\r\n--b-2\r\n"
