@@ -47,9 +47,17 @@ def write_object(
 ) -> tuple[str, ...]:
     """Write the organs of `label` as a DICOM object on the CT of `headers`, and return notes.
 
+    Args:
+        kind: The type of the object.
+        path: The file; replaced in one step.
+        label: On the CT's voxels; its axes may have another order and direction.
+        headers: The CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
+        about: Provenance: the object's ids, author and time.
+        image_id: For messages.
+
     Raises:
-        LabelError: As `write_seg` and `write_rtstruct`.
-        GeometryError: As `write_seg` and `write_rtstruct`.
+        LabelError: If no organ has a voxel, or a voxel's value has no name.
+        GeometryError: If the label does not lie on the CT's voxels, or the CT names no frame of reference.
         StorageFullError: If the disk is full.
     """
     return _WRITERS[kind](path, label, headers, about, image_id=image_id)

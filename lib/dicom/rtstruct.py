@@ -25,18 +25,16 @@ from lib.dicom.object_attributes import (
     dicom_text,
     frame_of_reference,
     organ_code,
-    organ_of,
     patient_and_study,
     require_same_scan,
     save_object,
     sequence_items,
 )
 from lib.dicom.polygons import mask_outlines
-from lib.dicom.structures import StructureFilter, StructureSet, organs_present
+from lib.dicom.structures import StructureFilter, StructureSet, label_on_slices
 from lib.errors import LabelError, OrganNetError
 from lib.imaging.dicom_files import PARSING_ERRORS
-from lib.imaging.dicom_series import sorted_slices
-from lib.imaging.geometry import Grid, ras_to_lps, reordered_onto
+from lib.imaging.geometry import Grid, ras_to_lps
 from lib.imaging.quantities import FloatArray, MaskArray
 from lib.imaging.volumes import LabelVolume
 from lib.organs.table import Organ
@@ -173,21 +171,9 @@ def write_rtstruct(
 ) -> tuple[str, ...]:
     """Write the organs of `label` that have a voxel as ROIs, and return notes.
 
-    Args:
-        path: The file; replaced in one step.
-        label: On the CT's voxels; its axes may have another order and direction.
-        headers: The CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
-        about: Provenance: the object's ids, author and time.
-        image_id: For messages.
-
-    Raises:
-        LabelError: If no organ has a voxel, or a voxel's value has no name.
-        GeometryError: If the label does not lie on the CT's voxels, or the CT names no frame of reference.
-        StorageFullError: If the disk is full.
+    Arguments and errors are those of `lib.dicom.objects.write_object`.
     """
-    slices, grid = sorted_slices(headers, image_id=image_id)
-    array = reordered_onto(label.array, label.grid, grid, image_id=image_id)
-    organs = [(organ_of(name, image_id), v) for name, v in organs_present(label, image_id).items()]
+    slices, grid, array, organs = label_on_slices(label, headers, image_id)
     dataset = _dataset(path, slices, about, image_id)
     for number, (organ, value) in enumerate(organs, start=1):
         roi = _roi(number, organ, about)

@@ -26,18 +26,16 @@ from lib.dicom.object_attributes import (
     dicom_text,
     frame_of_reference,
     organ_code,
-    organ_of,
     patient_and_study,
     require_same_scan,
     save_object,
     sequence_items,
 )
 from lib.dicom.seg_frames import frames_of, mark_frame
-from lib.dicom.structures import StructureFilter, StructureSet, organs_present
+from lib.dicom.structures import StructureFilter, StructureSet, label_on_slices
 from lib.errors import LabelError, OrganNetError
 from lib.imaging.dicom_files import PARSING_ERRORS
-from lib.imaging.dicom_series import sorted_slices
-from lib.imaging.geometry import Grid, reordered_onto
+from lib.imaging.geometry import Grid
 from lib.imaging.quantities import MaskArray
 from lib.imaging.volumes import LabelVolume
 from lib.organs.table import Organ
@@ -74,26 +72,14 @@ def write_seg(
     would shift the overlay otherwise. This takes 32 KiB per organ and slice of 512 x 512, and sixteen times as
     much memory during packing: 34 MiB and 540 MiB for nine organs on 120 slices.
 
-    Args:
-        path: The file; replaced in one step.
-        label: On the CT's voxels; its axes may have another order and direction.
-        headers: The CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
-        about: Provenance: the object's ids, author and time.
-        image_id: For messages.
-
-    Raises:
-        LabelError: If no organ has a voxel, or a voxel's value has no name.
-        GeometryError: If the label does not lie on the CT's voxels, or the CT names no frame of reference.
-        StorageFullError: If the disk is full.
+    Arguments and errors are those of `lib.dicom.objects.write_object`.
     """
-    slices, grid = sorted_slices(headers, image_id=image_id)
-    array = reordered_onto(label.array, label.grid, grid, image_id=image_id)
-    organs = organs_present(label, image_id)
+    slices, grid, array, organs = label_on_slices(label, headers, image_id)
     number_of = np.zeros(256, np.uint8)
-    number_of[list(organs.values())] = np.arange(1, len(organs) + 1)
+    number_of[[value for _, value in organs]] = np.arange(1, len(organs) + 1)
     segments = [
-        _segment(number, organ_of(name, image_id), slices[0], about)
-        for number, name in enumerate(organs, start=1)
+        _segment(number, organ, slices[0], about)
+        for number, (organ, _) in enumerate(organs, start=1)
     ]
     dataset = _Segmentation(
         source_images=_sources(slices, grid, image_id),

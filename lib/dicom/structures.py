@@ -3,14 +3,19 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from pydicom.dataset import FileDataset
 
+from lib.dicom.object_attributes import organ_of
 from lib.errors import LabelError
-from lib.imaging.geometry import Grid
-from lib.imaging.quantities import MaskArray
+from lib.imaging.dicom_series import sorted_slices
+from lib.imaging.geometry import Grid, reordered_onto
+from lib.imaging.quantities import LabelArray, MaskArray
 from lib.imaging.volumes import LabelVolume, combine_masks
 from lib.organs.naming import organ_of_structure
+from lib.organs.table import Organ
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +89,34 @@ def match_organs(names: Iterable[str], labels: Mapping[str, int]) -> dict[str, s
     """Return structure name -> organ, for the names that mean an organ of `labels`."""
     meanings = {name: name if name in labels else organ_of_structure(name) for name in names}
     return {name: organ for name, organ in meanings.items() if organ in labels and organ}
+
+
+class LabelOnSlices(NamedTuple):
+    """A label volume on the voxels of a CT series, as a DICOM object contains it."""
+
+    slices: list[FileDataset]
+    """Headers of the slices, in the order of the array's z axis."""
+    grid: Grid
+    array: LabelArray
+    """`(X, Y, Z)`."""
+    organs: list[tuple[Organ, int]]
+    """Organs that have a voxel and their values, sorted by value."""
+
+
+def label_on_slices(
+    label: LabelVolume, headers: Sequence[FileDataset], image_id: str
+) -> LabelOnSlices:
+    """Return a label on the voxels of a CT series; the label's axes may have another order and direction.
+
+    Raises:
+        LabelError: If no organ has a voxel, a voxel's value has no name, or an organ is not in the organ table.
+        GeometryError: If the label does not lie on the CT's voxels.
+    """
+    slices, grid = sorted_slices(headers, image_id=image_id)
+    array = reordered_onto(label.array, label.grid, grid, image_id=image_id)
+    present = organs_present(label, image_id)
+    organs = [(organ_of(name, image_id), value) for name, value in present.items()]
+    return LabelOnSlices(slices, grid, array, organs)
 
 
 def organs_present(label: LabelVolume, image_id: str) -> dict[str, int]:
