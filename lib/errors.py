@@ -3,7 +3,8 @@
     OrganNetError
     |-- ConfigError       (ValueError)    a setting, a flag or a recipe is wrong
     |-- ScanError         (ValueError)    a file or folder is not one readable CT volume
-    |   `-- GeometryError (ValueError)    its slices, or two grids, do not fit together
+    |   |-- GeometryError (ValueError)    its slices, or two grids, do not fit together
+    |   `-- ReaderStoppedError (ValueError) the process that read it died, or exceeded a limit
     |-- LabelError        (ValueError)    a label volume is invalid, or does not fit its image
     |-- DatastoreError    (LookupError)   an image, label or session does not exist, or its name is invalid
     |   `-- ImageExistsError (ValueError) another image has the id already
@@ -35,6 +36,10 @@ class ScanError(OrganNetError, ValueError):
 
 class GeometryError(ScanError):
     """Slices do not form a regular grid, or two grids differ."""
+
+
+class ReaderStoppedError(ScanError):
+    """The process that read a file died, or exceeded a limit (`lib.isolation`)."""
 
 
 class LabelError(OrganNetError, ValueError):

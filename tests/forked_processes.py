@@ -12,7 +12,7 @@ subreaper (prctl(2)), which is the requesting process. Thus `Popen.wait()`, `os.
 parent's death work as for any child. Each program has its own template, since it may start programs too; the
 template is forked before the program has any thread, and is killed with it.
 
-    python -m tests.forked_processes SOCKET
+    python -m tests.forked_processes SOCKET SOCKET_OF_READER_TEMPLATES
 """
 
 import atexit
@@ -40,6 +40,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests import reader_templates
+
 ROOT = Path(__file__).parents[1]
 PRELOADED = (
     "lib.app",
@@ -51,8 +53,8 @@ PRELOADED = (
     "uvicorn",
 )
 """Not `monailabel.app`: a process that has imported it is taken for a server, and it reads the settings."""
-NEVER_STARTS_PROGRAMS = "lib.jobs.child_process"
-"""Worker processes need no template."""
+READER_TEMPLATE = "lib.isolation.template_process"
+"""Forked by `tests.reader_templates`."""
 _TITLE_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -96,14 +98,15 @@ class Template:
     def imported(cls) -> "Template":
         """Start a template that imports the libraries; it ends with this process."""
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "tests.forked_processes", str(theirs.fileno())]
+        inherited = [theirs.fileno(), _get_reader_templates().fileno()]
+        command = [sys.executable, "-m", "tests.forked_processes", *map(str, inherited)]
         search_path = os.pathsep.join(
             [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         )
         environment = {**os.environ, "PYTHONPATH": search_path, "OMP_NUM_THREADS": "1"}
         process = _REAL_POPEN(
             # The last argument is only room for the command lines of the programs.
-            [*command, "-" * _TITLE_BYTES], pass_fds=[theirs.fileno()], cwd=ROOT, env=environment,
+            [*command, "-" * _TITLE_BYTES], pass_fds=inherited, cwd=ROOT, env=environment,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         theirs.close()
@@ -143,6 +146,14 @@ class Template:
 
 _template: Template | None = None
 _template_lock = threading.Lock()
+_reader_templates: socket.socket | None = None
+
+
+def _get_reader_templates() -> socket.socket:
+    global _reader_templates
+    if _reader_templates is None:
+        _reader_templates = reader_templates.start_source(_REAL_POPEN)
+    return _reader_templates
 
 
 def _get_template() -> Template:
@@ -165,7 +176,12 @@ class _Popen(_REAL_POPEN):  # type: ignore[type-arg]
             return
         pipes = [call[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         streams = [pipe if pipe >= 0 else number for number, pipe in enumerate(pipes)]
-        self.pid = _get_template().start(program, streams)
+        if program.target == READER_TEMPLATE:
+            with _template_lock:
+                source = _get_reader_templates()
+            self.pid = reader_templates.fork_template(source, streams[0])
+        else:
+            self.pid = _get_template().start(program, streams)
         self._child_created = True
         self._close_pipe_fds(  # type: ignore[attr-defined]
             *(
@@ -334,10 +350,7 @@ def _take_interpreter_state(program: Program) -> None:
         setattr(config.settings, key, value)
     for text in program.warnings:
         warnings._setoption(text)  # type: ignore[attr-defined]
-    if program.target == NEVER_STARTS_PROGRAMS:
-        subprocess.Popen = _REAL_POPEN  # type: ignore[misc]
-    else:
-        _template = Template.forked()
+    _template = Template.forked()
 
 
 def _set_title(words: Sequence[str]) -> None:
@@ -369,6 +382,8 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 def main() -> None:
     """Import the libraries, and serve."""
+    global _reader_templates
+    _reader_templates = socket.socket(fileno=int(sys.argv[2]))
     for name in PRELOADED:
         importlib.import_module(name)
     install()

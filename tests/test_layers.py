@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"lib", "lib.errors", "lib.storage"},
+    {"lib", "lib.errors", "lib.isolation", "lib.storage"},
     {"lib.config", "lib.imaging", "lib.organs", "lib.recipes"},
     {
         "lib.dicom",

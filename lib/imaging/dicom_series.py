@@ -21,6 +21,7 @@ from lib.imaging.dicom_files import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, re
 from lib.imaging.geometry import Grid, ras_to_lps, require_right_angles
 from lib.imaging.quantities import FloatArray
 from lib.imaging.volumes import CtVolume, as_hu
+from lib.isolation.reader import NewArray, private_array
 
 TILT_TOLERANCE_DEG = 0.1
 """Largest angle in degrees between the slice normal and the line through the slices' first voxels."""
@@ -72,7 +73,7 @@ def require_series(path: Path, image_id: str) -> Path:
     )
 
 
-def read_series(folder: Path, *, image_id: str) -> CtVolume:
+def read_series(folder: Path, *, image_id: str, new_array: NewArray = private_array) -> CtVolume:
     """Return the CT whose slices are in `folder` or its direct subfolders.
 
     Array axes are x (along a row of pixels), y (down a column) and z along their cross product, so that the
@@ -85,8 +86,16 @@ def read_series(folder: Path, *, image_id: str) -> CtVolume:
         GeometryError: If the slices do not form a regular grid.
     """
     headers, grid = read_headers(folder, image_id=image_id)
-    slices_yx = [_pixels_hu(header, image_id) for header in headers]
-    return CtVolume(image_id, as_hu(np.stack(slices_yx).transpose(2, 1, 0)), grid)
+    array = new_array(grid.shape_vox, np.int16)
+    for number, header in enumerate(headers):
+        slice_xy = as_hu(_pixels_hu(header, image_id).T)
+        if slice_xy.dtype != array.dtype and array.dtype == np.int16:
+            earlier = array.astype(np.float32)
+            array = new_array(grid.shape_vox, np.float32)
+            array[...] = earlier
+        _require_shape(slice_xy.shape, grid, header, image_id)
+        array[:, :, number] = slice_xy
+    return CtVolume(image_id, array, grid)
 
 
 def read_headers(folder: Path, *, image_id: str) -> tuple[list[FileDataset], Grid]:
@@ -352,6 +361,14 @@ def _pixels_hu(header: FileDataset, image_id: str) -> "np.ndarray[Any, np.dtype[
     is_padding = slice_yx > min(bounds_hu) - slope / 2
     is_padding &= slice_yx < max(bounds_hu) + slope / 2
     return np.where(is_padding, np.asarray(PADDING_HU, slice_yx.dtype), slice_yx)
+
+
+def _require_shape(found: tuple[int, ...], grid: Grid, header: FileDataset, image_id: str) -> None:
+    if found != grid.shape_vox[:2]:
+        raise ScanError(
+            f"{image_id}: the pixels of {_name(header)} are {found}, {grid.shape_vox[:2]} by its header; "
+            "export the series again"
+        )
 
 
 def _name(header: Dataset) -> str:

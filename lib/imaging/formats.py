@@ -5,23 +5,34 @@ NRRD and MHA are read with ITK, after a check of the header fields that ITK does
 """
 
 import gzip
+import math
 import shutil
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 
 from lib.errors import GeometryError, LabelError, ScanError, StorageFullError
-from lib.imaging.geometry import Grid, from_sitk, require_right_angles, to_sitk
+from lib.imaging.geometry import Grid, ras_to_lps, require_right_angles, to_sitk
+from lib.imaging.quantities import ShapeVox
+from lib.imaging.volume_headers import (
+    MAX_HEADER_BYTES,
+    MAX_VOXELS,
+    VoxelLayout,
+    mha_layout,
+    nrrd_layout,
+)
+from lib.imaging.voxel_data import fill
+from lib.isolation.reader import NewArray, private_array
 from lib.storage.atomic_files import is_disk_full, replacing
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -33,9 +44,6 @@ CT_STEMS = ("ct", "img", "image")
 LABEL_STEMS = ("label", "labels", "seg", "segmentation")
 """File names of the label volume in a case folder (OpenKBP: `pt_1/label.nii.gz`)."""
 
-MAX_VOXELS = 2**30
-"""Largest number of voxels (1024 x 1024 x 1024); a file with more is damaged or built to exhaust memory."""
-
 FORMS_TOLERANCE_MM = 1.0
 """Largest distance between a corner by NIfTI's sform and by its qform, in mm.
 
@@ -46,10 +54,6 @@ MAX_NIFTI_OFFSET_BYTES = 16 * 2**20
 """Largest size of a NIfTI header with its extensions, in bytes; extensions of a few MiB exist."""
 _NIFTI2_HEADER_BYTES = 540
 
-_NRRD_SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras",
-                "left-anterior-superior", "las")  # fmt: skip
-_HEADER_BYTES = 2**20
-
 _DAMAGE = (RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError,
                    KeyError, OverflowError, MemoryError)  # fmt: skip
 """Exceptions that SimpleITK, nibabel and gzip raise on damaged files."""
@@ -58,7 +62,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def read_volume(
-    path: Path, case: str, *, require: Callable[[Grid], None] | None = None
+    path: Path,
+    case: str,
+    *,
+    require: Callable[[Grid], None] | None = None,
+    new_array: NewArray = private_array,
 ) -> tuple[Array, Grid]:
     """Return the only 3D volume in a file, `(X, Y, Z)`, with unchanged values.
 
@@ -67,6 +75,7 @@ def read_volume(
         case: For messages.
         require: Called with the grid of the header before any voxel is unpacked into memory; raises to refuse
             the grid.
+        new_array: Makes the array of the voxels, if their type needs no change.
 
     Raises:
         ScanError: If the file is damaged, or holds anything else; `GeometryError` if it has no position.
@@ -79,7 +88,7 @@ def read_volume(
         )
     try:
         with path.open("rb") as file:
-            start = file.read(_HEADER_BYTES)
+            start = file.read(MAX_HEADER_BYTES)
         if not start:
             raise ScanError(f"{case}: {path.name} is empty (0 bytes); copy it again")
         if start.lstrip()[:1] == b"<":
@@ -87,11 +96,11 @@ def read_volume(
                 f"{case}: {path.name} holds a web page, not an image; download it again"
             )
         if suffix.startswith(".nii"):
-            array, grid = _read_nifti(path, case, require)
+            array, grid = _read_nifti(path, case, require, new_array)
         else:
-            (_check_nrrd if suffix == ".nrrd" else _check_mha)(start, case)
-            array, grid = _read_itk(path, suffix, case, require)
-    except ScanError:
+            layout = (nrrd_layout if suffix == ".nrrd" else mha_layout)(start, case)
+            array, grid = _read_itk(path, layout, case, require, new_array)
+    except (ScanError, MemoryError):
         raise
     except EOFError as error:
         raise ScanError(f"{case}: {path.name} is truncated; copy it again") from error
@@ -172,7 +181,7 @@ def _require_3d(case: str, shape: tuple[int, ...], *, is_scalar: bool) -> tuple[
 
 
 def _read_nifti(
-    path: Path, case: str, require: Callable[[Grid], None] | None
+    path: Path, case: str, require: Callable[[Grid], None] | None, new_array: NewArray
 ) -> tuple[Array, Grid]:
     _check_nifti_offset(path, case)
     image = nib.load(path, mmap=False)
@@ -184,7 +193,34 @@ def _read_nifti(
     grid = _nifti_grid(header, shape, case)
     if require is not None:
         require(grid)
-    return np.asanyarray(image.dataobj).reshape(shape), grid
+    return _nifti_voxels(path, image.dataobj, shape, case, new_array), grid
+
+
+def _nifti_voxels(
+    path: Path, stored: Any, shape: ShapeVox, case: str, new_array: NewArray
+) -> Array:
+    """Return the voxels that nibabel's array proxy `stored` describes, scaled by slope and intercept."""
+    layout = VoxelLayout(
+        sizes=shape,
+        dtype=stored.dtype,
+        encoding="deflated" if path.name.lower().endswith(".gz") else "raw",
+        offset=0,
+        skipped_bytes=int(stored.offset),
+    )
+    dtype = layout.dtype.newbyteorder("=")
+    is_scaled = (stored.slope, stored.inter) != (1.0, 0.0)
+    array = (private_array if is_scaled else new_array)(shape, dtype)
+    with path.open("rb") as file:
+        fill(array, layout, file, case)
+    if not is_scaled:
+        return array
+    scaled: Array | None = None
+    for z in range(shape[2]):
+        values = apply_read_scaling(array[:, :, z], stored.slope, stored.inter)
+        if scaled is None:
+            scaled = new_array(shape, values.dtype)
+        scaled[:, :, z] = values
+    return array if scaled is None else scaled
 
 
 def _check_nifti_offset(path: Path, case: str) -> None:
@@ -242,67 +278,46 @@ def _write_nifti(path: Path, array: Array, grid: Grid) -> None:
     nib.save(image, path)
 
 
-def _check_nrrd(start: bytes, case: str) -> None:
-    """Raise unless an NRRD header states an anatomical space in mm, and the file contains its data."""
-    head, end, _ = start.replace(b"\r\n", b"\n").partition(b"\n\n")
-    lines = (line.partition(":") for line in head.decode("latin-1").lower().splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in lines if not value.startswith("=")}
-    if "data file" in fields or "datafile" in fields or not end:
-        raise ScanError(f"{case}: the NRRD file does not contain its data; save it as one file")
-    space = fields.get("space", "none")
-    if space not in _NRRD_SPACES:
-        raise GeometryError(
-            f"{case}: the NRRD file has no orientation (space: {space}), so that left and right are unknown; "
-            "left-posterior-superior expected: export it again with its orientation"
-        )
-    units = fields.get("space units", "")
-    if set(units.split('"')[1::2]) - {"mm", ""}:
-        raise GeometryError(f"{case}: lengths are in {units}; mm expected: convert the file")
-
-
-def _check_mha(start: bytes, case: str) -> None:
-    """Raise unless a MetaImage header states directions and spacing, and the file contains its data."""
-    fields: dict[str, str] = {}
-    for line in start.decode("latin-1").split("\n"):
-        key, _, value = line.partition("=")
-        fields[key.strip()] = value.strip()
-        if key.strip() == "ElementDataFile":
-            break
-    if fields.get("ElementDataFile") != "LOCAL":
-        raise ScanError(
-            f"{case}: the MetaImage file does not contain its data; save it as one file"
-        )
-    if "ElementSpacing" not in fields or not fields.keys() & {
-        "TransformMatrix",
-        "Orientation",
-        "Rotation",
-    }:
-        raise GeometryError(
-            f"{case}: the MetaImage file has no orientation (TransformMatrix, ElementSpacing), so that left "
-            "and right are unknown; export it again with its orientation"
-        )
-
-
 def _read_itk(
-    path: Path, suffix: str, case: str, require: Callable[[Grid], None] | None
+    path: Path,
+    layout: VoxelLayout,
+    case: str,
+    require: Callable[[Grid], None] | None,
+    new_array: NewArray,
 ) -> tuple[Array, Grid]:
-    # ITK may read a similarly named file in the folder, or another file that the header names.
-    with TemporaryDirectory(prefix="organnet-") as folder:
-        link = Path(folder) / f"volume{suffix}"
-        link.symlink_to(path.resolve())
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO("NrrdImageIO" if suffix == ".nrrd" else "MetaImageIO")
-        reader.SetFileName(str(link))
-        reader.ReadImageInformation()
-        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-        is_scalar = reader.GetNumberOfComponents() == 1 and "complex" not in kind
-        _require_3d(case, tuple(reader.GetSize()), is_scalar=is_scalar)
-        if require is not None and reader.GetDimension() == 3:
-            require(Grid.of_sitk(reader))
-        image = reader.Execute()
-    while image.GetDimension() > 3:
-        image = image[..., 0]
-    return from_sitk(image), Grid.of_sitk(image)
+    with path.open("rb") as file:
+        grid = _itk_grid(file, layout, case)
+        if require is not None:
+            require(grid)
+        array = new_array(grid.shape_vox, layout.dtype.newbyteorder("="))
+        fill(array, layout, file, case)
+    return array, grid
+
+
+def _itk_grid(file: BinaryIO, layout: VoxelLayout, case: str) -> Grid:
+    """Return the grid that ITK finds in the header of an NRRD or MetaImage file."""
+    is_nrrd = file.read(4) == b"NRRD"
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if is_nrrd else "MetaImageIO")
+    # By this name ITK finds no similarly named file in the folder, and no other file that the header names.
+    reader.SetFileName(f"/proc/self/fd/{file.fileno()}")
+    reader.ReadImageInformation()
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    is_scalar = reader.GetNumberOfComponents() == 1 and "complex" not in kind
+    sizes = tuple(reader.GetSize())
+    shape = _require_3d(case, sizes, is_scalar=is_scalar)
+    if math.prod(sizes) != math.prod(layout.sizes):
+        raise ScanError(
+            f"{case}: ITK reads {sizes} voxels, the header states {layout.sizes}; export it again"
+        )
+    if reader.GetDimension() == 3:
+        return Grid.of_sitk(reader)
+    count = reader.GetDimension()
+    affine = np.eye(4)
+    directions = np.array(reader.GetDirection()).reshape(count, count)[:3, :3]
+    affine[:3, :3] = directions * np.array(reader.GetSpacing()[:3])
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    return Grid.from_affine(shape, ras_to_lps(affine))
 
 
 MAX_UNPACKED_BYTES = 2 * 2**30

@@ -1,5 +1,6 @@
 """Voxel grids: positions in RAS and LPS, comparison of grids, conversion from and to SimpleITK."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,26 @@ class Grid:
         affine[:3, 3] = image.GetOrigin()
         x, y, z = image.GetSize()
         return cls.from_affine((x, y, z), ras_to_lps(affine))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the grid as a JSON object, for `from_json`."""
+        return {"shape_vox": self.shape_vox, "rows_ras": self.rows_ras}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Grid":
+        """Return the grid of a JSON object, of which nothing is taken for granted.
+
+        Raises:
+            GeometryError: If it does not describe a grid.
+        """
+        try:
+            x, y, z = (int(side) for side in values["shape_vox"])
+            rows = np.array(values["rows_ras"], dtype=np.float64)
+            if rows.shape != (3, 4):
+                raise ValueError(f"{rows.shape} numbers")
+            return cls.from_affine((x, y, z), rows)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise GeometryError(f"no grid of voxels: {error}") from error
 
     @property
     def affine_ras(self) -> FloatArray:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import GeometryError, LabelError, ScanError
-from lib.imaging.formats import MAX_VOXELS
 from lib.imaging.geometry import Grid, ras_to_lps, require_right_angles, require_same_grid
 from lib.imaging.quantities import FloatArray, LabelArray
 from lib.imaging.segments import HEADER_BYTES, header_fields
+from lib.imaging.volume_headers import MAX_VOXELS
 
 _LAYER_KINDS = ("list", "vector", "point", "covariant-vector", "none", "???")
 _TO_LPS = {

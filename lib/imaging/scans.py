@@ -10,13 +10,13 @@ position in the patient is refused.
   ignores unknown spaces, and follows a header to any other file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lib.errors import GeometryError, LabelError, ScanError
+from lib.errors import GeometryError, LabelError, ReaderStoppedError, ScanError
 from lib.imaging.dicom_series import PADDING_HU, holds_dicom, read_series
 from lib.imaging.formats import (
     CT_STEMS,
@@ -30,9 +30,14 @@ from lib.imaging.formats import (
 from lib.imaging.geometry import Grid, require_same_grid
 from lib.imaging.quantities import LabelArray
 from lib.imaging.volumes import CtVolume, LabelVolume, as_hu
+from lib.isolation.reader import NewArray, private_array
+from lib.isolation.reader_pool import readers
 
 MIN_SIDE_VOX = 8
 """Smallest number of voxels of a CT along each axis; projections and localizers have fewer."""
+
+_CT_TASK, _LABEL_TASK = "lib.imaging.reader_tasks:ct", "lib.imaging.reader_tasks:label"
+readers().modules.append("lib.imaging.reader_tasks")
 
 NO_AIR_ABOVE_HU = -200
 """Upper bound of air in HU; a volume without any such voxel is not in HU."""
@@ -41,17 +46,31 @@ NO_AIR_ABOVE_HU = -200
 def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
     """Return the CT in a file or in the folder of a DICOM series, named `scan_name(path)` by default.
 
-    Values below -1024 HU, which some scanners write outside their field of view, become -1024.
+    The file is read in a process of its own (`lib.isolation`). Values below -1024 HU, which some scanners write
+    outside their field of view, become -1024.
 
     Raises:
         ScanError: If there is not exactly one readable 3D volume that can be a CT in HU.
         GeometryError: If its voxels have no position, or do not form a regular grid.
+        ReaderStoppedError: If the process that reads the file died, or exceeded a limit.
     """
     case = image_id or scan_name(path)
+    grid, array_hu = _read(_CT_TASK, {}, path, case)
+    return CtVolume(case, array_hu, grid)
+
+
+def parse_ct(path: Path, case: str, *, new_array: NewArray = private_array) -> CtVolume:
+    """Return the CT as `read_ct` does, but read in this process, which a damaged file can end.
+
+    Args:
+        path: As in `read_ct`.
+        case: Id of the image.
+        new_array: Makes the array of the voxels, if their type needs no change.
+    """
     ct = (
-        read_series(path, image_id=case)
+        read_series(path, image_id=case, new_array=new_array)
         if path.is_dir()
-        else CtVolume(case, *read_volume(path, case))
+        else CtVolume(case, *read_volume(path, case, new_array=new_array))
     )
     require_volume(case, ct.grid)
     array = ct.array_hu
@@ -65,7 +84,8 @@ def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
             f"{case}: values run from {low:g} to {high:g} and none lies between {PADDING_HU} and "
             f"{NO_AIR_ABOVE_HU}, where air is: not a CT in HU; the rescale slope and intercept may be missing"
         )
-    return CtVolume(case, as_hu(np.maximum(array, np.asarray(PADDING_HU, array.dtype))), ct.grid)
+    np.maximum(array, np.asarray(PADDING_HU, array.dtype), out=array)
+    return CtVolume(case, as_hu(array), ct.grid)
 
 
 def require_volume(image_id: str, grid: Grid) -> None:
@@ -96,9 +116,23 @@ def read_label(
         integers_only: Whether to refuse floating-point voxels even if each is a whole number.
 
     Raises:
-        LabelError: If the file holds anything but one 3D volume of whole numbers from 0 to 255.
+        LabelError: If the file holds anything but one 3D volume of whole numbers from 0 to 255, or if the
+            process that reads it died.
         GeometryError: If its grid is not the image's.
     """
+    expected = None if image_grid is None else image_grid.as_json()
+    arguments = {"image_grid": expected, "integers_only": integers_only}
+    try:
+        grid, array = _read(_LABEL_TASK, arguments, path, image_id)
+    except ReaderStoppedError as error:
+        raise LabelError(str(error)) from error
+    return array, grid
+
+
+def parse_label(
+    path: Path, *, image_id: str, image_grid: Grid | None, integers_only: bool = False
+) -> tuple[LabelArray, Grid]:
+    """Return the label as `read_label` does, but read in this process, which a damaged file can end."""
 
     def require(grid: Grid) -> None:
         if image_grid is not None:
@@ -126,6 +160,20 @@ def read_label(
         )
     require(grid)
     return array.astype(np.uint8), grid
+
+
+def _read(
+    task: str, arguments: Mapping[str, Any], path: Path, case: str
+) -> tuple[Grid, "np.ndarray[Any, np.dtype[Any]]"]:
+    """Return the grid and the voxels that a reader process found in a file or folder."""
+    all_arguments = {**arguments, "path": str(path.absolute()), "case": case}
+    result, array = readers().run(task, all_arguments, path=path, case=case)
+    grid = Grid.from_json(result)
+    if array is None or array.shape != grid.shape_vox:
+        raise ReaderStoppedError(
+            f"{case}: the reader of {path.name} gave no volume; export it again"
+        )
+    return grid, array
 
 
 def write_label(path: Path, label: LabelVolume, *, dtype: type[np.integer[Any]] = np.uint8) -> None:

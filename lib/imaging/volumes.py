@@ -28,12 +28,12 @@ class CtVolume:
 
 
 def as_hu(array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np.dtype[Any]]":
-    """Return `array` as int16 if every value is an integer in its range, else as float32."""
+    """Return `array` as int16 if every value is an integer in its range, else float32; copied if need be."""
     limits = np.iinfo(np.int16)
     if np.issubdtype(array.dtype, np.floating) and not np.array_equal(array, np.rint(array)):
-        return array.astype(np.float32)
+        return array.astype(np.float32, copy=False)
     is_small = array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max)
-    return array.astype(np.int16 if is_small else np.float32)
+    return array.astype(np.int16 if is_small else np.float32, copy=False)
 
 
 @dataclass(frozen=True, slots=True)

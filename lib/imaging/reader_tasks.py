@@ -1,0 +1,30 @@
+"""Tasks of reader processes (`lib.isolation`): a CT, and a label volume."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.imaging.geometry import Grid
+from lib.imaging.scans import parse_ct, parse_label
+from lib.isolation.reader import NewArray
+from lib.isolation.shared_arrays import Array
+
+_Result = tuple[Mapping[str, Any], Array]
+
+
+def ct(arguments: Mapping[str, Any], new_array: NewArray, /) -> _Result:
+    """Return the grid and the voxels of `lib.imaging.scans.read_ct`."""
+    found = parse_ct(Path(arguments["path"]), arguments["case"], new_array=new_array)
+    return found.grid.as_json(), found.array_hu
+
+
+def label(arguments: Mapping[str, Any], _new_array: NewArray, /) -> _Result:
+    """Return the grid and the voxels of `lib.imaging.scans.read_label`."""
+    expected = arguments["image_grid"]
+    array, grid = parse_label(
+        Path(arguments["path"]),
+        image_id=arguments["case"],
+        image_grid=None if expected is None else Grid.from_json(expected),
+        integers_only=arguments["integers_only"],
+    )
+    return grid.as_json(), array

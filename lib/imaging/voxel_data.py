@@ -1,0 +1,154 @@
+"""Voxels of volume files, read to the last byte: less or more of them than the header states is refused."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from lib.errors import ScanError
+from lib.imaging.volume_headers import VoxelLayout
+from lib.isolation.shared_arrays import Array
+
+MAX_TRAILING_BYTES = 4096
+"""Zeros and line ends after the voxels up to this number are accepted, as some programs pad their files."""
+_CHUNK_BYTES = 2**18
+_PADDING = b"\0\r\n\t "
+_MAX_TEXT_BYTES_PER_VOXEL = 40
+_ANY_DEFLATED = 47
+"""zlib's number for a stream with the header of zlib or gzip."""
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def fill(array: Array, layout: VoxelLayout, file: BinaryIO, case: str) -> None:
+    """Read the voxels of a file into `array`, which has the layout's type in the byte order of this machine.
+
+    Args:
+        array: In Fortran order, with as many voxels as the layout.
+        layout: Where and how the voxels are stored.
+        file: The file.
+        case: For messages.
+
+    Raises:
+        ScanError: If the file holds fewer or more voxels.
+        EOFError: If compressed data ends early.
+        zlib.error: If it is damaged.
+    """
+    if layout.offset < 0:
+        _require_size(case, os.fstat(file.fileno()).st_size, layout.size_bytes)
+        file.seek(-layout.size_bytes, os.SEEK_END)
+    else:
+        file.seek(layout.offset)
+    for _ in range(layout.skipped_lines):
+        file.readline(_CHUNK_BYTES)
+    content: _Readable = _Inflated(file) if layout.encoding == "deflated" else file
+    skipped = layout.skipped_bytes
+    while skipped and (chunk := content.read(min(skipped, _CHUNK_BYTES))):
+        skipped -= len(chunk)
+    if layout.encoding in ("text", "hex"):
+        _fill_from_text(array, layout, content, case)
+        return
+    _fill_with_bytes(array, content, case)
+    if not layout.dtype.isnative:
+        array.byteswap(inplace=True)
+
+
+def _fill_with_bytes(array: Array, content: _Readable, case: str) -> None:
+    flat = memoryview(array.reshape(-1, order="A").view(np.uint8))  # type: ignore[arg-type]
+    filled = 0
+    while filled < len(flat):
+        found = _read_into(flat[filled : filled + _CHUNK_BYTES], content)
+        if not found:
+            _require_size(case, filled, len(flat))
+        filled += found
+    rest = content.read(MAX_TRAILING_BYTES + 1)
+    if len(rest) > MAX_TRAILING_BYTES or rest.strip(_PADDING):
+        raise ScanError(
+            f"{case}: the file holds more voxels than the {array.size} of its header; it is damaged: export it "
+            "again"
+        )
+
+
+def _read_into(part: memoryview, content: _Readable) -> int:
+    read_into = getattr(content, "readinto", None)
+    if read_into is not None:
+        return int(read_into(part))
+    chunk = content.read(len(part))
+    part[: len(chunk)] = chunk
+    return len(chunk)
+
+
+def _require_size(case: str, found: int, expected: int) -> None:
+    if found < expected:
+        raise ScanError(
+            f"{case}: the file is truncated: {found} bytes of voxels, {expected} expected; copy it again"
+        )
+
+
+class _Inflated:
+    """The unpacked content of the zlib or gzip streams in a file; never more in memory than was asked for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stream = zlib.decompressobj(wbits=_ANY_DEFLATED)
+        self._packed = b""
+        self._has_ended = False
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes; none at the end.
+
+        Raises:
+            EOFError: If the file ends inside a stream.
+        """
+        unpacked = b""
+        while not (unpacked or self._has_ended):
+            packed = self._packed or self._file.read(_CHUNK_BYTES)
+            unpacked = self._stream.decompress(packed, size)
+            self._packed = self._stream.unconsumed_tail
+            if self._stream.eof:
+                self._begin_next()
+            elif not packed and not unpacked:
+                raise EOFError
+        return unpacked
+
+    def _begin_next(self) -> None:
+        """Go on with the next gzip stream, as files may be concatenated; anything else is no data."""
+        self._packed = self._stream.unused_data or self._file.read(_CHUNK_BYTES)
+        self._has_ended = not self._packed.startswith(_GZIP_MAGIC)
+        self._stream = zlib.decompressobj(wbits=_ANY_DEFLATED)
+
+
+def _fill_from_text(array: Array, layout: VoxelLayout, content: _Readable, case: str) -> None:
+    limit = _MAX_TEXT_BYTES_PER_VOXEL * array.size + MAX_TRAILING_BYTES
+    text = b"".join(_pieces(content, limit))
+    try:
+        if layout.encoding == "hex":
+            numbers = np.frombuffer(bytes.fromhex(text.decode("ascii")), layout.dtype)
+        else:
+            numbers = np.array(text.replace(b",", b" ").split(), dtype=np.float64)
+    except ValueError as error:
+        raise ScanError(f"{case}: the voxels are not numbers ({error}); export it again") from error
+    if numbers.size != array.size:
+        raise ScanError(
+            f"{case}: the file holds {numbers.size} voxels, {array.size} expected; it is damaged: "
+            "export it again"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        array[...] = numbers.astype(array.dtype).reshape(array.shape, order="F")
+    if layout.encoding == "text" and array.dtype.kind in "iu" and not np.array_equal(
+        array.reshape(-1, order="F"), numbers
+    ):  # fmt: skip
+        raise ScanError(
+            f"{case}: some voxels do not fit {array.dtype}, the type that the header states; export it again"
+        )
+
+
+def _pieces(content: _Readable, limit: int) -> Iterator[bytes]:
+    while limit > 0 and (chunk := content.read(min(limit, _CHUNK_BYTES))):
+        limit -= len(chunk)
+        yield chunk

@@ -1,0 +1,98 @@
+"""One reader process: it runs one task on one file, answers, and ends."""
+
+import importlib
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+
+from lib.errors import OrganNetError
+from lib.isolation.confinement import confine
+from lib.isolation.inputs import Input
+from lib.isolation.limits import Limits
+from lib.isolation.messages import MAX_MESSAGE_BYTES, send
+from lib.isolation.shared_arrays import Array, SharedMemory
+
+MAX_TEXT = 4000
+"""Largest number of characters of an error message or a log line."""
+MAX_LOG_LINES = 10
+UNEXPECTED = "unexpected"
+OUT_OF_MEMORY = "memory"
+"""Values of `error` in an answer, beside the names of the exceptions in `lib.errors`."""
+
+
+class NewArray(Protocol):
+    """A function that returns an array of zeros, first axis fastest (Fortran order)."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any, /) -> Array:
+        """Return the array; an earlier one must not be used any more."""
+
+
+def private_array(shape: tuple[int, ...], dtype: Any, /) -> Array:
+    """Return an array of zeros in the memory of this process, first axis fastest."""
+    return np.zeros(shape, dtype, order="F")
+
+
+class Task(Protocol):
+    """A function that a reader calls; JSON can hold its arguments and its result, beside which is an array."""
+
+    def __call__(
+        self, arguments: Mapping[str, Any], new_array: NewArray, /
+    ) -> tuple[Mapping[str, Any], Array | None]:
+        """Return the result; the array need not be one of `new_array`, which only saves a copy."""
+
+
+def find_task(name: str) -> Task:
+    """Return the function `module:function`."""
+    module, _, function = name.partition(":")
+    task: Task = getattr(importlib.import_module(module), function)
+    return task
+
+
+class _LogLines(logging.Handler):
+    """Collects what `lib` logs, for the log of the server."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[tuple[str, int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self.lines) < MAX_LOG_LINES:
+            self.lines.append((record.name, record.levelno, record.getMessage()[:MAX_TEXT]))
+
+
+def run_job(connection: socket.socket, job: Mapping[str, Any]) -> NoReturn:
+    """Confine this process, run the task of `job`, send the answer, and end the process."""
+    task = find_task(job["task"])
+    os.nice(max(0, job["niceness"] - os.getpriority(os.PRIO_PROCESS, 0)))
+    memory = SharedMemory()
+    log = _LogLines()
+    logger = logging.getLogger("lib")
+    logger.handlers, logger.propagate = [log], False
+    logger.setLevel(logging.INFO)
+    confine(Limits(**job["limits"]), Input(Path(job["path"])).readable)
+    answer: dict[str, Any]
+    descriptors: list[int] = []
+    try:
+        result, array = task(job["arguments"], memory.new_array)
+        answer = {"result": result}
+        if array is not None:
+            answer["array"] = memory.share(array)
+            descriptors = [memory.descriptor]
+    except OrganNetError as error:
+        answer = {"error": type(error).__name__, "text": str(error)[:MAX_TEXT]}
+    except MemoryError:
+        answer = {"error": OUT_OF_MEMORY}
+    except Exception as error:  # noqa: BLE001 - the server reports and logs it
+        answer = {"error": UNEXPECTED, "text": f"{type(error).__name__}: {error}"[:MAX_TEXT]}
+    with suppress(OSError):
+        send(connection, {**answer, "log": log.lines}, descriptors)
+    os._exit(0)
+
+
+assert MAX_MESSAGE_BYTES > (MAX_LOG_LINES + 1) * MAX_TEXT  # noqa: S101 - of constants
