@@ -11,7 +11,7 @@ keyhole of PS3.3 C.8.8.6.3). This preserves holes in readers that join the conto
 that use the even-odd rule.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import shapely
@@ -20,6 +20,12 @@ from lib.imaging.quantities import FloatArray, MaskArray
 
 SNAP_VOX = 6
 """Decimals that pixel coordinates are rounded to; errors of decimal strings and matrix inverses are smaller."""
+
+LINES_PER_VOX = 8
+"""Scan lines per pixel that areas are computed with; at least `MIN_LINES` in all."""
+
+MIN_LINES = 100
+MAX_LINES = 10_000
 
 PixelBox = tuple[slice, slice]
 
@@ -59,6 +65,47 @@ def fill_polygon(points_vox: FloatArray, shape_vox: tuple[int, int]) -> tuple[Pi
     crossed = np.bincount(column * size_y + row, minlength=(size_x + 1) * size_y)
     crossed = crossed.reshape(size_x + 1, size_y)[:size_x]
     return box, np.asarray(np.cumsum(crossed, axis=0) % 2 == 1)
+
+
+def enclosed_area(
+    polygons: Sequence[FloatArray], shape_vox: tuple[int, int] | None = None
+) -> float:
+    """Return the area, in pixels, that an odd number of closed polygons enclose.
+
+    It is summed up along scan lines, independent of pixel centres; the error is far below a percent.
+
+    Args:
+        polygons: `(N, 2)` each, the corners in pixel indices; a polygon may cross itself and others.
+        shape_vox: Size of the lattice; parts outside are cut off. None: nothing is cut off.
+    """
+    start = np.concatenate(polygons)
+    stop = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
+    bottom, top = float(start[:, 1].min()), float(start[:, 1].max())
+    if shape_vox is not None:
+        bottom, top = max(bottom, -0.5), min(top, shape_vox[1] - 0.5)
+    if top <= bottom:
+        return 0.0
+    lines = int(min(max(LINES_PER_VOX * (top - bottom), MIN_LINES), MAX_LINES))
+    step = (top - bottom) / lines
+    # In units of scan lines: line i is at i.
+    start_y, stop_y = ((points[:, 1] - bottom) / step - 0.5 for points in (start, stop))
+    first = np.clip(np.ceil(np.minimum(start_y, stop_y)), 0, lines).astype(int)
+    last = np.clip(np.ceil(np.maximum(start_y, stop_y)), 0, lines).astype(int)
+    lines_of = last - first
+    edge = np.repeat(np.arange(len(start)), lines_of)
+    line = np.arange(len(edge)) - np.repeat(np.cumsum(lines_of) - lines_of, lines_of) + first[edge]
+    share = (line - start_y[edge]) / (stop_y[edge] - start_y[edge])
+    crossing = start[edge, 0] + share * (stop[edge, 0] - start[edge, 0])
+    if shape_vox is not None:
+        crossing = np.clip(crossing, -0.5, shape_vox[0] - 0.5)
+    crossing = crossing[np.lexsort((crossing, line))]
+    return float((crossing[1::2] - crossing[::2]).sum() * step)
+
+
+def perimeter(points_vox: FloatArray) -> float:
+    """Return the length of a closed polygon, in pixels."""
+    edges = np.roll(points_vox, -1, axis=0) - points_vox
+    return float(np.hypot(edges[:, 0], edges[:, 1]).sum())
 
 
 def centroid(points_vox: FloatArray) -> tuple[float, float] | None:

@@ -1,13 +1,12 @@
 """RTSTRUCT (PS3.3 A.19, C.8.8.5, C.8.8.6): reading ROIs as masks on a CT, and writing a label volume.
 
-`contour_masks` decides which voxels a ROI's contours mark; `polygons.mask_outlines` draws the contours of a
-mask, along the voxels' edges and with holes as keyholes.
+`rtstruct_rois` attributes contours to ROIs, `contour_masks` decides which voxels they mark.
+`polygons.mask_outlines` draws the contours of a mask, along the voxels' edges and with holes as keyholes.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -15,7 +14,8 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from lib.dicom.contour_masks import Roi, mask_from_contours
+from lib.dicom.contour_masks import mask_from_contours
+from lib.dicom.contours import Roi
 from lib.dicom.object_attributes import (
     MANUFACTURER,
     SOFTWARE_VERSION,
@@ -28,9 +28,9 @@ from lib.dicom.object_attributes import (
     patient_and_study,
     require_same_scan,
     save_object,
-    sequence_items,
 )
 from lib.dicom.polygons import mask_outlines
+from lib.dicom.rtstruct_rois import chosen_rois, contour_items, points_lps, rois_of
 from lib.dicom.structures import StructureFilter, StructureSet, label_on_slices
 from lib.errors import LabelError, OrganNetError
 from lib.imaging.dicom_files import PARSING_ERRORS
@@ -57,100 +57,53 @@ def read_rtstruct(
         headers: Headers of the CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
         grid: The CT's grid, from the same function.
         image_id: For messages.
-        select: Given the names of all ROIs, returns those to read; the others are ignored.
+        select: Given the names of all ROIs with contours, returns those to read; the others are ignored.
 
     Raises:
-        LabelError: If the file is damaged or not an RTSTRUCT, or two selected ROIs have one name.
+        LabelError: If the file is damaged or not an RTSTRUCT, two selected ROIs have one name, or it is unknown
+            to which ROI contours belong.
         GeometryError: If it was drawn on another series or in another frame of reference, or a selected
             contour does not lie in a slice of the scan.
     """
     try:
         dataset = pydicom.dcmread(path)
-        rois, chosen = _chosen_rois(dataset, select, image_id)
-        contours = _contour_items(dataset, chosen, image_id)
+        rois, changes = rois_of(dataset, image_id)
+        items, more_changes = contour_items(dataset, rois, image_id)
+        changes += more_changes
+        chosen, more_changes = chosen_rois(rois, items, select, image_id)
+        changes += more_changes
         frames = {repr(roi.name): roi.frame for roi in chosen}
-        notes = require_same_scan(dataset, frames, headers, image_id)
+        changes += require_same_scan(dataset, frames, headers, image_id)
+        masks = {roi.name: _mask(items[roi.number], roi, grid, image_id) for roi in chosen}
     except OrganNetError:
         raise
     except PARSING_ERRORS as error:
         raise LabelError(
             f"{image_id}: the RTSTRUCT is damaged ({error}); export it again"
         ) from error
-    masks = {}
     for roi in chosen:
-        mask = mask_from_contours(contours.get(roi.number, ()), roi, grid, image_id)
-        if mask.any():
-            masks[roi.name] = mask
-    notes += [f"{r.name}: {n} {what}" for r in chosen for what, n in sorted(r.notes.items())]
-    for note in notes:
-        _log.info("%s: %s", image_id, note)
-    return StructureSet(tuple(roi.name for roi in rois), masks, tuple(notes))
+        changes += roi.doubts
+        changes += [f"{roi.name}: {count} {what}" for what, count in sorted(roi.notes.items())]
+        if not masks[roi.name].any():
+            changes.append(f"{roi.name}: no closed contour marks a voxel")
+    for change in changes:
+        _log.info("%s: %s", image_id, change)
+    return StructureSet(
+        tuple(roi.name for roi in rois),
+        {name: mask for name, mask in masks.items() if mask.any()},
+        tuple(changes),
+    )
 
 
-def _chosen_rois(
-    dataset: Dataset, select: StructureFilter, image_id: str
-) -> tuple[list[Roi], list[Roi]]:
-    """Return all ROIs, and the selected ones."""
-    if dataset.get("Modality") != "RTSTRUCT":
-        raise LabelError(
-            f"{image_id}: the file's modality is {dataset.get('Modality', 'unknown')}; RTSTRUCT expected"
+def _mask(items: Sequence[Dataset], roi: Roi, grid: Grid, image_id: str) -> MaskArray:
+    contours = (
+        (
+            str(item.get("ContourGeometricType", "") or "unknown"),
+            points_lps(item, roi, image_id),
         )
-    rois = [
-        Roi(
-            str(item.get("ROIName", "") or ""),
-            int(item.ROINumber),
-            str(item.get("ReferencedFrameOfReferenceUID", "") or ""),
-        )
-        for item in sequence_items(dataset, "StructureSetROISequence")
-    ]
-    names = [roi.name for roi in rois]
-    chosen = set(select(names))
-    duplicates = sorted(name for name in chosen if names.count(name) > 1)
-    if duplicates:
-        raise LabelError(f"{image_id}: two ROIs are called {duplicates[0]!r}; rename or join them")
-    return rois, [roi for roi in rois if roi.name in chosen]
-
-
-def _contour_items(
-    dataset: Dataset, rois: Sequence[Roi], image_id: str
-) -> dict[int, list[tuple[str, FloatArray]]]:
-    """Return, for each ROI number, the type and the points `(N, 3)`, LPS mm, of its contours."""
-    by_number = {roi.number: roi for roi in rois}
-    contours: dict[int, list[tuple[str, FloatArray]]] = {}
-    for entry in sequence_items(dataset, "ROIContourSequence"):
-        roi = by_number.get(int(entry.ReferencedROINumber))
-        if roi is not None:
-            contours.setdefault(roi.number, []).extend(
-                (
-                    str(item.get("ContourGeometricType", "") or "unknown"),
-                    _points_lps(item, roi, image_id),
-                )
-                for item in sequence_items(entry, "ContourSequence")
-            )
-    return contours
-
-
-def _points_lps(item: Dataset, roi: Roi, image_id: str) -> FloatArray:
-    """Return a contour's points `(N, 3)` in mm.
-
-    The decimal strings are parsed here: pydicom creates an object for each, which takes minutes.
-    """
-    value: Any = getattr(item.get_item("ContourData"), "value", None)
-    try:
-        if isinstance(value, bytes):
-            text = value.strip(b" \0")
-            value = text.split(b"\\") if text else ()
-        numbers = np.array(list(value or ()), dtype=float)
-    except (TypeError, ValueError) as error:
-        raise LabelError(
-            f"{image_id}: a contour of {roi.name!r} contains a value that is not a number; export it again"
-        ) from error
-    if numbers.size % 3 or not np.isfinite(numbers).all():
-        raise LabelError(
-            f"{image_id}: a contour of {roi.name!r} has {numbers.size} numbers; three finite numbers per point "
-            "expected: export it again"
-        )
-    return numbers.reshape(-1, 3)
+        for item in items
+    )
+    return mask_from_contours(contours, roi, grid, image_id)
 
 
 RT_STRUCTURE_SET = UID("1.2.840.10008.5.1.4.1.1.481.3")

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 StructureFilter = Callable[[Sequence[str]], Iterable[str]]
-"""Function that is given the names of all structures of a file and returns those to read."""
+"""Function that is given the names of the structures that are drawn in a file, and returns those to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,13 @@ class StructureSet:
     Attributes:
         names: Names of all structures in the file, in its order, with or without contours.
         masks: Name -> `(X, Y, Z)` for each selected structure that marks a voxel.
-        notes: Ignored contents and assumptions, one sentence each.
+        changes: Differences between the file and the masks (left out, joined, cut, renamed), assumptions and
+            doubts, one sentence each.
     """
 
     names: tuple[str, ...]
     masks: Mapping[str, MaskArray]
-    notes: tuple[str, ...]
+    changes: tuple[str, ...]
 
 
 def label_from_structures(

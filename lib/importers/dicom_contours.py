@@ -191,7 +191,7 @@ def _read(
         ct=ct,
         masks={organs[name]: mask for name, mask in contours.masks.items()},
         naming=mappings[-1],
-        notes=contours.notes,
+        notes=contours.changes,
     )
 
 

@@ -165,7 +165,7 @@ class DicomImporter:
     ) -> tuple[StructureSet, list[str]]:
         """Return all structures of an object and notes; a submission with an unknown organ gets an error."""
         structures = read_object(file, headers, grid, image_id=image_id)
-        return structures, list(structures.notes)
+        return structures, list(structures.changes)
 
     def _known_organs(
         self, file: Path, headers: Sequence[FileDataset], grid: Grid, image_id: str
@@ -190,7 +190,7 @@ class DicomImporter:
         recognised = match_organs(structures.names, labels)
         others = [repr(name) for name in structures.names if name not in recognised]
         ignored = [f"ignored, no organs of this server: {', '.join(others)}"] if others else []
-        return structures, [*structures.notes, *ignored]
+        return structures, [*structures.changes, *ignored]
 
     def image_of(self, header: Dataset) -> str | None:
         """Return the image that an object was drawn on; None if the store does not have it.

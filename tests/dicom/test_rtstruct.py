@@ -56,9 +56,9 @@ class RtstructCase:
         self.write(self.roi(*contours))
         return self.read().masks["Organ"]
 
-    def notes(self, *contours: tuple[Corners, float]) -> tuple[str, ...]:
+    def changes(self, *contours: tuple[Corners, float]) -> tuple[str, ...]:
         self.write(self.roi(*contours))
-        return self.read().notes
+        return self.read().changes
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_square_in_mm_marks_the_voxels_worked_out_by_hand(rtstruct_case: Rtstr
     assert mask[3:9, 4:10, 4].all()
     # 9 mm x 12 mm x 3 mm
     assert mask.sum() * rtstruct_case.grid.voxel_ml * 1000 == pytest.approx(9 * 12 * 3)
-    assert structures.notes == ()
+    assert structures.changes == ()
     assert structures.names == ("Organ",)
 
 
@@ -158,15 +158,15 @@ def test_the_overlap_of_crossing_contours_is_left_out_and_noted(
 ) -> None:
     other = box_corners(6.5, 3.5, 10.5, 9.5)  # 4 x 6, of which 2 x 6 lie in SQUARE
     assert rtstruct_case.mask((SQUARE, 4), (other, 4)).sum() == 36 + 24 - 2 * 12
-    assert rtstruct_case.notes((SQUARE, 4), (other, 4)) == (
-        "Organ: 1 contours cross others of their slice; what both enclose is left out",
+    assert rtstruct_case.changes((SQUARE, 4), (other, 4)) == (
+        "Organ: 12 voxels enclosed by two crossing contours left out",
     )
-    assert rtstruct_case.notes((HOLE, 4), (other, 3), (SQUARE, 4)) == ()
+    assert rtstruct_case.changes((HOLE, 4), (other, 3), (SQUARE, 4)) == ()
 
 
 def test_a_repeated_contour_counts_once(rtstruct_case: RtstructCase) -> None:
     assert rtstruct_case.mask((SQUARE, 4), (SQUARE[2:] + SQUARE[:2], 4)).sum() == 36  # type: ignore[operator]
-    assert "1 contours that repeat another left out" in rtstruct_case.read().notes[0]
+    assert "1 contours that repeat another one left out" in rtstruct_case.read().changes[0]
 
 
 # --- grids
@@ -227,7 +227,7 @@ def test_a_contour_smaller_than_a_voxel_marks_the_voxel_of_its_centroid(
     assert mask[6, 7, 4]
     tiny = box_corners(6.6, 7.1, 6.9, 7.7)  # its centroid (6.75, 7.4) is nearer to voxel 7
     assert rtstruct_case.mask((tiny, 4))[7, 7, 4]
-    assert rtstruct_case.notes((tiny, 4)) == (
+    assert rtstruct_case.changes((tiny, 4)) == (
         "Organ: 1 contours smaller than a voxel, which mark one each",
     )
 
@@ -258,13 +258,13 @@ def test_of_two_planes_the_one_nearest_to_a_slice_is_used(rtstruct_case: Rtstruc
     # The organ ends 0.4 of a slice above slice 5: XOR of both planes would leave a ring.
     mask = rtstruct_case.mask((SQUARE, 4), (SQUARE, 5), (HOLE, 5.4))
     assert mask.sum(axis=(0, 1))[[4, 5, 6]].tolist() == [36, 36, 0]
-    assert "1 contours left out: others lie nearer to their slice" in " ".join(
-        rtstruct_case.read().notes
+    assert "1 contours left out: another plane lies nearer to their slice" in " ".join(
+        rtstruct_case.read().changes
     )
 
 
 def test_an_organ_without_contours_on_some_slices_is_noted(rtstruct_case: RtstructCase) -> None:
-    assert rtstruct_case.notes((SQUARE, 2), (SQUARE, 5)) == (
+    assert rtstruct_case.changes((SQUARE, 2), (SQUARE, 5)) == (
         "Organ: 2 slices between its contours have none",
     )
 
@@ -285,7 +285,7 @@ def test_a_contour_outside_the_slices_is_refused_and_one_over_the_rim_is_cut(
 ) -> None:
     over = box_corners(-3.5, 3.5, 1.5, 9.5)  # columns 0 and 1 are left
     assert rtstruct_case.mask((over, 4)).sum() == 2 * 6
-    assert "cut at its rim" in rtstruct_case.read().notes[0]
+    assert "cut at its rim" in rtstruct_case.read().changes[0]
     rtstruct_case.write(rtstruct_case.roi((box_corners(22, 3, 25, 6), 4)))
     with pytest.raises(GeometryError, match="lies beside the CT's slices"):
         rtstruct_case.read()
@@ -298,8 +298,7 @@ def test_points_and_open_contours_are_skipped_and_noted(
     rtstruct_case.write(rtstruct_case.roi((SQUARE, 4), kind=kind))
     structures = rtstruct_case.read()
     assert not structures.masks
-    assert f"Organ: 1 contours of type {kind} skipped" in structures.notes
-    assert "Organ: 0 of 0 closed contours mark a voxel" in structures.notes
+    assert structures.changes == (f"Organ: the ROI has no closed contour, only 1 of type {kind}",)
 
 
 def test_contours_without_area_are_dropped_and_noted(rtstruct_case: RtstructCase) -> None:
@@ -307,9 +306,9 @@ def test_contours_without_area_are_dropped_and_noted(rtstruct_case: RtstructCase
     line = [(2.0, 2.0), (5.0, 2.0), (8.0, 2.0)]
     mask = rtstruct_case.mask((SQUARE, 4), (two, 4), (line, 5))
     assert mask.sum() == 36
-    assert rtstruct_case.read().notes == (
-        "Organ: 1 contours of fewer than 3 points dropped",
-        "Organ: 1 contours without area dropped",
+    assert rtstruct_case.read().changes == (
+        "Organ: 1 contours of fewer than 3 points left out",
+        "Organ: 1 contours without area left out",
     )
 
 
@@ -318,7 +317,7 @@ def test_a_roi_without_contours_is_noted(rtstruct_case: RtstructCase) -> None:
     structures = rtstruct_case.read()
     assert structures.names == ("Empty", "Organ")
     assert set(structures.masks) == {"Organ"}
-    assert structures.notes == ("Empty: 0 of 0 closed contours mark a voxel",)
+    assert structures.changes == ("Empty: the ROI has no closed contour",)
 
 
 # --- references between RTSTRUCT and CT
@@ -340,7 +339,7 @@ def test_another_series_is_refused(rtstruct_case: RtstructCase) -> None:
 
 def test_without_a_series_the_frame_of_reference_decides(rtstruct_case: RtstructCase) -> None:
     rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)), series="")
-    assert rtstruct_case.read().notes == (
+    assert rtstruct_case.read().changes == (
         "the RTSTRUCT names no series; it was accepted by its frame of reference",
     )
     rtstruct_case.write(rtstruct_case.roi((SQUARE, 4)), series="", frame="")

@@ -50,7 +50,7 @@ def rtstruct(case: Case) -> Path:
 
 def test_a_label_is_restored_voxel_by_voxel(case: Case, rtstruct: Path) -> None:
     found = read_rtstruct(rtstruct, case.headers, case.grid, image_id="case7")
-    assert (found.names, found.notes) == (NAMES, ())
+    assert (found.names, found.changes) == (NAMES, ())
     back = label_from_structures(found, LABELS, case.grid, "case7")
     np.testing.assert_array_equal(back.array, case.expected)
 

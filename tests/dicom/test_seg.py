@@ -44,7 +44,7 @@ def seg(case: Case) -> Path:
 
 def test_a_label_is_restored_voxel_by_voxel(case: Case, seg: Path) -> None:
     found = read_seg(seg, case.headers, case.grid, image_id="case7")
-    assert (found.names, found.notes) == (NAMES, ())
+    assert (found.names, found.changes) == (NAMES, ())
     back = label_from_structures(found, LABELS, case.grid, "case7")
     np.testing.assert_array_equal(back.array, case.expected)
     assert back.grid == case.grid

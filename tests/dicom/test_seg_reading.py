@@ -67,7 +67,7 @@ def test_frames_of_some_slices_in_any_order_are_placed_by_their_position(
     )
     structures = read(case, tmp_path, spec)
     assert structures.names == ("Parotid_L", "Brainstem", "Segment 7")
-    assert structures.notes == ("Segment 7: the segment has no voxel",)
+    assert structures.changes == ("Segment 7: the segment has no voxel",)
     assert set(structures.masks) == {"Parotid_L", "Brainstem"}
     assert voxels(structures, "Brainstem") == [[3, 4, 9], [4, 4, 7]]
     assert voxels(structures, "Parotid_L") == [[10, 11, 2], [11, 11, 2]]
@@ -149,7 +149,7 @@ def test_a_seg_that_names_the_frame_of_reference_only_is_read_with_a_note(
 ) -> None:
     frames = [FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))]
     structures = read(case, tmp_path, SegSpec({1: "A"}, frames, series=""))
-    assert structures.notes == (
+    assert structures.changes == (
         "the SEG names no series; it was accepted by its frame of reference",
     )
 

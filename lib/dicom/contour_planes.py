@@ -1,0 +1,161 @@
+"""Planes of the contours of one ROI, and the slice of the CT that each belongs to.
+
+- Contours lie in one plane if their distance along the slices' normal is of the size of rounded coordinates.
+- A slice gets the plane that is nearest to it, at most half a slice distance away. Planes half-way between two
+  slices all belong to the slice of lower index.
+- Where planes are finer than the slices, an organ ends half a plane distance beyond its last plane: a slice
+  beyond that is not drawn.
+- Planes are never mixed: the other planes of a slice are left out, since a neighbouring plane would be taken
+  for a hole. Only a contour that overlaps nothing on its slice and on the neighbouring slices is added: it is
+  a separate piece of the organ.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lib.dicom.contours import Contour, Roi, overlaps_any, without_repeats
+from lib.errors import GeometryError
+from lib.imaging.geometry import Grid
+from lib.imaging.quantities import FloatArray
+
+ROUNDING_MM = 0.05
+"""Distance along the normal within which contours lie in one plane: coordinates rounded to 0.1 mm."""
+
+HALF_WAY_TOLERANCE = 1e-3
+"""Smallest tolerance for a plane half-way between two slices, as a share of their distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """The contours of one plane, without repeats.
+
+    Attributes:
+        z_vox: Position along the slices' normal, in slices.
+        contours: The contours, at least one.
+        boxes: `(N, 4)`, their bounding boxes.
+    """
+
+    z_vox: float
+    contours: tuple[Contour, ...]
+    boxes: FloatArray
+
+    def lies_over(self, other: "Plane") -> bool:
+        """Return whether a contour of this plane, seen along the normal, lies over one of the other."""
+        return any(overlaps_any(box, other.boxes) for box in self.boxes)
+
+
+def tolerance_vox(contours: Sequence[Contour], grid: Grid) -> float:
+    """Return the distance within which contours lie in one plane, in slices.
+
+    On an oblique scan, rounding moves the points of a contour along the normal: their spread shows by how much.
+    """
+    spread = float(np.median([contour.tilt_vox for contour in contours])) if contours else 0.0
+    return ROUNDING_MM / grid.spacing_mm[2] + spread
+
+
+def planes_of(contours: Sequence[Contour], tolerance: float, roi: Roi) -> list[Plane]:
+    """Return the planes of `contours`, by increasing z; repeated contours are removed, with a note."""
+    groups: list[list[Contour]] = []
+    for contour in sorted(contours, key=lambda c: c.z_vox):
+        # Slightly more than the tolerance: it is compared with differences of floating-point numbers.
+        if groups and contour.z_vox - groups[-1][0].z_vox <= tolerance + 1e-6:
+            groups[-1].append(contour)
+        else:
+            groups.append([contour])
+    planes = []
+    for group in groups:
+        kept = without_repeats(group, roi)
+        z_vox = float(np.median([contour.z_vox for contour in group]))
+        planes.append(Plane(z_vox, kept, np.array([contour.box for contour in kept])))
+    return planes
+
+
+def distances_above(planes: Sequence[Plane]) -> FloatArray:
+    """Return the distance from each plane to the next one that lies over it; infinite if there is none."""
+    above = np.full(len(planes), np.inf)
+    for i, plane in enumerate(planes):
+        over = next((other for other in planes[i + 1 :] if other.lies_over(plane)), None)
+        if over is not None:
+            above[i] = over.z_vox - plane.z_vox
+    return above
+
+
+def usual_distance(above: FloatArray) -> float:
+    """Return the usual distance of adjacent planes, in slices; of two planes or fewer, that of the slices.
+
+    It is the upper quartile, since repeated planes lie close together.
+    """
+    known = above[np.isfinite(above)]
+    return float(np.quantile(known, 0.75)) if len(known) > 1 else 1.0
+
+
+def planes_by_slice(
+    planes: Sequence[Plane], tolerance: float, roi: Roi, grid: Grid, image_id: str
+) -> dict[int, list[Contour]]:
+    """Return, for each slice with contours, those that it is drawn from.
+
+    Raises:
+        GeometryError: If a plane lies more than half a slice distance beyond the ends of the scan.
+    """
+    slices = [_slice_of(plane, tolerance, roi, grid, image_id) for plane in planes]
+    distance = [abs(plane.z_vox - z) for plane, z in zip(planes, slices, strict=True)]
+    # Floating-point noise must not decide between two planes at the same distance.
+    order = sorted(range(len(planes)), key=lambda i: (round(distance[i], 3), planes[i].z_vox))
+    reach = min(usual_distance(distances_above(planes)) / 2, 0.5) + tolerance
+    drawn: dict[int, Plane] = {}
+    for i in order:
+        if distance[i] <= reach or _is_between(slices[i], planes[i], planes):
+            drawn.setdefault(slices[i], planes[i])
+    boxes = {z: plane.boxes for z, plane in drawn.items()}
+    on_slice = {z: list(plane.contours) for z, plane in drawn.items()}
+    for i in order:
+        z, plane = slices[i], planes[i]
+        if drawn.get(z) is plane:
+            if distance[i] > tolerance:
+                roi.notes["planes of contours between slices, counted to the nearer one"] += 1
+            continue
+        used = np.concatenate(
+            [np.empty((0, 4)), *(boxes[k] for k in (z - 1, z, z + 1) if k in boxes)]
+        )
+        pieces = np.array([not overlaps_any(box, used) for box in plane.boxes])
+        if pieces.any():
+            on_slice.setdefault(z, []).extend(plane.contours[k] for k in np.flatnonzero(pieces))
+            boxes[z] = np.concatenate([boxes.get(z, np.empty((0, 4))), plane.boxes[pieces]])
+        if not pieces.all():
+            note = "contours left out: another plane lies nearer to their slice"
+            roi.notes[note] += int(np.count_nonzero(~pieces))
+    _note_empty_slices(on_slice, roi)
+    return on_slice
+
+
+def _is_between(z: int, plane: Plane, planes: Sequence[Plane]) -> bool:
+    """Return whether slice `z` lies between `plane` and another one that lies over it, at most a slice away."""
+    return any(
+        (other.z_vox - z) * (plane.z_vox - z) < 0
+        and abs(other.z_vox - plane.z_vox) <= 1
+        and other.lies_over(plane)
+        for other in planes
+    )
+
+
+def _slice_of(plane: Plane, tolerance: float, roi: Roi, grid: Grid, image_id: str) -> int:
+    n, step_mm = grid.shape_vox[2], grid.spacing_mm[2]
+    half_way = max(tolerance, HALF_WAY_TOLERANCE)
+    z = int(np.clip(np.ceil(plane.z_vox - 0.5 - half_way), 0, n - 1))
+    distance = abs(plane.z_vox - z)
+    if distance > 0.5 + half_way:
+        end = "first" if z == 0 else "last"
+        raise GeometryError(
+            f"{image_id}: a contour of {roi.name!r} lies {distance * step_mm:.1f} mm beyond the {end} "
+            f"slice; half the slice distance, {step_mm / 2:.1f} mm, is allowed: export the whole CT"
+        )
+    return z
+
+
+def _note_empty_slices(on_slice: Mapping[int, object], roi: Roi) -> None:
+    if on_slice:
+        empty = max(on_slice) - min(on_slice) + 1 - len(on_slice)
+        if empty:
+            roi.notes["slices between its contours have none"] = empty
