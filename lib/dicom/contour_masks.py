@@ -11,6 +11,7 @@
 - `contour_volume` compares the volume of the mask with that of the contours.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,14 @@ import numpy as np
 
 from lib.dicom.contour_planes import planes_by_slice, planes_of, tolerance_vox
 from lib.dicom.contour_volume import compare_volumes
-from lib.dicom.contours import Contour, Roi, closed_contours
+from lib.dicom.contours import (
+    Contour,
+    Roi,
+    closed_contours,
+    judge_walls,
+    overlapping,
+    separate_parts,
+)
 from lib.dicom.polygons import PixelBox, centroid, fill_polygon
 from lib.errors import GeometryError
 from lib.imaging.geometry import Grid
@@ -61,13 +69,23 @@ def mask_from_contours(
     Raises:
         GeometryError: If a closed contour does not lie in a slice of the scan, two contours of a slice
             contradict each other, or the mask's volume differs grossly from that of the contours.
+        LabelError: If there are far too many contours.
     """
     contours = closed_contours(items, roi, grid, image_id)
     tolerance = tolerance_vox(contours, grid)
-    planes = planes_of(contours, tolerance, roi)
-    on_slice = planes_by_slice(planes, tolerance, roi, grid, image_id)
+    parts = [planes_of(part, tolerance, roi) for part in separate_parts(contours)]
+    are_xor = all(contour.is_xor for contour in contours)
+    judge_walls(roi, sum(map(len, parts)), are_xor=are_xor, image_id=image_id)
+    on_slice: defaultdict[int, list[Contour]] = defaultdict(list)
+    for planes in parts:
+        for z, drawn in planes_by_slice(planes, tolerance, roi, grid, image_id).items():
+            on_slice[z] += drawn
+    if on_slice:
+        empty = max(on_slice) - min(on_slice) + 1 - len(on_slice)
+        if empty:
+            roi.notes["slices between its contours have none"] = empty
     mask = _draw(on_slice, roi, grid, image_id)
-    compare_volumes(mask, planes, roi, grid, image_id, tolerance=tolerance)
+    compare_volumes(mask, parts, roi, grid, image_id, tolerance=tolerance)
     return mask
 
 
@@ -84,6 +102,7 @@ def _draw(
 def _draw_slice(plane: MaskArray, contours: Sequence[Contour], roi: Roi, where: str) -> None:
     """Mark the pixels of `plane` `(X, Y)` that an odd number of `contours` enclose."""
     filled: list[_Filled] = []
+    boxes = np.empty((len(contours), 4))
     small = []
     for contour in contours:
         box, inside = fill_polygon(contour.points_vox, (plane.shape[0], plane.shape[1]))
@@ -91,9 +110,11 @@ def _draw_slice(plane: MaskArray, contours: Sequence[Contour], roi: Roi, where: 
             small.append(contour)
             continue
         new = _Filled(contour, box, inside, int(np.count_nonzero(inside)))
-        shared = sum(_crossing_vox(new, other, roi, where) for other in filled)
+        near = np.flatnonzero(overlapping(contour.box, boxes[: len(filled)]))
+        shared = sum(_crossing_vox(new, filled[i], roi, where) for i in near)
         if shared:
             roi.notes["voxels enclosed by two crossing contours left out"] += shared
+        boxes[len(filled)] = contour.box
         filled.append(new)
         plane[box] ^= inside
     for contour in small:

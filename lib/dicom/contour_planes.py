@@ -10,18 +10,22 @@
   a separate piece of the organ.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lib.dicom.contours import Contour, Roi, overlaps_any, without_repeats
+from lib.dicom.contours import Contour, Roi, overlapping, without_repeats
 from lib.errors import GeometryError
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import FloatArray
 
 ROUNDING_MM = 0.05
 """Distance along the normal within which contours lie in one plane: coordinates rounded to 0.1 mm."""
+
+PLANES_AHEAD = 50
+"""Number of planes among which the next one over a plane is looked for."""
 
 HALF_WAY_TOLERANCE = 1e-3
 """Smallest tolerance for a plane half-way between two slices, as a share of their distance."""
@@ -43,7 +47,7 @@ class Plane:
 
     def lies_over(self, other: "Plane") -> bool:
         """Return whether a contour of this plane, seen along the normal, lies over one of the other."""
-        return any(overlaps_any(box, other.boxes) for box in self.boxes)
+        return any(overlapping(box, other.boxes).any() for box in self.boxes)
 
 
 def tolerance_vox(contours: Sequence[Contour], grid: Grid) -> float:
@@ -76,7 +80,10 @@ def distances_above(planes: Sequence[Plane]) -> FloatArray:
     """Return the distance from each plane to the next one that lies over it; infinite if there is none."""
     above = np.full(len(planes), np.inf)
     for i, plane in enumerate(planes):
-        over = next((other for other in planes[i + 1 :] if other.lies_over(plane)), None)
+        over = next(
+            (other for other in planes[i + 1 : i + 1 + PLANES_AHEAD] if other.lies_over(plane)),
+            None,
+        )
         if over is not None:
             above[i] = over.z_vox - plane.z_vox
     return above
@@ -103,40 +110,41 @@ def planes_by_slice(
     distance = [abs(plane.z_vox - z) for plane, z in zip(planes, slices, strict=True)]
     # Floating-point noise must not decide between two planes at the same distance.
     order = sorted(range(len(planes)), key=lambda i: (round(distance[i], 3), planes[i].z_vox))
-    reach = min(usual_distance(distances_above(planes)) / 2, 0.5) + tolerance
+    usual = usual_distance(distances_above(planes))
+    reach = usual / 2 + HALF_WAY_TOLERANCE if usual < 1 - tolerance else np.inf
     drawn: dict[int, Plane] = {}
     for i in order:
         if distance[i] <= reach or _is_between(slices[i], planes[i], planes):
             drawn.setdefault(slices[i], planes[i])
-    boxes = {z: plane.boxes for z, plane in drawn.items()}
     on_slice = {z: list(plane.contours) for z, plane in drawn.items()}
+    used = {z: _boxes(drawn, z - 1, z, z + 1) for z in {*slices}}
     for i in order:
         z, plane = slices[i], planes[i]
         if drawn.get(z) is plane:
             if distance[i] > tolerance:
                 roi.notes["planes of contours between slices, counted to the nearer one"] += 1
             continue
-        used = np.concatenate(
-            [np.empty((0, 4)), *(boxes[k] for k in (z - 1, z, z + 1) if k in boxes)]
-        )
-        pieces = np.array([not overlaps_any(box, used) for box in plane.boxes])
-        if pieces.any():
-            on_slice.setdefault(z, []).extend(plane.contours[k] for k in np.flatnonzero(pieces))
-            boxes[z] = np.concatenate([boxes.get(z, np.empty((0, 4))), plane.boxes[pieces]])
-        if not pieces.all():
+        is_piece = np.array([not overlapping(box, used[z]).any() for box in plane.boxes])
+        if is_piece.any():
+            on_slice.setdefault(z, []).extend(plane.contours[k] for k in np.flatnonzero(is_piece))
+            used[z] = np.concatenate([used[z], plane.boxes[is_piece]])
+        if not is_piece.all():
             note = "contours left out: another plane lies nearer to their slice"
-            roi.notes[note] += int(np.count_nonzero(~pieces))
-    _note_empty_slices(on_slice, roi)
+            roi.notes[note] += int(np.count_nonzero(~is_piece))
     return on_slice
+
+
+def _boxes(planes: Mapping[int, Plane], *keys: int) -> FloatArray:
+    return np.concatenate([np.empty((0, 4)), *(planes[k].boxes for k in keys if k in planes)])
 
 
 def _is_between(z: int, plane: Plane, planes: Sequence[Plane]) -> bool:
     """Return whether slice `z` lies between `plane` and another one that lies over it, at most a slice away."""
+    first = bisect_left(planes, plane.z_vox - 1, key=lambda other: other.z_vox)
+    last = bisect_right(planes, plane.z_vox + 1, key=lambda other: other.z_vox)
     return any(
-        (other.z_vox - z) * (plane.z_vox - z) < 0
-        and abs(other.z_vox - plane.z_vox) <= 1
-        and other.lies_over(plane)
-        for other in planes
+        (other.z_vox - z) * (plane.z_vox - z) < 0 and other.lies_over(plane)
+        for other in planes[first:last]
     )
 
 
@@ -152,10 +160,3 @@ def _slice_of(plane: Plane, tolerance: float, roi: Roi, grid: Grid, image_id: st
             f"slice; half the slice distance, {step_mm / 2:.1f} mm, is allowed: export the whole CT"
         )
     return z
-
-
-def _note_empty_slices(on_slice: Mapping[int, object], roi: Roi) -> None:
-    if on_slice:
-        empty = max(on_slice) - min(on_slice) + 1 - len(on_slice)
-        if empty:
-            roi.notes["slices between its contours have none"] = empty

@@ -39,17 +39,24 @@ WORST_VOX = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Enclosed:
-    """What the contours of a ROI enclose, in voxels: volume, surface, mean area of a plane, and contours."""
+    """What the contours of a ROI enclose, in voxels.
+
+    Attributes:
+        volume: Area times thickness.
+        side: Perimeter times thickness: the surface without its ends.
+        end: Mean area of a plane, summed over the parts of the organ.
+        contours: Number of contours, per slice.
+    """
 
     volume: float
     side: float
-    area: float
-    contours: int
+    end: float
+    contours: float
 
 
 def compare_volumes(
     mask: MaskArray,
-    planes: Sequence[Plane],
+    parts: Sequence[Sequence[Plane]],
     roi: Roi,
     grid: Grid,
     image_id: str,
@@ -60,7 +67,7 @@ def compare_volumes(
 
     Args:
         mask: `(X, Y, Z)`.
-        planes: The planes of the contours, by increasing z.
+        parts: For each part of the organ, the planes of its contours, by increasing z.
         roi: The ROI.
         grid: Grid of the mask.
         image_id: For messages.
@@ -69,43 +76,44 @@ def compare_volumes(
     Raises:
         GeometryError: If the volumes differ grossly, and more than the sampling of a small organ can explain.
     """
-    if not planes:
+    if not parts:
         return
-    enclosed = _enclosed(planes, grid)
+    enclosed = _enclosed(parts, grid)
     marked = int(np.count_nonzero(mask))
-    is_resampled = any(abs(p.z_vox - round(p.z_vox)) > tolerance for p in planes)
+    is_resampled = any(abs(p.z_vox - round(p.z_vox)) > tolerance for part in parts for p in part)
     # Between slices, an organ may begin and end up to half a slice earlier or later.
-    one_slice = enclosed.area if is_resampled else 0.0
+    one_slice = enclosed.end if is_resampled else 0.0
     difference = abs(marked - enclosed.volume)
     volumes = (
         f"{marked * grid.voxel_ml:.2f} mL on the CT, its contours (area times plane spacing) enclose "
         f"{enclosed.volume * grid.voxel_ml:.2f} mL"
     )
     ratio = min(marked, enclosed.volume) / max(marked, enclosed.volume)
-    worst = WORST_VOX * enclosed.side + enclosed.contours + one_slice
-    if ratio < GROSS_RATIO and difference > worst:
+    # A contour smaller than a voxel marks one.
+    rounding = enclosed.contours + one_slice
+    is_gross = ratio < GROSS_RATIO and difference > rounding
+    if is_gross and difference > rounding + WORST_VOX * enclosed.side:
         raise GeometryError(
             f"{image_id}: {roi.name!r} would have {volumes}; draw one outline on each slice of the CT "
             f"({grid.spacing_mm[2]:.2f} mm apart; interpolate missing slices), and export it again"
         )
-    if (
-        difference
-        > DOUBTFUL_DIFFERENCE * enclosed.volume + SYSTEMATIC_VOX * enclosed.side + one_slice
-    ):
+    sampling = rounding + SYSTEMATIC_VOX * enclosed.side
+    if is_gross or difference > DOUBTFUL_DIFFERENCE * enclosed.volume + sampling:
         roi.doubts.append(f"{roi.name} has {volumes}; compare the mask with its contours")
 
 
-def _enclosed(planes: Sequence[Plane], grid: Grid) -> _Enclosed:
+def _enclosed(parts: Sequence[Sequence[Plane]], grid: Grid) -> _Enclosed:
     shape = (grid.shape_vox[0], grid.shape_vox[1])
-    areas = np.array([enclosed_area([c.points_vox for c in p.contours], shape) for p in planes])
-    sides = np.array([sum(perimeter(c.points_vox) for c in p.contours) for p in planes])
-    thickness = _thickness(planes)
-    return _Enclosed(
-        float(areas @ thickness),
-        float(sides @ thickness),
-        float(areas.mean()),
-        sum(len(p.contours) for p in planes),
-    )
+    volume = side = end = contours = 0.0
+    for planes in parts:
+        thickness = _thickness(planes)
+        areas = [enclosed_area([c.points_vox for c in plane.contours], shape) for plane in planes]
+        sides = [sum(perimeter(c.points_vox) for c in plane.contours) for plane in planes]
+        volume += float(areas @ thickness)
+        side += float(sides @ thickness)
+        end += float(np.mean(areas))
+        contours += float(np.array([len(plane.contours) for plane in planes]) @ thickness)
+    return _Enclosed(volume, side, end, contours)
 
 
 def _thickness(planes: Sequence[Plane]) -> FloatArray:

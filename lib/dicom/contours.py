@@ -6,7 +6,9 @@ Programs that export a structure set a second time may write every contour twice
 more points, or with another start point. Under the even-odd rule such a pair would cancel. Two contours of one
 plane are the same if their mean distance is less than `REPEAT_VOX`: a hole leaves a wall that is wider, since a
 mask could not show it otherwise. If the two cross each other, neither is the hole of the other, and
-`CROSSING_REPEAT_VOX` holds.
+`CROSSING_REPEAT_VOX` holds. Walls below `MIN_WALL_VOX` on most planes are refused: the inner contour may be a
+second outline, smoothed or drawn through the centres of voxels. Up to `NARROW_VOX`, a doubt tells of them.
+Contours of type CLOSEDPLANAR_XOR are holes by definition.
 """
 
 from collections import Counter
@@ -16,9 +18,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lib.dicom.polygons import centroid, enclosed_area, perimeter
-from lib.errors import GeometryError
+from lib.errors import GeometryError, LabelError
 from lib.imaging.geometry import Grid, ras_to_lps
-from lib.imaging.quantities import FloatArray
+from lib.imaging.quantities import FloatArray, MaskArray
 
 MAX_TILT = 0.2
 """Largest spread of the points of a contour along the slices' normal, as a share of the slice distance.
@@ -26,14 +28,26 @@ MAX_TILT = 0.2
 Coordinates rounded to 0.1 mm on an oblique scan of 1 mm slices differ by half of it.
 """
 
+MAX_CONTOURS = 20_000
+"""Largest number of contours of a ROI: the time grows with its square."""
+
 REPEAT_VOX = 0.5
 """Two contours, one inside the other, are the same if their mean distance is smaller, in voxels."""
+
+NARROW_VOX = 1.5
+"""A doubt tells of holes that leave a wall narrower than this, in voxels."""
+
+MIN_WALL_VOX = 0.9
+"""Smallest mean width of the wall that a hole leaves, in voxels."""
 
 CROSSING_REPEAT_VOX = 1.0
 """Two contours that cross each other are the same if their mean distance is smaller, in voxels."""
 
 NESTED_TOLERANCE = 0.1
 """A contour lies inside another if less than this part of the area between them is outside the larger one."""
+
+ROUNDING_VOX = 0.1
+"""Mean distance of contours of type CLOSEDPLANAR_XOR that are the same, in voxels."""
 
 RIM_TOLERANCE = 1e-3
 """Tolerance for a contour along the slice's rim, in voxels: decimal strings are rounded."""
@@ -45,13 +59,23 @@ CLOSED_TYPES = ("CLOSED_PLANAR", XOR)
 
 @dataclass(slots=True)
 class Roi:
-    """One ROI during reading; `notes` counts special cases among its contours, `doubts` are sentences."""
+    """One ROI during reading.
+
+    Attributes:
+        name: ROIName, with the side of its code.
+        number: ROINumber.
+        frame: UID of its frame of reference; empty if unknown.
+        notes: Counts of special cases among its contours.
+        doubts: Sentences on what the user should check.
+        walls_vox: Width of the narrowest wall of each plane with a wall below `NARROW_VOX`.
+    """
 
     name: str
     number: int
     frame: str
     notes: "Counter[str]" = field(default_factory=Counter)
     doubts: list[str] = field(default_factory=list)
+    walls_vox: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +100,9 @@ class Contour:
         return np.concatenate([self.points_vox.min(axis=0), self.points_vox.max(axis=0)])
 
 
-def overlaps_any(box: FloatArray, boxes: FloatArray) -> bool:
-    """Return whether a bounding box `(4,)` shares an area with one of `boxes` `(N, 4)`."""
-    return bool(((box[:2] < boxes[:, 2:]) & (boxes[:, :2] < box[2:])).all(axis=1).any())
+def overlapping(box: FloatArray, boxes: FloatArray) -> MaskArray:
+    """Return, for each of `boxes` `(N, 4)`, whether it shares an area with `box` `(4,)`."""
+    return np.asarray(((box[:2] < boxes[:, 2:]) & (boxes[:, :2] < box[2:])).all(axis=1))
 
 
 def closed_contours(
@@ -94,9 +118,10 @@ def closed_contours(
 
     Raises:
         GeometryError: If a closed contour is not parallel to the slices, or lies beside them.
+        LabelError: If there are more than `MAX_CONTOURS`.
     """
     to_voxel = np.linalg.inv(ras_to_lps(grid.affine_ras))
-    contours = []
+    contours: list[Contour] = []
     for kind, points_lps in items:
         if kind not in CLOSED_TYPES:
             roi.notes[f"contours of type {kind} left out"] += 1
@@ -115,35 +140,96 @@ def closed_contours(
             roi.notes["contours without area left out"] += 1
             continue
         _require_inside(points[:, :2], grid.shape_vox[:2], roi, image_id)
+        if len(contours) == MAX_CONTOURS:
+            raise LabelError(
+                f"{image_id}: {roi.name!r} has more than {MAX_CONTOURS} contours; simplify it"
+            )
         z_vox = float(np.median(points[:, 2]))
         contours.append(Contour(points[:, :2], z_vox, tilt, kind == XOR))
     return contours
+
+
+def separate_parts(contours: Sequence[Contour]) -> list[list[Contour]]:
+    """Return the contours in parts that lie beside each other, seen along the slices' normal.
+
+    Each part may be drawn on planes of its own: two lungs in one ROI, for example.
+    """
+    boxes = np.array([contour.box for contour in contours]).reshape(-1, 4)
+    is_left = np.ones(len(contours), np.bool_)
+    parts = []
+    for start in range(len(contours)):
+        if not is_left[start]:
+            continue
+        is_left[start] = False
+        part, checked = [start], 0
+        while checked < len(part):
+            found = np.flatnonzero(overlapping(boxes[part[checked]], boxes) & is_left)
+            is_left[found] = False
+            part += found.tolist()
+            checked += 1
+        parts.append([contours[i] for i in sorted(part)])
+    return parts
 
 
 def without_repeats(contours: Sequence[Contour], roi: Roi) -> tuple[Contour, ...]:
     """Return the contours of one plane without those that are the same as an earlier one."""
     kept: list[Contour] = []
     boxes = np.empty((len(contours), 4))
+    walls = []
     for contour in contours:
         box = contour.box
-        distance = np.abs(boxes[: len(kept)] - box).max(axis=1)
-        similar = np.flatnonzero(distance <= 2 * CROSSING_REPEAT_VOX)
-        if any(_is_repeat(contour.points_vox, kept[i].points_vox) for i in similar):
+        is_similar = np.abs(boxes[: len(kept)] - box).max(axis=1) <= 2 * NARROW_VOX
+        is_similar &= overlapping(box, boxes[: len(kept)])
+        similar = [kept[i] for i in np.flatnonzero(is_similar).tolist()]
+        widths = [_wall_vox(contour, other) for other in similar]
+        if None in widths:
             roi.notes["contours that repeat another one left out"] += 1
-        else:
-            boxes[len(kept)] = box
-            kept.append(contour)
+            continue
+        walls += [width for width in widths if width]
+        boxes[len(kept)] = box
+        kept.append(contour)
+    if walls and min(walls) < NARROW_VOX:
+        roi.walls_vox.append(min(walls))
     return tuple(kept)
 
 
-def _is_repeat(points_vox: FloatArray, other_vox: FloatArray) -> bool:
-    area, other_area = enclosed_area([points_vox]), enclosed_area([other_vox])
-    between = enclosed_area([points_vox, other_vox])
-    distance = 2 * between / (perimeter(points_vox) + perimeter(other_vox))
+def _wall_vox(contour: Contour, other: Contour) -> float | None:
+    """Return the mean width of the wall between two contours, 0 if there is none, None if they are the same."""
+    area, other_area = (enclosed_area([c.points_vox]) for c in (contour, other))
+    between = enclosed_area([contour.points_vox, other.points_vox])
+    width = 2 * between / (perimeter(contour.points_vox) + perimeter(other.points_vox))
     if between - abs(area - other_area) < NESTED_TOLERANCE * between:
-        return distance < REPEAT_VOX
+        is_hole = contour.is_xor and other.is_xor and width > ROUNDING_VOX
+        return width if width >= REPEAT_VOX or is_hole else None
     # Two small pieces side by side are close to each other, but share nothing.
-    return distance < CROSSING_REPEAT_VOX and between < min(area, other_area)
+    return None if width < CROSSING_REPEAT_VOX and between < min(area, other_area) else 0.0
+
+
+def judge_walls(roi: Roi, planes: int, *, are_xor: bool, image_id: str) -> None:
+    """Add a doubt if holes leave narrow walls.
+
+    Args:
+        roi: The ROI, after `without_repeats` for each of its planes.
+        planes: Number of its planes.
+        are_xor: Whether its contours are of type CLOSEDPLANAR_XOR.
+        image_id: For messages.
+
+    Raises:
+        GeometryError: If most planes have a wall below `MIN_WALL_VOX`.
+    """
+    if not roi.walls_vox or are_xor:
+        return
+    below = [width for width in roi.walls_vox if width < MIN_WALL_VOX]
+    if len(below) > planes / 2:
+        raise GeometryError(
+            f"{image_id}: {roi.name!r} has two outlines on {len(below)} of {planes} planes, one inside the "
+            f"other, {np.median(below):.1f} voxels apart: a hole leaves a wall "
+            "of a voxel or more; remove one outline"
+        )
+    roi.doubts.append(
+        f"{roi.name} has holes that leave a wall of {min(roi.walls_vox):.1f} to {max(roi.walls_vox):.1f} "
+        f"voxels on {len(roi.walls_vox)} of {planes} planes; check that no outline was drawn twice"
+    )
 
 
 def _require_inside(points_vox: FloatArray, shape: Sequence[int], roi: Roi, image_id: str) -> None:

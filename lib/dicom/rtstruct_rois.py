@@ -19,6 +19,9 @@ from lib.dicom.structures import StructureFilter
 from lib.errors import GeometryError, LabelError
 from lib.imaging.quantities import FloatArray
 
+MAX_COORDINATE_MM = 1e5
+"""Largest coordinate of a contour, in mm: 100 m."""
+
 ContourItems = Mapping[int, Sequence[Dataset]]
 """ROI number -> the items of its Contour Sequence."""
 
@@ -161,6 +164,11 @@ def points_lps(item: Dataset, roi: Roi, image_id: str) -> FloatArray:
         raise LabelError(
             f"{image_id}: a contour of {roi.name!r} has {numbers.size} numbers; three finite numbers per point "
             "expected: export it again"
+        )
+    if numbers.size and np.abs(numbers).max() > MAX_COORDINATE_MM:
+        raise LabelError(
+            f"{image_id}: a contour of {roi.name!r} has the coordinate {np.abs(numbers).max():.3g} mm; at most "
+            f"{MAX_COORDINATE_MM:.0f} mm expected: export it again"
         )
     stated = item.get("NumberOfContourPoints")
     if stated is not None and int(stated) != numbers.size // 3:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from lib.dicom.polygons import centroid, fill_polygon, mask_outlines
+from lib.dicom.polygons import centroid, enclosed_area, fill_polygon, mask_outlines, perimeter
 from lib.imaging.quantities import FloatArray, MaskArray
 
 SHAPE = (30, 24)
@@ -131,3 +131,30 @@ def test_any_mask_is_restored_by_both_fill_rules_with_its_area(seed: int, share:
     np.testing.assert_array_equal(odd % 2 == 1, mask)
     np.testing.assert_array_equal(joined, mask)
     assert sum(abs(area(p)) for p in mask_outlines(mask)) == mask.sum()
+
+
+# --- areas
+
+
+def test_the_area_of_a_polygon_is_that_of_the_shoelace_formula() -> None:
+    # A concave polygon: a square of 6 x 4 without a triangle of base 6 and height 2.
+    shape: FloatArray = np.array([(1, 1), (7, 1), (7, 5), (4, 3), (1, 5)], float)
+    assert enclosed_area([shape]) == pytest.approx(24 - 6)
+    assert enclosed_area([shape[::-1] * 0.01]) == pytest.approx(18e-4)
+    assert perimeter(np.array([(0.0, 0.0), (3.0, 0.0), (3.0, 4.0)])) == 12
+
+
+def test_areas_that_two_polygons_enclose_do_not_count() -> None:
+    outer = np.array([(0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (0.0, 10.0)])
+    hole, crossing = outer * 0.5 + 1, outer + [5, 0]  # noqa: RUF005 -- adds to each corner
+    assert enclosed_area([outer, hole]) == pytest.approx(100 - 25)
+    assert enclosed_area([outer, crossing]) == pytest.approx(100)
+    assert enclosed_area([outer, outer]) == 0
+    assert enclosed_area([hole, outer, outer * 0.1 + 2]) == pytest.approx(100 - 25 + 1)
+
+
+def test_areas_are_cut_at_the_rim_of_the_lattice() -> None:
+    # Pixels reach from -0.5: 4 x 3 of them lie in the lattice.
+    large = np.array([(-9.0, -9.0), (99.0, -9.0), (99.0, 99.0), (-9.0, 99.0)])
+    assert enclosed_area([large], (4, 3)) == pytest.approx(12)
+    assert enclosed_area([large + 200], (4, 3)) == 0
