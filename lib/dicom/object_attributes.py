@@ -12,7 +12,8 @@ from pydicom.uid import RE_VALID_UID, generate_uid
 from pydicom.valuerep import DA, TM
 
 from lib import __version__
-from lib.errors import ConfigError, GeometryError, LabelError, StorageFullError
+from lib.errors import ConfigError, GeometryError, LabelError, ScanError, StorageFullError
+from lib.imaging.dicom_files import read_dicom
 from lib.organs.table import LATERALITY, ORGANS, Organ
 from lib.storage.atomic_files import is_disk_full, replacing
 
@@ -198,6 +199,18 @@ def referenced_series(dataset: Dataset) -> set[str]:
 def sequence_items(dataset: Dataset, keyword: str) -> Sequence[Any]:
     """Return the items of a sequence; none if it is missing or empty."""
     return dataset.get(keyword) or ()
+
+
+def opened(path: Path, kind: str, image_id: str) -> FileDataset:
+    """Return the content of a SEG or RTSTRUCT.
+
+    Raises:
+        LabelError: If the file is damaged, or exceeds the limits of `lib.imaging.dicom_files`.
+    """
+    try:
+        return read_dicom(path, with_pixels=True)
+    except ScanError as error:
+        raise LabelError(f"{image_id}: the {kind} is damaged: {error}") from error
 
 
 def require_same_scan(

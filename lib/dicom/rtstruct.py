@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -24,6 +23,7 @@ from lib.dicom.object_attributes import (
     cielab,
     dicom_text,
     frame_of_reference,
+    opened,
     organ_code,
     patient_and_study,
     require_same_scan,
@@ -66,7 +66,7 @@ def read_rtstruct(
             contour does not lie in a slice of the scan.
     """
     try:
-        dataset = pydicom.dcmread(path)
+        dataset = opened(path, "RTSTRUCT", image_id)
         rois, changes = rois_of(dataset, image_id)
         items, more_changes = contour_items(dataset, rois, image_id)
         changes += more_changes
