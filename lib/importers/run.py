@@ -272,6 +272,7 @@ def summary_lines(report: Mapping[str, Any], outcomes: Mapping[str, str]) -> Ite
     for organ in report["labels"]:
         if cases:
             yield f"  {organ:<16}{contoured[organ]:>5} of {len(cases)} cases"
+    yield from _renamed_lines(cases)
     for key, meaning in (
         ("unmapped", "unknown names; map or ignore them with --names"),
         ("outside_set", f"organs outside the set {report['organ_set']!r}"),
@@ -282,6 +283,18 @@ def summary_lines(report: Mapping[str, Any], outcomes: Mapping[str, str]) -> Ite
         shared.update(case["shared_vox"])
     for pair, count in shared.most_common():
         yield f"  {pair}: {count} shared voxels, assigned to the smaller organ"
+
+
+def _renamed_lines(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    pairs = Counter(
+        (name, organ) for case in cases for name, organ in case["names"].items() if name != organ
+    )
+    if pairs:
+        yield f"{len(pairs)} names stored as an organ's:"
+    for (name, organ), count in pairs.most_common(_NAMES_SHOWN):
+        yield f"  {name!r} as {organ} in {count} cases"
+    if len(pairs) > _NAMES_SHOWN:
+        yield f"  ... all of them are listed in import.json, by case ({len(pairs) - _NAMES_SHOWN} more)"
 
 
 def _name_lines(names: Mapping[str, int], meaning: str) -> Iterator[str]:

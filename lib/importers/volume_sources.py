@@ -180,8 +180,15 @@ def _read_pair(
         masks_by_name = named.masks(case_id)
         _require_contoured(masks_by_name, case_id)
         naming = names.classify(list(masks_by_name), case_id)
-        own = {naming.organs[n]: mask for n, mask in masks_by_name.items() if n in naming.organs}
-        return ContouredScan(ct=ct, masks=own, naming=naming)
+        organs = naming.organs
+        own = {organs[n]: mask for n, mask in masks_by_name.items() if n in organs}
+        places = {
+            v: (organs[n], names.labels[organs[n]])
+            for (_, v), n in named.present.items()
+            if n in organs
+        }
+        notes = moved(places) if len(named.layers) == 1 else []
+        return ContouredScan(ct=ct, masks=own, naming=naming, notes=notes)
     notes = []
     if given is not None:
         values = given

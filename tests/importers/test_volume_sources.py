@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lib.errors import ConfigError, GeometryError, LabelError, ScanError
+from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import write_ct
 from lib.importers.cases import ContouredScan, OrganNames, SourceCase
 from lib.importers.detect import duplicate_ids, find_cases
@@ -23,6 +24,7 @@ from tests.importers.sources import (
     put_pddca,
 )
 from tests.phantoms import make_ct, make_grid
+from tests.segment_files import slicer_fields, write_named_nifti, write_seg_nrrd
 
 
 def only(folder: Path) -> SourceCase:
@@ -128,6 +130,118 @@ def test_two_folders_are_read_by_names_and_dataset_json(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"labels": {"Brainstem": "one"}}')
     with pytest.raises(LabelError, match=r"a: dataset\.json does not name the label values"):
         read(first)
+
+
+def put_pair(folder: Path, values: object, label: LabelArray | None = None) -> None:
+    """Write a case with the values 1 and 2 in two folders, and what they mean in `dataset.json`."""
+    write_ct(folder / "imagesTr" / "a_0000.nii.gz", make_ct())
+    array = label_array({1: BRAINSTEM, 2: PAROTID_L}) if label is None else label
+    put_label(folder / "labelsTr" / "a.nii.gz", array)
+    (folder / "dataset.json").write_text(json.dumps({"labels": values}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path, encoding: str) -> None:
+    put_pair(tmp_path, {})
+    meaning = {"labels": {"background": 0, "Brainstem": 1, "Parotid_L": 2}}
+    (tmp_path / "dataset.json").write_bytes(json.dumps(meaning).encode(encoding))
+    require_boxes(read(only(tmp_path)), Brainstem=BRAINSTEM, Parotid_L=PAROTID_L)
+
+
+@pytest.mark.parametrize("name", ["ignore", "Ignore"])
+def test_a_case_with_a_region_that_was_not_contoured_is_refused(tmp_path: Path, name: str) -> None:
+    put_pair(tmp_path, {"background": 0, "Brainstem": 1, name: 2})
+    names = OrganNames(organ_set="openkbp", table={"ignore": "ignore"})
+    with pytest.raises(
+        LabelError, match="a: it has voxels of 'ignore', which marks regions that were not"
+    ):
+        read(only(tmp_path), names)
+    put_pair(tmp_path, {"background": 0, "Brainstem": 1, name: 2}, label_array({1: BRAINSTEM}))
+    require_boxes(read(only(tmp_path)), Brainstem=BRAINSTEM)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"Brainstem": [1, 2], "Parotid_L": 2}, r"\[1, 2\] are the values of a region"),
+        ({"Brainstem": 1, "Parotid_L": 1}, "'1' is listed twice"),
+        ({"1": "Brainstem", "01": "Parotid_L"}, "'1' is listed twice"),
+        ({"Brainstem": 1.5}, "'1.5' is not a whole number from 0 to 255"),
+        ({"Brainstem": True}, "'True' is not a whole number"),
+        ({"Brainstem": 1, "Parotid_L": 256}, "'256' is not a whole number from 0 to 255"),
+        ({"Brainstem": -1}, "'-1' is not a whole number"),
+        ({"Brainstem": 0, "Parotid_L": 1}, "gives the value 0 to 'Brainstem'; 0 is the background"),
+        (["Brainstem"], "does not name the label values"),
+    ],
+)
+def test_values_that_are_ambiguous_are_refused(tmp_path: Path, values: object, says: str) -> None:
+    put_pair(tmp_path, values)
+    with pytest.raises(LabelError, match=says):
+        read(only(tmp_path))
+
+
+def test_a_name_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    put_pair(tmp_path, {})
+    (tmp_path / "dataset.json").write_text('{"labels": {"Brainstem": 1, "Brainstem": 2}}')
+    with pytest.raises(LabelError, match="'Brainstem' is listed twice"):
+        read(only(tmp_path))
+
+
+# --- labels that name their segments
+
+
+@pytest.mark.parametrize(
+    ("ct", "label"),
+    [
+        ("anna/ct.nii.gz", "anna/Segmentation.seg.nrrd"),
+        ("anna.nii.gz", "anna.seg.nrrd"),
+        ("images/anna.nii.gz", "labels/anna.seg.nrrd"),
+        ("pt_1/ct.nii.gz", "pt_1/label.seg.nrrd"),
+    ],
+)
+def test_a_segmentation_of_slicer_is_read_by_its_names(tmp_path: Path, ct: str, label: str) -> None:
+    write_ct(tmp_path / ct, make_ct())
+    (tmp_path / label).parent.mkdir(exist_ok=True)
+    fields = slicer_fields([("LeftParotid", 1, 0), ("Brainstem", 2, 0), ("GTV", 3, 0)])
+    array = label_array({1: PAROTID_L, 2: BRAINSTEM, 3: PAROTID_R})
+    write_seg_nrrd(tmp_path / label, [array], make_grid(), fields)
+    drawing = read(only(tmp_path))
+    require_boxes(drawing, Brainstem=BRAINSTEM, Parotid_L=PAROTID_L)
+    assert drawing.naming.unmapped == ["GTV"]
+
+
+def test_segments_in_layers_are_read(tmp_path: Path) -> None:
+    write_ct(tmp_path / "anna.nii.gz", make_ct())
+    layers = [label_array({1: BRAINSTEM}), label_array({1: PAROTID_L})]
+    fields = slicer_fields([("Brainstem", 1, 0), ("Parotid_L", 1, 1)])
+    write_seg_nrrd(tmp_path / "anna.seg.nrrd", layers, make_grid(), fields)
+    require_boxes(read(only(tmp_path)), Brainstem=BRAINSTEM, Parotid_L=PAROTID_L)
+
+
+def test_names_in_the_label_and_in_the_file_of_values_must_agree(tmp_path: Path) -> None:
+    put_pair(tmp_path, {"Brain Stem": 1, "Parotid_L": 2})
+    path = tmp_path / "labelsTr" / "a.nii.gz"
+    array = label_array({1: BRAINSTEM, 2: PAROTID_L})
+    write_named_nifti(path, array, make_grid(), {1: "brainstem", 2: "parotid_gland_left"})
+    require_boxes(read(only(tmp_path)), Brainstem=BRAINSTEM, Parotid_L=PAROTID_L)
+    write_named_nifti(path, array, make_grid(), {1: "parotid_gland_left", 2: "brainstem"})
+    with pytest.raises(
+        LabelError, match="names its value 1 'parotid_gland_left', the file of values 'Brain"
+    ):
+        read(only(tmp_path))
+
+
+def test_a_mask_that_names_another_organ_than_its_file_is_refused(tmp_path: Path) -> None:
+    put_pddca(tmp_path / "x", {"Parotid_L": PAROTID_L})
+    mask = tmp_path / "x" / "structures" / "Parotid_L.nrrd"
+    array = label_array({1: PAROTID_L})
+    write_seg_nrrd(mask, [array], make_grid(), slicer_fields([("Segment_1", 1, 0)]))
+    require_boxes(read(only(tmp_path)), Parotid_L=PAROTID_L)
+    write_seg_nrrd(mask, [array], make_grid(), slicer_fields([("Parotid_R", 1, 0)]))
+    with pytest.raises(
+        LabelError, match=r"x: Parotid_L\.nrrd is called Parotid_L and names its segment 'Par"
+    ):
+        read(only(tmp_path))
 
 
 @pytest.mark.parametrize("suffix", ["_label", "_seg"])

@@ -1,5 +1,6 @@
 """Tests of the folder watcher: files added, changed or removed by users, and saves interrupted by a kill."""
 
+import json
 import os
 import shutil
 import time
@@ -22,6 +23,7 @@ from lib.organs.table import ORGAN_SETS
 from lib.storage.atomic_files import digest_of
 from lib.storage.database import Database, state_folder
 from tests.phantoms import make_ct, make_grid, make_label
+from tests.segment_files import slicer_fields, write_named_nifti, write_seg_nrrd
 
 LABELS = ORGAN_SETS["openkbp"]
 
@@ -319,3 +321,76 @@ def test_a_float_label_is_refused(store: FolderStore, studies: Path) -> None:
     aged(final(studies))
     assert store.watcher.run() == []
     assert "voxels are float32" in store.watcher.refused()[0].reason
+
+
+# --- files that name their segments
+
+
+def named_boxes() -> Any:
+    """Return a label with two boxes: 48 voxels of the value 1 and 80 of the value 2."""
+    array = np.zeros(make_grid().shape_vox, np.uint8)
+    array[2:5, 4:8, 3:7] = 1
+    array[8:13, 4:8, 3:7] = 2
+    return array
+
+
+def stored_voxels(studies: Path) -> dict[int, int]:
+    """Return value -> number of voxels in the working copy."""
+    array = np.asanyarray(nib.load(final(studies)).dataobj)  # type: ignore[no-untyped-call]
+    return {int(v): int((array == v).sum()) for v in np.unique(array) if v}
+
+
+def test_a_segmentation_of_slicer_is_read_by_its_names(store: FolderStore, studies: Path) -> None:
+    fields = slicer_fields([("Parotid_L", 1, 0), ("brain stem", 2, 0)])
+    path = final(studies, "a.seg.nrrd")
+    aged(write_seg_nrrd(path, [named_boxes()], make_grid(), fields))
+    (version,) = store.watcher.run()
+    assert stored_voxels(studies) == {LABELS["Parotid_L"]: 48, LABELS["Brainstem"]: 80}
+    assert version.changes == [
+        "'brain stem' was stored as Brainstem",
+        "the values were stored by their names: 1 as 4 (Parotid_L), 2 as 1 (Brainstem)",
+    ]
+    assert not path.exists()
+    assert list((studies / ".removed").rglob("a.seg.nrrd"))
+    assert store.watcher.run() == []
+    assert numbers(store) == [1]
+
+
+def test_an_unknown_name_in_a_segmentation_is_refused_by_name(
+    store: FolderStore, studies: Path
+) -> None:
+    fields = slicer_fields([("Parotid_L", 1, 0), ("GTV", 2, 0)])
+    path = final(studies, "a.seg.nrrd")
+    aged(write_seg_nrrd(path, [named_boxes()], make_grid(), fields))
+    assert store.watcher.run() == []
+    (refused,) = store.watcher.refused()
+    assert "'GTV' is not an organ of this server" in refused.reason
+    assert path.is_file()
+
+
+def test_a_file_whose_names_give_its_values_another_meaning_is_replaced_by_what_is_stored(
+    store: FolderStore, studies: Path
+) -> None:
+    names = {1: "parotid_gland_left", 2: "brainstem"}
+    aged(write_named_nifti(final(studies), named_boxes(), make_grid(), names))
+    before = digest_of(final(studies))
+    (version,) = store.watcher.run()
+    assert stored_voxels(studies) == {LABELS["Parotid_L"]: 48, LABELS["Brainstem"]: 80}
+    assert version.digest == digest_of(final(studies)) != before
+    aged(final(studies))
+    assert store.watcher.run() == []
+    assert numbers(store) == [1]
+    (kept,) = (studies / ".removed").rglob("a.nii.gz")
+    assert digest_of(kept) == before
+
+
+def test_changes_by_an_import_are_kept_with_the_version(store: FolderStore, studies: Path) -> None:
+    digest = digest_of(write(final(studies)))
+    changes = ["'RightParotid' was stored as Parotid_R"]
+    entry = {"label_sha256": digest, "changes": changes}
+    (studies / "import.json").write_text(json.dumps({"cases": {"a": entry}}), encoding="utf-8")
+    (version,) = store.watcher.run()
+    assert (version.digest, version.changes) == (digest, changes)
+    write(final(studies), shift=1)
+    (edited,) = store.watcher.run()
+    assert edited.changes == [], "the file is no longer that of the import"

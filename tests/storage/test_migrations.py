@@ -46,6 +46,7 @@ def test_a_database_from_before_migrations_keeps_its_rows(old_path: Path) -> Non
     with database.reading() as session:
         first, second = session.scalars(select(LabelVersion).order_by(LabelVersion.id))
         assert (first.author, first.organs) == ("ada", ["Brainstem", "Parotid_L"])
+        assert first.changes == second.changes == []
         assert first.submitted_at.isoformat() == "2026-01-02T03:04:05.678901+00:00"
         assert (second.parent_id, second.number) == (first.id, 2)
         assert second.hidden_at is not None
