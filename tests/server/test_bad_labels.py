@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from lib.imaging.geometry import Grid
+from tests.segment_files import slicer_fields, write_seg_nrrd
 from tests.server.running import Server, put_case, small_ct, two_organs
 
 pytestmark = pytest.mark.server
@@ -93,6 +94,18 @@ def bomb_before_the_voxels(_folder: Path) -> bytes:
     return bomb((40, 36, 24), 2.0**32)
 
 
+def layers(folder: Path) -> bytes:
+    """Return two layers with a brainstem and, overlapping most of it, a cord."""
+    masks = [(good() == 1).astype(np.uint8)] * 2
+    fields = slicer_fields([("Brainstem", 1, 0), ("SpinalCord", 1, 1)])
+    return write_seg_nrrd(folder / "x.nrrd", masks, small_ct().grid, fields).read_bytes()
+
+
+def foreign_names(folder: Path) -> bytes:
+    fields = slicer_fields([("Brainstem", 1, 0), ("SpinalCord\u5916\u6269", 4, 0)])
+    return write_seg_nrrd(folder / "x.nrrd", [good()], small_ct().grid, fields).read_bytes()
+
+
 @dataclass(frozen=True, slots=True)
 class BadLabel:
     """A label that the server must refuse, and a pattern of the refusal's message."""
@@ -108,6 +121,16 @@ BAD = {
     "an unknown organ": BadLabel(
         "'GTV' is not an organ", lambda f: saved(f, good()), names=("Brainstem", "x", "x", "GTV")
     ),
+    "an unknown organ in the file": BadLabel(
+        "'SpinalCord\u5916\u6269' is not an organ", foreign_names, "label.seg.nrrd"
+    ),
+    "names that contradict the file": BadLabel(
+        "the file names its segments 'Brainstem', 'SpinalCord', label_info names 'Larynx'",
+        layers,
+        "label.seg.nrrd",
+        names=("Larynx",),
+    ),
+    "overlapping layers": BadLabel("one of them has the wrong name", layers, "label.seg.nrrd"),
     "a wrong grid": BadLabel("the label lies on .* the image on", wrong_grid),
     "NaN": BadLabel("NaN or fractions", not_a_number),
     "probabilities": BadLabel("NaN or fractions", probabilities),

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from lib.imaging.geometry import Grid, from_sitk
 from lib.imaging.scans import write_ct, write_label
+from tests.segment_files import slicer_fields, write_seg_nrrd
 from tests.server.running import TINY, Server, parts, put_case, small_ct, two_organs
 from tests.waiting import wait_until
 
@@ -207,11 +208,41 @@ def test_saved_label_comes_back_with_the_servers_values(server: Server, tmp_path
     )
     assert answer.status_code == 200, answer.text
     assert answer.json().items() >= {"image": "saved", "label": "saved"}.items()
+    changes = [
+        "the values were read as the order of the segments in label_info",
+        "'parotid left' was stored as Parotid_L",
+        "'BrainStem' was stored as Brainstem",
+        "the values were stored by their names: 1 as 4 (Parotid_L), 2 as 1 (Brainstem)",
+    ]
+    assert answer.json()["changes"] == changes
+    (version,) = server.ask("GET", "/organnet/labels/saved?tag=final").json()
+    assert version["changes"] == changes
     back = server.ask("GET", "/datastore/label?label=saved&tag=final")
     np.testing.assert_array_equal(read_nifti(back.content), ours.array)
     info = server.ask("GET", "/datastore/label/info?label=saved&tag=final").json()
     assert info["client_id"] == "user-xyz"
     assert info["label_info"] == params["label_info"]
+
+
+def test_a_saved_segmentation_is_stored_by_its_own_names(server: Server, tmp_path: Path) -> None:
+    """Slicer's setting for overlapping segments: all segments in a `.seg.nrrd`, their rows in `label_info`."""
+    grid = put_case(server, "segmentation")
+    ours = two_organs(grid)
+    layers = [
+        (ours.array == TINY.labels[name]).astype(np.uint8) for name in ("Brainstem", "Parotid_L")
+    ]
+    fields = slicer_fields([("Brainstem", 1, 0), ("Parotid_L", 1, 1)])
+    file = write_seg_nrrd(tmp_path / "label.seg.nrrd", layers, grid, fields)
+    info = [{"name": "Parotid_L", "idx": 1}, {"name": "Brainstem", "idx": 2}]
+    answer = server.ask(
+        "PUT",
+        "/datastore/label?image=segmentation",
+        data={"params": json.dumps({"label_info": info, **CLIENT})},
+        files={"label": (file.name, file.read_bytes())},
+    )
+    assert answer.status_code == 200, answer.text
+    back = server.ask("GET", "/datastore/label?label=segmentation&tag=final")
+    np.testing.assert_array_equal(read_nifti(back.content), ours.array)
 
 
 def test_training_starts_shows_its_progress_and_stops(server: Server) -> None:

@@ -11,6 +11,7 @@ import requests
 from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.objects import Kind
 from lib.imaging.scans import read_label
+from tests.importers.sources import BRAINSTEM, put_rtstruct
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.pacs_sync.test_inbox import draw
 from tests.phantoms import make_ct
@@ -85,6 +86,16 @@ def test_organs_missing_since_the_previous_version_are_named(
     (comment,) = comments(sent(installation, body(file.read_bytes())).json(), "00081199")
     assert "with Brainstem; the case counts" in comment
     assert "Missing, but present in the previous version: Parotid_L" in comment
+
+
+def test_a_structure_that_is_stored_under_another_name_is_named(
+    installation: Installation, tmp_path: Path
+) -> None:
+    file = tmp_path / "renamed.dcm"
+    put_rtstruct(file, installation.folder / "two", {"Brain Stem": [BRAINSTEM]})
+    (comment,) = comments(sent(installation, body(file.read_bytes())).json(), "00081199")
+    assert "Changed: 'Brain Stem' was stored as Brainstem" in comment
+    assert history(installation, "two")[-1]["changes"] == ["'Brain Stem' was stored as Brainstem"]
 
 
 def test_each_part_is_stored_or_refused_on_its_own(
