@@ -70,6 +70,6 @@ def write_named_nifti(
     )
     image: Any = nib.Nifti1Image(array, grid.affine_ras)  # type: ignore[no-untyped-call]
     image.set_sform(grid.affine_ras, code=1)
-    image.header.extensions.append(nib.nifti1.Nifti1Extension(0, text.encode()))  # type: ignore[no-untyped-call]
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(0, text.encode()))
     nib.save(image, path)
     return path

@@ -87,7 +87,7 @@ def read_named_label(
     ]
     unnamed = sorted({value for number, value in places if (number, value) not in names})
     if unnamed:
-        known = {s.name: s.value for s in segments}
+        known = {s.name: s.value for s in segments[:20]}
         raise LabelError(
             f"{image_id}: the label holds the values {unnamed}, which the file does not name; it names "
             f"{known}: export it again"

@@ -1,10 +1,11 @@
-"""Tasks of reader processes (`lib.isolation`): a CT, and a label volume."""
+"""Tasks of reader processes (`lib.isolation`): a CT, a label volume, and several in one file."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lib.imaging.geometry import Grid
+from lib.imaging.nrrd_layers import parse_layers
 from lib.imaging.scans import parse_ct, parse_label
 from lib.isolation.reader import NewArray
 from lib.isolation.shared_arrays import Array
@@ -28,3 +29,15 @@ def label(arguments: Mapping[str, Any], _new_array: NewArray, /) -> _Result:
         integers_only=arguments["integers_only"],
     )
     return grid.as_json(), array
+
+
+def layers(arguments: Mapping[str, Any], new_array: NewArray, /) -> _Result:
+    """Return the voxels of `lib.imaging.nrrd_layers.read_layers`, `(X, Y, Z, L)`."""
+    expected = arguments["image_grid"]
+    array = parse_layers(
+        Path(arguments["path"]),
+        image_id=arguments["case"],
+        image_grid=None if expected is None else Grid.from_json(expected),
+        new_array=new_array,
+    )
+    return {}, array

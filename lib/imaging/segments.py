@@ -13,6 +13,8 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from operator import index
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import unescape
@@ -25,8 +27,13 @@ HEADER_BYTES = 2**20
 _SLICER_FIELD = re.compile(r"Segment(\d{1,4})_(Name|LabelValue|Layer)")
 _MITK_FIELD = "org.mitk.multilabel.segmentation.labelgroups"
 _CARET_LABEL = re.compile(
-    r"<Label\b[^>]*?\bKey\s*=\s*[\"'](\d+)[\"'][^>]*>(?:\s*<!\[CDATA\[(.*?)\]\]>\s*|([^<]*))</Label>", re.DOTALL
-)  # fmt: skip
+    r"<Label [^<>]{0,200}?\bKey=[\"'](\d{1,4})[\"'][^<>]{0,200}>"
+    r"\s{0,20}(?:<!\[CDATA\[([^\]]{0,200})\]\]>|([^<]{0,200}))\s{0,20}</Label>"
+)
+"""A row of a label table; its lengths are bounded, so that a search takes a time in proportion to the text."""
+_MAX_SEGMENTS = 1000
+_MAX_NAME = 200
+"""Number of characters that are kept of a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +61,20 @@ def named_segments(path: Path, image_id: str) -> tuple[Segment, ...]:
             to 255.
     """
     try:
-        segments = tuple(_segments(path))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        segments = tuple(islice(_segments(path), _MAX_SEGMENTS + 1))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = str(error)[:_MAX_NAME]
         raise LabelError(
-            f"{image_id}: the names of the segments in the file cannot be read ({error}); export it again"
+            f"{image_id}: the names of the segments in the file cannot be read ({reason}); export it again"
         ) from error
-    wrong = [f"{s.name!r} ({s.value})" for s in segments if not 1 <= s.value <= 255]
+    if len(segments) > _MAX_SEGMENTS:
+        raise LabelError(
+            f"{image_id}: the file names more than {_MAX_SEGMENTS} segments; export the organs alone"
+        )
+    wrong = [f"{s.name!r} ({str(s.value)[:20]})" for s in segments if not 1 <= s.value <= 255]
     if wrong:
         raise LabelError(
-            f"{image_id}: the file gives {', '.join(wrong)} as values of segments; 1 to 255 expected"
+            f"{image_id}: the file gives {', '.join(wrong[:5])} as values of segments; 1 to 255 expected"
         )
     by_place: dict[tuple[int, int], str] = {}
     for segment in segments:
@@ -133,13 +145,13 @@ def _of_slicer(fields: Mapping[str, str]) -> Iterator[Segment]:
         if has_values and "LabelValue" not in about:
             raise ValueError(f"Segment{number} has a name and no LabelValue")
         layer = about.get("Layer", "0" if has_values else str(order))
-        yield Segment(about["Name"], int(about.get("LabelValue", "1")), int(layer))
+        yield Segment(about["Name"][:_MAX_NAME], int(about.get("LabelValue", "1")), int(layer))
 
 
 def _of_mitk(groups: list[dict[str, Any]]) -> Iterator[Segment]:
     for layer, group in enumerate(groups):
         for label in group["labels"] or ():
-            yield Segment(str(label["name"]), int(label["value"]), layer)
+            yield Segment(str(label["name"])[:_MAX_NAME], index(label["value"]), layer)
 
 
 def _of_nifti(start: bytes) -> Iterator[Segment]:

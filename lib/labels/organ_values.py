@@ -134,8 +134,8 @@ def _require_agreement(
         return []
     if not _may_be_rows(segments):
         raise LabelError(
-            f"{image_id}: the file has the values {differing}, label_info {numbers}; equal values expected: "
-            "submit the file without label_info, or correct it"
+            f"{image_id}: the file has the values {_text(differing)}, label_info {_text(numbers)}; equal "
+            "values expected: submit the file without label_info, or correct it"
         )
     return ["the numbers in label_info are those of a list; the values in the file were used"]
 
@@ -157,13 +157,13 @@ def _names_of_values(
     fitting = [{v: r[v] for v in present} for r in readings if set(present) <= set(r)]
     if not fitting:
         raise LabelError(
-            f"{image_id}: the label holds the values {present}, label_info names {by_value}; "
+            f"{image_id}: the label holds the values {present}, label_info names {_text(by_value)}; "
             "every value needs a name"
         )
     if len(fitting) == 2 and fitting[0] != fitting[1]:
         raise LabelError(
-            f"{image_id}: the values {present} can be read as {fitting[0]} or, by the list's order, as "
-            f"{fitting[1]}; send the list without segments that are not in the file"
+            f"{image_id}: the values {present} can be read as {_text(fitting[0])} or, by the list's order, as "
+            f"{_text(fitting[1])}; send the list without segments that are not in the file"
         )
     is_by_value = set(present) <= set(by_value)
     order = "the values were read as the order of the segments in label_info"
@@ -254,3 +254,7 @@ def _present(array: LabelArray) -> list[int]:
 def _listed(names: Sequence[str]) -> str:
     first = ", ".join(shown(name) for name in names[:20])
     return first + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _text(names: Mapping[Any, Any]) -> str:
+    return str(dict(names))[:1000]

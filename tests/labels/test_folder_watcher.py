@@ -336,7 +336,8 @@ def named_boxes() -> Any:
 
 def stored_voxels(studies: Path) -> dict[int, int]:
     """Return value -> number of voxels in the working copy."""
-    array = np.asanyarray(nib.load(final(studies)).dataobj)  # type: ignore[no-untyped-call]
+    image: Any = nib.load(final(studies))
+    array = np.asanyarray(image.dataobj)
     return {int(v): int((array == v).sum()) for v in np.unique(array) if v}
 
 
