@@ -93,10 +93,11 @@
     setText('case', label ? caseLine(label) : '');
   }
 
-  function caseLine({ author, client, number, organs, submitted_at: at }) {
+  function caseLine({ author, client, number, organs, changes, submitted_at: at }) {
     const when = new Date(at).toLocaleString();
     const who = author || client || 'an unknown user';
-    return `This case has a label: version ${number} by ${who}, ${when}, with ${organs.join(', ') || 'no organ'}`;
+    const changed = changes.map(change => `. Changed: ${change}`).join('');
+    return `This case has a label: version ${number} by ${who}, ${when}, with ${organs.join(', ') || 'no organ'}${changed}`;
   }
 
   function trainingLine(training, next) {
