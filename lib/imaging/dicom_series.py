@@ -21,7 +21,6 @@ from lib.imaging.dicom_files import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, re
 from lib.imaging.geometry import Grid, ras_to_lps, require_right_angles
 from lib.imaging.quantities import FloatArray
 from lib.imaging.volumes import CtVolume, as_hu
-from lib.isolation.reader import NewArray, private_array
 
 TILT_TOLERANCE_DEG = 0.1
 """Largest angle in degrees between the slice normal and the line through the slices' first voxels."""
@@ -73,7 +72,7 @@ def require_series(path: Path, image_id: str) -> Path:
     )
 
 
-def read_series(folder: Path, *, image_id: str, new_array: NewArray = private_array) -> CtVolume:
+def read_series(folder: Path, *, image_id: str) -> CtVolume:
     """Return the CT whose slices are in `folder` or its direct subfolders.
 
     Array axes are x (along a row of pixels), y (down a column) and z along their cross product, so that the
@@ -86,13 +85,11 @@ def read_series(folder: Path, *, image_id: str, new_array: NewArray = private_ar
         GeometryError: If the slices do not form a regular grid.
     """
     headers, grid = read_headers(folder, image_id=image_id)
-    array = new_array(grid.shape_vox, np.int16)
+    array: np.ndarray[Any, np.dtype[Any]] = np.zeros(grid.shape_vox, np.int16, order="F")
     for number, header in enumerate(headers):
         slice_xy = as_hu(_pixels_hu(header, image_id).T)
-        if slice_xy.dtype != array.dtype and array.dtype == np.int16:
-            earlier = array.astype(np.float32)
-            array = new_array(grid.shape_vox, np.float32)
-            array[...] = earlier
+        if slice_xy.dtype != array.dtype:
+            array = array.astype(np.float32, copy=False)
         _require_shape(slice_xy.shape, grid, header, image_id)
         array[:, :, number] = slice_xy
     return CtVolume(image_id, array, grid)

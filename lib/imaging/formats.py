@@ -32,7 +32,6 @@ from lib.imaging.volume_headers import (
     nrrd_layout,
 )
 from lib.imaging.voxel_data import fill
-from lib.isolation.reader import NewArray, private_array
 from lib.storage.atomic_files import is_disk_full, replacing
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -66,7 +65,6 @@ def read_volume(
     case: str,
     *,
     require: Callable[[Grid], None] | None = None,
-    new_array: NewArray = private_array,
 ) -> tuple[Array, Grid]:
     """Return the only 3D volume in a file, `(X, Y, Z)`, with unchanged values.
 
@@ -75,7 +73,6 @@ def read_volume(
         case: For messages.
         require: Called with the grid of the header before any voxel is unpacked into memory; raises to refuse
             the grid.
-        new_array: Makes the array of the voxels, if their type needs no change.
 
     Raises:
         ScanError: If the file is damaged, or holds anything else; `GeometryError` if it has no position.
@@ -96,10 +93,10 @@ def read_volume(
                 f"{case}: {path.name} holds a web page, not an image; download it again"
             )
         if suffix.startswith(".nii"):
-            array, grid = _read_nifti(path, case, require, new_array)
+            array, grid = _read_nifti(path, case, require)
         else:
             layout = (nrrd_layout if suffix == ".nrrd" else mha_layout)(start, case)
-            array, grid = _read_itk(path, layout, case, require, new_array)
+            array, grid = _read_itk(path, layout, case, require)
     except (ScanError, MemoryError):
         raise
     except EOFError as error:
@@ -181,7 +178,7 @@ def _require_3d(case: str, shape: tuple[int, ...], *, is_scalar: bool) -> tuple[
 
 
 def _read_nifti(
-    path: Path, case: str, require: Callable[[Grid], None] | None, new_array: NewArray
+    path: Path, case: str, require: Callable[[Grid], None] | None
 ) -> tuple[Array, Grid]:
     _check_nifti_offset(path, case)
     image = nib.load(path, mmap=False)
@@ -193,12 +190,10 @@ def _read_nifti(
     grid = _nifti_grid(header, shape, case)
     if require is not None:
         require(grid)
-    return _nifti_voxels(path, image.dataobj, shape, case, new_array), grid
+    return _nifti_voxels(path, image.dataobj, shape, case), grid
 
 
-def _nifti_voxels(
-    path: Path, stored: Any, shape: ShapeVox, case: str, new_array: NewArray
-) -> Array:
+def _nifti_voxels(path: Path, stored: Any, shape: ShapeVox, case: str) -> Array:
     """Return the voxels that nibabel's array proxy `stored` describes, scaled by slope and intercept."""
     layout = VoxelLayout(
         sizes=shape,
@@ -209,7 +204,7 @@ def _nifti_voxels(
     )
     dtype = layout.dtype.newbyteorder("=")
     is_scaled = (stored.slope, stored.inter) != (1.0, 0.0)
-    array = (private_array if is_scaled else new_array)(shape, dtype)
+    array: Array = np.zeros(shape, dtype, order="F")
     with path.open("rb") as file:
         fill(array, layout, file, case)
     if not is_scaled:
@@ -218,7 +213,7 @@ def _nifti_voxels(
     for z in range(shape[2]):
         values = apply_read_scaling(array[:, :, z], stored.slope, stored.inter)
         if scaled is None:
-            scaled = new_array(shape, values.dtype)
+            scaled = np.zeros(shape, values.dtype, order="F")
         scaled[:, :, z] = values
     return array if scaled is None else scaled
 
@@ -283,13 +278,12 @@ def _read_itk(
     layout: VoxelLayout,
     case: str,
     require: Callable[[Grid], None] | None,
-    new_array: NewArray,
 ) -> tuple[Array, Grid]:
     with path.open("rb") as file:
         grid = _itk_grid(file, layout, case)
         if require is not None:
             require(grid)
-        array = new_array(grid.shape_vox, layout.dtype.newbyteorder("="))
+        array: Array = np.zeros(grid.shape_vox, layout.dtype.newbyteorder("="), order="F")
         fill(array, layout, file, case)
     return array, grid
 

@@ -7,19 +7,18 @@ from typing import Any
 from lib.imaging.geometry import Grid
 from lib.imaging.nrrd_layers import parse_layers
 from lib.imaging.scans import parse_ct, parse_label
-from lib.isolation.reader import NewArray
-from lib.isolation.shared_arrays import Array
+from lib.isolation.array_transfer import Array
 
 _Result = tuple[Mapping[str, Any], Array]
 
 
-def ct(arguments: Mapping[str, Any], new_array: NewArray, /) -> _Result:
+def ct(arguments: Mapping[str, Any], /) -> _Result:
     """Return the grid and the voxels of `lib.imaging.scans.read_ct`."""
-    found = parse_ct(Path(arguments["path"]), arguments["case"], new_array=new_array)
+    found = parse_ct(Path(arguments["path"]), arguments["case"])
     return found.grid.as_json(), found.array_hu
 
 
-def label(arguments: Mapping[str, Any], _new_array: NewArray, /) -> _Result:
+def label(arguments: Mapping[str, Any], /) -> _Result:
     """Return the grid and the voxels of `lib.imaging.scans.read_label`."""
     expected = arguments["image_grid"]
     array, grid = parse_label(

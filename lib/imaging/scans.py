@@ -30,7 +30,6 @@ from lib.imaging.formats import (
 from lib.imaging.geometry import Grid, require_same_grid
 from lib.imaging.quantities import LabelArray
 from lib.imaging.volumes import CtVolume, LabelVolume, as_hu
-from lib.isolation.reader import NewArray, private_array
 from lib.isolation.reader_pool import readers
 
 MIN_SIDE_VOX = 8
@@ -59,22 +58,21 @@ def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
     return CtVolume(case, array_hu, grid)
 
 
-def parse_ct(path: Path, case: str, *, new_array: NewArray = private_array) -> CtVolume:
+def parse_ct(path: Path, case: str) -> CtVolume:
     """Return the CT as `read_ct` does, but read in this process, which a damaged file can end.
 
     Args:
         path: As in `read_ct`.
         case: Id of the image.
-        new_array: Makes the array of the voxels, if their type needs no change.
     """
     ct = (
-        read_series(path, image_id=case, new_array=new_array)
+        read_series(path, image_id=case)
         if path.is_dir()
-        else CtVolume(case, *read_volume(path, case, new_array=new_array))
+        else CtVolume(case, *read_volume(path, case))
     )
     require_volume(case, ct.grid)
     array = ct.array_hu
-    if not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ScanError(f"{case}: some voxels are NaN or infinite; export the CT again")
     low, high = float(array.min()), float(array.max())
     if low == high:

@@ -30,6 +30,8 @@ class CtVolume:
 def as_hu(array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np.dtype[Any]]":
     """Return `array` as int16 if every value is an integer in its range, else float32; copied if need be."""
     limits = np.iinfo(np.int16)
+    if array.dtype == np.int16:
+        return array
     if np.issubdtype(array.dtype, np.floating) and not np.array_equal(array, np.rint(array)):
         return array.astype(np.float32, copy=False)
     is_small = array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lib.errors import ScanError
 from lib.imaging.volume_headers import VoxelLayout
-from lib.isolation.shared_arrays import Array
+from lib.isolation.array_transfer import Array
 
 MAX_TRAILING_BYTES = 4096
 """Zeros and line ends after the voxels up to this number are accepted, as some programs pad their files."""

@@ -44,7 +44,7 @@ def confine(limits: Limits, readable: Iterable[str]) -> None:
     signal.setitimer(signal.ITIMER_REAL, limits.wall_s)
     _limit(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
     _limit(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1)
-    _limit(resource.RLIMIT_FSIZE, limits.memory_bytes)
+    _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
     if file_access.version():

@@ -24,7 +24,7 @@ class Limits:
     """
 
     memory_bytes: int
-    """Address space beyond that of the template process, and size of the shared memory."""
+    """Address space beyond that of the template process."""
     cpu_s: int
     """Processor time in s."""
     wall_s: int

@@ -9,14 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-import numpy as np
-
 from lib.errors import OrganNetError
+from lib.isolation.array_transfer import Array, describe, send_array
 from lib.isolation.confinement import confine
 from lib.isolation.inputs import Input
 from lib.isolation.limits import Limits
 from lib.isolation.messages import MAX_MESSAGE_BYTES, send
-from lib.isolation.shared_arrays import Array, SharedMemory
 
 MAX_TEXT = 4000
 """Largest number of characters of an error message or a log line."""
@@ -26,25 +24,11 @@ OUT_OF_MEMORY = "memory"
 """Values of `error` in an answer, beside the names of the exceptions in `lib.errors`."""
 
 
-class NewArray(Protocol):
-    """A function that returns an array of zeros, first axis fastest (Fortran order)."""
-
-    def __call__(self, shape: tuple[int, ...], dtype: Any, /) -> Array:
-        """Return the array; an earlier one must not be used any more."""
-
-
-def private_array(shape: tuple[int, ...], dtype: Any, /) -> Array:
-    """Return an array of zeros in the memory of this process, first axis fastest."""
-    return np.zeros(shape, dtype, order="F")
-
-
 class Task(Protocol):
     """A function that a reader calls; JSON can hold its arguments and its result, beside which is an array."""
 
-    def __call__(
-        self, arguments: Mapping[str, Any], new_array: NewArray, /
-    ) -> tuple[Mapping[str, Any], Array | None]:
-        """Return the result; the array need not be one of `new_array`, which only saves a copy."""
+    def __call__(self, arguments: Mapping[str, Any], /) -> tuple[Mapping[str, Any], Array | None]:
+        """Return the result and the array."""
 
 
 def find_task(name: str) -> Task:
@@ -66,24 +50,28 @@ class _LogLines(logging.Handler):
             self.lines.append((record.name, record.levelno, record.getMessage()[:MAX_TEXT]))
 
 
-def run_job(connection: socket.socket, job: Mapping[str, Any]) -> NoReturn:
-    """Confine this process, run the task of `job`, send the answer, and end the process."""
+def run_job(connection: socket.socket, voxels: socket.socket, job: Mapping[str, Any]) -> NoReturn:
+    """Confine this process, run the task of `job`, send the answer, and end the process.
+
+    Args:
+        connection: For the answer.
+        voxels: A stream, for the array.
+        job: As `lib.isolation.reader_pool` makes it.
+    """
     task = find_task(job["task"])
     os.nice(max(0, job["niceness"] - os.getpriority(os.PRIO_PROCESS, 0)))
-    memory = SharedMemory()
     log = _LogLines()
     logger = logging.getLogger("lib")
     logger.handlers, logger.propagate = [log], False
     logger.setLevel(logging.INFO)
     confine(Limits(**job["limits"]), Input(Path(job["path"])).readable)
     answer: dict[str, Any]
-    descriptors: list[int] = []
+    array: Array | None = None
     try:
-        result, array = task(job["arguments"], memory.new_array)
+        result, array = task(job["arguments"])
         answer = {"result": result}
         if array is not None:
-            answer["array"] = memory.share(array)
-            descriptors = [memory.descriptor]
+            answer["array"] = describe(array)
     except OrganNetError as error:
         answer = {"error": type(error).__name__, "text": str(error)[:MAX_TEXT]}
     except MemoryError:
@@ -91,7 +79,9 @@ def run_job(connection: socket.socket, job: Mapping[str, Any]) -> NoReturn:
     except Exception as error:  # noqa: BLE001 - the server reports and logs it
         answer = {"error": UNEXPECTED, "text": f"{type(error).__name__}: {error}"[:MAX_TEXT]}
     with suppress(OSError):
-        send(connection, {**answer, "log": log.lines}, descriptors)
+        send(connection, {**answer, "log": log.lines})
+        if array is not None:
+            send_array(voxels, array)
     os._exit(0)
 
 

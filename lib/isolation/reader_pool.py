@@ -16,12 +16,12 @@ from typing import Any
 
 import lib.errors
 from lib.errors import OrganNetError, ReaderStoppedError, ScanError
+from lib.isolation.array_transfer import Array, ArrayTransferError, receive_array
 from lib.isolation.confinement import missing_protections
 from lib.isolation.inputs import Input
 from lib.isolation.limits import MEMORY_VARIABLE, Limits
 from lib.isolation.messages import MessageError, connected_pair, receive, send
 from lib.isolation.reader import MAX_LOG_LINES, MAX_TEXT, OUT_OF_MEMORY, UNEXPECTED
-from lib.isolation.shared_arrays import Array, SharedArrayError, open_array
 
 _log = logging.getLogger(__name__)
 
@@ -61,20 +61,22 @@ class _Template:
         self._mutex = threading.Lock()
         self._send({"modules": modules})
 
-    def start_reader(self, job: Mapping[str, Any]) -> socket.socket:
-        """Return the connection to a new reader.
+    def start_reader(self, job: Mapping[str, Any]) -> tuple[socket.socket, socket.socket]:
+        """Return the connection to a new reader, and the stream of its voxels.
 
         Raises:
             _TemplateEndedError: If the template has ended.
         """
         ours, theirs = connected_pair()
-        with theirs:
+        our_stream, their_stream = socket.socketpair()
+        with theirs, their_stream:
             try:
-                self._send(job, [theirs.fileno()])
+                self._send(job, [theirs.fileno(), their_stream.fileno()])
             except BaseException:
                 ours.close()
+                our_stream.close()
                 raise
-        return ours
+        return ours, our_stream
 
     def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         try:
@@ -144,11 +146,11 @@ class ReaderPool:
         }
         with self._slots:
             try:
-                answer, descriptors, end = self._run(job, limits)
+                answer, array, end = self._run(job, limits)
             except _TemplateEndedError:
                 # Ended from outside, or with a crowd of others when memory ran out: try once more.
                 try:
-                    answer, descriptors, end = self._run(job, limits)
+                    answer, array, end = self._run(job, limits)
                 except _TemplateEndedError as error:
                     raise ReaderStoppedError(
                         f"{case}: {path.name} could not be read: the process that reads files ended twice; "
@@ -156,7 +158,7 @@ class ReaderPool:
                     ) from error
         if answer is None:
             raise self._stopped(source, case, limits, end)
-        return self._result(answer, descriptors, path=path, case=case, limits=limits)
+        return self._result(answer, path=path, case=case, limits=limits), array
 
     def refused(self) -> dict[Path, str]:
         """Return the files and folders that ended a reader and have not changed since, with the reason."""
@@ -190,84 +192,53 @@ class ReaderPool:
 
     def _run(
         self, job: Mapping[str, Any], limits: Limits
-    ) -> tuple[dict[str, Any] | None, list[int], dict[str, Any]]:
-        """Return the answer of a reader, its open files, and how it ended.
+    ) -> tuple[dict[str, Any] | None, Array | None, dict[str, Any]]:
+        """Return the answer of a reader and its array; if it died, None and how it ended.
 
         Raises:
             _TemplateEndedError: If the template ended before the reader.
         """
         template = self._running_template()
         try:
-            return self._run_in(template, job, limits)
+            connection, voxels = template.start_reader(job)
+            with connection, voxels:
+                for stream in (connection, voxels):
+                    stream.settimeout(limits.wall_s + _GRACE_S)
+                return _answer_of(connection, voxels, limits)
         except _TemplateEndedError:
-            with self._mutex:
-                if self._template is template:
-                    self._template = None
-            template.end()
+            self._drop(template)
             raise
+        except (TimeoutError, MessageError) as error:
+            # The reader no longer obeys its limits: end it with its template.
+            self._drop(template)
+            return None, None, {"exit": -signal.SIGKILL, "reason": str(error)}
 
-    def _run_in(
-        self, template: _Template, job: Mapping[str, Any], limits: Limits
-    ) -> tuple[dict[str, Any] | None, list[int], dict[str, Any]]:
-        answer: dict[str, Any] | None = None
-        descriptors: list[int] = []
-        with template.start_reader(job) as connection:
-            connection.settimeout(limits.wall_s + _GRACE_S)
-            try:
-                while True:
-                    message, received = receive(connection)
-                    if message is None:
-                        raise _TemplateEndedError
-                    if "exit" in message:
-                        return answer, descriptors, message
-                    if answer is not None:
-                        raise MessageError("a second answer")
-                    answer, descriptors = message, received
-            except (TimeoutError, MessageError) as error:
-                # The reader no longer obeys its limits: end it with its template.
-                _close_all(descriptors)
-                template.end()
-                return None, [], {"exit": -signal.SIGKILL, "reason": str(error)}
-            except BaseException:
-                _close_all(descriptors)
-                raise
+    def _drop(self, template: _Template) -> None:
+        with self._mutex:
+            if self._template is template:
+                self._template = None
+        template.end()
 
     def _result(
-        self, answer: Mapping[str, Any], descriptors: list[int], *, path: Path, case: str,
-        limits: Limits,
-    ) -> tuple[dict[str, Any], Array | None]:  # fmt: skip
+        self, answer: Mapping[str, Any], *, path: Path, case: str, limits: Limits
+    ) -> dict[str, Any]:
         _log_lines(answer.get("log"))
-        name = answer.get("error")
-        if name is not None:
-            _close_all(descriptors)
-            text = str(answer.get("text", ""))[:MAX_TEXT]
-            if name == OUT_OF_MEMORY:
-                raise ScanError(
-                    f"{case}: reading {path.name} needs more than {limits.memory_bytes / 2**30:.1f} GiB of "
-                    f"memory, the limit of a reader; {MEMORY_VARIABLE} sets another"
-                )
-            if name == UNEXPECTED:
-                _log.error("%s: %s failed in the reader: %s", case, path.name, text)
-                raise ScanError(f"{case}: {path.name} cannot be read ({text}); export it again")
-            kind = getattr(lib.errors, str(name), None)
-            if isinstance(kind, type) and issubclass(kind, OrganNetError):
-                raise kind(text)
-            raise ScanError(f"{case}: {path.name} cannot be read; export it again")
-        result, description = answer.get("result"), answer.get("array")
-        array = None
-        try:
-            if not isinstance(result, dict) or len(descriptors) != (description is not None):
-                raise SharedArrayError("no result")
-            if description is not None:
-                array = open_array(descriptors.pop(), description, limit_bytes=limits.memory_bytes)
-        except SharedArrayError as error:
-            raise ReaderStoppedError(
-                f"{case}: the reader of {path.name} gave no valid answer ({error}); the file may be built to "
-                "harm the server: export it again"
-            ) from error
-        finally:
-            _close_all(descriptors)
-        return result, array
+        result, name = answer.get("result"), answer.get("error")
+        if isinstance(result, dict):
+            return result
+        text = str(answer.get("text", ""))[:MAX_TEXT]
+        if name == OUT_OF_MEMORY:
+            raise ScanError(
+                f"{case}: reading {path.name} needs more than {limits.memory_bytes / 2**30:.1f} GiB of "
+                f"memory, the limit of a reader; {MEMORY_VARIABLE} sets another"
+            )
+        if name == UNEXPECTED:
+            _log.error("%s: %s failed in the reader: %s", case, path.name, text)
+            raise ScanError(f"{case}: {path.name} cannot be read ({text}); export it again")
+        kind = getattr(lib.errors, str(name), None)
+        if isinstance(kind, type) and issubclass(kind, OrganNetError):
+            raise kind(text)
+        raise ScanError(f"{case}: {path.name} cannot be read; export it again")
 
     def _raise_if_refused(self, source: Input) -> None:
         with self._mutex:
@@ -293,7 +264,9 @@ class ReaderPool:
             "read it again later" if number in (signal.SIGKILL, signal.SIGALRM)
             else "the file is damaged, or built to harm the server: export it again"
         )  # fmt: skip
-        what = what or f"its reader died ({name})"
+        what = what or (
+            f"its reader died ({name})" if number else "its reader gave no valid answer"
+        )
         reason = f"{case}: {source.path.name} could not be read: {what}; {advice}"
         _log.warning("%s", reason)
         if number in _FAULT_OF_FILE:
@@ -304,9 +277,27 @@ class ReaderPool:
         return ReaderStoppedError(reason)
 
 
-def _close_all(descriptors: list[int]) -> None:
-    while descriptors:
-        os.close(descriptors.pop())
+def _answer_of(
+    connection: socket.socket, voxels: socket.socket, limits: Limits
+) -> tuple[dict[str, Any] | None, Array | None, dict[str, Any]]:
+    """Return a reader's answer and its array; if it died before, None and how it ended."""
+    try:
+        answer, descriptors = receive(connection)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if answer is None:
+            raise _TemplateEndedError
+        if "exit" in answer:
+            return None, None, answer
+        description = answer.get("array")
+        if description is None:
+            return answer, None, {}
+        return answer, receive_array(voxels, description, limit_bytes=limits.memory_bytes), {}
+    except ArrayTransferError as error:
+        end, _ = receive(connection)
+        if end is None:
+            raise _TemplateEndedError from error
+        return None, None, end
 
 
 def _log_lines(lines: Any) -> None:

@@ -69,7 +69,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "delete_module": (176, 106), "swapon": (167, 224), "acct": (163, 89), "syslog": (103, 116),
     "quotactl": (179, 60), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
     "iopl": (172, None), "ioperm": (173, None), "fanotify_init": (300, 262),
-    # Changes of files. The shared memory is made before.
+    # Changes of files.
     "creat": (85, None), "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None),
     "unlink": (87, None), "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38),
     "renameat2": (316, 276), "link": (86, None), "linkat": (265, 37), "symlink": (88, None),

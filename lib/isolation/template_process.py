@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -45,7 +46,7 @@ def serve(control: socket.socket) -> None:
             if "modules" in message:
                 _preload(message["modules"])
                 continue
-            started = _start(message, descriptors[0], control)
+            started = _start(message, descriptors, control)
             ended = os.pidfd_open(started.pid)
             running[ended] = started
             poll.register(ended, select.POLLIN)
@@ -59,18 +60,23 @@ def _preload(modules: list[str]) -> None:
     gc.freeze()
 
 
-def _start(job: dict[str, Any], descriptor: int, control: socket.socket) -> _Running:
-    connection = socket.socket(fileno=descriptor)
+def _start(job: dict[str, Any], descriptors: list[int], control: socket.socket) -> _Running:
+    connection, voxels = (socket.socket(fileno=descriptor) for descriptor in descriptors)
     find_task(job["task"])  # imported before the fork, once
     template = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become_reader(connection, job, template, control)
+        _become_reader(connection, voxels, job, template, control)
+    voxels.close()
     return _Running(pid, connection)
 
 
 def _become_reader(
-    connection: socket.socket, job: dict[str, Any], template: int, control: socket.socket
+    connection: socket.socket,
+    voxels: socket.socket,
+    job: dict[str, Any],
+    template: int,
+    control: socket.socket,
 ) -> NoReturn:
     try:
         end_with_parent(template)
@@ -80,9 +86,13 @@ def _become_reader(
             os.dup2(null, standard)
         # The sockets of the template and of other readers must not stay open here.
         control.detach()
-        os.dup2(connection.detach(), 3, inheritable=False)
-        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-        run_job(socket.socket(fileno=3), job)
+        kept = (connection.detach(), voxels.detach())
+        first = max(kept) + 1
+        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+        for descriptor in set(range(3, first)) - set(kept):
+            with suppress(OSError):
+                os.close(descriptor)
+        run_job(socket.socket(fileno=kept[0]), socket.socket(fileno=kept[1]), job)
     finally:
         os._exit(1)
 
