@@ -15,7 +15,7 @@ from monailabel.datastore.local import (
     LocalDatastoreModel,
 )
 
-from lib.errors import DatastoreError, ImageExistsError, ScanError
+from lib.errors import DatastoreError, ImageExistsError, ReaderStoppedError, ScanError
 from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of, unpack_zip
 from lib.imaging.scans import read_ct
 from lib.labels.folder_watcher import FolderWatcher
@@ -165,7 +165,11 @@ class FolderStore(LocalDatastore):
         image_id = require_image_id(image_id or stem_of(source).removesuffix(".zip"))
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as scratch:
             scan = source if suffix else unpack_zip(source, Path(scratch) / "series", image_id)
-            read_ct(scan, image_id=image_id)
+            try:
+                read_ct(scan, image_id=image_id)
+            except ReaderStoppedError as error:
+                reason = self.submissions.refuse(source, {"image": image_id}, str(error))
+                raise ReaderStoppedError(reason) from error
             with self._index.changing() as index:
                 entry = index.objects.get(image_id)
                 if entry is None:

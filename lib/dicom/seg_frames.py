@@ -6,15 +6,17 @@ PixelMeasuresSequence (PS3.3 C.7.6.16.2). A frame without them has the position 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
 from lib.dicom.object_attributes import sequence_items
-from lib.errors import GeometryError, LabelError
+from lib.errors import GeometryError, LabelError, ScanError
 from lib.imaging.geometry import Grid, ras_to_lps
 from lib.imaging.quantities import FloatArray, MaskArray
+from lib.isolation.reader_pool import readers
 
 OFF_TOLERANCE_VOX = 0.1
 """Largest distance of a frame's corner from a voxel's centre along each axis, in voxels.
@@ -120,7 +122,10 @@ def mark_frame(mask: MaskArray, frame: SegFrame, grid: Grid, where: str) -> None
 def _pixels(dataset: Dataset, count: int, image_id: str) -> Iterator[_FrameArray]:
     """Yield the pixels `(Y, X)` of each frame."""
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if int(dataset.BitsAllocated) != 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        yield from _decoded(dataset, image_id)
+        return
+    if int(dataset.BitsAllocated) != 1:
         yield from np.asarray(dataset.pixel_array).reshape(count, rows, columns)
         return
     # Frame by frame: all frames unpacked would be eight times the file's size.
@@ -134,6 +139,23 @@ def _pixels(dataset: Dataset, count: int, image_id: str) -> Iterator[_FrameArray
     for first in range(0, size * count, size):
         bits = np.unpackbits(packed[first // 8 : -(-(first + size) // 8)], bitorder="little")
         yield bits[first % 8 : first % 8 + size].reshape(rows, columns)
+
+
+def _decoded(dataset: Dataset, image_id: str) -> _FrameArray:
+    """Return the compressed pixels `(frame, Y, X)`, decoded in a process of its own (`lib.isolation`)."""
+    path = Path(str(dataset.filename))
+    try:
+        _, array = readers().run(
+            "lib.dicom.reader_tasks:pixels",
+            {"path": str(path.absolute())},
+            path=path,
+            case=image_id,
+        )
+    except ScanError as error:
+        raise LabelError(str(error)) from error
+    if array is None or array.ndim != 3:
+        raise LabelError(f"{image_id}: the SEG has no pixels; export it again")
+    return array.T
 
 
 def _position(

@@ -16,7 +16,6 @@ from lib.imaging.quantities import LabelArray
 from lib.imaging.segments import header_fields
 from lib.imaging.volume_headers import MAX_HEADER_BYTES, nrrd_layout
 from lib.imaging.voxel_data import fill
-from lib.isolation.reader import NewArray, private_array
 from lib.isolation.reader_pool import readers
 
 _TASK = "lib.imaging.reader_tasks:layers"
@@ -70,7 +69,7 @@ def read_layers(path: Path, *, image_id: str, image_grid: Grid | None) -> list[L
 
 
 def parse_layers(
-    path: Path, *, image_id: str, image_grid: Grid | None, new_array: NewArray = private_array
+    path: Path, *, image_id: str, image_grid: Grid | None
 ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """Return the layers `(X, Y, Z, L)` as `read_layers` does, but read in this process."""
     with path.open("rb") as file:
@@ -86,7 +85,9 @@ def parse_layers(
                     f"{image_id}: the layers hold {layout.dtype.name} numbers; whole numbers expected: save "
                     "the segmentation again"
                 )
-            array = new_array(layout.sizes, layout.dtype.newbyteorder("="))
+            array: np.ndarray[Any, np.dtype[Any]] = np.zeros(
+                layout.sizes, layout.dtype.newbyteorder("="), order="F"
+            )
             file.seek(0)
             fill(array, layout, file, image_id)
         except GeometryError:

@@ -30,13 +30,12 @@ def label(arguments: Mapping[str, Any], /) -> _Result:
     return grid.as_json(), array
 
 
-def layers(arguments: Mapping[str, Any], new_array: NewArray, /) -> _Result:
+def layers(arguments: Mapping[str, Any], /) -> _Result:
     """Return the voxels of `lib.imaging.nrrd_layers.read_layers`, `(X, Y, Z, L)`."""
     expected = arguments["image_grid"]
     array = parse_layers(
         Path(arguments["path"]),
         image_id=arguments["case"],
         image_grid=None if expected is None else Grid.from_json(expected),
-        new_array=new_array,
     )
     return {}, array

@@ -118,7 +118,13 @@ class ReaderPool:
             self._running_template()
 
     def run(
-        self, task: str, arguments: Mapping[str, Any], *, path: Path, case: str
+        self,
+        task: str,
+        arguments: Mapping[str, Any],
+        *,
+        path: Path,
+        case: str,
+        limits: Limits | None = None,
     ) -> tuple[dict[str, Any], Array | None]:
         """Return the result and the array of a task that a reader runs on a file.
 
@@ -127,6 +133,7 @@ class ReaderPool:
             arguments: Its arguments; JSON must be able to hold them.
             path: The file or folder that the reader may read; a folder with its subfolders.
             case: For messages.
+            limits: What the reader may use; None for `Limits.of_input`.
 
         Raises:
             OrganNetError: The exception that the task raised.
@@ -136,7 +143,7 @@ class ReaderPool:
         """
         source = Input(path)
         self._raise_if_refused(source)
-        limits = Limits.of_input(source.size_bytes)
+        limits = limits or Limits.of_input(source.size_bytes)
         job = {
             "task": task,
             "arguments": arguments,

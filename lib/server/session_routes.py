@@ -1,13 +1,16 @@
 """Routes to sessions: scans that are kept for an hour outside the store."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 from fastapi import APIRouter, File, HTTPException, UploadFile
 from monailabel.endpoints.user.auth import User
 from monailabel.utils.sessions import SessionInfo, Sessions
 from pydantic import BaseModel
 
+from lib.errors import ReaderStoppedError
 from lib.imaging.formats import unpack_zip
 from lib.imaging.scans import read_ct
 from lib.server.access import USER
@@ -67,6 +70,17 @@ def session_scan(session_id: str) -> Path:
     return Path(_session(session_id).image)
 
 
+def _kept(paths: Sequence[Path], name: str, reason: str) -> str:
+    """Keep files that ended their reader in quarantine, and return the reason with the place."""
+    file = paths[0]
+    if len(paths) > 1:
+        file = file.with_name("files.zip")
+        with ZipFile(file, "w") as archive:
+            for path in paths:
+                archive.write(path, path.name)
+    return get_app().store.submissions.refuse(file, {"image": name}, reason)
+
+
 @router.put("/")
 def create_session(
     uncompress: bool = False,
@@ -83,7 +97,10 @@ def create_session(
             scan = unpack_zip(scan, scan.with_suffix(""), name)
         elif len(paths) > 1 or scan.suffix == ".dcm":
             scan = scan.parent
-        read_ct(scan, image_id=name)
+        try:
+            read_ct(scan, image_id=name)
+        except ReaderStoppedError as error:
+            raise ReaderStoppedError(_kept(paths, name, str(error))) from error
         session_id, info = sessions.add_session(str(scan), expiry)
     return CreatedSession(session_id=session_id, session_info=_description(info))
 
