@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from lib.dicom.object_attributes import sequence_items
 from lib.errors import LabelError
-from lib.organs.naming import organ_of_structure
+from lib.organs.naming import tg263_name
 from lib.organs.table import ORGANS
 
 _SIDE_CODES = {"7771000": "Left", "24028007": "Right", "G-A101": "Left", "G-A100": "Right"}
@@ -62,7 +62,7 @@ def name_with_side(name: str, codes: Sequence[Dataset], where: str) -> str:
     side = side_in_codes(codes)
     if side is None:
         return name
-    organ = organ_of_structure(name)
+    organ = tg263_name(name)
     own_side = ORGANS[organ].side if organ else None
     if own_side is not None and own_side != _SUFFIXES[side]:
         raise LabelError(
@@ -70,4 +70,4 @@ def name_with_side(name: str, codes: Sequence[Dataset], where: str) -> str:
             "export it again"
         )
     with_side = f"{name} {side}"
-    return with_side if organ is None and organ_of_structure(with_side) else name
+    return with_side if organ is None and tg263_name(with_side) else name

@@ -14,7 +14,8 @@ from lib.imaging.dicom_series import sorted_slices
 from lib.imaging.geometry import Grid, reordered_onto
 from lib.imaging.quantities import LabelArray, MaskArray
 from lib.imaging.volumes import LabelVolume, combine_masks
-from lib.organs.naming import organ_of_structure
+from lib.organs.changes import overlapping
+from lib.organs.naming import tg263_name
 from lib.organs.table import Organ
 
 _log = logging.getLogger(__name__)
@@ -76,9 +77,7 @@ def label_from_structures(
             )
     masks = {organ: structures.masks[name] for name, organ in organs.items()}
     label, shared = combine_masks(masks, labels, grid, image_id)
-    new_notes = [
-        f"{pair}: {n} shared voxels, assigned to the smaller organ" for pair, n in shared.items()
-    ]
+    new_notes = overlapping(shared)
     for note in new_notes:
         _log.info("%s: %s", image_id, note)
     if notes is not None:
@@ -88,7 +87,7 @@ def label_from_structures(
 
 def match_organs(names: Iterable[str], labels: Mapping[str, int]) -> dict[str, str]:
     """Return structure name -> organ, for the names that mean an organ of `labels`."""
-    meanings = {name: name if name in labels else organ_of_structure(name) for name in names}
+    meanings = {name: name if name in labels else tg263_name(name) for name in names}
     return {name: organ for name, organ in meanings.items() if organ in labels and organ}
 
 

@@ -16,8 +16,17 @@ import yaml
 from scipy import ndimage
 
 from lib.errors import ConfigError, LabelError, ScanError
-from lib.imaging.formats import CT_STEMS, LABEL_STEMS, SCAN_SUFFIXES, scan_files, stem_of, suffix_of
+from lib.imaging.formats import (
+    CT_STEMS,
+    LABEL_STEMS,
+    SCAN_SUFFIXES,
+    label_stem_of,
+    scan_files,
+    stem_of,
+    suffix_of,
+)
 from lib.imaging.geometry import Grid, require_same_grid
+from lib.imaging.named_labels import NamedLabel, read_named_label
 from lib.imaging.quantities import LabelArray, MaskArray, ShapeVox
 from lib.imaging.scans import read_label
 from lib.inference.resampling import Box
@@ -87,7 +96,7 @@ def find_cases(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not _is_case(path):
             continue
-        name = path.name if path.is_dir() else stem_of(path)
+        name = path.name if path.is_dir() else label_stem_of(path)
         if name in cases:
             raise ConfigError(
                 f"{folder}: {cases[name].name} and {path.name} are the same case, {name}; keep one of them"
@@ -146,8 +155,8 @@ def read_contours(
     Args:
         case: Name of the case in messages.
         path: A value of `find_cases`.
-        values: Organ name -> value for a label volume; None to use the card beside it, or else the only organ
-            set that contains the values.
+        values: Organ name -> value for a label volume; None to use the names in the file, or the card beside
+            it, or else the only organ set that contains the values.
         hint: Names and values that the organ set must contain, such as those of the other side's card.
         pool: Executor that reads masks in parallel.
 
@@ -160,6 +169,9 @@ def read_contours(
         path = _label_file(path) or path
     if path.is_dir():
         return _read_masks(case, path, pool)
+    named = read_named_label(path, image_id=case, image_grid=None)
+    if named is not None:
+        return _by_names(case, named, values)
     array, grid = read_label(path, image_id=case, image_grid=None)
     boxes = label_boxes(array)
     values, values_from = _meaning_of_values(case, path, list(boxes), values, hint)
@@ -179,6 +191,27 @@ def read_contours(
         values=values,
         values_from=values_from,
     )
+
+
+def _by_names(case: str, named: NamedLabel, given: Mapping[str, int] | None) -> CaseContours:
+    """Return the organs of a label volume by the names in its file, which `given` must not contradict."""
+    expected = {value: tg263_name(name) or name for name, value in (given or {}).items()}
+    organs: dict[str, CroppedMask] = {}
+    unmatched = []
+    for (layer, value), name in named.present.items():
+        organ = tg263_name(name)
+        if expected.get(value, organ) != organ:
+            raise LabelError(
+                f"{case}: the file names its value {value} {name!r}, --labels {expected[value]!r}; leave out "
+                "--labels, or correct it"
+            )
+        if organ is None:
+            unmatched.append(f"{name} (value {value})")
+            continue
+        array = named.layers[layer]
+        box = label_boxes((array == value).view(np.uint8))[1]
+        _add(organs, organ, _crop(array, box, value), case)
+    return CaseContours(case=case, grid=named.grid, organs=organs, unmatched=unmatched)
 
 
 def _meaning_of_values(
@@ -290,7 +323,9 @@ def _mask_files(case_folder: Path) -> list[Path]:
     inner = [case_folder / name for name in MASK_FOLDERS if (case_folder / name).is_dir()]
     for folder in [*inner, case_folder]:
         files = [
-            p for p in scan_files(folder) if stem_of(p).lower() not in (*CT_STEMS, *LABEL_STEMS)
+            p
+            for p in scan_files(folder)
+            if label_stem_of(p).lower() not in (*CT_STEMS, *LABEL_STEMS)
         ]
         if files:
             return files
@@ -298,7 +333,7 @@ def _mask_files(case_folder: Path) -> list[Path]:
 
 
 def _label_file(case_folder: Path) -> Path | None:
-    files = [p for p in scan_files(case_folder) if stem_of(p).lower() in LABEL_STEMS]
+    files = [p for p in scan_files(case_folder) if label_stem_of(p).lower() in LABEL_STEMS]
     if len(files) > 1:
         raise ScanError(
             f"{case_folder.name}: found {' and '.join(p.name for p in files)}; one label volume expected"

@@ -14,11 +14,12 @@ from lib.activelearning.pool import Choice, Pool, ScoreKind
 from lib.activelearning.selection.catalogue import Method
 from lib.errors import ConfigError, LabelError
 from lib.imaging.geometry import Grid
-from lib.imaging.scans import read_ct, read_label
+from lib.imaging.scans import read_ct
 from lib.imaging.volumes import LabelVolume
 from lib.inference.preprocessing import Pipeline, Prepared
 from lib.inference.resampling import ModelGrid
 from lib.models.registry import Model
+from lib.organs.label_files import read_organ_label
 from lib.storage.atomic_files import replacing, write_json
 from lib.training.cases import Case, prepare_cases
 
@@ -71,7 +72,9 @@ class PreparedVolumes:
             return
         prepare_cases([case], self._pipeline, self._cache_dir)
         ct = read_ct(case.image, image_id=image_id)
-        label, _ = read_label(case.label, image_id=image_id, image_grid=ct.grid)
+        label = read_organ_label(
+            case.label, image_id=image_id, image_grid=ct.grid, labels=self._pipeline.recipe.labels
+        )
         prepared = self._pipeline.prepare(ct)
         grid = prepared.frame.grid
         box = [(side.start, side.stop) for side in prepared.box]

@@ -152,6 +152,13 @@ def stem_of(file: Path | str) -> str:
     return name[: len(name) - len(suffix_of(name) or "")]
 
 
+def label_stem_of(file: Path | str) -> str:
+    """Return the file name of a label without its suffix; `.seg.nrrd` of 3D Slicer is one suffix, too."""
+    stem = stem_of(file)
+    is_slicer = suffix_of(file) == ".nrrd" and stem.lower().endswith(".seg")
+    return stem[: -len(".seg")] if is_slicer else stem
+
+
 def scan_files(folder: Path) -> list[Path]:
     """Return the volume files directly in `folder`, sorted; hidden files are left out."""
     files = (p for p in folder.iterdir() if suffix_of(p) and not p.name.startswith("."))

@@ -23,11 +23,13 @@ class NamedLabel:
 
     Attributes:
         layers: Label volumes, each `(X, Y, Z)`; segments of different layers can overlap.
+        grid: Position of the voxels.
         present: Layer and value -> name, of each segment that has a voxel.
         listed: Names of all segments, with or without voxels, in the order of the file.
     """
 
     layers: tuple[LabelArray, ...]
+    grid: Grid
     present: Mapping[Place, str]
     listed: tuple[str, ...]
 
@@ -72,9 +74,9 @@ def read_named_label(
             )
         return None
     if is_layered:
-        layers = read_layers(path, image_id=image_id, image_grid=image_grid)
+        layers, grid = read_layers(path, image_id=image_id, image_grid=image_grid)
     else:
-        array, _ = read_label(
+        array, grid = read_label(
             path, image_id=image_id, image_grid=image_grid, integers_only=integers_only
         )
         layers = [array]
@@ -93,5 +95,8 @@ def read_named_label(
             f"{known}: export it again"
         )
     return NamedLabel(
-        tuple(layers), {place: names[place] for place in places}, tuple(s.name for s in segments)
+        layers=tuple(layers),
+        grid=grid,
+        present={place: names[place] for place in places},
+        listed=tuple(segment.name for segment in segments),
     )

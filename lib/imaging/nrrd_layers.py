@@ -39,8 +39,10 @@ def has_layers(path: Path) -> bool:
     return fields.get("dimension") == "4" and first in _LAYER_KINDS
 
 
-def read_layers(path: Path, *, image_id: str, image_grid: Grid | None) -> list[LabelArray]:
-    """Return the label volumes of an NRRD file for which `has_layers` holds, each `(X, Y, Z)`.
+def read_layers(
+    path: Path, *, image_id: str, image_grid: Grid | None
+) -> tuple[list[LabelArray], Grid]:
+    """Return the label volumes of an NRRD file for which `has_layers` holds, each `(X, Y, Z)`, and their grid.
 
     The file is read in a process of its own (`lib.isolation`).
 
@@ -60,18 +62,18 @@ def read_layers(path: Path, *, image_id: str, image_grid: Grid | None) -> list[L
         "image_grid": None if image_grid is None else image_grid.as_json(),
     }
     try:
-        _, array = readers().run(_TASK, arguments, path=path, case=image_id)
+        grid, array = readers().run(_TASK, arguments, path=path, case=image_id)
     except ReaderStoppedError as error:
         raise LabelError(str(error)) from error
     if array is None or array.ndim != 4:
         raise LabelError(f"{image_id}: the reader of the file gave no layers; save it again")
-    return [np.asarray(array[..., number]) for number in range(array.shape[3])]
+    return [np.asarray(array[..., n]) for n in range(array.shape[3])], Grid.from_json(grid)
 
 
 def parse_layers(
     path: Path, *, image_id: str, image_grid: Grid | None
-) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """Return the layers `(X, Y, Z, L)` as `read_layers` does, but read in this process."""
+) -> tuple["np.ndarray[Any, np.dtype[np.uint8]]", Grid]:
+    """Return the layers `(X, Y, Z, L)` and their grid as `read_layers` does, but read in this process."""
     with path.open("rb") as file:
         start = file.read(MAX_HEADER_BYTES)
         try:
@@ -103,7 +105,7 @@ def parse_layers(
         raise LabelError(
             f"{image_id}: label values run from {low} to {high}; 0 to 255 expected: is it an image?"
         )
-    return np.asfortranarray(np.moveaxis(array, 0, -1), np.uint8)
+    return np.asfortranarray(np.moveaxis(array, 0, -1), np.uint8), grid
 
 
 def _grid(fields: Mapping[str, str], sizes: tuple[int, ...], image_id: str) -> Grid:

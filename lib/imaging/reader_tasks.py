@@ -31,11 +31,11 @@ def label(arguments: Mapping[str, Any], /) -> _Result:
 
 
 def layers(arguments: Mapping[str, Any], /) -> _Result:
-    """Return the voxels of `lib.imaging.nrrd_layers.read_layers`, `(X, Y, Z, L)`."""
+    """Return the grid and the voxels `(X, Y, Z, L)` of `lib.imaging.nrrd_layers.read_layers`."""
     expected = arguments["image_grid"]
-    array = parse_layers(
+    array, grid = parse_layers(
         Path(arguments["path"]),
         image_id=arguments["case"],
         image_grid=None if expected is None else Grid.from_json(expected),
     )
-    return {}, array
+    return grid.as_json(), array

@@ -10,7 +10,7 @@ import yaml
 from lib.errors import ConfigError, LabelError
 from lib.imaging.quantities import MaskArray
 from lib.imaging.volumes import CtVolume
-from lib.organs.naming import organ_of_structure
+from lib.organs.naming import tg263_name
 from lib.organs.table import ORGANS, organ_set
 
 IGNORE = "ignore"
@@ -73,7 +73,7 @@ class OrganNames:
         )
 
     def _meaning(self, name: str) -> str | None:
-        return self.table.get(_table_key(name)) or organ_of_structure(name)
+        return self.table.get(_table_key(name)) or tg263_name(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

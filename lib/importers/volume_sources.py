@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import LabelError, ScanError
-from lib.imaging.formats import CT_STEMS, LABEL_STEMS, scan_files, stem_of
+from lib.imaging.formats import CT_STEMS, LABEL_STEMS, label_stem_of, scan_files, stem_of
 from lib.imaging.named_labels import NamedLabel, read_named_label
 from lib.imaging.quantities import MaskArray
 from lib.imaging.scans import read_ct, read_label
@@ -115,8 +115,7 @@ def _single_file(folder: Path, stems: tuple[str, ...]) -> Path | None:
 
 def _label_file(folder: Path) -> Path | None:
     """Return the label volume in `folder`, None if there is none or several."""
-    stems = {path: stem_of(path).lower().removesuffix(_SEG) for path in scan_files(folder)}
-    files = [path for path, stem in stems.items() if stem in LABEL_STEMS]
+    files = [p for p in scan_files(folder) if label_stem_of(p).lower() in LABEL_STEMS]
     return files[0] if len(files) == 1 else None
 
 

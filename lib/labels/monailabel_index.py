@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from lib.errors import DatastoreError
 from lib.imaging.dicom_series import holds_dicom
-from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of
+from lib.imaging.formats import SCAN_SUFFIXES, label_stem_of, stem_of, suffix_of
 from lib.storage.atomic_files import is_disk_full, replacing
 from lib.storage.identifiers import require_image_id, require_tag
 
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 FILE = "datastore_v2.json"
 LABELS = "labels"
-SEG = ".seg"
-"""Ending of the stem of a segmentation that 3D Slicer saved."""
 
 _Signature = tuple[tuple[str, int], ...]
 """Names and times of modification in ns."""
@@ -230,13 +228,8 @@ def volume_files(folder: Path) -> list[tuple[str, str]]:
 
 def label_files(folder: Path) -> list[tuple[str, str]]:
     """Return image id and suffix of each volume file in the folder of a tag; `.seg.nrrd` is one suffix."""
-    files = []
-    for name, suffix in volume_files(folder):
-        # 3D Slicer saves the segmentation of IMAGE as IMAGE.seg.nrrd.
-        is_slicer = suffix.lower() == ".nrrd" and name.lower().endswith(SEG)
-        kind = name[-len(SEG) :] if is_slicer else ""
-        files.append((name.removesuffix(kind), kind + suffix))
-    return files
+    names = [stem + suffix for stem, suffix in volume_files(folder)]
+    return [(label_stem_of(name), name.removeprefix(label_stem_of(name))) for name in names]
 
 
 def _preferred(files: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -249,7 +242,7 @@ def _preferred(files: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _preference(suffix: str) -> tuple[int, bool]:
     """Return the sort key for choosing among several files of an image; lower case comes first."""
-    return SCAN_SUFFIXES.index(suffix.lower().removeprefix(SEG)), not suffix.islower()
+    return SCAN_SUFFIXES.index(suffix.lower().removeprefix(".seg")), not suffix.islower()
 
 
 def _is_series(folder: Path) -> bool:

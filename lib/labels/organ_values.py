@@ -13,15 +13,12 @@ import numpy as np
 
 from lib.errors import LabelError
 from lib.imaging.geometry import Grid
-from lib.imaging.named_labels import NamedLabel, Place, read_named_label
+from lib.imaging.named_labels import NamedLabel, read_named_label
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_label
-from lib.imaging.volumes import LabelVolume, combine_masks
-from lib.organs.changes import dropped, moved, overlapping, renamed, shown
-from lib.organs.naming import tg263_name
-
-_NO_ORGANS = ("background", "foreground_scribbles", "background_scribbles")
-"""Segments that MONAI Label's module of 3D Slicer leaves out of `label_info`, but not out of a `.seg.nrrd`."""
+from lib.imaging.volumes import LabelVolume
+from lib.organs.changes import listed, shown
+from lib.organs.label_files import NO_ORGANS, by_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ def read_organs(
     named = read_named_label(file, image_id=image_id, image_grid=grid, integers_only=True)
     if named is not None:
         changes = _require_agreement(named, segments, image_id)
-        return _converted(
+        return by_names(
             named.layers, named.present, labels, grid, image_id=image_id, changes=changes
         )
     array, _ = read_label(file, image_id=image_id, image_grid=grid, integers_only=True)
@@ -99,7 +96,7 @@ def read_organs(
         return LabelVolume(array, grid, labels), ()
     names, changes = _names_of_values(array, segments, image_id)
     places = {(0, value): name for value, name in names.items()}
-    return _converted((array,), places, labels, grid, image_id=image_id, changes=changes)
+    return by_names((array,), places, labels, grid, image_id=image_id, changes=changes)
 
 
 def _require_known_values(array: LabelArray, labels: Mapping[str, int], image_id: str) -> None:
@@ -122,11 +119,11 @@ def _require_agreement(
     if not segments:
         return []
     sent = {segment.name for segment in segments}
-    drawn = {name for name in named.present.values() if name not in _NO_ORGANS}
+    drawn = {name for name in named.present.values() if name not in NO_ORGANS}
     if not drawn <= sent or not sent <= set(named.listed):
         raise LabelError(
-            f"{image_id}: the file names its segments {_listed(named.listed)}, label_info names "
-            f"{_listed(sorted(sent))}; equal names expected: submit the file without label_info, or correct it"
+            f"{image_id}: the file names its segments {listed(named.listed)}, label_info names "
+            f"{listed(sorted(sent))}; equal names expected: submit the file without label_info, or correct it"
         )
     numbers = {segment.name: segment.idx for segment in segments}
     differing = {n: v for (_, v), n in named.present.items() if numbers.get(n, v) != v}
@@ -170,67 +167,6 @@ def _names_of_values(
     return fitting[0], [] if is_by_value else [order]
 
 
-def _converted(
-    layers: Sequence[LabelArray],
-    names: Mapping[Place, str],
-    labels: Mapping[str, int],
-    grid: Grid,
-    *,
-    image_id: str,
-    changes: Sequence[str],
-) -> tuple[LabelVolume, tuple[str, ...]]:
-    """Return the label with the values of `labels`, and all changes.
-
-    Args:
-        layers: Label volumes, each `(X, Y, Z)`.
-        names: Layer and value -> name of each segment that has a voxel.
-        labels: TG-263 name -> value.
-        grid: Grid of the layers.
-        image_id: For messages.
-        changes: The changes so far.
-    """
-    organs = _organs(names, labels, image_id)
-    found = [
-        *changes,
-        *dropped((n for place, n in names.items() if place not in organs), "it is no organ"),
-        *renamed({names[place]: organ for place, organ in organs.items()}),
-    ]
-    if len(layers) == 1:
-        table = np.zeros(256, np.uint8)
-        for (_, value), organ in organs.items():
-            table[value] = labels[organ]
-        found += moved({value: (o, labels[o]) for (_, value), o in organs.items()})
-        label = LabelVolume(np.asarray(table[layers[0]]), grid, labels)
-    else:
-        masks = {organ: layers[layer] == value for (layer, value), organ in organs.items()}
-        combined, shared = combine_masks(masks, labels, grid, image_id)
-        label = LabelVolume(combined.array, grid, labels)
-        found += overlapping(shared)
-    return label, tuple(found)
-
-
-def _organs(
-    names: Mapping[Place, str], labels: Mapping[str, int], image_id: str
-) -> dict[Place, str]:
-    """Return layer and value -> TG-263 name, without the segments that are no organs."""
-    organs: dict[Place, str] = {}
-    unknown = []
-    for place, name in names.items():
-        organ = tg263_name(name)
-        if organ in labels:
-            if organ in organs.values():
-                raise LabelError(f"{image_id}: two segments mean {organ}; join them or rename one")
-            organs[place] = str(organ)
-        elif name not in _NO_ORGANS:
-            unknown.append(name)
-    if unknown:
-        raise LabelError(
-            f"{image_id}: {_listed(unknown)} {'is not an organ' if len(unknown) == 1 else 'are no organs'} of "
-            f"this server; its organs are {', '.join(labels)}: rename or remove the segment"
-        )
-    return organs
-
-
 def _client_segment(entry: object, image_id: str) -> ClientSegment:
     about: Mapping[Any, Any] = entry if isinstance(entry, Mapping) else {}
     name, idx = about.get("name"), about.get("idx", about.get("id"))
@@ -249,11 +185,6 @@ def _client_segment(entry: object, image_id: str) -> ClientSegment:
 def _present(array: LabelArray) -> list[int]:
     counts = np.bincount(array.ravel(order="K"), minlength=256)
     return [int(value) for value in np.flatnonzero(counts) if value]
-
-
-def _listed(names: Sequence[str]) -> str:
-    first = ", ".join(shown(name) for name in names[:20])
-    return first + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _text(names: Mapping[Any, Any]) -> str:

@@ -1,6 +1,6 @@
 """Sentences about the differences between contours as they were sent and the label that is stored of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 _NAME_LENGTH = 80
 
@@ -8,6 +8,12 @@ _NAME_LENGTH = 80
 def shown(name: str) -> str:
     """Return a structure's name for a message, in quotation marks and shortened."""
     return repr(name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}...")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return structures' names for a message, at most 20 of them."""
+    first = ", ".join(shown(name) for name in names[:20])
+    return first + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def renamed(organs: Mapping[str, str]) -> list[str]:

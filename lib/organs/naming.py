@@ -102,8 +102,3 @@ def _without_side(letters: str) -> tuple[str, list[str]]:
             if prefix + stem + suffix == letters and stem in _STEMS:
                 return stem, [_SIDES[side] for side in (prefix, suffix) if side]
     return letters, []
-
-
-def organ_of_structure(name: str) -> str | None:
-    """Return the TG-263 name of a ROI or segment that is a whole organ without margin, as `tg263_name`."""
-    return tg263_name(name)

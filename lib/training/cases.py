@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.errors import DatastoreError, LabelError, OrganNetError, TrainingError
-from lib.imaging.formats import LABEL_STEMS, SCAN_SUFFIXES, scan_files, stem_of, suffix_of
+from lib.imaging.formats import LABEL_STEMS, SCAN_SUFFIXES, label_stem_of, scan_files, suffix_of
 from lib.imaging.quantities import LabelArray
-from lib.imaging.scans import find_scans, read_ct, read_label, scan_name
+from lib.imaging.scans import find_scans, read_ct, scan_name
 from lib.inference.preprocessing import Pipeline
+from lib.organs.label_files import read_organ_label
 from lib.storage.atomic_files import replacing
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,9 @@ def _prepare(case: Case, pipeline: Pipeline, cache_dir: Path) -> PreparedCase:
     folder = cache_dir / f"{digest}-{pipeline.recipe.preparation_digest()}"
     if not (folder / "label.npy").exists():
         ct = read_ct(case.image, image_id=case.image_id)
-        label, _ = read_label(case.label, image_id=case.image_id, image_grid=ct.grid)
+        label = read_organ_label(
+            case.label, image_id=case.image_id, image_grid=ct.grid, labels=pipeline.recipe.labels
+        )
         allowed = {0, *pipeline.recipe.labels.values()}
         unknown = sorted(set(np.unique(label).tolist()) - allowed)
         if unknown:
@@ -178,12 +181,12 @@ def find_labelled_cases(folder: Path) -> list[Case]:
         DatastoreError: If there is no labelled case, or two cases have one name.
     """
     cases = []
-    final_labels = _volumes_by_stem(folder / "labels" / "final")
+    final_labels = _labels_by_stem(folder / "labels" / "final")
     for scan in find_scans(folder):
         name = scan_name(scan)
         label = final_labels.get(name)
         if label is None and scan.is_file() and scan.parent != folder:
-            files = {stem.lower(): path for stem, path in _volumes_by_stem(scan.parent).items()}
+            files = {stem.lower(): path for stem, path in _labels_by_stem(scan.parent).items()}
             label = next((files[stem] for stem in LABEL_STEMS if stem in files), None)
         if label is not None:
             cases.append(Case(name, scan, label))
@@ -201,11 +204,11 @@ def find_labelled_cases(folder: Path) -> list[Case]:
     return sorted(cases, key=lambda case: case.image_id)
 
 
-def _volumes_by_stem(folder: Path) -> dict[str, Path]:
-    """Return stem -> volume file in `folder`; if two share a stem, the first by `SCAN_SUFFIXES`."""
+def _labels_by_stem(folder: Path) -> dict[str, Path]:
+    """Return stem -> label file in `folder`; if two share a stem, the first by `SCAN_SUFFIXES`."""
     files = scan_files(folder) if folder.is_dir() else []
     files.sort(key=lambda path: SCAN_SUFFIXES.index(suffix_of(path) or ""), reverse=True)
-    return {stem_of(path): path for path in files}
+    return {label_stem_of(path): path for path in files}
 
 
 HELD_OUT_OF = 5

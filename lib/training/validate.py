@@ -8,10 +8,11 @@ import numpy as np
 
 from lib.errors import OrganNetError
 from lib.evaluation.metrics import organ_dice
-from lib.imaging.scans import read_ct, read_label
+from lib.imaging.scans import read_ct
 from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.single_pass import contour
 from lib.models.registry import Model
+from lib.organs.label_files import read_organ_label
 from lib.training.cases import Case
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,9 @@ def validate(
     for case in cases:
         try:
             ct = read_ct(case.image, image_id=case.image_id)
-            label, _ = read_label(case.label, image_id=case.image_id, image_grid=ct.grid)
+            label = read_organ_label(
+                case.label, image_id=case.image_id, image_grid=ct.grid, labels=model.recipe.labels
+            )
         except OrganNetError as error:
             logger.warning("left out of the validation: %s", error)
             continue

@@ -71,7 +71,7 @@ def test_a_shared_voxel_is_assigned_to_the_smaller_organ() -> None:
     structure_set = structures({"OpticChiasm": (4, 7), "Brainstem": (0, 5)})
     label = label_from_structures(structure_set, LABELS, GRID, "case7", notes=notes)
     assert label.array[:, 0, 0].tolist() == [1, 1, 1, 1, 2, 2, 2, 0, 0, 0]
-    assert notes == ["Brainstem & OpticChiasm: 1 shared voxels, assigned to the smaller organ"]
+    assert notes == ["Brainstem & OpticChiasm share 1 voxels, assigned to the smaller organ"]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from lib.imaging.scans import write_label
 from lib.imaging.volumes import LabelVolume
 from lib.organs.table import ORGAN_SETS
 from tests.phantoms import make_grid, make_label, rotation
+from tests.segment_files import slicer_fields, write_seg_nrrd
 
 OPENKBP = ORGAN_SETS["openkbp"]
 
@@ -192,3 +193,22 @@ def test_a_card_without_labels_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read as JSON"):
         card_values(tmp_path / "a.nii.gz")
+
+
+def test_a_label_that_names_its_segments_is_read_by_these_names(
+    tmp_path: Path, pool: Executor
+) -> None:
+    # The phantom has the values 1, 2 and 7, which fit the set of OpenKBP with other meanings.
+    fields = slicer_fields([("Parotid_L", 1, 0), ("Parotid_R", 2, 0), ("Mark", 7, 0)])
+    file = write_seg_nrrd(tmp_path / "a.seg.nrrd", [make_label()], make_grid(), fields)
+    assert find_cases(tmp_path) == {"a": file}
+    contours = read_contours("a", file, pool=pool)
+    assert set(contours.organs) == {"Parotid_L", "Parotid_R"}
+    assert contours.organs["Parotid_R"].mask.sum() == (make_label() == 2).sum()
+    assert contours.unmatched == ["Mark (value 7)"]
+    same = {"left parotid": 1, "rt parotid": 2}
+    assert set(read_contours("a", file, values=same, pool=pool).organs) == set(contours.organs)
+    with pytest.raises(
+        LabelError, match="a: the file names its value 1 'Parotid_L', --labels 'Brainstem'"
+    ):
+        read_contours("a", file, values=OPENKBP, pool=pool)

@@ -10,9 +10,11 @@ from lib.imaging.geometry import Grid
 from lib.imaging.scans import write_ct, write_label
 from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.preprocessing import Pipeline
+from lib.organs.label_files import read_organ_label
 from lib.training.cases import POINTS_PER_ORGAN, Case, find_labelled_cases, prepare_cases
 from lib.training.crops import CropDataset
 from tests.phantoms import make_ct, make_grid, make_label
+from tests.segment_files import slicer_fields, write_seg_nrrd
 from tests.tiny import TINY
 
 
@@ -151,3 +153,18 @@ def test_of_several_labels_the_order_of_names_and_suffixes_decides(tmp_path: Pat
         write_label(tmp_path / "case" / name, LABEL)
         (case,) = find_labelled_cases(tmp_path)
     assert case.label.name == "label.nii"
+
+
+def test_a_label_that_names_its_segments_is_trained_on_by_these_names(tmp_path: Path) -> None:
+    write_ct(tmp_path / "a" / "ct.nii.gz", make_ct())
+    file = tmp_path / "a" / "label.seg.nrrd"
+    fields = slicer_fields([("Parotid_L", 1, 0), ("Brainstem", 2, 0), ("Larynx", 7, 0)])
+    write_seg_nrrd(file, [make_label()], make_grid(), fields)
+    (case,) = find_labelled_cases(tmp_path)
+    assert case.label == file
+    label = read_organ_label(file, image_id="a", image_grid=make_grid(), labels=TINY.labels)
+    for value, organ in ((1, "Parotid_L"), (2, "Brainstem"), (7, "Larynx")):
+        np.testing.assert_array_equal(label == TINY.labels[organ], make_label() == value)
+    (prepared,) = prepare_cases([case], Pipeline(TINY), tmp_path / "cache")
+    assert set(prepared.points) <= {TINY.labels[o] for o in ("Parotid_L", "Brainstem", "Larynx")}
+    assert TINY.labels["Parotid_L"] in prepared.points
