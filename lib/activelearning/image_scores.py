@@ -51,7 +51,7 @@ def prediction_scores(
         prepared: The image, prepared by the model's recipe.
         model: The model.
         device: Device of the network.
-        between: Called before each window, for instance to wait while a server runs inference.
+        between: Called before each call of a network, for instance to wait while a server runs inference.
 
     Returns:
         `entropy` and `foreground` over the body, `organs` (name -> `entropy` and `shape`) and `features`; see

@@ -39,7 +39,7 @@ class ScoringProcess:
     Args:
         recipe: The server's recipe; it prepares the scans of requests without a model.
         device: Device of the networks.
-        between: Called before each window of a network.
+        between: Called before each call of a network.
     """
 
     def __init__(self, recipe: Recipe, *, device: str, between: Callable[[], object]) -> None:

@@ -285,7 +285,7 @@ def run_passes(
         device: Device that the networks run on.
         pass_context: Entered for each pass.
         progress: Called after each pass with the number of passes done and their total.
-        before_window: Called before each window of each pass.
+        before_window: Called before each call of a network, with a few windows.
     """
     pass_context = nullcontext() if pass_context is None else pass_context
     recipe = plan.passes[0].model.recipe

@@ -17,6 +17,13 @@ from lib.networks.build import size_divisor
 OVERLAP = 0.5
 """Share of a window that its neighbour covers too (nnU-Net's value; Isensee et al. 2021)."""
 
+WINDOWS_AT_ONCE = 4
+"""Number of windows in one call of the network.
+
+PyTorch computes small float32 convolutions of a single image with a slow kernel of its own on a processor: four
+windows together take a fifth of the time of four windows one by one.
+"""
+
 _SIGMA = 0.125
 """Standard deviation of the Gaussian weight of a window, as a share of the window's side."""
 
@@ -78,7 +85,7 @@ def probabilities(
 ) -> Tensor:
     """Return the softmax `(K, X, Y, Z)` over `prepared.hu`, from windows with Gaussian weights.
 
-    `before_window` is called before each window: background work can pause there.
+    `before_window` is called before each call of the network: background work can pause there.
     """
     image = torch.from_numpy(pipeline.window(prepared.hu))[None]
     window = [
@@ -109,7 +116,7 @@ def sliding_window(
     Args:
         image: `(1, C, X, Y, Z)`; where it is smaller than the window it is padded with -1, the value of air.
         window: Size of a window along X, Y and Z.
-        predict: Network: `(1, C, *window)` -> logits `(1, K, *window)`.
+        predict: Network: `(N, C, *window)` -> logits `(N, K, *window)`, N up to `WINDOWS_AT_ONCE`.
         overlap: Share of a window that its neighbour covers too, below 1.
         device: Device of the windows.
     """
@@ -124,14 +131,20 @@ def sliding_window(
         _window_starts(size, side, overlap)
         for size, side in zip(image.shape[2:], window, strict=True)
     ]
+    boxes = [
+        tuple(slice(c, c + side) for c, side in zip(corner, window, strict=True))
+        for corner in itertools.product(*starts)
+    ]
     total, weights = torch.zeros(()), torch.zeros((1, 1, *image.shape[2:]))
-    for corner in itertools.product(*starts):
-        x, y, z = (slice(c, c + side) for c, side in zip(corner, window, strict=True))
-        logits = (predict(image[:, :, x, y, z].to(device)) * weight).cpu()
+    for first in range(0, len(boxes), WINDOWS_AT_ONCE):
+        batch = boxes[first : first + WINDOWS_AT_ONCE]
+        windows = torch.cat([image[:, :, x, y, z] for x, y, z in batch])
+        logits = (predict(windows.to(device)) * weight).cpu()
         if total.dim() == 0:
             total = torch.zeros((1, logits.shape[1], *image.shape[2:]))
-        total[:, :, x, y, z] += logits
-        weights[:, :, x, y, z] += weight.cpu()
+        for (x, y, z), one in zip(batch, logits, strict=True):
+            total[0, :, x, y, z] += one
+            weights[:, :, x, y, z] += weight.cpu()
     total /= weights
     x, y, z = inside
     return total[:, :, x, y, z]
@@ -158,13 +171,16 @@ def _predictor(
 ) -> Callable[[Tensor], Tensor]:
     kind = torch.device(device).type
 
-    def predict(window: Tensor) -> Tensor:
+    def predict(windows: Tensor) -> Tensor:
         if before_window is not None:
             before_window()
-        window = window.contiguous(memory_format=torch.channels_last_3d)
+        number = len(windows)
+        if kind == "cpu" and number == 1:  # even two windows take less time than one
+            windows = windows.expand(2, *windows.shape[1:])
+        windows = windows.contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(kind, torch.bfloat16, enabled=fast_bfloat16(device)):
-            logits: Tensor = model.network(window)
-        return logits.float()
+            logits: Tensor = model.network(windows)
+        return logits[:number].float()
 
     return predict
 

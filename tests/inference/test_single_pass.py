@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lib.imaging.scans import read_ct, write_ct
 from lib.inference.preprocessing import Pipeline
-from lib.inference.single_pass import contour, probabilities, sliding_window
+from lib.inference.single_pass import WINDOWS_AT_ONCE, contour, probabilities, sliding_window
 from lib.models.registry import Model
 from lib.recipes.schema import OPENKBP, Recipe
 from phantom import head_and_neck_phantom
@@ -116,7 +116,7 @@ def test_the_sliding_window_is_bit_identical_to_monais(
         monais = sliding_window_inference(
             image,
             window,
-            sw_batch_size=1,
+            sw_batch_size=WINDOWS_AT_ONCE,
             predictor=network,
             overlap=overlap,
             mode="gaussian",
