@@ -193,7 +193,7 @@ def _sizes(dimension: str | None, sizes: str | None, case: str) -> tuple[int, ..
     if min(lengths) < 1 or math.prod(lengths) > MAX_VOXELS:
         raise ScanError(
             f"{case}: {count} dimensions, {' x '.join(map(str, lengths))} voxels; one 3D volume of at most "
-            f"{MAX_VOXELS} voxels expected"
+            f"{MAX_VOXELS} voxels expected: export it again"
         )
     return lengths
 

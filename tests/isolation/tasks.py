@@ -1,0 +1,95 @@
+"""Tasks of the tests: what a damaged file, or one built to harm the server, makes a reader do."""
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.errors import GeometryError
+from lib.isolation.array_transfer import Array
+
+Result = tuple[Mapping[str, Any], Array | None]
+
+
+def numbers(arguments: Mapping[str, Any], /) -> Result:
+    """Return the arguments, and an array of a shape and a type."""
+    count = int(np.prod(arguments["shape"]))
+    values = np.arange(count).astype(arguments["dtype"])
+    return arguments, values.reshape(arguments["shape"], order=arguments["order"])
+
+
+def die(arguments: Mapping[str, Any], /) -> Result:
+    """End this process by a signal."""
+    if arguments["signal"] == signal.SIGSEGV:
+        ctypes.string_at(0)
+    os.kill(os.getpid(), arguments["signal"])
+    return {}, None
+
+
+def loop(_arguments: Mapping[str, Any], /) -> Result:
+    """Never end."""
+    while True:
+        pass
+
+
+def take_memory(arguments: Mapping[str, Any], /) -> Result:
+    """Fill memory."""
+    return {}, np.ones(arguments["bytes"], np.uint8)
+
+
+def refuse(_arguments: Mapping[str, Any], /) -> Result:
+    """Raise an exception of this project."""
+    raise GeometryError("case7: refused")
+
+
+def fail(_arguments: Mapping[str, Any], /) -> Result:
+    """Raise another exception."""
+    raise IndexError("list index out of range")
+
+
+def processes(arguments: Mapping[str, Any], /) -> Result:
+    """Return the ids of this process and of its template."""
+    return {"template": os.getppid(), "reader": os.getpid(), **arguments}, None
+
+
+def attempt(arguments: Mapping[str, Any], /) -> Result:
+    """Return how an attempt to reach beyond the file ended."""
+    path = Path(arguments["file"])
+    attempts: dict[str, Callable[[], object]] = {
+        "read the file": path.read_bytes,
+        "read another file": Path(arguments["other"]).read_bytes,
+        "list another folder": lambda: os.listdir(Path(arguments["other"]).parent),  # noqa: PTH208
+        "connect": lambda: socket.socket().connect(("127.0.0.1", 9)),
+        "write the file": lambda: path.write_bytes(b"changed"),
+        "append to the file": lambda: path.open("ab").close(),
+        "make a file": lambda: path.with_name("new").touch(),
+        "make a folder": lambda: path.with_name("new").mkdir(),
+        "remove the file": path.unlink,
+        "rename the file": lambda: path.rename(path.with_name("new")),
+        "link the file": lambda: path.with_name("new").symlink_to(path),
+        "change rights": lambda: path.chmod(0o777),
+        "make shared memory": lambda: os.memfd_create("new"),
+        "start a program": lambda: subprocess.run(["/bin/true"], check=True),
+        "fork": os.fork,
+        "end the server": lambda: os.kill(arguments["server"], signal.SIGTERM),
+        "look into the server": lambda: Path(f"/proc/{arguments['server']}/environ").read_bytes(),
+        "read the environment": lambda: dict(os.environ)["ORGANNET_TEST_SECRET"],
+    }
+    try:
+        attempts[arguments["attempt"]]()
+    except (OSError, KeyError) as error:
+        return {"outcome": type(error).__name__}, None
+    return {"outcome": "done"}, None
+
+
+def log(arguments: Mapping[str, Any], /) -> Result:
+    """Log a text."""
+    logging.getLogger("lib.imaging.dicom_series").info("%s", arguments["text"])
+    return {}, None
