@@ -164,7 +164,12 @@ def outcome(
     other.write_text("another patient", encoding="ascii")
 
     def attempt(what: str) -> str:
-        about = {"file": str(file), "other": str(other), "server": os.getpid(), "attempt": what}
+        about: dict[str, Any] = {
+            "file": str(file),
+            "other": str(other),
+            "server": os.getpid(),
+            "attempt": what,
+        }
         result, _ = run(pool, "attempt", file, **about)
         return str(result["outcome"])
 
