@@ -59,7 +59,7 @@ def exists(pid: int) -> bool:
 def test_result_and_array_come_back(
     pool: ReaderPool, file: Path, dtype: str, shape: tuple[int, ...], order: str
 ) -> None:
-    arguments = {"shape": list(shape), "dtype": dtype, "order": order}
+    arguments: dict[str, Any] = {"shape": list(shape), "dtype": dtype, "order": order}
     result, array = run(pool, "numbers", file, **arguments)
     assert result == arguments
     expected = np.arange(np.prod(shape)).astype(dtype).reshape(shape, order=order)  # type: ignore[call-overload]
