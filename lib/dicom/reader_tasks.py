@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lib.dicom.seg_pixels import decoded
 from lib.imaging.dicom_files import read_dicom
 from lib.isolation.array_transfer import Array
 
 
 def pixels(arguments: Mapping[str, Any], /) -> tuple[Mapping[str, Any], Array]:
-    """Return the pixels of all frames of a DICOM object, `(X, Y, frame)`."""
+    """Return the pixels of all frames of a DICOM object, `(X, Y, frame)`, as `lib.dicom.seg_pixels.decoded`."""
     dataset = read_dicom(Path(arguments["path"]), with_pixels=True)
-    shape = (int(dataset.NumberOfFrames), int(dataset.Rows), int(dataset.Columns))
-    return {}, np.asarray(dataset.pixel_array).reshape(shape).T
+    return {}, decoded(dataset, arguments["case"]).T

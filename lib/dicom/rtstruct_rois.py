@@ -125,14 +125,15 @@ def chosen_rois(
     duplicates = sorted(name for name in chosen if names.count(name) > 1)
     if duplicates:
         raise LabelError(f"{image_id}: two ROIs are called {duplicates[0]!r}; rename or join them")
-    changes = [_undrawn(roi, items.get(roi.number, ())) for roi in unique if roi not in drawn]
+    empty = [_undrawn(roi, items.get(roi.number, ())) for roi in unique if roi not in drawn]
+    changes = [f"ROIs without a closed contour: {', '.join(empty)}"] if empty else []
     return [roi for roi in drawn if roi.name in chosen], changes
 
 
 def _undrawn(roi: Roi, items: Sequence[Dataset]) -> str:
     kinds = Counter(str(item.get("ContourGeometricType", "") or "unknown") for item in items)
     others = ", ".join(f"{count} of type {kind}" for kind, count in sorted(kinds.items()))
-    return f"{roi.name}: the ROI has no closed contour" + (f", only {others}" if others else "")
+    return f"{roi.name!r} (only {others})" if others else repr(roi.name)
 
 
 def _is_closed(item: Dataset) -> bool:

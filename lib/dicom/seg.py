@@ -6,13 +6,12 @@ the patient, never by their order; `seg_frames` maps them to the CT's voxels.
 
 import logging
 import zlib
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -25,18 +24,19 @@ from lib.dicom.object_attributes import (
     derived_uid,
     dicom_text,
     frame_of_reference,
+    opened,
     organ_code,
     patient_and_study,
     require_same_scan,
     save_object,
-    sequence_items,
 )
-from lib.dicom.seg_frames import frames_of, mark_frame
+from lib.dicom.seg_frames import drawn_segments, frames_of, mark_frame
+from lib.dicom.seg_pixels import FramePixels
+from lib.dicom.seg_segments import chosen_segments, segments_of
 from lib.dicom.structures import StructureFilter, StructureSet, label_on_slices
 from lib.errors import LabelError, OrganNetError
 from lib.imaging.dicom_files import PARSING_ERRORS
 from lib.imaging.geometry import Grid
-from lib.imaging.quantities import MaskArray
 from lib.imaging.volumes import LabelVolume
 from lib.organs.table import Organ
 
@@ -168,89 +168,60 @@ def read_seg(
     """Return the segments of a SEG, by their labels, as masks on the whole of `grid`.
 
     In a fractional SEG, a voxel counts from one half upwards. Segments may overlap, and may have frames for
-    some slices only, or none.
+    some slices only, or none. `Parotid` with the side left in its code is called `Parotid Left`.
 
     Args:
         path: The SEG's file: binary, fractional or a label map.
         headers: Headers of the CT's slices, as `lib.imaging.dicom_series.read_headers` returns them.
         grid: The CT's grid, from the same function.
         image_id: For messages.
-        select: Given the labels of all segments, returns those to read; the others are ignored.
+        select: Given the labels of the segments with voxels, returns those to read; the others are ignored.
 
     Raises:
-        LabelError: If the file is damaged or not a SEG, or two selected segments with voxels have one label.
+        LabelError: If the file is damaged or not a SEG, two selected segments with voxels have one label, or it
+            is unknown to which segment frames belong.
         GeometryError: If it was drawn on another series or in another frame of reference, or a frame that is
             not empty does not lie on the scan's voxels.
     """
     try:
-        dataset = pydicom.dcmread(path)
-        names = _names(dataset, image_id)
-        chosen = set(select(tuple(names.values())))
+        dataset = opened(path, "SEG", image_id)
+        names, changes = segments_of(dataset, image_id)
+        pixels = FramePixels(dataset, image_id)
+        drawn = drawn_segments(dataset, pixels, image_id)
+        _require_described(drawn, names, image_id)
+        chosen, more_changes = chosen_segments(names, drawn, select, image_id)
+        changes += more_changes
         frame = str(dataset.get("FrameOfReferenceUID", "") or "")
-        notes = require_same_scan(dataset, {"the SEG": frame}, headers, image_id)
-        masks = _masks(dataset, names, headers, grid, image_id, chosen=chosen)
+        changes += require_same_scan(dataset, {"the SEG": frame}, headers, image_id)
+        masks = {number: np.zeros(grid.shape_vox, np.bool_) for number in chosen}
+        for seg_frame in frames_of(dataset, pixels, headers, image_id, segments=chosen):
+            name = chosen[seg_frame.segment]
+            where = f"{image_id}: frame {seg_frame.number} ({name!r})"
+            mark_frame(masks[seg_frame.segment], seg_frame, grid, where)
+        if dataset.SegmentationType == "FRACTIONAL":
+            changes.append("the SEG is fractional; voxels of one half or more were read")
     except OrganNetError:
         raise
     except _DAMAGE as error:
         raise LabelError(f"{image_id}: the SEG is damaged ({error}); export it again") from error
-    by_name: dict[str, MaskArray] = {}
-    for number, name in names.items():
-        if name not in chosen:
-            continue
-        if number not in masks:
-            notes.append(f"{name}: the segment has no voxel")
-        elif name in by_name:
-            raise LabelError(f"{image_id}: two segments are called {name!r}; rename or join them")
-        else:
-            by_name[name] = masks[number]
-    for note in notes:
-        _log.info("%s: %s", image_id, note)
-    return StructureSet(tuple(names.values()), by_name, tuple(notes))
+    for number, name in chosen.items():
+        slices = np.flatnonzero(masks[number].any(axis=(0, 1)))
+        if len(slices) > 2 and np.diff(slices).min() > 1:
+            changes.append(f"{name} has no voxel on the slices between {len(slices)} others")
+    for change in changes:
+        _log.info("%s: %s", image_id, change)
+    return StructureSet(
+        tuple(names.values()),
+        {name: masks[number] for number, name in chosen.items()},
+        tuple(changes),
+    )
 
 
-def _names(dataset: Dataset, image_id: str) -> dict[int, str]:
-    """Return the label of each segment by its number; the meaning of its code if it has no label."""
-    if dataset.get("Modality") != "SEG":
+def _require_described(drawn: set[int], names: Mapping[int, str], image_id: str) -> None:
+    """Raise LabelError if frames belong to a segment that the SEG does not describe."""
+    unknown = sorted(drawn - set(names))
+    if unknown:
         raise LabelError(
-            f"{image_id}: the file's modality is {dataset.get('Modality', 'unknown')}; SEG expected"
+            f"{image_id}: frames of the SEG belong to the segments {unknown}, which it does not describe; it "
+            f"describes {dict(names)}: export it again"
         )
-    if "SegmentSequence" not in dataset or "PixelData" not in dataset:
-        raise LabelError(f"{image_id}: the SEG is truncated: it has no pixels; export it again")
-    return {
-        int(segment.SegmentNumber): str(
-            segment.get("SegmentLabel") or segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning
-        )
-        for segment in sequence_items(dataset, "SegmentSequence")
-    }
-
-
-def _masks(
-    dataset: Dataset,
-    names: dict[int, str],
-    headers: Sequence[FileDataset],
-    grid: Grid,
-    image_id: str,
-    *,
-    chosen: Container[str],
-) -> dict[int, MaskArray]:
-    """Return the masks of the chosen segments that mark a voxel, by segment number."""
-    masks: dict[int, MaskArray] = {}
-    for frame in frames_of(dataset, headers, image_id):
-        if not frame.marked_yx.any():
-            continue
-        if frame.segment not in names:
-            raise LabelError(
-                f"{image_id}: frame {frame.number} of the SEG belongs to segment {frame.segment}, which it "
-                f"does not describe; it describes {names}: export it again"
-            )
-        if names[frame.segment] not in chosen:
-            continue
-        if frame.segment not in masks:
-            masks[frame.segment] = np.zeros(grid.shape_vox, np.bool_)
-        mark_frame(
-            masks[frame.segment],
-            frame,
-            grid,
-            f"{image_id}: frame {frame.number} ({names[frame.segment]!r})",
-        )
-    return masks

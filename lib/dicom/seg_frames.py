@@ -4,19 +4,17 @@ The position of a frame is given by its PlanePositionSequence, PlaneOrientationS
 PixelMeasuresSequence (PS3.3 C.7.6.16.2). A frame without them has the position of its source slice.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
 from lib.dicom.object_attributes import sequence_items
-from lib.errors import GeometryError, LabelError, ScanError
+from lib.dicom.seg_pixels import FrameArray
+from lib.errors import GeometryError, LabelError
 from lib.imaging.geometry import Grid, ras_to_lps
 from lib.imaging.quantities import FloatArray, MaskArray
-from lib.isolation.reader_pool import readers
 
 OFF_TOLERANCE_VOX = 0.1
 """Largest distance of a frame's corner from a voxel's centre along each axis, in voxels.
@@ -24,8 +22,8 @@ OFF_TOLERANCE_VOX = 0.1
 Rounding to 32-bit numbers or short decimal strings moves a corner by far less, another grid by more.
 """
 
-_HALF = 0.5
-_FrameArray = np.ndarray[tuple[int, ...], np.dtype[Any]]
+KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
+"""Values of SegmentationType (0062,0001)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +43,88 @@ class SegFrame:
     to_lps: FloatArray
 
 
-def frames_of(
-    dataset: Dataset, headers: Sequence[FileDataset], image_id: str
-) -> Iterator[SegFrame]:
-    """Yield the frames of a SEG; of a label map, one for each segment in a frame.
+def drawn_segments(dataset: Dataset, pixels: Iterable[FrameArray], image_id: str) -> set[int]:
+    """Return the numbers of the segments that mark a pixel in some frame.
 
     Raises:
-        LabelError: If there are fewer pixels than frames.
+        LabelError: As `frames_of`.
+    """
+    return {segment for _, segment, _, _ in _marked_pixels(dataset, pixels, image_id)}
+
+
+def frames_of(
+    dataset: Dataset,
+    pixels: Iterable[FrameArray],
+    headers: Sequence[FileDataset],
+    image_id: str,
+    *,
+    segments: Container[int],
+) -> Iterator[SegFrame]:
+    """Yield the frames of some segments that mark a pixel; of a label map, one for each segment in a frame.
+
+    Raises:
+        LabelError: If the number of frames or of pixels is not as stated, or the type of the SEG is unknown.
         GeometryError: If a frame has no position.
     """
-    kind = str(dataset.get("SegmentationType", ""))
     sources = {str(h.SOPInstanceUID): h for h in headers}
-    shared = (sequence_items(dataset, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared = _shared_group(dataset)
+    for number, segment, marked_yx, group in _marked_pixels(dataset, pixels, image_id):
+        if segment in segments:
+            where = f"{image_id}: frame {number} of the SEG"
+            yield SegFrame(number, segment, marked_yx, _position(group, shared, sources, where))
+
+
+def _marked_pixels(
+    dataset: Dataset, pixels: Iterable[FrameArray], image_id: str
+) -> Iterator[tuple[int, int, MaskArray, Dataset]]:
+    """Yield the numbers of a frame and of its segment, the marked pixels `(Y, X)`, and its functional group."""
+    kind = str(dataset.get("SegmentationType", "") or "")
+    if kind not in KINDS:
+        raise LabelError(
+            f"{image_id}: the SEG's SegmentationType is {kind or 'missing'}; {', '.join(KINDS)} expected: "
+            "export it again"
+        )
+    lowest = _lowest_marked_value(dataset, image_id) if kind == "FRACTIONAL" else 1
+    shared = _shared_group(dataset)
     groups = sequence_items(dataset, "PerFrameFunctionalGroupsSequence")
     count = int(dataset.NumberOfFrames)
     if count != len(groups):
         raise LabelError(
             f"{image_id}: the SEG has {count} frames but describes {len(groups)} of them; export it again"
         )
-    pixels = _pixels(dataset, count, image_id)
-    for number, (group, pixels_yx) in enumerate(zip(groups, pixels, strict=True), start=1):
+    background = {0, int(dataset.get("PixelPaddingValue", 0) or 0)} if kind == "LABELMAP" else {0}
+    for number, (pixels_yx, group) in enumerate(zip(pixels, groups, strict=True), start=1):
         if not pixels_yx.any():
             continue
-        where = f"{image_id}: frame {number} of the SEG"
-        to_lps = _position(group, shared, sources, where)
         if kind == "LABELMAP":
-            for segment in np.unique(pixels_yx[pixels_yx != 0]).tolist():
-                yield SegFrame(number, segment, pixels_yx == segment, to_lps)
+            for segment in set(np.unique(pixels_yx).tolist()) - background:
+                yield number, segment, pixels_yx == segment, group
             continue
-        marked = pixels_yx != 0
-        if kind == "FRACTIONAL":
-            marked = pixels_yx >= _HALF * int(dataset.MaximumFractionalValue)
-        identified = _group("SegmentIdentificationSequence", group, shared)
-        yield SegFrame(number, int(identified.ReferencedSegmentNumber), marked, to_lps)
+        marked_yx = pixels_yx >= lowest
+        if marked_yx.any():
+            identified = _group("SegmentIdentificationSequence", group, shared)
+            segment = identified.get("ReferencedSegmentNumber")
+            if segment is None:
+                raise LabelError(
+                    f"{image_id}: frame {number} of the SEG names no segment; export it again"
+                )
+            yield number, int(segment), marked_yx, group
+
+
+def _lowest_marked_value(dataset: Dataset, image_id: str) -> float:
+    """Return the lowest value of a fractional SEG that marks a pixel: one half."""
+    largest = int(dataset.get("MaximumFractionalValue", 0) or 0)
+    if largest < 1:
+        raise LabelError(
+            f"{image_id}: the SEG is fractional with the MaximumFractionalValue {largest}; 1 or more expected: "
+            "export it again"
+        )
+    return largest / 2
+
+
+def _shared_group(dataset: Dataset) -> Dataset:
+    groups = sequence_items(dataset, "SharedFunctionalGroupsSequence")
+    return groups[0] if groups else Dataset()
 
 
 def mark_frame(mask: MaskArray, frame: SegFrame, grid: Grid, where: str) -> None:
@@ -117,45 +164,6 @@ def mark_frame(mask: MaskArray, frame: SegFrame, grid: Grid, where: str) -> None
             f"{where} marks voxels outside the CT, which has {grid}; export the SEG with the whole CT"
         )
     mask[tuple(index.T)] = True
-
-
-def _pixels(dataset: Dataset, count: int, image_id: str) -> Iterator[_FrameArray]:
-    """Yield the pixels `(Y, X)` of each frame."""
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        yield from _decoded(dataset, image_id)
-        return
-    if int(dataset.BitsAllocated) != 1:
-        yield from np.asarray(dataset.pixel_array).reshape(count, rows, columns)
-        return
-    # Frame by frame: all frames unpacked would be eight times the file's size.
-    packed = np.frombuffer(dataset.PixelData, np.uint8)
-    size = rows * columns
-    if packed.size * 8 < size * count:
-        raise LabelError(
-            f"{image_id}: the SEG is truncated: {packed.size} bytes of pixels, {-(-size * count // 8)} "
-            "expected; export it again"
-        )
-    for first in range(0, size * count, size):
-        bits = np.unpackbits(packed[first // 8 : -(-(first + size) // 8)], bitorder="little")
-        yield bits[first % 8 : first % 8 + size].reshape(rows, columns)
-
-
-def _decoded(dataset: Dataset, image_id: str) -> _FrameArray:
-    """Return the compressed pixels `(frame, Y, X)`, decoded in a process of its own (`lib.isolation`)."""
-    path = Path(str(dataset.filename))
-    try:
-        _, array = readers().run(
-            "lib.dicom.reader_tasks:pixels",
-            {"path": str(path.absolute())},
-            path=path,
-            case=image_id,
-        )
-    except ScanError as error:
-        raise LabelError(str(error)) from error
-    if array is None or array.ndim != 3:
-        raise LabelError(f"{image_id}: the SEG has no pixels; export it again")
-    return array.T
 
 
 def _position(

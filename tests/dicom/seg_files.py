@@ -1,14 +1,21 @@
 """DICOM SEG files as viewers write them (dcmjs, used by OHIF): frames of some slices only, in any order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from lib.dicom.seg import read_seg
+from lib.dicom.structures import StructureSet
+from tests.dicom.organ_phantom import Case
+
+Plane = npt.NDArray[np.uint8]
 SEGMENTATION = UID("1.2.840.10008.5.1.4.1.1.66.4")
 
 
@@ -97,3 +104,29 @@ def _group(frame: FrameSpec, spec: SegSpec) -> Dataset:
     derivation.SourceImageSequence = [source]
     group.DerivationImageSequence = [derivation]
     return group
+
+
+def plane(case: Case, *boxes: Sequence[int]) -> Plane:
+    """Return a frame `(Y, X)` with the boxes `x_0, y_0, x_1, y_1` (ends included) marked."""
+    pixels = np.zeros(case.grid.shape_vox[1::-1], np.uint8)
+    for x_0, y_0, x_1, y_1 in boxes:
+        pixels[y_0 : y_1 + 1, x_0 : x_1 + 1] = 1
+    return pixels
+
+
+def read(case: Case, tmp_path: Path, spec: SegSpec) -> StructureSet:
+    write_viewer_seg(tmp_path / "viewer.dcm", spec)
+    return read_seg(tmp_path / "viewer.dcm", case.headers, case.grid, image_id="case7")
+
+
+def voxels(structures: StructureSet, name: str) -> list[list[int]]:
+    marked: list[list[int]] = np.argwhere(structures.masks[name]).tolist()
+    return marked
+
+
+def edited(case: Case, path: Path, spec: SegSpec, change: Callable[[Any], object]) -> StructureSet:
+    write_viewer_seg(path, spec)
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.save_as(path)
+    return read_seg(path, case.headers, case.grid, image_id="case7")

@@ -260,7 +260,9 @@ def test_points_and_open_contours_are_skipped_and_noted(
     rtstruct_case.write(rtstruct_case.roi((SQUARE, 4), kind=kind))
     structures = rtstruct_case.read()
     assert not structures.masks
-    assert structures.changes == (f"Organ: the ROI has no closed contour, only 1 of type {kind}",)
+    assert structures.changes == (
+        f"ROIs without a closed contour: 'Organ' (only 1 of type {kind})",
+    )
 
 
 def test_contours_without_area_are_dropped_and_noted(rtstruct_case: RtstructCase) -> None:
@@ -279,7 +281,7 @@ def test_a_roi_without_contours_is_noted(rtstruct_case: RtstructCase) -> None:
     structures = rtstruct_case.read()
     assert structures.names == ("Empty", "Organ")
     assert set(structures.masks) == {"Organ"}
-    assert structures.changes == ("Empty: the ROI has no closed contour",)
+    assert structures.changes == ("ROIs without a closed contour: 'Empty'",)
 
 
 # --- references between RTSTRUCT and CT

@@ -136,7 +136,7 @@ def test_of_two_rois_of_one_name_the_one_that_is_drawn_is_read(
     assert sizes(two_rois) == {"Parotid_L": 36}
     structures = two_rois.read()
     assert structures.names == ("Parotid_L", "Parotid_L")
-    assert structures.changes[0].startswith("Parotid_L: the ROI has no closed contour")
+    assert structures.changes[0].startswith("ROIs without a closed contour: 'Parotid_L'")
 
 
 def test_only_drawn_rois_are_offered_for_selection(two_rois: RtstructCase) -> None:
@@ -156,7 +156,7 @@ def test_only_drawn_rois_are_offered_for_selection(two_rois: RtstructCase) -> No
 def test_a_roi_without_an_item_in_the_contour_sequence_is_empty(two_rois: RtstructCase) -> None:
     two_rois.edit(lambda d: d.ROIContourSequence.pop())
     assert sizes(two_rois) == {"Parotid_L": 36}
-    assert two_rois.read().changes == ("PTV70: the ROI has no closed contour",)
+    assert two_rois.read().changes == ("ROIs without a closed contour: 'PTV70'",)
 
 
 def observe(number: int, side: tuple[str, str]) -> Dataset:

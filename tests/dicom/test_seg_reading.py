@@ -2,13 +2,11 @@
 
 import json
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import highdicom as hd
 import numpy as np
-import numpy.typing as npt
 import pydicom
 import pytest
 import SimpleITK as sitk
@@ -16,38 +14,17 @@ import SimpleITK as sitk
 from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.rtstruct import write_rtstruct
 from lib.dicom.seg import read_seg, write_seg
-from lib.dicom.structures import StructureSet
 from lib.errors import GeometryError, LabelError
 from lib.imaging.geometry import to_sitk
 from lib.organs.table import ORGANS
 from tests.dicom.organ_phantom import LABELS, Case, make_case
 from tests.dicom.other_readers import PROGRAMS
-from tests.dicom.seg_files import FrameSpec, SegSpec, write_viewer_seg
-
-Plane = npt.NDArray[np.uint8]
+from tests.dicom.seg_files import FrameSpec, SegSpec, plane, read, voxels, write_viewer_seg
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return make_case(tmp_path_factory.mktemp("seg_reading") / "ct")
-
-
-def plane(case: Case, *boxes: Sequence[int]) -> Plane:
-    """Return a frame `(Y, X)` with the boxes `x_0, y_0, x_1, y_1` (ends included) marked."""
-    pixels = np.zeros(case.grid.shape_vox[1::-1], np.uint8)
-    for x_0, y_0, x_1, y_1 in boxes:
-        pixels[y_0 : y_1 + 1, x_0 : x_1 + 1] = 1
-    return pixels
-
-
-def read(case: Case, tmp_path: Path, spec: SegSpec) -> StructureSet:
-    write_viewer_seg(tmp_path / "viewer.dcm", spec)
-    return read_seg(tmp_path / "viewer.dcm", case.headers, case.grid, image_id="case7")
-
-
-def voxels(structures: StructureSet, name: str) -> list[list[int]]:
-    marked: list[list[int]] = np.argwhere(structures.masks[name]).tolist()
-    return marked
 
 
 # --- viewers
@@ -67,7 +44,7 @@ def test_frames_of_some_slices_in_any_order_are_placed_by_their_position(
     )
     structures = read(case, tmp_path, spec)
     assert structures.names == ("Parotid_L", "Brainstem", "Segment 7")
-    assert structures.changes == ("Segment 7: the segment has no voxel",)
+    assert structures.changes == ("segments without a voxel: 'Segment 7'",)
     assert set(structures.masks) == {"Parotid_L", "Brainstem"}
     assert voxels(structures, "Brainstem") == [[3, 4, 9], [4, 4, 7]]
     assert voxels(structures, "Parotid_L") == [[10, 11, 2], [11, 11, 2]]
@@ -222,7 +199,9 @@ def test_two_segments_of_one_name_are_refused(case: Case, tmp_path: Path) -> Non
 
 def test_a_frame_of_a_segment_that_is_not_there_is_refused(case: Case, tmp_path: Path) -> None:
     frames = [FrameSpec(3, case.headers[4], plane(case, (2, 3, 2, 3)))]
-    with pytest.raises(LabelError, match="case7: frame 1 of the SEG belongs to segment 3"):
+    with pytest.raises(
+        LabelError, match=r"frames of the SEG belong to the segments \[3\], which it does not"
+    ):
         read(case, tmp_path, SegSpec({1: "A"}, frames))
 
 
