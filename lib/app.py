@@ -1,10 +1,11 @@
 """The app that MONAI Label loads: builds the parts and connects them."""
 
+import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
@@ -21,10 +22,12 @@ from lib.assignment.service import Assignments
 from lib.config import TASK_NAME, AppConfig
 from lib.datastores.dicomweb import DicomWebStore, open_pacs
 from lib.datastores.local import FolderStore
+from lib.datastores.places import places_of
 from lib.errors import DatastoreError, OrganNetError
 from lib.jobs.priority import ServingPriority
 from lib.jobs.supervisor import PeriodicTask
 from lib.labels.history import LabelHistory
+from lib.labels.monailabel_index import LABELS
 from lib.labels.quarantine import Quarantine
 from lib.labels.submission import StoreDependencies
 from lib.models.model_history import ModelHistory
@@ -38,14 +41,35 @@ from lib.monailabel_tasks.train_task import OrganNetTrainTask
 from lib.pacs_sync.sync import PacsSync
 from lib.retrain.service import RetrainingService
 from lib.server.requests import as_flag
-from lib.server.running_app import AppDescription, at_shutdown, in_server_process
-from lib.storage.atomic_files import finite, remove_abandoned_scratch, remove_unfinished
-from lib.storage.database import FILE, Database, is_url, state_folder
+from lib.server.running_app import AppDescription, at_shutdown, end_start, in_server_process
+from lib.storage.atomic_files import finite
+from lib.storage.database import FILE, Database, is_url
+from lib.storage.leftovers import ABANDONED_S, remove_abandoned_scratch, remove_unfinished
+from lib.storage.storage_errors import storage_trouble
 
 logger = logging.getLogger(__name__)
 
 FOLDER_CHECK_S = 2.0
 """Interval in seconds between checks of the labels folder for new or changed files."""
+
+
+_P = ParamSpec("_P")
+
+
+def _ends_start_in_a_sentence(start: Callable[_P, None]) -> Callable[_P, None]:
+    """Return a method that ends a server with a sentence if its user can solve the error."""
+
+    @functools.wraps(start)
+    def method(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            start(*args, **kwargs)
+        except (OrganNetError, OSError, SQLAlchemyError) as error:
+            reason = str(error) if isinstance(error, OrganNetError) else storage_trouble(error)
+            if not reason or not in_server_process():
+                raise
+            end_start(f"{reason} ({error})" if reason not in str(error) else reason)
+
+    return method
 
 
 class OrganNetApp(MONAILabelApp):
@@ -56,6 +80,7 @@ class OrganNetApp(MONAILabelApp):
     active_learning: ActiveLearningService
     pacs_sync: PacsSync | None = None
 
+    @_ends_start_in_a_sentence
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.config = AppConfig.from_conf(conf or {})
         self.registry = Registry(
@@ -64,7 +89,10 @@ class OrganNetApp(MONAILabelApp):
             organ_set=self.config.recipe.organ_set,
         )
         self.served = ServedModel(self.registry, device=self.config.device)
-        self.state = state_folder(studies, self.config.model_dir)
+        self.places = places_of(
+            studies, model_dir=self.config.model_dir, state_dir=self.config.state_dir
+        )
+        self.state = self.places.state
         self.database = Database(self.state / FILE)
         self.models = ModelHistory(self.database)
         self.promoter = Promoter(self.registry, self.models)
@@ -105,11 +133,11 @@ class OrganNetApp(MONAILabelApp):
             on_submitted=lambda version: self.on_save_label(version.image_id, version.image_id),
         )
         if not is_url(self.studies):
-            self.store = FolderStore(Path(self.studies), dependencies)
+            self.store = FolderStore(self.places.labels, dependencies, scans=self.places.scans)
             return self.store
         pacs = open_pacs(self.studies)
         self.store = store = DicomWebStore(
-            self.state / "pacs",
+            self.places.labels,
             dependencies,
             pacs,
             self.database,
@@ -158,15 +186,19 @@ class OrganNetApp(MONAILabelApp):
         )
         return strategies(self.active_learning.case_assigner)
 
+    @_ends_start_in_a_sentence
     def on_init_complete(self) -> None:
         """Bring stored files up to date, and start the background tasks; called in the server process only."""
         super().on_init_complete()
-        if self.config.model_dir.is_dir():
-            remove_unfinished(self.config.model_dir)
-        remove_abandoned_scratch()
         self.label_history.restore_from_files()
         self._reconcile_models()
-        remove_unfinished(self.store.folder)
+        leftovers = PeriodicTask(
+            "leftovers",
+            self._remove_leftovers,
+            every_s=ABANDONED_S,
+            error_message="files of killed processes could not be removed",
+        )
+        at_shutdown(leftovers.start().stop)
         folder_check = PeriodicTask(
             "labels-folder",
             self.store.watcher.run,
@@ -182,6 +214,14 @@ class OrganNetApp(MONAILabelApp):
         if self.config.scoring:
             self.active_learning.job_runner.start()
             at_shutdown(self.active_learning.job_runner.stop)
+
+    def _remove_leftovers(self) -> None:
+        """Remove unfinished files that killed processes left in any folder that a server writes to."""
+        remove_abandoned_scratch()
+        for folder in (self.config.model_dir, self.state, self.places.labels / LABELS):
+            remove_unfinished(folder)
+        for folder in {self.places.labels, self.places.scans or self.places.labels}:
+            remove_unfinished(folder, is_recursive=False)
 
     def _reconcile_models(self) -> None:
         """Complete promotions that a killed server left unfinished; an error does not prevent the start."""

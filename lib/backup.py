@@ -16,7 +16,6 @@ import json
 import re
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -32,8 +31,9 @@ from lib.activelearning.edit_costs import EditCostRecords
 from lib.errors import StateError
 from lib.labels.history import LabelHistory, checked_record
 from lib.models.registry import SERVED, Registry
-from lib.storage.atomic_files import UNFINISHED, copy_file, digest_of, make_folder, replacing
+from lib.storage.atomic_files import copy_file, digest_of, make_folder, replacing
 from lib.storage.database import FILE, Database, state_folder
+from lib.storage.leftovers import scratch_folder
 from lib.storage.tables import (
     Base,
     Delivery,
@@ -88,9 +88,9 @@ def create(studies: str, model_dir: Path, output: Path) -> BackupSummary:
     make_folder(output.absolute().parent)
     with (
         replacing(output.absolute()) as beside,
-        tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=beside.parent) as scratch,
+        scratch_folder(beside.parent) as scratch,
     ):
-        copy = Path(scratch) / FILE
+        copy = scratch / FILE
         with closing(Database(state / FILE)) as live:
             live.copy_to(copy)
         with (
@@ -195,7 +195,7 @@ def restore(archive: Path, studies: str, model_dir: Path) -> RestoreSummary:
 @contextmanager
 def _unpacked(archive: Path, state: Path) -> Iterator[Path]:
     """Yield a folder with the verified files of an archive."""
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=state) as scratch:
+    with scratch_folder(state) as scratch:
         folder = Path(scratch)
         (folder / "labels").mkdir()
         (folder / "models").mkdir()

@@ -125,6 +125,9 @@ class AppConfig:
     model_dir: Path = field(default_factory=default_model_dir)
     starter_dir: Path = field(default_factory=default_starter_dir)
     """Folder of the weights that are used until a model is promoted."""
+    state_dir: Path | None = None
+    """Folder of all that the server writes (labels, history, index, training runs), for studies that it may
+    only read; by default the studies folder, or for a PACS the folder of the models."""
     device: str = field(default_factory=best_device)
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     access: Literal["local", "network"] = "local"
@@ -169,7 +172,7 @@ class AppConfig:
         values: dict[str, object] = {k: v for k, v in conf.items() if k in own_keys}
         if "recipe" in values:
             values["recipe"] = find_recipe(conf["recipe"])
-        for key in ("model_dir", "starter_dir"):
+        for key in ("model_dir", "starter_dir", "state_dir"):
             if key in values:
                 values[key] = Path(conf[key]).expanduser().resolve()
         if values.get("device") == "auto":

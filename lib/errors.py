@@ -15,7 +15,8 @@
     |-- StateError        (RuntimeError)  the workflow database cannot be used
     |-- PacsError         (RuntimeError)  the PACS does not respond, or refuses a request
     |   `-- NotDeliveredError (RuntimeError) it responds, but does not deliver a listed object
-    `-- StorageFullError  (RuntimeError)  the disk is full; existing data is untouched
+    `-- StorageError      (RuntimeError)  files cannot be written; existing data is untouched
+        `-- StorageFullError              the disk is full
 
 A message states the case, what was found, what was expected, and what to do. It names the image id, never the
 patient.
@@ -82,5 +83,9 @@ class NotDeliveredError(PacsError):
     """The PACS responds, but does not deliver one series or object; others may be delivered."""
 
 
-class StorageFullError(OrganNetError, RuntimeError):
+class StorageError(OrganNetError, RuntimeError):
+    """Files cannot be written: nothing new was stored, and existing data is untouched."""
+
+
+class StorageFullError(StorageError):
     """The disk is full: nothing new was stored, and existing data is untouched."""

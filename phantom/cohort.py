@@ -17,7 +17,7 @@ from lib.imaging.quantities import ShapeVox, SpacingMm
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.recipes.schema import Recipe
-from lib.storage.atomic_files import UNFINISHED
+from lib.storage.leftovers import scratch_folder
 from phantom import SHAPE_VOX, SPACING_MM, head_and_neck_phantom
 
 FINE_FIELD_MM = 288.0
@@ -162,8 +162,8 @@ def write_dicom_cohort(studies: Path, folder: Path, *, recipe: Recipe) -> list[D
     for name, scan in sorted(scans.items()):
         if not (folder / name).is_dir():
             label = studies / "labels" / "final" / f"{name}.nii.gz"
-            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as scratch:
-                draft = Path(scratch) / name
+            with scratch_folder(folder) as scratch:
+                draft = scratch / name
                 _write(draft, name, scan, label if label.is_file() else None, recipe)
                 draft.rename(folder / name)
     return [_patient(folder / name) for name in sorted(scans)]

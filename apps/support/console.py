@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from lib.errors import OrganNetError
-from lib.storage.atomic_files import is_disk_full
+from lib.storage.storage_errors import is_disk_full
 
 ARGUMENTS = "organnet.arguments"
 """Key of the command-line arguments in the `meta` of a Typer context."""

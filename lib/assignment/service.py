@@ -18,14 +18,14 @@ from lib.assignment.reader_studies import (
 )
 from lib.config import AppConfig
 from lib.datastores.local import FolderStore
-from lib.errors import DatastoreError, OrganNetError, StorageFullError
+from lib.errors import DatastoreError, OrganNetError, ScanError
 from lib.imaging.scans import read_label
 from lib.imaging.volumes import LabelVolume
 from lib.jobs.supervisor import PeriodicTask
 from lib.labels.history import FINAL, LabelHistory
-from lib.storage.atomic_files import is_disk_full
 from lib.storage.database import Database
 from lib.storage.process_locks import ProcessLock
+from lib.storage.storage_errors import storage_trouble
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
@@ -69,14 +69,14 @@ class ConsensusJob:
             return None
         try:
             self.store.require_image(image_id)
-        except DatastoreError:
-            # The scan was removed from the folder; its labels are kept until it returns.
+        except (DatastoreError, ScanError):
+            # The scan was removed from the folder, or cannot be read; its labels are kept until it returns.
             return None
         try:
             return self._make(image_id, readings)
         except (OrganNetError, OSError, SQLAlchemyError) as error:
             logger.exception("%s: the consensus of the readings could not be made", image_id)
-            if not isinstance(error, StorageFullError) and not is_disk_full(error):
+            if not storage_trouble(error):
                 self._failed[image_id] = digests
             return None
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ from monailabel.datastore.local import (
     DataModel,
     ImageLabelModel,
     LocalDatastore,
-    LocalDatastoreModel,
 )
 
 from lib.errors import DatastoreError, ImageExistsError, ReaderStoppedError, ScanError
@@ -21,11 +19,14 @@ from lib.imaging.scans import read_ct
 from lib.labels.folder_watcher import FolderWatcher
 from lib.labels.history import CLIENT, FINAL
 from lib.labels.history import SUFFIX as LABEL_SUFFIX
-from lib.labels.monailabel_index import LABELS, ImageCatalog, Index, entry_of
+from lib.labels.monailabel_index import LABELS, ImageCatalog, Index, StoredIndex, entry_of
+from lib.labels.studies_folder import StudiesFolder
 from lib.labels.submission import LabelSubmissions, StoreDependencies
 from lib.retrain.training_set import LabelledCase
-from lib.storage.atomic_files import UNFINISHED, copy_file, digest_of
+from lib.storage.atomic_files import copy_file, digest_of
 from lib.storage.identifiers import require_image_id, require_tag
+from lib.storage.leftovers import scratch_folder
+from lib.storage.storage_errors import storing
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +44,19 @@ class FolderStore(LocalDatastore):
     current one, and a change by hand in that folder becomes a version too (`watcher`).
 
     Args:
-        folder: The studies folder.
+        folder: Folder of the labels and the index.
         dependencies: Label values, history, quarantine and callbacks.
-        catalog: Images that are listed elsewhere; if None, the images are the files and folders in `folder`.
+        scans: The studies folder; by default `folder`.
+        catalog: Images that are listed elsewhere; if None, the images are the files and folders in `scans`.
     """
 
     def __init__(
-        self, folder: Path, dependencies: StoreDependencies, *, catalog: ImageCatalog | None = None
+        self,
+        folder: Path,
+        dependencies: StoreDependencies,
+        *,
+        scans: Path | None = None,
+        catalog: ImageCatalog | None = None,
     ) -> None:
         # MONAI Label's own __init__ is not called: it starts a thread and writes in place (see Index).
         self._folder = folder
@@ -61,7 +68,8 @@ class FolderStore(LocalDatastore):
         self.quarantine = dependencies.quarantine
         for tag in (FINAL, "original"):
             (folder / LABELS / tag).mkdir(parents=True, exist_ok=True)
-        self._index = Index(folder, label_infos=self._label_infos, catalog=catalog)
+        self._studies = StudiesFolder(scans or folder, reserved=_reserved(folder, scans or folder))
+        self._index = Index(folder, label_infos=self._label_infos, images=catalog or self._studies)
         self.submissions = LabelSubmissions(
             folder, self._index, dependencies, image=self.require_image, set_aside=self._set_aside
         )
@@ -77,7 +85,7 @@ class FolderStore(LocalDatastore):
         return self._folder
 
     @property
-    def _datastore(self) -> LocalDatastoreModel:
+    def _datastore(self) -> StoredIndex:
         """The index that MONAI Label's own methods read."""
         return self._index.snapshot()
 
@@ -100,30 +108,41 @@ class FolderStore(LocalDatastore):
 
         Raises:
             DatastoreError: If there is no such image.
+            ScanError: If its file, or a file in its folder, cannot be read.
         """
+        path = self.image_location(image_id)
+        self._studies.check(path)
         return self.image_location(image_id)
+
+    def refuse_image(self, image_id: str, reason: str) -> None:
+        """Refuse an image that a reader cannot read; it is not listed again until its files change."""
+        path = self._index.image_path(image_id)
+        if path is not None:
+            self._studies.report(path, reason)
 
     def is_available(self, image_id: str) -> bool:  # noqa: ARG002 - used in DicomWebStore
         """Return whether an image can be read without fetching it first."""
         return True
 
     def refused_images(self) -> Mapping[str, str]:
-        """Return image id -> reason, of the images that cannot be contoured."""
-        return {}
+        """Return image id, or path in the studies folder -> why it is no image, or cannot be contoured."""
+        return self._studies.listing().refused
 
     def image_location(self, image_id: str) -> Path:
         """Return the path of an image, which exists once the image was fetched.
 
         Raises:
             DatastoreError: If there is no such image.
+            ScanError: If it is refused (`refused_images`).
         """
         # Defect 11: only an id that the store lists is ever turned into a path.
-        entry = self._datastore.objects.get(require_image_id(image_id))
-        if entry is None:
-            raise DatastoreError(
-                f"{image_id}: no such image; GET /datastore/?output=all lists them"
-            )
-        return self._folder / f"{image_id}{entry.image.ext}"
+        path = self._index.image_path(require_image_id(image_id))
+        if path is not None:
+            return path
+        reason = self.refused_images().get(image_id)
+        if reason is not None:
+            raise ScanError(f"{image_id}: {reason.removeprefix(f'{image_id}: ')}")
+        raise DatastoreError(f"{image_id}: no such image; GET /datastore/?output=all lists them")
 
     def require_label(self, image_id: str, tag: str) -> Path:
         """Return the path of an image's current label.
@@ -143,10 +162,15 @@ class FolderStore(LocalDatastore):
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Return the attributes of an image; `path` only if it is one file, which Slicer can load."""
-        info: dict[str, Any] = super().get_image_info(image_id)
-        if info and not Path(info["path"]).is_file():
-            del info["path"]
-        return info
+        entry, path = self._datastore.objects.get(image_id), self._index.image_path(image_id)
+        if entry is None or path is None:
+            return {}
+        is_file = path.is_file()
+        return {**entry.image.info, **({"path": str(path.resolve())} if is_file else {})}
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Return the path of an image as text; empty if there is no such image."""
+        return str(self._index.image_path(image_id) or "")
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Store a scan file, or a zip of one DICOM series, and return its id.
@@ -155,6 +179,7 @@ class FolderStore(LocalDatastore):
             DatastoreError: If the id is not allowed.
             ImageExistsError: If another scan has the id already.
             ScanError: If it is not one regular CT. Nothing is stored then.
+            StorageError: If the studies folder cannot be written.
         """
         source = Path(image_filename)
         suffix = suffix_of(source)
@@ -163,8 +188,11 @@ class FolderStore(LocalDatastore):
                 f"{source.name}: expected one of {', '.join(SCAN_SUFFIXES)}, or a .zip of one DICOM series"
             )
         image_id = require_image_id(image_id or stem_of(source).removesuffix(".zip"))
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as scratch:
-            scan = source if suffix else unpack_zip(source, Path(scratch) / "series", image_id)
+        with (
+            storing(f"{image_id}: the scan was not stored"),
+            scratch_folder(self._studies.path) as scratch,
+        ):
+            scan = source if suffix else unpack_zip(source, scratch / "series", image_id)
             try:
                 read_ct(scan, image_id=image_id)
             except ReaderStoppedError as error:
@@ -173,16 +201,23 @@ class FolderStore(LocalDatastore):
             with self._index.changing() as index:
                 entry = index.objects.get(image_id)
                 if entry is None:
+                    target = self._studies.path / f"{image_id}{suffix or ''}"
+                    if target.exists() or target.is_symlink():
+                        reason = self.refused_images().get(image_id, "is no image")
+                        raise ImageExistsError(
+                            f"{image_id}: {target.name} exists already ({reason}); choose another id, or "
+                            "remove it"
+                        )
                     if scan.is_dir():
-                        scan.rename(self._folder / image_id)
+                        scan.rename(target)
                     else:
-                        copy_file(scan, self._folder / f"{image_id}{suffix}")
+                        copy_file(scan, target)
                     name = image_id + (suffix or LABEL_SUFFIX)
                     info = {**(image_info or {}), "ts": int(time.time()), "name": name}
                     index.objects[image_id] = ImageLabelModel(
                         image=DataModel(info=info, ext=suffix or "")
                     )
-                elif _content(scan) != _content(self._folder / (image_id + entry.image.ext)):
+                elif _content(scan) != _content(self.image_location(image_id)):
                     raise ImageExistsError(
                         f"{image_id}: another scan has this id already; choose another id, or remove the "
                         "old one"
@@ -207,13 +242,11 @@ class FolderStore(LocalDatastore):
     def labelled_cases(self) -> list[LabelledCase]:
         """Return the cases with a final label whose image is available; their label files never change."""
         cases = []
+        paths = self._index.image_paths()
         for version in self.history.current(FINAL):
-            try:
-                image = self.image_location(version.image_id)
-            except DatastoreError:
-                # The scan was removed from the folder; its labels are kept until it returns.
-                continue
-            if self.is_available(version.image_id):
+            image = paths.get(version.image_id)
+            # If the scan was removed, or cannot be read, its labels are kept until it returns.
+            if image is not None and self.is_available(version.image_id):
                 cases.append(
                     LabelledCase(
                         image_id=version.image_id,
@@ -256,7 +289,8 @@ class FolderStore(LocalDatastore):
             self.history.hide(label_id, label_tag)
 
     def _set_aside(self, path: Path) -> None:
-        target = self._folder / REMOVED / str(time.time_ns()) / path.relative_to(self._folder)
+        root = self._folder if path.is_relative_to(self._folder) else self._studies.path
+        target = root / REMOVED / str(time.time_ns()) / path.relative_to(root)
         target.parent.mkdir(parents=True)
         path.rename(target)
 
@@ -284,8 +318,7 @@ class FolderStore(LocalDatastore):
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002 - base signature
         """Return id, image and final label of every labelled case, with paths, sorted by id."""
-        index = self._datastore
-        root = self._folder if full_path else Path()
+        paths, root = self._index.image_paths(), self._studies.path
 
         def label_path(image_id: str, suffix: str) -> Path:
             path = self._label_path(image_id, FINAL, suffix)
@@ -295,16 +328,26 @@ class FolderStore(LocalDatastore):
         return [
             {
                 "id": image_id,
-                "image": str(root / (image_id + entry.image.ext)),
+                "image": str(paths[image_id] if full_path else paths[image_id].relative_to(root)),
                 "label": str(label_path(image_id, entry.labels[FINAL].ext)),
             }
-            for image_id, entry in sorted(index.objects.items())
-            if FINAL in entry.labels
+            for image_id, entry in sorted(self._datastore.objects.items())
+            if FINAL in entry.labels and image_id in paths
         ]
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:  # noqa: ARG002 - base signature
         """Raise DatastoreError: the owner of the studies folder can copy the folder instead."""
         raise DatastoreError("an archive of all cases is not offered; copy the studies folder")
+
+
+def _reserved(folder: Path, scans: Path) -> dict[str, str]:
+    """Return the folders in the studies folder that are not searched, as `StudiesFolder` takes them."""
+    if folder == scans:
+        return {LABELS: ""}
+    reserved = {LABELS: f"is not read; labels are in {folder / LABELS} (--conf state_dir)"}
+    if folder.is_relative_to(scans):
+        reserved[str(folder.relative_to(scans))] = ""
+    return reserved
 
 
 def _content(path: Path) -> str:

@@ -15,7 +15,8 @@ from lib import __version__
 from lib.errors import ConfigError, GeometryError, LabelError, ScanError, StorageFullError
 from lib.imaging.dicom_files import read_dicom
 from lib.organs.table import LATERALITY, ORGANS, Organ
-from lib.storage.atomic_files import is_disk_full, replacing
+from lib.storage.atomic_files import replacing
+from lib.storage.storage_errors import is_disk_full
 
 MANUFACTURER = "OrganNet Label"
 SOFTWARE_VERSION = __version__

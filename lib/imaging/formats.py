@@ -32,7 +32,8 @@ from lib.imaging.volume_headers import (
     nrrd_layout,
 )
 from lib.imaging.voxel_data import fill
-from lib.storage.atomic_files import is_disk_full, replacing
+from lib.storage.atomic_files import replacing
+from lib.storage.storage_errors import is_disk_full
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Suffixes of files that hold one volume with its grid; detached headers (.nhdr, .mhd) are not read."""

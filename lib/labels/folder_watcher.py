@@ -7,16 +7,17 @@ then every few seconds. As long as nothing changes it reads only names, times an
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import DatastoreError, LabelError, PacsError, ScanError
 from lib.importers.run import changes_by_import
+from lib.labels.folder_content import trouble_of
 from lib.labels.history import FOLDER, LabelHistory
-from lib.labels.monailabel_index import LABELS, Index, is_tag, label_files
+from lib.labels.monailabel_index import LABELS, Index, is_tag, label_files, tag_folders
 from lib.labels.submission import LabelSubmissions
 from lib.storage.atomic_files import copy_file, digest_of
+from lib.storage.identifiers import image_id_of
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class FolderWatcher:
         with self._mutex:
             images = self.index.snapshot().objects
             current = {(v.image_id, v.tag): v for v in self.history.current(None)}
-            files = list(self._files())
+            files, unreadable = self._files()
             submitted = []
             for file in files:
                 version = current.get((file.image_id, file.tag))
@@ -96,13 +97,13 @@ class FolderWatcher:
                     new = self._process(file, version)
                 except FileNotFoundError:
                     continue
-                except PermissionError as error:
+                except OSError as error:
                     self._refuse(file, None, f"the file cannot be read: {error.strerror}")
                     continue
                 submitted += [] if new is None else [new]
             seen = {(file.image_id, file.tag) for file in files}
             for key, version in current.items():
-                if key not in seen:
+                if key not in seen and version.tag not in unreadable:
                     self._handle_missing_file(version)
             self._forget_all_but(files)
             return submitted
@@ -121,21 +122,34 @@ class FolderWatcher:
         return [refused[path] for path in sorted(refused)]
 
     def readable(self, path: Path, image_id: str, tag: str) -> Path:
-        """Return `path`, a working copy, or the volume in the history while a refused file lies at `path`."""
-        version = self.history.newest(image_id, tag) if path in self._refused else None
+        """Return `path`, a working copy, or the volume in the history while `path` is refused or unreadable."""
+        is_readable = path not in self._refused and not trouble_of(path)
+        version = None if is_readable else self.history.newest(image_id, tag)
         return path if version is None else self.history.path(version.digest)
 
-    def _files(self) -> Iterator[LabelFile]:
-        """Yield the label files; one image may have several in a tag, with different suffixes."""
+    def _files(self) -> tuple[list[LabelFile], set[str]]:
+        """Return the label files, and the tags whose folder cannot be read.
+
+        One image may have several files in a tag, with different suffixes.
+        """
         labels = self.folder / LABELS
-        for folder in sorted(labels.iterdir()) if labels.is_dir() else ():
-            if not folder.is_dir() or not is_tag(folder.name):
+        files: list[LabelFile] = []
+        unreadable: set[str] = set()
+        tags = {*tag_folders(labels), *(version.tag for version in self.history.current(None))}
+        for tag in sorted(tag for tag in tags if is_tag(tag)):
+            try:
+                names = label_files(labels / tag)
+            except OSError as error:
+                # Its files are not missing: their labels must not be hidden.
+                logger.error("labels/%s cannot be read: %s", tag, error.strerror or error)
+                unreadable.add(tag)
                 continue
-            for name, suffix in label_files(folder):
-                path = folder / (name + suffix)
+            for name, suffix in names:
+                path = labels / tag / (name + suffix)
                 signature = _signature(path)
                 if signature is not None:
-                    yield LabelFile(name, folder.name, path, signature)
+                    files.append(LabelFile(image_id_of(name), tag, path, signature))
+        return files, unreadable
 
     def _process(self, file: LabelFile, version: LabelVersion | None) -> LabelVersion | None:
         """Compare a file with the current version; return the version made from it, if there is one."""
@@ -218,8 +232,7 @@ class FolderWatcher:
         return submitted
 
     def _image(self, image_id: str) -> Path | None:
-        entry = self.index.snapshot().objects.get(image_id)
-        return None if entry is None else self.folder / f"{image_id}{entry.image.ext}"
+        return self.index.image_path(image_id)
 
     def _refuse(self, file: LabelFile, image: Path | None, reason: str) -> None:
         if file.path not in self._refused:
@@ -240,7 +253,8 @@ class FolderWatcher:
             return
         with self.index.changing():
             newest = self.history.newest(*key)
-            is_gone = not any(name == version.image_id for name, _ in label_files(folder))
+            files = label_files(folder)
+            is_gone = not any(image_id_of(name) == version.image_id for name, _ in files)
             if is_gone and newest is not None and newest.id == version.id:
                 logger.warning("%s: the file of label %r was removed: hidden", *key)
                 self.history.hide(*key)
@@ -269,6 +283,6 @@ class FolderWatcher:
 def _signature(path: Path) -> _Signature | None:
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return (status.st_ino, status.st_mtime_ns, status.st_size)

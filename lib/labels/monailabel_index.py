@@ -11,27 +11,29 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from lib.errors import DatastoreError
-from lib.imaging.dicom_series import holds_dicom
 from lib.imaging.formats import SCAN_SUFFIXES, label_stem_of, stem_of, suffix_of
-from lib.storage.atomic_files import is_disk_full, replacing
-from lib.storage.identifiers import require_image_id, require_tag
+from lib.labels.studies_folder import StudiesFolder
+from lib.storage.atomic_files import replacing
+from lib.storage.identifiers import printable, require_tag
 
 logger = logging.getLogger(__name__)
 
 FILE = "datastore_v2.json"
 LABELS = "labels"
+STORED_AS = "stored_as"
+"""Key of an image's information: path in the studies folder, if that differs from id and suffix."""
 
-_Signature = tuple[tuple[str, int], ...]
-"""Names and times of modification in ns."""
+_Signature = tuple[object, ...]
+"""State of the images, the index and the labels folder; it differs after any change."""
 
 LabelInfos = Callable[[], Mapping[tuple[str, str], Mapping[str, Any]]]
 """Returns (image id, tag) -> `info` of the current label version."""
@@ -48,45 +50,74 @@ class ImageCatalog(Protocol):
         """Return image id -> attributes of the image."""
 
 
+class StoredIndex(LocalDatastoreModel):
+    """MONAI Label's index, and the entries of images that cannot be read at present."""
+
+    unavailable: dict[str, ImageLabelModel] = Field(default_factory=dict)
+    """Image id -> entry, which is kept until the image can be read again, or is removed."""
+
+
 class Index:
     """The images and labels in a studies folder; safe to use from several threads and processes.
 
+    If the file cannot be written, the index is kept in memory.
+
     Args:
-        folder: The studies folder.
+        folder: Folder of the index and the labels.
         label_infos: The current labels.
-        catalog: The images; if None, they are the files and DICOM folders in `folder`.
+        images: The images: a studies folder, or a catalog of images that are kept elsewhere.
     """
 
     def __init__(
-        self, folder: Path, *, label_infos: LabelInfos, catalog: ImageCatalog | None = None
+        self, folder: Path, *, label_infos: LabelInfos, images: StudiesFolder | ImageCatalog
     ) -> None:
         self.folder = folder
         self._label_infos = label_infos
-        self._catalog = catalog
+        self._images = images
         self._path = folder / FILE
         self._mutex = threading.RLock()
         self._file_lock = FileLock(folder / ".lock")
         self._last_signature: _Signature = ()
-        self._model = LocalDatastoreModel(name="studies", description="", base_path=str(folder))
-        self._refused_names: set[str] = set()
+        self._model = self._empty()
 
-    def snapshot(self) -> LocalDatastoreModel:
+    def _empty(self) -> StoredIndex:
+        return StoredIndex(name="studies", description="", base_path=str(self.folder))
+
+    def snapshot(self) -> StoredIndex:
         """Return the index of the folder as it is now; the returned object never changes."""
-        if self._signature() != self._last_signature:
+        signature = self._signature()
+        if signature != self._last_signature:
             try:
                 with self.changing():
                     pass
             except OSError as error:
-                if not is_disk_full(error):
-                    raise
-                # The folder can still be read; the file is written when there is space again.
-                logger.error("%s cannot be written: the disk is full", FILE)
-                self._model = self._read()
-                self._reconcile(self._model)
+                # The folder can still be read; the file is written with the next change that can be.
+                logger.error("%s cannot be written: %s", self._path, error.strerror or error)
+                with self._mutex:
+                    model = self._read().model_copy(deep=True)
+                    self._reconcile(model)
+                    self._last_signature, self._model = signature, model
         return self._model
 
+    def image_path(self, image_id: str) -> Path | None:
+        """Return the path of an image, which exists once the image was fetched; None if it is not listed."""
+        if image_id not in self.snapshot().objects:
+            return None
+        if not isinstance(self._images, StudiesFolder):
+            return self.folder / image_id
+        image = self._images.listing().images.get(image_id)
+        return None if image is None else self._images.path / image.path
+
+    def image_paths(self) -> dict[str, Path]:
+        """Return image id -> path of all images; see `image_path`."""
+        ids = self.snapshot().objects
+        if not isinstance(self._images, StudiesFolder):
+            return {image_id: self.folder / image_id for image_id in ids}
+        images = self._images.listing().images
+        return {i: self._images.path / images[i].path for i in ids if i in images}
+
     @contextmanager
-    def changing(self) -> Iterator[LocalDatastoreModel]:
+    def changing(self) -> Iterator[StoredIndex]:
         """Yield the index of the folder as it is now, to be changed; it is written unless the block raises."""
         with self._mutex, self._file_lock:
             # Taken before the folder is read, so that the next access notices changes made during the reading.
@@ -100,64 +131,82 @@ class Index:
             self._last_signature, self._model = signature, changed
 
     def _signature(self) -> _Signature:
-        """Return names and times, which differ after any change of an image, a label or the index."""
-        signature = [] if self._catalog is None else [("", self._catalog.revision)]
-        for entry in _entries(self.folder):
-            has_time = entry.is_dir() or entry.name == FILE
-            signature.append((entry.name, _mtime_ns(entry.path) if has_time else 0))
-            inner = _entries(entry.path) if entry.is_dir() else []
-            signature += [(e.path, _mtime_ns(e.path)) for e in inner if e.is_dir()]
-        return tuple(signature)
+        images = self._images
+        current = images.listing() if isinstance(images, StudiesFolder) else images.revision
+        labels = self.folder / LABELS
+        folders = (self._path, labels, *(labels / tag for tag in tag_folders(labels)))
+        return (current, *((str(path), _mtime_ns(path)) for path in folders))
 
-    def _read(self) -> LocalDatastoreModel:
-        """Return the index on disk; an empty one if there is none, or if it is damaged (defect 3)."""
-        empty = LocalDatastoreModel(name="studies", description="", base_path=str(self.folder))
+    def _read(self) -> StoredIndex:
+        """Return the index on disk; an empty one if there is none, or if it is damaged (defect 3).
+
+        If the file cannot be read, the index in memory is returned.
+        """
         try:
-            stored = LocalDatastoreModel.model_validate_json(self._path.read_bytes())
+            stored: StoredIndex = StoredIndex.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
-            return empty
+            return self._empty()
+        except OSError as error:
+            logger.error("%s cannot be read: %s", self._path, error.strerror or error)
+            return self._model
         except ValidationError as error:
             aside = self._path.with_name(f".{FILE}.damaged-{time.time_ns()}")
-            self._path.replace(aside)
+            with suppress(OSError):
+                self._path.replace(aside)
             logger.error(
                 "%s is damaged (%s): renamed to %s, and rebuilt from the files",
                 self._path, error.errors()[0]["msg"], aside.name,
             )  # fmt: skip
-            return empty
+            return self._empty()
         stored.base_path = str(self.folder)
         return stored
 
-    def _write(self, model: LocalDatastoreModel) -> None:
+    def _write(self, model: StoredIndex) -> None:
         text = json.dumps(model.model_dump(exclude={"base_path"}), indent=2, default=str)
         with replacing(self._path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def _reconcile(self, model: LocalDatastoreModel) -> None:
+    def _reconcile(self, model: StoredIndex) -> None:
         """Make `model` list the images and labels in the folder."""
-        listed = None if self._catalog is None else self._catalog.images()
-        images = self._images() if listed is None else dict.fromkeys(listed, "")
-        for removed_id in model.objects.keys() - images.keys():
-            logger.info("%s: the image is no longer there", removed_id)
-            del model.objects[removed_id]
-        for image_id, suffix in images.items():
-            entry = model.objects.setdefault(image_id, ImageLabelModel(image=DataModel(ext=suffix)))
-            if entry.image.ext != suffix or "name" not in entry.image.info:
-                extra = {"ts": int(time.time()), "name": image_id + (suffix or ".nii.gz")}
-                entry.image = DataModel(ext=suffix, info={**entry.image.info, **extra})
-            if listed is not None:
-                entry.image.info.update(listed[image_id])
+        if isinstance(self._images, StudiesFolder):
+            self._reconcile_folder(model, self._images)
+        else:
+            _reconcile_catalog(model, self._images.images())
         infos = self._label_infos()
-        tags = [e.name for e in _entries(self.folder / LABELS) if e.is_dir()]
-        for tag in {*tags, *model.tags()}:
+        for tag in {*tag_folders(self.folder / LABELS), *model.tags()}:
             self._reconcile_tag(model, tag, infos if is_tag(tag) else {})
+
+    def _reconcile_folder(self, model: StoredIndex, studies: StudiesFolder) -> None:
+        listing = studies.listing()
+        is_readable = "." not in listing.refused
+        for image_id in model.unavailable.keys() - listing.refused.keys():
+            if is_readable and image_id not in listing.images:
+                del model.unavailable[image_id]
+        for image_id in model.objects.keys() - listing.images.keys():
+            entry = model.objects.pop(image_id)
+            if image_id in listing.refused or not is_readable:
+                logger.warning("%s: %s", image_id, listing.refused.get(image_id, "cannot be read"))
+                model.unavailable[image_id] = entry
+            else:
+                logger.info("%s: the image is no longer there", image_id)
+        for image_id, image in listing.images.items():
+            former = model.unavailable.pop(image_id, None)
+            entry = _listed(model, image_id, image.suffix, former)
+            if image.path != image_id + image.suffix:
+                entry.image.info[STORED_AS] = printable(image.path)
 
     def _reconcile_tag(
         self,
-        model: LocalDatastoreModel,
+        model: StoredIndex,
         tag: str,
         infos: Mapping[tuple[str, str], Mapping[str, Any]],
     ) -> None:
-        suffixes = _preferred(label_files(self.folder / LABELS / tag))
+        try:
+            suffixes = _preferred(label_files(self.folder / LABELS / tag))
+        except OSError as error:
+            # The labels are in the history, so they stay listed.
+            logger.error("labels/%s cannot be read: %s", tag, error.strerror or error)
+            return
         for image_id, entry in model.objects.items():
             suffix = suffixes.get(image_id)
             if suffix is None or (image_id, tag) not in infos:
@@ -166,23 +215,25 @@ class Index:
                 extra = {"ts": int(time.time()), "name": image_id + suffix}
                 entry.labels[tag] = DataModel(ext=suffix, info={**infos[image_id, tag], **extra})
 
-    def _images(self) -> dict[str, str]:
-        """Return image id -> suffix of the file; empty for the folder of a DICOM series."""
-        suffixes = _preferred(volume_files(self.folder))
-        for entry in _entries(self.folder):
-            if entry.is_dir() and entry.name != LABELS and _is_series(Path(entry.path)):
-                suffixes.setdefault(entry.name, "")
-        return {name: suffix for name, suffix in sorted(suffixes.items()) if self._is_allowed(name)}
 
-    def _is_allowed(self, name: str) -> bool:
-        try:
-            require_image_id(name)
-        except DatastoreError as error:
-            if name not in self._refused_names:
-                self._refused_names.add(name)
-                logger.warning("not listed: %s", error)
-            return False
-        return True
+def _reconcile_catalog(model: StoredIndex, listed: Mapping[str, Mapping[str, Any]]) -> None:
+    for image_id in model.objects.keys() - listed.keys():
+        logger.info("%s: the image is no longer there", image_id)
+        del model.objects[image_id]
+    for image_id, about in listed.items():
+        _listed(model, image_id, "", None).image.info.update(about)
+
+
+def _listed(
+    model: StoredIndex, image_id: str, suffix: str, former: ImageLabelModel | None
+) -> ImageLabelModel:
+    """Return the entry of an image, which is added if it is missing; `former` is the entry to add."""
+    new = former or ImageLabelModel(image=DataModel(ext=suffix))
+    entry = model.objects.setdefault(image_id, new)
+    if entry.image.ext != suffix or "name" not in entry.image.info:
+        extra = {"ts": int(time.time()), "name": image_id + (suffix or ".nii.gz")}
+        entry.image = DataModel(ext=suffix, info={**entry.image.info, **extra})
+    return entry
 
 
 def entry_of(index: LocalDatastoreModel, image_id: str) -> ImageLabelModel:
@@ -211,8 +262,12 @@ def is_tag(name: str) -> bool:
         return False
 
 
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """Return the entries of `folder` that are not hidden, sorted; none if there is no such folder."""
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the entries of `folder` that are not hidden, sorted; none if there is no such folder.
+
+    Raises:
+        OSError: If the folder cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
@@ -220,9 +275,29 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         return []
 
 
+def tag_folders(labels: Path) -> list[str]:
+    """Return the names of the folders in the labels folder; none if it cannot be read."""
+    try:
+        return [e.name for e in _entries(labels) if _is(e.is_dir)]
+    except OSError:
+        return []
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Return whether an entry is of a kind (`DirEntry.is_dir`, `is_file`); False if that cannot be read."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
 def volume_files(folder: Path) -> list[tuple[str, str]]:
-    """Return stem and suffix, as the file name spells them, of each volume file in `folder`, sorted."""
-    names = [e.name for e in _entries(folder) if suffix_of(e.name) and e.is_file()]
+    """Return stem and suffix, as the file name spells them, of each volume file in `folder`, sorted.
+
+    Raises:
+        OSError: If the folder cannot be read.
+    """
+    names = [e.name for e in _entries(folder) if suffix_of(e.name) and _is(e.is_file)]
     return [(stem_of(name), name.removeprefix(stem_of(name))) for name in names]
 
 
@@ -241,18 +316,12 @@ def _preferred(files: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _preference(suffix: str) -> tuple[int, bool]:
-    """Return the sort key for choosing among several files of an image; lower case comes first."""
+    """Return the sort key for choosing among several files of a label; lower case comes first."""
     return SCAN_SUFFIXES.index(suffix.lower().removeprefix(".seg")), not suffix.islower()
 
 
-def _is_series(folder: Path) -> bool:
-    return holds_dicom(folder) or any(
-        holds_dicom(Path(inner.path)) for inner in _entries(folder) if inner.is_dir()
-    )
-
-
-def _mtime_ns(path: str) -> int:
+def _mtime_ns(path: Path) -> int:
     try:
-        return Path(path).stat().st_mtime_ns
-    except FileNotFoundError:
+        return path.stat().st_mtime_ns
+    except OSError:
         return 0

@@ -4,7 +4,6 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import DatastoreError
-from lib.storage.atomic_files import UNFINISHED, digest_of, make_folder, sync, write_json
+from lib.storage.atomic_files import digest_of, make_folder, sync, write_json
+from lib.storage.leftovers import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ class Quarantine:
         moment = datetime.now(timezone.utc)
         name = f"{moment:%Y%m%dT%H%M%S%f}Z-{digest[:8]}"
         make_folder(self.folder)
-        with self._mutex, tempfile.TemporaryDirectory(dir=self.folder, prefix=UNFINISHED) as draft:
+        with self._mutex, scratch_folder(self.folder) as draft:
             is_whole = self._make_room(size, moment)
-            entry = Path(draft) / name
+            entry = draft / name
             entry.mkdir()
             copy = entry / f"refused{suffix}"
             _copy(file, copy, size if is_whole else HEAD_BYTES)

@@ -9,7 +9,6 @@
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import DatastoreError, LabelError, PacsError, ScanError, StorageFullError
+from lib.errors import DatastoreError, LabelError, PacsError, ScanError
 from lib.imaging.formats import suffix_of
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
@@ -28,12 +27,15 @@ from lib.labels.monailabel_index import LABELS, Index, entry_of, label_data, lab
 from lib.labels.organ_values import read_organs
 from lib.labels.quarantine import Quarantine
 from lib.organs.plausibility import plausibility_warnings
-from lib.storage.atomic_files import UNFINISHED, digest_of, is_disk_full, replacing, sync
-from lib.storage.identifiers import require_image_id, require_tag
+from lib.storage.atomic_files import digest_of, replacing, sync
+from lib.storage.identifiers import image_id_of, require_image_id, require_tag
+from lib.storage.leftovers import scratch_folder
+from lib.storage.storage_errors import storing
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
+_ADVICE = "keep it in your program, and submit it again when that is solved"
 _NOT_QUARANTINED = (FOLDER, CONSENSUS)
 """Sources whose refused labels are not lost: the file stays in its folder, the readings in the history."""
 
@@ -167,7 +169,7 @@ class LabelSubmissions:
             LabelError: If the file is no label, or names organs that this server does not contour.
             GeometryError: If it does not lie on the image's grid. In each case the previous label stays,
                 and the message says where the refused label is kept.
-            StorageFullError: If the disk is full; the previous label stays.
+            StorageError: If files cannot be written; the previous label stays.
         """
         require_tag(tag)
         require_image_id(image_id)
@@ -207,8 +209,8 @@ class LabelSubmissions:
             label: With this server's values, on the image's grid.
             about: How the consensus was made; stored as `consensus` in the version's `info`.
         """
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as folder:
-            file = Path(folder) / f"label{SUFFIX}"
+        with scratch_folder(self._folder) as folder:
+            file = folder / f"label{SUFFIX}"
             write_label(file, label)
             return self.submit(image_id, FINAL, file, {CONSENSUS: dict(about)}, source=CONSENSUS)
 
@@ -257,22 +259,22 @@ class LabelSubmissions:
         """Yield a validated `.nii.gz` file for the history, and its content.
 
         Raises:
-            As `check_label`; StorageFullError: If the disk is full.
+            As `check_label`; StorageError: If files cannot be written.
         """
         is_in_folder = source == FOLDER
         label = None if is_in_folder else self._checked(file, image_id, label_info)
         with (
-            _full_disk_as_storage_error(image_id),
-            tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._folder) as scratch,
+            storing(f"{image_id}: the label was not kept; every label before it is", _ADVICE),
+            scratch_folder(self._folder) as scratch,
         ):
-            draft = Path(scratch) / file.name
+            draft = scratch / file.name
             if label is None:
                 # The owner may change the file at any time: validate and store the same copy of it.
                 shutil.copyfile(file, draft)
                 label = self._checked(draft, image_id, label_info)
             # A file of the labels folder is stored as it is, unless its values or its format are others.
             if not is_in_folder or not draft.name.endswith(SUFFIX) or label.changes:
-                draft = Path(scratch) / f"label{SUFFIX}"
+                draft = scratch / f"label{SUFFIX}"
                 write_label(draft, label.volume)
             yield draft, label
 
@@ -358,24 +360,11 @@ class LabelSubmissions:
     def _clear_place(self, image_id: str, tag: str, in_folder: Path | None) -> None:
         """Keep the content of the files that the working copy replaces."""
         target = self.working_copy(image_id, tag)
-        others = [name + suffix for name, suffix in label_files(target.parent) if name == image_id]
+        files = label_files(target.parent)
+        others = [name + suffix for name, suffix in files if image_id_of(name) == image_id]
         # If this label is a file of the labels folder, the watcher submits the image's other files next.
         for path in {target, *(target.with_name(name) for name in others if in_folder is None)}:
             if path != in_folder:
                 self.keep_unseen_file(path, image_id, tag)
                 if path != target and path.is_file():
                     self._set_aside(path)
-
-
-@contextmanager
-def _full_disk_as_storage_error(image_id: str) -> Iterator[None]:
-    """Raise StorageFullError, with advice to the sender, in place of the system's errors about a full disk."""
-    try:
-        yield
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        raise StorageFullError(
-            f"{image_id}: the disk is full, so the label was not kept; every label before it is. "
-            "Keep it in your program, and submit it again when there is space"
-        ) from error

@@ -33,6 +33,7 @@ from lib.models.registry import Model
 from lib.models.served_model import ServedModel
 from lib.recipes.schema import Recipe
 from lib.server.requests import as_flag, as_number
+from lib.storage.leftovers import scratch_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ class InferOptions:
 
 def _write(result: ContourResult, options: InferOptions) -> Path:
     """Write the label or the uncertainty map to a temporary file, which is removed if writing fails."""
-    handle, name = tempfile.mkstemp(prefix="organnet-", suffix=options.suffix)
+    handle, name = tempfile.mkstemp(prefix=scratch_prefix(), suffix=options.suffix)
     os.close(handle)
     path = Path(name)
     try:

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from lib.errors import NotDeliveredError
 from lib.imaging.scans import read_ct
 from lib.jobs.keyed_lock import KeyedLock
 from lib.pacs.client import Pacs
-from lib.storage.atomic_files import UNFINISHED
+from lib.storage.leftovers import scratch_folder, unfinished_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +72,8 @@ class SeriesCache:
     def _fetch(self, uid: str, study_uid: str, slices: int | None) -> None:
         began = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.folder) as scratch:
-            draft = Path(scratch) / uid
+        with scratch_folder(self.folder) as scratch:
+            draft = scratch / uid
             draft.mkdir()
             count = self.pacs.fetch_series(study_uid, uid, draft)
             if slices is not None and count < slices:
@@ -115,6 +114,6 @@ def _size_of(folder: Path) -> int:
 
 def _remove(folder: Path) -> None:
     """Remove a folder; other threads see all of it or nothing."""
-    aside = folder.with_name(f"{UNFINISHED}{folder.name}-{time.time_ns()}")
+    aside = folder.with_name(f"{unfinished_prefix()}{folder.name}-{time.time_ns()}")
     folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)

@@ -1,6 +1,5 @@
 """Labels as DICOM SEG and RTSTRUCT: provenance of exported objects, and import of objects as labels."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -27,7 +26,7 @@ from lib.imaging.scans import write_label
 from lib.jobs.keyed_lock import KeyedLock
 from lib.labels.history import CLIENT, FINAL, PACS
 from lib.organs.changes import renamed
-from lib.storage.atomic_files import SCRATCH
+from lib.storage.leftovers import scratch_folder
 from lib.storage.tables import LabelVersion
 
 MODEL = "OrganNet2.5D"
@@ -124,7 +123,7 @@ class DicomImporter:
         self, file: Path, header: Dataset, image_id: str, info: Mapping[str, Any], source: str
     ) -> LabelVersion:
         about = {**info, SOP_UID: str(header.SOPInstanceUID), "modality": header.Modality}
-        with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
+        with scratch_folder() as scratch:
             label_file = Path(scratch) / "label.nii.gz"
             try:
                 headers, grid = read_headers(self.store.require_image(image_id), image_id=image_id)

@@ -1,7 +1,6 @@
 """Inbox: import of each SEG and RTSTRUCT in the PACS, drawn on a scan of the store, as one label version."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +22,8 @@ from lib.pacs_sync.dicom_labels import (
     provenance_of,
     read_header,
 )
-from lib.storage.atomic_files import SCRATCH
 from lib.storage.database import Database
+from lib.storage.leftovers import scratch_folder
 from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import PacsObject, PacsObjectScans, now
 
@@ -152,7 +151,7 @@ class Inbox:
         )
         slices = self.store.catalog.slices()
         series_uids: set[str] = set()
-        with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
+        with scratch_folder() as scratch:
             file = Path(scratch) / "object.dcm"
             self.pacs.fetch_instance(row.study_uid, row.series_uid, row.sop_uid, file)
             try:

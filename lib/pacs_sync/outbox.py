@@ -1,7 +1,6 @@
 """Outbox: final labels are stored here first, and sent to the PACS once, when it answers (defect 18)."""
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,8 +27,8 @@ from lib.labels.history import FINAL, PACS
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import wait_s
 from lib.pacs_sync.dicom_labels import provenance_of
-from lib.storage.atomic_files import SCRATCH
 from lib.storage.database import Database
+from lib.storage.leftovers import scratch_folder
 from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import Delivery, LabelVersion, now
 
@@ -187,7 +186,7 @@ class Outbox:
         headers, grid = read_headers(self.store.require_image(image_id), image_id=image_id)
         path = self.store.history.path(version.digest)
         array, label_grid = read_label(path, image_id=image_id, image_grid=grid)
-        with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
+        with scratch_folder() as scratch:
             file = Path(scratch) / f"{about.sop_instance_uid}.dcm"
             label = LabelVolume(array, label_grid, self.store.labels)
             write_seg(file, label, headers, about, image_id=image_id)

@@ -1,7 +1,6 @@
 """Background exchange with a PACS: lists, contours, labels and scans; no request waits for it."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,8 @@ from lib.pacs_sync import inbox, outbox
 from lib.pacs_sync.dicom_labels import DicomImporter
 from lib.pacs_sync.inbox import Inbox, ObjectRecords
 from lib.pacs_sync.outbox import DeliveryRecords, Outbox
-from lib.storage.atomic_files import SCRATCH
 from lib.storage.database import Database
+from lib.storage.leftovers import scratch_folder
 from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import LabelVersion
 
@@ -108,7 +107,7 @@ class PacsSync:
         Raises:
             PacsError: If the PACS does not answer, or refuses the object.
         """
-        with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
+        with scratch_folder() as scratch:
             file = Path(scratch) / "object.dcm"
             file.write_bytes(content)
             self._pacs.store(file)

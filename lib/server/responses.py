@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -37,13 +36,14 @@ from lib.errors import (
     PacsError,
     ScanError,
     StateError,
-    StorageFullError,
+    StorageError,
     TrainingError,
     UnknownModelError,
 )
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
-from lib.storage.atomic_files import SCRATCH, is_disk_full
+from lib.storage.leftovers import scratch_folder
+from lib.storage.storage_errors import storage_trouble
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
     (StateError, 409),
     (PacsError, 502),
     (CheckpointError, 503),
-    (StorageFullError, 507),
+    (StorageError, 507),
 )
 """HTTP status of each error class; the first class that matches counts."""
 
@@ -189,8 +189,8 @@ def inference_result(file: Path, params: Mapping[str, Any], output: Output) -> R
 
 def _written(name: str, write: Callable[[Path], object], *, media_type: str = BYTES) -> Response:
     """Return the file that `write` writes to the path that it gets."""
-    with tempfile.TemporaryDirectory(prefix=SCRATCH) as folder:
-        path = Path(folder) / name
+    with scratch_folder() as folder:
+        path = folder / name
         write(path)
         return _attachment(path.read_bytes(), name, media_type=media_type)
 
@@ -263,12 +263,13 @@ def answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-def answer_full_disk(_request: Request, error: Exception) -> JSONResponse:
-    """Return 507 if the disk is full, also where the database reports it; raise any other error."""
-    if not is_disk_full(error):
+def answer_storage_trouble(_request: Request, error: Exception) -> JSONResponse:
+    """Return 507 if files cannot be written, also where the database reports it; raise any other error."""
+    trouble = storage_trouble(error)
+    if not trouble:
         raise error
-    logger.error("the disk is full: %s", error)
-    return error_answer("the disk is full; stored data is unchanged", 507)
+    logger.error("%s: %s", trouble, error)
+    return error_answer(f"{trouble}; stored data is unchanged", 507)
 
 
 def answer_unexpected_error(request: Request, error: Exception) -> JSONResponse:
@@ -288,8 +289,8 @@ def answer_unexpected_error(request: Request, error: Exception) -> JSONResponse:
 
 def install_error_handlers(app: FastAPI) -> None:
     """Register the handlers of this module."""
-    app.add_exception_handler(OSError, answer_full_disk)
-    app.add_exception_handler(OperationalError, answer_full_disk)
+    app.add_exception_handler(OSError, answer_storage_trouble)
+    app.add_exception_handler(OperationalError, answer_storage_trouble)
     app.add_exception_handler(OrganNetError, answer_organnet_error)
     app.add_exception_handler(MONAILabelException, answer_monailabel_error)
     app.add_exception_handler(RequestValidationError, answer_invalid_request)

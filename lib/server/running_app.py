@@ -1,10 +1,11 @@
 """The running app as the routes see it, and hooks into the server process."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, NoReturn, Protocol, TypedDict
 
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.sessions import Sessions
@@ -78,6 +79,15 @@ def get_app() -> RunningApp:
 def in_server_process() -> bool:
     """Return whether this process answers requests; scripts may build the app without a server."""
     return "monailabel.app" in sys.modules
+
+
+def end_start(reason: str) -> NoReturn:
+    """End a server process that cannot start, with a sentence for its user."""
+    sys.stdout.flush()
+    sys.stderr.write(f"The server cannot start: {reason}\n")
+    sys.stderr.flush()
+    # Any exception, SystemExit too, would be reported by the web server with a traceback.
+    os._exit(1)
 
 
 def at_shutdown(action: Callable[[], object]) -> None:

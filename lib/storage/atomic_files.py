@@ -1,69 +1,17 @@
-"""Functions to write files atomically, and to remove the remains of killed processes."""
+"""Functions to write files atomically."""
 
-import errno
 import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-UNFINISHED = ".writing-"
-"""Prefix of the names of unfinished files and folders."""
-SCRATCH = "organnet-"
-"""Prefix of the names of this program's files in the system's temporary folder."""
-ABANDONED_S = 3600.0
-"""Time in s without a write after which an unfinished file counts as left by a killed process."""
-
-
-def remove_unfinished(folder: Path) -> int:
-    """Remove unfinished files and folders of killed processes below `folder`; return their number.
-
-    A file that another process may still be writing to is kept.
-    """
-    return _remove_abandoned(folder.rglob(f"{UNFINISHED}*"))
-
-
-def remove_abandoned_scratch() -> int:
-    """Remove temporary files of killed processes of this program; return their number.
-
-    They contain uploaded scans and contours, and not every system empties its temporary folder. Files of other
-    users, and files that may be in use, are kept.
-    """
-    scratch_paths = Path(tempfile.gettempdir()).glob(f"{SCRATCH}*")
-    return _remove_abandoned(path for path in scratch_paths if _is_own(path))
-
-
-def _remove_abandoned(paths: Iterable[Path]) -> int:
-    limit_s = time.time() - ABANDONED_S
-    abandoned = [path for path in paths if _last_written_s(path) < limit_s]
-    for path in abandoned:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    return len(abandoned)
-
-
-def _last_written_s(path: Path) -> float:
-    """Return the time of the last write to a file or folder; the present time if it was removed meanwhile."""
-    try:
-        inside = path.rglob("*") if path.is_dir() else ()
-        return max(float(entry.lstat().st_mtime) for entry in (path, *inside))
-    except FileNotFoundError:
-        return time.time()
-
-
-def _is_own(path: Path) -> bool:
-    try:
-        return path.lstat().st_uid == os.getuid()
-    except FileNotFoundError:
-        return False
+from lib.storage.leftovers import unfinished_prefix
 
 
 @contextmanager
@@ -74,7 +22,9 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
     suffixes, by which SimpleITK chooses the format.
     """
     make_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=UNFINISHED, suffix="-" + path.name, dir=path.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=unfinished_prefix(), suffix="-" + path.name, dir=path.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -123,18 +73,6 @@ def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error, or one of its causes, reports a full disk.
-
-    SQLite reports it in its message (https://sqlite.org/rescode.html#full); SQLAlchemy passes it on as `orig`.
-    """
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    if "database or disk is full" in str(getattr(error, "orig", "")):
-        return True
-    return error.__cause__ is not None and is_disk_full(error.__cause__)
 
 
 def sync(path: Path) -> None:

@@ -178,8 +178,13 @@ def is_url(studies: str) -> bool:
     return studies.startswith(("http://", "https://"))
 
 
-def state_folder(studies: str, model_dir: Path) -> Path:
-    """Return the folder of the database: in the studies folder; for a DICOMweb URL, with the models."""
+def state_folder(studies: str, model_dir: Path, state_dir: Path | None = None) -> Path:
+    """Return the folder of the database.
+
+    It lies in `state_dir` if there is one, else in the studies folder, or for a DICOMweb URL with the models.
+    """
+    if state_dir is not None:
+        return state_dir / FOLDER
     if is_url(studies):
         return model_dir / FOLDER
     return Path(studies).absolute() / FOLDER

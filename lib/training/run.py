@@ -20,7 +20,7 @@ from lib.inference.preprocessing import Pipeline
 from lib.models.registry import Model
 from lib.networks.losses import FocalDiceLoss
 from lib.recipes.schema import Recipe
-from lib.storage.atomic_files import remove_unfinished
+from lib.storage.leftovers import remove_unfinished
 from lib.training.cases import Case, PreparedCase, prepare_cases
 from lib.training.crops import CropDataset
 from lib.training.distributed import ProcessGroup, current_group

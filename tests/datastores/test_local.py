@@ -75,7 +75,7 @@ def test_files_and_dicom_folders_are_images(store: FolderStore, studies: Path) -
     (studies / "readme.txt").write_text("no scan")
     write_ct(studies / ".hidden.nii.gz", make_ct())
     write_ct(studies / "-odd.nii.gz", make_ct())
-    assert store.list_images() == ["a", "b.v2", "c.d", "e"]
+    assert store.list_images() == ["a", "b.v2", "c.d", "e", "odd-7b268a2d"]
     assert store.require_image("b.v2") == studies / "b.v2.nrrd"
     assert store.require_image("c.d") == studies / "c.d"
     assert read_ct(store.require_image("e")).grid.shape_vox == (20, 16, 12)

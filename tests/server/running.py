@@ -25,8 +25,8 @@ from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.models.registry import Registry, save_model
 from lib.networks.build import build_network
 from lib.recipes.schema import OPENKBP, NetworkConfig, Recipe, ScheduleConfig
-from lib.storage.atomic_files import UNFINISHED
 from lib.storage.database import FILE
+from lib.storage.leftovers import UNFINISHED
 from tests.phantoms import make_ct, make_grid
 from tests.waiting import LIMIT_S, wait_until
 

@@ -27,7 +27,7 @@ from lib.server.dicomweb import proxy_routes as proxy
 from lib.server.multipart import Part, receive_parts
 from lib.server.requests import MAX_LABEL_BYTES
 from lib.server.running_app import get_app
-from lib.storage.atomic_files import is_disk_full
+from lib.storage.storage_errors import is_disk_full
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
