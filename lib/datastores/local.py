@@ -189,7 +189,7 @@ class FolderStore(LocalDatastore):
             )
         image_id = require_image_id(image_id or stem_of(source).removesuffix(".zip"))
         with (
-            storing(f"{image_id}: the scan was not stored"),
+            storing(image_id, "so the scan was not stored"),
             scratch_folder(self._studies.path) as scratch,
         ):
             scan = source if suffix else unpack_zip(source, scratch / "series", image_id)

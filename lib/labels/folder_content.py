@@ -13,10 +13,13 @@ from lib.storage.identifiers import printable
 _NOT_LISTED = (".mhd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".gipl", ".nii.bz2", ".nii.xz", ".zip",
                ".tar", ".tgz", ".tar.gz", ".7z", ".rar")  # fmt: skip
 """Suffixes of files that may hold a scan, but are not listed."""
+_BY_EFFECTIVE_IDS = os.access in os.supports_effective_ids
 _PREFIX_END = 132
 """Number of bytes of the preamble and prefix of a DICOM file (PS3.10 section 7.1)."""
 
-_KIND_NOT_LISTED = f"is of a kind that is not listed; convert a volume to {', '.join(SCAN_SUFFIXES)}, unpack an archive"
+_KIND_NOT_LISTED = (
+    f"is of a kind that is not listed; convert it to {', '.join(SCAN_SUFFIXES)}, or unpack it"
+)
 _LOOSE_SLICE = (
     "is a DICOM file in the studies folder itself; put each series into a folder of its own"
 )
@@ -135,7 +138,9 @@ def _find_dicom(folder: Path, names: list[str], content: Content) -> None:
             continue
         path = folder / name
         try:
-            if not content.dicom_file or not os.access(path, os.R_OK):
+            if not content.dicom_file or not os.access(
+                path, os.R_OK, effective_ids=_BY_EFFECTIVE_IDS
+            ):
                 is_dicom = _has_dicom_prefix(path)
                 content.dicom_file = content.dicom_file or (name if is_dicom else "")
         except OSError as error:

@@ -35,7 +35,10 @@ from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
 
-_ADVICE = "keep it in your program, and submit it again when that is solved"
+_NOT_KEPT = (
+    "so the label was not kept; every label before it is. Keep it in your program, and submit it again when "
+    "that is solved"
+)
 _NOT_QUARANTINED = (FOLDER, CONSENSUS)
 """Sources whose refused labels are not lost: the file stays in its folder, the readings in the history."""
 
@@ -264,7 +267,7 @@ class LabelSubmissions:
         is_in_folder = source == FOLDER
         label = None if is_in_folder else self._checked(file, image_id, label_info)
         with (
-            storing(f"{image_id}: the label was not kept; every label before it is", _ADVICE),
+            storing(image_id, _NOT_KEPT),
             scratch_folder(self._folder) as scratch,
         ):
             draft = scratch / file.name

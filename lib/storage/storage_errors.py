@@ -53,12 +53,12 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def storing(not_done: str, advice: str = "") -> Iterator[None]:
+def storing(subject: str, consequence: str) -> Iterator[None]:
     """Raise StorageError in place of the system's errors.
 
     Args:
-        not_done: What was not done, as the end of "the disk is full: ...".
-        advice: What to do.
+        subject: What is stored, as the beginning of the message.
+        consequence: What was not done and what to do, as the end of "the disk is full, ...".
 
     Raises:
         StorageFullError: If the disk is full.
@@ -71,4 +71,4 @@ def storing(not_done: str, advice: str = "") -> Iterator[None]:
         if not trouble:
             raise
         kind = StorageFullError if trouble == _FULL else StorageError
-        raise kind(f"{not_done}: {trouble}{advice and f'; {advice}'}") from error
+        raise kind(f"{subject}: {trouble}, {consequence}") from error
