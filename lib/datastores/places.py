@@ -47,6 +47,8 @@ def places_of(studies: str, *, model_dir: Path, state_dir: Path | None) -> Place
         return Places(scans=None, labels=state / "pacs", state=state)
     scans = Path(studies)
     try:
+        if state_dir is None:
+            make_folder(scans)
         with os.scandir(scans):
             pass
     except OSError as error:

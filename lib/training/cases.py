@@ -20,6 +20,7 @@ from lib.imaging.scans import find_scans, read_ct, scan_name
 from lib.inference.preprocessing import Pipeline
 from lib.organs.label_files import read_organ_label
 from lib.storage.atomic_files import replacing
+from lib.storage.identifiers import image_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def find_labelled_cases(folder: Path) -> list[Case]:
     """Return every scan in `folder` that has a final label, sorted by id.
 
     Two layouts are supported: the server's studies folder (`ID.nii.gz` or a DICOM folder `ID`, with
-    `labels/final/ID.nii.gz`), and one folder per case (`ID/ct.nii.gz` with `ID/label.nii.gz`; other names are
+    `labels/final/ID.nii.gz`; another name has the id that `image_id_of` gives it), and one folder per case (`ID/ct.nii.gz` with `ID/label.nii.gz`; other names are
     `CT_STEMS` and `LABEL_STEMS` of `lib.imaging.formats`).
 
     Raises:
@@ -183,7 +184,7 @@ def find_labelled_cases(folder: Path) -> list[Case]:
     cases = []
     final_labels = _labels_by_stem(folder / "labels" / "final")
     for scan in find_scans(folder):
-        name = scan_name(scan)
+        name = image_id_of(scan_name(scan))
         label = final_labels.get(name)
         if label is None and scan.is_file() and scan.parent != folder:
             files = {stem.lower(): path for stem, path in _labels_by_stem(scan.parent).items()}
