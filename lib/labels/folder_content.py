@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.imaging.dicom_series import DICOM_SUFFIXES
+from lib.imaging.dicom_files import DICOM_SUFFIXES
 from lib.imaging.formats import SCAN_SUFFIXES, suffix_of
 from lib.storage.identifiers import printable
 

@@ -18,7 +18,8 @@ from starlette.datastructures import FormData, Headers
 
 from lib.errors import ConfigError
 from lib.server.multipart import Part, receive_parts
-from lib.storage.atomic_files import SCRATCH, is_disk_full
+from lib.storage.leftovers import scratch_prefix
+from lib.storage.storage_errors import storage_trouble
 
 MAX_FIELDS_BYTES = 2**20
 """Limit of all fields of a form that are not files, in bytes."""
@@ -153,7 +154,7 @@ class StrictRequest(Request):
 
 
 async def _stored_form(request: Request, content_type: str) -> StoredForm:
-    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}form-"))
+    folder = Path(tempfile.mkdtemp(prefix=scratch_prefix()))
     try:
         parts = await receive_parts(request.stream(), content_type, folder)
         return StoredForm(await run_in_threadpool(_form_items, parts), folder)
@@ -162,8 +163,9 @@ async def _stored_form(request: Request, content_type: str) -> StoredForm:
         # FastAPI answers other exceptions during this step with 400, without a reason.
         if isinstance(error, ConfigError):
             raise HTTPException(400, str(error)) from error
-        if is_disk_full(error):
-            raise HTTPException(507, "the disk is full; stored data is unchanged") from error
+        trouble = storage_trouble(error)
+        if trouble:
+            raise HTTPException(507, f"{trouble}; stored data is unchanged") from error
         raise
 
 

@@ -14,6 +14,7 @@ from pydantic_core import PydanticKnownError
 from lib.errors import ConfigError, ScanError
 from lib.imaging.formats import SCAN_SUFFIXES
 from lib.server.bodies import StoredUpload, strict_json
+from lib.storage.leftovers import scratch_prefix
 
 INFER_KEYS = frozenset(
     {
@@ -149,7 +150,7 @@ def received(
     Raises:
         ScanError: If a file has another suffix than `UPLOAD_SUFFIXES`, or is larger than `limit_bytes`.
     """
-    folder = Path(tempfile.mkdtemp(prefix="organnet-upload-"))
+    folder = Path(tempfile.mkdtemp(prefix=scratch_prefix()))
     try:
         yield [
             _write_upload(file, folder / f"{n:05d}", limit_bytes, refuse)

@@ -175,8 +175,9 @@ def find_labelled_cases(folder: Path) -> list[Case]:
     """Return every scan in `folder` that has a final label, sorted by id.
 
     Two layouts are supported: the server's studies folder (`ID.nii.gz` or a DICOM folder `ID`, with
-    `labels/final/ID.nii.gz`; another name has the id that `image_id_of` gives it), and one folder per case (`ID/ct.nii.gz` with `ID/label.nii.gz`; other names are
-    `CT_STEMS` and `LABEL_STEMS` of `lib.imaging.formats`).
+    `labels/final/ID.nii.gz`), and one folder per case (`ID/ct.nii.gz` with `ID/label.nii.gz`; other names are
+    `CT_STEMS` and `LABEL_STEMS` of `lib.imaging.formats`). A name that cannot be an id has that of
+    `image_id_of`.
 
     Raises:
         DatastoreError: If there is no labelled case, or two cases have one name.

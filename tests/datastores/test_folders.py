@@ -117,7 +117,7 @@ def test_an_unreadable_image_returns_with_its_information_and_label(
 def test_a_refused_image_is_not_found_until_its_file_changes(studies: Path) -> None:
     store = open_store(studies)
     store.refuse_image("a", "a: the reader ended with SIGSEGV")
-    with pytest.raises(ScanError, match="^a: the reader ended with SIGSEGV$"):
+    with pytest.raises(ScanError, match=r"^a: the reader ended with SIGSEGV$"):
         store.require_image("a")
     assert store.get_unlabeled_images() == []
     write_ct(studies / "a.nii.gz", make_ct())
@@ -152,7 +152,7 @@ def test_a_folder_that_becomes_read_only_refuses_labels_and_loses_none(
     store.save_label("a", str(label_file), "final", {})
     before = contents(studies)
     with forbidden(studies / folder, mode=0o555):
-        with pytest.raises(StorageError, match="no permission to write there .*not kept"):
+        with pytest.raises(StorageError, match=r"no permission to write there .*not kept"):
             store.save_label("a", str(label_file), "final", {})
         assert store.get_labeled_images() == ["a"]
     assert contents(studies) == before
@@ -180,7 +180,7 @@ def test_with_a_state_folder_nothing_is_written_into_the_studies(
         store.save_label("a", str(label_file), "final", {})
         assert store.require_label("a", "final") == tmp_path / "work/labels/final/a.nii.gz"
         assert store.require_image("a") == studies / "a.nii.gz"
-        with pytest.raises(StorageError, match="b: .*so the scan was not stored"):
+        with pytest.raises(StorageError, match=r"b: .*so the scan was not stored"):
             store.add_image("b", str(studies / "a.nii.gz"), {})
         store.remove_label("a", "final")
         assert store.get_unlabeled_images() == ["a"]

@@ -74,7 +74,7 @@ def test_a_state_folder_that_cannot_be_written_is_refused(tmp_path: Path, studie
     (tmp_path / "state").mkdir()
     with (
         forbidden(tmp_path / "state", mode=0o555),
-        pytest.raises(ConfigError, match="--conf state_dir: .*choose a folder that"),
+        pytest.raises(ConfigError, match=r"--conf state_dir: .*choose a folder that"),
     ):
         places(studies, tmp_path, tmp_path / "state")
     with forbidden(tmp_path, mode=0o555), pytest.raises(ConfigError, match="--conf model_dir"):

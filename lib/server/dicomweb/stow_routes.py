@@ -7,7 +7,6 @@ a label here, or in the PACS, or refused.
 
 import logging
 import re
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
@@ -27,6 +26,7 @@ from lib.server.dicomweb import proxy_routes as proxy
 from lib.server.multipart import Part, receive_parts
 from lib.server.requests import MAX_LABEL_BYTES
 from lib.server.running_app import get_app
+from lib.storage.leftovers import scratch_folder
 from lib.storage.storage_errors import is_disk_full
 from lib.storage.tables import LabelVersion
 
@@ -92,8 +92,8 @@ async def store_objects(
         ConfigError: If the body is not a complete multipart message.
         PacsError: If all objects are for the PACS, and it does not accept them.
     """
-    with tempfile.TemporaryDirectory(prefix="organnet-upload-") as folder:
-        parts = await receive_parts(chunks, content_type, Path(folder))
+    with scratch_folder() as folder:
+        parts = await receive_parts(chunks, content_type, folder)
         results: list[StoreResult] = []
         for_pacs: dict[Path, ObjectId] = {}
         for part in parts:

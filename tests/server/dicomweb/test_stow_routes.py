@@ -196,4 +196,4 @@ class TestRefusedRequest:
 
 def test_no_received_file_remains_in_the_temporary_folders(installation: Installation) -> None:
     sent(installation, body(b"garbage"))
-    assert not list(installation.server.scratch.glob("organnet-upload-*"))
+    assert not list(installation.server.scratch.glob("organnet-*"))
