@@ -101,10 +101,6 @@ class DicomWebStore(FolderStore):
         """Return whether an image is cached."""
         return self.cache.is_cached(image_id)
 
-    def refuse_image(self, image_id: str, reason: str) -> None:
-        """Refuse an image that a reader cannot read; it is not requested again."""
-        self.catalog.refuse(image_id, reason)
-
     def refused_images(self) -> Mapping[str, str]:
         """Return SeriesInstanceUID -> reason, of the CT series of the PACS that cannot be contoured."""
         return self.catalog.refused()

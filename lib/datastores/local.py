@@ -16,6 +16,7 @@ from monailabel.datastore.local import (
 from lib.errors import DatastoreError, ImageExistsError, ReaderStoppedError, ScanError
 from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of, unpack_zip
 from lib.imaging.scans import read_ct
+from lib.isolation.reader_pool import readers
 from lib.labels.folder_watcher import FolderWatcher
 from lib.labels.history import CLIENT, FINAL
 from lib.labels.history import SUFFIX as LABEL_SUFFIX
@@ -68,7 +69,11 @@ class FolderStore(LocalDatastore):
         self.quarantine = dependencies.quarantine
         for tag in (FINAL, "original"):
             (folder / LABELS / tag).mkdir(parents=True, exist_ok=True)
-        self._studies = StudiesFolder(scans or folder, reserved=_reserved(folder, scans or folder))
+        self._studies = StudiesFolder(
+            scans or folder,
+            reserved=_reserved(folder, scans or folder),
+            harmful=readers().refused,
+        )
         self._index = Index(folder, label_infos=self._label_infos, images=catalog or self._studies)
         self.submissions = LabelSubmissions(
             folder, self._index, dependencies, image=self.require_image, set_aside=self._set_aside
@@ -113,12 +118,6 @@ class FolderStore(LocalDatastore):
         path = self.image_location(image_id)
         self._studies.check(path)
         return self.image_location(image_id)
-
-    def refuse_image(self, image_id: str, reason: str) -> None:
-        """Refuse an image that a reader cannot read; it is not listed again until its files change."""
-        path = self._index.image_path(image_id)
-        if path is not None:
-            self._studies.report(path, reason)
 
     def is_available(self, image_id: str) -> bool:  # noqa: ARG002 - used in DicomWebStore
         """Return whether an image can be read without fetching it first."""

@@ -206,15 +206,3 @@ def identity_of(path: Path) -> Identity:
     """
     status = path.stat()
     return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-
-
-def identity_of_tree(path: Path) -> Identity:
-    """Return the identity of a file, or of a folder with the files in it and in its folders."""
-    try:
-        if not path.is_dir():
-            return identity_of(path)
-        folders = [path, *(p for p in sorted(path.iterdir()) if p.is_dir())]
-        files = [p for folder in folders for p in sorted(folder.iterdir()) if p.is_file()]
-        return (*identity_of(path), hash(tuple(identity_of(p) for p in files)))
-    except OSError:
-        return ()

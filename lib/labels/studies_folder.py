@@ -15,7 +15,7 @@ DICOM file.
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from lib.labels.folder_content import (
     Content,
     Identity,
     identity_of,
-    identity_of_tree,
     read_content,
     trouble_of,
 )
@@ -76,27 +75,36 @@ class StudiesFolder:
         path: The studies folder.
         reserved: Folders in it that are not searched -> reason that is shown if there is such a folder; empty
             to show none.
+        harmful: Returns the files and folders that ended a reader and have not changed since -> reason.
     """
 
-    def __init__(self, path: Path, *, reserved: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        reserved: Mapping[str, str],
+        harmful: Callable[[], Mapping[Path, str]],
+    ) -> None:
         self.path = path
         self._reserved = reserved
+        self._harmful = harmful
         self._mutex = threading.Lock()
         self._contents: dict[str, Content] = {}
-        self._reports: dict[str, tuple[Identity, str]] = {}
+        self._reasons: dict[str, str] = {}
         self._listing = Listing({}, {})
 
     def listing(self) -> Listing:
         """Return the images as they are now: the same object as long as nothing changed."""
         with self._mutex:
             contents = dict(self._walk("", 0, ()))
-            reports = {
-                path: report
-                for path, report in self._reports.items()
-                if identity_of_tree(self.path / path) == report[0]
+            root = self.path.absolute()
+            reasons = {
+                str(path.relative_to(root)): reason
+                for path, reason in self._harmful().items()
+                if path.is_relative_to(root)
             }
-            if contents != self._contents or reports != self._reports:
-                self._contents, self._reports = contents, reports
+            if contents != self._contents or reasons != self._reasons:
+                self._contents, self._reasons = contents, reasons
                 self._listing = self._listed()
             return self._listing
 
@@ -119,18 +127,6 @@ class StudiesFolder:
             for part in parts:
                 if part in self._contents:
                     self._contents[part].is_settled = False
-
-    def report(self, image: Path, reason: str) -> None:
-        """Refuse an image that cannot be read, until its file, or a file in its folder, changes.
-
-        Args:
-            image: The file or folder, in the studies folder.
-            reason: Shown to users.
-        """
-        identity = identity_of_tree(image)
-        with self._mutex:
-            self._reports[str(image.relative_to(self.path))] = (identity, reason)
-            self._listing = self._listed()
 
     def _walk(
         self, path: str, depth: int, ancestors: tuple[Identity, ...]
@@ -183,9 +179,9 @@ class StudiesFolder:
             path = printable(refusal.path)
             refused[refusal.key if is_free else path] = f"{path} {refusal.reason}"
         for image_id, entry in list(images.items()):
-            if entry.path in self._reports:
+            if entry.path in self._reasons:
                 del images[image_id]
-                refused[image_id] = self._reports[entry.path][1]
+                refused[image_id] = self._reasons[entry.path]
         return Listing(dict(sorted(images.items())), dict(sorted(refused.items())))
 
     def _visit(

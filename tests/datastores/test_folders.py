@@ -2,16 +2,19 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
 from lib.datastores.local import FolderStore
 from lib.dicom.ct_writer import write_ct_series
-from lib.errors import DatastoreError, ImageExistsError, ScanError, StorageError
+from lib.errors import DatastoreError, ImageExistsError, ReaderStoppedError, ScanError, StorageError
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
+from lib.isolation.reader_pool import readers
 from lib.labels.history import LabelHistory
 from lib.labels.quarantine import Quarantine
 from lib.labels.submission import StoreDependencies
@@ -114,12 +117,22 @@ def test_an_unreadable_image_returns_with_its_information_and_label(
         assert one.get_labeled_images() == ["a"]
 
 
-def test_a_refused_image_is_not_found_until_its_file_changes(studies: Path) -> None:
+def end_reader(*_given: object, **_named: object) -> NoReturn:
+    """End the process, as a defect of a native library does."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError
+
+
+def test_an_image_that_ends_its_reader_is_refused_until_its_file_changes(studies: Path) -> None:
     store = open_store(studies)
-    store.refuse_image("a", "a: the reader ended with SIGSEGV")
-    with pytest.raises(ScanError, match=r"^a: the reader ended with SIGSEGV$"):
+    with pytest.raises(ReaderStoppedError):
+        readers().run(
+            f"{__name__}:{end_reader.__name__}", {}, path=store.require_image("a"), case="a"
+        )
+    with pytest.raises(ScanError, match=r"^a: a\.nii\.gz could not be read: its reader died"):
         store.require_image("a")
     assert store.get_unlabeled_images() == []
+    assert store.get_image_info("a") == {}
     write_ct(studies / "a.nii.gz", make_ct())
     assert store.require_image("a") == studies / "a.nii.gz"
     assert store.refused_images() == {}

@@ -4,8 +4,9 @@ import errno
 import os
 import socket
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -18,8 +19,8 @@ SLICE = bytes(128) + b"DICM" + bytes(8)
 DENIED = "cannot be read (Permission denied)"
 
 
-def studies_in(folder: Path) -> StudiesFolder:
-    return StudiesFolder(folder, reserved={"labels": ""})
+def studies_in(folder: Path, harmful: Mapping[Path, str] = MappingProxyType({})) -> StudiesFolder:
+    return StudiesFolder(folder, reserved={"labels": ""}, harmful=lambda: harmful)
 
 
 def listing_of(folder: Path) -> Listing:
@@ -244,18 +245,14 @@ def test_an_error_of_the_disk_belongs_to_one_entry(
     assert studies.listing().images.keys() == {"a", "b", "c", "gone"}
 
 
-def test_a_reported_image_is_refused_until_its_files_change(tmp_path: Path) -> None:
+def test_an_image_that_ends_its_reader_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "a.nii.gz", "b/ct/IM1", "c.nii.gz")
-    studies = studies_in(tmp_path)
-    studies.listing()
-    for name in ("a.nii.gz", "b"):
-        studies.report(tmp_path / name, f"{name}: the reader ended with SIGSEGV")
+    reason = "its reader died (SIGSEGV)"
+    harmful = {tmp_path / "a.nii.gz": reason, tmp_path / "b": reason, tmp_path.parent: reason}
+    studies = studies_in(tmp_path, harmful)
     assert studies.listing().images.keys() == {"c"}
-    assert studies.listing().refused == {
-        "a": "a.nii.gz: the reader ended with SIGSEGV",
-        "b": "b: the reader ended with SIGSEGV",
-    }
-    put(tmp_path, "a.nii.gz", "b/ct/IM2", content=SLICE + b"x")
+    assert studies.listing().refused == {"a": reason, "b": reason}
+    harmful.clear()
     assert studies.listing().images.keys() == {"a", "b", "c"}
 
 
