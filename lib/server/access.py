@@ -1,10 +1,13 @@
 """Access control: roles of users, and labels of reader studies."""
 
-from fastapi import Depends
+from typing import Any
+
+from fastapi import Depends, Request
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 
 from lib.assignment.reader_studies import may_be_seen, readings_by_reader
+from lib.config import is_loopback
 from lib.errors import StateError
 from lib.labels.history import FINAL
 from lib.server.running_app import RunningApp, get_app
@@ -27,6 +30,22 @@ def _known_image(image: str) -> str:
 
 KNOWN_IMAGE = Depends(_known_image)
 """Image id in a path or query, checked before the body, so that an unknown image is answered with 404."""
+
+
+_FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
+"""Headers by which a proxy says that it sends the request of another machine (RFC 7239, RFC 9110)."""
+
+
+def runs_here(request: Request) -> bool:
+    """Return whether the client runs on this machine, so that it may load a scan by its path."""
+    peer = request.client
+    return peer is not None and is_loopback(peer.host) and _FORWARDED.isdisjoint(request.headers)
+
+
+def image_info(request: Request, image_id: str) -> dict[str, Any]:
+    """Return the information about an image; a client on another machine is not told its path."""
+    info = get_app().store.get_image_info(image_id)
+    return info if runs_here(request) else {k: v for k, v in info.items() if k != "path"}
 
 
 def author_of(user: User) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request
 from monailabel.endpoints.user.auth import User
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,7 @@ from lib.server.access import (
     USER,
     author_of,
     holder_of,
+    image_info,
     may_review,
 )
 from lib.server.bodies import StrictRoute
@@ -176,7 +177,7 @@ class StudyDetails(Study):
 
 @router.post("/activelearning/{strategy}", response_model_exclude_unset=True)
 def next_sample(
-    strategy: str, params: StrategyOptions | None = None, user: User = USER
+    request: Request, strategy: str, params: StrategyOptions | None = None, user: User = USER
 ) -> NextSample:
     """Choose the image to contour next, and lease it to the user or client that asks."""
     options = (params or StrategyOptions()).model_dump(exclude_none=True)
@@ -186,7 +187,7 @@ def next_sample(
     if "id" not in sample:
         return NextSample.model_validate(sample)
     # Clients load the image with this information: file name and path, or the UIDs of its DICOM series.
-    info = app.store.get_image_info(sample["id"])
+    info = image_info(request, sample["id"])
     free_form = {key: value for key, value in info.items() if key not in NextSample.model_fields}
     return NextSample.model_validate({**free_form, **sample})
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from fastapi import APIRouter, File, Form, HTTPException, Response, UploadFile
+from fastapi import APIRouter, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.endpoints.user.auth import User
 from monailabel.utils.others.generic import file_checksum
@@ -15,6 +15,7 @@ from lib.server.access import (
     KNOWN_IMAGE,
     USER,
     author_of,
+    image_info,
     organs_left_out,
     require_label_access,
 )
@@ -155,9 +156,9 @@ def get_image(image: str, _user: User = USER) -> Response:
 
 
 @router.get("/image/info")
-def get_image_info(_user: User = USER, image: str = KNOWN_IMAGE) -> Info:
-    """Return the information about an image."""
-    return Info(get_app().store.get_image_info(image))
+def get_image_info(request: Request, _user: User = USER, image: str = KNOWN_IMAGE) -> Info:
+    """Return the information about an image; `path` only to a client on the server's machine."""
+    return Info(image_info(request, image))
 
 
 @router.put("/image/info", responses=NULL)

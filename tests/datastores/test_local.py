@@ -284,7 +284,7 @@ def test_refused_label_leaves_the_previous_one(
     with pytest.raises(GeometryError, match="a: the label lies on"):
         store.save_label("a", str(on_another_grid), "final", {})
     info = {"label_info": [{"name": name, "idx": v} for name, v in (("A", 1), ("B", 2), ("C", 7))]}
-    with pytest.raises(LabelError, match="'A' is not an organ"):
+    with pytest.raises(LabelError, match="'A', 'B', 'C' are no organs"):
         store.save_label("a", str(label_file), "final", info)
     assert contents(studies) == before
 

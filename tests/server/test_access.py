@@ -12,10 +12,12 @@ from urllib.parse import quote
 
 import pytest
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lib.imaging.scans import write_ct, write_label
+from lib.server.access import runs_here
 from lib.server.middleware import AccessGuard, BodyLimit
 from tests.server.bad_scans import series
 from tests.server.running import APP, Server, put_case, small_ct, two_organs
@@ -230,6 +232,24 @@ def test_this_machine_has_access_under_its_own_name(peer: str) -> None:
     assert status_of(LOCAL, peer, host="localhost:8000") == 200
     assert status_of(LOCAL, peer, host="[::1]:8000") == 200
     assert status_of(LOCAL, peer, host="clinic.example") == 403
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "is_here"),
+    [
+        ("127.0.0.1", {}, True),
+        ("::1", {}, True),
+        ("192.0.2.7", {}, False),
+        ("127.0.0.1", {"x-forwarded-for": "192.0.2.7"}, False),
+        ("127.0.0.1", {"forwarded": "for=192.0.2.7"}, False),
+    ],
+)
+def test_a_client_runs_here_unless_a_proxy_sends_its_request(
+    peer: str, headers: dict[str, str], *, is_here: bool
+) -> None:
+    fields = [(key.encode(), value.encode()) for key, value in headers.items()]
+    request = Request({"type": "http", "client": (peer, 50000), "headers": fields})
+    assert runs_here(request) is is_here
 
 
 def test_a_page_of_a_listed_site_has_access() -> None:
