@@ -49,9 +49,9 @@ def paint_muscles(canvas: Canvas, patient: PhantomPatient) -> None:
         canvas.paint(Tube(line, [7, 8.5, 6.5], (0.9, 1.4, 1)), 58, texture=6)  # sternocleidomastoid
         for centre, radii in (((118, -52, -196), (56, 38, 26)), ((180, -40, -215), (44, 56, 50)),
                               ((80, 30, -215), (70, 18, 36)), ((60, -95, -205), (58, 22, 50))):  # fmt: skip
-            place = (centre[0] * side, float(centre[1]), float(centre[2]))
+            centre_of_side = (centre[0] * side, float(centre[1]), float(centre[2]))
             canvas.paint(
-                Intersection(patient.blob(place, radii), patient.skin, patient.fat_mm),
+                Intersection(patient.blob(centre_of_side, radii), patient.skin, patient.fat_mm),
                 MUSCLE_HU,
                 texture=12,
             )

@@ -21,8 +21,8 @@ WATER_HU = 8.0
 
 def cord_a_mm(s: FloatArray) -> FloatArray:
     """Return coordinate a of the spinal cord's centre: cervical lordosis, then thoracic kyphosis."""
-    places = sorted(_CORD_A_MM)
-    return np.asarray(PchipInterpolator(places, [_CORD_A_MM[p] for p in places])(s))
+    levels = sorted(_CORD_A_MM)
+    return np.asarray(PchipInterpolator(levels, [_CORD_A_MM[p] for p in levels])(s))
 
 
 @dataclass

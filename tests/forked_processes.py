@@ -97,8 +97,8 @@ class Template:
     @classmethod
     def imported(cls) -> "Template":
         """Start a template that imports the libraries; it ends with this process."""
-        ours, theirs = socket.socketpair()
-        inherited = [theirs.fileno(), _get_reader_templates().fileno()]
+        parent_end, child_end = socket.socketpair()
+        inherited = [child_end.fileno(), _get_reader_templates().fileno()]
         command = [sys.executable, "-m", "tests.forked_processes", *map(str, inherited)]
         search_path = os.pathsep.join(
             [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -109,11 +109,11 @@ class Template:
             [*command, "-" * _TITLE_BYTES], pass_fds=inherited, cwd=ROOT, env=environment,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        theirs.close()
-        template = cls(ours)
+        child_end.close()
+        template = cls(parent_end)
 
         def end() -> None:
-            ours.close()
+            parent_end.close()
             process.wait()
 
         atexit.register(end)
@@ -122,14 +122,14 @@ class Template:
     @classmethod
     def forked(cls) -> "Template":
         """Fork a template from this process, which must have a single thread."""
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         if os.fork() == 0:
-            ours.close()
+            parent_end.close()
             _end_with_parent()
             _set_title([sys.executable, "-m", "tests.forked_processes"])
-            _serve(theirs)
-        theirs.close()
-        return cls(ours)
+            _serve(child_end)
+        child_end.close()
+        return cls(parent_end)
 
     def start(self, program: Program, streams: Sequence[int]) -> int:
         """Return the id of a new child of this process that runs a program with these three streams."""

@@ -80,7 +80,7 @@ def grant(
     wanted = readers_of(session, image_id)
     submitted = set(readings_by_reader(versions_of(session, image_id, FINAL)))
     holding = {lease.holder for lease in leases}
-    if not may_be_leased(wanted=wanted, submitted=submitted, holding=holding, asks=holder):
+    if not may_be_leased(wanted=wanted, submitted=submitted, holding=holding, requester=holder):
         raise StateError(_refusal(image_id, holder, wanted, submitted, leases))
     lease = Lease(
         image_id=image_id,
@@ -169,13 +169,13 @@ def assignment_state(session: Session, at: datetime) -> AssignmentState:
     )
 
 
-def may_lease(holder: str, image_id: str, now: AssignmentState) -> bool:
+def may_lease(holder: str, image_id: str, state: AssignmentState) -> bool:
     """Return whether `grant` would lease an image to a holder."""
     return may_be_leased(
-        wanted=now.wanted.get(image_id, 1),
-        submitted=now.submitted.get(image_id, _NO_READERS),
-        holding=now.holding.get(image_id, _NO_READERS),
-        asks=holder,
+        wanted=state.wanted.get(image_id, 1),
+        submitted=state.submitted.get(image_id, _NO_READERS),
+        holding=state.holding.get(image_id, _NO_READERS),
+        requester=holder,
     )
 
 

@@ -33,7 +33,7 @@ _DRAWN = (CLIENT, FOLDER, PACS)
 
 
 def may_be_leased(
-    *, wanted: int, submitted: Collection[str], holding: Collection[str], asks: str
+    *, wanted: int, submitted: Collection[str], holding: Collection[str], requester: str
 ) -> bool:
     """Return whether a reader may get a lease of an image.
 
@@ -41,27 +41,27 @@ def may_be_leased(
         wanted: Number of readers that the image is to have.
         submitted: Readers who have submitted a reading.
         holding: Readers who have a lease of it.
-        asks: The requesting reader, who may have a lease already.
+        requester: The requesting reader, who may have a lease already.
     """
-    if asks in holding:
+    if requester in holding:
         return True
-    return asks not in submitted and len(submitted) + len(holding) < wanted
+    return requester not in submitted and len(submitted) + len(holding) < wanted
 
 
 def may_be_seen(
-    *, wanted: int, submitted: Collection[str], asks: str | None, is_reviewer: bool
+    *, wanted: int, submitted: Collection[str], requester: str | None, is_reviewer: bool
 ) -> bool:
     """Return whether a user may see an image's final label; readers may only after their own submission.
 
     Args:
         wanted: Number of readers that the image is to have.
         submitted: Readers who have submitted a reading.
-        asks: The requesting user; None without a login.
+        requester: The requesting user; None without a login.
         is_reviewer: Whether that user reviews the readings.
     """
     if wanted == 1 or not submitted or len(submitted) >= wanted:
         return True
-    return asks is not None and (is_reviewer or asks in submitted)
+    return requester is not None and (is_reviewer or requester in submitted)
 
 
 def readings_by_reader(versions: Sequence[LabelVersion]) -> dict[str, LabelVersion]:

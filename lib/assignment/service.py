@@ -152,7 +152,7 @@ class Assignments:
         if wanted == 1:
             return True
         submitted = readings_by_reader(self._history.history(version.image_id, FINAL))
-        return may_be_seen(wanted=wanted, submitted=submitted, asks=None, is_reviewer=False)
+        return may_be_seen(wanted=wanted, submitted=submitted, requester=None, is_reviewer=False)
 
     def renew_lease(self, image_id: str, holder: str) -> None:
         """Extend the lease that a user has of an image, if there is one; never raises."""

@@ -133,8 +133,10 @@ class DicomImporter:
                     structures, self.store.labels, grid, image_id, notes=notes
                 )
             except (LabelError, ScanError) as error:
-                place = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
-                raise type(error)(self.store.submissions.refuse(file, place, str(error))) from error
+                context = {"image": image_id, "tag": FINAL, "user": info.get("author", "")}
+                raise type(error)(
+                    self.store.submissions.refuse(file, context, str(error))
+                ) from error
             write_label(label_file, label)
             return self.store.submissions.submit(
                 image_id,

@@ -29,8 +29,8 @@ def recipe_from_dict(values: Mapping[str, Any], *, source: str) -> Recipe:
         return _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise ConfigError(f"{source}: {place}: {first['msg']}") from error
+        field_path = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise ConfigError(f"{source}: {field_path}: {first['msg']}") from error
 
 
 def find_recipe(name_or_file: str) -> Recipe:
@@ -74,9 +74,9 @@ def _read(path: Path) -> Recipe:
         return _ADAPTER.validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "recipe"
+        field_path = ".".join(str(part) for part in first["loc"]) or "recipe"
         raise ConfigError(
-            f"{path.name}:{_line_of(node, first['loc'])}: {place}: {_reason(first)}"
+            f"{path.name}:{_line_of(node, first['loc'])}: {field_path}: {_reason(first)}"
         ) from error
 
 

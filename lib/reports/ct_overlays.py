@@ -215,8 +215,8 @@ def _draw_outlines(axis: Any, masks: Sequence[Array]) -> None:
 def _draw_directions(axis: Any, ends: tuple[str, str, str, str], *, is_dark: bool) -> None:
     """Write the patient's directions at left, right, bottom and top; remove the ticks."""
     # In axes coordinates: left and right of the picture as shown, even if the x axis is inverted.
-    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.03), (0.5, 0.97))
-    for letter, (x, y) in zip(ends, places, strict=True):
+    positions = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.03), (0.5, 0.97))
+    for letter, (x, y) in zip(ends, positions, strict=True):
         axis.text(
             x,
             y,

@@ -91,8 +91,10 @@ def require_label_access(
     if needed == 1:
         return
     submitted = readings_by_reader(app.label_history.history(image_id, FINAL))
-    asks = author_of(user) if has_users else None
-    if not may_be_seen(wanted=needed, submitted=submitted, asks=asks, is_reviewer=may_review(user)):
+    requester = author_of(user) if has_users else None
+    if not may_be_seen(
+        wanted=needed, submitted=submitted, requester=requester, is_reviewer=may_review(user)
+    ):
         raise StateError(
             f"{image_id}: {len(submitted)} of {needed} readers of this reader study have submitted. The label "
             "is shown when all have, so that each reader contours independently. Reviewers find every "

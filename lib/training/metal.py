@@ -51,13 +51,13 @@ def add_fillings(
     """
     if rng.random() >= config.metal_probability:
         return hu
-    places = np.argwhere(teeth(hu, jaw, spacing_mm))
-    if len(places) == 0:
+    tooth_voxels = np.argwhere(teeth(hu, jaw, spacing_mm))
+    if len(tooth_voxels) == 0:
         return hu
     count = int(rng.integers(1, config.metal_fillings + 1))
     spacing = np.array(spacing_mm)
     centres_mm = (
-        places[rng.integers(len(places), size=count)] + rng.random((count, 3)) - 0.5
+        tooth_voxels[rng.integers(len(tooth_voxels), size=count)] + rng.random((count, 3)) - 0.5
     ) * spacing
     radii_mm = rng.uniform(*_RADIUS_MM, size=count)
     result = hu.copy()

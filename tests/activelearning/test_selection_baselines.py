@@ -16,14 +16,14 @@ def test_first_is_the_first_in_alphabetical_order() -> None:
 
 
 def test_random_draws_all_candidates_equally_often() -> None:
-    drawn: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for seed in range(2000):
         choice = random(Pool(candidates=IDS, seed=seed))
         assert choice is not None
         assert choice.why == "drawn at random from 50"
-        drawn[choice.image_id] += 1
-    assert len(drawn) == 50
-    assert 15 < min(drawn.values()) <= max(drawn.values()) < 70
+        counts[choice.image_id] += 1
+    assert len(counts) == 50
+    assert 15 < min(counts.values()) <= max(counts.values()) < 70
 
 
 def draws(scores: list[tuple[str, dict[str, float]]], number: int = 3000) -> list[Choice]:

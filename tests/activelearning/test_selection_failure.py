@@ -67,7 +67,7 @@ WRONG: Mapping[str, tuple[Callable[[Shapes], None], str, str]] = {
 }
 
 
-def pool_of(wrong: list[str], *, normal: int = 30, drawn: int = 20, seed: int = 0) -> Pool:
+def pool_of(wrong: list[str], *, normal: int = 30, labelled: int = 20, seed: int = 0) -> Pool:
     """Return usual cases `pt_...`, one case for each kind of error, and annotators' contours."""
     shapes: dict[str, Shapes] = {f"pt_{n}": {**patient(n)} for n in range(normal)}
     for n, kind in enumerate(wrong):
@@ -76,7 +76,7 @@ def pool_of(wrong: list[str], *, normal: int = 30, drawn: int = 20, seed: int = 
     return Pool(
         candidates=list(shapes),
         scores={name: predicted(name, organs) for name, organs in shapes.items()},
-        shapes={f"drawn_{n}": patient(1000 + n) for n in range(drawn)},
+        shapes={f"drawn_{n}": patient(1000 + n) for n in range(labelled)},
         seed=seed,
     )
 
@@ -141,7 +141,7 @@ def test_the_origin_of_the_scan_does_not_matter() -> None:
 
 def test_with_two_labels_the_models_other_contours_are_the_reference() -> None:
     for kind in ("swapped", "doubled", "missing", "shifted", "pieces"):
-        choice = chosen(pool_of([kind], drawn=2))
+        choice = chosen(pool_of([kind], labelled=2))
         assert choice.image_id == kind
         if kind != "swapped":
             assert choice.why.endswith(

@@ -45,14 +45,14 @@ def save(store: FolderStore, folder: Path, shift: int, image_id: str = "a") -> N
 
 
 def create(folder: Path, name: str = "backup.tar.gz", studies: str = "studies") -> Path:
-    given = ["--studies", str(folder / studies), "--model-dir", str(folder / "models")]
-    assert main(["create", *given, "--output", str(folder / name)]) == 0
+    arguments = ["--studies", str(folder / studies), "--model-dir", str(folder / "models")]
+    assert main(["create", *arguments, "--output", str(folder / name)]) == 0
     return folder / name
 
 
 def restore(folder: Path, archive: Path, studies: str = "studies", models: str = "models") -> int:
-    given = ["--studies", str(folder / studies), "--model-dir", str(folder / models)]
-    return main(["restore", *given, "--input", str(archive)])
+    arguments = ["--studies", str(folder / studies), "--model-dir", str(folder / models)]
+    return main(["restore", *arguments, "--input", str(archive)])
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -201,8 +201,8 @@ def test_a_damaged_archive_changes_nothing(
     save(other, tmp_path, 5)
     before = contents(tmp_path / "other")
     assert restore(tmp_path, archive, "other") == 1
-    said = capsys.readouterr().err
-    assert "nothing was restored" in said or "there is no such file" in said
+    output = capsys.readouterr().err
+    assert "nothing was restored" in output or "there is no such file" in output
     assert contents(tmp_path / "other") == before
     assert len(other.history.records()) == 1
 
@@ -213,8 +213,8 @@ def test_a_lost_volume_is_named_and_the_rest_is_saved(
     save(store, tmp_path, 0)
     save(store, tmp_path, 1, "b")
     store.history.path(store.history.current()[0].digest).unlink()
-    given = ["--studies", str(tmp_path / "studies"), "--model-dir", str(tmp_path / "models")]
-    assert main(["create", *given, "--output", str(tmp_path / "b.tar")]) == 1
+    arguments = ["--studies", str(tmp_path / "studies"), "--model-dir", str(tmp_path / "models")]
+    assert main(["create", *arguments, "--output", str(tmp_path / "b.tar")]) == 1
     assert "not saved, missing or damaged: label volume" in capsys.readouterr().err
     assert restore(tmp_path, tmp_path / "b.tar", "new") == 0
     assert [r["image_id"] for r in open_store(tmp_path / "new").history.records()] == ["b"]
@@ -223,8 +223,8 @@ def test_a_lost_volume_is_named_and_the_rest_is_saved(
 def test_a_folder_without_a_server_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--studies", str(tmp_path), "--output", str(tmp_path / "b.tar")]
-    assert main(["create", *given]) == 1
+    arguments = ["--studies", str(tmp_path), "--output", str(tmp_path / "b.tar")]
+    assert main(["create", *arguments]) == 1
     assert "give the --studies that the server was started with" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -55,8 +55,8 @@ def prepare(source: Path, studies: Path, *flags: str) -> int:
 
 
 def report(studies: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((studies / "import.json").read_text())
-    return found
+    imported: dict[str, Any] = json.loads((studies / "import.json").read_text())
+    return imported
 
 
 def label_of(studies: Path, case: str) -> Any:
@@ -76,21 +76,21 @@ def test_all_sources_become_one_studies_folder(
     studies, names = tmp_path / "studies", tmp_path / "names.yaml"
     names.write_text("Lt Par: Parotid_L\n")
     assert prepare(source, studies, "--names", str(names)) == 1
-    said = capsys.readouterr()
-    refusals = [line for line in said.err.splitlines() if "refused: " in line]
+    output = capsys.readouterr()
+    refusals = [line for line in output.err.splitlines() if "refused: " in line]
     assert len(refusals) == 1
     assert "pt_2: label.nii.gz holds a web page" in refusals[0]
-    assert "5 cases: 4 imported, 0 unchanged, 1 refused, 0 without contours" in said.out
-    assert "Brainstem           4 of 4 cases" in said.out
-    assert "'PTV70' in 1 cases" in said.out
-    found = report(studies)
+    assert "5 cases: 4 imported, 0 unchanged, 1 refused, 0 without contours" in output.out
+    assert "Brainstem           4 of 4 cases" in output.out
+    assert "'PTV70' in 1 cases" in output.out
+    imported = report(studies)
     clinic = clinic_case(studies)
-    assert set(found["cases"]) == {"pt_1", "0522c0001", "a", clinic}
-    assert set(found["refused"]) == {"pt_2"}
-    assert found["cases"][clinic]["source"] == "dicom"
-    assert found["cases"][clinic]["unmapped"] == ["PTV70"]
-    assert found["cases"][clinic]["names"]["Lt Par"] == "Parotid_L"
-    for case, entry in found["cases"].items():
+    assert set(imported["cases"]) == {"pt_1", "0522c0001", "a", clinic}
+    assert set(imported["refused"]) == {"pt_2"}
+    assert imported["cases"][clinic]["source"] == "dicom"
+    assert imported["cases"][clinic]["unmapped"] == ["PTV70"]
+    assert imported["cases"][clinic]["names"]["Lt Par"] == "Parotid_L"
+    for case, entry in imported["cases"].items():
         assert entry["organs"] == ["Brainstem", "Parotid_R", "Parotid_L"]
         np.testing.assert_array_equal(label_of(studies, case), OPENKBP_LABEL)
         np.testing.assert_array_equal(
@@ -98,8 +98,8 @@ def test_all_sources_become_one_studies_folder(
         )
         # 80 voxels of 1.5 x 2 x 3 mm
         assert entry["volumes_ml"]["Brainstem"] == pytest.approx(80 * 9 / 1000)
-    assert [c.image_id for c in find_labelled_cases(studies)] == sorted(found["cases"])
-    assert "DOE" not in (studies / "import.json").read_text() + said.out + said.err
+    assert [c.image_id for c in find_labelled_cases(studies)] == sorted(imported["cases"])
+    assert "DOE" not in (studies / "import.json").read_text() + output.out + output.err
 
 
 def test_a_second_run_imports_remaining_cases_only(
@@ -158,17 +158,17 @@ def test_a_label_changed_by_a_user_is_never_overwritten(
 ) -> None:
     studies = tmp_path / "studies"
     prepare(source, studies)
-    mine = label_array({1: BRAINSTEM, 6: PAROTID_L})
-    put_label(studies / "labels" / "final" / "pt_1.nii.gz", mine)
+    edited = label_array({1: BRAINSTEM, 6: PAROTID_L})
+    put_label(studies / "labels" / "final" / "pt_1.nii.gz", edited)
     prepare(source, studies)
-    np.testing.assert_array_equal(label_of(studies, "pt_1"), mine)
+    np.testing.assert_array_equal(label_of(studies, "pt_1"), edited)
     put_label(source / "kbp" / "pt_1" / "label.nii.gz", label_array({1: BRAINSTEM}))
     os.utime(source / "kbp" / "pt_1" / "label.nii.gz", ns=(0, 0))
     capsys.readouterr()
     assert prepare(source, studies) == 1
     message = "pt_1: labels/final/pt_1.nii.gz was changed since its import and was kept"
     assert message in capsys.readouterr().err
-    np.testing.assert_array_equal(label_of(studies, "pt_1"), mine)
+    np.testing.assert_array_equal(label_of(studies, "pt_1"), edited)
 
 
 def test_existing_files_of_the_studies_folder_are_kept(
@@ -182,10 +182,10 @@ def test_existing_files_of_the_studies_folder_are_kept(
     write_ct(studies / "a.nii.gz", make_ct())
     put_label(studies / "labels" / "final" / "a.nii.gz", label_array({1: BRAINSTEM}))
     assert prepare(source, studies) == 1
-    said = capsys.readouterr().err
-    assert "pt_1: pt_1.nii.gz in the studies folder is another CT" in said
-    assert "0522c0001: 0522c0001.nrrd is in the studies folder already" in said
-    assert "a: labels/final/a.nii.gz was not made by an import" in said
+    output = capsys.readouterr().err
+    assert "pt_1: pt_1.nii.gz in the studies folder is another CT" in output
+    assert "0522c0001: 0522c0001.nrrd is in the studies folder already" in output
+    assert "a: labels/final/a.nii.gz was not made by an import" in output
     np.testing.assert_array_equal(read_ct(studies / "pt_1.nii.gz").array_hu, other.array_hu)
     assert set(np.unique(label_of(studies, "a"))) == {0, 1}
     assert len(report(studies)["cases"]) == 1

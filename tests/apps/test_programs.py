@@ -68,11 +68,11 @@ def test_infer_contours_every_scan_of_a_folder_and_names_the_refused(
     output = tmp_path / "out"
     arguments = ["--input", str(scans), "--output", str(output), "--model-dir", str(trained[0])]
     assert infer.main([*arguments, "--device", "cpu", "--pictures"]) == 1
-    said = capsys.readouterr()
-    refusals = [line for line in said.err.splitlines() if "refused" in line]
+    captured = capsys.readouterr()
+    refusals = [line for line in captured.err.splitlines() if "refused" in line]
     assert len(refusals) == 1
     assert "bad" in refusals[0]
-    assert "2 of 3 scans contoured" in said.out
+    assert "2 of 3 scans contoured" in captured.out
     for name in ("good", "other"):
         read_label(output / f"{name}.nii.gz", image_id=name, image_grid=ct.grid)
         assert json.loads((output / f"{name}.json").read_text())["model_version"]
@@ -108,8 +108,8 @@ def test_infer_writes_dicom_objects_of_a_series_and_refuses_them_for_a_file(
     array, _ = read_label(path, image_id="series", image_grid=grid)
     for kind in ("seg", "rtstruct"):
         path = tmp_path / "out" / f"series.{kind}.dcm"
-        found = read_object(path, headers, grid, image_id="series")
-        label = label_from_structures(found, TINY.labels, grid, "series")
+        read_back = read_object(path, headers, grid, image_id="series")
+        label = label_from_structures(read_back, TINY.labels, grid, "series")
         np.testing.assert_array_equal(label.array, array)
 
 
@@ -119,8 +119,8 @@ def test_infer_deep_writes_the_map_and_how_sure_each_organ_is(
     scan = next(trained[1].glob("*.nii.gz"))
     arguments = ["--input", str(scan), "--model-dir", str(trained[0]), "--device", "cpu"]
     assert infer.main([*arguments, "--output", str(tmp_path), "--deep", "--pictures"]) == 0
-    said = capsys.readouterr().out
-    assert "deep, on cpu: 12 passes over each scan (4 views x 3 draws of dropout)" in said
+    captured = capsys.readouterr().out
+    assert "deep, on cpu: 12 passes over each scan (4 views x 3 draws of dropout)" in captured
     name = scan.name.removesuffix(".nii.gz")
     ct = read_ct(scan)
     read_label(tmp_path / scan.name, image_id=name, image_grid=ct.grid)
@@ -160,9 +160,9 @@ def test_infer_deep_asks_the_models_promoted_last_and_names_those_it_cannot(
     scan = next(trained[1].glob("*.nii.gz"))
     arguments = ["--input", str(scan), "--device", "cpu", "--deep", "--output", str(tmp_path)]
     assert infer.main([*arguments, "--model-dir", str(models), "--ensemble", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "8 passes over each scan (4 views x 2 models)" in said
-    assert f"note: {versions[0]} is skipped" in said
+    captured = capsys.readouterr().out
+    assert "8 passes over each scan (4 views x 2 models)" in captured
+    assert f"note: {versions[0]} is skipped" in captured
     about = json.loads((tmp_path / scan.name.replace(".nii.gz", ".json")).read_text())
     assert about["deep"]["models"] == [versions[1], first.stem]
     assert len(about["deep"]["notes"]) == 1
@@ -217,9 +217,9 @@ def test_train_refuses_flags_that_cannot_be_meant(
 ) -> None:
     arguments = ["--studies", str(trained[1]), "--output", str(tmp_path / "run"), *flags]
     assert train.main(arguments) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert message in said
+    captured = capsys.readouterr().err
+    assert captured.startswith("error: ")
+    assert message in captured
     assert not (tmp_path / "run").exists()
 
 
@@ -229,11 +229,11 @@ def test_train_prints_its_record_and_moves_its_bar_with_every_step(
     arguments = ["--studies", str(trained[1]), "--output", str(tmp_path), "--device", "cpu"]
     arguments += ["--recipe", str(trained[0].parent / "tiny.yaml"), "--hold-out", "case_2"]
     assert train.main([*arguments, "--epochs", "1", "--no-tensorboard"]) == 0
-    said = capsys.readouterr()
-    assert "validation_cases: {case_2: " in said.out
-    assert (tmp_path / "config.yaml").read_text().strip() in said.out
-    assert "step 2 of 2" in said.err
-    assert "min left" in said.err
+    captured = capsys.readouterr()
+    assert "validation_cases: {case_2: " in captured.out
+    assert (tmp_path / "config.yaml").read_text().strip() in captured.out
+    assert "step 2 of 2" in captured.err
+    assert "min left" in captured.err
     assert not (tmp_path / "tensorboard").exists()
 
 

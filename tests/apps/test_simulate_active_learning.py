@@ -74,35 +74,35 @@ def rounds(output: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def test_strategies_of_a_seed_start_alike_and_no_case_is_asked_for_twice(undisturbed: Path) -> None:
-    found = rounds(undisturbed)
-    assert len(found) == 2 * (1 + 2 * 2)
-    assert {one["initial_version"] for one in found.values()} == {None}
+    records = rounds(undisturbed)
+    assert len(records) == 2 * (1 + 2 * 2)
+    assert {record["initial_version"] for record in records.values()} == {None}
     for seed in range(2):
-        start = found[f"seed{seed}-round0-start"]["labelled"]
+        start = records[f"seed{seed}-round0-start"]["labelled"]
         assert len(start) == 2
         for strategy in STRATEGIES:
-            last = found[f"seed{seed}-round2-{strategy}"]["labelled"]
+            last = records[f"seed{seed}-round2-{strategy}"]["labelled"]
             assert last[:2] == start
             assert len(set(last)) == len(last) == 4
-            assert last[:3] == found[f"seed{seed}-round1-{strategy}"]["labelled"]
+            assert last[:3] == records[f"seed{seed}-round1-{strategy}"]["labelled"]
 
 
 def test_the_test_cases_are_never_asked_for(undisturbed: Path) -> None:
     protocol = json.loads((undisturbed / "protocol.json").read_text())
     assert len(protocol["test"]) == 2
-    for one in rounds(undisturbed).values():
-        assert set(one["labelled"]) <= set(protocol["pool"])
-        assert set(one["per_case"]) == set(protocol["test"])
+    for record in rounds(undisturbed).values():
+        assert set(record["labelled"]) <= set(protocol["pool"])
+        assert set(record["per_case"]) == set(protocol["test"])
 
 
 def test_cost_is_that_of_the_files(undisturbed: Path, studies: Path) -> None:
     cases = {case.image_id: case for case in find_labelled_cases(studies)}
-    for one in rounds(undisturbed).values():
+    for record in rounds(undisturbed).values():
         labels = []
-        for name in one["labelled"]:
+        for name in record["labelled"]:
             grid = read_ct(cases[name].image, image_id=name).grid
             labels.append(read_label(cases[name].label, image_id=name, image_grid=grid)[0])
-        assert one["cost"] == {
+        assert record["cost"] == {
             "cases": len(labels),
             "slices": sum(int((label.max(axis=(0, 1)) > 0).sum()) for label in labels),
             "voxels": sum(int((label > 0).sum()) for label in labels),
@@ -120,15 +120,15 @@ def test_report_is_there(undisturbed: Path) -> None:
     with (undisturbed / "rounds.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert len(table) == 2 * 2 * 3
-    found = rounds(undisturbed)
+    records = rounds(undisturbed)
     (last,) = (
         row
         for row in table
         if (row["strategy"], row["seed"], row["cases"]) == ("failure_first", "1", "4")
     )
-    one = found["seed1-round2-failure_first"]
-    assert int(last["voxels"]) == one["cost"]["voxels"]
-    dsc = [list(organs.values()) for organs in one["per_case"].values()]
+    record = records["seed1-round2-failure_first"]
+    assert int(last["voxels"]) == record["cost"]["voxels"]
+    dsc = [list(organs.values()) for organs in record["per_case"].values()]
     assert float(last["dsc"]) == pytest.approx(float(np.mean(dsc)), abs=1e-4)
     assert (undisturbed / "report.html").stat().st_size > 20_000
     assert (undisturbed / "learning-curves.png").read_bytes().startswith(b"\x89PNG")
@@ -194,21 +194,21 @@ def test_testing_a_round_gives_the_numbers_of_validation(studies: Path, tmp_path
         volumes.prepare(case.image_id)
     starter = load_model(next((ROOT / "model" / "starter").glob("*.safetensors")))
     model = Model("m", starter.network, replace(starter.recipe, spacing_mm=QUICK.spacing_mm), {})
-    found = evaluate_on_test(model, volumes, [case.image_id for case in cases], device="cpu")
-    assert found == validate(model, cases, device="cpu").per_case
-    assert {organ for dsc in found.values() for organ in dsc} == set(QUICK.labels)
+    per_case = evaluate_on_test(model, volumes, [case.image_id for case in cases], device="cpu")
+    assert per_case == validate(model, cases, device="cpu").per_case
+    assert {organ for dsc in per_case.values() for organ in dsc} == set(QUICK.labels)
 
 
 @pytest.mark.campaign
 def test_several_processes_and_warm_starts(studies: Path, tmp_path: Path) -> None:
     more = ("--processes", "2", "--from", "previous", "--budgets", "2", "3")
     assert program.main(arguments(studies, tmp_path, *more)) == 0
-    found = rounds(tmp_path)
-    assert len(found) == 2 * (1 + 2)
+    records = rounds(tmp_path)
+    assert len(records) == 2 * (1 + 2)
     for seed in range(2):
-        start = found[f"seed{seed}-round0-start"]
+        start = records[f"seed{seed}-round0-start"]
         assert start["initial_version"] is None
         for strategy in STRATEGIES:
-            one = found[f"seed{seed}-round1-{strategy}"]
-            assert one["initial_version"] == start["model_version"] != one["model_version"]
+            record = records[f"seed{seed}-round1-{strategy}"]
+            assert record["initial_version"] == start["model_version"] != record["model_version"]
     assert not list((tmp_path / "work").iterdir())

@@ -28,16 +28,16 @@ def test_labels_become_candidates_that_are_judged_while_infers_go_on(
          "--recipe", str(recipe), "--output", str(output),
          *(word for pair in conf.items() for word in ("--conf", *pair))]
     )  # fmt: skip
-    found = json.loads((output / "rehearsal.json").read_text())
-    assert code == 0, found["events"]
-    assert found["infers"]["failed"] == []
-    assert found["infers"]["answered"] > 10
-    assert sum(event["kind"] == "label" for event in found["events"]) == 8
-    trainings = found["status"]["history"]["trainings"]
+    results = json.loads((output / "rehearsal.json").read_text())
+    assert code == 0, results["events"]
+    assert results["infers"]["failed"] == []
+    assert results["infers"]["answered"] > 10
+    assert sum(event["kind"] == "label" for event in results["events"]) == 8
+    trainings = results["status"]["history"]["trainings"]
     assert trainings
     assert {run["state"] for run in trainings} <= {"promoted", "rejected"}
     promoted = [run["candidate"] for run in trainings if run["state"] == "promoted"]
     # Each version that was let in has served, after the starter, and none is much worse on cases never seen.
-    versions = found["versions"]
-    assert [one["version"] for one in versions[1:]] == promoted
-    assert all(one["mean_dsc"] > versions[0]["mean_dsc"] - 0.05 for one in versions)
+    versions = results["versions"]
+    assert [version["version"] for version in versions[1:]] == promoted
+    assert all(version["mean_dsc"] > versions[0]["mean_dsc"] - 0.05 for version in versions)

@@ -36,7 +36,7 @@ def numbers_due(history: LabelHistory) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "have_submitted", "holding", "asks", "expected"),
+    ("wanted", "have_submitted", "holding", "requester", "expected"),
     [
         (1, "", "", "ada", True),
         (1, "", "bob", "ada", False),
@@ -56,16 +56,19 @@ def numbers_due(history: LabelHistory) -> list[int]:
     ],
 )
 def test_an_image_is_leased_to_the_number_of_readers_that_it_needs(
-    wanted: int, have_submitted: str, holding: str, asks: str, *, expected: bool
+    wanted: int, have_submitted: str, holding: str, requester: str, *, expected: bool
 ) -> None:
     may = may_be_leased(
-        wanted=wanted, submitted=have_submitted.split(), holding=holding.split(), asks=asks
+        wanted=wanted,
+        submitted=have_submitted.split(),
+        holding=holding.split(),
+        requester=requester,
     )
     assert may is expected
 
 
 @pytest.mark.parametrize(
-    ("wanted", "have_submitted", "asks", "is_reviewer", "expected"),
+    ("wanted", "have_submitted", "requester", "is_reviewer", "expected"),
     [
         (1, "ada", "bob", False, True),
         (1, "ada", None, False, True),
@@ -81,10 +84,12 @@ def test_an_image_is_leased_to_the_number_of_readers_that_it_needs(
     ],
 )
 def test_a_label_is_visible_to_readers_who_need_not_contour_the_image(
-    wanted: int, have_submitted: str, asks: str | None, *, is_reviewer: bool, expected: bool
+    wanted: int, have_submitted: str, requester: str | None, *, is_reviewer: bool, expected: bool
 ) -> None:
     submitted_by = have_submitted.split()
-    shown = may_be_seen(wanted=wanted, submitted=submitted_by, asks=asks, is_reviewer=is_reviewer)
+    shown = may_be_seen(
+        wanted=wanted, submitted=submitted_by, requester=requester, is_reviewer=is_reviewer
+    )
     assert shown is expected
 
 

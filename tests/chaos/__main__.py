@@ -27,23 +27,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument(
         "--cold", action="store_true", help="every server imports its libraries itself"
     )
-    given = flags.parse_args(argv)
-    seed = time.time_ns() % 1_000_000 if given.seed is None else given.seed
-    folder = given.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
+    options = flags.parse_args(argv)
+    seed = time.time_ns() % 1_000_000 if options.seed is None else options.seed
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder = folder.resolve()
     if folder.exists() and any(folder.iterdir()):
         flags.error(f"{folder} is not empty")
     folder.mkdir(parents=True, exist_ok=True)
     say(f"seed {seed}, in {folder}")
-    if not given.cold:
+    if not options.cold:
         forked_processes.install()
-    is_clean = Campaign(folder, seed).run(given.rounds)
+    is_clean = Campaign(folder, seed).run(options.rounds)
     if not is_clean:
         say(f"failed with seed {seed}: all files remain in {folder}")
         return 1
-    if given.folder is None:
+    if options.folder is None:
         shutil.rmtree(folder)
-    say(f"all {given.rounds} rounds passed, seed {seed}")
+    say(f"all {options.rounds} rounds passed, seed {seed}")
     return 0
 
 

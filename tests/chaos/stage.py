@@ -54,8 +54,8 @@ class Stage:
     is_serving: bool = False
 
     def __post_init__(self) -> None:
-        for place in (self.studies, self.models, self.scratch, self.folder / "sessions"):
-            place.mkdir(parents=True, exist_ok=True)
+        for folder in (self.studies, self.models, self.scratch, self.folder / "sessions"):
+            folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(TINY.as_dict()), encoding="utf-8")
 
     @property
@@ -205,14 +205,14 @@ class Stage:
                 killed.append(process.pid)
         return killed
 
-    def rows(self, query: str, given: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Return the rows of a query, read with sqlite3; none if there is no database yet."""
         path = self.state / FILE
         if not path.exists():
             return []
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as connection:
             connection.row_factory = sqlite3.Row
-            return connection.execute(query, given).fetchall()
+            return connection.execute(query, parameters).fetchall()
 
     def active_run(self) -> Mapping[str, Any] | None:
         """Return the active run, if there is one."""

@@ -36,19 +36,19 @@ def label(seed: int, *, is_swapped: bool = False) -> LabelVolume:
     return LabelVolume(array, grid, TINY.labels)
 
 
-def mean_dice(found: LabelArray, truth: LabelArray) -> float:
+def mean_dice(masks: LabelArray, truth: LabelArray) -> float:
     """Return the mean DSC of the two organs."""
     scores = []
     for organ in HU:
-        ours, theirs = found == TINY.labels[organ], truth == TINY.labels[organ]
-        scores.append(2 * np.sum(ours & theirs) / (np.sum(ours) + np.sum(theirs)))
+        predicted, expected = masks == TINY.labels[organ], truth == TINY.labels[organ]
+        scores.append(2 * np.sum(predicted & expected) / (np.sum(predicted) + np.sum(expected)))
     return float(np.mean(scores))
 
 
 def _blocks(seed: int, grid: Grid) -> dict[str, MaskArray]:
     """Return one block of 10 x 10 x 8 voxels per organ, on opposite sides."""
     random = np.random.default_rng(seed)
-    found = {}
+    masks = {}
     for number, organ in enumerate(HU):
         x, y, z = (
             5 + 18 * number + random.integers(4),
@@ -57,5 +57,5 @@ def _blocks(seed: int, grid: Grid) -> dict[str, MaskArray]:
         )
         mask = np.zeros(grid.shape_vox, bool)
         mask[x : x + 10, y : y + 10, z : z + 8] = True
-        found[organ] = mask
-    return found
+        masks[organ] = mask
+    return masks

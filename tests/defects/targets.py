@@ -14,7 +14,7 @@ from lib.recipes.schema import AugmentConfig, LossConfig, NetworkConfig, Schedul
 from tests.server import running as servers
 from tests.server.running import TINY, Server, put_model
 
-NO_CHANCE: Any = {
+NO_AUGMENTATION: Any = {
     name: 0.0 for name in AugmentConfig.__dataclass_fields__ if name.endswith("_probability")
 }
 
@@ -23,7 +23,7 @@ LEARNING = replace(
     name="learning",
     network=NetworkConfig(width=4),
     loss=LossConfig(focal_gamma=1.0, background_weight=1.0),
-    augment=replace(AugmentConfig(), **NO_CHANCE),
+    augment=replace(AugmentConfig(), **NO_AUGMENTATION),
     schedule=ScheduleConfig(
         epochs=10,
         steps_per_epoch=8,
@@ -56,7 +56,7 @@ class Target(Protocol):
         """Start a server over `folder`, with the studies folder of another server if `studies` is given."""
 
     def put_model(self, folder: Path) -> None:
-        """Give the next server over `folder` a model to contour with."""
+        """Store a model for the next server that is started over `folder`."""
 
     def broken_model(self, server: Server) -> AbstractContextManager[None]:
         """Replace the active model by one that cannot be loaded, as long as the block lasts."""
@@ -118,7 +118,7 @@ class PlainMonaiLabel:
         with servers.running(
             folder, app=app, studies=studies, environment=self.environment
         ) as server:
-            # It closes the connection after every unexpected error.
+            # The server closes the connection after every unexpected error.
             server.http.headers["Connection"] = "close"
             yield server
 

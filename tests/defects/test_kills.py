@@ -135,8 +135,8 @@ def start_again(folder: Path, target: Target, state: Wreck) -> None:
             state.numbers = {
                 image_id: int(info.get("number", -1)) for image_id, info in infos.items()
             }
-            path, given = f"/train/{target.model}", {"max_epochs": 100_000}
-            statuses = [server.ask("POST", path, json=given).status_code for _ in range(2)]
+            path, body = f"/train/{target.model}", {"max_epochs": 100_000}
+            statuses = [server.ask("POST", path, json=body).status_code for _ in range(2)]
             state.accepted = statuses.count(200)
             server.ask("DELETE", "/train/")
     except AssertionError as error:

@@ -16,7 +16,7 @@ CLIENTS = 8
 
 def test_row_15_two_clients_do_not_get_the_same_case(server: Server) -> None:
     put_scan(server, "shared_1", "shared_2", ct=scans.scan(0))
-    given = []
+    samples = []
     for number in range(len(server.images()) + 1):
         # The random choice of MONAI Label weighs cases by whole seconds, and fails within one second (row 16).
         time.sleep(1.1)
@@ -24,8 +24,8 @@ def test_row_15_two_clients_do_not_get_the_same_case(server: Server) -> None:
             "POST", f"/activelearning/{STRATEGY}", json={"client_id": f"annotator-{number}"}
         )
         assert answer.status_code == 200, answer.text
-        given.append(answer.json().get("id"))
-    cases = [image_id for image_id in given if image_id is not None]
+        samples.append(answer.json().get("id"))
+    cases = [image_id for image_id in samples if image_id is not None]
     assert len(cases) == len(set(cases)) >= 2
 
 

@@ -58,10 +58,10 @@ def test_row_04_label_is_whole_at_every_moment_while_it_is_overwritten(server: S
 
     seen = set()
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(overwrite)
-        while not asked.done():
+        request = pool.submit(overwrite)
+        while not request.done():
             seen.add(file.stat().st_size if file.exists() else -1)
-    assert set(asked.result()) == {200}
+    assert set(request.result()) == {200}
     # What a reader sees at a moment is what a server that is killed at that moment leaves.
     assert seen <= whole
 
@@ -127,11 +127,11 @@ def test_row_05_two_servers_over_one_folder_keep_each_others_changes(
             }
 
         with ThreadPoolExecutor(2) as pool:
-            asked = [
+            request = [
                 pool.submit(put_notes, server, shared[::2]),
                 pool.submit(put_notes, second, shared[1::2]),
             ]
-            assert {status for one in asked for status in one.result()} == {200}
+            assert {status for one in request for status in one.result()} == {200}
         for one in (server, second):
             objects = one.ask("GET", "/datastore/?output=all").json()["objects"]
             with_note = [i for i in shared if objects[i]["image"]["info"].get("note") == f"of {i}"]

@@ -29,8 +29,19 @@ def errors_of(path: Path) -> list[str]:
 def by_dcmqi(path: Path, grid: Grid, folder: Path) -> dict[str, MaskArray]:
     """Return the segments of a SEG by their labels, as dcmqi reads them, on `grid`."""
     folder.mkdir()
-    given = ["--inputDICOM", str(path), "--outputDirectory", str(folder), "-p", "s", "-t", "nrrd"]
-    subprocess.run([str(PROGRAMS / "segimage2itkimage"), *given], check=True, capture_output=True)
+    arguments = [
+        "--inputDICOM",
+        str(path),
+        "--outputDirectory",
+        str(folder),
+        "-p",
+        "s",
+        "-t",
+        "nrrd",
+    ]
+    subprocess.run(
+        [str(PROGRAMS / "segimage2itkimage"), *arguments], check=True, capture_output=True
+    )
     metadata = json.loads((folder / "s-meta.json").read_text())
     return {
         segments[0]["SegmentLabel"]: _image(folder / f"s-{number}.nrrd", grid)
@@ -53,9 +64,9 @@ def by_plastimatch(
 ) -> dict[str, MaskArray]:
     """Return the ROIs of an RTSTRUCT by their names, as plastimatch draws them on the CT in a folder."""
     program = require_program("plastimatch", "plastimatch")
-    given = ["--input", str(path), "--referenced-ct", str(ct), "--output-prefix", str(folder)]
+    arguments = ["--input", str(path), "--referenced-ct", str(ct), "--output-prefix", str(folder)]
     subprocess.run(
-        [program, "convert", *given, "--prefix-format", "nrrd", *more],
+        [program, "convert", *arguments, "--prefix-format", "nrrd", *more],
         check=True,
         capture_output=True,
     )

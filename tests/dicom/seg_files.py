@@ -39,7 +39,7 @@ class SegSpec:
     kind: str = "BINARY"
     series: str | None = None
     frame_of_reference: str | None = None
-    has_places: bool = True
+    has_positions: bool = True
 
 
 def write_viewer_seg(path: Path, spec: SegSpec) -> None:
@@ -60,7 +60,7 @@ def write_viewer_seg(path: Path, spec: SegSpec) -> None:
         file.ReferencedSeriesSequence = [series]
     file.SegmentSequence = [_segment(number, label) for number, label in spec.segments.items()]
     shared = Dataset()
-    if spec.has_places:
+    if spec.has_positions:
         measures = Dataset()
         measures.PixelSpacing = ct.PixelSpacing
         shared.PixelMeasuresSequence = [measures]
@@ -90,7 +90,7 @@ def _segment(number: int, label: str) -> Dataset:
 
 def _group(frame: FrameSpec, spec: SegSpec) -> Dataset:
     group, plane, orientation, identified = Dataset(), Dataset(), Dataset(), Dataset()
-    if spec.has_places:
+    if spec.has_positions:
         plane.ImagePositionPatient = list(frame.position or frame.slice.ImagePositionPatient)
         group.PlanePositionSequence = [plane]
         own = frame.slice.ImageOrientationPatient

@@ -49,9 +49,9 @@ def rtstruct(case: Case) -> Path:
 
 
 def test_a_label_is_restored_voxel_by_voxel(case: Case, rtstruct: Path) -> None:
-    found = read_rtstruct(rtstruct, case.headers, case.grid, image_id="case7")
-    assert (found.names, found.changes) == (NAMES, ())
-    back = label_from_structures(found, LABELS, case.grid, "case7")
+    read_back = read_rtstruct(rtstruct, case.headers, case.grid, image_id="case7")
+    assert (read_back.names, read_back.changes) == (NAMES, ())
+    back = label_from_structures(read_back, LABELS, case.grid, "case7")
     np.testing.assert_array_equal(back.array, case.expected)
 
 
@@ -59,9 +59,9 @@ def test_a_label_is_restored_voxel_by_voxel(case: Case, rtstruct: Path) -> None:
 def test_plastimatch_draws_the_same_organs(
     case: Case, rtstruct: Path, tmp_path: Path, rule: tuple[str, ...]
 ) -> None:
-    found = by_plastimatch(rtstruct, case.folder, case.grid, tmp_path / "masks", *rule)
-    assert set(found) == set(NAMES)
-    for name, mask in found.items():
+    read_back = by_plastimatch(rtstruct, case.folder, case.grid, tmp_path / "masks", *rule)
+    assert set(read_back) == set(NAMES)
+    for name, mask in read_back.items():
         np.testing.assert_array_equal(mask, case.expected == LABELS[name], err_msg=name)
 
 
@@ -74,17 +74,17 @@ def test_the_label_is_restored_for_any_scan_direction(
     tmp_path: Path, order: tuple[int, int, int], flips: tuple[bool, bool, bool]
 ) -> None:
     upright = make_grid((24, 20, 16))
-    drawn = np.zeros(upright.shape_vox, np.uint8)
-    drawn[3:12, 4:9, 5:12], drawn[5:7, 6, 6:9], drawn[20, 3, 2] = 6, 0, 7
+    contoured = np.zeros(upright.shape_vox, np.uint8)
+    contoured[3:12, 4:9, 5:12], contoured[5:7, 6, 6:9], contoured[20, 3, 2] = 6, 0, 7
     ct = stored_as(make_ct(upright), order, flips)
     write_ct_series(ct, tmp_path / "ct", patient_id="x")
     headers, grid = read_headers(tmp_path / "ct", image_id="x")
-    label = LabelVolume(drawn, upright, LABELS)
+    label = LabelVolume(contoured, upright, LABELS)
     write_rtstruct(tmp_path / "rt.dcm", label, headers, ABOUT)
-    found = read_rtstruct(tmp_path / "rt.dcm", headers, grid, image_id="x")
-    stored = stored_as(CtVolume("x", drawn, upright), order, flips)
-    at = {name: _places(stored.array_hu == LABELS[name], stored.grid) for name in found.masks}
-    assert {name: _places(mask, grid) for name, mask in found.masks.items()} == at
+    read_back = read_rtstruct(tmp_path / "rt.dcm", headers, grid, image_id="x")
+    stored = stored_as(CtVolume("x", contoured, upright), order, flips)
+    at = {name: _places(stored.array_hu == LABELS[name], stored.grid) for name in read_back.masks}
+    assert {name: _places(mask, grid) for name, mask in read_back.masks.items()} == at
     assert set(at) == {"Parotid_L", "Parotid_R"}
 
 
@@ -92,8 +92,8 @@ def _places(
     mask: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", grid: Grid
 ) -> set[tuple[float, ...]]:
     """Return the RAS coordinates (mm) of the marked voxels."""
-    found = np.argwhere(mask) @ grid.affine_ras[:3, :3].T + grid.affine_ras[:3, 3]
-    return {tuple(p) for p in np.round(found, 2).tolist()}
+    read_back = np.argwhere(mask) @ grid.affine_ras[:3, :3].T + grid.affine_ras[:3, 3]
+    return {tuple(p) for p in np.round(read_back, 2).tolist()}
 
 
 def test_rois_have_names_colours_codes_and_their_author(case: Case, rtstruct: Path) -> None:
@@ -200,11 +200,11 @@ def test_organs_on_a_real_ct_are_restored_by_every_reader(
     path = tmp_path / "real.dcm"
     write_rtstruct(path, LabelVolume(array, grid, LABELS), headers, ABOUT)
     assert errors_of(path) == []
-    drawn = {"ours": read_rtstruct(path, headers, grid, image_id="real").masks} | {
+    contoured = {"ours": read_rtstruct(path, headers, grid, image_id="real").masks} | {
         str(rule): by_plastimatch(path, folder, grid, tmp_path / f"masks{len(rule)}", *rule)
         for rule in RULES
     }
-    for reader, masks in drawn.items():
+    for reader, masks in contoured.items():
         assert set(masks) == set(NAMES), reader
         for name, mask in masks.items():
             value = LABELS[name]

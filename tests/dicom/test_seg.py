@@ -43,18 +43,18 @@ def seg(case: Case) -> Path:
 
 
 def test_a_label_is_restored_voxel_by_voxel(case: Case, seg: Path) -> None:
-    found = read_seg(seg, case.headers, case.grid, image_id="case7")
-    assert (found.names, found.changes) == (NAMES, ())
-    back = label_from_structures(found, LABELS, case.grid, "case7")
+    read_back = read_seg(seg, case.headers, case.grid, image_id="case7")
+    assert (read_back.names, read_back.changes) == (NAMES, ())
+    back = label_from_structures(read_back, LABELS, case.grid, "case7")
     np.testing.assert_array_equal(back.array, case.expected)
     assert back.grid == case.grid
     assert back.labels == {name: LABELS[name] for name in NAMES}
 
 
 def test_dcmqi_and_highdicom_read_the_same_organs(case: Case, seg: Path, tmp_path: Path) -> None:
-    for found in (by_dcmqi(seg, case.grid, tmp_path / "dcmqi"), by_highdicom(seg, case.headers)):
-        assert tuple(found) == NAMES
-        for name, mask in found.items():
+    for read_back in (by_dcmqi(seg, case.grid, tmp_path / "dcmqi"), by_highdicom(seg, case.headers)):
+        assert tuple(read_back) == NAMES
+        for name, mask in read_back.items():
             np.testing.assert_array_equal(mask, case.expected == LABELS[name], err_msg=name)
 
 
@@ -188,8 +188,8 @@ def test_organs_on_a_real_ct_are_restored_by_every_reader(
     label = LabelVolume(array, grid, LABELS)
     write_seg(tmp_path / "real.dcm", label, headers, ABOUT, image_id="real")
     assert errors_of(tmp_path / "real.dcm") == []
-    ours = read_seg(tmp_path / "real.dcm", headers, grid, image_id="real").masks
-    others = by_dcmqi(tmp_path / "real.dcm", grid, tmp_path / "dcmqi")
+    own_masks = read_seg(tmp_path / "real.dcm", headers, grid, image_id="real").masks
+    dcmqi_masks = by_dcmqi(tmp_path / "real.dcm", grid, tmp_path / "dcmqi")
     for name in NAMES:
-        assert np.array_equal(ours[name], array == LABELS[name]), name
-        assert np.array_equal(others[name], array == LABELS[name]), name
+        assert np.array_equal(own_masks[name], array == LABELS[name]), name
+        assert np.array_equal(dcmqi_masks[name], array == LABELS[name]), name

@@ -80,7 +80,7 @@ def test_a_frame_without_a_position_is_placed_on_its_source_slice(
     case: Case, tmp_path: Path
 ) -> None:
     frames = [FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))]
-    structures = read(case, tmp_path, SegSpec({1: "A"}, frames, has_places=False))
+    structures = read(case, tmp_path, SegSpec({1: "A"}, frames, has_positions=False))
     assert voxels(structures, "A") == [[2, 3, 4]]
 
 
@@ -173,7 +173,7 @@ def test_a_frame_beyond_the_scans_end_is_refused(case: Case, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("changes", "message"),
     [
         ({"series": "1.2.3.4"}, r"case7: the SEG was drawn on series 1\.2\.3\.4, the CT is series"),
         (
@@ -184,11 +184,11 @@ def test_a_frame_beyond_the_scans_end_is_refused(case: Case, tmp_path: Path) -> 
     ],
 )
 def test_a_seg_of_another_scan_is_refused(
-    case: Case, tmp_path: Path, given: dict[str, Any], message: str
+    case: Case, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     frame = FrameSpec(1, case.headers[4], plane(case, (2, 3, 2, 3)))
     with pytest.raises(GeometryError, match=message):
-        read(case, tmp_path, SegSpec({1: "A"}, [frame], **given))
+        read(case, tmp_path, SegSpec({1: "A"}, [frame], **changes))
 
 
 def test_two_segments_of_one_name_are_refused(case: Case, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_damaged_file_is_refused(case: Case, tmp_path: Path, keep: int) -> Non
 # --- dcmqi and highdicom
 
 
-def by_dcmqi(case: Case, folder: Path, *more: str) -> Path:
+def by_dcmqi(case: Case, folder: Path, *options: str) -> Path:
     """Return a SEG that dcmqi made of the values 7 and 1 of the case's label, in that order."""
     array = np.where(np.isin(case.expected, (1, 7)), case.expected, 0).astype(np.uint8)
     sitk.WriteImage(to_sitk(array, case.grid), str(folder / "label.nrrd"))
@@ -248,15 +248,15 @@ def by_dcmqi(case: Case, folder: Path, *more: str) -> Path:
         )
     )
     path = folder / "dcmqi.dcm"
-    given = ["--inputImageList", str(folder / "label.nrrd"), "--inputMetadata", str(folder / "meta.json"),
+    changes = ["--inputImageList", str(folder / "label.nrrd"), "--inputMetadata", str(folder / "meta.json"),
              "--inputDICOMDirectory", str(case.folder), "--outputDICOM", str(path)]  # fmt: skip
-    done = subprocess.run(
-        [str(PROGRAMS / "itkimage2segimage"), *given, *more],
+    process = subprocess.run(
+        [str(PROGRAMS / "itkimage2segimage"), *changes, *options],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert path.is_file(), done.stdout + done.stderr
+    assert path.is_file(), process.stdout + process.stderr
     return path
 
 
@@ -277,7 +277,7 @@ def _code(value: str, meaning: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "more",
+    "options",
     [
         ("--skip", "1"),
         ("--skip", "0"),
@@ -285,8 +285,8 @@ def _code(value: str, meaning: str) -> dict[str, str]:
         ("--segmentationType", "labelmap"),
     ],
 )
-def test_a_seg_of_dcmqi_is_read(case: Case, tmp_path: Path, more: tuple[str, ...]) -> None:
-    path = by_dcmqi(case, tmp_path, *more)
+def test_a_seg_of_dcmqi_is_read(case: Case, tmp_path: Path, options: tuple[str, ...]) -> None:
+    path = by_dcmqi(case, tmp_path, *options)
     structures = read_seg(path, case.headers, case.grid, image_id="case7")
     assert set(structures.masks) == {"Parotid_R", "Brainstem"}
     for name, mask in structures.masks.items():

@@ -34,7 +34,7 @@ from tests.waiting import LIMIT_S
 MODEL = "organnet25d"
 ALREADY_LABELLED = ("earlier_1", "earlier_2", "earlier_3")
 """Two of these become evaluation cases, which are never trained on."""
-TODAY, LATER, LYING_OBLIQUELY = "today", "later", "oblique"
+TODAY, LATER, OBLIQUE = "today", "later", "oblique"
 WAIT_S = 600
 
 RECIPE = replace(
@@ -73,34 +73,34 @@ class Clinic:
     def wait_for_patients(self) -> None:
         """Wait until the server lists all patients."""
         all_series = set(self.series.values())
-        assert comes_true(lambda: set(self.server.images()) == all_series), self.status()
+        assert becomes_true(lambda: set(self.server.images()) == all_series), self.status()
 
     def study(self, patient: str) -> str:
         """Return the StudyInstanceUID of a patient."""
-        (found,) = self._search("series", SeriesInstanceUID=self.series[patient])
-        return str(found["0020000D"]["Value"][0])
+        (is_true,) = self._search("series", SeriesInstanceUID=self.series[patient])
+        return str(is_true["0020000D"]["Value"][0])
 
     def segmentations(self, patient: str) -> list[str]:
         """Return the SOPInstanceUIDs of the SEGs that the PACS has of a patient."""
-        found = self._search("instances", StudyInstanceUID=self.study(patient), Modality="SEG")
-        return [one["00080018"]["Value"][0] for one in found]
+        is_true = self._search("instances", StudyInstanceUID=self.study(patient), Modality="SEG")
+        return [one["00080018"]["Value"][0] for one in is_true]
 
-    def _search(self, what: str, **query: str) -> Any:
-        url = f"{self.pacs.dicomweb_url}/{what}"
+    def _search(self, resource: str, **query: str) -> Any:
+        url = f"{self.pacs.dicomweb_url}/{resource}"
         return requests.get(url, params=query, timeout=LIMIT_S).json()
 
     def contoured(self, patient: str) -> sitk.Image:
         """Return the model's contours of a patient, requested as OHIF does."""
         form = {"params": json.dumps({"result_extension": ".nrrd", "result_dtype": "uint8"})}
-        asked = f"/infer/{MODEL}?image={self.series[patient]}&output=image"
+        address = f"/infer/{MODEL}?image={self.series[patient]}&output=image"
         # A shared machine that also runs a browser may be slow.
-        answer = requests.post(self.server.url + asked, data=form, timeout=WAIT_S)
+        answer = requests.post(self.server.url + address, data=form, timeout=WAIT_S)
         return self._image(answer, "contoured.nrrd")
 
     def submitted(self, patient: str) -> sitk.Image:
         """Return the final label of a patient."""
-        asked = f"/datastore/label?label={self.series[patient]}&tag=final"
-        return self._image(self.server.ask("GET", asked), "submitted.nii.gz")
+        address = f"/datastore/label?label={self.series[patient]}&tag=final"
+        return self._image(self.server.ask("GET", address), "submitted.nii.gz")
 
     def _image(self, answer: requests.Response, name: str) -> sitk.Image:
         assert answer.status_code == 200, answer.text
@@ -128,27 +128,27 @@ class Clinic:
         return int(self.server.ask("GET", "/datastore/").json()["completed"])
 
 
-def comes_true(is_so: Callable[[], bool], *, within_s: float = WAIT_S) -> bool:
+def becomes_true(condition: Callable[[], bool], *, within_s: float = WAIT_S) -> bool:
     """Return whether a condition becomes true in time, on a machine that may be busy."""
     limit = time.monotonic() + within_s
-    while not (found := is_so()) and time.monotonic() < limit:
+    while not (is_true := condition()) and time.monotonic() < limit:
         time.sleep(0.5)
-    return found
+    return is_true
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Clinic]:
     """Yield a clinic with three patients that were labelled on earlier days."""
     pictures = Path(os.environ.get("ORGANNET_PICTURES") or folder / "pictures")
-    for place in (folder / "server", pictures):
-        place.mkdir(parents=True, exist_ok=True)
+    for target in (folder / "server", pictures):
+        target.mkdir(parents=True, exist_ok=True)
     recipe = folder / "e2e.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE.as_dict()))
     conf = {"recipe": str(recipe), "starter_dir": str(default_starter_dir()), "retrain_epochs": "1"}
     with orthanc(folder / "orthanc") as pacs:
         series: dict[str, str] = {}
         labels: dict[str, LabelVolume] = {}
-        patients = (*ALREADY_LABELLED, TODAY, LATER, LYING_OBLIQUELY)
+        patients = (*ALREADY_LABELLED, TODAY, LATER, OBLIQUE)
         for seed, name in enumerate(patients):
             ct, labels[name] = _patient(seed, name)
             series[name] = _admitted(pacs, ct, folder)
@@ -167,11 +167,11 @@ def opened(folder: Path) -> Iterator[Clinic]:
 
 def _patient(seed: int, name: str) -> tuple[CtVolume, LabelVolume]:
     shape_vox, spacing_mm = voxel_grid(OPENKBP)
-    drawn, label = head_and_neck_phantom(
+    generated, label = head_and_neck_phantom(
         seed, grid_shape=shape_vox, spacing_mm=spacing_mm, labels=OPENKBP.labels
     )
-    ct = CtVolume(name, drawn.array_hu, drawn.grid)
-    if name != LYING_OBLIQUELY:
+    ct = CtVolume(name, generated.array_hu, generated.grid)
+    if name != OBLIQUE:
         return ct, label
     affine = ct.grid.affine_ras.copy()
     affine[:3, :3] = rotation(about_x_deg=12, about_z_deg=7) @ affine[:3, :3]
@@ -185,10 +185,10 @@ def _admitted(pacs: Orthanc, ct: CtVolume, folder: Path) -> str:
     After the first two, the hash of the UID decides whether a case becomes an evaluation case: by chance, too
     few training cases might remain.
     """
-    places = (folder / f"{ct.image_id}_{number}" for number in count())
-    written = ((write_ct_series(ct, place, patient_id=ct.image_id), place) for place in places)
-    uid, place = next((uid, place) for uid, place in written if not is_held_out(uid))
-    pacs.upload(sorted(place.glob("*.dcm")))
+    folders = (folder / f"{ct.image_id}_{number}" for number in count())
+    written = ((write_ct_series(ct, target, patient_id=ct.image_id), target) for target in folders)
+    uid, target = next((uid, target) for uid, target in written if not is_held_out(uid))
+    pacs.upload(sorted(target.glob("*.dcm")))
     return uid
 
 

@@ -17,11 +17,11 @@ from lib.organs.table import ORGAN_SETS
 from tests.e2e.clinic import (
     ALREADY_LABELLED,
     LATER,
-    LYING_OBLIQUELY,
     MODEL,
+    OBLIQUE,
     TODAY,
     Clinic,
-    comes_true,
+    becomes_true,
     opened,
     values,
 )
@@ -40,16 +40,16 @@ FILLING, CLOSE = 2.2, 4.0
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
-    with opened(tmp_path_factory.mktemp("clinic")) as found:
-        yield found
+    with opened(tmp_path_factory.mktemp("clinic")) as started:
+        yield started
 
 
 @pytest.fixture
 def viewer(clinic: Clinic) -> Iterator[Viewer]:
-    with browsing(clinic.server.url) as found:
-        yield found
-        assert found.foreign == []
-        assert found.errors == []
+    with browsing(clinic.server.url) as opened_viewer:
+        yield opened_viewer
+        assert opened_viewer.foreign == []
+        assert opened_viewer.errors == []
 
 
 def points(image: sitk.Image, chosen_zyx: "np.ndarray[Any, np.dtype[np.intp]]") -> FloatArray:
@@ -61,10 +61,10 @@ def points(image: sitk.Image, chosen_zyx: "np.ndarray[Any, np.dtype[np.intp]]") 
 
 def deepest(image: sitk.Image, value: int) -> tuple[int, int, int]:
     """Return the voxel deepest inside an organ, `(z, y, x)`."""
-    found = values(image) == value
-    corner = np.argwhere(found).min(axis=0)
-    box = found[
-        tuple(slice(*ends) for ends in zip(corner, np.argwhere(found).max(axis=0) + 1, strict=True))
+    organ = values(image) == value
+    corner = np.argwhere(organ).min(axis=0)
+    box = organ[
+        tuple(slice(*ends) for ends in zip(corner, np.argwhere(organ).max(axis=0) + 1, strict=True))
     ]
     depth = distance_transform_edt(np.pad(box, 1))
     z, y, x = np.unravel_index(int(depth.argmax()), depth.shape) + corner - 1
@@ -91,8 +91,8 @@ def share_in_colour(
 
     def seen_at(chosen_yx: Any) -> FloatArray:
         chosen = np.insert(np.argwhere(chosen_yx), 0, z, axis=1)
-        places = viewer.canvas(AXIAL, points(image, chosen))
-        return places[is_inside(picture, places)]
+        positions = viewer.canvas(AXIAL, points(image, chosen))
+        return positions[is_inside(picture, positions)]
 
     right = has_hue_of(name, picture, seen_at(label_yx == LABELS[name]))
     return float(right.mean()), float(is_grey(picture, seen_at(around_yx)).mean())
@@ -108,7 +108,7 @@ def require_contours(viewer: Viewer, image: sitk.Image, zoom: float = FILLING) -
     """Fail unless every organ of a label is displayed."""
     for name in LABELS:
         seen = partial(is_drawn, viewer, image, name, zoom)
-        assert comes_true(seen, within_s=DRAWN_WITHIN_S), (
+        assert becomes_true(seen, within_s=DRAWN_WITHIN_S), (
             name,
             share_in_colour(viewer, image, name, zoom),
         )
@@ -155,12 +155,12 @@ def _correct(clinic: Clinic, viewer: Viewer, expected: sitk.Image) -> FloatArray
     assert is_grey(viewer.picture(AXIAL), stroke).all(), "no stroke is displayed yet"
     viewer.choose_segment(BRUSHED)
     viewer.paint(AXIAL, (x, y), (x + 65, y))
-    assert comes_true(
+    assert becomes_true(
         lambda: bool(has_hue_of(BRUSHED, viewer.picture(AXIAL), stroke).all()),
         within_s=DRAWN_WITHIN_S,
     )
     viewer.page.screenshot(path=clinic.pictures / "ohif-correction.png")
-    return np.array([viewer.world(AXIAL, place) for place in stroke])
+    return np.array([viewer.world(AXIAL, position) for position in stroke])
 
 
 def _submit(clinic: Clinic, viewer: Viewer, expected: sitk.Image, painted: FloatArray) -> None:
@@ -188,7 +188,7 @@ def _submit(clinic: Clinic, viewer: Viewer, expected: sitk.Image, painted: Float
 
 def _arrives(clinic: Clinic) -> None:
     """Check that the PACS gets the server's own SEG of the label once, and not the viewer's."""
-    assert comes_true(lambda: bool(clinic.segmentations(TODAY))), clinic.status()
+    assert becomes_true(lambda: bool(clinic.segmentations(TODAY))), clinic.status()
     (uid,) = clinic.segmentations(TODAY)
     at = requests.post(f"{clinic.pacs.url}/tools/lookup", data=uid, timeout=LIMIT_S).json()[0]["ID"]
     file = clinic.folder / "segmentation.dcm"
@@ -207,7 +207,7 @@ def _next_sample(clinic: Clinic, viewer: Viewer) -> None:
     assert '"client_id":"ohif-' in (request.value.post_data or "")
     viewer.page.get_by_text("the first by name").wait_for()
     viewer.page.locator(".nextSampleForm button:has-text('OK')").click()
-    open_ = {clinic.study(name) for name in (LATER, LYING_OBLIQUELY)}
+    open_ = {clinic.study(name) for name in (LATER, OBLIQUE)}
     viewer.page.wait_for_url(lambda url: any(uid in url for uid in open_))
     viewer.wait_until_connected()
     assert len(viewer.asked) == 1
@@ -227,9 +227,9 @@ def _train(clinic: Clinic, viewer: Viewer, first_model: str) -> None:
     viewer.page.screenshot(path=clinic.pictures / "ohif-trained.png")
     viewer.page.get_by_role("button", name="Update Model").click()
     # The box still shows the state before the click until its next request, so the server is asked.
-    assert comes_true(lambda: len(clinic.training_states()) == 2), clinic.training_states()
+    assert becomes_true(lambda: len(clinic.training_states()) == 2), clinic.training_states()
     viewer.page.get_by_role("button", name="Stop Training").click()
-    assert comes_true(lambda: clinic.training_states() == ["promoted", "stopped"]), (
+    assert becomes_true(lambda: clinic.training_states() == ["promoted", "stopped"]), (
         clinic.training_states()
     )
     viewer.wait_for("training", "Training: none")
@@ -240,7 +240,7 @@ def _train(clinic: Clinic, viewer: Viewer, first_model: str) -> None:
 def test_an_oblique_patient_with_reversed_axes_keeps_every_voxel(
     clinic: Clinic, viewer: Viewer
 ) -> None:
-    require_voxels_kept(clinic, viewer, LYING_OBLIQUELY)
+    require_voxels_kept(clinic, viewer, OBLIQUE)
 
 
 @pytest.mark.campaign
@@ -248,7 +248,7 @@ def test_a_patient_whose_label_is_in_the_pacs_can_be_reviewed(
     clinic: Clinic, viewer: Viewer
 ) -> None:
     patient = ALREADY_LABELLED[0]
-    assert comes_true(lambda: bool(clinic.segmentations(patient))), clinic.status()
+    assert becomes_true(lambda: bool(clinic.segmentations(patient))), clinic.status()
     viewer.open_list()
     viewer.open_from_list(patient)
     assert "version 1 by" in viewer.wait_for("case", "This case has a label")

@@ -131,9 +131,9 @@ class Viewer:
 
     def wait_for(self, line: str, expected: str) -> str:
         """Wait until a line of the OrganNet box contains a text, and return the line."""
-        found = self.page.locator(f".organnet-{line}", has_text=expected)
-        found.wait_for(timeout=WAIT_MS)
-        return found.inner_text()
+        element = self.page.locator(f".organnet-{line}", has_text=expected)
+        element.wait_for(timeout=WAIT_MS)
+        return element.inner_text()
 
     def look_at(self, world_lps_mm: FloatArray, *, zoom: float) -> None:
         """Bring a point into the middle of all three viewports."""
@@ -165,8 +165,8 @@ class Viewer:
     def box(self, viewport: str) -> Any:
         """Return the rectangle of a viewport on the page."""
         script = f"id => {_VIEW}.element.getBoundingClientRect().toJSON()"
-        found = self.page.evaluate(script, viewport)
-        return [found[name] for name in ("x", "y", "width", "height")]
+        element = self.page.evaluate(script, viewport)
+        return [element[name] for name in ("x", "y", "width", "height")]
 
     def picture(self, viewport: str) -> FloatArray:
         """Return a screenshot of a viewport, `(height, width, 3)` from 0 to 1."""

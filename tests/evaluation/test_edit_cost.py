@@ -39,8 +39,8 @@ def square(
 
 def cost(prediction: LabelArray, submitted: LabelArray, *, tolerance_mm: float = 0) -> OrganCost:
     """Return the cost of the brainstem on a grid of 1 x 1 x 3 mm."""
-    found = edit_cost(prediction, submitted, LABELS, grid=grid_of(), tolerance_mm=tolerance_mm)
-    return found.organs["Brainstem"]
+    result = edit_cost(prediction, submitted, LABELS, grid=grid_of(), tolerance_mm=tolerance_mm)
+    return result.organs["Brainstem"]
 
 
 BLOBS: ShapeVox = (26, 24, 14)
@@ -79,13 +79,13 @@ def test_a_changed_square_costs_the_pixels_of_the_drawing(
     #       o n     o n
     #       o * * * * n
     # so 5 new ones in front and 3 behind, and 5 + 5 voxels that changed.
-    found = cost(square(), submitted)
-    assert found.added_path_mm == added_mm
-    assert found.changed_voxels == changed
-    assert found.changed_ml == pytest.approx(changed * 0.003)
-    assert found.dsc == pytest.approx(dsc)
-    assert not found.is_left_out
-    assert not found.is_missed
+    result = cost(square(), submitted)
+    assert result.added_path_mm == added_mm
+    assert result.changed_voxels == changed
+    assert result.changed_ml == pytest.approx(changed * 0.003)
+    assert result.dsc == pytest.approx(dsc)
+    assert not result.is_left_out
+    assert not result.is_missed
 
 
 def test_a_hole_has_a_contour_too() -> None:
@@ -98,18 +98,18 @@ def test_a_hole_has_a_contour_too() -> None:
 
 def test_a_pixel_measures_the_mean_of_its_sides() -> None:
     grid = grid_of(spacing_mm=(0.8, 1.2, 5.0))
-    found = edit_cost(square(), square(start=(5, 4)), LABELS, grid=grid)
-    assert found.organs["Brainstem"].added_path_mm == pytest.approx(16 * 1.0)
-    assert found.organs["Brainstem"].changed_ml == pytest.approx(20 * 0.8 * 1.2 * 5.0 / 1000)
+    result = edit_cost(square(), square(start=(5, 4)), LABELS, grid=grid)
+    assert result.organs["Brainstem"].added_path_mm == pytest.approx(16 * 1.0)
+    assert result.organs["Brainstem"].changed_ml == pytest.approx(20 * 0.8 * 1.2 * 5.0 / 1000)
 
 
 @pytest.mark.parametrize(
     ("tolerance_mm", "added_mm"), [(0.0, 16), (0.9, 16), (1.0, 0), (2.0, 0), (1e-9, 16)]
 )
 def test_a_contour_within_the_tolerance_is_not_new(tolerance_mm: float, added_mm: float) -> None:
-    found = cost(square(), square(start=(5, 4)), tolerance_mm=tolerance_mm)
-    assert found.added_path_mm == added_mm
-    assert found.changed_voxels == 20
+    result = cost(square(), square(start=(5, 4)), tolerance_mm=tolerance_mm)
+    assert result.added_path_mm == added_mm
+    assert result.changed_voxels == 20
 
 
 def test_the_tolerance_is_in_mm_within_one_slice() -> None:
@@ -123,43 +123,43 @@ def test_the_tolerance_is_in_mm_within_one_slice() -> None:
 
 def test_an_organ_without_a_submitted_contour_is_listed_and_not_summed() -> None:
     prediction = square() + square(2, start=(12, 4))
-    found = edit_cost(prediction, square(start=(5, 4)), LABELS, grid=grid_of())
-    assert found.left_out == ["Parotid_L"]
-    assert list(found.submitted) == ["Brainstem"]
-    assert (found.mean_dsc, found.added_path_mm, found.changed_voxels) == (0.8, 16, 20)
-    left_out = found.organs["Parotid_L"]
+    result = edit_cost(prediction, square(start=(5, 4)), LABELS, grid=grid_of())
+    assert result.left_out == ["Parotid_L"]
+    assert list(result.submitted) == ["Brainstem"]
+    assert (result.mean_dsc, result.added_path_mm, result.changed_voxels) == (0.8, 16, 20)
+    left_out = result.organs["Parotid_L"]
     assert (left_out.dsc, left_out.added_path_mm, left_out.changed_voxels) == (None, 0, 50)
 
 
 def test_the_whole_contour_of_a_missed_organ_is_new() -> None:
     submitted = square() + square(3, start=(12, 4), slices=(1, 2))
-    found = edit_cost(square(), submitted, LABELS, grid=grid_of())
-    missed = found.organs["Parotid_R"]
+    result = edit_cost(square(), submitted, LABELS, grid=grid_of())
+    missed = result.organs["Parotid_R"]
     assert (missed.dsc, missed.added_path_mm, missed.changed_voxels) == (0, 16, 25)
     assert missed.is_missed
     assert not missed.is_left_out
-    assert (found.mean_dsc, found.added_path_mm, found.changed_voxels) == (0.5, 16, 25)
-    assert found.left_out == []
-    assert "Parotid_L" not in found.organs
+    assert (result.mean_dsc, result.added_path_mm, result.changed_voxels) == (0.5, 16, 25)
+    assert result.left_out == []
+    assert "Parotid_L" not in result.organs
 
 
 def test_without_submitted_organs_the_sums_are_none() -> None:
     empty = np.zeros(SHAPE, np.uint8)
-    found = edit_cost(square(), empty, LABELS, grid=grid_of())
-    assert (found.mean_dsc, found.added_path_mm, found.changed_voxels) == (None, None, None)
-    assert found.left_out == ["Brainstem"]
+    result = edit_cost(square(), empty, LABELS, grid=grid_of())
+    assert (result.mean_dsc, result.added_path_mm, result.changed_voxels) == (None, None, None)
+    assert result.left_out == ["Brainstem"]
     assert edit_cost(empty, empty, LABELS, grid=grid_of()) == EditCosts({})
 
 
 def test_values_without_an_organ_are_ignored() -> None:
-    found = edit_cost(square() + square(9, start=(12, 4)), square(), LABELS, grid=grid_of())
-    assert list(found.organs) == ["Brainstem"]
-    assert found.mean_dsc == 1
+    result = edit_cost(square() + square(9, start=(12, 4)), square(), LABELS, grid=grid_of())
+    assert list(result.organs) == ["Brainstem"]
+    assert result.mean_dsc == 1
 
 
 def test_costs_are_stored_as_plain_values() -> None:
-    found = edit_cost(square(), square(start=(5, 4)), LABELS, grid=grid_of())
-    assert found.as_dict() == {
+    result = edit_cost(square(), square(start=(5, 4)), LABELS, grid=grid_of())
+    assert result.as_dict() == {
         "Brainstem": {
             "dsc": 0.8,
             "added_path_mm": 16,
@@ -176,22 +176,22 @@ def test_slices_are_taken_along_the_axis_closest_to_the_patients_z() -> None:
     moved = replace(upright, array_hu=square(start=(5, 4)).astype(np.int16))
     for order, flips in ORIENTATIONS:
         first, second = stored_as(upright, order, flips), stored_as(moved, order, flips)
-        found = edit_cost(
+        result = edit_cost(
             first.array_hu.astype(np.uint8),
             second.array_hu.astype(np.uint8),
             LABELS,
             grid=first.grid,
         )
-        assert (found.added_path_mm, found.changed_voxels) == (16, 20), (order, flips)
+        assert (result.added_path_mm, result.changed_voxels) == (16, 20), (order, flips)
 
 
 def test_an_oblique_scan_is_measured_on_its_own_slices() -> None:
     grid = make_oblique_ct().grid
     prediction = np.zeros(grid.shape_vox, np.uint8)
     prediction[4:9, 4:9, 1:3] = 1
-    found = edit_cost(prediction, np.roll(prediction, 1, 0), LABELS, grid=grid)
+    result = edit_cost(prediction, np.roll(prediction, 1, 0), LABELS, grid=grid)
     # 16 pixels of 1.5 x 2 mm.
-    assert found.added_path_mm == pytest.approx(16 * 1.75)
+    assert result.added_path_mm == pytest.approx(16 * 1.75)
 
 
 def test_an_organ_at_the_edge_of_the_scan_is_closed_there() -> None:
@@ -212,9 +212,9 @@ def test_other_shapes_are_refused() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_label_costs_nothing(seed: int) -> None:
     label = blobs(seed)
-    found = edit_cost(label, label.copy(order="F"), LABELS, grid=grid_of(BLOBS))
-    assert list(found.organs) == list(LABELS)
-    assert (found.mean_dsc, found.added_path_mm, found.changed_voxels) == (1, 0, 0)
+    result = edit_cost(label, label.copy(order="F"), LABELS, grid=grid_of(BLOBS))
+    assert list(result.organs) == list(LABELS)
+    assert (result.mean_dsc, result.added_path_mm, result.changed_voxels) == (1, 0, 0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -248,10 +248,10 @@ def platipy_path_mm(predicted: MaskArray, submitted: MaskArray, spacing_mm: Spac
 def test_the_length_is_that_of_itks_contours(seed: int) -> None:
     first, second = blobs(seed), blobs(seed + 100)
     grid = grid_of(BLOBS, (0.9, 1.1, 2.0))
-    found = edit_cost(first, second, LABELS, grid=grid)
+    result = edit_cost(first, second, LABELS, grid=grid)
     for name, value in LABELS.items():
         expected = platipy_path_mm(first == value, second == value, (0.9, 1.1, 2.0))
-        assert found.organs[name].added_path_mm == pytest.approx(expected)
+        assert result.organs[name].added_path_mm == pytest.approx(expected)
 
 
 def test_a_clinical_label_that_was_edited_costs_its_edits(shared_data: Path) -> None:
@@ -265,10 +265,10 @@ def test_a_clinical_label_that_was_edited_costs_its_edits(shared_data: Path) -> 
     prediction = np.roll(submitted, 1, 0)
     missed = next(iter(present))
     prediction[prediction == labels[missed]] = 0
-    found = edit_cost(prediction, submitted, labels, grid=grid)
-    assert [name for name, cost in found.organs.items() if cost.is_missed] == [missed]
+    result = edit_cost(prediction, submitted, labels, grid=grid)
+    assert [name for name, cost in result.organs.items() if cost.is_missed] == [missed]
     for name, value in present.items():
         expected = platipy_path_mm(prediction == value, submitted == value, grid.spacing_mm)
-        assert found.organs[name].added_path_mm == pytest.approx(expected)
+        assert result.organs[name].added_path_mm == pytest.approx(expected)
         changed = int(((prediction == value) != (submitted == value)).sum())
-        assert found.organs[name].changed_voxels == changed
+        assert result.organs[name].changed_voxels == changed

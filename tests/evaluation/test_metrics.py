@@ -57,8 +57,8 @@ def test_an_organ_missing_from_the_reference_is_left_out() -> None:
 
 def test_equal_masks_agree_everywhere() -> None:
     mask = cuboid((4, 4, 4))
-    found = agreement(mask, mask, spacing_mm=ANISOTROPIC_MM, tolerance_mm=1.0)
-    assert (found.dsc, found.hd95_mm, found.surface_dsc, found.msd_mm) == (1, 0, 1, 0)
+    result = agreement(mask, mask, spacing_mm=ANISOTROPIC_MM, tolerance_mm=1.0)
+    assert (result.dsc, result.hd95_mm, result.surface_dsc, result.msd_mm) == (1, 0, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -76,45 +76,45 @@ def test_flat_plates_lie_as_far_apart_as_they_were_moved(
     first, second = (
         cuboid((s[0], s[1], s[2]), (size[0], size[1], size[2])) for s in (start, moved)
     )
-    found = agreement(first, second, spacing_mm=ANISOTROPIC_MM, tolerance_mm=apart_mm)
-    assert found.dsc == 0
-    assert found.hd95_mm == pytest.approx(apart_mm)
-    assert found.surface_dsc == 1.0
-    assert apart_mm - ANISOTROPIC_MM[axis] <= found.msd_mm <= apart_mm
+    result = agreement(first, second, spacing_mm=ANISOTROPIC_MM, tolerance_mm=apart_mm)
+    assert result.dsc == 0
+    assert result.hd95_mm == pytest.approx(apart_mm)
+    assert result.surface_dsc == 1.0
+    assert apart_mm - ANISOTROPIC_MM[axis] <= result.msd_mm <= apart_mm
 
 
 def test_two_voxels_lie_as_far_apart_as_their_centres() -> None:
     # The example of the surface-distance package: each corner's nearest is 2 mm or 1 mm away.
     first, second = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
     first[10, 10, 8] = second[12, 10, 8] = True
-    found = agreement(first, second, spacing_mm=(1.0, 1.0, 1.0), tolerance_mm=1.0)
-    assert found.msd_mm == pytest.approx(1.5)
-    assert found.hd95_mm == pytest.approx(2.0)
-    assert found.surface_dsc == pytest.approx(0.5)
+    result = agreement(first, second, spacing_mm=(1.0, 1.0, 1.0), tolerance_mm=1.0)
+    assert result.msd_mm == pytest.approx(1.5)
+    assert result.hd95_mm == pytest.approx(2.0)
+    assert result.surface_dsc == pytest.approx(0.5)
 
 
 def test_a_distance_of_exactly_the_tolerance_agrees_wherever_it_lies() -> None:
     for z in range(2, 9):
         first, second = cuboid((3, 3, z), (15, 15, 3)), cuboid((3, 3, z + 1), (15, 15, 3))
-        found = agreement(first, second, spacing_mm=ANISOTROPIC_MM, tolerance_mm=2.5)
-        assert found.surface_dsc == 1.0
+        result = agreement(first, second, spacing_mm=ANISOTROPIC_MM, tolerance_mm=2.5)
+        assert result.surface_dsc == 1.0
 
 
 def test_a_missed_organ_has_no_overlap_and_no_distance() -> None:
-    found = agreement(
+    result = agreement(
         cuboid((4, 4, 4)), np.zeros(SHAPE, bool), spacing_mm=ANISOTROPIC_MM, tolerance_mm=1.0
     )
-    assert (found.dsc, found.surface_dsc) == (0.0, 0.0)
-    assert math.isnan(found.hd95_mm)
-    assert math.isnan(found.msd_mm)
+    assert (result.dsc, result.surface_dsc) == (0.0, 0.0)
+    assert math.isnan(result.hd95_mm)
+    assert math.isnan(result.msd_mm)
 
 
 @pytest.mark.parametrize("prediction", [np.zeros(SHAPE, bool), cuboid((4, 4, 4))])
 def test_without_a_reference_every_number_is_nan(prediction: MaskArray) -> None:
-    found = agreement(
+    result = agreement(
         np.zeros(SHAPE, bool), prediction, spacing_mm=ANISOTROPIC_MM, tolerance_mm=1.0
     )
-    for value in (found.dsc, found.hd95_mm, found.surface_dsc, found.msd_mm):
+    for value in (result.dsc, result.hd95_mm, result.surface_dsc, result.msd_mm):
         assert math.isnan(value)
 
 
@@ -125,21 +125,21 @@ def test_surfaces_agree_with_the_surface_distance_package(seed: int, spacing_mm:
     with warnings.catch_warnings():
         # The package calls SciPy by names that SciPy is about to drop, the reason for our own search.
         warnings.simplefilter("ignore", DeprecationWarning)
-        theirs = deepmind.compute_surface_distances(first, second, spacing_mm)
-    ours = surface_distances(first, second, spacing_mm=spacing_mm)
-    assert theirs.keys() == ours.keys()
+        expected = deepmind.compute_surface_distances(first, second, spacing_mm)
+    actual = surface_distances(first, second, spacing_mm=spacing_mm)
+    assert expected.keys() == actual.keys()
     for key in ("distances_gt_to_pred", "distances_pred_to_gt"):
-        np.testing.assert_allclose(ours[key], theirs[key], atol=1e-9)
+        np.testing.assert_allclose(actual[key], expected[key], atol=1e-9)
     for tolerance_mm in (1.01, 2.5):
-        found = agreement(first, second, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
-        assert found.hd95_mm == pytest.approx(
-            deepmind.compute_robust_hausdorff(theirs, 95), abs=1e-6
+        result = agreement(first, second, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+        assert result.hd95_mm == pytest.approx(
+            deepmind.compute_robust_hausdorff(expected, 95), abs=1e-6
         )
-        assert found.surface_dsc == pytest.approx(
-            deepmind.compute_surface_dice_at_tolerance(theirs, tolerance_mm), abs=1e-6
+        assert result.surface_dsc == pytest.approx(
+            deepmind.compute_surface_dice_at_tolerance(expected, tolerance_mm), abs=1e-6
         )
-        assert found.msd_mm == pytest.approx(
-            np.mean(deepmind.compute_average_surface_distance(theirs)), abs=1e-6
+        assert result.msd_mm == pytest.approx(
+            np.mean(deepmind.compute_average_surface_distance(expected)), abs=1e-6
         )
 
 

@@ -203,12 +203,12 @@ def test_garbage_is_refused(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", SCAN_SUFFIXES)
-@pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
-def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(-1000, 1000, make_grid().shape_vox, dtype=np.int16)
     path = save(tmp_path / f"case7{suffix}", noise)
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * kept)])
+    path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(ScanError, match=r"case7: .*(truncated|not contain its data)"):
         read_ct(path)
 

@@ -77,10 +77,10 @@ def test_resampled_organs_are_restored_in_place(recipe: Recipe) -> None:
     _, restored = round_trip(make_ct(), label, recipe)
     for value in (1, 2):
         wanted = np.argwhere(label == value).mean(axis=0) * SPACING_MM
-        got = np.argwhere(restored.array == value).mean(axis=0) * SPACING_MM
+        actual = np.argwhere(restored.array == value).mean(axis=0) * SPACING_MM
         # The edges of a box lie between coarse voxels; a shift by one voxel, or by half of one, would show.
         allowed = 0.35 * np.maximum(SPACING_MM, recipe.spacing_mm)
-        assert (np.abs(wanted - got) < allowed).all()
+        assert (np.abs(wanted - actual) < allowed).all()
 
 
 def test_the_networks_x_runs_to_the_patients_right() -> None:
@@ -156,10 +156,10 @@ def test_a_real_scan_is_restored_after_preprocessing(shared_data: Path) -> None:
     label, _ = read_label(case / "label.nii.gz", image_id="pt_2", image_grid=ct.grid)
     _, restored = round_trip(ct, label, OPENKBP)
     for name, value in OPENKBP.labels.items():
-        reference, got = label == value, restored.array == value
+        reference, actual = label == value, restored.array == value
         if reference.any():
             # All voxels except strays outside the largest component.
-            assert 2 * (reference & got).sum() / (reference.sum() + got.sum()) > 0.99, name
+            assert 2 * (reference & actual).sum() / (reference.sum() + actual.sum()) > 0.99, name
 
 
 def test_dicom_and_nifti_of_one_scan_give_the_network_the_same_voxels(

@@ -112,7 +112,7 @@ def test_the_sliding_window_is_bit_identical_to_monais(
     image, window = torch.randn(1, 2, *size), (16, 8, 12)
     network = torch.nn.Conv3d(2, 5, 3, padding=1)
     with torch.inference_mode():
-        ours = sliding_window(image, window, network, overlap=overlap, device="cpu")
+        actual = sliding_window(image, window, network, overlap=overlap, device="cpu")
         monais = sliding_window_inference(
             image,
             window,
@@ -123,4 +123,4 @@ def test_the_sliding_window_is_bit_identical_to_monais(
             padding_mode="constant",
             cval=-1.0,
         )
-    assert torch.equal(ours, torch.as_tensor(monais))
+    assert torch.equal(actual, torch.as_tensor(monais))

@@ -27,15 +27,15 @@ def shares(*voxels: tuple[float, ...]) -> torch.Tensor:
 
 
 def test_entropy_is_1_where_all_classes_are_equally_likely_and_0_where_one_is_certain() -> None:
-    found = normalised_entropy(shares((0.25, 0.25, 0.25, 0.25), (0.0, 1.0, 0.0, 0.0)))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found.ravel(), [1.0, 0.0], atol=1e-6)
+    result = normalised_entropy(shares((0.25, 0.25, 0.25, 0.25), (0.0, 1.0, 0.0, 0.0)))
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result.ravel(), [1.0, 0.0], atol=1e-6)
 
 
 def test_entropy_of_two_equally_likely_classes_of_eight_is_a_third() -> None:
-    found = normalised_entropy(shares((0.5, 0.5, 0, 0, 0, 0, 0, 0)))
-    assert found.item() == pytest.approx(math.log(2) / math.log(8), abs=1e-6)
-    assert found.item() == pytest.approx(1 / 3, abs=1e-6)
+    result = normalised_entropy(shares((0.5, 0.5, 0, 0, 0, 0, 0, 0)))
+    assert result.item() == pytest.approx(math.log(2) / math.log(8), abs=1e-6)
+    assert result.item() == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_entropy_by_hand() -> None:
@@ -78,13 +78,13 @@ def test_pairwise_dice_of_one_sample_is_none() -> None:
 
 
 def test_each_organ_has_its_own_uncertainty() -> None:
-    found = organ_uncertainty(
+    result = organ_uncertainty(
         [row(1, 1, 0, 0), row(1, 1, 0, 2)],
         contours=row(1, 1, 0, 0),
         uncertainty=np.array([0.25, 0.5, 0.9, 0.9], np.float32).reshape(-1, 1, 1),
         labels=LABELS,
     )
-    assert found["Brainstem"] == OrganUncertainty(
+    assert result["Brainstem"] == OrganUncertainty(
         mean_entropy=0.375,
         volume_cv=0.0,
         pairwise_dice=1.0,
@@ -92,19 +92,19 @@ def test_each_organ_has_its_own_uncertainty() -> None:
         found_in=2,
     )
     # Volumes 0 and 1: mean 0.5, standard deviation 0.5; it is not in the contours, so it has no entropy.
-    assert found["Parotid_L"] == OrganUncertainty(
+    assert result["Parotid_L"] == OrganUncertainty(
         mean_entropy=None, volume_cv=1.0, pairwise_dice=0.0, samples=2, found_in=1
     )
-    assert found["Parotid_R"] == OrganUncertainty(
+    assert result["Parotid_R"] == OrganUncertainty(
         mean_entropy=None, volume_cv=None, pairwise_dice=None, samples=2, found_in=0
     )
 
 
 def test_the_contours_may_be_on_another_grid_than_the_samples() -> None:
-    found = organ_uncertainty(
+    result = organ_uncertainty(
         [row(1, 0), row(1, 0)],
         contours=row(1, 1, 1, 0),
         uncertainty=np.full((4, 1, 1), 0.25, np.float32),
         labels={"Brainstem": 1},
     )
-    assert found["Brainstem"].mean_entropy == 0.25
+    assert result["Brainstem"].mean_entropy == 0.25

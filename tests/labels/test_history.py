@@ -64,7 +64,7 @@ def test_missing_organs_of_a_version_are_returned(history: LabelHistory, tmp_pat
     second = history.add("a", "final", volume(tmp_path, "two"), part)
     assert history.missing_organs(first) == ()
     assert history.missing_organs(second) == ("Brainstem",)
-    restored = history.restore("a", "final", 1, "rea")
+    restored = history.restore("a", "final", 1, "eve")
     assert history.missing_organs(restored) == ("Larynx",)
 
 
@@ -86,7 +86,7 @@ def test_versions_with_equal_content_share_one_file(history: LabelHistory, tmp_p
 def test_a_damaged_volume_is_written_again(history: LabelHistory, tmp_path: Path) -> None:
     path = history.path(add(history, tmp_path, "one").digest)
     path.chmod(0o644)
-    path.write_bytes(b"bits that fell over")
+    path.write_bytes(b"damaged bytes")
     with pytest.raises(StateError, match="version 1 is damaged"):
         history.restore("a", "final", 1, "eve")
     add(history, tmp_path, "one")
@@ -184,7 +184,7 @@ def test_a_damaged_record_is_left_out(
     (history.folder / "history" / "a" / "final-2.json").write_bytes(damage)
     assert history.restore_from_files() == 0
     assert "a/final-2.json cannot be read" in caplog.text
-    # Its number is not used reopened, because the record may be repaired later.
+    # Its number is not used again, because the record may be repaired later.
     assert add(history, tmp_path, "two").number == 3
 
 
@@ -194,10 +194,10 @@ def open_history(folder: Path) -> LabelHistory:
 
 def test_merged_versions_are_ordered_by_time_and_get_free_numbers(tmp_path: Path) -> None:
     local, remote = open_history(tmp_path / "local"), open_history(tmp_path / "remote")
-    add(remote, tmp_path, "theirs 1")
-    add(local, tmp_path, "ours 1")
-    add(remote, tmp_path, "theirs 2")
-    add(local, tmp_path, "ours 2")
+    add(remote, tmp_path, "remote 1")
+    add(local, tmp_path, "local 1")
+    add(remote, tmp_path, "remote 2")
+    add(local, tmp_path, "local 2")
     for version in remote.history("a", "final"):
         local.keep_volume(remote.path(version.digest))
     records = json.loads(json.dumps(remote.records()))
@@ -205,7 +205,7 @@ def test_merged_versions_are_ordered_by_time_and_get_free_numbers(tmp_path: Path
     assert local.merge(records) == 0
     merged = local.history("a", "final")
     assert [gzip.decompress(local.path(v.digest).read_bytes()) for v in merged] == [
-        b"theirs 1", b"ours 1", b"theirs 2", b"ours 2",
+        b"remote 1", b"local 1", b"remote 2", b"local 2",
     ]  # fmt: skip
     assert [v.number for v in merged] == [3, 1, 4, 2]
     assert merged[2].parent_id == merged[0].id
@@ -214,8 +214,8 @@ def test_merged_versions_are_ordered_by_time_and_get_free_numbers(tmp_path: Path
 
 def test_a_label_deleted_later_stays_deleted_after_a_merge(tmp_path: Path) -> None:
     local, remote = open_history(tmp_path / "local"), open_history(tmp_path / "remote")
-    add(remote, tmp_path, "theirs")
-    add(local, tmp_path, "ours")
+    add(remote, tmp_path, "remote")
+    add(local, tmp_path, "local")
     local.hide("a", "final")
     local.keep_volume(tmp_path / "label.nii.gz")
     (version,) = remote.current()
@@ -227,6 +227,6 @@ def test_a_label_deleted_later_stays_deleted_after_a_merge(tmp_path: Path) -> No
 
 def test_a_record_without_a_volume_is_left_out(tmp_path: Path) -> None:
     local, remote = open_history(tmp_path / "local"), open_history(tmp_path / "remote")
-    add(remote, tmp_path, "theirs")
+    add(remote, tmp_path, "remote")
     assert local.merge(remote.records()) == 0
     assert local.current() == []

@@ -76,10 +76,10 @@ def test_without_any_model_the_error_says_how_to_get_one(tmp_path: Path) -> None
 
 def test_a_starter_of_another_organ_set_is_not_active(tmp_path: Path) -> None:
     starter = make_model(tmp_path / "starter", 1)
-    places = {"folder": tmp_path / "models", "starter": tmp_path / "starter"}
-    ours = Registry(**places, organ_set=TINY.organ_set)
-    assert ours.served_path() == tmp_path / "starter" / f"{starter}.safetensors"
-    assert Registry(**places, organ_set="pddca").served_path() is None
+    folders = {"folder": tmp_path / "models", "starter": tmp_path / "starter"}
+    fitting = Registry(**folders, organ_set=TINY.organ_set)
+    assert fitting.served_path() == tmp_path / "starter" / f"{starter}.safetensors"
+    assert Registry(**folders, organ_set="pddca").served_path() is None
 
 
 def test_a_starter_without_a_readable_card_is_named_as_damaged(tmp_path: Path) -> None:

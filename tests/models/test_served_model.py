@@ -100,17 +100,17 @@ def test_other_threads_use_the_previous_model_while_one_loads_the_new_one(
 
     monkeypatch.setattr(lib.models.served_model, "load_model", slowly)
     (new,) = promote(registry, 2)
-    found: list[str] = []
-    loader = threading.Thread(target=lambda: found.append(served.get().version))
+    versions: list[str] = []
+    loader = threading.Thread(target=lambda: versions.append(served.get().version))
     loader.start()
     assert is_loading.wait(LIMIT_S)
     assert served.get().version == old
-    patient = threading.Thread(target=lambda: found.append(served.get(is_newest=True).version))
+    patient = threading.Thread(target=lambda: versions.append(served.get(is_newest=True).version))
     patient.start()
     may_end.set()
     loader.join(LIMIT_S)
     patient.join(LIMIT_S)
-    assert found == [new, new]
+    assert versions == [new, new]
     assert served.get().version == new
 
 

@@ -26,9 +26,9 @@ def test_a_session_is_found_by_a_server_that_starts_later(
 ) -> None:
     session_id = add(sessions, tmp_path)
     later = ScanSessions(str(tmp_path / "sessions"), 3600)
-    found = later.get_session(session_id)
-    assert found is not None
-    assert Path(found.image).read_bytes() == b"scan"
+    session = later.get_session(session_id)
+    assert session is not None
+    assert Path(session.image).read_bytes() == b"scan"
 
 
 @pytest.mark.parametrize("name", ["..", "../..", "/tmp", "x", ""])  # noqa: S108 - never opened

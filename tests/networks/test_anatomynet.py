@@ -2,6 +2,7 @@ import torch
 from torch import nn
 
 from lib.networks.anatomynet import AnatomyNet, ResidualBlock, SqueezeExcitation
+from tests.networks.stages import stage_shapes
 
 # (channels, X, Y, Z) of the output of each stage for an input of 1 x 16 x 12 x 8: 28, 30, 32, 34 channels at
 # half size, 14 at full size.
@@ -24,22 +25,9 @@ INPUT_CHANNELS = {"merge_3": 34 + 32, "merge_2": 32 + 30, "merge_1": 30 + 28, "m
 
 
 def test_every_stage_has_the_channels_and_size_of_the_authors_program() -> None:
-    network = AnatomyNet().eval()
-    outputs: dict[str, tuple[int, ...]] = {}
-    inputs: dict[str, int] = {}
-    for name in STAGES:
-
-        def hook(
-            _: nn.Module, given: tuple[torch.Tensor], got: torch.Tensor, name: str = name
-        ) -> None:
-            outputs[name] = tuple(got.shape[1:])
-            inputs[name] = given[0].shape[1]
-
-        getattr(network, name).register_forward_hook(hook)
-    with torch.inference_mode():
-        network(torch.zeros(1, 1, 16, 12, 8))
+    outputs, channels = stage_shapes(AnatomyNet().eval(), STAGES, torch.zeros(1, 1, 16, 12, 8))
     assert outputs == STAGES
-    assert {name: inputs[name] for name in INPUT_CHANNELS} == INPUT_CHANNELS
+    assert {name: channels[name] for name in INPUT_CHANNELS} == INPUT_CHANNELS
 
 
 def block(n: int, m: int, hidden: int, shortcut: int = 1) -> int:

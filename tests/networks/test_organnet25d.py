@@ -4,6 +4,7 @@ from torch import nn
 from lib.networks.losses import FocalDiceLoss
 from lib.networks.organnet25d import OrganNet25D, ResSE
 from lib.recipes.schema import PDDCA
+from tests.networks.stages import stage_shapes
 
 # (channels, X, Y, Z) of the output of each stage for width 16 and an input of 1 x 16 x 24 x 8, from the
 # table of Chen et al. 2021, fig. 1.
@@ -34,22 +35,9 @@ def small() -> OrganNet25D:
 
 
 def test_every_stage_has_the_channels_and_the_size_of_the_papers_table() -> None:
-    network = OrganNet25D().eval()
-    outputs: dict[str, tuple[int, ...]] = {}
-    inputs: dict[str, int] = {}
-    for name in STAGES:
-
-        def hook(
-            _: nn.Module, given: tuple[torch.Tensor], got: torch.Tensor, name: str = name
-        ) -> None:
-            outputs[name] = tuple(got.shape[1:])
-            inputs[name] = given[0].shape[1]
-
-        getattr(network, name).register_forward_hook(hook)
-    with torch.inference_mode():
-        network(torch.zeros(1, 1, 16, 24, 8))
+    outputs, channels = stage_shapes(OrganNet25D().eval(), STAGES, torch.zeros(1, 1, 16, 24, 8))
     assert outputs == STAGES
-    assert {name: inputs[name] for name in INPUT_CHANNELS} == INPUT_CHANNELS
+    assert {name: channels[name] for name in INPUT_CHANNELS} == INPUT_CHANNELS
 
 
 def test_parameter_count_is_that_of_the_design() -> None:
@@ -181,7 +169,7 @@ def test_the_network_overfits_one_phantom() -> None:
         optimizer.zero_grad()
         loss_function(network(image), label, known).backward()
         optimizer.step()
-    found = network(image).argmax(dim=1)
+    predicted = network(image).argmax(dim=1)
     for value in (2, 6, 7):
-        overlap = 2 * ((found == value) & (label == value)).sum()
-        assert overlap / ((found == value).sum() + (label == value).sum()) > 0.9
+        overlap = 2 * ((predicted == value) & (label == value)).sum()
+        assert overlap / ((predicted == value).sum() + (label == value).sum()) > 0.9

@@ -270,21 +270,23 @@ def test_dynunet_has_the_architecture_of_nnu_net() -> None:
 
 def test_vnet_of_width_16_equals_monais() -> None:
     torch.manual_seed(0)
-    theirs = MonaiVNet(3, 2, 8, dropout_prob_down=0.0, dropout_prob_up=(0.0, 0.0)).eval()
-    ours = VNet(2, 8, width=16, dropout=0.0).eval()
-    ours.load_state_dict(theirs.state_dict())
+    expected = MonaiVNet(3, 2, 8, dropout_prob_down=0.0, dropout_prob_up=(0.0, 0.0)).eval()
+    actual = VNet(2, 8, width=16, dropout=0.0).eval()
+    actual.load_state_dict(expected.state_dict())
     image = torch.randn(1, 2, 32, 16, 16)
     with torch.inference_mode():
-        assert torch.equal(ours(image), theirs(image))
+        assert torch.equal(actual(image), expected(image))
 
 
 def test_unet_plus_plus_answers_with_its_deepest_node() -> None:
-    ours = UNetPlusPlus(2, 8, width=2, dropout=0.0).eval()
-    theirs = BasicUNetPlusPlus(3, 2, 8, features=(2, 2, 4, 8, 16, 2), deep_supervision=True).eval()
-    theirs.load_state_dict(ours.nodes.state_dict(), strict=False)
+    actual = UNetPlusPlus(2, 8, width=2, dropout=0.0).eval()
+    expected = BasicUNetPlusPlus(
+        3, 2, 8, features=(2, 2, 4, 8, 16, 2), deep_supervision=True
+    ).eval()
+    expected.load_state_dict(actual.nodes.state_dict(), strict=False)
     image = torch.randn(1, 2, 32, 16, 16)
     with torch.inference_mode():
-        assert torch.equal(ours(image), theirs(image)[-1])
+        assert torch.equal(actual(image), expected(image)[-1])
 
 
 def test_a_copy_shares_nothing_with_its_original() -> None:

@@ -40,12 +40,12 @@ def in_soft_tissue(*organs: str) -> list[str]:
 @pytest.fixture(scope="module")
 def patients(shared_data: Path) -> list[tuple[CtVolume, LabelArray]]:
     """Real CTs with clinical contours."""
-    found = []
+    labelled_scans = []
     for case in ("pt_7", "pt_39", "pt_88", "pt_128"):
         ct = read_ct(shared_data / "openkbp" / case / "ct.nii.gz")
         label = shared_data / "openkbp" / case / "label.nii.gz"
-        found.append((ct, read_label(label, image_id=case, image_grid=ct.grid)[0]))
-    return found
+        labelled_scans.append((ct, read_label(label, image_id=case, image_grid=ct.grid)[0]))
+    return labelled_scans
 
 
 def test_correct_sides_and_tissue_give_no_warning() -> None:

@@ -59,7 +59,7 @@ def test_contours_of_another_user_become_a_label(
     server: Orthanc, tmp_path: Path, kind: Kind
 ) -> None:
     uid = put_ct(server, make_oblique_ct(), tmp_path / "ct")
-    drawn = draw(tmp_path / "ct", tmp_path / "drawn.dcm", kind=kind, values=(1, 3))
+    contours = draw(tmp_path / "ct", tmp_path / "drawn.dcm", kind=kind, values=(1, 3))
     server.upload([tmp_path / "drawn.dcm"])
     station = Station(tmp_path / "station", server.dicomweb_url).look()
     station.look()
@@ -69,7 +69,7 @@ def test_contours_of_another_user_become_a_label(
     assert abs(version.submitted_at - YESTERDAY) < timedelta(seconds=1)
     assert set(version.organs) == {n for n, v in LABELS.items() if v in (1, 3)}
     array = read_label_of(station, uid)
-    assert ((array == 3) == (drawn.array == 3)).mean() > 0.999
+    assert ((array == 3) == (contours.array == 3)).mean() > 0.999
     assert station.store.get_unlabeled_images() == []
 
 

@@ -37,9 +37,9 @@ def test_all_organs_arrive_with_their_names(server: Orthanc, tmp_path: Path) -> 
     headers, grid = read_headers(tmp_path / "ct", image_id=uid)
     structures = read_object(file, headers, grid, image_id=uid)
     names = {value: name for name, value in LABELS.items()}
-    kept, _ = read_label(station.store.require_label(uid, "final"), image_id=uid, image_grid=grid)
+    stored, _ = read_label(station.store.require_label(uid, "final"), image_id=uid, image_grid=grid)
     assert set(structures.masks) == {names[1], names[3]} == set(version.organs)
-    assert (structures.masks[names[3]] == (kept == 3)).all()
+    assert (structures.masks[names[3]] == (stored == 3)).all()
     assert str(pydicom.dcmread(file).ContentCreatorName) == "ada"
 
 

@@ -52,8 +52,8 @@ def centre_ras(label: LabelVolume, name: str) -> FloatArray:
     )
 
 
-def hu_inside(drawn: Drawn, name: str) -> FloatArray:
-    ct, label = drawn
+def hu_inside(generated: Drawn, name: str) -> FloatArray:
+    ct, label = generated
     mask = ndimage.binary_erosion(mask_of(label, name))
     return np.asarray(ct.array_hu[mask].astype(float))
 
@@ -138,14 +138,14 @@ def test_an_organ_that_is_not_drawn_is_refused() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_tissues_have_their_hu(patients: dict[int, Drawn], seed: int) -> None:
-    drawn = patients[seed]
-    ct, label = drawn
+    generated = patients[seed]
+    ct, label = generated
     assert abs(np.median(ct.array_hu[:, :6]) + 1000) < 10  # air before the nose
-    assert hu_inside(drawn, "Bone_Mandible").mean() > 500
-    parotid = np.concatenate([hu_inside(drawn, f"Parotid_{side}") for side in "LR"])
+    assert hu_inside(generated, "Bone_Mandible").mean() > 500
+    parotid = np.concatenate([hu_inside(generated, f"Parotid_{side}") for side in "LR"])
     assert -40 < np.median(parotid) < 45
-    assert 25 < np.median(hu_inside(drawn, "SpinalCord")) < 50
-    assert 20 < np.median(hu_inside(drawn, "Brainstem")) < 40
+    assert 25 < np.median(hu_inside(generated, "SpinalCord")) < 50
+    assert 20 < np.median(hu_inside(generated, "Brainstem")) < 40
     # Muscle: the deep muscles of the neck, 30 mm behind the cord and 20 mm beside it.
     z = int(np.argwhere(mask_of(label, "Larynx"))[:, 2].mean())
     x, y = np.argwhere(mask_of(label, "SpinalCord")[:, :, z]).mean(axis=0).round().astype(int)
@@ -229,11 +229,11 @@ def test_a_cohort_has_the_layout_of_a_studies_folder(tmp_path: Path) -> None:
 def test_the_dicom_case_reads_back_to_the_same_voxels(tmp_path: Path) -> None:
     write(tmp_path)
     ct = read_ct(tmp_path / "demo_004")
-    drawn, _ = head_and_neck_phantom(
+    generated, _ = head_and_neck_phantom(
         50_003, grid_shape=(51, 51, 40), spacing_mm=(10.0, 10.0, 6.0), labels=TINY.labels
     )
-    assert ct.grid.is_same_as(drawn.grid)
-    np.testing.assert_array_equal(ct.array_hu, drawn.array_hu)
+    assert ct.grid.is_same_as(generated.grid)
+    np.testing.assert_array_equal(ct.array_hu, generated.array_hu)
 
 
 def test_a_second_call_writes_nothing(tmp_path: Path) -> None:
@@ -253,12 +253,12 @@ def test_a_damaged_cohort_is_repaired_and_a_submitted_label_remains(tmp_path: Pa
         50_001, grid_shape=(51, 51, 40), spacing_mm=(10.0, 10.0, 6.0), labels={"Larynx": 6}
     )
     write_label(final / "demo_002.nii.gz", other)  # a user's correction
-    kept = times(final)[final / "demo_002.nii.gz"]
+    remaining = times(final)[final / "demo_002.nii.gz"]
     write(tmp_path)
     ct = read_ct(image)
     assert read_ct(tmp_path / "demo_004").grid.shape_vox == ct.grid.shape_vox
     assert read_label(final / image.name, image_id="demo_001", image_grid=ct.grid)[0].any()
-    assert times(final)[final / "demo_002.nii.gz"] == kept
+    assert times(final)[final / "demo_002.nii.gz"] == remaining
     assert not list(tmp_path.glob(".writing-*"))
 
 

@@ -96,8 +96,8 @@ def test_a_rejection_without_a_database_is_on_the_card_and_in_a_later_history(
     assert (promotion["decision"], promotion["reason"], promotion["by"]) == (
         "rejected", reason, "apps.train",
     )  # fmt: skip
-    found = candidate_from_files(registry, version)
-    assert (found.decision, found.reason) == ("rejected", reason)
+    evaluated = candidate_from_files(registry, version)
+    assert (evaluated.decision, evaluated.reason) == ("rejected", reason)
 
 
 def test_without_an_evaluation_case_nothing_is_promoted(

@@ -100,12 +100,12 @@ def test_a_first_model_that_beats_a_poor_starter_needs_the_minimum_too() -> None
     assert decide_promotion(better, poor, CONFIG, has_more_labels=True, is_first=False).is_promoted
 
 
-@pytest.mark.parametrize("served", [None, {}])
+@pytest.mark.parametrize("active", [None, {}])
 def test_nothing_is_promoted_without_a_comparison(
-    served: dict[str, dict[str, float]] | None,
+    active: dict[str, dict[str, float]] | None,
 ) -> None:
-    found = {} if served is None else dice()
-    decision = decide_promotion(found, served, CONFIG, has_more_labels=True, is_first=False)
+    candidate = {} if active is None else dice()
+    decision = decide_promotion(candidate, active, CONFIG, has_more_labels=True, is_first=False)
     assert not decision.is_promoted
     assert "no usable evaluation case" in decision.reason
 

@@ -32,7 +32,7 @@ NO_MINIMUM = RetrainConfig(min_first_dsc=0.0, retrain_threads=1)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> TrainingFolders:
+def folders(tmp_path: Path) -> TrainingFolders:
     for name in ("state", "models", "starter"):
         (tmp_path / name).mkdir()
     return TrainingFolders(
@@ -41,8 +41,8 @@ def place(tmp_path: Path) -> TrainingFolders:
 
 
 @pytest.fixture
-def database(place: TrainingFolders) -> Iterator[Database]:
-    made = Database(place.state / FILE)
+def database(folders: TrainingFolders) -> Iterator[Database]:
+    made = Database(folders.state / FILE)
     yield made
     made.close()
 
@@ -62,12 +62,12 @@ def queue(database: Database, cases: Sequence[Case], recipe: Recipe = TINY) -> R
 
 
 def run_process(
-    place: TrainingFolders,
+    folders: TrainingFolders,
     run: Run,
     *,
     program: Sequence[str] = ("-m", "lib.retrain.training_process"),
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *program, "--folders", place.to_json(), "--run", str(run.id)]
+    command = [sys.executable, *program, "--folders", folders.to_json(), "--run", str(run.id)]
     environment = {**os.environ, "PYTHONPATH": str(APP_DIR), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=APP_DIR, env=environment
@@ -75,11 +75,11 @@ def run_process(
 
 
 def test_a_run_ends_with_a_promotion_decision(
-    place: TrainingFolders, database: Database, cases: list[Case]
+    folders: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     run = queue(database, cases)
-    done = run_process(place, run)
-    assert done.returncode == 0, done.stderr
+    process = run_process(folders, run)
+    assert process.returncode == 0, process.stderr
     ended = Runs(database).get(run.id)
     assert ended.state == RunState.PROMOTED
     assert ended.outcome is not None
@@ -91,21 +91,21 @@ def test_a_run_ends_with_a_promotion_decision(
     assert [label["image_id"] for label in model.labels] == ["case_1", "case_2"]
     assert list(model.report["cases"]) == ["case_0"]
     # A run that has ended is not evaluated again.
-    assert run_process(place, run).returncode == ExitCode.STOPPED
+    assert run_process(folders, run).returncode == ExitCode.STOPPED
 
 
 def test_one_training_runs_per_studies_folder(
-    place: TrainingFolders, database: Database, cases: list[Case]
+    folders: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
-    other = ProcessLock(place.state / TRAINING_LOCK)
+    other = ProcessLock(folders.state / TRAINING_LOCK)
     assert other.try_acquire()
     run = queue(database, cases)
-    assert run_process(place, run).returncode == ExitCode.BUSY
+    assert run_process(folders, run).returncode == ExitCode.BUSY
     assert Runs(database).get(run.id).state == RunState.QUEUED
 
 
 def test_when_memory_runs_out_the_training_uses_less_and_notes_it(
-    place: TrainingFolders, database: Database, cases: list[Case]
+    folders: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     # One crop of 160^3 voxels takes some GiB in the backward pass of a network of this width.
     large = replace(
@@ -115,8 +115,8 @@ def test_when_memory_runs_out_the_training_uses_less_and_notes_it(
         schedule=replace(TINY.schedule, epochs=1, steps_per_epoch=1, batch_size=2),
     )
     run = queue(database, cases, large)
-    done = run_process(place, run, program=("-c", WITH_LITTLE_MEMORY))
-    assert done.returncode == 0, done.stderr
+    process = run_process(folders, run, program=("-c", WITH_LITTLE_MEMORY))
+    assert process.returncode == 0, process.stderr
     ended = Runs(database).get(run.id)
     assert "memory was short; started again: a batch is 1 instead of 2 crops" in ended.notes[0]
     assert "a crop is 80 x 80 x 80 instead of 160 x 160 x 160 voxels" in ended.notes[1]
@@ -124,10 +124,10 @@ def test_when_memory_runs_out_the_training_uses_less_and_notes_it(
 
 
 def test_a_run_that_cannot_continue_fails_with_the_reason(
-    place: TrainingFolders, database: Database, cases: list[Case]
+    folders: TrainingFolders, database: Database, cases: list[Case]
 ) -> None:
     run = queue(database, cases[:1])
-    assert run_process(place, run).returncode == 1
+    assert run_process(folders, run).returncode == 1
     ended = Runs(database).get(run.id)
     assert ended.state == RunState.FAILED
     assert ended.outcome is not None

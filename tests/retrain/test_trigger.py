@@ -45,14 +45,14 @@ TABLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("given", "starts", "reason"), [row[1:] for row in TABLE],
+@pytest.mark.parametrize(("state", "starts", "reason"), [row[1:] for row in TABLE],
                          ids=[row[0] for row in TABLE])  # fmt: skip
 def test_a_training_starts_when(
-    given: TriggerState,
+    state: TriggerState,
     starts: bool,  # noqa: FBT001 - a table's
     reason: str,
 ) -> None:
-    decision = decide(CONFIG, given, NOON)
+    decision = decide(CONFIG, state, NOON)
     assert decision.start is starts
     assert reason in decision.reason
 
@@ -65,19 +65,19 @@ def test_no_training_starts_while_automatic_training_is_off() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [situation(5), situation(0.5, 6, 7), situation(5, 6, 7, **FAILED)]
+    "state", [situation(5), situation(0.5, 6, 7), situation(5, 6, 7, **FAILED)]
 )
-def test_the_next_decision_is_at_the_time_of_the_start(given: TriggerState) -> None:
-    looked = decide(CONFIG, given, NOON).next_look
+def test_the_next_decision_is_at_the_time_of_the_start(state: TriggerState) -> None:
+    looked = decide(CONFIG, state, NOON).next_look
     assert looked is not None
-    assert not decide(CONFIG, given, looked - timedelta(seconds=1)).start
-    assert decide(CONFIG, given, looked).start
+    assert not decide(CONFIG, state, looked - timedelta(seconds=1)).start
+    assert decide(CONFIG, state, looked).start
 
 
 def test_the_wait_after_failures_doubles_up_to_one_day() -> None:
     def wait_s(failures: int) -> float:
-        given = situation(5, 6, 7, failures=failures, last_ended=NOON)
-        looked = decide(CONFIG, given, NOON).next_look
+        state = situation(5, 6, 7, failures=failures, last_ended=NOON)
+        looked = decide(CONFIG, state, NOON).next_look
         assert looked is not None
         return (looked - NOON).total_seconds()
 

@@ -77,9 +77,9 @@ class Server:
     http: requests.Session
     process: psutil.Popen
 
-    def ask(self, method: str, path: str, **given: Any) -> requests.Response:
+    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
         """Return the answer to one request."""
-        return self.http.request(method, self.url + path, timeout=ANSWER_LIMIT_S, **given)
+        return self.http.request(method, self.url + path, timeout=ANSWER_LIMIT_S, **options)
 
     def disk(self) -> dict[str, str]:
         """Return path -> digest of every file that the server could have changed.
@@ -146,25 +146,25 @@ def running(
         environment: Environment variables in addition to those of this process.
         command: The start command of MONAI Label; by default a process forked by `tests.forked_processes`.
     """
-    places = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
+    working_folders = {name: folder / name for name in ("studies", "models", "scratch", "sessions")}
     if isinstance(studies, Path):
-        places["studies"] = studies
-    for place in places.values():
-        place.mkdir(exist_ok=True)
+        working_folders["studies"] = studies
+    for folder_path in working_folders.values():
+        folder_path.mkdir(exist_ok=True)
     recipe = folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(TINY.as_dict()))
-    settings = {"model_dir": str(places["models"]), "starter_dir": str(folder / "none"),
+    settings = {"model_dir": str(working_folders["models"]), "starter_dir": str(folder / "none"),
                 "recipe": str(recipe), "device": "cpu", **UNDISTURBED, **(conf or {})}  # fmt: skip
     port = _free_port()
     programs = Path(sys.executable).parent
     words = [*command, "start_server", "--app", str(app),
-             "--studies", str(studies or places["studies"]),
+             "--studies", str(studies or working_folders["studies"]),
              "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     for key, value in settings.items():
         words += ["--conf", key, value]
     variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-                 "TMPDIR": str(places["scratch"]), "OMP_NUM_THREADS": "1",
-                 "MONAI_LABEL_SESSION_PATH": str(places["sessions"]),
+                 "TMPDIR": str(working_folders["scratch"]), "OMP_NUM_THREADS": "1",
+                 "MONAI_LABEL_SESSION_PATH": str(working_folders["sessions"]),
                  **(environment or {})}  # fmt: skip
     log = folder / "server.log"
     with log.open("wb") as output, requests.Session() as http:
@@ -173,8 +173,8 @@ def running(
         process = psutil.Popen(
             words, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=variables
         )
-        server = Server(f"http://127.0.0.1:{port}", places["studies"], places["models"],
-                        places["scratch"], log, http, process)  # fmt: skip
+        server = Server(f"http://127.0.0.1:{port}", working_folders["studies"], working_folders["models"],
+                        working_folders["scratch"], log, http, process)  # fmt: skip
         try:
             _wait_until_it_answers(server)
             yield server
@@ -183,9 +183,9 @@ def running(
 
 
 def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_until_it_answers(server: Server) -> None:

@@ -44,9 +44,11 @@ def test_a_dicom_folder_is_downloaded_as_nifti(server: Server, tmp_path: Path) -
     answer = server.ask("GET", "/datastore/image?image=download")
     assert 'filename="download.nii.gz"' in answer.headers["content-disposition"]
     (tmp_path / "download.nii.gz").write_bytes(answer.content)
-    got = read_ct(tmp_path / "download.nii.gz")
-    np.testing.assert_array_equal(got.array_hu, read_ct(server.studies / "download").array_hu)
-    assert got.grid.is_same_as(read_ct(server.studies / "download").grid)
+    downloaded = read_ct(tmp_path / "download.nii.gz")
+    np.testing.assert_array_equal(
+        downloaded.array_hu, read_ct(server.studies / "download").array_hu
+    )
+    assert downloaded.grid.is_same_as(read_ct(server.studies / "download").grid)
 
 
 def test_slicer_gets_no_path_of_a_dicom_folder(server: Server) -> None:

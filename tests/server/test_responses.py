@@ -6,7 +6,7 @@ import re
 import httpx
 import pytest
 from fastapi import FastAPI
-from monailabel.interfaces.exception import (  # noqa: TID251 - what is answered
+from monailabel.interfaces.exception import (  # noqa: TID251 - the errors under test
     ImageNotFoundException,
     MONAILabelError,
     MONAILabelException,

@@ -62,8 +62,10 @@ def test_the_client_contours_a_sample_and_submits_it(
     assert sorted(params["label_names"].values()) == [v for v in np.unique(from_sitk(mask)) if v]
     # Slicer's segments are in the order of their names, numbered from 1.
     label_info = [{"name": name, "idx": n} for n, name in enumerate(params["label_names"], 1)]
-    theirs = np.searchsorted([0, *params["label_names"].values()], from_sitk(mask)).astype(np.uint8)
-    write_label(tmp_path / "label.nii.gz", type(two_organs(grid))(theirs, grid, {}))
+    expected = np.searchsorted([0, *params["label_names"].values()], from_sitk(mask)).astype(
+        np.uint8
+    )
+    write_label(tmp_path / "label.nii.gz", type(two_organs(grid))(expected, grid, {}))
     saved = client.save_label(
         sample["id"], str(tmp_path / "label.nii.gz"), "", {"label_info": label_info}
     )

@@ -190,12 +190,12 @@ def test_infer_can_store_its_label_as_original(server: Server, tmp_path: Path) -
 
 def test_saved_label_comes_back_with_the_servers_values(server: Server, tmp_path: Path) -> None:
     grid = put_case(server, "saved")
-    ours = two_organs(grid)
+    expected = two_organs(grid)
     # Slicer numbers the segments of the file 1, 2 in the list's order; a scribbles segment came first.
-    theirs = np.zeros_like(ours.array)
-    theirs[ours.array == TINY.labels["Parotid_L"]] = 1
-    theirs[ours.array == TINY.labels["Brainstem"]] = 2
-    write_label(tmp_path / "label.nii.gz", type(ours)(theirs, grid, TINY.labels))
+    theirs = np.zeros_like(expected.array)
+    theirs[expected.array == TINY.labels["Parotid_L"]] = 1
+    theirs[expected.array == TINY.labels["Brainstem"]] = 2
+    write_label(tmp_path / "label.nii.gz", type(expected)(theirs, grid, TINY.labels))
     params = {
         "label_info": [{"name": "parotid left", "idx": 2}, {"name": "BrainStem", "idx": 3}],
         **CLIENT,
@@ -218,7 +218,7 @@ def test_saved_label_comes_back_with_the_servers_values(server: Server, tmp_path
     (version,) = server.ask("GET", "/organnet/labels/saved?tag=final").json()
     assert version["changes"] == changes
     back = server.ask("GET", "/datastore/label?label=saved&tag=final")
-    np.testing.assert_array_equal(read_nifti(back.content), ours.array)
+    np.testing.assert_array_equal(read_nifti(back.content), expected.array)
     info = server.ask("GET", "/datastore/label/info?label=saved&tag=final").json()
     assert info["client_id"] == "user-xyz"
     assert info["label_info"] == params["label_info"]

@@ -98,12 +98,12 @@ def test_a_damaged_file_is_kept_aside_and_a_new_one_made(tmp_path: Path) -> None
     reopened = Database(path)
     assert values(reopened) == {}
     reopened.close()
-    kept = [
+    aside = [
         p
         for p in tmp_path.iterdir()
         if ".damaged-" in p.name and not p.name.endswith(("wal", "shm"))
     ]
-    assert [p.read_bytes()[:11] for p in kept] == [b"no database"]
+    assert [p.read_bytes()[:11] for p in aside] == [b"no database"]
 
 
 def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_probability_0_switches_one_augmentation_off_and_does_not_change_the_oth
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without = crops_of(head(), replace(ON, **{f"{name}_probability": 0.0}))  # type: ignore[arg-type]
-    got = without.crop(7)
+    result = without.crop(7)
     changes_nothing: dict[str, Callable[..., object]] = {
         "rotation": lambda *_: np.zeros(3),
         "zoom": lambda *_: np.ones(3),
@@ -115,11 +115,11 @@ def test_probability_0_switches_one_augmentation_off_and_does_not_change_the_oth
         "thick_slice": "thick_slices",
         "field_of_view": "cut_field_of_view",
     }
-    assert not np.array_equal(crops_of(head(), ON).crop(7).hu, got.hu)
+    assert not np.array_equal(crops_of(head(), ON).crop(7).hu, result.hu)
     monkeypatch.setattr(
         aug, functions.get(name, name), changes_nothing.get(name, lambda first, *_: first)
     )
-    assert_same(crops_of(head(), ON).crop(7), got)
+    assert_same(crops_of(head(), ON).crop(7), result)
 
 
 def test_every_variation_has_a_stream_and_a_probability() -> None:
@@ -251,22 +251,22 @@ def moment_mm(response: Hu, axis: int) -> float:
 def test_a_blurred_point_has_the_drawn_width_in_mm() -> None:
     point = np.zeros((41, 41, 41), np.float32)
     point[20, 20, 20] = 1000
-    drawn = np.random.default_rng(1)
-    drawn.random()
-    plane_mm, z_mm = drawn.random(2) * 12
-    got = aug.blur(point, SPACING_MM, np.random.default_rng(1), only("blur", blur_mm=12.0))
+    generator = np.random.default_rng(1)
+    generator.random()
+    plane_mm, z_mm = generator.random(2) * 12
+    result = aug.blur(point, SPACING_MM, np.random.default_rng(1), only("blur", blur_mm=12.0))
     for axis, expected in enumerate((plane_mm, plane_mm, z_mm)):
-        assert moment_mm(got, axis) == pytest.approx(expected, rel=0.05)
-    assert got.sum() == pytest.approx(1000, rel=1e-3)
+        assert moment_mm(result, axis) == pytest.approx(expected, rel=0.05)
+    assert result.sum() == pytest.approx(1000, rel=1e-3)
 
 
 def test_sharpening_steepens_an_edge_in_the_plane_and_leaves_flat_tissue() -> None:
     edge = np.zeros(CROP_VOX, np.float32)
     edge[20:] = 100
-    got = aug.sharpen(edge, SPACING_MM, np.random.default_rng(0), only("sharpen", blur_mm=3.0))
-    assert got[20].min() > 100
-    assert got[19].max() < 0
-    np.testing.assert_allclose(got[[0, -1]], edge[[0, -1]], atol=1e-3)
+    result = aug.sharpen(edge, SPACING_MM, np.random.default_rng(0), only("sharpen", blur_mm=3.0))
+    assert result[20].min() > 100
+    assert result[19].max() < 0
+    np.testing.assert_allclose(result[[0, -1]], edge[[0, -1]], atol=1e-3)
 
 
 def test_thick_slices_average_along_z_and_leave_the_plane() -> None:
@@ -276,8 +276,8 @@ def test_thick_slices_average_along_z_and_leave_the_plane() -> None:
     plate = np.zeros((8, 8, 32), np.float32)
     plate[:, :, 16] = 1000
     for seed in range(6):
-        kept = aug.thick_slices(flat, SPACING_MM, np.random.default_rng(seed), config)
-        np.testing.assert_allclose(kept, flat, rtol=1e-4, atol=1e-2)
+        unchanged = aug.thick_slices(flat, SPACING_MM, np.random.default_rng(seed), config)
+        np.testing.assert_allclose(unchanged, flat, rtol=1e-4, atol=1e-2)
         spread = aug.thick_slices(plate, SPACING_MM, np.random.default_rng(seed), config)
         assert (spread == spread[:1, :1]).all()
         assert 100 < spread.max() < 1000

@@ -125,34 +125,34 @@ def test_two_processes_learn_the_weights_of_one_even_after_a_crash(
         # They are started in the order of their ranks.
         _, second_rank = sorted(workers, key=lambda worker: worker.create_time())
         second_rank.kill()
-        said, _ = first.communicate(timeout=LIMIT_S)
+        captured, _ = first.communicate(timeout=LIMIT_S)
     finally:
         first.kill()
-    assert first.returncode != 0, said
+    assert first.returncode != 0, captured
     assert not [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]
 
     second = torchrun(flags)
     try:
-        said, _ = second.communicate(timeout=LIMIT_S)
+        captured, _ = second.communicate(timeout=LIMIT_S)
     finally:
         second.kill()
-    assert second.returncode == 0, said
-    assert said.count("model: ") == 1
-    assert "processes: 2" in said
+    assert second.returncode == 0, captured
+    assert captured.count("model: ") == 1
+    assert "processes: 2" in captured
     one, two = (
         torch.load(tmp_path / name / CHECKPOINT_FILE, weights_only=True) for name in ("one", "two")
     )
     assert one["epoch"] == two["epoch"] == 4
-    for mine, theirs in zip(one["history"], two["history"], strict=True):
-        assert theirs["loss"] == pytest.approx(mine["loss"], abs=2e-6)
+    for single, shared in zip(one["history"], two["history"], strict=True):
+        assert shared["loss"] == pytest.approx(single["loss"], abs=2e-6)
     for key, value in one["network"].items():
         torch.testing.assert_close(two["network"][key], value, rtol=0, atol=1e-5, msg=key)
     # What Adam remembers is the mean of the gradients.
-    mine, theirs = (
-        torch.cat([kept["exp_avg"].flatten() for kept in saved["optimizer"]["state"].values()])
+    single, shared = (
+        torch.cat([stored["exp_avg"].flatten() for stored in saved["optimizer"]["state"].values()])
         for saved in (one, two)
     )
-    assert float((theirs - mine).norm()) < 1e-3 * float(mine.norm())
+    assert float((shared - single).norm()) < 1e-3 * float(single.norm())
 
 
 def with_own_normalisation(_: ProcessGroup, network: nn.Module) -> nn.Module:

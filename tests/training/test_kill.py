@@ -41,9 +41,9 @@ def start(cases: Sequence[Case], folder: Path, output: str) -> subprocess.Popen[
         )
 
 
-def kill_when(process: subprocess.Popen[bytes], is_time: Callable[[], bool]) -> bool:
+def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> bool:
     """Kill `process` as soon as `is_time` is true; return whether it was still running."""
-    while not is_time():
+    while not condition():
         if process.poll() is not None:
             return False
         time.sleep(0.0005)
@@ -98,13 +98,15 @@ def test_a_repeatedly_killed_run_ends_with_bit_identical_weights(
     # On a fast machine the run may have ended before the last of the random moments.
     assert kills >= 2
 
-    (one,), (other,) = (list((tmp_path / n).glob("*.safetensors")) for n in ("whole", "killed"))
-    assert one.name == other.name
-    assert one.read_bytes() == other.read_bytes()
-    mine, theirs = (json.loads(path.with_suffix(".json").read_text()) for path in (one, other))
-    assert mine["validation"] == theirs["validation"]
-    for before, after in zip(mine["history"], theirs["history"], strict=True):
+    (first,), (second,) = (list((tmp_path / n).glob("*.safetensors")) for n in ("whole", "killed"))
+    assert first.name == second.name
+    assert first.read_bytes() == second.read_bytes()
+    uninterrupted, killed_run = (
+        json.loads(path.with_suffix(".json").read_text()) for path in (first, second)
+    )
+    assert uninterrupted["validation"] == killed_run["validation"]
+    for before, after in zip(uninterrupted["history"], killed_run["history"], strict=True):
         assert {**before, "spent_s": 0} == {**after, "spent_s": 0}
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     curve = [(event.step, event.value) for event in events.Scalars("loss")]
-    assert curve == [(e["epoch"], pytest.approx(e["loss"])) for e in mine["history"]]
+    assert curve == [(e["epoch"], pytest.approx(e["loss"])) for e in uninterrupted["history"]]

@@ -41,21 +41,23 @@ def test_teeth_are_at_the_front_of_the_jaw_and_not_on_its_rami() -> None:
 def test_metal_is_in_teeth_with_bright_and_dark_streaks_about_it(seed: int) -> None:
     hu, jaw = jaw_and_teeth()
     before = hu.copy()
-    got = add_fillings(hu, jaw, SPACING_MM, np.random.default_rng(seed), SURE)
+    filled = add_fillings(hu, jaw, SPACING_MM, np.random.default_rng(seed), SURE)
     np.testing.assert_array_equal(hu, before)
-    metal = got > 3000
+    metal = filled > 3000
     assert metal.any()
     assert metal.sum() * np.prod(SPACING_MM) < 4 * 4 / 3 * np.pi * 6**3
     near = np.argwhere(metal)
     assert near[:, 1].min() > 20
     assert near[:, 2].min() >= 6
     assert near[:, 2].max() <= 18
-    soft = (before == 40) & ~(got > 1500)
-    difference = (got - before)[soft]
+    soft = (before == 40) & ~(filled > 1500)
+    difference = (filled - before)[soft]
     assert difference.max() > 40
     assert difference.min() < -40
     # Only its own slices and their neighbours.
-    np.testing.assert_array_equal(got[:, :, [0, 1, 24, 25, 31]], before[:, :, [0, 1, 24, 25, 31]])
+    np.testing.assert_array_equal(
+        filled[:, :, [0, 1, 24, 25, 31]], before[:, :, [0, 1, 24, 25, 31]]
+    )
 
 
 def test_streaks_weaken_with_the_distance_and_with_their_setting() -> None:
@@ -66,8 +68,8 @@ def test_streaks_weaken_with_the_distance_and_with_their_setting() -> None:
         ball = add_fillings(hu, jaw, SPACING_MM, np.random.default_rng(seed), weak)
         streaks = add_fillings(hu, jaw, SPACING_MM, np.random.default_rng(seed), strong) - ball
         x, y, z = np.argwhere(ball > 3000).mean(axis=0)
-        places = np.indices(hu.shape[:2]) * 2.0
-        distance_mm = np.hypot(places[0] - 2 * x, places[1] - 2 * y)
+        positions_mm = np.indices(hu.shape[:2]) * 2.0
+        distance_mm = np.hypot(positions_mm[0] - 2 * x, positions_mm[1] - 2 * y)
         plane = np.abs(streaks[:, :, round(z)])
         assert plane[distance_mm > 20].max() <= 401
         assert plane[distance_mm < 15].mean() > plane[distance_mm > 40].mean()
@@ -99,5 +101,5 @@ def test_a_jaw_at_the_edge_of_the_crop_is_no_error(height: int) -> None:
     jaw = np.zeros(hu.shape, bool)
     jaw[0:2, 18:20, height : height + 2] = True
     hu[jaw] = 1200
-    got = add_fillings(hu, jaw, SPACING_MM, np.random.default_rng(0), SURE)
-    assert (got > 3000).any()
+    filled = add_fillings(hu, jaw, SPACING_MM, np.random.default_rng(0), SURE)
+    assert (filled > 3000).any()

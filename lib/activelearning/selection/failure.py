@@ -233,10 +233,10 @@ def _deviations(
     missing = MISSING * (is_absent & (reference.share >= NEARLY_ALWAYS))
     size = np.abs(measures.log_ml - reference.log_ml) / reference.log_ml_spread
     off_mm = measures.off_place_mm(reference.offset_mm)
-    place = np.abs(off_mm / reference.place_spread_mm).max(axis=2)
+    displacement = np.abs(off_mm / reference.place_spread_mm).max(axis=2)
     pieces = (measures.pieces - reference.pieces) / PIECES_SPREAD
     sides = SWAPPED * _is_swapped(measures, organs)
-    by_reason = np.stack([sides, missing, size, place, pieces], axis=2)
+    by_reason = np.stack([sides, missing, size, displacement, pieces], axis=2)
     return ContourDeviations(
         by_reason=np.clip(np.nan_to_num(by_reason, nan=0.0), 0.0, MOST),
         off_mm=np.linalg.norm(off_mm, axis=2),

@@ -81,8 +81,8 @@ def require_path(path: str, raw_path: bytes) -> str:
         DatastoreError: If it is another path: `..`, an address, an encoded slash, a service of the PACS's own.
     """
     plain = path.removesuffix("/")
-    is_hidden = re.search(rb"%(2f|5c)", raw_path, re.IGNORECASE) is not None
-    if is_hidden or len(plain) > _MAX_PATH or not _PATH.fullmatch(plain):
+    has_encoded_slash = re.search(rb"%(2f|5c)", raw_path, re.IGNORECASE) is not None
+    if has_encoded_slash or len(plain) > _MAX_PATH or not _PATH.fullmatch(plain):
         raise DatastoreError(
             f"{path[:80]!r} is not a DICOMweb path; expected one below studies, series or instances"
         )
@@ -121,15 +121,17 @@ async def pass_on(request: Request, service: str, path: str) -> Response:
     headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
     headers["accept-encoding"] = "gzip, identity"
     answer = await send(client().build_request("GET", url, headers=headers))
-    back = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
+    response_headers = {
+        name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers
+    }
     is_json = "json" in answer.headers.get("content-type", "")
     if is_json or answer.headers.get("content-encoding"):
-        back.pop("content-length", None)
+        response_headers.pop("content-length", None)
     chunks = _chunks(answer)
     if is_json:
         own_address = f"{settings.MONAI_LABEL_API_STR}/proxy/dicom/wado"
         chunks = replaced(chunks, base_address().encode(), own_address.encode())
-    return StreamingResponse(chunks, answer.status_code, headers=back)
+    return StreamingResponse(chunks, answer.status_code, headers=response_headers)
 
 
 async def send(request: httpx.Request) -> httpx.Response:

@@ -2,7 +2,7 @@
 
 It is copied into a test's folder and started there. Its transforms leave out `Spacingd`, which MONAI 1.6 and
 MONAI Label 0.8.5 cannot run together, and its server is started with tracking off, since MLflow 3 refuses the
-file store that MONAI Label gives it. Everything else is as MONAI Label has it.
+file store that MONAI Label gives it. Everything else is unchanged.
 """
 
 import json

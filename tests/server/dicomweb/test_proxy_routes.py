@@ -36,12 +36,12 @@ class Installation:
     server: Server
     folder: Path
 
-    def get(self, path: str, **given: Any) -> requests.Response:
-        return self.server.ask("GET", f"/proxy/dicom/{path}", **given)
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.server.ask("GET", f"/proxy/dicom/{path}", **options)
 
-    def direct(self, path: str, **given: Any) -> requests.Response:
+    def direct(self, path: str, **options: Any) -> requests.Response:
         url = f"{self.pacs.dicomweb_url}/{path}"
-        return requests.get(url, auth=self.pacs.auth, timeout=LIMIT_S, **given)
+        return requests.get(url, auth=self.pacs.auth, timeout=LIMIT_S, **options)
 
     def study_of(self, patient_id: str) -> str:
         (study,) = self.get("qido/studies", params={"PatientID": patient_id}).json()
@@ -99,14 +99,15 @@ class TestRetrieval:
         uid = instance["00080018"]["Value"][0]
         path = f"{path}/series/{series}/instances/{uid}/frames/1"
         accept = {"Accept": 'multipart/related; type="application/octet-stream"'}
-        ours, theirs = (
+        proxied, original = (
             installation.get(f"wado/{path}", headers=accept),
             installation.direct(path, headers=accept),
         )
-        boundaries = [a.headers["Content-Type"].split("boundary=")[1] for a in (ours, theirs)]
-        assert ours.status_code == 200
+        boundaries = [a.headers["Content-Type"].split("boundary=")[1] for a in (proxied, original)]
+        assert proxied.status_code == 200
         assert (
-            ours.content.replace(boundaries[0].encode(), boundaries[1].encode()) == theirs.content
+            proxied.content.replace(boundaries[0].encode(), boundaries[1].encode())
+            == original.content
         )
 
     def test_of_metadata_works_with_the_search_address_too(
@@ -125,8 +126,8 @@ class TestCredentials:
     def test_of_this_server_are_sent_and_those_of_the_viewer_are_not(
         self, installation: Installation
     ) -> None:
-        given = {"Authorization": "Basic d3Jvbmc6d3Jvbmc=", "Cookie": "a=b", "Host": "127.0.0.1"}
-        answer = installation.get("qido/studies", headers=given)
+        options = {"Authorization": "Basic d3Jvbmc6d3Jvbmc=", "Cookie": "a=b", "Host": "127.0.0.1"}
+        answer = installation.get("qido/studies", headers=options)
         assert patients(answer) == set(PATIENTS)
         assert "WWW-Authenticate" not in answer.headers
 

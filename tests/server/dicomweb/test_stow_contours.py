@@ -56,7 +56,7 @@ def test_stored_contours_become_the_final_label_of_the_case(
     installation: Installation, tmp_path: Path, kind: Kind, patient: str
 ) -> None:
     file = tmp_path / "drawn.dcm"
-    drawn = draw(installation.folder / patient, file, kind=kind, values=(1, 4))
+    contours = draw(installation.folder / patient, file, kind=kind, values=(1, 4))
     before = installation.server.ask("GET", "/datastore/").json()["completed"]
     answer = sent(installation, body(file.read_bytes()))
     assert answer.status_code == 200, answer.text
@@ -67,10 +67,10 @@ def test_stored_contours_become_the_final_label_of_the_case(
     (version,) = history(installation, patient)
     assert (version["client"], version["organs"]) == ("ohif", ["Brainstem", "Parotid_L"])
     query = f"/datastore/label?label={series_of(installation, patient)}&tag=final"
-    kept = tmp_path / "kept.nii.gz"
-    kept.write_bytes(installation.server.ask("GET", query).content)
-    array, _ = read_label(kept, image_id=patient, image_grid=drawn.grid)
-    assert (array == drawn.array).mean() > (0.9999 if kind == "seg" else 0.99)
+    accepted_file = tmp_path / "kept.nii.gz"
+    accepted_file.write_bytes(installation.server.ask("GET", query).content)
+    array, _ = read_label(accepted_file, image_id=patient, image_grid=contours.grid)
+    assert (array == contours.array).mean() > (0.9999 if kind == "seg" else 0.99)
     assert uid_of(file) not in installation.instances(), "the PACS gets this server's own SEG of it"
     # A repeated request, as after a lost answer, stores the same label.
     again = sent(installation, body(file.read_bytes()))
@@ -101,17 +101,23 @@ def test_a_structure_that_is_stored_under_another_name_is_named(
 def test_each_part_is_stored_or_refused_on_its_own(
     installation: Installation, tmp_path: Path
 ) -> None:
-    kept, refused, foreign = (tmp_path / f"{name}.dcm" for name in ("kept", "refused", "foreign"))
-    draw(installation.folder / "three", kept, values=(2,))
+    accepted_file, refused, foreign = (
+        tmp_path / f"{name}.dcm" for name in ("kept", "refused", "foreign")
+    )
+    draw(installation.folder / "three", accepted_file, values=(2,))
     draw(installation.folder / "three", refused, values=(8,), labels={"Cochlea_L": 8})
     write_ct_series(make_ct(image_id="new"), tmp_path / "new", patient_id="new")
     draw(tmp_path / "new", foreign)
     slices = sorted((tmp_path / "new").glob("*.dcm"))[:2]
-    parts = [kept.read_bytes(), b"garbage", refused.read_bytes(), foreign.read_bytes()]
+    parts = [accepted_file.read_bytes(), b"garbage", refused.read_bytes(), foreign.read_bytes()]
     answer = sent(installation, body(*parts, *(file.read_bytes() for file in slices)))
     assert answer.status_code == 202
     outcome = answer.json()
-    assert uids(outcome, "00081199") == {uid_of(kept), uid_of(foreign), *map(uid_of, slices)}
+    assert uids(outcome, "00081199") == {
+        uid_of(accepted_file),
+        uid_of(foreign),
+        *map(uid_of, slices),
+    }
     assert uids(outcome, "00081198") == {uid_of(refused)}
     assert len(outcome["0008119A"]["Value"]) == 1
     (why,) = comments(outcome, "00081198")
@@ -121,7 +127,7 @@ def test_each_part_is_stored_or_refused_on_its_own(
     assert version["organs"] == ["SpinalCord"]
     there = installation.instances()
     assert {uid_of(foreign), *map(uid_of, slices)} <= there
-    assert not {uid_of(kept), uid_of(refused)} & there
+    assert not {uid_of(accepted_file), uid_of(refused)} & there
 
 
 def test_contours_are_stored_while_the_pacs_is_down_and_sent_afterwards(

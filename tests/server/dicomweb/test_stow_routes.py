@@ -97,10 +97,10 @@ class TestObjectsThatAreNotContours:
         stored = requests.post(
             f"{installation.pacs.url}/tools/lookup", data=uid_of(file), timeout=LIMIT_S
         ).json()[0]["ID"]
-        kept = requests.get(
+        stored_bytes = requests.get(
             f"{installation.pacs.url}/instances/{stored}/file", timeout=LIMIT_S
         ).content
-        assert kept == file.read_bytes()
+        assert stored_bytes == file.read_bytes()
 
     def test_are_forwarded_also_when_others_are_refused(
         self, installation: Installation, new_files: list[Path]

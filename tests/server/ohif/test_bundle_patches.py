@@ -69,14 +69,14 @@ def test_a_patch_that_matches_twice_is_not_applied(caplog: pytest.LogCaptureFixt
 
 
 def test_every_function_that_patches_call_exists() -> None:
-    ours = (SCRIPTS / "hooks.js").read_text() + (SCRIPTS / "brushes.js").read_text()
-    ours += (SCRIPTS / "panel.js").read_text()
+    own_script = (SCRIPTS / "hooks.js").read_text() + (SCRIPTS / "brushes.js").read_text()
+    own_script += (SCRIPTS / "panel.js").read_text()
     called = {
         name for patch in PATCHES for name in re.findall(r"window\.organnet\.(\w+)", patch.new)
     }
     assert called
     for name in called:
-        assert re.search(rf"(function {name}\(|organnet\.{name} = )", ours), name
+        assert re.search(rf"(function {name}\(|organnet\.{name} = )", own_script), name
 
 
 def test_the_page_loads_our_scripts_before_the_bundle_and_nothing_from_other_sites() -> None:
