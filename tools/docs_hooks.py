@@ -41,7 +41,18 @@ def _programs() -> str:
     command = get_command(app)
     context = command.make_context("organnet", [], resilient_parsing=True)
     text = get_docs_for_click(obj=command, ctx=context, name="organnet", title="Programs")
-    return re.sub(r"(?m)^(#+)", r"\1", text)
+    return _with_full_descriptions(text, command)
+
+
+def _with_full_descriptions(text: str, group: Any) -> str:
+    """Return the page with whole sentences in the lists of commands, which Typer cuts off."""
+    for name, command in getattr(group, "commands", {}).items():
+        first_line = (command.help or "").strip().partition("\n\n")[0].replace("\n", " ")
+        text = re.sub(
+            rf"(?m)^\* `{name}`: .*$", lambda _, n=name, d=first_line: f"* `{n}`: {d}", text
+        )
+        text = _with_full_descriptions(text, command)
+    return text
 
 
 def _reference() -> str:

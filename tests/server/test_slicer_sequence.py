@@ -192,10 +192,10 @@ def test_saved_label_comes_back_with_the_servers_values(server: Server, tmp_path
     grid = put_case(server, "saved")
     expected = two_organs(grid)
     # Slicer numbers the segments of the file 1, 2 in the list's order; a scribbles segment came first.
-    theirs = np.zeros_like(expected.array)
-    theirs[expected.array == TINY.labels["Parotid_L"]] = 1
-    theirs[expected.array == TINY.labels["Brainstem"]] = 2
-    write_label(tmp_path / "label.nii.gz", type(expected)(theirs, grid, TINY.labels))
+    in_file = np.zeros_like(expected.array)
+    in_file[expected.array == TINY.labels["Parotid_L"]] = 1
+    in_file[expected.array == TINY.labels["Brainstem"]] = 2
+    write_label(tmp_path / "label.nii.gz", type(expected)(in_file, grid, TINY.labels))
     params = {
         "label_info": [{"name": "parotid left", "idx": 2}, {"name": "BrainStem", "idx": 3}],
         **CLIENT,
