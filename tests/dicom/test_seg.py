@@ -52,7 +52,10 @@ def test_a_label_is_restored_voxel_by_voxel(case: Case, seg: Path) -> None:
 
 
 def test_dcmqi_and_highdicom_read_the_same_organs(case: Case, seg: Path, tmp_path: Path) -> None:
-    for read_back in (by_dcmqi(seg, case.grid, tmp_path / "dcmqi"), by_highdicom(seg, case.headers)):
+    for read_back in (
+        by_dcmqi(seg, case.grid, tmp_path / "dcmqi"),
+        by_highdicom(seg, case.headers),
+    ):
         assert tuple(read_back) == NAMES
         for name, mask in read_back.items():
             np.testing.assert_array_equal(mask, case.expected == LABELS[name], err_msg=name)
