@@ -16,6 +16,7 @@ def bench(
         ["openkbp", "pddca"], help="Recipes to measure.", show_default="openkbp pddca"
     ),
     repeats: int = Option(3, help="Number of runs of each recipe; 0: none."),
+    readings: int = Option(3, help="Number of readings of a CT in each format; 0: none."),
     device: Device = "auto",
     components: int = Option(
         2000, help="Number of images for the computations of the server alone; 0: none."
@@ -32,7 +33,7 @@ def bench(
 
     Compare ratios within one run, not seconds of different runs.
     """
-    from apps.support import benchmarks, component_benchmarks
+    from apps.support import benchmarks, component_benchmarks, reading_benchmark
     from apps.support.server_process import ended_like_ctrl_c
 
     with ended_like_ctrl_c():
@@ -40,6 +41,8 @@ def bench(
             benchmarks.stages(recipes, repeats, device)
         if components:
             component_benchmarks.run(components)
+        if readings:
+            reading_benchmark.reading(readings)
         if infers:
             benchmarks.beside_training(infers, device)
         if studies:

@@ -24,6 +24,7 @@ from lib.datastores.dicomweb import DicomWebStore, open_pacs
 from lib.datastores.local import FolderStore
 from lib.datastores.places import places_of
 from lib.errors import DatastoreError, OrganNetError
+from lib.isolation.reader_pool import readers
 from lib.jobs.priority import ServingPriority
 from lib.jobs.supervisor import PeriodicTask
 from lib.labels.history import LabelHistory
@@ -190,6 +191,7 @@ class OrganNetApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Bring stored files up to date, and start the background tasks; called in the server process only."""
         super().on_init_complete()
+        readers().start()
         self.label_history.restore_from_files()
         self._reconcile_models()
         leftovers = PeriodicTask(
