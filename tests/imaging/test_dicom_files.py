@@ -107,6 +107,7 @@ def test_a_sequence_in_place_of_text_is_refused(tmp_path: Path) -> None:
         read_dicom(path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     "charset", [b"no such", b"ISO 2022 IR 6\\no such", b"\xff\xfe", b"ISO_IR 192"]
 )
