@@ -15,7 +15,8 @@ from typer import Option
 
 from apps.support.console import program
 from apps.support.options import MODEL_DIR, STARTER_DIR, Device, ModelDir, one_of
-from lib.errors import NoModelError, OrganNetError
+from lib.errors import NoModelError, case_failure
+from lib.storage.storage_errors import is_disk_full
 
 if TYPE_CHECKING:
     from lib.imaging.volumes import CtVolume
@@ -71,9 +72,11 @@ class Infer:
             result_name = scan.name if names.count(name) > 1 else name
             try:
                 seconds = self._contour(result_name, scan, model, plan)
-            except OrganNetError as error:
+            except Exception as error:
+                if isinstance(error, OSError) and is_disk_full(error):
+                    raise
                 refused += 1
-                tqdm.write(f"refused: {error}", file=sys.stderr)
+                tqdm.write(f"refused: {case_failure(error, result_name)}", file=sys.stderr)
             else:
                 tqdm.write(f"{result_name}: {seconds:.1f} s")
         print(f"{len(scans) - refused} of {len(scans)} scans contoured by {model.version}")
@@ -113,8 +116,9 @@ class Infer:
 
     def _contour(self, name: str, scan: Path, model: "Model", plan: "EnsemblePlan | None") -> float:
         """Contour one scan and write its files; return the seconds that the contouring took."""
+        from lib.dicom.object_attributes import frame_of_reference
         from lib.dicom.objects import KINDS
-        from lib.imaging.dicom_series import require_series
+        from lib.imaging.dicom_series import read_headers, require_series
         from lib.imaging.scans import read_ct
         from lib.inference.ensemble import DeepContours, write_uncertainty_map
         from lib.inference.single_pass import contour
@@ -122,7 +126,9 @@ class Infer:
         from lib.storage.atomic_files import write_json
 
         if set(self.format_) & set(KINDS):
-            require_series(scan, name)
+            # Checked before the contouring, which takes minutes.
+            headers, _ = read_headers(require_series(scan, name), image_id=name)
+            frame_of_reference(headers[0], name)
         ct = read_ct(scan, image_id=name)
         if plan is None:
             result = contour(ct, model, device=self.device, overlap=self.overlap)

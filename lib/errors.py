@@ -22,6 +22,10 @@ A message states the case, what was found, what was expected, and what to do. It
 patient.
 """
 
+import logging
+
+_log = logging.getLogger(__name__)
+
 
 class OrganNetError(Exception):
     """Base class of all exceptions of this project."""
@@ -89,3 +93,19 @@ class StorageError(OrganNetError, RuntimeError):
 
 class StorageFullError(StorageError):
     """The disk is full: nothing new was stored, and existing data is untouched."""
+
+
+def case_failure(error: Exception, image_id: str) -> str:
+    """Return why one case of several failed, in one line; an unexpected exception is also logged.
+
+    For programs that go on with the next case.
+    """
+    if isinstance(error, OrganNetError):
+        return str(error)
+    _log.error("%s: unexpected error", image_id, exc_info=error)
+    if isinstance(error, MemoryError):
+        return f"{image_id}: not enough memory"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{image_id}: {error.strerror}"
+    reason = (str(error).splitlines() or [""])[0][:200]
+    return f"{image_id}: unexpected error ({type(error).__name__}: {reason}); please report it"

@@ -14,7 +14,8 @@ from monailabel.datastore.local import (
 )
 
 from lib.errors import DatastoreError, ImageExistsError, ReaderStoppedError, ScanError
-from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of, unpack_zip
+from lib.imaging.archives import unpack_zip
+from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of
 from lib.imaging.scans import read_ct
 from lib.isolation.reader_pool import readers
 from lib.labels.folder_watcher import FolderWatcher

@@ -10,9 +10,9 @@ from pydicom.dataset import FileDataset
 
 from lib.dicom.object_attributes import organ_of
 from lib.errors import LabelError
-from lib.imaging.dicom_series import sorted_slices
 from lib.imaging.geometry import Grid, reordered_onto
 from lib.imaging.quantities import LabelArray, MaskArray
+from lib.imaging.slice_geometry import sorted_slices
 from lib.imaging.volumes import LabelVolume, combine_masks
 from lib.organs.changes import overlapping
 from lib.organs.naming import tg263_name

@@ -1,4 +1,4 @@
-"""Volume files with a grid (NIfTI, NRRD, MHA), names of files in a case folder, and zip archives.
+"""Volume files with a grid (NIfTI, NRRD, MHA), and names of files in a case folder.
 
 NIfTI is read and written with nibabel: its writer notices a full disk, its reader returns both transforms.
 NRRD and MHA are read with ITK, after a check of the header fields that ITK does not check itself.
@@ -6,9 +6,7 @@ NRRD and MHA are read with ITK, after a check of the header fields that ITK does
 
 import gzip
 import math
-import shutil
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -320,35 +318,3 @@ def _itk_grid(file: BinaryIO, layout: VoxelLayout, case: str) -> Grid:
     affine[:3, :3] = directions * np.array(reader.GetSpacing()[:3])
     affine[:3, 3] = reader.GetOrigin()[:3]
     return Grid.from_affine(shape, ras_to_lps(affine))
-
-
-MAX_UNPACKED_BYTES = 2 * 2**30
-"""Largest size of the files in a zip, in bytes."""
-MAX_FILES = 10_000
-"""Largest number of files in a zip."""
-
-
-def unpack_zip(archive: Path, folder: Path, image_id: str) -> Path:
-    """Unpack a zip into the new `folder`, without its subfolders, and return `folder`.
-
-    Raises:
-        ScanError: If it is not a zip, is damaged, or unpacks to more than a CT can contain.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = [m for m in opened.infolist() if not m.is_dir()]
-            size = sum(member.file_size for member in members)
-            if size > MAX_UNPACKED_BYTES or len(members) > MAX_FILES:
-                raise ScanError(
-                    f"{image_id}: the zip unpacks to {len(members)} files of {size / 2**20:.0f} MiB; "
-                    f"expected at most {MAX_FILES} files of {MAX_UNPACKED_BYTES / 2**20:.0f} MiB"
-                )
-            folder.mkdir()
-            for number, member in enumerate(members):
-                # Numbered names: a file name from the zip never becomes a path (defect 11).
-                target = folder / f"{number:05d}{Path(member.filename).suffix.lower()[:8]}"
-                with opened.open(member) as packed, target.open("wb") as file:
-                    shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, RuntimeError, OSError) as error:
-        raise ScanError(f"{image_id}: the zip cannot be unpacked ({error})") from error
-    return folder

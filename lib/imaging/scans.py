@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lib.errors import GeometryError, LabelError, ReaderStoppedError, ScanError
-from lib.imaging.dicom_series import PADDING_HU, holds_dicom, read_series
+from lib.imaging.dicom_series import holds_dicom, read_series
 from lib.imaging.formats import (
     CT_STEMS,
     SCAN_SUFFIXES,
@@ -28,6 +28,8 @@ from lib.imaging.formats import (
     write_volume,
 )
 from lib.imaging.geometry import Grid, require_same_grid
+from lib.imaging.hounsfield import require_hu
+from lib.imaging.pixel_padding import PADDING_HU
 from lib.imaging.quantities import LabelArray
 from lib.imaging.volumes import CtVolume, LabelVolume, as_hu
 from lib.isolation.reader_pool import readers
@@ -37,9 +39,6 @@ MIN_SIDE_VOX = 8
 
 _CT_TASK, _LABEL_TASK = "lib.imaging.reader_tasks:ct", "lib.imaging.reader_tasks:label"
 readers().modules.append("lib.imaging.reader_tasks")
-
-NO_AIR_ABOVE_HU = -200
-"""Upper bound of air in HU; a volume without any such voxel is not in HU."""
 
 
 def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
@@ -74,14 +73,7 @@ def parse_ct(path: Path, case: str) -> CtVolume:
     array = ct.array_hu
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ScanError(f"{case}: some voxels are NaN or infinite; export the CT again")
-    low, high = float(array.min()), float(array.max())
-    if low == high:
-        raise ScanError(f"{case}: every voxel is {low:g}; the image is empty")
-    if not ((array >= PADDING_HU) & (array < NO_AIR_ABOVE_HU)).any():
-        raise ScanError(
-            f"{case}: values run from {low:g} to {high:g} and none lies between {PADDING_HU} and "
-            f"{NO_AIR_ABOVE_HU}, where air is: not a CT in HU; the rescale slope and intercept may be missing"
-        )
+    require_hu(array, case)
     np.maximum(array, np.asarray(PADDING_HU, array.dtype), out=array)
     return CtVolume(case, as_hu(array), ct.grid)
 

@@ -19,14 +19,15 @@ from pydicom.dataset import FileDataset
 from lib.dicom.object_attributes import referenced_series
 from lib.dicom.objects import MODALITIES, read_object
 from lib.errors import ScanError
-from lib.imaging.dicom_files import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, read_dicom
-from lib.imaging.dicom_series import dicom_candidates, is_localizer, read_headers
+from lib.imaging.dicom_files import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, read_dicom, text_of
+from lib.imaging.dicom_series import dicom_candidates, read_headers
 from lib.imaging.scans import read_ct
+from lib.imaging.slice_selection import is_capture, is_localizer
 from lib.importers.cases import ContouredScan, NameMapping, OrganNames, SourceCase
 
 DICOM_SOURCE = "dicom"
 
-_TAGS = ["Modality", "ImageType", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
+_TAGS = ["Modality", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
          "FrameOfReferenceUID", "ReferencedFrameOfReferenceSequence", "ReferencedSeriesSequence",
          "StructureSetROISequence"]  # fmt: skip
 
@@ -64,16 +65,18 @@ def find_dicom_cases(folders: Iterable[Path]) -> list[SourceCase]:
             damaged.append(path)
         if not header:
             continue
-        modality = str(header.get("Modality", ""))
+        modality = text_of(header, "Modality")
         if modality in MODALITIES:
             structures.setdefault(
-                _uid(header, "SOPInstanceUID") or str(path), _structures(path, header)
+                text_of(header, "SOPInstanceUID") or str(path), _structures(path, header)
             )
-        elif modality == "CT" and not is_localizer(header):
-            uid = _uid(header, "SeriesInstanceUID")
+        elif modality == "CT" and not is_localizer(header) and not is_capture(header):
+            uid = text_of(header, "SeriesInstanceUID")
             series = all_series.setdefault(
                 uid,
-                _Series(uid, _uid(header, "StudyInstanceUID"), _uid(header, "FrameOfReferenceUID")),
+                _Series(
+                    uid, text_of(header, "StudyInstanceUID"), text_of(header, "FrameOfReferenceUID")
+                ),
             )
             series.files.append(path)
     series_folders = {uid: {p.parent for p in series.files} for uid, series in all_series.items()}
@@ -213,14 +216,7 @@ def _structures(path: Path, header: FileDataset) -> _Structures:
         frames.add("" if rois else str(header.get("FrameOfReferenceUID", "")))
     except PARSING_ERRORS:
         series, frames = frozenset(), set()
-    uid = _uid(header, "SOPInstanceUID") or str(path)
+    uid = text_of(header, "SOPInstanceUID") or str(path)
     return _Structures(
-        path, uid, _uid(header, "StudyInstanceUID"), series, frozenset(frames - {""})
+        path, uid, text_of(header, "StudyInstanceUID"), series, frozenset(frames - {""})
     )
-
-
-def _uid(header: FileDataset, keyword: str) -> str:
-    try:
-        return str(header.get(keyword, "") or "")
-    except PARSING_ERRORS:
-        return ""

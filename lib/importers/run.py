@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lib.errors import ConfigError, DatastoreError, LabelError, OrganNetError
+from lib.errors import ConfigError, DatastoreError, LabelError, case_failure
 from lib.imaging.formats import SCAN_SUFFIXES
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import CtVolume, LabelVolume, combine_masks
@@ -32,9 +32,6 @@ IMPORTED, UNCHANGED, NO_CONTOURS = "imported", "unchanged", "no contours"
 _VERSION = 1
 _RULES = 2
 """Number of the rules for names and values; cases that were imported by earlier rules are imported again."""
-_CASE_ERRORS = (OrganNetError, OSError, MemoryError)
-"""Errors of one case that do not stop the import of the others."""
-
 Progress = Callable[[SourceCase, str], object]
 """Called after each case with `IMPORTED`, `UNCHANGED`, `NO_CONTOURS` or the reason of a refusal."""
 
@@ -62,10 +59,8 @@ def import_cases(
             try:
                 _require_unique_id(case, duplicates.get(case.case_id.lower(), []))
                 outcome = _import_one(case, studies, names, report)
-            except _CASE_ERRORS as error:
-                outcome = (
-                    str(error) if isinstance(error, OrganNetError) else _system_reason(case, error)
-                )
+            except Exception as error:  # noqa: BLE001 - one case does not stop the others
+                outcome = case_failure(error, case.case_id)
                 report["refused"][case.case_id] = {"source": case.source, "reason": outcome}
             progress(case, outcome)
             write_json(studies / REPORT, report)
@@ -235,11 +230,6 @@ def _fingerprint(case: SourceCase, names: OrganNames) -> str:
     files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in case.inputs)
     content = [_VERSION, _RULES, case.source, names.organ_set, sorted(names.table.items()), files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _system_reason(case: SourceCase, error: BaseException) -> str:
-    reason = error.strerror if isinstance(error, OSError) else "not enough memory"
-    return f"{case.case_id}: {reason or type(error).__name__}"
 
 
 def _sha256(path: Path) -> str:

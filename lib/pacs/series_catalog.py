@@ -18,8 +18,9 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from lib.errors import DatastoreError, NotDeliveredError, PacsError, ScanError
-from lib.imaging.dicom_series import ct_slices, is_capture, is_localizer
+from lib.imaging.dicom_series import ct_slices
 from lib.imaging.scans import require_volume
+from lib.imaging.slice_selection import is_capture, is_localizer
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff, Undelivered
 from lib.storage.database import Database

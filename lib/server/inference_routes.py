@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.objects import Kind
 from lib.errors import ConfigError
+from lib.imaging.archives import unpack_zip
 from lib.imaging.dicom_series import read_headers, require_series
-from lib.imaging.formats import unpack_zip
 from lib.pacs_sync.dicom_labels import MODEL
 from lib.server import responses
 from lib.server.access import USER, author_of, holder_of

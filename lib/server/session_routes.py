@@ -11,7 +11,7 @@ from monailabel.utils.sessions import SessionInfo, Sessions
 from pydantic import BaseModel
 
 from lib.errors import ReaderStoppedError
-from lib.imaging.formats import unpack_zip
+from lib.imaging.archives import unpack_zip
 from lib.imaging.scans import read_ct
 from lib.server.access import USER
 from lib.server.bodies import StrictRoute

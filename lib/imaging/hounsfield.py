@@ -1,0 +1,107 @@
+"""Check that the values of a CT are HU, by the shares of air, fat, soft tissue and bone.
+
+A CT loses its scale when the rescale intercept is lost (every voxel 1024 HU too high), when signed pixels are
+read as unsigned (air above 60,000 HU), or when it is normalised. One value tells nothing: scanners write
+-2000, -1024, -1000 or 0 outside their field of view. The shares tell: in 203 head-and-neck CTs there are 1.5
+to 9 times as many voxels at 400..800 HU as at 874..1174 HU, because dense bone is rare. Without the intercept
+there are 2 to 100 times as many at 874..1174, because soft tissue is there.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from lib.errors import ScanError
+from lib.imaging.pixel_padding import LOWEST_TISSUE_HU, PADDING_HU
+
+MAX_HU = 32_767
+"""Largest value; metal is up to 30,000 HU on extended scales."""
+
+METAL_HU = 3000
+MAX_METAL = 0.05
+"""Largest share of voxels above `METAL_HU`; dental fillings with their artefacts take 0.2 %."""
+
+_AIR_FILL_HU = (PADDING_HU, -1000)
+"""Values that are also written where nothing was measured."""
+
+_AIR_HU = (PADDING_HU, -500)
+_SOFT_TISSUE_HU = (-150, 150)
+_FAT_HU = (-150, -30)
+_TRABECULAR_BONE_HU = (400, 800)
+_SHIFTED_SOFT_TISSUE_HU = (874, 1174)
+
+MIN_SOFT_TISSUE = 0.0001
+"""Smallest share of soft tissue in a CT; a head in a large field of view has 0.01."""
+
+MIN_FAT = 0.005
+"""Smallest share of fat in a CT without air, such as a crop."""
+
+MAX_SHIFTED = 1.5
+MIN_SHIFTED = 0.002
+"""Voxels at 874..1174 HU: largest ratio to those of bone, air and lung; smallest share that is judged."""
+
+MAX_LOWEST = 0.2
+"""Largest share of the lowest value in a CT without air; a larger one was clipped."""
+
+_SAMPLE_VOX = 4_000_000
+
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def require_hu(array: Array, image_id: str) -> None:
+    """Raise unless the values of a volume can be HU.
+
+    Args:
+        array: `(X, Y, Z)`; finite; values below -1024 are padding.
+        image_id: For messages.
+
+    Raises:
+        ScanError: If they cannot.
+    """
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        raise ScanError(f"{image_id}: every voxel is {low:g}; the image is empty")
+    step = max(1, round((array.size / _SAMPLE_VOX) ** (1 / 3)))
+    sample = array[::step, ::step, ::step].ravel()
+    fault = _fault_of_range(sample, high) or _fault_of_scale(sample, high)
+    if fault:
+        raise ScanError(
+            f"{image_id}: values run from {low:g} to {high:g} and {fault}: not a CT in HU; the rescale slope "
+            "and intercept may be missing: export the CT again from its origin"
+        )
+
+
+def _fault_of_range(sample: Array, high: float) -> str:
+    """Return what is too bright, or missing; empty if nothing."""
+    if high > MAX_HU:
+        return f"metal has at most {MAX_HU}: signed pixels may have been read as unsigned"
+    metal = _share(sample, METAL_HU, high)
+    if metal > MAX_METAL:
+        return f"{metal:.0%} are above {METAL_HU}, where only metal is"
+    soft_tissue = _share(sample, *_SOFT_TISSUE_HU)
+    if soft_tissue < MIN_SOFT_TISSUE:
+        return f"{soft_tissue:.2%} are those of soft tissue"
+    return ""
+
+
+def _fault_of_scale(sample: Array, high: float) -> str:
+    """Return why zero is not water; empty if it is."""
+    if not ((sample >= PADDING_HU) & (sample < LOWEST_TISSUE_HU)).any():
+        is_clipped = float(np.mean(sample == sample.min())) > MAX_LOWEST
+        if is_clipped or _share(sample, *_FAT_HU) < MIN_FAT:
+            return f"none lies between {PADDING_HU} and {LOWEST_TISSUE_HU}, where air is"
+    fill = float(np.mean(np.isin(sample, _AIR_FILL_HU)))
+    measured = _share(sample, *_TRABECULAR_BONE_HU) + _share(sample, *_AIR_HU) - fill
+    shifted, tissue = (
+        _share(sample, *_SHIFTED_SOFT_TISSUE_HU),
+        _share(sample, LOWEST_TISSUE_HU, high),
+    )
+    if shifted > MAX_SHIFTED * measured and shifted > MIN_SHIFTED * tissue:
+        return f"{shifted / tissue:.1%} of tissue lies near 1024, where soft tissue is without intercept"
+    return ""
+
+
+def _share(sample: Array, low: float, high: float) -> float:
+    """Return the share of the values from `low` to `high`."""
+    return float(np.mean((sample >= low) & (sample <= high)))
