@@ -172,6 +172,33 @@ def reordered_onto(
     return np.asarray(reordered)
 
 
+def padded_onto(
+    array: "np.ndarray[Any, Any]", grid: Grid, target: Grid, *, image_id: str
+) -> "np.ndarray[Any, Any]":
+    """Return a label that was cropped from `target` on the whole of it, with zeros around; no voxel is moved.
+
+    Args:
+        array: `(X, Y, Z)` on `grid`.
+        grid: Grid of the label: a part of the voxels of `target`, with axes in the same order and direction.
+        target: The whole grid.
+        image_id: For messages.
+
+    Raises:
+        GeometryError: If `grid` is no part of `target`.
+    """
+    start = np.rint((np.linalg.inv(target.affine_ras) @ grid.affine_ras)[:3, 3]).astype(int)
+    stop = start + grid.shape_vox
+    affine = target.affine_ras
+    affine[:3, 3] += affine[:3, :3] @ start
+    is_inside = (start >= 0).all() and (stop <= np.array(target.shape_vox)).all()
+    if not is_inside or not Grid.from_affine(grid.shape_vox, affine).is_same_as(grid):
+        require_same_grid(image_id, label=grid, image=target)
+    whole = np.zeros(target.shape_vox, array.dtype, order="F")
+    x, y, z = (slice(a, b) for a, b in zip(start, stop, strict=True))
+    whole[x, y, z] = array
+    return whole
+
+
 def require_right_angles(image_id: str, grid: Grid) -> None:
     """Check that the axes of `grid` are at right angles, in any direction.
 

@@ -1,5 +1,6 @@
 """Label volumes of files that name their segments themselves."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import LabelError
-from lib.imaging.geometry import Grid
+from lib.imaging.geometry import Grid, padded_onto
 from lib.imaging.nrrd_layers import has_layers, read_layers
 from lib.imaging.quantities import LabelArray, MaskArray
 from lib.imaging.scans import read_label
-from lib.imaging.segments import named_segments
+from lib.imaging.segments import cropped_shape, named_segments
+from lib.imaging.volume_headers import MAX_VOXELS
 
 Place = tuple[int, int]
 """Number of a layer, and a value in it."""
@@ -26,12 +28,14 @@ class NamedLabel:
         grid: Position of the voxels.
         present: Layer and value -> name, of each segment that has a voxel.
         listed: Names of all segments, with or without voxels, in the order of the file.
+        changes: A sentence if the file held a part of the grid only.
     """
 
     layers: tuple[LabelArray, ...]
     grid: Grid
     present: Mapping[Place, str]
     listed: tuple[str, ...]
+    changes: tuple[str, ...] = ()
 
     def masks(self, image_id: str) -> dict[str, MaskArray]:
         """Return name -> mask of each segment that has a voxel.
@@ -73,13 +77,28 @@ def read_named_label(
                 "3D Slicer's .seg.nrrd, or as one label volume"
             )
         return None
+    whole = _whole_grid(path, image_grid)
+    file_grid = image_grid if whole is None else None
     if is_layered:
-        layers, grid = read_layers(path, image_id=image_id, image_grid=image_grid)
+        layers, grid = read_layers(path, image_id=image_id, image_grid=file_grid)
     else:
         array, grid = read_label(
-            path, image_id=image_id, image_grid=image_grid, integers_only=integers_only
+            path, image_id=image_id, image_grid=file_grid, integers_only=integers_only
         )
         layers = [array]
+    changes = []
+    if whole is not None:
+        if len(layers) * math.prod(whole.shape_vox) > MAX_VOXELS:
+            raise LabelError(
+                f"{image_id}: {len(layers)} layers on the image's grid are more than {MAX_VOXELS} voxels; save the "
+                "organs alone, in fewer layers"
+            )
+        sides = " x ".join(map(str, grid.shape_vox))
+        changes.append(
+            f"the file holds a part of {sides} voxels; the rest was stored as background"
+        )
+        layers = [padded_onto(layer, grid, whole, image_id=image_id) for layer in layers]
+        grid = whole
     names = {(s.layer, s.value): s.name for s in segments}
     places = [
         (number, int(value))
@@ -99,4 +118,15 @@ def read_named_label(
         grid=grid,
         present={place: names[place] for place in places},
         listed=tuple(segment.name for segment in segments),
+        changes=tuple(changes),
     )
+
+
+def _whole_grid(path: Path, image_grid: Grid | None) -> Grid | None:
+    """Return the image's grid if the file is a segmentation that 3D Slicer cropped, else None."""
+    shape = cropped_shape(path)
+    if image_grid is None or shape is None or shape == image_grid.shape_vox:
+        return None
+    # A part is smaller; anything else is refused by its header, before it is unpacked.
+    is_part = all(a <= b for a, b in zip(shape, image_grid.shape_vox, strict=True))
+    return image_grid if is_part else None

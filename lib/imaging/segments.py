@@ -88,6 +88,21 @@ def named_segments(path: Path, image_id: str) -> tuple[Segment, ...]:
     return segments
 
 
+def cropped_shape(path: Path) -> tuple[int, ...] | None:
+    """Return the shape `(X, Y, Z)` of a segmentation that 3D Slicer cropped; None if the file is another one.
+
+    Slicer writes the first voxel of the part as `Segmentation_ReferenceImageExtentOffset`.
+    """
+    if suffix_of(path) != ".nrrd":
+        return None
+    fields = header_fields(_start(path))
+    try:
+        sizes = tuple(int(size) for size in fields["sizes"].split())[-3:]
+    except (KeyError, ValueError):
+        return None
+    return sizes if "Segmentation_ReferenceImageExtentOffset" in fields else None
+
+
 def _segments(path: Path) -> Iterator[Segment]:
     suffix = suffix_of(path) or ""
     if suffix.startswith(".nii"):

@@ -186,7 +186,7 @@ def _read_pair(
             for (_, v), n in named.present.items()
             if n in organs
         }
-        notes = moved(places) if len(named.layers) == 1 else []
+        notes = [*named.changes, *(moved(places) if len(named.layers) == 1 else [])]
         return ContouredScan(ct=ct, masks=own, naming=naming, notes=notes)
     notes = []
     if given is not None:

@@ -86,7 +86,7 @@ def read_organs(
     segments = client_segments(label_info, image_id)
     named = read_named_label(file, image_id=image_id, image_grid=grid, integers_only=True)
     if named is not None:
-        changes = _require_agreement(named, segments, image_id)
+        changes = [*named.changes, *_require_agreement(named, segments, image_id)]
         return by_names(
             named.layers, named.present, labels, grid, image_id=image_id, changes=changes
         )

@@ -164,3 +164,59 @@ def test_negative_values_in_layers_are_refused(tmp_path: Path) -> None:
     fields = slicer_fields([("A", 1, 0), ("B", 1, 1)])
     with pytest.raises(LabelError, match="run from -1 to 1; 0 to 255 expected"):
         read(write_seg_nrrd(tmp_path / "a.seg.nrrd", layers, GRID, fields))
+
+
+CROPPED = "Segmentation_ReferenceImageExtentOffset:=2 3 4"
+
+
+def cropped_grid(start: tuple[float, float, float], shape: tuple[int, int, int]) -> Grid:
+    affine = GRID.affine_ras
+    affine[:3, 3] = (affine @ [*start, 1])[:3]
+    return Grid.from_affine(shape, affine)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_segmentation_that_slicer_cropped_is_put_in_its_place(tmp_path: Path, count: int) -> None:
+    part = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7) % 2
+    fields = [*slicer_fields([("A", 1, 0), ("B", 1, 1)][:count]), CROPPED]
+    grid = cropped_grid((2, 3, 4), (5, 6, 7))
+    named = read(write_seg_nrrd(tmp_path / "a.seg.nrrd", [part] * count, grid, fields))
+    assert named.grid == GRID
+    assert len(named.layers) == count
+    for layer in named.layers:
+        np.testing.assert_array_equal(layer[2:7, 3:9, 4:11], part)
+        assert layer.sum() == part.sum() == 5 * 6 * 7 / 2
+    assert named.changes == (
+        "the file holds a part of 5 x 6 x 7 voxels; the rest was stored as background",
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "shape"),
+    [
+        ((2.5, 3, 4), (5, 6, 7)),  # between the voxels
+        ((16, 3, 4), (5, 6, 7)),  # beyond the last voxel
+        ((-1, 3, 4), (5, 6, 7)),
+        ((0, 0, 0), (20, 16, 13)),  # larger
+    ],
+)
+def test_a_part_of_another_grid_is_refused(
+    tmp_path: Path, start: tuple[float, float, float], shape: tuple[int, int, int]
+) -> None:
+    part = np.ones(shape, np.uint8)
+    fields = [*slicer_fields([("A", 1, 0)]), CROPPED]
+    file = write_seg_nrrd(tmp_path / "a.seg.nrrd", [part], cropped_grid(start, shape), fields)
+    with pytest.raises(GeometryError, match="the label lies on"):
+        read(file)
+
+
+def test_small_parts_in_very_many_layers_are_refused(tmp_path: Path) -> None:
+    shape = (512, 512, 200)
+    whole = Grid.from_affine(shape, GRID.affine_ras)
+    layers = [np.ones((1, 1, 1), np.uint8)] * 21
+    fields = [*slicer_fields([("A", 1, 0)]), CROPPED]
+    file = write_seg_nrrd(
+        tmp_path / "a.seg.nrrd", layers, Grid.from_affine((1, 1, 1), GRID.affine_ras), fields
+    )
+    with pytest.raises(LabelError, match="21 layers on the image's grid are more than"):
+        read(file, whole)
