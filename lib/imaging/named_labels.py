@@ -90,7 +90,7 @@ def read_named_label(
     if whole is not None:
         if len(layers) * math.prod(whole.shape_vox) > MAX_VOXELS:
             raise LabelError(
-                f"{image_id}: {len(layers)} layers on the image's grid are more than {MAX_VOXELS} voxels; save the "
+                f"{image_id}: {len(layers)} layers on the image's grid exceed {MAX_VOXELS} voxels; save the "
                 "organs alone, in fewer layers"
             )
         sides = " x ".join(map(str, grid.shape_vox))

@@ -218,5 +218,5 @@ def test_small_parts_in_very_many_layers_are_refused(tmp_path: Path) -> None:
     file = write_seg_nrrd(
         tmp_path / "a.seg.nrrd", layers, Grid.from_affine((1, 1, 1), GRID.affine_ras), fields
     )
-    with pytest.raises(LabelError, match="21 layers on the image's grid are more than"):
+    with pytest.raises(LabelError, match="21 layers on the image's grid exceed"):
         read(file, whole)
