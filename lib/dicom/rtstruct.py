@@ -5,7 +5,7 @@
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,14 @@ from lib.dicom.object_attributes import (
     save_object,
 )
 from lib.dicom.polygons import mask_outlines
-from lib.dicom.rtstruct_rois import chosen_rois, contour_items, points_lps, rois_of
+from lib.dicom.rtstruct_rois import (
+    chosen_rois,
+    contour_items,
+    note_other_slice,
+    points_lps,
+    rois_of,
+    slice_position_vox,
+)
 from lib.dicom.structures import StructureFilter, StructureSet, label_on_slices
 from lib.errors import LabelError, OrganNetError
 from lib.imaging.dicom_files import PARSING_ERRORS
@@ -74,7 +81,10 @@ def read_rtstruct(
         changes += more_changes
         frames = {repr(roi.name): roi.frame for roi in chosen}
         changes += require_same_scan(dataset, frames, headers, image_id)
-        masks = {roi.name: _mask(items[roi.number], roi, grid, image_id) for roi in chosen}
+        positions = {str(h.SOPInstanceUID): slice_position_vox(h, grid) for h in headers}
+        masks = {
+            roi.name: _mask(items[roi.number], roi, positions, grid, image_id) for roi in chosen
+        }
     except OrganNetError:
         raise
     except PARSING_ERRORS as error:
@@ -95,14 +105,19 @@ def read_rtstruct(
     )
 
 
-def _mask(items: Sequence[Dataset], roi: Roi, grid: Grid, image_id: str) -> MaskArray:
-    contours = (
-        (
-            str(item.get("ContourGeometricType", "") or "unknown"),
-            points_lps(item, roi, image_id),
-        )
-        for item in items
-    )
+def _mask(
+    items: Sequence[Dataset],
+    roi: Roi,
+    positions: Mapping[str, float],
+    grid: Grid,
+    image_id: str,
+) -> MaskArray:
+    """Return the voxels that a ROI marks; `positions` are those of the CT's slices, by SOPInstanceUID."""
+    contours = []
+    for item in items:
+        points = points_lps(item, roi, image_id)
+        note_other_slice(item, points, roi, positions, grid)
+        contours.append((str(item.get("ContourGeometricType", "") or "unknown"), points))
     return mask_from_contours(contours, roi, grid, image_id)
 
 

@@ -17,6 +17,7 @@ from lib.dicom.laterality import name_with_side
 from lib.dicom.object_attributes import sequence_items
 from lib.dicom.structures import StructureFilter
 from lib.errors import GeometryError, LabelError
+from lib.imaging.geometry import Grid, ras_to_lps
 from lib.imaging.quantities import FloatArray
 
 MAX_COORDINATE_MM = 1e5
@@ -175,3 +176,43 @@ def points_lps(item: Dataset, roi: Roi, image_id: str) -> FloatArray:
     if stated is not None and int(stated) != numbers.size // 3:
         roi.notes["contours with another number of points than stated"] += 1
     return numbers.reshape(-1, 3)
+
+
+def slice_position_vox(header: Dataset, grid: Grid) -> float:
+    """Return the position of a slice along the grid's z axis, in slices."""
+    return _z_vox(np.array([header.ImagePositionPatient], dtype=float), grid)
+
+
+def note_other_slice(
+    item: Dataset,
+    points: FloatArray,
+    roi: Roi,
+    positions: Mapping[str, float],
+    grid: Grid,
+) -> None:
+    """Add a note to `roi` if a contour does not lie on the image that it refers to; its coordinates count.
+
+    Args:
+        item: The contour, whose ContourImageSequence names the image; it is optional.
+        points: `(N, 3)`, its points in LPS mm.
+        roi: The ROI.
+        positions: SOPInstanceUID -> position of each slice of the CT, in slices.
+        grid: The CT's grid.
+    """
+    images = {
+        str(image.get("ReferencedSOPInstanceUID", "") or "")
+        for image in sequence_items(item, "ContourImageSequence")
+    } - {""}
+    if not images or not len(points):
+        return
+    known = [positions[uid] for uid in images if uid in positions]
+    if not known:
+        roi.notes["contours refer to images that the CT does not have"] += 1
+    elif min(abs(z - _z_vox(points, grid)) for z in known) > 1:
+        roi.notes["contours lie more than a slice off the image that they refer to"] += 1
+
+
+def _z_vox(points_lps: FloatArray, grid: Grid) -> float:
+    """Return the mean position of points `(N, 3)` along the grid's z axis, in slices."""
+    to_voxel = np.linalg.inv(ras_to_lps(grid.affine_ras))
+    return float(to_voxel[2, :3] @ points_lps.mean(axis=0) + to_voxel[2, 3])

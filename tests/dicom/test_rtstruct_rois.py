@@ -215,6 +215,35 @@ def test_a_roi_without_a_frame_lies_in_the_only_one_of_the_file(two_rois: Rtstru
         two_rois.read()
 
 
+# --- images that contours refer to
+
+
+@pytest.mark.parametrize(
+    ("image", "note"),
+    [
+        (4, ()),
+        (5, ()),
+        (7, ("1 contours lie more than a slice off the image that they refer to",)),
+        (None, ("1 contours refer to images that the CT does not have",)),
+    ],
+)
+def test_the_image_of_a_contour_is_compared_with_its_coordinates(
+    two_rois: RtstructCase, image: int | None, note: tuple[str, ...]
+) -> None:
+    reference = Dataset()
+    reference.ReferencedSOPInstanceUID = (
+        "1.2.3" if image is None else two_rois.headers[image].SOPInstanceUID
+    )
+    two_rois.edit(
+        lambda d: setattr(
+            d.ROIContourSequence[0].ContourSequence[0], "ContourImageSequence", [reference]
+        )
+    )
+    structures = two_rois.read()
+    assert structures.changes == tuple(f"Parotid_L: {sentence}" for sentence in note)
+    assert structures.masks["Parotid_L"][:, :, 4].sum() == 36
+
+
 # --- coordinates
 
 
