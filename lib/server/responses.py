@@ -211,6 +211,7 @@ def error_answer(detail: str | list[dict[str, Any]], status: int) -> JSONRespons
 
 
 def _printable(value: Any) -> Any:
+    """Return a text, or all texts of a value, cut and without lone surrogates, which no log can hold either."""
     if isinstance(value, str):
         return value[:MAX_DETAIL].encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list | tuple):
@@ -224,7 +225,7 @@ def answer_organnet_error(_request: Request, error: Exception) -> JSONResponse:
     """Return an error of this project as `{"detail": message}`."""
     if not isinstance(error, OrganNetError):
         raise error
-    logger.warning("refused: %s", error)
+    logger.warning("refused: %s", _printable(str(error)))
     return error_answer(str(error), status_of(error))
 
 
@@ -234,7 +235,7 @@ def answer_monailabel_error(_request: Request, error: Exception) -> JSONResponse
         raise error
     is_missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
     is_invalid = error.error == MONAILabelError.INVALID_INPUT
-    logger.warning("refused: %s", error.msg)
+    logger.warning("refused: %s", _printable(str(error.msg)))
     return error_answer(str(error.msg), 404 if is_missing else 400 if is_invalid else 500)
 
 
@@ -268,7 +269,7 @@ def answer_storage_trouble(_request: Request, error: Exception) -> JSONResponse:
     trouble = storage_trouble(error)
     if not trouble:
         raise error
-    logger.error("%s: %s", trouble, error)
+    logger.error("%s: %s", trouble, _printable(str(error)))
     return error_answer(f"{trouble}; stored data is unchanged", 507)
 
 
