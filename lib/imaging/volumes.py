@@ -54,7 +54,8 @@ class LabelVolume:
 
     def volumes_ml(self) -> dict[str, float]:
         """Return the volume in mL of each organ that has at least one voxel."""
-        counts = np.bincount(self.array.ravel(), minlength=256)
+        # Few voxels belong to an organ, and counting converts each to eight bytes.
+        counts = np.bincount(self.array[self.array > 0], minlength=256)
         return {
             name: round(float(counts[value]) * self.grid.voxel_ml, 3)
             for name, value in self.labels.items()

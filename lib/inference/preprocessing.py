@@ -15,6 +15,9 @@ from lib.recipes.schema import Recipe
 BODY_HU = -350.0
 """Lower bound of the body in HU: between fat (-100 HU) and the foam of a table or mask (below -500 HU)."""
 
+LIKELY = 0.99
+"""Share of `1 / K` above which one of `K` classes may be the most likely one; below 1 for rounding errors."""
+
 MARGIN_MM = 12.0
 """Margin around the body in mm, so that organs at its edge keep their context."""
 
@@ -102,15 +105,12 @@ class Pipeline:
         """
         frame = prepared.frame
         result = np.zeros(frame.shape_ras, np.uint8)
-        likely_box = _foreground_box(probabilities)
+        likely_box = _bounding_box(probabilities[0] < 0.75, margin=2)
         if likely_box is not None:
             model_box = _offset(likely_box, prepared.box)
-            ras_box = frame.ras_box(model_box)
             x, y, z = likely_box
             part = probabilities[:, x, y, z].float().cpu().numpy()
-            result[ras_box] = self._argmax_on_ct(part, frame, model_box, ras_box)
-        for value in self.recipe.labels.values():
-            keep_largest(result, value)
+            self._label_on_ct(part, frame, model_box, result[frame.ras_box(model_box)])
         array = np.ascontiguousarray(frame.turn_back(result), dtype=np.uint8)
         return LabelVolume(array, frame.grid, self.recipe.labels)
 
@@ -125,17 +125,34 @@ class Pipeline:
         result[ras_box] = frame.resample_back(values, prepared.box, ras_box)
         return np.ascontiguousarray(frame.turn_back(result), dtype=np.float32)
 
-    def _argmax_on_ct(
-        self, part: FloatArray, frame: ModelGrid, model_box: Box, ras_box: Box
-    ) -> LabelArray:
+    def _label_on_ct(
+        self, part: FloatArray, frame: ModelGrid, model_box: Box, label: LabelArray
+    ) -> None:
+        """Write the most likely organ of each voxel into `label`, one connected region of each organ.
+
+        Args:
+            part: `(K, X, Y, Z)`, softmax over `model_box`.
+            frame: Relation between the CT's grid and the network's.
+            model_box: Position of `part` on the network's grid.
+            label: The voxels of the CT in that box, zeros.
+        """
+        ras_box = frame.ras_box(model_box)
         best = frame.resample_back(part[0], model_box, ras_box).copy()
-        label = np.zeros(best.shape, np.uint8)
+        inner_boxes = {}
         for value in range(1, part.shape[0]):
-            probability = frame.resample_back(part[value], model_box, ras_box)
-            is_better = probability > best
-            label[is_better] = value
-            best[is_better] = probability[is_better]
-        return label
+            # The probabilities of a voxel add up to 1: an organ below 1/K is not the most likely one.
+            likely_box = _bounding_box(part[value] > LIKELY / part.shape[0], margin=2)
+            if likely_box is None:
+                continue
+            organ_ras_box = frame.ras_box(_offset(likely_box, model_box))
+            inner = _relative(organ_ras_box, ras_box)
+            probability = frame.resample_back(part[value], model_box, organ_ras_box)
+            is_better = probability > best[inner]
+            label[inner][is_better] = value
+            best[inner][is_better] = probability[is_better]
+            inner_boxes[value] = inner
+        for value, inner in inner_boxes.items():
+            keep_largest(label[inner], value)
 
 
 def _offset(inner: Box, outer: Box) -> Box:
@@ -145,29 +162,33 @@ def _offset(inner: Box, outer: Box) -> Box:
     return (x, y, z)
 
 
-def _foreground_box(probabilities: Tensor, margin: int = 2) -> Box | None:
-    """Return the bounding box of voxels where an organ is likely, with a margin; None if there is none."""
-    likely = probabilities[0] < 0.75
-    if not bool(likely.any()):
-        return None
+def _relative(inner: Box, outer: Box) -> Box:
+    """Return the position of a box within another that contains it."""
+    x, y, z = (
+        slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True)
+    )
+    return (x, y, z)
+
+
+def _bounding_box(mask: MaskArray | Tensor, margin: int) -> Box | None:
+    """Return the bounding box of a mask, with a margin within the volume; None if the mask is empty."""
+    mask = np.asarray(mask)
     slices = []
     for axis in range(3):
-        others = [a for a in range(3) if a != axis]
-        inside = torch.nonzero(likely.amax(dim=others)).flatten()
-        size = likely.shape[axis]
+        inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not inside.size:
+            return None
         start, stop = int(inside[0]) - margin, int(inside[-1]) + 1 + margin
-        slices.append(slice(max(0, start), min(size, stop)))
+        slices.append(slice(max(0, start), min(mask.shape[axis], stop)))
     return (slices[0], slices[1], slices[2])
 
 
 def keep_largest(label: LabelArray, value: int) -> None:
     """Erase all but the largest region of an organ, in place; a shared face, edge or corner connects."""
     mask = label == value
-    inside = np.argwhere(mask)
-    if len(inside) == 0:
+    box = _bounding_box(mask, margin=0)
+    if box is None:
         return
-    low, high = inside.min(axis=0), inside.max(axis=0) + 1
-    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     image = sitk.GetImageFromArray(mask[box].astype(np.uint8))
     connected = sitk.ConnectedComponentImageFilter()
     connected.FullyConnectedOn()

@@ -139,7 +139,11 @@ class ModelGrid:
     def resample_back(self, values: FloatArray, model_box: Box, ras_box: Box) -> FloatArray:
         """Return `values` of the network's `model_box` at the CT's voxels in `ras_box` (RAS order), linear."""
         if not self.is_resampled:
-            return values
+            x, y, z = (
+                slice(r.start - m.start, r.stop - m.start)
+                for r, m in zip(ras_box, model_box, strict=True)
+            )
+            return values[x, y, z]
         image = _indexed(values, self.spacing_model_mm)
         image.SetOrigin(
             [(box.start + 0.5) * s for box, s in zip(model_box, self.spacing_model_mm, strict=True)]
