@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
-import torch
 from torch import Tensor
 
 from lib.imaging.quantities import FloatArray, LabelArray, MaskArray
