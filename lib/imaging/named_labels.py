@@ -15,7 +15,7 @@ from lib.imaging.scans import read_label
 from lib.imaging.segments import cropped_shape, named_segments
 from lib.imaging.volume_headers import MAX_VOXELS
 
-Place = tuple[int, int]
+LayerValue = tuple[int, int]
 """Number of a layer, and a value in it."""
 
 
@@ -33,7 +33,7 @@ class NamedLabel:
 
     layers: tuple[LabelArray, ...]
     grid: Grid
-    present: Mapping[Place, str]
+    present: Mapping[LayerValue, str]
     listed: tuple[str, ...]
     changes: tuple[str, ...] = ()
 

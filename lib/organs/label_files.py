@@ -7,7 +7,7 @@ import numpy as np
 
 from lib.errors import LabelError
 from lib.imaging.geometry import Grid
-from lib.imaging.named_labels import Place, read_named_label
+from lib.imaging.named_labels import LayerValue, read_named_label
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_label
 from lib.imaging.volumes import LabelVolume, combine_masks
@@ -45,7 +45,7 @@ def read_organ_label(
 
 def by_names(
     layers: Sequence[LabelArray],
-    names: Mapping[Place, str],
+    names: Mapping[LayerValue, str],
     labels: Mapping[str, int],
     grid: Grid,
     *,
@@ -87,10 +87,10 @@ def by_names(
 
 
 def _organs(
-    names: Mapping[Place, str], labels: Mapping[str, int], image_id: str
-) -> dict[Place, str]:
+    names: Mapping[LayerValue, str], labels: Mapping[str, int], image_id: str
+) -> dict[LayerValue, str]:
     """Return layer and value -> TG-263 name, without the segments that are no organs."""
-    organs: dict[Place, str] = {}
+    organs: dict[LayerValue, str] = {}
     unknown = []
     for place, name in names.items():
         organ = tg263_name(name)
