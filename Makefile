@@ -1,4 +1,4 @@
-# make install | demo | serve | test | test-all | check | chaos | bench | docs | format | clean
+# make install | demo | serve | test | test-all | check | chaos | fuzz | bench | docs | format | clean
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11; do $$p -c '' 2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv
@@ -7,8 +7,11 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STUDIES ?= demo/studies
 PORT ?= 8000
 ROUNDS ?= 100
+REQUESTS ?= 1000
+SEED ?= 1
+FORMAT ?= mha nrrd nifti dicom zip seg rtstruct
 
-.PHONY: install install-dev demo serve test campaigns test-all check lint types format cov chaos bench docs openapi lock clean
+.PHONY: install install-dev demo serve test campaigns test-all check lint types format cov chaos fuzz bench docs openapi lock clean
 
 # A PACS for the demo; the tests also need a browser, and independent readers of DICOM files.
 PACS := orthanc orthanc-dicomweb
@@ -73,6 +76,9 @@ cov: install-dev
 
 chaos: install-dev
 	$(PY) -m tests.chaos --rounds $(ROUNDS)
+
+fuzz: install-dev
+	$(PY) -m tests.fuzz --requests $(REQUESTS) --seed $(SEED) --format $(FORMAT)
 
 bench: install
 	$(PY) -m apps.bench

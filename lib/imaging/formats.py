@@ -102,7 +102,8 @@ def read_volume(
         raise ScanError(f"{case}: {path.name} is truncated; copy it again") from error
     except _DAMAGE as error:
         raise ScanError(
-            f"{case}: {path.name} is not a readable {suffix} file, or is damaged or truncated: {_reason(error)}"
+            f"{case}: {path.name} is not a readable {suffix} file, or is damaged or truncated: "
+            f"{_reason(error).replace(str(path), path.name)}"
         ) from error
     require_right_angles(case, grid)
     return array, grid

@@ -1,7 +1,9 @@
 """Inbox: import of each SEG and RTSTRUCT in the PACS, drawn on a scan of the store, as one label version."""
 
 import logging
+import struct
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +39,8 @@ REFUSED = "refused"
 WAITING = "waiting"
 """Values of `PacsObject.verdict`."""
 
-_READER_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+_READER_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError,
+                  ArithmeticError, RecursionError, struct.error, zlib.error)  # fmt: skip
 """Errors of the readers on unexpected objects; such an object must not block the objects after it."""
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from monailabel.config import settings
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
     LabelNotFoundException,
@@ -210,10 +212,22 @@ def error_answer(detail: str | list[dict[str, Any]], status: int) -> JSONRespons
     return JSONResponse({"detail": _printable(detail)}, status)
 
 
+def without_folders(text: str) -> str:
+    """Return a message in which files below the server's folders have only their name.
+
+    Messages of libraries contain the path of a file that they cannot read.
+    """
+    roots = (tempfile.gettempdir(), settings.MONAI_LABEL_STUDIES, settings.MONAI_LABEL_APP_DIR)
+    for root in roots:
+        if str(root).startswith("/") and len(str(root)) > 1:
+            text = re.sub(rf"{re.escape(str(root).rstrip('/'))}/([^\s\"'/]*/)*", "", text)
+    return text
+
+
 def _printable(value: Any) -> Any:
     """Return a text, or all texts of a value, cut and without lone surrogates, which no log can hold either."""
     if isinstance(value, str):
-        return value[:MAX_DETAIL].encode("utf-8", "backslashreplace").decode()
+        return without_folders(value)[:MAX_DETAIL].encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list | tuple):
         return [_printable(item) for item in value]
     if isinstance(value, dict):

@@ -271,6 +271,9 @@ def test_answers_do_not_tell_paths_of_the_server(server: Server, tmp_path: Path)
     made = server.ask("PUT", "/session/", files=[("files", ("a.nii.gz", content))])
     session = made.json()["session_id"]
     answers = [made, server.ask("GET", f"/session/{session}")]
+    refused = server.ask("PUT", "/datastore/label?image=hostile", files={"label": ("a.nii", b"x")})
+    assert refused.status_code == 422
+    assert str(server.studies.parent) not in refused.text
     answers += [server.ask("DELETE", f"/session/{session}")]
     answers += [server.ask("GET", f"/datastore/?output={output}") for output in ("all", "train")]
     answers += [

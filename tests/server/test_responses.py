@@ -2,6 +2,7 @@ import asyncio
 import json
 import logging
 import re
+import tempfile
 
 import httpx
 import pytest
@@ -30,6 +31,7 @@ from lib.server.responses import (
     answer_monailabel_error,
     answer_organnet_error,
     install_error_handlers,
+    without_folders,
 )
 
 REQUEST = Request({"type": "http"})
@@ -98,6 +100,13 @@ def test_an_unexpected_error_is_logged_under_the_id_in_the_answer(
     assert "secret" not in detail
     assert error_id[1] in caplog.text
     assert "/home/secret" in caplog.text
+
+
+def test_a_message_tells_the_name_of_a_file_and_not_its_folder() -> None:
+    message = (
+        f'x: cannot read "{tempfile.gettempdir()}/organnet-1/a b/0.nii", see /organnet/labels/x'
+    )
+    assert without_folders(message) == 'x: cannot read "a b/0.nii", see /organnet/labels/x'
 
 
 def test_messages_that_json_cannot_hold_are_escaped() -> None:

@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from lib.dicom import stow
 from lib.dicom.stow import ObjectId, StoreResult
 from lib.errors import LabelError, OrganNetError, PacsError, ScanError, StorageFullError
+from lib.imaging.dicom_files import PARSING_ERRORS
 from lib.server.access import ANNOTATOR, author_of, organs_left_out
 from lib.server.dicomweb import proxy_routes as proxy
 from lib.server.multipart import Part, receive_parts
@@ -124,16 +125,24 @@ def _store_if_contours(part: Part, study_uid: str, submit: Submit) -> StoreResul
             return StoreResult(object_id=object_id, comment=comment, failure=stow.DOES_NOT_MATCH)
         is_contours = object_id.sop_class_uid in CONTOURS
         version = submit(part.path) if is_contours else None
-    except OrganNetError as error:
-        return _failure(object_id, error)
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        full = StorageFullError("the disk is full; stored data is unchanged")
-        return _failure(object_id, full)
+    except (OrganNetError, *PARSING_ERRORS) as error:
+        return _failure(object_id, _as_refusal(error))
     if version is None:
         return object_id
     return StoreResult(object_id=object_id, comment=_comment(version))
+
+
+def _as_refusal(error: Exception) -> OrganNetError:
+    """Return the refusal of an object; raise an error that is not about the object."""
+    if isinstance(error, OrganNetError):
+        return error
+    if is_disk_full(error):
+        return StorageFullError("the disk is full; stored data is unchanged")
+    if isinstance(error, OSError | MemoryError):
+        raise error
+    # pydicom converts a value when it is first used, so that damage can show anywhere.
+    logger.warning("a damaged object", exc_info=error)
+    return LabelError(f"the object is damaged ({error}); export it again")
 
 
 def _submit(path: Path, *, author: str, client: str) -> LabelVersion | None:

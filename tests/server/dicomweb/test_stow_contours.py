@@ -154,3 +154,17 @@ def test_contours_are_stored_while_the_pacs_is_down_and_sent_afterwards(
     )
     assert len(stored) == 1
     assert stored[0]["00080018"]["Value"] != [uid_of(file)]
+
+
+def test_an_object_with_an_unknown_value_representation_is_refused(
+    installation: Installation, tmp_path: Path
+) -> None:
+    file = tmp_path / "damaged.dcm"
+    draw(installation.folder / "one", file, kind="rtstruct")
+    tag = b"\x06\x30\x12\x00"  # RT Referenced Study Sequence (3006,0012)
+    content = file.read_bytes().replace(tag + b"SQ", tag + b"S\xff")
+    assert content != file.read_bytes()
+    answer = sent(installation, body(content))
+    assert answer.status_code == 409
+    (comment,) = comments(answer.json(), "00081198")
+    assert "the object is damaged" in comment
