@@ -197,6 +197,16 @@ def referenced_series(dataset: Dataset) -> set[str]:
     return {str(s.SeriesInstanceUID) for s in all_series if "SeriesInstanceUID" in s}
 
 
+def referenced_frames(dataset: Dataset) -> set[str]:
+    """Return the FrameOfReferenceUIDs that a SEG or RTSTRUCT refers to as a whole, apart from its ROIs.
+
+    That of the Frame of Reference Module (PS3.3 C.7.4.1) counts where the sequence of references has none.
+    """
+    items = sequence_items(dataset, "ReferencedFrameOfReferenceSequence")
+    frames = {str(item.get("FrameOfReferenceUID", "") or "") for item in items} - {""}
+    return frames or {str(dataset.get("FrameOfReferenceUID", "") or "")} - {""}
+
+
 def sequence_items(dataset: Dataset, keyword: str) -> Sequence[Any]:
     """Return the items of a sequence; none if it is missing or empty."""
     return dataset.get(keyword) or ()

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from lib.dicom.contours import CLOSED_TYPES, Roi
 from lib.dicom.laterality import name_with_side
-from lib.dicom.object_attributes import sequence_items
+from lib.dicom.object_attributes import referenced_frames, sequence_items
 from lib.dicom.structures import StructureFilter
 from lib.errors import GeometryError, LabelError
 from lib.imaging.geometry import Grid, ras_to_lps
@@ -56,10 +56,7 @@ def rois_of(dataset: Dataset, image_id: str) -> tuple[list[Roi], list[str]]:
 def _frame(item: Dataset, dataset: Dataset, image_id: str) -> str:
     """Return the frame of reference of a ROI: its own, or the only one that the file refers to."""
     own = str(item.get("ReferencedFrameOfReferenceUID", "") or "")
-    frames = {
-        str(frame.get("FrameOfReferenceUID", "") or "")
-        for frame in sequence_items(dataset, "ReferencedFrameOfReferenceSequence")
-    } - {""}
+    frames = referenced_frames(dataset)
     if not own and len(frames) > 1:
         raise GeometryError(
             f"{image_id}: ROI {item.get('ROIName', '')!r} names no frame of reference, and the RTSTRUCT refers "

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydicom.dataset import FileDataset
 
-from lib.dicom.object_attributes import referenced_series
+from lib.dicom.object_attributes import referenced_frames, referenced_series
 from lib.dicom.objects import MODALITIES, read_object
 from lib.errors import ScanError
 from lib.imaging.dicom_files import DICOM_SUFFIXES, PARSING_ERRORS, is_dicom, read_dicom, text_of
@@ -213,7 +213,7 @@ def _structures(path: Path, header: FileDataset) -> _Structures:
         series = frozenset(referenced_series(header))
         rois = header.get("StructureSetROISequence") or ()
         frames = {str(r.get("ReferencedFrameOfReferenceUID", "")) for r in rois}
-        frames.add("" if rois else str(header.get("FrameOfReferenceUID", "")))
+        frames |= referenced_frames(header)
     except PARSING_ERRORS:
         series, frames = frozenset(), set()
     uid = text_of(header, "SOPInstanceUID") or str(path)

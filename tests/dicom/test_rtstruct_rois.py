@@ -205,6 +205,10 @@ def test_a_roi_without_a_frame_lies_in_the_only_one_of_the_file(two_rois: Rtstru
     two_rois.edit(without_frame)
     assert sizes(two_rois) == {"Parotid_L": 36, "PTV70": 4}
 
+    def only_at_the_top(dataset: Any) -> None:
+        del dataset.ReferencedFrameOfReferenceSequence
+        dataset.FrameOfReferenceUID = two_rois.headers[0].FrameOfReferenceUID
+
     def add_frame(dataset: Any) -> None:
         frame = Dataset()
         frame.FrameOfReferenceUID = "1.2.3.4"
@@ -213,6 +217,10 @@ def test_a_roi_without_a_frame_lies_in_the_only_one_of_the_file(two_rois: Rtstru
     two_rois.edit(add_frame)
     with pytest.raises(GeometryError, match="'Parotid_L' names no frame of reference, and the RTS"):
         two_rois.read()
+    two_rois.edit(only_at_the_top)
+    assert two_rois.read().changes == (
+        "the RTSTRUCT names no series; it was accepted by its frame of reference",
+    )
 
 
 # --- images that contours refer to
