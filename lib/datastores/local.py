@@ -117,8 +117,7 @@ class FolderStore(LocalDatastore):
             ScanError: If its file, or a file in its folder, cannot be read.
         """
         path = self.image_location(image_id)
-        self._studies.check(path)
-        return self.image_location(image_id)
+        return path if self._studies.is_readable(path) else self.image_location(image_id)
 
     def is_available(self, image_id: str) -> bool:  # noqa: ARG002 - used in DicomWebStore
         """Return whether an image can be read without fetching it first."""

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from lib.errors import DatastoreError
 from lib.imaging.formats import SCAN_SUFFIXES, label_stem_of, stem_of, suffix_of
-from lib.labels.studies_folder import StudiesFolder
+from lib.labels.studies_folder import Listing, StudiesFolder
 from lib.storage.atomic_files import replacing
 from lib.storage.identifiers import printable, require_tag
 
@@ -95,7 +95,7 @@ class Index:
                 logger.error("%s cannot be written: %s", self._path, error.strerror or error)
                 with self._mutex:
                     model = self._read().model_copy(deep=True)
-                    self._reconcile(model)
+                    self._reconcile(model, signature)
                     self._last_signature, self._model = signature, model
         return self._model
 
@@ -105,7 +105,7 @@ class Index:
             return None
         if not isinstance(self._images, StudiesFolder):
             return self.folder / image_id
-        image = self._images.listing().images.get(image_id)
+        image = self._listing.images.get(image_id)
         return None if image is None else self._images.path / image.path
 
     def image_paths(self) -> dict[str, Path]:
@@ -113,7 +113,7 @@ class Index:
         ids = self.snapshot().objects
         if not isinstance(self._images, StudiesFolder):
             return {image_id: self.folder / image_id for image_id in ids}
-        images = self._images.listing().images
+        images = self._listing.images
         return {i: self._images.path / images[i].path for i in ids if i in images}
 
     @contextmanager
@@ -124,7 +124,7 @@ class Index:
             signature = self._signature()
             stored = self._read()
             changed = stored.model_copy(deep=True)
-            self._reconcile(changed)
+            self._reconcile(changed, signature)
             yield changed
             if changed != stored or not self._path.exists():
                 self._write(changed)
@@ -136,6 +136,11 @@ class Index:
         labels = self.folder / LABELS
         folders = (self._path, labels, *(labels / tag for tag in tag_folders(labels)))
         return (current, *((str(path), _mtime_ns(path)) for path in folders))
+
+    @property
+    def _listing(self) -> Listing:
+        """The images of the studies folder that the last snapshot lists."""
+        return _listing_of(self._last_signature)
 
     def _read(self) -> StoredIndex:
         """Return the index on disk; an empty one if there is none, or if it is damaged (defect 3).
@@ -166,34 +171,15 @@ class Index:
         with replacing(self._path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def _reconcile(self, model: StoredIndex) -> None:
+    def _reconcile(self, model: StoredIndex, signature: _Signature) -> None:
         """Make `model` list the images and labels in the folder."""
         if isinstance(self._images, StudiesFolder):
-            self._reconcile_folder(model, self._images)
+            _reconcile_folder(model, _listing_of(signature))
         else:
             _reconcile_catalog(model, self._images.images())
         infos = self._label_infos()
         for tag in {*tag_folders(self.folder / LABELS), *model.tags()}:
             self._reconcile_tag(model, tag, infos if is_tag(tag) else {})
-
-    def _reconcile_folder(self, model: StoredIndex, studies: StudiesFolder) -> None:
-        listing = studies.listing()
-        is_readable = "." not in listing.refused
-        for image_id in model.unavailable.keys() - listing.refused.keys():
-            if is_readable and image_id not in listing.images:
-                del model.unavailable[image_id]
-        for image_id in model.objects.keys() - listing.images.keys():
-            entry = model.objects.pop(image_id)
-            if image_id in listing.refused or not is_readable:
-                logger.warning("%s: %s", image_id, listing.refused.get(image_id, "cannot be read"))
-                model.unavailable[image_id] = entry
-            else:
-                logger.info("%s: the image is no longer there", image_id)
-        for image_id, image in listing.images.items():
-            former = model.unavailable.pop(image_id, None)
-            entry = _listed(model, image_id, image.suffix, former)
-            if image.path != image_id + image.suffix:
-                entry.image.info[STORED_AS] = printable(image.path)
 
     def _reconcile_tag(
         self,
@@ -214,6 +200,30 @@ class Index:
             elif tag not in entry.labels or entry.labels[tag].ext != suffix:
                 extra = {"ts": int(time.time()), "name": image_id + suffix}
                 entry.labels[tag] = DataModel(ext=suffix, info={**infos[image_id, tag], **extra})
+
+
+def _listing_of(signature: _Signature) -> Listing:
+    listing = signature[0] if signature else None
+    return listing if isinstance(listing, Listing) else Listing({}, {})
+
+
+def _reconcile_folder(model: StoredIndex, listing: Listing) -> None:
+    is_readable = "." not in listing.refused
+    for image_id in model.unavailable.keys() - listing.refused.keys():
+        if is_readable and image_id not in listing.images:
+            del model.unavailable[image_id]
+    for image_id in model.objects.keys() - listing.images.keys():
+        entry = model.objects.pop(image_id)
+        if image_id in listing.refused or not is_readable:
+            logger.warning("%s: %s", image_id, listing.refused.get(image_id, "cannot be read"))
+            model.unavailable[image_id] = entry
+        else:
+            logger.info("%s: the image is no longer there", image_id)
+    for image_id, image in listing.images.items():
+        former = model.unavailable.pop(image_id, None)
+        entry = _listed(model, image_id, image.suffix, former)
+        if image.path != image_id + image.suffix:
+            entry.image.info[STORED_AS] = printable(image.path)
 
 
 def _reconcile_catalog(model: StoredIndex, listed: Mapping[str, Mapping[str, Any]]) -> None:

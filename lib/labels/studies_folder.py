@@ -108,25 +108,33 @@ class StudiesFolder:
                 self._listing = self._listed()
             return self._listing
 
-    def check(self, image: Path) -> None:
-        """Try to read an image; if that fails, the next listing refuses it.
+    def is_readable(self, image: Path) -> bool:
+        """Return whether an image can be read now; if not, the next listing refuses it.
 
         Args:
             image: The file, of which only the beginning is read, or the folder, whose files are only opened.
         """
         path = str(image.relative_to(self.path))
-        if not image.is_dir() and not trouble_of(image):
-            return
         with self._mutex:
-            top, parts = self._contents[""], [path]
-            if path in top.volumes:
+            if not image.is_dir():
+                if not trouble_of(image):
+                    return True
+                top = self._contents[""]
                 others = [name for name in top.volumes if name != path]
                 self._contents[""] = replace(top, is_settled=False, volumes=others)
-            elif path in self._contents:
-                parts += [f"{path}/{name}" for name in self._contents[path].folders]
-            for part in parts:
-                if part in self._contents:
-                    self._contents[part].is_settled = False
+                return False
+            folders = self._contents[path].folders if path in self._contents else ()
+            parts = [path, *(f"{path}/{name}" for name in folders)]
+            closed = [p for p in parts if p in self._contents and self._is_closed(p)]
+            for part in closed:
+                self._contents[part].is_settled = False
+            return not closed
+
+    def _is_closed(self, path: str) -> bool:
+        try:
+            return bool(read_content(self.path / path, (), is_top=False, checked=()).trouble)
+        except OSError:
+            return True
 
     def _walk(
         self, path: str, depth: int, ancestors: tuple[Identity, ...]

@@ -1,6 +1,5 @@
 """The rounds of a campaign: each kills a process and then runs all checks."""
 
-import os
 import random
 import statistics
 import sys
@@ -10,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.checks import AGED_S, Checks, leftovers_of
+from tests.chaos.checks import Checks, leftovers_of
 from tests.chaos.load import Load
 from tests.chaos.moments import WEIGHTS, Kill, wait_for
-from tests.chaos.stage import ChaosError, Stage, files_below, until
+from tests.chaos.stage import ChaosError, Stage, until
 from tests.waiting import LIMIT_S
 
 ORPHAN_LIMIT_S = 300.0
@@ -139,7 +138,7 @@ class Campaign:
         run = stage.active_run()
         self.kills[kind.value] += 1
         self.missed += not is_met
-        aged: list[Path] = []
+        left: list[Path] = []
         if kind.spares_the_server:
             killed = stage.kill_trainers()
             self._require_another_trainer(stage, killed)
@@ -150,8 +149,8 @@ class Campaign:
             stage.kill_server()
             load.pause()
             self._require_no_trainer(stage)
-            aged = self._restart(stage, load, chance)
-        self._blame(checks.all(load.cases, aged))
+            left = self._restart(stage, load, chance)
+        self._blame(checks.all(load.cases, left))
         at = f"run {run['id']} {run['state']}" if run else "no run"
         say(f"round {self._round}: {kind.value}{'' if is_met else ' (its moment did not come)'}, at "
             f"{at}; {time.monotonic() - began:.1f} s")  # fmt: skip
@@ -166,9 +165,9 @@ class Campaign:
             stage.kill_server()
             self.kills["the server, as it starts"] += 1
             self._require_no_trainer(stage)
-        aged = _aged(stage)
+        left = leftovers_of(stage)
         stage.start()
-        return aged
+        return left
 
     def _require_no_trainer(self, stage: Stage) -> None:
         for what, still in (("a training", stage.trainers), ("scoring", stage.scorers)):
@@ -193,9 +192,9 @@ class Campaign:
             self._blame([f"the last training did not end within {END_LIMIT_S:g} s"])
         stage.stop_server()
         self._require_no_trainer(stage)
-        aged = _aged(stage)
+        left = leftovers_of(stage)
         stage.start()
-        self._blame(checks.all(load.cases, aged))
+        self._blame(checks.all(load.cases, left))
         waiting = stage.rows(
             "SELECT m.version FROM models m LEFT JOIN runs r ON m.run_id = r.id WHERE "
             "m.decision = 'waiting' AND coalesce(r.state, '') IN ('promoted', 'rejected', '')"
@@ -229,12 +228,3 @@ class Campaign:
             say(f"{name:<{width}}  {value}")
         for one in self.wrong:
             say(f"WRONG, {one}")
-
-
-def _aged(stage: Stage) -> list[Path]:
-    """Let everything that was left half done look two hours old, and return it."""
-    left = leftovers_of(stage)
-    then = time.time() - AGED_S
-    for path in {*left, *files_below(*left)}:
-        os.utime(path, (then, then))
-    return left

@@ -18,7 +18,6 @@ from tests.chaos.stage import Stage, files_below, until
 from tests.waiting import LIMIT_S
 
 SETTLED_WITHIN_S = 300.0
-AGED_S = 2 * 3600.0
 OVER = ("promoted", "rejected", "failed")
 
 
@@ -31,7 +30,7 @@ class Checks:
         self._sets: dict[str, str] = {}
         self._verified: dict[str, tuple[int, int]] = {}
 
-    def all(self, cases: Iterable[CaseLedger], aged: Iterable[Path]) -> list[str]:
+    def all(self, cases: Iterable[CaseLedger], left: Iterable[Path]) -> list[str]:
         """Return all violations while a server runs and receives no other requests."""
         return [
             *(wrong for case in cases for wrong in self.label(case)),
@@ -40,7 +39,7 @@ class Checks:
             *self.sets(),
             *self.runs(),
             *self.index(cases),
-            *self.leftovers(aged),
+            *self.leftovers(left),
             *self.serving(cases),
         ]
 
@@ -230,11 +229,11 @@ class Checks:
                 wrong.append(f"{case}: listed with the labels {sorted(labels)}")
         return wrong
 
-    def leftovers(self, aged: Iterable[Path]) -> list[str]:
-        """Check that leftovers of killed processes are removed once they are old enough."""
-        left = list(aged)
-        if not until(lambda: not any(path.exists() for path in left), 10.0):
-            remaining = [str(p.relative_to(self._stage.folder)) for p in left if p.exists()]
+    def leftovers(self, left: Iterable[Path]) -> list[str]:
+        """Check that the start of a server removes what killed processes left."""
+        files = list(left)
+        if not until(lambda: not any(path.exists() for path in files), 10.0):
+            remaining = [str(p.relative_to(self._stage.folder)) for p in files if p.exists()]
             return [f"left for ever: {', '.join(remaining[:5])} ({len(remaining)})"]
         over = "SELECT id FROM runs WHERE state IN ('promoted', 'rejected', 'failed')"
         ended = [row["id"] for row in self._stage.rows(over)]
