@@ -1,20 +1,18 @@
 """The pixels of one CT slice: stored values of any transfer syntax, and their conversion to HU.
 
-Native and RLE pixels are decoded here. The compressed ones (JPEG, JPEG-LS, JPEG 2000) are decoded by GDCM, from
-a file that holds nothing but the pixel module. GDCM leaves memory as it was where a slice has too few pixels,
-so their number is checked before.
+Native and RLE pixels are decoded here, the compressed ones (JPEG, JPEG-LS, JPEG 2000) by GDCM. It leaves memory
+as it was where a slice has too few pixels, so their number is checked before.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import UID, CTImageStorage, ExplicitVRBigEndian, RLELossless
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import generate_frames
+from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from lib.errors import ScanError
 from lib.imaging.codestreams import require_whole_codestream
@@ -48,6 +46,11 @@ class PixelLayout:
     bits_stored: int
     high_bit: int
     is_signed: bool
+
+    @property
+    def container(self) -> "np.dtype[Any]":
+        """Type of an integer that holds all bits of a pixel."""
+        return np.dtype(f"{'i' if self.is_signed else 'u'}{self.bits_allocated // 8}")
 
     @property
     def size_bytes(self) -> int:
@@ -104,21 +107,22 @@ def slice_hu(header: FileDataset, layout: PixelLayout, image_id: str) -> Array:
     """
     slope = numbers(header, "RescaleSlope", 1, image_id)[0]
     intercept = numbers(header, "RescaleIntercept", 1, image_id)[0]
-    raw_yx = _container_values(header, layout, image_id)
-    values_yx = _stored_values(raw_yx, layout)
+    rescale = (slope, intercept)
+    raw_yx, values_yx = _stored_values(header, layout, rescale, image_id)
     is_small = layout.bits_allocated <= 16 and abs(slope) < 2**14 and abs(intercept) < 2**30
     if is_small and slope.is_integer() and intercept.is_integer():
         hu_yx: Array = values_yx.astype(np.int32) * int(slope) + int(intercept)
     else:
         hu_yx = values_yx * slope + intercept
-    rescale = (slope, intercept)
     return as_hu(
         replace_padding(hu_yx, values_yx, raw_yx, header, rescale=rescale, image_id=image_id)
     )
 
 
-def _container_values(header: FileDataset, layout: PixelLayout, image_id: str) -> Array:
-    """Return all bits of each pixel `(Y, X)`, as unsigned or signed integers of BitsAllocated bits."""
+def _stored_values(
+    header: FileDataset, layout: PixelLayout, rescale: tuple[float, float], image_id: str
+) -> tuple[Array, Array]:
+    """Return all bits of each pixel `(Y, X)` as integers, and the stored values among them."""
     where = f"{image_id}: {slice_name(header)}"
     try:
         dataset = read_dicom(Path(str(header.filename)), with_pixels=True, keywords=["PixelData"])
@@ -136,30 +140,32 @@ def _container_values(header: FileDataset, layout: PixelLayout, image_id: str) -
             f"{where} has no readable pixels ({error}); export the series again"
         ) from error
     if syntax == RLELossless:
-        return _rle_pixels(frame, layout, where)
-    if syntax.is_encapsulated:
+        raw_yx = _rle_pixels(frame, layout, where)
+    elif syntax.is_encapsulated:
         require_whole_codestream(frame, layout.shape_yx, where)
-        return _decode(frame, syntax, layout, where)
+        raw_yx = _decode(Path(str(header.filename)), layout, rescale, where)
+        return raw_yx, raw_yx
+    else:
+        is_big_endian = syntax == ExplicitVRBigEndian
+        raw_yx = _native_pixels(frame, layout, where, is_big_endian=is_big_endian)
+    if layout.bits_stored == layout.bits_allocated:
+        return raw_yx, raw_yx
+    # Bits beside the value may hold overlays.
+    unused_above = np.array(layout.bits_allocated - 1 - layout.high_bit, raw_yx.dtype)
+    unused = np.array(layout.bits_allocated - layout.bits_stored, raw_yx.dtype)
+    return raw_yx, (raw_yx << unused_above) >> unused
+
+
+def _native_pixels(frame: bytes, layout: PixelLayout, where: str, *, is_big_endian: bool) -> Array:
     expected = layout.size_bytes
     if not expected <= len(frame) <= expected + expected % 2:
         raise ScanError(
             f"{where} has {len(frame)} bytes of pixels, {expected} expected: the file is truncated or "
             "damaged; export the series again"
         )
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    kind = f"{order}{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}"
+    kind = layout.container.newbyteorder(">" if is_big_endian else "<")
     pixels = np.frombuffer(frame, kind, count=layout.shape_yx[0] * layout.shape_yx[1])
-    return pixels.reshape(layout.shape_yx).astype(kind[1:])
-
-
-def _stored_values(raw_yx: Array, layout: PixelLayout) -> Array:
-    """Return the values without the bits beside them, which may hold overlays."""
-    if layout.bits_stored == layout.bits_allocated:
-        return raw_yx
-    unused_above = np.array(layout.bits_allocated - 1 - layout.high_bit, raw_yx.dtype)
-    unused = np.array(layout.bits_allocated - layout.bits_stored, raw_yx.dtype)
-    values: Array = (raw_yx << unused_above) >> unused
-    return values
+    return pixels.reshape(layout.shape_yx).astype(layout.container)
 
 
 def _rle_pixels(frame: bytes, layout: PixelLayout, where: str) -> Array:
@@ -179,8 +185,8 @@ def _rle_pixels(frame: bytes, layout: PixelLayout, where: str) -> Array:
                 "expected: truncated or damaged; export the series again"
             )
         planes[:, samples - 1 - number] = np.frombuffer(plane, np.uint8)
-    kind = f"<{'i' if layout.is_signed else 'u'}{samples}"
-    return planes.view(kind).reshape(layout.shape_yx).astype(kind[1:])
+    pixels = planes.view(layout.container.newbyteorder("<"))
+    return pixels.reshape(layout.shape_yx).astype(layout.container)
 
 
 def _unpacked(segment: bytes, count: int) -> bytearray:
@@ -199,39 +205,22 @@ def _unpacked(segment: bytes, count: int) -> bytearray:
     return out
 
 
-def _decode(frame: bytes, syntax: UID, layout: PixelLayout, where: str) -> Array:
-    """Return the pixels of a compressed frame, decoded by GDCM."""
-    with TemporaryDirectory(prefix="organnet-") as folder:
-        file = Path(folder) / "slice.dcm"
-        _pixel_file(frame, syntax, layout).save_as(file, enforce_file_format=True)
-        try:
-            image = sitk.ReadImage(str(file), imageIO="GDCMImageIO")
-        except RuntimeError as error:
-            raise ScanError(
-                f"{where}: the pixels ({syntax.name}) cannot be decoded: truncated, or an unusual compression; "
-                "export the series again"
-            ) from error
-    pixels: Array = np.asarray(sitk.GetArrayFromImage(image))
-    if pixels.shape != (1, *layout.shape_yx) or not np.issubdtype(pixels.dtype, np.integer):
+def _decode(path: Path, layout: PixelLayout, rescale: tuple[float, float], where: str) -> Array:
+    """Return the compressed pixels of a file, decoded by GDCM."""
+    try:
+        image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
+    except RuntimeError as error:
         raise ScanError(
-            f"{where}: the pixels ({syntax.name}) are {pixels.dtype} of shape {pixels.shape[1:]}; integers of "
-            f"shape {layout.shape_yx} expected: the file is damaged"
+            f"{where}: its compressed pixels cannot be decoded: damaged, or an unusual compression; export the "
+            "series again"
+        ) from error
+    slope, intercept = rescale
+    hu: Array = np.asarray(sitk.GetArrayFromImage(image))
+    if hu.shape != (1, *layout.shape_yx):
+        raise ScanError(
+            f"{where}: its compressed pixels are decoded to shape {hu.shape}, {(1, *layout.shape_yx)} "
+            "expected: the file is damaged"
         )
-    slice_yx: Array = pixels[0]
-    return slice_yx
-
-
-def _pixel_file(frame: bytes, syntax: UID, layout: PixelLayout) -> FileDataset:
-    """Return a slice that holds nothing but the compressed frame: no rescale, no position, no patient."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, UID("1.2.3")
-    meta.TransferSyntaxUID = syntax
-    dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, UID("1.2.3")
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.Rows, dataset.Columns = layout.shape_yx
-    dataset.BitsAllocated, dataset.BitsStored = layout.bits_allocated, layout.bits_stored
-    dataset.HighBit, dataset.PixelRepresentation = layout.high_bit, int(layout.is_signed)
-    dataset.PixelData = encapsulate([frame])
-    dataset["PixelData"].is_undefined_length = True
-    return dataset
+    # GDCM returns HU.
+    stored: Array = np.rint((hu[0].astype(np.float64) - intercept) / slope).astype(np.int64)
+    return stored.astype(layout.container)

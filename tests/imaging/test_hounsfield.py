@@ -1,0 +1,128 @@
+"""Volumes with the histogram of a patient: known shares of air, lung, fat, soft tissue and bone, with noise."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lib.errors import ScanError
+from lib.imaging.hounsfield import require_hu
+from lib.imaging.scans import find_scans, read_ct, scan_name
+from tests.phantoms import make_ct
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SIDE_VOX, DEPTH_VOX = 64, 12
+TISSUES = [
+    (-1000, 0.03),
+    (-700, 0.03),
+    (-100, 0.25),
+    (40, 0.55),
+    (600, 0.1),
+    (1000, 0.03),
+    (1800, 0.01),
+]
+"""HU and share within the body: airways, lung, fat, muscle, spongy and dense bone, teeth."""
+
+
+def circle(radius: float) -> Array:
+    """Return a disc `(X, Y)` around the centre; `radius` as a share of half the side."""
+    x, y = np.mgrid[:SIDE_VOX, :SIDE_VOX] - (SIDE_VOX - 1) / 2
+    return np.asarray(np.hypot(x, y) < radius * SIDE_VOX / 2)
+
+
+def patient(*, body: float = 0.55, noise_hu: float = 20) -> Array:
+    """Return a patient in air, `(X, Y, Z)`, float; the body has the shares of `TISSUES`."""
+    rng = np.random.default_rng(0)
+    array = np.full((SIDE_VOX, SIDE_VOX, DEPTH_VOX), -1000.0)
+    inside = np.repeat(circle(body)[:, :, None], DEPTH_VOX, axis=2)
+    values, shares = np.array(TISSUES).T
+    array[inside] = rng.choice(values, inside.sum(), p=shares / shares.sum())
+    # Half of a border of two tissues is a mixture of both.
+    array = (array + np.roll(array, 1, axis=0) + 2 * array) / 4
+    return np.asarray(array + rng.normal(0, noise_hu, array.shape))
+
+
+def filled(array: Array, value: float) -> Array:
+    """Return a volume with `value` outside the field of view."""
+    result = array.copy()
+    result[~circle(0.97)] = value
+    return result
+
+
+def patient_with_fill(value: float, lost_hu: float = 0) -> Array:
+    """Return a patient without the intercept's `lost_hu`, and `value` outside the field of view."""
+    return filled(patient() + lost_hu, value)
+
+
+def shifted(name: str, lost_hu: float) -> Array:
+    """Return one of `GOOD` without the intercept's `lost_hu`."""
+    return np.asarray(GOOD[name]() + lost_hu)
+
+
+FILLS = [-3024, -2000, -1024, -1000, 0]
+GOOD: dict[str, Callable[[], Array]] = {
+    "patient": patient,
+    "head in a large field of view": lambda: patient(body=0.2),
+    "shoulders": lambda: patient(body=0.95),
+    "noise of a cone-beam CT": lambda: patient(noise_hu=120),
+    "without noise": lambda: patient(noise_hu=0),
+    "clipped": lambda: np.clip(patient(), -1024, 3071),
+    "whole numbers": lambda: np.rint(patient()).astype(np.int16),
+    "float32": lambda: patient().astype(np.float32),
+    "crop without air": lambda: patient(body=1.0)[24:40, 24:40].clip(-190),
+    "body cut out": lambda: np.where(circle(0.54)[:, :, None], patient(), -1024),
+    "metal": lambda: np.where(np.arange(SIDE_VOX)[:, None, None] == 30, 30_000, patient()),
+    "contrast": lambda: np.where(np.arange(SIDE_VOX)[:, None, None] == 30, 350, patient()),
+    "phantom of constant tissues": lambda: make_ct().array_hu,
+    **{f"fill {v}": partial(patient_with_fill, v) for v in FILLS},
+}
+BAD: dict[str, Callable[[], Array]] = {
+    "unsigned": lambda: np.where(patient() < -1010, 64_000, patient()),
+    "inverted": lambda: -patient() + 5000,
+    "8 bits": lambda: np.clip((patient() + 160) * 255 / 400, 0, 255),
+    "0 to 1": lambda: np.clip((patient() + 1000) / 2000, 0, 1),
+    "-1 to 1": lambda: np.clip(patient() / 1000, -1, 1),
+    "windowed": lambda: np.clip(patient(), -160, 240),
+    "bright air": lambda: np.where(patient() < -900, 3090, patient()),
+    **{f"{name} + {lost}": partial(shifted, name, lost)
+       for lost in (1000, 1024) for name in GOOD if not name.startswith(("fill", "phantom"))},
+    **{f"fill {v}, then + {lost}": partial(patient_with_fill, v, lost)
+       for lost in (1000, 1024) for v in FILLS},
+    "head + 1024, fill": lambda: filled(patient(body=0.2) + 1024, -1000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_ct_in_hu_is_accepted(name: str) -> None:
+    require_hu(GOOD[name](), "case7")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_volume_that_is_not_in_hu_is_refused(name: str) -> None:
+    with pytest.raises(ScanError, match=r"case7: values run from .* not a CT in HU; the rescale"):
+        require_hu(BAD[name](), "case7")
+
+
+def test_a_constant_volume_is_refused() -> None:
+    with pytest.raises(ScanError, match=r"case7: every voxel is 40; the image is empty"):
+        require_hu(np.full((9, 9, 9), 40), "case7")
+
+
+def test_real_scans_are_accepted_and_refused_without_their_intercept(shared_data: Path) -> None:
+    paths = [p for p in find_scans(shared_data / "openkbp") if scan_name(p) in ("pt_1", "pt_143")]
+    for path in paths:
+        array = read_ct(path).array_hu
+        require_hu(filled_like(array, 0), "case7")
+        for fill in FILLS:
+            with pytest.raises(ScanError, match="not a CT in HU"):
+                require_hu(filled_like(array + 1024, fill), "case7")
+
+
+def filled_like(array: Array, value: int) -> Array:
+    result = array.copy()
+    result[:4], result[-4:] = value, value
+    return result
