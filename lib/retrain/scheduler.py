@@ -65,7 +65,7 @@ class Scheduler(Supervisor):
         self._is_watching = False
         self._run_id = 0
         self._epoch_at_start = 0
-        self._memory_kills_at_start = 0
+        self._memory_kills_at_start = _memory_kills()
         self._ticks = 0
         self._is_first_tick = True
 

@@ -38,7 +38,7 @@ def given_up(retraining: RetrainingService, decision: str | None) -> Run:
     if decision in ("promoted", "rejected"):
         retraining.models.decide("candidate", decision=decision, reason="the reason")
     run = retraining.runs.update(run.id, attempts=MAX_ATTEMPTS - 1)
-    retraining.scheduler._record_crash(run, -9)
+    retraining.scheduler._record_crash(run, -11)
     return retraining.runs.get(run.id)
 
 
@@ -55,7 +55,7 @@ def test_without_a_decision_the_run_has_failed_and_its_candidate_is_rejected(
 ) -> None:
     run = given_up(retraining, "waiting")
     assert run.state == RunState.FAILED
-    assert str(run.outcome).startswith("its process ended with code -9, 3 times")
+    assert str(run.outcome).startswith("its process ended with code -11, 3 times")
     row = retraining.models.get("candidate")
     assert row is not None
     assert (row.decision, row.reason) == ("rejected", "its training failed before it was evaluated")
