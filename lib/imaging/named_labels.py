@@ -86,6 +86,12 @@ def read_named_label(
             path, image_id=image_id, image_grid=file_grid, integers_only=integers_only
         )
         layers = [array]
+    missing = [s.name for s in segments if not 0 <= s.layer < len(layers)]
+    if missing:
+        raise LabelError(
+            f"{image_id}: the file names a layer of {missing[0]!r} that it does not hold; it holds "
+            f"{len(layers)}: export it again"
+        )
     changes = []
     if whole is not None:
         if len(layers) * math.prod(whole.shape_vox) > MAX_VOXELS:

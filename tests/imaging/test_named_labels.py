@@ -107,7 +107,8 @@ REFUSED = {
     "background as a segment": ([("A", 1, 0), ("B", 0, 0)], r"gives 'B' \(0\) as values"),
     "a value above 255": ([("A", 1, 0), ("B", 256, 0)], r"gives 'B' \(256\) as values"),
     "a value without a name": ([("A", 2, 0)], r"holds the values \[1\].*names \{'A': 2\}"),
-    "a name of another layer": ([("A", 1, 1)], r"holds the values \[1\]"),
+    "a layer that is missing": ([("A", 1, 0), ("B", 1, 1)], "a layer of 'B' that it does not hold"),
+    "a negative layer": ([("A", 1, -1)], "a layer of 'A' that it does not hold"),
 }
 
 

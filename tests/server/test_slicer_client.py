@@ -70,6 +70,9 @@ def test_the_client_contours_a_sample_and_submits_it(
         sample["id"], str(tmp_path / "label.nii.gz"), "", {"label_info": label_info}
     )
     assert saved["label"] == "00_first"
+    # Slicer's module shows the whole answer under "Show details".
+    moved = [n for n, v in enumerate(params["label_names"].values(), 1) if n != v]
+    assert bool(saved["changes"]) == bool(moved)
     back = client.download_label("00_first", "final")
     np.testing.assert_array_equal(from_sitk(sitk.ReadImage(back)), from_sitk(mask))
     assert client.next_sample("first", {}).get("id") != "00_first"
