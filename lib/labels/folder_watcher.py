@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.errors import DatastoreError, LabelError, PacsError, ScanError
+from lib.errors import DatastoreError, LabelError, PacsError, ScanError, StorageError
 from lib.importers.run import changes_by_import
 from lib.labels.folder_content import trouble_of
 from lib.labels.history import FOLDER, LabelHistory
@@ -84,27 +84,26 @@ class FolderWatcher:
     def run(self) -> list[LabelVersion]:
         """Scan the folder once, and return the versions that were made from files."""
         with self._mutex:
-            images = self.index.snapshot().objects
+            index = self.index.snapshot()
             current = {(v.image_id, v.tag): v for v in self.history.current(None)}
             files, unreadable = self._files()
             submitted = []
             for file in files:
                 version = current.get((file.image_id, file.tag))
-                if file.image_id not in images:
+                if file.image_id in index.objects:
+                    new = self._try_to_process(file, version)
+                    submitted += [] if new is None else [new]
+                elif file.image_id in index.unavailable:
+                    self._refuse(file, None, "its image cannot be read at present")
+                else:
                     self._refuse(file, None, "there is no such image in the studies folder")
-                    continue
-                try:
-                    new = self._process(file, version)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    self._refuse(file, None, f"the file cannot be read: {error.strerror}")
-                    continue
-                submitted += [] if new is None else [new]
             seen = {(file.image_id, file.tag) for file in files}
             for key, version in current.items():
                 if key not in seen and version.tag not in unreadable:
-                    self._handle_missing_file(version)
+                    try:
+                        self._handle_missing_file(version)
+                    except OSError as error:
+                        logger.error("%s: the copy of label %r: %s", *key, error)
             self._forget_all_but(files)
             return submitted
 
@@ -150,6 +149,19 @@ class FolderWatcher:
                 if signature is not None:
                     files.append(LabelFile(image_id_of(name), tag, path, signature))
         return files, unreadable
+
+    def _try_to_process(self, file: LabelFile, version: LabelVersion | None) -> LabelVersion | None:
+        """Do as `_process`; an error of the disk concerns this file only."""
+        try:
+            return self._process(file, version)
+        except FileNotFoundError:
+            return None
+        except (OSError, StorageError) as error:
+            if isinstance(error, OSError) and error.filename == str(file.path):
+                self._refuse(file, None, f"the file cannot be read: {error.strerror}")
+            else:
+                logger.error("%s/%s is tried again later: %s", file.tag, file.path.name, error)
+            return None
 
     def _process(self, file: LabelFile, version: LabelVersion | None) -> LabelVersion | None:
         """Compare a file with the current version; return the version made from it, if there is one."""

@@ -15,7 +15,7 @@ from lib.errors import DatastoreError, ImageExistsError, ReaderStoppedError, Sca
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.isolation.reader_pool import readers
-from lib.labels.history import LabelHistory
+from lib.labels.history import LabelHistory, Provenance
 from lib.labels.quarantine import Quarantine
 from lib.labels.submission import StoreDependencies
 from lib.organs.table import ORGAN_SETS
@@ -155,6 +155,43 @@ def test_a_labels_folder_that_cannot_be_read_hides_no_label(
         np.testing.assert_array_equal(kept, make_label())
     assert store.watcher.run() == []
     assert [v.number for v in store.history.current()] == [1]
+
+
+def test_a_read_only_tag_folder_does_not_stop_the_others(
+    studies: Path, label_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(studies)
+    # The copies of these labels were not written before the server was killed.
+    store.history.add("a", "final", label_file, Provenance(source="client"))
+    store.history.add("a", "second", label_file, Provenance(source="client"))
+    for tag in ("first", "third"):
+        copied = studies / "labels" / tag / "a.nii.gz"
+        copied.parent.mkdir()
+        shutil.copyfile(label_file, copied)
+        os.utime(copied, (0, 0))
+    with forbidden(studies / "labels" / "final", mode=0o555):
+        assert [version.tag for version in store.watcher.run()] == ["first", "third"]
+    assert (studies / "labels" / "second" / "a.nii.gz").is_file()
+    assert "the copy of label 'final'" in caplog.text
+    store.watcher.run()
+    assert store.require_label("a", "final").read_bytes() == label_file.read_bytes()
+
+
+def test_a_label_of_an_unreadable_image_waits_for_it(studies: Path, label_file: Path) -> None:
+    store = open_store(studies)
+    copied = studies / "labels" / "final" / "a.nii.gz"
+    shutil.copyfile(label_file, copied)
+    os.utime(copied, (0, 0))
+    with forbidden(studies / "a.nii.gz"):
+        assert not store.watcher.run()
+        with pytest.raises(ScanError):
+            store.require_image("a")
+        assert store.watcher.run() == []
+        (refused,) = store.watcher.refused()
+        assert refused.reason == "its image cannot be read at present"
+    (version,) = store.watcher.run()
+    assert version.number == 1
+    assert store.watcher.refused() == []
 
 
 @pytest.mark.parametrize("folder", [".", "labels/final"])
