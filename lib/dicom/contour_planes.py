@@ -106,7 +106,8 @@ def planes_by_slice(
     Raises:
         GeometryError: If a plane lies more than half a slice distance beyond the ends of the scan.
     """
-    slices = [_slice_of(plane, tolerance, roi, grid, image_id) for plane in planes]
+    half_way = _half_way(planes, tolerance)
+    slices = [_slice_of(plane, half_way, roi, grid, image_id) for plane in planes]
     distance = [abs(plane.z_vox - z) for plane, z in zip(planes, slices, strict=True)]
     # Floating-point noise must not decide between two planes at the same distance.
     order = sorted(range(len(planes)), key=lambda i: (round(distance[i], 3), planes[i].z_vox))
@@ -148,12 +149,26 @@ def _is_between(z: int, plane: Plane, planes: Sequence[Plane]) -> bool:
     )
 
 
-def _slice_of(plane: Plane, tolerance: float, roi: Roi, grid: Grid, image_id: str) -> int:
+def _half_way(planes: Sequence[Plane], tolerance: float) -> float:
+    """Return the position between two slices up to which a plane belongs to the lower one, about 0.5.
+
+    Rounding must not decide plane by plane: two neighbouring planes would get one slice, and another slice
+    none. The position lies in the largest gap between those of the planes.
+    """
+    reach = 3 * max(tolerance, HALF_WAY_TOLERANCE)
+    positions = np.array([plane.z_vox % 1 for plane in planes])
+    near = np.sort(positions[np.abs(positions - 0.5) < reach])
+    ends = np.concatenate([[0.5 - reach], near, [0.5 + reach]])
+    # Of equal gaps the upper one: planes half-way belong to the lower slice.
+    widest = len(near) - int(np.argmax(np.round(np.diff(ends)[::-1], 6)))
+    return float((ends[widest] + ends[widest + 1]) / 2) if len(near) else 0.5
+
+
+def _slice_of(plane: Plane, half_way: float, roi: Roi, grid: Grid, image_id: str) -> int:
     n, step_mm = grid.shape_vox[2], grid.spacing_mm[2]
-    half_way = max(tolerance, HALF_WAY_TOLERANCE)
-    z = int(np.clip(np.ceil(plane.z_vox - 0.5 - half_way), 0, n - 1))
+    z = int(np.clip(np.ceil(plane.z_vox - half_way), 0, n - 1))
     distance = abs(plane.z_vox - z)
-    if distance > 0.5 + half_way:
+    if distance > 0.5 + 2 * abs(half_way - 0.5) + HALF_WAY_TOLERANCE:
         end = "first" if z == 0 else "last"
         raise GeometryError(
             f"{image_id}: a contour of {roi.name!r} lies {distance * step_mm:.1f} mm beyond the {end} "

@@ -37,6 +37,9 @@ REPEAT_VOX = 0.5
 NARROW_VOX = 1.5
 """A doubt tells of holes that leave a wall narrower than this, in voxels."""
 
+FEW_PLANES = 0.1
+"""Share of the planes up to which narrow walls are no matter: contours become small at the ends of an organ."""
+
 MIN_WALL_VOX = 0.9
 """Smallest mean width of the wall that a hole leaves, in voxels."""
 
@@ -217,7 +220,7 @@ def judge_walls(roi: Roi, planes: int, *, are_xor: bool, image_id: str) -> None:
     Raises:
         GeometryError: If most planes have a wall below `MIN_WALL_VOX`.
     """
-    if not roi.walls_vox or are_xor:
+    if are_xor or len(roi.walls_vox) <= FEW_PLANES * planes:
         return
     below = [width for width in roi.walls_vox if width < MIN_WALL_VOX]
     if len(below) > planes / 2:

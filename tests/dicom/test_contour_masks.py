@@ -39,8 +39,14 @@ def test_planes_finer_than_the_slices_keep_the_volume(plane_mm: float, slice_mm:
     assert not roi.doubts
 
 
-@pytest.mark.parametrize("plane_mm", [0.3, 1.0, 3.0])
-@pytest.mark.parametrize("offset_mm", [0.0, 0.75, 1.45, 1.5])
+@pytest.mark.parametrize(
+    ("plane_mm", "offset_mm"),
+    [
+        (0.3, 0.0),
+        (1.0, 0.75),
+        *((3.0, offset) for offset in (0.0, 1.4, 1.45, 1.5, 1.55, 1.6, 1.65)),
+    ],
+)
 def test_an_oblique_scan_with_coordinates_rounded_to_a_tenth_keeps_the_volume(
     plane_mm: float, offset_mm: float
 ) -> None:
