@@ -137,8 +137,14 @@ def _import_one(case: SourceCase, studies: Path, names: OrganNames, report: dict
         return NO_CONTOURS
     before = report["cases"].get(case.case_id, {})
     inputs = _fingerprint(case, names)
-    if before.get("inputs") == inputs and all(p.is_file() for p in _paths(studies, case.case_id)):
-        return UNCHANGED
+    image, final = _paths(studies, case.case_id)
+    if before and image.is_file() and final.is_file():
+        is_edited = _sha256(final) != before.get("label_sha256")
+        # A label that was edited since its import is not replaced because the rules have changed.
+        if before.get("inputs") == inputs or (
+            is_edited and before.get("inputs") == _fingerprint(case, names, rules=())
+        ):
+            return UNCHANGED
     entry = _write_case(case.source, case.read(names), studies, names, before)
     report["cases"][case.case_id] = entry | {"inputs": inputs}
     return IMPORTED
@@ -225,10 +231,13 @@ def _paths(studies: Path, case_id: str) -> tuple[Path, Path]:
     return studies / f"{case_id}{SUFFIX}", studies / "labels" / "final" / f"{case_id}{SUFFIX}"
 
 
-def _fingerprint(case: SourceCase, names: OrganNames) -> str:
-    """Return a hash of everything that decides the result: the files (name, size, time) and the name rules."""
+def _fingerprint(case: SourceCase, names: OrganNames, *, rules: tuple[int, ...] = (_RULES,)) -> str:
+    """Return a hash of everything that decides the result: the files (name, size, time) and the name rules.
+
+    The hashes of the first rules, which had no number, have none either.
+    """
     files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in case.inputs)
-    content = [_VERSION, _RULES, case.source, names.organ_set, sorted(names.table.items()), files]
+    content = [_VERSION, *rules, case.source, names.organ_set, sorted(names.table.items()), files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -12,9 +12,11 @@ from apps import prepare_data
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.importers import run
 from lib.importers.cases import OrganNames, SourceCase
+from lib.importers.detect import find_cases
 from lib.training.cases import find_labelled_cases
 from tests.importers.sources import (
     BRAINSTEM,
+    OPENKBP,
     PAROTID_L,
     PAROTID_R,
     label_array,
@@ -327,3 +329,23 @@ def test_openkbp_cases_keep_every_voxel(shared_data: Path, tmp_path: Path) -> No
         np.testing.assert_array_equal(label_of(tmp_path / "studies", folder.name), label)
         organs = report(tmp_path / "studies")["cases"][folder.name]["organs"]
         assert len(organs) == len(contoured[folder.name]["contoured"])
+
+
+def test_cases_of_earlier_name_rules_are_imported_again_unless_their_label_was_edited(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("pt_1", "pt_2"):
+        put_openkbp(tmp_path / "source" / name)
+    studies = tmp_path / "studies"
+    assert prepare(tmp_path / "source", studies) == 0
+    entries = report(studies)
+    for case in find_cases(tmp_path / "source"):
+        fingerprint = run.__dict__["_fingerprint"]
+        entries["cases"][case.case_id]["inputs"] = fingerprint(case, OPENKBP, rules=())
+    (studies / "import.json").write_text(json.dumps(entries), encoding="utf-8")
+    edited = studies / "labels" / "final" / "pt_2.nii.gz"
+    put_label(edited, label_array({1: PAROTID_L}))
+    before = edited.read_bytes()
+    assert prepare(tmp_path / "source", studies) == 0
+    assert "2 cases: 1 imported, 1 unchanged, 0 refused" in capsys.readouterr().out
+    assert edited.read_bytes() == before
