@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ from lib.dicom.structures import label_from_structures
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.formats import read_volume
 from lib.imaging.scans import read_ct, read_label, write_ct
+from lib.imaging.volumes import CtVolume
 from lib.models.model_history import ModelHistory
 from lib.models.registry import Registry, load_model, save_model
 from lib.recipes.schema import OPENKBP
@@ -111,6 +113,50 @@ def test_infer_writes_dicom_objects_of_a_series_and_refuses_them_for_a_file(
         read_back = read_object(path, headers, grid, image_id="series")
         label = label_from_structures(read_back, TINY.labels, grid, "series")
         np.testing.assert_array_equal(label.array, array)
+
+
+@pytest.mark.parametrize(
+    "keyword", ["SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"]
+)
+def test_infer_goes_on_after_a_series_without_a_uid(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], keyword: str
+) -> None:
+    for name in ("a_no_uid", "b_good"):
+        write_ct_series(make_ct(), tmp_path / "scans" / name, patient_id="x")
+    for path in (tmp_path / "scans" / "a_no_uid").iterdir():
+        dataset = pydicom.dcmread(path)
+        delattr(dataset, keyword)
+        dataset.save_as(path)
+    arguments = ["--input", str(tmp_path / "scans"), "--output", str(tmp_path / "out")]
+    arguments += ["--model-dir", str(trained[0]), "--device", "cpu", "--format", "seg", "rtstruct"]
+    infer.main(arguments)
+    captured = capsys.readouterr()
+    refusals = [line for line in captured.err.splitlines() if "refused" in line]
+    assert len(refusals) == 1 + ("refused: b_good" in captured.err)
+    assert "refused: a_no_uid: " in captured.err
+    assert keyword in captured.err
+
+
+def test_infer_goes_on_after_an_unexpected_error(
+    trained: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("a", "b"):
+        write_ct(tmp_path / "scans" / f"{name}.nii.gz", make_ct())
+
+    def fail(path: Path, *, image_id: str) -> CtVolume:
+        if image_id == "a":
+            raise KeyError("unforeseen")
+        return read_ct(path, image_id=image_id)
+
+    monkeypatch.setattr("lib.imaging.scans.read_ct", fail)
+    arguments = ["--input", str(tmp_path / "scans"), "--output", str(tmp_path / "out")]
+    assert infer.main([*arguments, "--model-dir", str(trained[0]), "--device", "cpu"]) == 1
+    captured = capsys.readouterr()
+    assert "refused: a: unexpected error (KeyError: 'unforeseen'); please report it" in captured.err
+    assert "1 of 2 scans contoured" in captured.out
 
 
 def test_infer_deep_writes_the_map_and_how_sure_each_organ_is(
