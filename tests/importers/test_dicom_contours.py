@@ -180,6 +180,16 @@ def test_two_series_of_one_study_have_different_names(tmp_path: Path) -> None:
     assert all(len(i) == len("case_01234567_0123") for i in ids)
 
 
+def test_an_empty_roi_beside_the_drawn_one_of_an_organ_is_left_out(clinic: Path) -> None:
+    for twin in ("LEFT PAROTID", "parotid lt"):
+        boxes = {twin: [], "Parotid_L": [PAROTID_L]}
+        put_rtstruct(clinic / "DOE_JANE" / "RS" / "doe.dcm", clinic / "DOE_JANE" / "CT", boxes)
+        (case,) = find_cases(clinic)
+        drawing = read(case)
+        assert drawing.masks["Parotid_L"].sum() == 48
+        assert drawing.notes == (f"ROIs without a closed contour: {twin!r}",)
+
+
 def test_two_rois_of_one_organ_are_refused(clinic: Path) -> None:
     boxes = {"Cord": [BRAINSTEM], "SpinalCord": [BRAINSTEM]}
     put_rtstruct(clinic / "DOE_JANE" / "RS" / "doe.dcm", clinic / "DOE_JANE" / "CT", boxes)
