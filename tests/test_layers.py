@@ -122,3 +122,27 @@ def test_monai_label_stays_in_the_adapters() -> None:
 
 def test_no_module_has_the_name_of_a_standard_module() -> None:
     assert not {path.stem for path in (ROOT / "lib").glob("*.py")} & STANDARD_NAMES
+
+
+IN_READERS = {
+    "lib.dicom.seg_pixels",
+    "lib.imaging.dicom_pixels",
+    "lib.imaging.dicom_series",
+    "lib.imaging.formats",
+    "lib.imaging.nrrd_layers",
+    "lib.imaging.reader_tasks",
+    "lib.imaging.scans",
+    "lib.dicom.reader_tasks",
+}
+"""Modules with functions that run in reader processes (ADR 28)."""
+READS_IN_THIS_PROCESS = {"ReadImage", "ImageFileReader", "pixel_array", "parse_ct", "parse_label",
+                         "parse_layers", "read_volume", "read_series"}  # fmt: skip
+
+
+def test_files_are_parsed_in_reader_processes_only() -> None:
+    for path in SOURCES:
+        if module_name(path) in IN_READERS | {"apps.support.reading_benchmark"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node, "attr", None) or getattr(node, "id", None)
+            assert name not in READS_IN_THIS_PROCESS, f"{path}:{node.lineno}: {name}"  # type: ignore[attr-defined]
