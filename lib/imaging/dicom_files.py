@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from lib.errors import ScanError
+from lib.errors import OrganNetError, ScanError
 
 MAX_INFLATED_BYTES = 256 * 2**20
 """Largest data set of a deflated file, in bytes; a slice has 2 MiB or less, a SEG about 128 MiB."""
@@ -36,6 +36,19 @@ PARSING_ERRORS = (InvalidDicomError, BytesLengthException, OSError, EOFError, At
                    NotImplementedError, ArithmeticError, TypeError, ValueError, RecursionError, MemoryError,
                    struct.error, zlib.error)  # fmt: skip
 """Exceptions that pydicom raises for damaged files, also on the first access to a value."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Return whether an exception means a damaged DICOM file, not a failure of the disk or of the memory.
+
+    pydicom raises OSError without a number where bytes of the file make no sense.
+    """
+    if isinstance(error, OrganNetError | MemoryError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno is None
+    return isinstance(error, PARSING_ERRORS)
+
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 

@@ -1,9 +1,7 @@
 """Inbox: import of each SEG and RTSTRUCT in the PACS, drawn on a scan of the store, as one label version."""
 
 import logging
-import struct
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,8 @@ from sqlalchemy import select
 from lib.datastores.dicomweb import DicomWebStore
 from lib.dicom.object_attributes import MANUFACTURER, referenced_series, sequence_items
 from lib.dicom.objects import KINDS, MODALITIES
-from lib.errors import LabelError, NotDeliveredError, PacsError, ScanError
+from lib.errors import LabelError, NotDeliveredError, OrganNetError, PacsError, ScanError
+from lib.imaging.dicom_files import PARSING_ERRORS, is_damage
 from lib.labels.history import PACS
 from lib.pacs.client import Pacs
 from lib.pacs.retry_backoff import RetryBackoff
@@ -38,10 +37,6 @@ OURS = "ours"
 REFUSED = "refused"
 WAITING = "waiting"
 """Values of `PacsObject.verdict`."""
-
-_READER_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError,
-                  ArithmeticError, RecursionError, struct.error, zlib.error)  # fmt: skip
-"""Errors of the readers on unexpected objects; such an object must not block the objects after it."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +165,9 @@ class Inbox:
                     _require_human_contours(header)
                     self._submit(file, header, image_id)
                     row.verdict = KEPT
-            except (LabelError, ScanError, *_READER_ERRORS) as error:
+            except (OrganNetError, *PARSING_ERRORS) as error:
+                if not isinstance(error, LabelError | ScanError) and not is_damage(error):
+                    raise
                 row.verdict, row.reason = REFUSED, str(error)
                 logger.warning("object %s in the PACS is no label: %s", row.sop_uid, error)
         self.objects.save(row, {series: slices.get(series) for series in series_uids})

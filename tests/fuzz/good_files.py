@@ -32,7 +32,7 @@ class GoodFile:
         name: File name with suffix.
         content: The file.
         is_label: Whether it is a label of the phantom, not a CT.
-        others: The other slices of its series, for a slice.
+        others: The other slices of its series, for a slice; all of them, for an object drawn on them.
     """
 
     format: str
@@ -94,7 +94,8 @@ def good_files(folder: Path, *, series: Path | None = None) -> Mapping[str, list
     for kind in KINDS:
         path = folder / f"{kind}.dcm"
         write_object(kind, path, label, headers, ObjectProvenance(author="eve"), image_id="fuzz")
-        files[kind].append(GoodFile(kind, path.name, path.read_bytes(), is_label=True))
+        content = path.read_bytes()
+        files[kind].append(GoodFile(kind, path.name, content, is_label=True, others=slices))
     return files
 
 

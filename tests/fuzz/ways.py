@@ -222,17 +222,28 @@ def watch_labels(
     return [outcomes[image] for image in places]
 
 
+def _put(pacs: Orthanc, content: bytes) -> tuple[str, Outcome]:
+    """Store an object in the PACS; return its id there, and start the PACS again if the object ends it."""
+    try:
+        answer = requests.post(f"{pacs.url}/instances", data=content, timeout=LIMIT_S)
+    except requests.ConnectionError:
+        pacs.kill()
+        pacs.start()
+        return "", Outcome("the PACS ended")
+    if answer.status_code != 200:
+        return "", Outcome("refused by the PACS")
+    return str(answer.json()["ID"]), Outcome("in the PACS")
+
+
 def watch_pacs(
     client: Client, pacs: Orthanc, files: Sequence[tuple[GoodFile, bytes]]
 ) -> list[Outcome]:
     """Put objects into the PACS, and wait until the server has looked at them."""
     outcomes, stored = [], []
     for _, content in files:
-        answer = requests.post(f"{pacs.url}/instances", data=content, timeout=LIMIT_S)
-        is_stored = answer.status_code == 200
-        outcomes.append(Outcome("in the PACS" if is_stored else "refused by the PACS"))
-        if is_stored:
-            stored.append(answer.json()["ID"])
+        instance, outcome = _put(pacs, content)
+        outcomes.append(outcome)
+        stored += [instance] if instance else []
     # The server looks at objects in turn, and refuses this last one: it has no segments.
     last = pydicom.dcmread(io.BytesIO(files[0][0].content))
     for keyword in ("SegmentSequence", "StructureSetROISequence"):
@@ -241,8 +252,8 @@ def watch_pacs(
     last.SOPInstanceUID = last.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     target = io.BytesIO()
     last.save_as(target)
-    answer = requests.post(f"{pacs.url}/instances", data=target.getvalue(), timeout=LIMIT_S)
-    stored.append(answer.json()["ID"])
+    instance, _ = _put(pacs, target.getvalue())
+    stored.append(instance)
 
     def is_seen() -> bool:
         listed = client.ask("GET", "/organnet/status")

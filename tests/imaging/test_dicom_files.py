@@ -7,7 +7,7 @@ import pytest
 from lib.dicom.ct_writer import write_ct_series
 from lib.errors import ScanError
 from lib.imaging import dicom_files
-from lib.imaging.dicom_files import read_dicom, text_of
+from lib.imaging.dicom_files import is_damage, read_dicom, text_of
 from tests.imaging.dicom_bytes import DEFLATED, UNDEFINED, element, item, write_file
 from tests.phantoms import make_ct
 
@@ -134,3 +134,21 @@ def test_a_file_that_is_not_dicom_is_refused_or_empty(tmp_path: Path, content: b
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match=r"a\.dcm cannot be read \(No such file"):
         read_dicom(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("error", "means_damage"),
+    [
+        (OSError("No tag to read at file position 72A"), True),
+        (NotImplementedError("Unknown Value Representation"), True),
+        (KeyError("Rows"), True),
+        (OSError(28, "No space left on device"), False),
+        (MemoryError(), False),
+        (ScanError("refused"), False),
+        (ReferenceError(), False),
+    ],
+)
+def test_damage_is_told_from_failures_of_the_machine(
+    error: Exception, *, means_damage: bool
+) -> None:
+    assert is_damage(error) is means_damage

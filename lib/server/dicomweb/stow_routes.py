@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from lib.dicom import stow
 from lib.dicom.stow import ObjectId, StoreResult
 from lib.errors import LabelError, OrganNetError, PacsError, ScanError, StorageFullError
-from lib.imaging.dicom_files import PARSING_ERRORS
+from lib.imaging.dicom_files import PARSING_ERRORS, is_damage
 from lib.server.access import ANNOTATOR, author_of, organs_left_out
 from lib.server.dicomweb import proxy_routes as proxy
 from lib.server.multipart import Part, receive_parts
@@ -138,7 +138,7 @@ def _as_refusal(error: Exception) -> OrganNetError:
         return error
     if is_disk_full(error):
         return StorageFullError("the disk is full; stored data is unchanged")
-    if isinstance(error, OSError | MemoryError):
+    if not is_damage(error):
         raise error
     # pydicom converts a value when it is first used, so that damage can show anywhere.
     logger.warning("a damaged object", exc_info=error)
