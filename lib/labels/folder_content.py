@@ -1,4 +1,4 @@
-"""What one folder contains, as far as it concerns scans: volume files, folders, DICOM files, and troubles."""
+"""Content of one folder, as far as it concerns scans: volume files, folders, DICOM files, and troubles."""
 
 import os
 import stat
