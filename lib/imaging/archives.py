@@ -43,7 +43,7 @@ def unpack_zip(archive: Path, folder: Path, image_id: str) -> Path:
                 with opened.open(member) as packed, target.open("wb") as file:
                     shutil.copyfileobj(packed, file)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, RuntimeError, NotImplementedError,
-            ValueError, zlib.error, OSError) as error:  # fmt: skip
+            ValueError, IndexError, zlib.error, OSError) as error:  # fmt: skip
         if isinstance(error, ScanError):
             raise
         raise ScanError(f"{image_id}: the zip cannot be unpacked ({error})") from error
