@@ -45,6 +45,8 @@ class Quarantine:
         self.folder = folder / FOLDER
         self.limit_bytes = limit_bytes
         self._mutex = threading.Lock()
+        # Counted at the first refusal, and again at the limit: a listing of thousands of files takes time.
+        self._used_bytes: int | None = None
 
     def keep(self, file: Path, about: Mapping[str, Any], *, suffix: str) -> str:
         """Keep a copy of a file, and return a phrase for the client, such as `kept as quarantine/...`.
@@ -91,6 +93,14 @@ class Quarantine:
         """Remove the oldest files until `size` more bytes fit; return whether they do."""
         if size > MAX_FILE_BYTES:
             return False
+        if self._used_bytes is None or self._used_bytes + size > self.limit_bytes:
+            self._used_bytes = self._remove_oldest(size, moment)
+        fits = self._used_bytes + size <= self.limit_bytes
+        self._used_bytes += size if fits else HEAD_BYTES
+        return fits
+
+    def _remove_oldest(self, size: int, moment: datetime) -> int:
+        """Remove the oldest files until `size` more bytes fit, and return the size of the others in bytes."""
         sizes = {path: _size(path) for path in self._entries()}
         used = sum(sizes.values())
         for path, freed in sizes.items():
@@ -99,7 +109,7 @@ class Quarantine:
             logger.warning("quarantine: %s is removed to make space", path.name)
             shutil.rmtree(path)
             used -= freed
-        return used + size <= self.limit_bytes
+        return used
 
     def entries(self) -> list[dict[str, Any]]:
         """Return name, reason and origin of each refused file, newest first."""
