@@ -85,6 +85,8 @@ class Quarantine:
             why = {**about, "at": moment.isoformat(), "file": copy.name, "sha256": digest,
                    "bytes": size, "is_whole": is_whole}  # fmt: skip
             write_json(entry / WHY, why)
+            if self._used_bytes is not None:
+                self._used_bytes += _size(entry)
             entry.rename(self.folder / name)
         sync(self.folder)
         return name, is_whole
@@ -95,9 +97,7 @@ class Quarantine:
             return False
         if self._used_bytes is None or self._used_bytes + size > self.limit_bytes:
             self._used_bytes = self._remove_oldest(size, moment)
-        fits = self._used_bytes + size <= self.limit_bytes
-        self._used_bytes += size if fits else HEAD_BYTES
-        return fits
+        return self._used_bytes + size <= self.limit_bytes
 
     def _remove_oldest(self, size: int, moment: datetime) -> int:
         """Remove the oldest files until `size` more bytes fit, and return the size of the others in bytes."""
