@@ -222,20 +222,23 @@ def test_template_and_its_readers_end_with_a_server_that_is_killed(file: Path) -
         "import sys, threading; from pathlib import Path\n"
         "from tests.isolation.test_reader_pool import ReaderPool, run\n"
         "pool = ReaderPool(); path = Path(sys.argv[1])\n"
-        "print(run(pool, 'processes', path)[0]['template'], flush=True)\n"
+        "result, _ = run(pool, 'processes', path)\n"
+        "print(result['template'], result['reader'], flush=True)\n"
         "run(pool, 'loop', path)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    template = int(process.stdout.readline())
+    template, first_reader = process.stdout.readline().split()
     children = Path(f"/proc/{template}/task/{template}/children")
-    (reader,) = wait_until(lambda: children.read_text().split(), "the reader that loops")
+    (reader,) = wait_until(
+        lambda: set(children.read_text().split()) - {first_reader}, "the reader that loops"
+    )
     process.kill()
     process.wait()
     process.stdout.close()
-    for pid in (template, int(reader)):
+    for pid in (int(template), int(reader)):
         wait_until(lambda pid=pid: not exists(pid), f"the end of process {pid}")  # type: ignore[misc]
 
 

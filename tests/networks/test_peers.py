@@ -224,7 +224,7 @@ def test_windows_are_the_smallest_that_the_network_does_not_pad() -> None:
     class Recorder(nn.Module):
         def forward(self, image: Tensor) -> Tensor:
             seen.append(tuple(image.shape[2:]))
-            return torch.zeros(1, 8, *image.shape[2:])
+            return torch.zeros(len(image), 8, *image.shape[2:])
 
     scan = prepared(13, 40, 70)
     for name in ("anatomynet", "dynunet", "swinunetr"):
