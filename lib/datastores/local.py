@@ -270,6 +270,8 @@ class FolderStore(LocalDatastore):
         for tag in self.get_labels_by_image_id(image_id):
             self.remove_label(image_id, tag)
         with self._index.changing() as index:
+            if not image.exists():
+                raise DatastoreError(f"{image_id}: no such image; it was removed meanwhile")
             self._set_aside(image)
             index.objects.pop(image_id, None)
 

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from lib.errors import ScanError
+from lib.storage.storage_errors import storage_trouble
 
 MAX_UNPACKED_BYTES = 2 * 2**30
 """Largest size of the files in a zip, in bytes."""
@@ -24,6 +25,7 @@ def unpack_zip(archive: Path, folder: Path, image_id: str) -> Path:
 
     Raises:
         ScanError: If it is not a zip, is damaged or encrypted, or unpacks to more than a CT can contain.
+        OSError: If the files cannot be written.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -44,7 +46,8 @@ def unpack_zip(archive: Path, folder: Path, image_id: str) -> Path:
                     shutil.copyfileobj(packed, file)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, RuntimeError, NotImplementedError,
             ValueError, IndexError, zlib.error, OSError) as error:  # fmt: skip
-        if isinstance(error, ScanError):
+        # A full disk is no damage of the zip.
+        if isinstance(error, ScanError) or storage_trouble(error):
             raise
         raise ScanError(f"{image_id}: the zip cannot be unpacked ({error})") from error
     return folder

@@ -51,6 +51,10 @@ Rounding alone moves a qform by 0.2 mm if the rotation is close to 180 degrees (
 MAX_NIFTI_OFFSET_BYTES = 16 * 2**20
 """Largest size of a NIfTI header with its extensions, in bytes; extensions of a few MiB exist."""
 _NIFTI2_HEADER_BYTES = 540
+_NIFTI_SIGNATURES = tuple(
+    struct.pack(f"{order}i", size) for order in "<>" for size in (348, _NIFTI2_HEADER_BYTES)
+)
+"""First four bytes of NIfTI-1 and NIfTI-2 files: the size of the header (`sizeof_hdr`)."""
 
 _DAMAGE = (RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError,
                    KeyError, OverflowError, MemoryError)  # fmt: skip
@@ -159,6 +163,40 @@ def label_stem_of(file: Path | str) -> str:
     return stem[: -len(".seg")] if is_slicer else stem
 
 
+def require_signature(path: Path, case: str) -> None:
+    """Raise ScanError unless a file begins as files of its suffix do.
+
+    A name alone does not make a scan: a link in a studies folder may lead to any file of the machine, which
+    must not be sent to clients. Only the beginning is read; the file may be damaged after it.
+
+    Args:
+        path: File with one of `SCAN_SUFFIXES`.
+        case: For messages.
+
+    Raises:
+        ScanError: If the file is something else.
+        OSError: If it cannot be read.
+    """
+    suffix = suffix_of(path)
+    with path.open("rb") as file:
+        start = file.read(MAX_HEADER_BYTES)
+    if suffix == ".nii.gz":
+        # Any number of bytes may be missing at the end of `start`, so it is not unpacked with gzip.
+        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS + 16)
+        try:
+            start = unpacker.decompress(start, _NIFTI2_HEADER_BYTES)
+        except zlib.error:
+            start = b""
+    if suffix in {".nii", ".nii.gz"}:
+        is_scan = start[:4] in _NIFTI_SIGNATURES
+    else:
+        is_scan = start.startswith(b"NRRD") if suffix == ".nrrd" else b"ElementDataFile" in start
+    if not is_scan:
+        raise ScanError(
+            f"{case}: {path.name} does not begin as a {suffix} file; it is damaged, or no scan: copy it again"
+        )
+
+
 def scan_files(folder: Path) -> list[Path]:
     """Return the volume files directly in `folder`, sorted; hidden files are left out."""
     files = (p for p in folder.iterdir() if suffix_of(p) and not p.name.startswith("."))
@@ -180,7 +218,10 @@ def _require_3d(case: str, shape: tuple[int, ...], *, is_scalar: bool) -> tuple[
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 1 or np.prod(shape, dtype=float) > MAX_VOXELS:
         sides = " x ".join(map(str, shape))
-        raise ScanError(f"{case}: {len(shape)} dimensions, {sides} voxels; one 3D volume expected")
+        raise ScanError(
+            f"{case}: {len(shape)} dimensions, {sides} voxels; one 3D volume of at most {MAX_VOXELS} voxels "
+            "expected"
+        )
     return (shape[0], shape[1], shape[2])
 
 

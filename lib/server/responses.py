@@ -42,6 +42,7 @@ from lib.errors import (
     TrainingError,
     UnknownModelError,
 )
+from lib.imaging.formats import require_signature
 from lib.imaging.scans import read_ct, read_label, write_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.storage.leftovers import scratch_folder
@@ -120,8 +121,13 @@ NULL: Responses = {200: {"content": {"application/json": {"schema": {"type": "nu
 
 
 def scan_file(path: Path, image_id: str) -> Response:
-    """Return a scan as its file; a DICOM folder as NIfTI, which the clients can load."""
+    """Return a scan as its file; a DICOM folder as NIfTI, which the clients can load.
+
+    Raises:
+        ScanError: If the file is no scan, or the folder is not one regular CT.
+    """
     if path.is_file():
+        require_signature(path, image_id)
         return FileResponse(path, media_type=BYTES, filename=path.name)
     return _written(
         f"{image_id}.nii.gz", lambda target: write_ct(target, read_ct(path, image_id=image_id))

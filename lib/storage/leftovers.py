@@ -40,10 +40,17 @@ def scratch_prefix() -> str:
 
 @contextmanager
 def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Yield a new folder in `parent`, or else in the system's temporary folder; it is removed at the end."""
+    """Yield a new folder in `parent`, or else in the system's temporary folder; it is removed at the end.
+
+    A folder that cannot be removed then, because `parent` became read-only, is removed at the next start.
+    """
     prefix = scratch_prefix() if parent is None else unfinished_prefix()
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
-        yield Path(folder)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        yield folder
+    finally:
+        # Not TemporaryDirectory: without permission its removal calls itself up to the recursion limit.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path, *, is_recursive: bool = True) -> int:

@@ -9,6 +9,9 @@ from lib.errors import StorageError, StorageFullError
 _FULL = "the disk is full"
 _READ_ONLY = "the disk or folder is read-only"
 _NOT_PERMITTED = "the server has no permission to write there"
+_MISPLACED = "a file lies where a folder is expected, or a folder where a file is expected; rename or remove it"
+_MISSING = "a file or folder disappeared while it was used"
+_EXHAUSTED = "the server has too many files open"
 _FAILING = "the disk or network share does not respond as it should"
 
 _BY_ERRNO = {
@@ -17,6 +20,13 @@ _BY_ERRNO = {
     errno.EROFS: _READ_ONLY,
     errno.EACCES: _NOT_PERMITTED,
     errno.EPERM: _NOT_PERMITTED,
+    errno.EEXIST: _MISPLACED,
+    errno.ENOTDIR: _MISPLACED,
+    errno.EISDIR: _MISPLACED,
+    errno.ELOOP: _MISPLACED,
+    errno.ENOENT: _MISSING,
+    errno.EMFILE: _EXHAUSTED,
+    errno.ENFILE: _EXHAUSTED,
     errno.EIO: _FAILING,
     errno.ESTALE: _FAILING,
     errno.ENODEV: _FAILING,

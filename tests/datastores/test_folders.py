@@ -254,3 +254,21 @@ def test_a_scan_does_not_replace_an_entry_that_is_no_image(studies: Path) -> Non
         with pytest.raises(ImageExistsError, match=f"{name}: .* exists already"):
             store.add_image(name, str(studies / "a.nii.gz"), {})
     assert (studies / "c.nii.gz").read_bytes() == b""
+
+
+@pytest.mark.parametrize("place", ["studies/labels/final", "state/labels"])
+def test_a_file_in_place_of_a_folder_refuses_labels_with_the_reason(
+    tmp_path: Path, studies: Path, label_file: Path, place: str
+) -> None:
+    store = open_store(studies)
+    store.save_label("a", str(label_file), "final", {})
+    folder = tmp_path / place
+    folder.rename(tmp_path / "aside")
+    folder.write_text("a note")
+    with pytest.raises(StorageError, match="a: a file lies where a folder is expected"):
+        store.save_label("a", str(label_file), "final", {})
+    assert folder.read_text() == "a note"
+    folder.unlink()
+    (tmp_path / "aside").rename(folder)
+    store.save_label("a", str(label_file), "final", {})
+    assert [v.number for v in store.history.current()] == [2]

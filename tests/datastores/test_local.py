@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +321,24 @@ def test_removed_scans_and_labels_are_kept_in_a_folder(
     assert len(list((studies / ".removed").rglob("a.nii.gz"))) == 2
     with pytest.raises(DatastoreError, match="a: no such image"):
         store.remove_image("a")
+
+
+def test_one_of_several_removals_of_an_image_succeeds(store: FolderStore, studies: Path) -> None:
+    write_ct(studies / "a.nii.gz", make_ct())
+    store.require_image("a")
+
+    def removal(_number: int) -> str:
+        try:
+            store.remove_image("a")
+        except DatastoreError as error:
+            return str(error)
+        return "removed"
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = sorted(pool.map(removal, range(8)))
+    assert answers.count("removed") == 1
+    assert all("a: no such image" in answer for answer in answers[:-1])
+    assert len(list((studies / ".removed").rglob("a.nii.gz"))) == 1
 
 
 def test_status_counts_labels(store: FolderStore, studies: Path, label_file: Path) -> None:

@@ -1,5 +1,6 @@
-"""Damaged zip archives are refused as scans, with the reason."""
+"""Damaged zip archives are refused as scans, with the reason; a full disk is no damage."""
 
+import errno
 import io
 import zipfile
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from lib.errors import ScanError
 from lib.imaging.archives import unpack_zip
+from tests.small_disks import small_disk
 
 
 def packed() -> bytearray:
@@ -37,3 +39,11 @@ def test_a_damaged_zip_is_refused(tmp_path: Path, make: object) -> None:
     (tmp_path / "x.zip").write_bytes(make())
     with pytest.raises(ScanError, match="cannot be unpacked"):
         unpack_zip(tmp_path / "x.zip", tmp_path / "unpacked", "x")
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(2 * 2**20))
+    with small_disk(tmp_path / "disk", mib=1) as disk, pytest.raises(OSError) as caught:  # noqa: PT011
+        unpack_zip(tmp_path / "x.zip", disk / "unpacked", "x")
+    assert caught.value.errno == errno.ENOSPC

@@ -1,5 +1,6 @@
 """A server over a studies folder with unreadable entries, names of all kinds, and read-only folders."""
 
+import gzip
 import os
 import sys
 from collections.abc import Iterator
@@ -121,6 +122,22 @@ def test_a_folder_that_becomes_read_only_refuses_a_label_with_the_reason(
         answer = submit(server, "later", label)
         assert answer.status_code in (200, 507), answer.text
     assert submit(server, "later", label).status_code == 200
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("content", [b"name:secret\n" * 40, gzip.compress(b"name:secret\n" * 40)])
+def test_a_link_to_another_file_of_the_machine_is_not_sent(
+    server: Server, tmp_path: Path, suffix: str, content: bytes
+) -> None:
+    (tmp_path / "private").write_bytes(content)
+    link = server.studies / f"link{suffix}"
+    link.symlink_to(tmp_path / "private")
+    try:
+        answer = server.ask("GET", "/datastore/image?image=link")
+    finally:
+        link.unlink()
+    assert answer.status_code == 422
+    assert f"link{suffix} does not begin as a {suffix} file" in answer.text
 
 
 def test_only_a_client_on_the_servers_machine_gets_paths(server: Server) -> None:

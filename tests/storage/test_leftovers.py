@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,18 @@ def test_folders_that_cannot_be_read_or_written_are_left_as_they_are(tmp_path: P
     with forbidden(tmp_path / "closed"), forbidden(tmp_path / "read-only", mode=0o555):
         remove_unfinished(tmp_path)
     assert [len(names(tmp_path / n)) for n in ("closed", "read-only", "open")] == [1, 1, 0]
+
+
+def test_a_scratch_folder_that_cannot_be_removed_hides_no_error(tmp_path: Path) -> None:
+    parent = tmp_path / "studies"
+    parent.mkdir()
+
+    def fill_and_fail() -> None:
+        with scratch_folder(parent) as folder:
+            (folder / "upload.nii.gz").write_text("half")
+            stack.enter_context(forbidden(parent, mode=0o555))
+            raise ValueError("the reason")
+
+    with ExitStack() as stack, pytest.raises(ValueError, match="the reason"):
+        fill_and_fail()
+    assert [name.startswith(unfinished_prefix()) for name in names(parent)] == [True]
