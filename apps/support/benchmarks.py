@@ -201,7 +201,9 @@ def over_pacs(studies: int) -> None:
 def _noise_ct(seed: int) -> CtVolume:
     affine = np.diag([4.0, 4.0, 3.0, 1.0])
     rng = np.random.default_rng(seed)
-    array = rng.integers(-1000, 400, PACS_SHAPE_VOX).astype(np.int16)
+    # Air beside soft tissue, which every CT has.
+    array = rng.normal(30, 60, PACS_SHAPE_VOX).astype(np.int16)
+    array[: PACS_SHAPE_VOX[0] // 4] -= 1000
     return CtVolume(f"noise_{seed}", array, Grid.from_affine(PACS_SHAPE_VOX, ras_to_lps(affine)))
 
 

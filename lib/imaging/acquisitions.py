@@ -24,13 +24,14 @@ _TIME_POINTS = ("TemporalPositionIdentifier", "TemporalPositionIndex", "NominalP
 
 _MAY_FOLLOW = ("AcquisitionNumber", "AcquisitionUID", *_TIME_POINTS, "TriggerTime", "TriggerDelayTime",
                "ImageType", "KVP", "FilterType", "ReconstructionDiameter", "ReconstructionAlgorithm",
-               "ScanOptions", "SeriesDescription", "SeriesNumber")  # fmt: skip
+               "ScanOptions", "SeriesDescription", "SeriesNumber", "AcquisitionDate", "ContrastBolusAgent",
+               "ImageComments")  # fmt: skip
 """Attributes whose values may follow each other along the normal, but not alternate."""
 
 PAUSE_S = 5.0
 """Shortest time in s between two passes."""
 
-_TIME = re.compile(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)")
+_TIME = re.compile(r"(\d{8})?(\d\d)(\d\d)(\d\d(?:\.\d+)?)")
 
 
 def require_one_acquisition(slices: Sequence[Dataset], image_id: str) -> None:
@@ -57,13 +58,11 @@ def require_one_acquisition(slices: Sequence[Dataset], image_id: str) -> None:
         is_dynamic = keyword in _TIME_POINTS and 1 < number <= len(values_along) / 2
         if is_dynamic or _alternate(values_along):
             raise ScanError(_message(image_id, keyword, values_along))
-    times = [
-        time
-        for header in slices
-        if (time := _time_s(text_of(header, "AcquisitionTime"))) is not None
-    ]
-    if len(times) == len(slices) and _alternate(_passes(times)):
-        raise ScanError(_message(image_id, "AcquisitionTime", _passes(times)))
+    for keyword in ("AcquisitionTime", "AcquisitionDateTime"):
+        times = [_time_s(text_of(header, keyword)) for header in slices]
+        known = [time for time in times if time is not None]
+        if len(known) == len(slices) and _alternate(_passes(known)):
+            raise ScanError(_message(image_id, keyword, _passes(known)))
 
 
 def _message(image_id: str, keyword: str, values: Sequence[Hashable]) -> str:
@@ -81,12 +80,12 @@ def _alternate(values: Sequence[Hashable]) -> bool:
 
 
 def _time_s(text: str) -> float | None:
-    """Return a time of day (VR TM) in s; None if it is none."""
+    """Return a time of day (VR TM), or a date with one (VR DT), in s, to be compared only; None if it is none."""
     match = _TIME.match(text)
     if match is None:
         return None
-    hours, minutes, seconds = (float(value) for value in match.groups())
-    return 3600 * hours + 60 * minutes + seconds
+    day, hours, minutes, seconds = (float(value or 0) for value in match.groups())
+    return 86_400 * day + 3600 * hours + 60 * minutes + seconds
 
 
 def _passes(times_s: Sequence[float]) -> list[int]:

@@ -18,6 +18,7 @@ from lib.errors import ScanError
 from lib.imaging.codestreams import require_whole_codestream
 from lib.imaging.dicom_files import PARSING_ERRORS, read_dicom
 from lib.imaging.dicom_values import numbers, slice_name
+from lib.imaging.hounsfield import Rescale
 from lib.imaging.pixel_padding import replace_padding
 from lib.imaging.volumes import as_hu
 
@@ -94,6 +95,18 @@ def pixel_layout(header: Dataset, image_id: str) -> PixelLayout:
     return PixelLayout((rows, columns), allocated, stored, high, bool(representation))
 
 
+def rescale_of(header: Dataset, image_id: str) -> Rescale:
+    """Return the slope and the intercept of a slice.
+
+    Raises:
+        ScanError: If one is missing, or is not possible.
+    """
+    slope, intercept = (
+        numbers(header, keyword, 1, image_id)[0] for keyword in ("RescaleSlope", "RescaleIntercept")
+    )
+    return slope, intercept
+
+
 def slice_hu(header: FileDataset, layout: PixelLayout, image_id: str) -> Array:
     """Return the slice `(Y, X)` of a file in HU, int16 or float32, with padding at -1024.
 
@@ -105,9 +118,8 @@ def slice_hu(header: FileDataset, layout: PixelLayout, image_id: str) -> Array:
     Raises:
         ScanError: If the file does not hold exactly the pixels of `layout`, or they cannot be decoded.
     """
-    slope = numbers(header, "RescaleSlope", 1, image_id)[0]
-    intercept = numbers(header, "RescaleIntercept", 1, image_id)[0]
-    rescale = (slope, intercept)
+    rescale = rescale_of(header, image_id)
+    slope, intercept = rescale
     raw_yx, values_yx = _stored_values(header, layout, rescale, image_id)
     is_small = layout.bits_allocated <= 16 and abs(slope) < 2**14 and abs(intercept) < 2**30
     if is_small and slope.is_integer() and intercept.is_integer():

@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset, FileDataset
 from lib.errors import ScanError
 from lib.imaging.acquisitions import require_one_acquisition
 from lib.imaging.dicom_files import DICOM_SUFFIXES, is_dicom, read_dicom, text_of
-from lib.imaging.dicom_pixels import pixel_layout, slice_hu
+from lib.imaging.dicom_pixels import pixel_layout, rescale_of, slice_hu
+from lib.imaging.hounsfield import require_equal_scale
 from lib.imaging.dicom_values import slice_name
 from lib.imaging.geometry import Grid
 from lib.imaging.slice_geometry import sorted_slices
@@ -56,15 +57,28 @@ def read_series(folder: Path, *, image_id: str) -> CtVolume:
     that are not DICOM, objects without slices such as RTSTRUCT, and localizers are ignored.
 
     Raises:
-        ScanError: If there is not exactly one series of single-frame, monochrome CT images, or a slice is
-            damaged.
+        ScanError: If there is not exactly one series of single-frame, monochrome CT images, a slice is
+            damaged or empty, or slices do not have one scale.
         GeometryError: If the slices do not form a regular grid.
     """
     headers, grid = _read_slices(folder, image_id)
     layouts = [pixel_layout(header, image_id) for header in headers]
     array: np.ndarray[Any, np.dtype[Any]] = np.zeros(grid.shape_vox, np.int16, order="F")
+    rescales = [rescale_of(header, image_id) for header in headers]
+    varied: list[int] = []
     for number, (header, layout) in enumerate(zip(headers, layouts, strict=True)):
         slice_yx = slice_hu(header, layout, image_id)
+        where = f"{image_id}: {slice_name(header)}"
+        if number:
+            pair = (rescales[number - 1], rescales[number])
+            require_equal_scale((array[:, :, number - 1].T, slice_yx), pair, where)
+        if slice_yx.min() < slice_yx.max():
+            if varied and varied[-1] < number - 1:
+                raise ScanError(
+                    f"{image_id}: {slice_name(headers[number - 1])} holds one value only, between slices with "
+                    "an image; its pixels were lost: export the series again"
+                )
+            varied.append(number)
         if slice_yx.dtype != array.dtype:
             array = array.astype(np.float32, copy=False)
         array[:, :, number] = slice_yx.T

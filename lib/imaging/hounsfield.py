@@ -5,6 +5,10 @@ read as unsigned (air above 60,000 HU), or when it is normalised. One value tell
 -2000, -1024, -1000 or 0 outside their field of view. The shares tell: in 203 head-and-neck CTs there are 1.5
 to 9 times as many voxels at 400..800 HU as at 874..1174 HU, because dense bone is rare. Without the intercept
 there are 2 to 100 times as many at 874..1174, because soft tissue is there.
+
+Fat, muscle and organs lie at -150..150 HU, whatever else is in the field of view: in 51 of these CTs they are
+77 % to 88 % of the voxels at -600..600 HU. If the intercept was subtracted twice or is wrong by 200 HU or more,
+or if the slope is half of the right one, they are at most 47 %.
 """
 
 from typing import Any
@@ -27,11 +31,16 @@ _AIR_FILL_HU = (PADDING_HU, -1000)
 _AIR_HU = (PADDING_HU, -500)
 _SOFT_TISSUE_HU = (-150, 150)
 _FAT_HU = (-150, -30)
+_BODY_HU = (-600, 600)
+"""Lung, partial volumes, soft tissue, contrast medium and soft bone."""
 _TRABECULAR_BONE_HU = (400, 800)
 _SHIFTED_SOFT_TISSUE_HU = (874, 1174)
 
 MIN_SOFT_TISSUE = 0.0001
 """Smallest share of soft tissue in a CT; a head in a large field of view has 0.01."""
+
+MIN_SOFT_SHARE = 0.5
+"""Smallest share of soft tissue among the voxels of `_BODY_HU`."""
 
 MIN_FAT = 0.005
 """Smallest share of fat in a CT without air, such as a crop."""
@@ -46,7 +55,42 @@ MAX_LOWEST = 0.2
 _SAMPLE_VOX = 4_000_000
 
 
+Rescale = tuple[float, float]
+"""RescaleSlope and RescaleIntercept."""
+
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def require_equal_scale(
+    slices_yx: tuple[Array, Array], rescales: tuple[Rescale, Rescale], where: str
+) -> None:
+    """Raise if two adjacent slices fit together with one rescale, but not with those of their headers.
+
+    Args:
+        slices_yx: The slices `(Y, X)`, in HU by their own headers.
+        rescales: Slope and intercept of each.
+        where: Start of the error message: the case, and the second slice.
+
+    Raises:
+        ScanError: If a header has lost its rescale, so that its slice lies far from its neighbour.
+    """
+    if rescales[0] == rescales[1]:
+        return
+    before_yx, hu_yx = (array.astype(np.float64) for array in slices_yx)
+    is_measured = (before_yx != PADDING_HU) & (hu_yx != PADDING_HU)
+    if not is_measured.any():
+        return
+    (slope, intercept), (own_slope, own_intercept) = rescales
+    other_yx = (hu_yx - own_intercept) / own_slope * slope + intercept
+    stated, with_one_scale = (
+        float(np.abs(array - before_yx)[is_measured].mean()) for array in (hu_yx, other_yx)
+    )
+    if with_one_scale < stated / 2:
+        raise ScanError(
+            f"{where} has RescaleSlope {own_slope:g} and RescaleIntercept {own_intercept:g}, the slice before "
+            f"it {slope:g} and {intercept:g}; only with one of them for both do they fit together: export the "
+            "CT again from its origin"
+        )
 
 
 def require_hu(array: Array, image_id: str) -> None:
@@ -99,6 +143,15 @@ def _fault_of_scale(sample: Array, high: float) -> str:
     )
     if shifted > MAX_SHIFTED * measured and shifted > MIN_SHIFTED * tissue:
         return f"{shifted / tissue:.1%} of tissue lies near 1024, where soft tissue is without intercept"
+    # Zero is written outside the patient, too.
+    body = sample[(sample >= _BODY_HU[0]) & (sample <= _BODY_HU[1]) & (sample != 0)]
+    soft_share = _share(body, *_SOFT_TISSUE_HU) if body.size else 1.0
+    if soft_share < MIN_SOFT_SHARE:
+        low, high = _SOFT_TISSUE_HU
+        return (
+            f"{soft_share:.0%} of those from {_BODY_HU[0]} to {_BODY_HU[1]} lie between {low} and {high}, "
+            "where most are in a patient"
+        )
     return ""
 
 

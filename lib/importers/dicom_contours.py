@@ -5,6 +5,7 @@ into one folder, an archive each series into its own. A case is named by a hash 
 of patients, folders and files are not used any further.
 """
 
+import filecmp
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -57,7 +58,7 @@ class _Structures:
 def find_dicom_cases(folders: Iterable[Path]) -> list[SourceCase]:
     """Return a case for each CT series in all of `folders`, and for each contour file without its CT."""
     all_series: dict[str, _Series] = {}
-    structures: dict[str, _Structures] = {}
+    structures: list[_Structures] = []
     damaged: list[Path] = []
     for path in (p for folder in folders for p in dicom_candidates(folder)):
         header = _header(path)
@@ -67,9 +68,9 @@ def find_dicom_cases(folders: Iterable[Path]) -> list[SourceCase]:
             continue
         modality = text_of(header, "Modality")
         if modality in MODALITIES:
-            structures.setdefault(
-                text_of(header, "SOPInstanceUID") or str(path), _structures(path, header)
-            )
+            new = _structures(path, header)
+            if not any(_is_copy(new, other) for other in structures):
+                structures.append(new)
         elif modality == "CT" and not is_localizer(header) and not is_capture(header):
             uid = text_of(header, "SeriesInstanceUID")
             series = all_series.setdefault(
@@ -83,7 +84,7 @@ def find_dicom_cases(folders: Iterable[Path]) -> list[SourceCase]:
     for uid, series in all_series.items():
         series.damaged += [p for p in damaged if p.parent in series_folders[uid]]
     orphans = [p for p in damaged if not any(p.parent in dirs for dirs in series_folders.values())]
-    return _cases(all_series, list(structures.values())) + [_unreadable(path) for path in orphans]
+    return _cases(all_series, structures) + [_unreadable(path) for path in orphans]
 
 
 def _cases(all_series: dict[str, _Series], structures: Sequence[_Structures]) -> list[SourceCase]:
@@ -206,6 +207,11 @@ def _header(path: Path) -> FileDataset | Literal[False] | None:
         return read_dicom(path, keywords=_TAGS)
     except PARSING_ERRORS:
         return None
+
+
+def _is_copy(one: _Structures, other: _Structures) -> bool:
+    """Return whether two files are the same; some programs keep the UID of an object that was edited."""
+    return one.uid == other.uid and filecmp.cmp(one.path, other.path, shallow=False)
 
 
 def _structures(path: Path, header: FileDataset) -> _Structures:

@@ -159,7 +159,7 @@ def _write_case(
         structures = [*naming.organs, *naming.outside_set, *naming.unmapped]
         raise LabelError(
             f"{case_id}: no organ of the set {names.organ_set!r} is contoured; the structures are "
-            f"{', '.join(structures) or 'none'}; map their names with --names"
+            f"{', '.join(structures) or 'none'}; {'; '.join([*scan.notes, 'map their names with --names'])}"
         )
     image, final = _paths(studies, case_id)
     label, shared = combine_masks(scan.masks, names.labels, scan.ct.grid, case_id)

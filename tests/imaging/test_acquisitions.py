@@ -26,6 +26,10 @@ KEYWORDS = {
     "KVP": ("80", "140"),
     "ReconstructionDiameter": ("500", "300"),
     "AcquisitionTime": ("101500", "101730.5"),
+    "AcquisitionDateTime": ("20240601101500", "20240602101500.5"),
+    "AcquisitionDate": ("20240601", "20240602"),
+    "ContrastBolusAgent": ("none", "Iomeprol"),
+    "ImageComments": ("phase 0 %", "phase 50 %"),
 }
 """Attribute -> its value in the first and in the second acquisition."""
 
@@ -78,6 +82,8 @@ STACKED = [
     put_along(AcquisitionNumber=lambda i: 1 + (i == 5)),
     put_along(AcquisitionTime=lambda i: f"1015{i:02d}"),
     put_along(AcquisitionTime=lambda i: f"101{i // 6}00"),
+    put_along(AcquisitionDateTime=lambda i: f"202406011015{i:02d}.5+0200"),
+    put_along(ImageComments=lambda i: f"slice {i}"),
     put_along(AcquisitionTime=lambda i: "235959" if i < 6 else "000001"),
     put_along(AcquisitionTime=lambda i: f"10150{i % 2}"),
     put_along(ContentTime=lambda i: f"10{10 + 9 * (i % 2)}00"),

@@ -22,7 +22,13 @@ from lib.isolation.reader_pool import readers
 Array = np.ndarray[Any, np.dtype[Any]]
 
 GRID = Grid((12, 11, 10), ((-1.0, 0.0, 0.0, 5.0), (0.0, -1.0, 0.0, 6.0), (0.0, 0.0, 2.5, -7.0)))
-VOXELS = np.random.default_rng(15).integers(-1024, 1500, GRID.shape_vox).astype(np.int16)
+RNG = np.random.default_rng(15)
+VOXELS = np.where(
+    RNG.random(GRID.shape_vox) < 0.6,
+    RNG.integers(-150, 150, GRID.shape_vox),
+    RNG.integers(-1024, 1500, GRID.shape_vox),
+).astype(np.int16)
+"""Mostly soft tissue, as in a patient."""
 FORMATS = {
     "raw.mha": False, "deflated.mha": True, "raw.nrrd": False, "deflated.nrrd": True,
     "plain.nii": False, "packed.nii.gz": True,

@@ -152,7 +152,7 @@ def test_each_slice_has_its_own_rescale_slope_and_intercept(folder: Path) -> Non
 
 
 def test_a_fractional_slope_gives_float32(folder: Path) -> None:
-    edit(folder, put(RescaleSlope="0.5"), only=0)
+    edit(folder, put(RescaleSlope="0.5"))
     result = read(folder)
     stored = make_ct().array_hu[:, :, 0].astype(float) + 1024
     np.testing.assert_array_equal(result.array_hu[:, :, 0], stored * 0.5 - 1024)
@@ -481,3 +481,40 @@ def test_the_real_series_is_read_as_itk_reads_it_and_as_its_nifti_copy(
     copy = read_ct(tmp_path / "copy.nii")
     assert copy.grid.is_same_as(ct.grid)
     np.testing.assert_array_equal(copy.array_hu, ct.array_hu)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [("1", "0"), ("1", "-2048"), ("2", "-1024")])
+@pytest.mark.parametrize("first", [0, 5, 11])
+def test_slices_that_lost_their_rescale_are_refused(
+    folder: Path, slope: str, intercept: str, first: int
+) -> None:
+    stored = 1024 if pydicom.dcmread(folder / "ct_0001.dcm").RescaleIntercept == -1024 else 0
+    wrong = str(int(intercept) + 1024 - stored)
+    for number in range(first, min(first + 3, 12)):
+        edit(folder, put(RescaleSlope=slope, RescaleIntercept=wrong), only=number)
+    with pytest.raises(ScanError, match=r"case7: ct_\d+\.dcm has RescaleSlope .* fit together"):
+        read(folder)
+
+
+def test_slices_may_have_a_rescale_each(folder: Path) -> None:
+    expected = read(folder).array_hu
+
+    def change(i: int, dataset: Any) -> None:
+        values = dataset.pixel_array.astype(np.int32) + 37 * i
+        dataset.PixelData = values.astype(dataset.pixel_array.dtype).tobytes()
+        dataset.RescaleIntercept = str(dataset.RescaleIntercept - 37 * i)
+
+    edit(folder, change)
+    assert np.array_equal(read(folder).array_hu, expected)
+
+
+@pytest.mark.parametrize("value", [0, 24])
+def test_an_empty_slice_between_others_is_refused(folder: Path, value: int) -> None:
+    def change(_: int, dataset: Any) -> None:
+        dataset.PixelData = np.full_like(dataset.pixel_array, value).tobytes()
+
+    edit(folder, change, only=0)
+    read(folder)
+    edit(folder, change, only=6)
+    with pytest.raises(ScanError, match=r"case7: ct_0007\.dcm holds one value only, between"):
+        read(folder)

@@ -92,6 +92,12 @@ BAD: dict[str, Callable[[], Array]] = {
        for lost in (1000, 1024) for name in GOOD if not name.startswith(("fill", "phantom"))},
     **{f"fill {v}, then + {lost}": partial(patient_with_fill, v, lost)
        for lost in (1000, 1024) for v in FILLS},
+    **{f"{name} {wrong:+}": partial(shifted, name, wrong)
+       for wrong in (-1024, -500, -300, 300, 500)
+       for name in ("patient", "head in a large field of view", "whole numbers", "clipped")},
+    **{f"fill {v}, then -1024": partial(patient_with_fill, v, -1024) for v in FILLS},
+    "half": lambda: patient() / 2,
+    "half above -1024": lambda: (patient() + 1024) / 2 - 1024,
     "head + 1024, fill": lambda: filled(patient(body=0.2) + 1024, -1000),
 }  # fmt: skip
 
@@ -120,6 +126,8 @@ def test_real_scans_are_accepted_and_refused_without_their_intercept(shared_data
         for fill in FILLS:
             with pytest.raises(ScanError, match="not a CT in HU"):
                 require_hu(filled_like(array + 1024, fill), "case7")
+            with pytest.raises(ScanError, match="not a CT in HU"):
+                require_hu(filled_like(array - 1024, fill), "case7")
 
 
 def filled_like(array: Array, value: int) -> Array:

@@ -124,6 +124,17 @@ def test_two_structure_sets_are_refused_unless_one_is_a_copy(clinic: Path) -> No
         read(case)
 
 
+@pytest.mark.parametrize("name", ["a.dcm", "z.dcm"])
+def test_a_changed_structure_set_that_kept_its_uid_is_no_copy(clinic: Path, name: str) -> None:
+    first = clinic / "DOE_JANE" / "RS" / "doe.dcm"
+    dataset = pydicom.dcmread(first)
+    del dataset.ROIContourSequence[0].ContourSequence[0]
+    dataset.save_as(first.with_name(name))
+    (case,) = find_cases(clinic)
+    with pytest.raises(ScanError, match="2 RTSTRUCT or SEG files were drawn on this CT"):
+        read(case)
+
+
 def test_only_organs_of_the_set_are_imported(clinic: Path) -> None:
     far = np.s_[2:5, 2:5, 40:42]  # beyond the scan
     boxes = {"Brainstem": [BRAINSTEM], "Couch": [far], "Chiasm": [far], "Cord+5": [far]}
