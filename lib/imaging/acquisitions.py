@@ -80,7 +80,7 @@ def _alternate(values: Sequence[Hashable]) -> bool:
 
 
 def _time_s(text: str) -> float | None:
-    """Return a time of day (VR TM), or a date with one (VR DT), in s, to be compared only; None if it is none."""
+    """Return a time (VR TM, or VR DT with its date) in s, for comparisons only; None if it is none."""
     match = _TIME.match(text)
     if match is None:
         return None

@@ -12,9 +12,9 @@ from lib.errors import ScanError
 from lib.imaging.acquisitions import require_one_acquisition
 from lib.imaging.dicom_files import DICOM_SUFFIXES, is_dicom, read_dicom, text_of
 from lib.imaging.dicom_pixels import pixel_layout, rescale_of, slice_hu
-from lib.imaging.hounsfield import require_equal_scale
 from lib.imaging.dicom_values import slice_name
 from lib.imaging.geometry import Grid
+from lib.imaging.hounsfield import require_equal_scale
 from lib.imaging.slice_geometry import sorted_slices
 from lib.imaging.slice_selection import select_slices
 from lib.imaging.volumes import CtVolume
