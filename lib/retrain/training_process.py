@@ -8,6 +8,7 @@ epoch.
 """
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -111,6 +112,8 @@ class TrainingProcess:
             self.request = {**self.request, "shrinks": shrinks}
             note = f"memory was short; started again: {change}"
             self.runs.update(self.run.id, note=note, request=dict(self.request))
+            # The tensors of the failed step may be part of reference cycles, with the frames of the error.
+            gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 

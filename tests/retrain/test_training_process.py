@@ -25,7 +25,7 @@ WITH_LITTLE_MEMORY = """
 import resource, sys
 import lib.retrain.training_process as worker
 used = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmSize")) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (used + 1200 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 1800 * 2**20,) * 2)
 sys.exit(worker.main(sys.argv[1:]))
 """
 NO_MINIMUM = RetrainConfig(min_first_dsc=0.0, retrain_threads=1)
