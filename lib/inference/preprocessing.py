@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lib.imaging.quantities import FloatArray, LabelArray, MaskArray
 from lib.imaging.volumes import CtVolume, LabelVolume
-from lib.inference.resampling import Box, ModelGrid
+from lib.inference.resampling import Box, ModelGrid, relative_box
 from lib.recipes.schema import Recipe
 
 BODY_HU = -350.0
@@ -144,7 +144,7 @@ class Pipeline:
             if likely_box is None:
                 continue
             organ_ras_box = frame.ras_box(_offset(likely_box, model_box))
-            inner = _relative(organ_ras_box, ras_box)
+            inner = relative_box(organ_ras_box, ras_box)
             probability = frame.resample_back(part[value], model_box, organ_ras_box)
             is_better = probability > best[inner]
             label[inner][is_better] = value
@@ -157,14 +157,6 @@ class Pipeline:
 def _offset(inner: Box, outer: Box) -> Box:
     x, y, z = (
         slice(o.start + i.start, o.start + i.stop) for i, o in zip(inner, outer, strict=True)
-    )
-    return (x, y, z)
-
-
-def _relative(inner: Box, outer: Box) -> Box:
-    """Return the position of a box within another that contains it."""
-    x, y, z = (
-        slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True)
     )
     return (x, y, z)
 

@@ -154,11 +154,7 @@ class ModelGrid:
     def resample_back(self, values: FloatArray, model_box: Box, ras_box: Box) -> FloatArray:
         """Return `values` of the network's `model_box` at the CT's voxels in `ras_box` (RAS order), linear."""
         if not self.is_resampled:
-            x, y, z = (
-                slice(r.start - m.start, r.stop - m.start)
-                for r, m in zip(ras_box, model_box, strict=True)
-            )
-            return values[x, y, z]
+            return values[relative_box(ras_box, model_box)]
         image = _indexed(values, self.spacing_model_mm)
         image.SetOrigin(
             [(box.start + 0.5) * s for box, s in zip(model_box, self.spacing_model_mm, strict=True)]
@@ -172,6 +168,14 @@ class ModelGrid:
         resample.SetInterpolator(sitk.sitkLinear)
         resample.UseNearestNeighborExtrapolatorOn()
         return np.asarray(sitk.GetArrayFromImage(resample.Execute(image)).transpose(2, 1, 0))
+
+
+def relative_box(inner: Box, outer: Box) -> Box:
+    """Return the position of a box within another that contains it."""
+    x, y, z = (
+        slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True)
+    )
+    return (x, y, z)
 
 
 @lru_cache(maxsize=64)
