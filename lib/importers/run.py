@@ -23,6 +23,7 @@ from lib.imaging.volumes import CtVolume, LabelVolume, combine_masks
 from lib.importers.cases import IGNORE, ContouredScan, OrganNames, SourceCase
 from lib.importers.detect import duplicate_ids
 from lib.organs.changes import dropped, overlapping, renamed
+from lib.organs.plausibility import plausibility_warnings
 from lib.storage.atomic_files import write_json
 from lib.storage.identifiers import require_image_id
 
@@ -30,8 +31,8 @@ REPORT = "import.json"
 SUFFIX = ".nii.gz"
 IMPORTED, UNCHANGED, NO_CONTOURS = "imported", "unchanged", "no contours"
 _VERSION = 1
-_RULES = 2
-"""Number of the rules for names and values; cases that were imported by earlier rules are imported again."""
+_RULES = 3
+"""Number of the rules for names, values and doubts; cases of earlier rules are imported again."""
 Progress = Callable[[SourceCase, str], object]
 """Called after each case with `IMPORTED`, `UNCHANGED`, `NO_CONTOURS` or the reason of a refusal."""
 
@@ -188,6 +189,8 @@ def _write_case(
         "ignored": list(naming.ignored),
         "shared_vox": shared,
         "changes": changes,
+        "notes": list(scan.notes),
+        "doubts": plausibility_warnings(scan.ct.array_hu, label.array, scan.ct.grid, names.labels),
         "label_sha256": _sha256(final),
     }
 
@@ -282,6 +285,19 @@ def summary_lines(report: Mapping[str, Any], outcomes: Mapping[str, str]) -> Ite
         shared.update(case["shared_vox"])
     for pair, count in shared.most_common():
         yield f"  {pair}: {count} shared voxels, assigned to the smaller organ"
+    by_name = {name: report["cases"][name] for name in outcomes if name in report["cases"]}
+    yield from _sentence_lines(by_name, "notes", "notes on what was read")
+    yield from _sentence_lines(by_name, "doubts", "doubts about imported labels; look at them")
+
+
+def _sentence_lines(
+    cases: Mapping[str, Mapping[str, Any]], key: str, meaning: str
+) -> Iterator[str]:
+    lines = [f"  {name}: {text}" for name, case in cases.items() for text in case.get(key, ())]
+    if lines:
+        yield f"{len(lines)} {meaning}:"
+    yield from lines[:_NAMES_SHOWN]
+    yield from _rest_line(len(lines))
 
 
 def _renamed_lines(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -292,8 +308,7 @@ def _renamed_lines(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{len(pairs)} names stored as an organ's:"
     for (name, organ), count in pairs.most_common(_NAMES_SHOWN):
         yield f"  {name!r} as {organ} in {count} cases"
-    if len(pairs) > _NAMES_SHOWN:
-        yield f"  ... all of them are listed in import.json, by case ({len(pairs) - _NAMES_SHOWN} more)"
+    yield from _rest_line(len(pairs))
 
 
 def _name_lines(names: Mapping[str, int], meaning: str) -> Iterator[str]:
@@ -302,5 +317,9 @@ def _name_lines(names: Mapping[str, int], meaning: str) -> Iterator[str]:
     yield f"{len(names)} {meaning}:"
     for name, count in Counter(names).most_common(_NAMES_SHOWN):
         yield f"  {name!r} in {count} cases"
-    if len(names) > _NAMES_SHOWN:
-        yield f"  ... all of them are listed in import.json, by case ({len(names) - _NAMES_SHOWN} more)"
+    yield from _rest_line(len(names))
+
+
+def _rest_line(count: int) -> Iterator[str]:
+    if count > _NAMES_SHOWN:
+        yield f"  ... all of them are listed in import.json, by case ({count - _NAMES_SHOWN} more)"

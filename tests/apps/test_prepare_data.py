@@ -242,6 +242,23 @@ def test_shared_voxels_are_counted_in_the_report(
     ]
 
 
+def test_an_implausible_label_is_imported_and_the_doubt_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The parotids, each on the other side, and a brainstem that fills the scan, mostly with air.
+    put_pddca(tmp_path / "source" / "x", {"Parotid_R": PAROTID_L, "Parotid_L": PAROTID_R})
+    put_pddca(tmp_path / "source" / "y", {"Brainstem": np.s_[:, :, :]})
+    assert prepare(tmp_path / "source", tmp_path / "studies") == 0
+    printed = capsys.readouterr().out
+    swapped = "Parotid_L lies to the right of Parotid_R; are the sides swapped?"
+    imported = report(tmp_path / "studies")["cases"]
+    assert swapped in imported["x"]["doubts"]
+    assert f"  x: {swapped}" in printed
+    assert any("lies in air" in text for text in imported["y"]["doubts"])
+    count = sum(len(case["doubts"]) for case in imported.values())
+    assert f"{count} doubts about imported labels" in printed
+
+
 def test_only_one_import_runs_in_a_folder(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

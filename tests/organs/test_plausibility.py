@@ -82,6 +82,28 @@ def test_an_organ_in_the_wrong_tissue_gives_a_warning() -> None:
     ]
 
 
+@pytest.mark.parametrize(("voxels", "is_too_large"), [(150, False), (151, True)])
+def test_an_organ_that_is_far_too_large_gives_a_warning(voxels: int, is_too_large: bool) -> None:
+    # Voxels of 10 mm: 1 mL each; at most 150 mL of a larynx.
+    grid = Grid.from_affine((10, 10, 4), np.diag([10.0, 10, 10, 1]))
+    label = np.zeros(400, np.uint8)
+    label[:voxels] = LABELS["Larynx"]
+    label = label.reshape(grid.shape_vox)
+    warnings = plausibility_warnings(np.full(label.shape, 40, np.int16), label, grid, LABELS)
+    expected = (
+        "Larynx has 151 mL, at most 150 mL expected; is it another structure, or the background?"
+    )
+    assert warnings == ([expected] if is_too_large else [])
+
+
+def test_the_background_of_a_patient_in_place_of_an_organ_gives_a_warning() -> None:
+    ct, label = head_and_neck_phantom(0, labels=LABELS)
+    for organ, value in LABELS.items():
+        inverted = np.where(label.array == value, 0, value).astype(np.uint8)
+        texts = plausibility_warnings(ct.array_hu, inverted, ct.grid, LABELS)
+        assert any(text.startswith(f"{organ} has ") for text in texts)
+
+
 def test_an_organ_of_a_few_voxels_gives_no_warning() -> None:
     label, grid = blocks("SpinalCord")
     label[label > 0] = np.arange(64) < 19
