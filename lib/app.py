@@ -290,7 +290,8 @@ class OrganNetApp(MONAILabelApp):
 
         Returns:
             A temporary label file, which the caller removes; and label values, volumes, model version and
-            times, as the clients get them.
+            times, as the clients get them. If the label was saved, `saved_label` says as which version, and
+            what differs from the file or is implausible.
 
         Raises:
             DatastoreError: If the model or image is unknown.
@@ -309,10 +310,14 @@ class OrganNetApp(MONAILabelApp):
             }
             tag = str(request.get("label_tag") or "original")
             try:
-                self.store.save_label(image_id, file, tag, about, source="infer")
-            except OrganNetError:
+                version = self.store.submissions.submit(
+                    image_id, tag, Path(file), about, source="infer"
+                )
+            except BaseException:
                 Path(file).unlink(missing_ok=True)
                 raise
+            keys = ("tag", "number", "changes", "doubts")
+            params = {**params, "saved_label": {key: getattr(version, key) for key in keys}}
         return Path(file), params
 
 

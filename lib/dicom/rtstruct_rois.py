@@ -7,6 +7,7 @@ A file is read if every attribution is certain, and refused otherwise; the order
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -38,19 +39,41 @@ def rois_of(dataset: Dataset, image_id: str) -> tuple[list[Roi], list[str]]:
         raise LabelError(
             f"{image_id}: the file's modality is {dataset.get('Modality', 'unknown')}; RTSTRUCT expected"
         )
-    codes: defaultdict[int, list[Dataset]] = defaultdict(list)
-    for observation in sequence_items(dataset, "RTROIObservationsSequence"):
-        number = observation.get("ReferencedROINumber")
-        if number is not None:
-            codes[int(number)] += sequence_items(observation, "RTROIIdentificationCodeSequence")
+    codes = _codes(dataset)
     rois, changes = [], []
     for item in sequence_items(dataset, "StructureSetROISequence"):
-        number, name = int(item.ROINumber), str(item.get("ROIName", "") or "").strip()
-        full_name = name_with_side(name, codes[number], f"{image_id}: ROI {number}")
+        number, name = int(item.ROINumber), _name(item)
+        full_name = name_with_side(name, codes.get(number, ()), f"{image_id}: ROI {number}")
         if full_name != name:
             changes.append(f"ROI {number}, {name!r}, read as {full_name!r}: its code has the side")
         rois.append(Roi(full_name, number, _frame(item, dataset, image_id)))
     return rois, changes
+
+
+def roi_names(dataset: Dataset) -> list[tuple[int | None, str]]:
+    """Return number and name of each ROI, with the side of its code where it has one; refuses nothing."""
+    codes = _codes(dataset)
+    names = []
+    for item in sequence_items(dataset, "StructureSetROISequence"):
+        number, name = item.get("ROINumber"), _name(item)
+        with suppress(LabelError):
+            name = name_with_side(name, codes.get(number, ()), "")
+        names.append((number, name))
+    return names
+
+
+def _name(item: Dataset) -> str:
+    return str(item.get("ROIName", "") or "").strip()
+
+
+def _codes(dataset: Dataset) -> Mapping[int | None, Sequence[Dataset]]:
+    """Return ROI number -> the items that code the ROI (PS3.3 C.8.8.8)."""
+    codes: defaultdict[int | None, list[Dataset]] = defaultdict(list)
+    for observation in sequence_items(dataset, "RTROIObservationsSequence"):
+        number = observation.get("ReferencedROINumber")
+        if number is not None:
+            codes[int(number)] += sequence_items(observation, "RTROIIdentificationCodeSequence")
+    return codes
 
 
 def _frame(item: Dataset, dataset: Dataset, image_id: str) -> str:

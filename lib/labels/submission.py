@@ -199,6 +199,8 @@ class LabelSubmissions:
                 raise
             about = {"image": image_id, "tag": tag, "user": info.get("author", "")}
             raise type(error)(self.refuse(file, about, str(error))) from error
+        for text in (*version.changes, *version.doubts):
+            logger.info("%s: label %r %d: %s", image_id, tag, version.number, text)
         self._dependencies.on_submitted(version)
         return version
 

@@ -17,6 +17,7 @@ from lib.dicom.object_attributes import (
     sequence_items,
 )
 from lib.dicom.objects import MODALITIES, Kind, read_object
+from lib.dicom.rtstruct_rois import roi_names
 from lib.dicom.structures import StructureSet, label_from_structures, match_organs
 from lib.errors import DatastoreError, LabelError, ScanError
 from lib.imaging.dicom_files import PARSING_ERRORS, read_dicom
@@ -154,11 +155,7 @@ class DicomImporter:
             for roi in sequence_items(header, "ROIContourSequence")
             if sequence_items(roi, "ContourSequence")
         }
-        names = {
-            str(roi.get("ROIName", ""))
-            for roi in sequence_items(header, "StructureSetROISequence")
-            if roi.get("ROINumber") in contoured
-        }
+        names = {name for number, name in roi_names(header) if number in contoured}
         return len(match_organs(names, self.store.labels)) < len(names)
 
     def _all_structures(

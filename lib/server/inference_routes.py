@@ -160,6 +160,7 @@ def _contour_as_dicom(app: RunningApp, request: Mapping[str, Any], kind: Kind) -
     try:
         headers, _ = read_headers(folder, image_id=image_id)
         labels = params["label_names"]
-        return responses.label_as_dicom(kind, file, labels, headers, about, image_id=image_id)
+        answer = responses.label_as_dicom(kind, file, labels, headers, about, image_id=image_id)
+        return responses.with_saved_label(answer, params)
     finally:
         file.unlink(missing_ok=True)

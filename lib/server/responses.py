@@ -54,6 +54,9 @@ Output = Literal["all", "image", "json"]
 BYTES = "application/octet-stream"
 DICOM = "application/dicom"
 
+SAVED_LABEL_HEADER = "X-OrganNet-Saved-Label"
+"""Header with JSON in ASCII: tag, number, changes and doubts of the version that an inference request saved."""
+
 NO_FILE = "expected a file: a part of the form with a file name"
 MAX_DETAIL = 10_000
 """Longest text in an error answer, in characters."""
@@ -176,7 +179,8 @@ def label_as_dicom(
 def inference_result(file: Path, params: Mapping[str, Any], output: Output) -> Response:
     """Return a label and its parameters in the form that the client asked for, and remove the label's file.
 
-    Slicer asks for both in one multipart answer, OHIF for the label alone.
+    Slicer asks for both in one multipart answer, OHIF for the label alone. With the label alone, a header says
+    as which version it was saved, if it was.
     """
     try:
         content, params_json = file.read_bytes(), json.dumps(params, allow_nan=False)
@@ -185,7 +189,7 @@ def inference_result(file: Path, params: Mapping[str, Any], output: Output) -> R
     if output == "json":
         return Response(params_json, media_type="application/json")
     if output == "image":
-        return _attachment(content, file.name)
+        return with_saved_label(_attachment(content, file.name), params)
     form = MultipartEncoder(
         fields={
             "params": (None, params_json, "application/json"),
@@ -193,6 +197,14 @@ def inference_result(file: Path, params: Mapping[str, Any], output: Output) -> R
         }
     )
     return Response(form.to_string(), media_type=form.content_type)
+
+
+def with_saved_label(answer: Response, params: Mapping[str, Any]) -> Response:
+    """Return an answer without JSON, with a header about the label that was saved, if one was."""
+    saved = params.get("saved_label")
+    if saved is not None:
+        answer.headers[SAVED_LABEL_HEADER] = json.dumps(saved)
+    return answer
 
 
 def _written(name: str, write: Callable[[Path], object], *, media_type: str = BYTES) -> Response:

@@ -17,6 +17,7 @@ from tests.server.running import (
     APP,
     TINY,
     Server,
+    parts,
     put_case,
     put_model,
     running,
@@ -124,6 +125,17 @@ def test_an_inferred_label_becomes_a_version(server: Server) -> None:
     (version,) = history(server, "inferred", "original")
     assert (version["source"], version["author"]) == ("infer", "")
     assert version["model_version"]
+    # The answer says what was stored, in every form: JSON beside the label, JSON alone, a header.
+    saved = {key: version[key] for key in ("tag", "number", "changes", "doubts")}
+    assert json.loads(parts(answer)["params"][1])["saved_label"] == saved
+    for output in ("json", "image"):
+        answer = server.ask("POST", f"/infer/organnet25d?image=inferred&output={output}", data=form)
+        version = history(server, "inferred", "original")[-1]
+        told = answer.json() if output == "json" else {}
+        said = told.get("saved_label") or json.loads(answer.headers["X-OrganNet-Saved-Label"])
+        assert said == {key: version[key] for key in ("tag", "number", "changes", "doubts")}
+    unsaved = server.ask("POST", "/infer/organnet25d?image=inferred&output=image")
+    assert "X-OrganNet-Saved-Label" not in unsaved.headers
 
 
 def test_files_copied_into_the_folder_are_adopted_or_listed(server: Server, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import pydicom
 import pytest
 import requests
+from pydicom.dataset import Dataset
 
 from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.objects import Kind
 from lib.imaging.scans import read_label
-from tests.importers.sources import BRAINSTEM, put_rtstruct
+from tests.importers.sources import BRAINSTEM, PAROTID_R, put_rtstruct
 from tests.pacs.orthancs import orthanc, put_ct
 from tests.pacs_sync.test_inbox import draw
 from tests.phantoms import make_ct
@@ -96,6 +97,25 @@ def test_a_structure_that_is_stored_under_another_name_is_named(
     (comment,) = comments(sent(installation, body(file.read_bytes())).json(), "00081199")
     assert "Changed: 'Brain Stem' was stored as Brainstem" in comment
     assert history(installation, "two")[-1]["changes"] == ["'Brain Stem' was stored as Brainstem"]
+
+
+def test_a_structure_whose_side_is_in_its_code_is_stored_at_once(
+    installation: Installation, tmp_path: Path
+) -> None:
+    file = tmp_path / "side_in_code.dcm"
+    put_rtstruct(file, installation.folder / "two", {"Parotid": [PAROTID_R]})
+    dataset = pydicom.dcmread(file)
+    code, side, observation = Dataset(), Dataset(), Dataset()
+    side.CodeValue, side.CodingSchemeDesignator, side.CodeMeaning = "24028007", "SCT", "Right"
+    code.CodeValue, code.CodingSchemeDesignator = "45289007", "SCT"
+    code.CodeMeaning, code.SegmentedPropertyTypeModifierCodeSequence = "Parotid gland", [side]
+    observation.ReferencedROINumber, observation.RTROIIdentificationCodeSequence = 1, [code]
+    dataset.RTROIObservationsSequence = [observation]
+    dataset.save_as(file)
+    (comment,) = comments(sent(installation, body(file.read_bytes())).json(), "00081199")
+    assert "with Parotid_R; the case counts" in comment
+    assert "Changed: ROI 1, 'Parotid', read as 'Parotid Right': its code has the side" in comment
+    assert history(installation, "two")[-1]["organs"] == ["Parotid_R"]
 
 
 def test_each_part_is_stored_or_refused_on_its_own(
