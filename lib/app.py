@@ -25,6 +25,7 @@ from lib.datastores.local import FolderStore
 from lib.datastores.places import places_of
 from lib.errors import DatastoreError, OrganNetError
 from lib.isolation.reader_pool import readers
+from lib.jobs.inference_queue import InferenceQueue
 from lib.jobs.priority import ServingPriority
 from lib.jobs.supervisor import PeriodicTask
 from lib.labels.history import LabelHistory
@@ -90,6 +91,7 @@ class OrganNetApp(MONAILabelApp):
             organ_set=self.config.recipe.organ_set,
         )
         self.served = ServedModel(self.registry, device=self.config.device)
+        self.inference_queue = InferenceQueue(self.config.infer_queue)
         self.places = places_of(
             studies, model_dir=self.config.model_dir, state_dir=self.config.state_dir
         )
@@ -157,7 +159,10 @@ class OrganNetApp(MONAILabelApp):
     def init_infers(self) -> dict[str, InferTask]:
         """Return the inference tasks by name."""
         priority = ServingPriority(self.state)
-        return {TASK_NAME: OrganNetInferTask(self.served, self.config.recipe, priority)}
+        task = OrganNetInferTask(
+            self.served, self.config.recipe, priority, queue=self.inference_queue
+        )
+        return {TASK_NAME: task}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Return the training tasks by name."""

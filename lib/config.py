@@ -143,6 +143,8 @@ class AppConfig:
     """Duration of a lease in minutes, renewed by the activity of its holder."""
     consensus: Literal["staple", "majority"] = "staple"
     """Method that combines the readings of a reader study (`lib.assignment.consensus`)."""
+    infer_queue: Annotated[int, Field(ge=1, le=32)] = 16
+    """Largest number of inference requests at once, of which one computes; more are answered 503."""
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     """Settings of retraining; each is a key of its own."""
 

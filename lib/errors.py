@@ -15,6 +15,7 @@
     |-- StateError        (RuntimeError)  the workflow database cannot be used
     |-- PacsError         (RuntimeError)  the PACS does not respond, or refuses a request
     |   `-- NotDeliveredError (RuntimeError) it responds, but does not deliver a listed object
+    |-- QueueFullError    (RuntimeError)  too many requests wait; try again later
     `-- StorageError      (RuntimeError)  files cannot be written; existing data is untouched
         `-- StorageFullError              the disk is full
 
@@ -85,6 +86,14 @@ class PacsError(OrganNetError, RuntimeError):
 
 class NotDeliveredError(PacsError):
     """The PACS responds, but does not deliver one series or object; others may be delivered."""
+
+
+class QueueFullError(OrganNetError, RuntimeError):
+    """Too many requests wait already; this one can be sent again in `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StorageError(OrganNetError, RuntimeError):

@@ -1,7 +1,9 @@
 """MONAI Label's inference task."""
 
+import copy
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -28,6 +30,8 @@ from lib.inference.ensemble import (
     write_uncertainty_map,
 )
 from lib.inference.single_pass import OVERLAP, ContourResult, StageTimer, contour
+from lib.isolation.inputs import Input
+from lib.jobs.inference_queue import InferenceQueue, Turn
 from lib.jobs.priority import ServingPriority
 from lib.models.registry import Model
 from lib.models.served_model import ServedModel
@@ -48,7 +52,12 @@ class OrganNetInferTask(InferTask):
     """Contours the organs in a scan, on the scan's own grid (`POST /infer/organnet25d`)."""
 
     def __init__(
-        self, served: ServedModel, recipe: Recipe, priority: ServingPriority | None = None
+        self,
+        served: ServedModel,
+        recipe: Recipe,
+        priority: ServingPriority | None = None,
+        *,
+        queue: InferenceQueue,
     ) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
@@ -61,7 +70,7 @@ class OrganNetInferTask(InferTask):
         )
         self._served = served
         self._priority = priority
-        self._one_at_a_time = threading.Lock()
+        self._queue = queue
         self._deep_one_at_a_time = threading.Lock()
 
     def is_valid(self) -> bool:
@@ -85,30 +94,41 @@ class OrganNetInferTask(InferTask):
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the path of a label file, which the caller removes, and the parameters for the client.
 
-        One scan is contoured at a time: two at once would each take twice as long, and together twice the
-        memory. A request with `deep` lets other requests run between its passes. Its parameters contain the
-        uncertainty of each organ's contour, and with `uncertainty_map` the file is the map, not the label.
+        One scan is contoured at a time, in the order of the requests: two at once would each take twice as
+        long, and together twice the memory. Equal requests at the same time share one computation. A request
+        with `deep` lets other requests run between its passes. Its parameters contain the uncertainty of each
+        organ's contour, and with `uncertainty_map` the file is the map, not the label.
 
         Raises:
+            QueueFullError: If too many requests wait already.
             NoModelError: If there is no active model.
             ScanError: If the image is not one regular CT.
             ConfigError: If an option has an invalid value.
         """
+        model, options = self._served.get(), InferOptions.of(request)
+        image = Input(Path(request["image"]))
+        key = (model.version, options, image.path, image.state)
         with self._priority.inference() if self._priority else nullcontext():
-            return self._contour_file(request, InferOptions.of(request))
+            return self._queue.run(
+                key,
+                lambda turn: self._contour_file(request, model, options, turn),
+                lambda result: _copy(result, options.suffix),
+                image_id=str(request.get("image_id", "")),
+            )
 
     def _contour_file(
-        self, request: Mapping[str, Any], options: "InferOptions"
+        self, request: Mapping[str, Any], model: Model, options: "InferOptions", turn: Turn
     ) -> tuple[str, dict[str, Any]]:
-        started, timer = time.perf_counter(), StageTimer()
-        model = self._served.get()
-        ct = read_ct(Path(request["image"]), image_id=request.get("image_id"))
-        timer.lap("read")
-        result = self._contour(ct, model, options)
-        timer.lap("contour")
-        path = _write(result, options)
-        timer.lap("write")
-        total_s = round(time.perf_counter() - started, 3)
+        # An ensemble takes a turn for each of its passes.
+        with self._deep_one_at_a_time if options.is_deep else turn:
+            started, timer = time.perf_counter(), StageTimer()
+            ct = read_ct(Path(request["image"]), image_id=request.get("image_id"))
+            timer.lap("read")
+            result = self._contour(ct, model, options, turn)
+            timer.lap("contour")
+            path = _write(result, options)
+            timer.lap("write")
+            total_s = round(time.perf_counter() - started, 3)
         volumes = result.label.volumes_ml()
         laps = timer.seconds
         seconds = {"read": laps["read"], **result.seconds, "write": laps["write"], "total": total_s}
@@ -126,20 +146,20 @@ class OrganNetInferTask(InferTask):
             **(result.summary() if isinstance(result, DeepContours) else {}),
         }
 
-    def _contour(self, ct: CtVolume, model: Model, options: "InferOptions") -> ContourResult:
+    def _contour(
+        self, ct: CtVolume, model: Model, options: "InferOptions", turn: Turn
+    ) -> ContourResult:
         device = self._served.device
         if not options.is_deep:
-            with self._one_at_a_time:
-                return contour(ct, model, device=device, overlap=options.overlap)
-        with self._deep_one_at_a_time:
-            deep = DeepOptions(overlap=max(DeepOptions().overlap, options.overlap))
-            started = time.perf_counter()
-            earlier, notes = self._served.registry.earlier(model, deep.models - 1, device=device)
-            planned = plan_passes(model, deep, earlier=earlier, notes=notes)
-            models_s = round(time.perf_counter() - started, 3)
-            logger.info("%s, deep, on %s: %s", ct.image_id, device, planned)
-            result = contour_ensemble(ct, planned, device=device, pass_context=self._one_at_a_time)
-            return replace(result, seconds={"models": models_s, **result.seconds})
+            return contour(ct, model, device=device, overlap=options.overlap)
+        deep = DeepOptions(overlap=max(DeepOptions().overlap, options.overlap))
+        started = time.perf_counter()
+        earlier, notes = self._served.registry.earlier(model, deep.models - 1, device=device)
+        planned = plan_passes(model, deep, earlier=earlier, notes=notes)
+        models_s = round(time.perf_counter() - started, 3)
+        logger.info("%s, deep, on %s: %s", ct.image_id, device, planned)
+        result = contour_ensemble(ct, planned, device=device, pass_context=turn)
+        return replace(result, seconds={"models": models_s, **result.seconds})
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,3 +226,16 @@ def _write(result: ContourResult, options: InferOptions) -> Path:
         path.unlink(missing_ok=True)
         raise
     return path
+
+
+def _copy(result: tuple[str, dict[str, Any]], suffix: str) -> tuple[str, dict[str, Any]]:
+    """Return a result with a copy of its file, which its caller may remove."""
+    file, params = result
+    handle, name = tempfile.mkstemp(prefix=scratch_prefix(), suffix=suffix)
+    os.close(handle)
+    try:
+        shutil.copyfile(file, name)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return name, copy.deepcopy(params)

@@ -36,6 +36,7 @@ from lib.errors import (
     NoModelError,
     OrganNetError,
     PacsError,
+    QueueFullError,
     ScanError,
     StateError,
     StorageError,
@@ -75,6 +76,7 @@ STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
     (StateError, 409),
     (PacsError, 502),
     (CheckpointError, 503),
+    (QueueFullError, 503),
     (StorageError, 507),
 )
 """HTTP status of each error class; the first class that matches counts."""
@@ -225,9 +227,11 @@ def status_of(error: OrganNetError) -> int:
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
-def error_answer(detail: str | list[dict[str, Any]], status: int) -> JSONResponse:
+def error_answer(
+    detail: str | list[dict[str, Any]], status: int, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
     """Return an error as `{"detail": ...}`; long texts are cut, and lone surrogates are escaped."""
-    return JSONResponse({"detail": _printable(detail)}, status)
+    return JSONResponse({"detail": _printable(detail)}, status, headers)
 
 
 def without_folders(text: str) -> str:
@@ -258,7 +262,10 @@ def answer_organnet_error(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, OrganNetError):
         raise error
     logger.warning("refused: %s", _printable(str(error)))
-    return error_answer(str(error), status_of(error))
+    headers = {}
+    if isinstance(error, QueueFullError):
+        headers["Retry-After"] = str(error.retry_after_s)
+    return error_answer(str(error), status_of(error), headers)
 
 
 def answer_monailabel_error(_request: Request, error: Exception) -> JSONResponse:

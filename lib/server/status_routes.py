@@ -146,10 +146,24 @@ class ActiveLearning(BaseModel):
     edit_cost: str
 
 
+class InferenceQueueStatus(RowAnswer):
+    """Requests for contours that compute and wait now; `expected_s`: time until a new one would be answered.
+
+    `position` is the number of computations before that of the image asked for; null if there is none.
+    """
+
+    computing: int
+    waiting: int
+    limit: int
+    expected_s: float
+    position: int | None = None
+
+
 class Status(BaseModel):
     """Status of the project; `pacs` is null if the studies are in a folder."""
 
     served: Served | None
+    inference: InferenceQueueStatus
     labels: LabelCounts
     training: TrainingRun | None
     next_training: NextTraining
@@ -215,10 +229,19 @@ def get_status(_user: User = USER) -> Status:
     served = _active_model(app)
     return Status(
         served=served,
+        inference=InferenceQueueStatus.model_validate(app.inference_queue.state()),
         **views.status(app.retraining, served.version if served else None),
         pacs=None if app.pacs_sync is None else Pacs(**app.pacs_sync.status()),
         active_learning=ActiveLearning(scoring=app.config.scoring, **app.active_learning.status()),
     )
+
+
+@router.get("/inference")
+def get_inference_queue(image: str = "", _user: User = USER) -> InferenceQueueStatus:
+    """Return the queue of requests for contours, and the position of the request for an image."""
+    queue = get_app().inference_queue
+    status = InferenceQueueStatus.model_validate(queue.state())
+    return status.model_copy(update={"position": queue.position(image) if image else None})
 
 
 def _active_model(app: RunningApp) -> Served | None:

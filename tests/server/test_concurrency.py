@@ -1,5 +1,6 @@
 """Several clients at the same time; tests/defects (rows 5 and 9) has the same for plain MONAI Label."""
 
+import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +17,14 @@ def test_concurrent_infers_are_all_answered(server: Server) -> None:
     put_case(server, "busy")
     with ThreadPoolExecutor(4) as pool:
         requests = [
-            pool.submit(server.ask, "POST", "/infer/organnet25d?image=busy") for _ in range(6)
+            pool.submit(server.ask, "POST", "/infer/organnet25d?image=busy&output=image")
+            for _ in range(6)
         ]
-        assert {a.result().status_code for a in requests} == {200}
+        answers = [a.result() for a in requests]
+    assert {a.status_code for a in answers} == {200}
+    assert len({gzip.decompress(a.content) for a in answers}) == 1
+    queue = server.ask("GET", "/organnet/inference?image=busy").json()
+    assert (queue["computing"], queue["waiting"], queue["position"]) == (0, 0, None)
 
 
 def test_labels_saved_concurrently_are_all_stored(server: Server, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from lib.errors import (
     LabelError,
     NoModelError,
     OrganNetError,
+    QueueFullError,
     ScanError,
     TrainingError,
 )
@@ -56,6 +57,12 @@ def test_each_error_has_its_status_and_a_reason(kind: type[OrganNetError], statu
     answer = answer_organnet_error(REQUEST, kind("pt_1: why"))
     assert answer.status_code == status
     assert json.loads(bytes(answer.body)) == {"detail": "pt_1: why"}
+
+
+def test_a_full_queue_says_when_to_try_again() -> None:
+    answer = answer_organnet_error(REQUEST, QueueFullError("16 requests are in the queue", 12))
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "12")
+    assert json.loads(bytes(answer.body)) == {"detail": "16 requests are in the queue"}
 
 
 @pytest.mark.parametrize(
