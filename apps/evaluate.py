@@ -46,14 +46,14 @@ def evaluate(
     from lib.evaluation.case_loading import find_cases, read_labels_file
     from lib.evaluation.charts import charts
     from lib.evaluation.report import draw_worst, write_report
-    from lib.imaging.scans import find_scans, scan_name
+    from lib.labels.scan_search import find_scans
     from lib.storage.atomic_files import replacing, write_json
 
     started = time.perf_counter()
     values = None if labels is None else read_labels_file(labels)
     names = None if organs is None else [_organ(spelling) for spelling in organs]
     references, predictions = find_cases(reference), find_cases(prediction)
-    scans = {} if images is None else {scan_name(scan): scan for scan in find_scans(images)}
+    scans = {} if images is None else find_scans(images).by_name()
     with tqdm(total=len(references.keys() & predictions.keys()), unit="case") as bar:
         result = table.evaluate(
             references,

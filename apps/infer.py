@@ -60,26 +60,26 @@ class Infer:
 
     def run(self) -> int:
         """Contour the scans, and return the exit code."""
-        from lib.imaging.scans import find_scans, scan_name
+        from lib.labels.scan_search import find_scans
 
         model = self._model()
         plan = self._plan(model) if self.deep else None
-        scans = find_scans(self.input_)
-        names = [scan_name(scan) for scan in scans]
-        refused = 0
-        for scan, name in zip(tqdm(scans, unit="scan"), names, strict=True):
-            # Results of scans that share a name are named by the whole file name.
-            result_name = scan.name if names.count(name) > 1 else name
+        found = find_scans(self.input_)
+        for reason in found.refused.values():
+            print(f"refused: {reason}", file=sys.stderr)
+        scans, refused = found.by_name(), len(found.refused)
+        for name, scan in tqdm(scans.items(), unit="scan"):
             try:
-                seconds = self._contour(result_name, scan, model, plan)
+                seconds = self._contour(name, scan, model, plan)
             except Exception as error:
                 if isinstance(error, OSError) and is_disk_full(error):
                     raise
                 refused += 1
-                tqdm.write(f"refused: {case_failure(error, result_name)}", file=sys.stderr)
+                tqdm.write(f"refused: {case_failure(error, name)}", file=sys.stderr)
             else:
-                tqdm.write(f"{result_name}: {seconds:.1f} s")
-        print(f"{len(scans) - refused} of {len(scans)} scans contoured by {model.version}")
+                tqdm.write(f"{name}: {seconds:.1f} s")
+        count = len(scans) + len(found.refused)
+        print(f"{count - refused} of {count} scans contoured by {model.version}")
         return 1 if refused else 0
 
     def _model(self) -> "Model":

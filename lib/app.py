@@ -29,8 +29,8 @@ from lib.jobs.inference_queue import InferenceQueue
 from lib.jobs.priority import ServingPriority
 from lib.jobs.supervisor import PeriodicTask
 from lib.labels.history import LabelHistory
-from lib.labels.monailabel_index import LABELS
 from lib.labels.quarantine import Quarantine
+from lib.labels.studies_folder import LABELS
 from lib.labels.submission import StoreDependencies
 from lib.models.model_history import ModelHistory
 from lib.models.promotion import Promoter

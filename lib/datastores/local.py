@@ -21,8 +21,8 @@ from lib.isolation.reader_pool import readers
 from lib.labels.folder_watcher import FolderWatcher
 from lib.labels.history import CLIENT, FINAL
 from lib.labels.history import SUFFIX as LABEL_SUFFIX
-from lib.labels.monailabel_index import LABELS, ImageCatalog, Index, StoredIndex, entry_of
-from lib.labels.studies_folder import StudiesFolder
+from lib.labels.monailabel_index import ImageCatalog, Index, StoredIndex, entry_of
+from lib.labels.studies_folder import LABELS, StudiesFolder
 from lib.labels.submission import LabelSubmissions, StoreDependencies
 from lib.retrain.training_set import LabelledCase
 from lib.storage.atomic_files import copy_file, digest_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import ConfigError
-from lib.labels.monailabel_index import LABELS
+from lib.labels.studies_folder import LABELS
 from lib.storage.atomic_files import make_folder
 from lib.storage.database import FILE, FOLDER, is_url, state_folder
 from lib.storage.storage_errors import storage_trouble

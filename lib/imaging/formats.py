@@ -19,7 +19,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
-from lib.errors import GeometryError, LabelError, ScanError, StorageFullError
+from lib.errors import GeometryError, LabelError, ScanError, StorageError
 from lib.imaging.geometry import Grid, ras_to_lps, require_right_angles, to_sitk
 from lib.imaging.quantities import ShapeVox
 from lib.imaging.volume_headers import (
@@ -31,7 +31,7 @@ from lib.imaging.volume_headers import (
 )
 from lib.imaging.voxel_data import fill
 from lib.storage.atomic_files import replacing
-from lib.storage.storage_errors import is_disk_full
+from lib.storage.storage_errors import storing
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Suffixes of files that hold one volume with its grid; detached headers (.nhdr, .mhd) are not read."""
@@ -59,6 +59,8 @@ _NIFTI_SIGNATURES = tuple(
 _DAMAGE = (RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError,
                    KeyError, OverflowError, MemoryError)  # fmt: skip
 """Exceptions that SimpleITK, nibabel and gzip raise on damaged files."""
+
+_NOT_WRITTEN = "so it was not written; everything that was there is untouched"
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -105,6 +107,8 @@ def read_volume(
     except EOFError as error:
         raise ScanError(f"{case}: {path.name} is truncated; copy it again") from error
     except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:
+            raise ScanError(f"{case}: {path.name} cannot be read ({error.strerror})") from error
         raise ScanError(
             f"{case}: {path.name} is not a readable {suffix} file, or is damaged or truncated: "
             f"{_reason(error).replace(str(path), path.name)}"
@@ -117,8 +121,8 @@ def write_volume(path: Path, array: Array, grid: Grid) -> None:
     """Write `array` `(X, Y, Z)` on `grid`, atomically; compressed unless `path` ends in `.nii`.
 
     Raises:
-        LabelError: If the suffix is none of `SCAN_SUFFIXES`, or the file cannot be written.
-        StorageFullError: If the disk is full.
+        LabelError: If the suffix is none of `SCAN_SUFFIXES`.
+        StorageError: If the file cannot be written; StorageFullError if the disk is full.
     """
     suffix = suffix_of(path)
     if suffix is None:
@@ -126,18 +130,16 @@ def write_volume(path: Path, array: Array, grid: Grid) -> None:
             f"{path.name}: cannot be written; expected one of {', '.join(SCAN_SUFFIXES)}"
         )
     try:
-        with replacing(path) as beside:
+        with storing(path.name, _NOT_WRITTEN), replacing(path) as beside:
             if suffix.startswith(".nii"):
                 _write_nifti(beside, array, grid)
             else:
                 sitk.WriteImage(to_sitk(array, grid), str(beside), useCompression=True)
+    except StorageError:
+        raise
     except _DAMAGE as error:
-        if is_disk_full(error):
-            raise StorageFullError(
-                f"{path.name}: could not be written, the disk is full; everything that was there is untouched"
-            ) from error
-        raise LabelError(
-            f"{path.name}: could not be written ({_reason(error)}); is the disk full?"
+        raise StorageError(
+            f"{path.name}: {_reason(error)}, {_NOT_WRITTEN}; is the disk full?"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Functions to find and read CTs with a verified grid, and to read and write label volumes on that grid.
+"""Functions to read CTs with a verified grid, and to read and write label volumes on that grid.
 
 The grid of a volume is the input's own, voxel for voxel; nothing is reoriented or resampled. An input without a
 position in the patient is refused.
@@ -10,19 +10,17 @@ position in the patient is refused.
   ignores unknown spaces, and follows a header to any other file.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lib.errors import GeometryError, LabelError, ReaderStoppedError, ScanError
-from lib.imaging.dicom_series import holds_dicom, read_series
+from lib.imaging.dicom_series import read_series
 from lib.imaging.formats import (
     CT_STEMS,
-    SCAN_SUFFIXES,
     read_volume,
-    scan_files,
     stem_of,
     suffix_of,
     write_volume,
@@ -198,39 +196,3 @@ def scan_name(path: Path) -> str:
         return path.name
     stem = stem_of(path)
     return path.parent.name if suffix_of(path) and stem.lower() in CT_STEMS else stem
-
-
-def find_scans(folder: Path) -> list[Path]:
-    """Return the scans in `folder`, sorted: files and folders that `read_ct` reads.
-
-    A file, a folder of DICOM files, and a folder with a `ct.*`, `img.*` or `image.*` file are one scan. Any
-    other folder gives its scan files, and the scans in its folders.
-
-    Raises:
-        ScanError: If there are none.
-    """
-    if suffix_of(folder) and folder.is_file():
-        return [folder]
-    try:
-        scans = list(_scans_of(folder))
-        if not scans:
-            inner = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-            scans = scan_files(folder) + [s for p in inner for s in _scans_of(p, levels=2)]
-    except OSError as error:
-        raise ScanError(
-            f"{folder}: cannot be read as a folder of scans: {error.strerror}"
-        ) from error
-    if not scans:
-        raise ScanError(
-            f"{folder}: no scans; expected DICOM files, {', '.join(SCAN_SUFFIXES)} files, or a folder of such"
-        )
-    return sorted(scans)
-
-
-def _scans_of(folder: Path, *, levels: int = 1) -> Iterator[Path]:
-    """Yield `folder` if it is a DICOM series, at most `levels` folders deep, or else its CT files."""
-    inner = [p for p in folder.iterdir() if not p.name.startswith(".")]
-    if holds_dicom(folder) or (levels > 1 and any(holds_dicom(p) for p in inner if p.is_dir())):
-        yield folder
-        return
-    yield from (p for p in scan_files(folder) if stem_of(p).lower() in CT_STEMS)

@@ -45,6 +45,8 @@ class Content:
     """Name of a DICOM file; empty if there is none."""
     refused: dict[str, str] = field(default_factory=dict)
     """Name of an entry that may be a scan -> why it is no image, or cannot be read."""
+    is_empty: bool = False
+    """Whether the folder has no entries, apart from hidden ones."""
     trouble: str = ""
     """Why the folder, or a slice in it, cannot be read; empty if all can be."""
     troubles: dict[str, str] = field(default_factory=dict)
@@ -52,8 +54,7 @@ class Content:
 
     def is_like(self, other: "Content") -> bool:
         """Return whether another reading of the folder found the same; then its identity is taken over."""
-        mine = (self.volumes, self.folders, self.dicom_file, self.refused, self.trouble)
-        if mine != (other.volumes, other.folders, other.dicom_file, other.refused, other.trouble):
+        if self._found() != other._found():
             return False
         self.identity, self.is_settled, self.troubles = (
             other.identity,
@@ -61,6 +62,10 @@ class Content:
             other.troubles,
         )
         return True
+
+    def _found(self) -> tuple[object, ...]:
+        found = (self.volumes, self.folders, self.dicom_file, self.refused, self.trouble)
+        return (*found, self.is_empty)
 
     def is_still_refused(self, folder: Path) -> bool:
         """Return whether each entry that could not be read still cannot be, for the same reason."""
@@ -102,6 +107,7 @@ def _sort_entries(folder: Path, content: Content) -> list[str]:
     others: list[str] = []
     with os.scandir(folder) as entries:
         visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    content.is_empty = not visible
     for entry in visible:
         try:
             if entry.is_dir():

@@ -14,7 +14,8 @@ from lib.errors import DatastoreError, LabelError, PacsError, ScanError, Storage
 from lib.importers.run import changes_by_import
 from lib.labels.folder_content import trouble_of
 from lib.labels.history import FOLDER, LabelHistory
-from lib.labels.monailabel_index import LABELS, Index, is_tag, label_files, tag_folders
+from lib.labels.monailabel_index import Index, is_tag, label_files, tag_folders
+from lib.labels.studies_folder import LABELS
 from lib.labels.submission import LabelSubmissions
 from lib.storage.atomic_files import copy_file, digest_of
 from lib.storage.identifiers import image_id_of

@@ -21,14 +21,13 @@ from pydantic import Field, ValidationError
 
 from lib.errors import DatastoreError
 from lib.imaging.formats import SCAN_SUFFIXES, label_stem_of, stem_of, suffix_of
-from lib.labels.studies_folder import Listing, StudiesFolder
+from lib.labels.studies_folder import LABELS, Listing, StudiesFolder
 from lib.storage.atomic_files import replacing
 from lib.storage.identifiers import printable, require_tag
 
 logger = logging.getLogger(__name__)
 
 FILE = "datastore_v2.json"
-LABELS = "labels"
 STORED_AS = "stored_as"
 """Key of an image's information: path in the studies folder, if that differs from id and suffix."""
 

@@ -5,9 +5,9 @@ An image is a volume file in the studies folder itself, or a folder with DICOM f
 - a folder in the studies folder that holds DICOM files, directly or in folders directly in it;
 - any folder further inside that holds DICOM files directly, as on a CD (`CD/DICOM/PA1/ST1/SE1`).
 
-`lib.storage.identifiers.image_id_of` makes the ids. What looks like a scan and is no image, and what cannot be
-read, is refused with a reason: an error of the file system concerns one entry, never the list. Hidden files,
-and files that do not look like scans, are ignored.
+`lib.storage.identifiers.image_id_of` makes the ids. What looks like a scan and is no image, an empty folder,
+and what cannot be read is refused with a reason: an error of the file system concerns one entry, never the
+list. Hidden files, and files that do not look like scans, are ignored.
 
 Only regular files are opened, once as long as their folder does not change, and only to find the prefix of a
 DICOM file.
@@ -15,11 +15,11 @@ DICOM file.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lib.imaging.formats import SCAN_SUFFIXES, stem_of
+from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of
 from lib.labels.folder_content import (
     Content,
     Identity,
@@ -29,6 +29,8 @@ from lib.labels.folder_content import (
 )
 from lib.storage.identifiers import image_id_of, printable
 
+LABELS = "labels"
+"""Name of the folder of the labels in a studies folder."""
 MAX_DEPTH = 12
 """Largest number of folders within each other that are searched for DICOM files."""
 SETTLED_S = 2.0
@@ -38,6 +40,7 @@ _VOLUME_IN_FOLDER = (
     "is a volume file in a folder; move it to the studies folder itself, or import the folder with `organnet "
     "prepare-data`"
 )
+_EMPTY_FOLDER = "is an empty folder; copy the scan again, or remove it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,11 @@ class ImageEntry:
     suffix: str
     """Suffix as the file name spells it; empty for the folder of a DICOM series."""
 
+    @property
+    def image_id(self) -> str:
+        """Id of the image; another entry can have the same one."""
+        return image_id_of(self.path.removesuffix(self.suffix))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listing:
@@ -58,6 +66,17 @@ class Listing:
     """Image id -> file or folder, sorted by id."""
     refused: Mapping[str, str]
     """Image id, or path relative to the studies folder -> why it is no image, or cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What a studies folder holds, before two images with one id are told apart."""
+
+    images: Sequence[ImageEntry]
+    inner_volumes: Sequence[str]
+    """Volume files in folders, relative to the studies folder: no images of the server."""
+    refused: Mapping[str, str]
+    """As in `Listing`, without `inner_volumes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +126,15 @@ class StudiesFolder:
                 self._contents, self._reasons = contents, reasons
                 self._listing = self._listed()
             return self._listing
+
+    def entries(self) -> Entries:
+        """Return all scans in the folder as they are now, for programs, which also read scans with one id."""
+        with self._mutex:
+            self._contents = dict(self._walk("", 0, ()))
+            images, refusals = self._found()
+        volumes = [refusal.path for refusal in refusals if refusal.reason == _VOLUME_IN_FOLDER]
+        refused = _by_key([r for r in refusals if r.reason != _VOLUME_IN_FOLDER], taken={})
+        return Entries(images, volumes, refused)
 
     def is_readable(self, image: Path) -> bool:
         """Return whether an image can be read now; if not, the next listing refuses it.
@@ -172,25 +200,25 @@ class StudiesFolder:
         return content
 
     def _listed(self) -> Listing:
-        found = [ImageEntry(n, n.removeprefix(stem_of(n))) for n in self._contents[""].volumes]
-        refusals = list(self._visit("", 0, found, is_in_image=False))
+        found, refusals = self._found()
         images: dict[str, ImageEntry] = {}
         for entry in sorted(found, key=_precedence):
-            image_id = _id_of(entry)
+            image_id = entry.image_id
             other = images.setdefault(image_id, entry)
             if other is not entry:
                 reason = f"has the image id {image_id}, as {printable(other.path)} has; rename one of them"
                 refusals.append(_Refusal(printable(entry.path), entry.path, reason))
-        refused: dict[str, str] = {}
-        for refusal in refusals:
-            is_free = refusal.key not in images and refusal.key not in refused
-            path = printable(refusal.path)
-            refused[refusal.key if is_free else path] = f"{path} {refusal.reason}"
+        refused = _by_key(refusals, taken=images)
         for image_id, entry in list(images.items()):
             if entry.path in self._reasons:
                 del images[image_id]
                 refused[image_id] = self._reasons[entry.path]
         return Listing(dict(sorted(images.items())), dict(sorted(refused.items())))
+
+    def _found(self) -> tuple[list[ImageEntry], list[_Refusal]]:
+        found = [ImageEntry(n, n.removeprefix(stem_of(n))) for n in self._contents[""].volumes]
+        refusals = list(self._visit("", 0, found, is_in_image=False))
+        return found, refusals
 
     def _visit(
         self, path: str, depth: int, found: list[ImageEntry], *, is_in_image: bool
@@ -219,6 +247,8 @@ class StudiesFolder:
             yield _Refusal(image_id_of(path) if path else ".", shown, trouble)
         elif is_image:
             found.append(ImageEntry(path, ""))
+        elif content.is_empty and (depth == 1 or suffix_of(path)):
+            yield _Refusal(image_id_of(path), path, _EMPTY_FOLDER)
         for name, reason in content.refused.items():
             is_top_volume = not path and stem_of(name) != name
             full = f"{path}/{name}" if path else name
@@ -232,8 +262,14 @@ class StudiesFolder:
             yield from self._visit(one, depth + 1, found, is_in_image=is_image)
 
 
-def _id_of(entry: ImageEntry) -> str:
-    return image_id_of(entry.path.removesuffix(entry.suffix))
+def _by_key(refusals: Iterable[_Refusal], *, taken: Container[str]) -> dict[str, str]:
+    """Return the refusals by image id, or by path where that id is taken."""
+    refused: dict[str, str] = {}
+    for refusal in refusals:
+        is_free = refusal.key not in taken and refusal.key not in refused
+        path = printable(refusal.path)
+        refused[refusal.key if is_free else path] = f"{path} {refusal.reason}"
+    return refused
 
 
 def _precedence(entry: ImageEntry) -> tuple[bool, bool, int, bool, str]:
@@ -242,6 +278,6 @@ def _precedence(entry: ImageEntry) -> tuple[bool, bool, int, bool, str]:
     A file whose name is the id of another entry was probably downloaded from this server, so it comes last; a
     file comes before a folder.
     """
-    is_own_name = _id_of(entry) == entry.path.removesuffix(entry.suffix)
+    is_own_name = entry.image_id == entry.path.removesuffix(entry.suffix)
     rank = SCAN_SUFFIXES.index(entry.suffix.lower()) if entry.suffix else len(SCAN_SUFFIXES)
     return is_own_name, not entry.suffix, rank, not entry.suffix.islower(), entry.path

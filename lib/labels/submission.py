@@ -23,9 +23,10 @@ from lib.imaging.formats import suffix_of
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import CLIENT, CONSENSUS, FINAL, FOLDER, SUFFIX, LabelHistory, Provenance
-from lib.labels.monailabel_index import LABELS, Index, entry_of, label_data, label_files
+from lib.labels.monailabel_index import Index, entry_of, label_data, label_files
 from lib.labels.organ_values import read_organs
 from lib.labels.quarantine import Quarantine
+from lib.labels.studies_folder import LABELS
 from lib.organs.plausibility import plausibility_warnings
 from lib.storage.atomic_files import digest_of, replacing, sync
 from lib.storage.identifiers import image_id_of, require_image_id, require_tag

@@ -9,6 +9,7 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.others.generic import file_checksum
 from pydantic import BaseModel, RootModel
 
+from lib.imaging.formats import require_signature
 from lib.server.access import (
     ADMIN,
     ANNOTATOR,
@@ -144,6 +145,7 @@ def check_image(image: str, check_sum: str | None = None, _user: User = USER) ->
             raise HTTPException(
                 400, f"unknown checksum {algorithm[:20]!r}; expected SHA256, SHA512 or MD5"
             )
+        require_signature(path, image)
         if file_checksum(path, algorithm or "SHA256").rpartition(":")[2] != digest:
             raise HTTPException(404, f"{image}: the stored image has another checksum")
     return Response()
@@ -217,6 +219,7 @@ def get_label(label: str, tag: str, user: User = USER) -> FileResponse:
     app = get_app()
     path = app.store.require_label(require_image_id(label), require_tag(tag))
     require_label_access(app, label, tag, user, is_version=False)
+    require_signature(path, label)
     return FileResponse(path, media_type=BYTES, filename=path.name)
 
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from lib.errors import DatastoreError, LabelError, OrganNetError, TrainingError
 from lib.imaging.formats import LABEL_STEMS, SCAN_SUFFIXES, label_stem_of, scan_files, suffix_of
 from lib.imaging.quantities import LabelArray
-from lib.imaging.scans import find_scans, read_ct, scan_name
+from lib.imaging.scans import read_ct
 from lib.inference.preprocessing import Pipeline
+from lib.labels.scan_search import find_scans
 from lib.organs.label_files import read_organ_label
 from lib.storage.atomic_files import replacing
-from lib.storage.identifiers import image_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -184,14 +184,14 @@ def find_labelled_cases(folder: Path) -> list[Case]:
     """
     cases = []
     final_labels = _labels_by_stem(folder / "labels" / "final")
-    for scan in find_scans(folder):
-        name = image_id_of(scan_name(scan))
+    for scan in find_scans(folder).scans:
+        name, path = scan.image_id, scan.path
         label = final_labels.get(name)
-        if label is None and scan.is_file() and scan.parent != folder:
-            files = {stem.lower(): path for stem, path in _labels_by_stem(scan.parent).items()}
+        if label is None and path.is_file() and path.parent != folder:
+            files = {stem.lower(): p for stem, p in _labels_by_stem(path.parent).items()}
             label = next((files[stem] for stem in LABEL_STEMS if stem in files), None)
         if label is not None:
-            cases.append(Case(name, scan, label))
+            cases.append(Case(name, path, label))
     if not cases:
         raise DatastoreError(
             f"{folder}: no labelled case; expected ID.nii.gz with labels/final/ID.nii.gz, "

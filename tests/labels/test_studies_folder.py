@@ -1,6 +1,7 @@
 """Tests of the listing of a studies folder: which entries are images, and why others are none."""
 
 import errno
+import hashlib
 import os
 import socket
 import unicodedata
@@ -25,6 +26,10 @@ def studies_in(folder: Path, harmful: Mapping[Path, str] = MappingProxyType({}))
 
 def listing_of(folder: Path) -> Listing:
     return studies_in(folder).listing()
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def put(folder: Path, *names: str, content: bytes = SLICE) -> None:
@@ -110,6 +115,19 @@ def test_what_looks_like_a_scan_is_named_and_the_rest_is_ignored(tmp_path: Path)
     assert sorted(listing.refused) == ["IM0001.dcm", "export.zip", "pt_1/ct.nii.gz", "scan.mhd"]
     assert "put each series into a folder of its own" in listing.refused["IM0001.dcm"]
     assert "move it to the studies folder itself" in listing.refused["pt_1/ct.nii.gz"]
+
+
+def test_an_empty_folder_is_named_until_it_is_filled(tmp_path: Path) -> None:
+    put(tmp_path, "b/.DS_Store", "docs/plan.pdf", content=b"text")
+    (tmp_path / "scan.nii.gz").mkdir()
+    (tmp_path / "c" / "inner.nrrd").mkdir(parents=True)
+    studies = studies_in(tmp_path)
+    refused = studies.listing().refused
+    assert list(refused) == ["b", "c_inner.nrrd-" + digest("c/inner.nrrd"), "scan.nii.gz"]
+    assert all("is an empty folder" in reason for reason in refused.values())
+    put(tmp_path, "scan.nii.gz/IM1")
+    assert paths(studies.listing())["scan.nii.gz"] == "scan.nii.gz"
+    assert "scan.nii.gz" not in studies.listing().refused
 
 
 def test_only_an_entry_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

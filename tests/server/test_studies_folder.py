@@ -1,6 +1,7 @@
 """A server over a studies folder with unreadable entries, names of all kinds, and read-only folders."""
 
 import gzip
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -132,12 +133,27 @@ def test_a_link_to_another_file_of_the_machine_is_not_sent(
     (tmp_path / "private").write_bytes(content)
     link = server.studies / f"link{suffix}"
     link.symlink_to(tmp_path / "private")
+    digest = hashlib.sha256(content).hexdigest()
     try:
         answer = server.ask("GET", "/datastore/image?image=link")
+        checked = server.ask("HEAD", f"/datastore/image?image=link&check_sum=SHA256:{digest}")
     finally:
         link.unlink()
-    assert answer.status_code == 422
+    assert (answer.status_code, checked.status_code) == (422, 422)
     assert f"link{suffix} does not begin as a {suffix} file" in answer.text
+
+
+def test_a_link_in_place_of_a_label_is_not_sent(server: Server, tmp_path: Path) -> None:
+    put_case(server, "linked")
+    (tmp_path / "private").write_bytes(b"name:secret\n")
+    link = server.studies / "labels" / "final" / "linked.nii.gz"
+    link.symlink_to(tmp_path / "private")
+    try:
+        answer = server.ask("GET", "/datastore/label?label=linked&tag=final")
+    finally:
+        link.unlink()
+    assert answer.status_code in {404, 422}
+    assert "secret" not in answer.text
 
 
 def test_only_a_client_on_the_servers_machine_gets_paths(server: Server) -> None:
