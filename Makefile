@@ -81,7 +81,7 @@ fuzz: install-dev
 	$(PY) -m tests.fuzz --requests $(REQUESTS) --seed $(SEED) --format $(FORMAT)
 
 bench: install
-	$(PY) -m apps.bench
+	$(PY) -m apps.bench $(if $(JSON),--json $(JSON))
 
 openapi: install
 	$(PY) -W ignore -m tools.openapi

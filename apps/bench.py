@@ -4,11 +4,17 @@ python -m apps.bench
 """
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from typer import Option
 
 from apps.support.console import program
 from apps.support.options import Device
+
+if TYPE_CHECKING:
+    from apps.support.benchmark_record import Section
 
 
 def bench(
@@ -28,28 +34,40 @@ def bench(
     pacs: int = Option(
         200, help="Number of studies in an Orthanc, to list and choose from; 0: none."
     ),
+    json: Path | None = Option(None, help="File for all figures, with machine, versions and load."),
 ) -> int:
     """Measure how long contouring takes, alone and beside a training, and how long the next case takes.
 
-    Compare ratios within one run, not seconds of different runs.
+    Compare ratios within one run, not seconds of different runs. Exit status 1: other programs were running, so
+    that the figures prove nothing.
     """
     from apps.support import benchmarks, component_benchmarks, reading_benchmark
+    from apps.support.benchmark_record import BenchmarkRecord
+    from apps.support.machine import OtherLoad
     from apps.support.server_process import ended_like_ctrl_c
+    from lib.storage.atomic_files import write_json
 
+    parts: tuple[tuple[int, Callable[[], Section]], ...] = (
+        (repeats, lambda: benchmarks.stages(recipes, repeats, device)),
+        (components, lambda: component_benchmarks.run(components)),
+        (readings, lambda: reading_benchmark.reading(readings)),
+        (infers, lambda: benchmarks.beside_training(infers, device)),
+        (studies, lambda: benchmarks.case_assignment(studies, device)),
+        (pacs, lambda: benchmarks.over_pacs(pacs)),
+    )
+    record = BenchmarkRecord(" ".join(["organnet bench", *sys.argv[1:]]))
     with ended_like_ctrl_c():
-        if repeats:
-            benchmarks.stages(recipes, repeats, device)
-        if components:
-            component_benchmarks.run(components)
-        if readings:
-            reading_benchmark.reading(readings)
-        if infers:
-            benchmarks.beside_training(infers, device)
-        if studies:
-            benchmarks.case_assignment(studies, device)
-        if pacs:
-            benchmarks.over_pacs(pacs)
-    return 0
+        for size, measure in parts:
+            if size:
+                with OtherLoad() as load:
+                    section = measure()
+                record.add(section, load)
+    result = record.as_dict()
+    print(f"{'conclusive' if result['conclusive'] else 'NOT conclusive'}: {result['why']}")
+    if json is not None:
+        write_json(json, result)
+        print(f"wrote {json}")
+    return 0 if result["conclusive"] else 1
 
 
 main = program(bench, "bench")

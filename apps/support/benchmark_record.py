@@ -1,13 +1,11 @@
-"""The record of one run of the benchmark: sections, ratios, machine and load, printed and written as JSON."""
+"""The record of one run of the benchmark: sections, ratios, machine and load."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from apps.support.machine import MAX_OTHER_LOAD, OtherLoad, facts, load_at_rest
-from lib.storage.atomic_files import write_json
 
 FORMAT = 1
 
@@ -95,12 +93,6 @@ class BenchmarkRecord:
                 for section in self._sections
             },
         }
-
-    def write(self, path: Path) -> dict[str, Any]:
-        """Write the record to a JSON file, and return it."""
-        record = self.as_dict()
-        write_json(path, record)
-        return record
 
 
 def _reason(busy: Mapping[str, float]) -> str:

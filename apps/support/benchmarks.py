@@ -1,4 +1,4 @@
-"""Functions that measure how long contouring and the choice of the next case take, and print the times."""
+"""Functions that measure how long contouring and the choice of the next case take."""
 
 import resource
 import statistics
@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from apps.support.benchmark_record import Section
 from apps.support.server_process import Server, free_port, serving, wait_until
 from lib.activelearning.pool import ScoreKind
 from lib.activelearning.selection.catalogue import default_method
@@ -40,21 +41,25 @@ PACS_REQUESTS, NEXT_CASE_REQUESTS = 20, 40
 STAGES = ("prepare", "network", "restore")
 
 
-def stages(recipes: Sequence[str], repeats: int, device: str) -> None:
-    """Print the seconds that each stage of contouring takes, one row per recipe, and the peak memory."""
-    shape = "x".join(map(str, GRID_SHAPE))
-    print(f"{shape} CT, {device}, {torch.get_num_threads()} threads")
-    print(f"{'recipe':10}{'prepare':>10}{'network':>10}{'restore':>10}{'total s':>10}{'ratio':>8}")
+def stages(recipes: Sequence[str], repeats: int, device: str) -> Section:
+    """Return the seconds that each stage of contouring takes, one row per recipe, and the peak memory."""
     ct, _ = head_and_neck_phantom(1, grid_shape=GRID_SHAPE, spacing_mm=SPACING_MM, labels={})
-    first: float | None = None
+    rows: dict[str, dict[str, float]] = {}
     for name in recipes:
-        medians = _stage_seconds(ct, name, device, repeats)
-        total = sum(medians)
-        first = first or total
-        row = "".join(f"{seconds:10.2f}" for seconds in (*medians, total))
-        print(f"{name:10}{row}{total / first:8.2f}")
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"peak memory of this process: {peak_gib:.2f} GiB")
+        medians = dict(zip(STAGES, _stage_seconds(ct, name, device, repeats), strict=True))
+        peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        rows[name] = {**medians, "total": sum(medians.values()), "peak_gib": peak_gib}
+    first, *others = recipes
+    ratios = {f"{name}_vs_{first}": rows[name]["total"] / rows[first]["total"] for name in others}
+    shape = " x ".join(map(str, GRID_SHAPE))
+    return Section(
+        "stages",
+        "s",
+        rows,
+        ratios=ratios,
+        notes=(f"CT of {shape} voxels on {device}, {torch.get_num_threads()} threads, median of {repeats}; "
+               "peak_gib: largest memory of the process so far",),
+    )  # fmt: skip
 
 
 def _stage_seconds(ct: CtVolume, recipe_name: str, device: str, repeats: int) -> list[float]:
@@ -70,8 +75,8 @@ def _stage_seconds(ct: CtVolume, recipe_name: str, device: str, repeats: int) ->
     return [statistics.median(run[stage] for run in runs) for stage in STAGES]
 
 
-def beside_training(count: int, device: str) -> None:
-    """Print how long inference takes over HTTP, alone and beside a training on the same machine."""
+def beside_training(count: int, device: str) -> Section:
+    """Return how long inference takes over HTTP, alone and beside a training on the same machine."""
     with TemporaryDirectory(prefix="organnet-bench-") as name:
         folder = Path(name)
         write_cohort(folder / "studies", recipe=OPENKBP, cases=12, labelled=10, seed=1)
@@ -90,10 +95,15 @@ def beside_training(count: int, device: str) -> None:
             server.request("DELETE", "/train/")
     if training is None or training["state"] != "running":
         raise OrganNetError("the training ended during the measurement; run the benchmark again")
-    print(f"{count} infers over HTTP, 128 x 128 x 96 voxels, seconds:")
-    for row, seconds in (("alone", alone), ("beside a training", during_training)):
-        print(f"  {row:17}  median {statistics.median(seconds):.2f}  p95 {_p95(seconds):.2f}")
-    print(f"  ratio of p95       {_p95(during_training) / _p95(alone):.2f}")
+    return Section(
+        "infer_beside_training",
+        "s",
+        {"alone": _spread(alone), "beside a training": _spread(during_training)},
+        ratios={"infer_beside_training_vs_alone": _p95(during_training) / _p95(alone)},
+        notes=(
+            f"{count} requests over HTTP for each row, 128 x 128 x 96 voxels; the ratio is of p95",
+        ),
+    )
 
 
 def _infer_seconds(server: Server, count: int) -> list[float]:
@@ -114,22 +124,33 @@ def _seconds_of(send: Callable[[int], object], count: int, *, pause_s: float = 0
     return seconds
 
 
+def _spread(seconds: Sequence[float], *, factor: float = 1) -> dict[str, float]:
+    return {
+        "median": factor * statistics.median(seconds),
+        "p95": factor * _p95(seconds),
+        "longest": factor * max(seconds),
+    }
+
+
 def _p95(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=20)[-1]
 
 
-def case_assignment(studies: int, device: str) -> None:
-    """Print how long the default strategy takes over HTTP, with few and with many scored studies."""
-    print(f"next case by {default_method(has_model=True)} over HTTP, milliseconds:")
-    medians = []
+def case_assignment(studies: int, device: str) -> Section:
+    """Return how long the default strategy takes over HTTP, with few and with many scored studies."""
+    rows = {}
     for count in (10, studies):
         with TemporaryDirectory(prefix="organnet-bench-") as name:
             seconds = _next_case_seconds(Path(name), count, device)
-        medians.append(1000 * statistics.median(seconds))
-        print(
-            f"  {count:5d} scored studies  median {medians[-1]:.0f}  p95 {1000 * _p95(seconds):.0f}"
-        )
-    print(f"  ratio of medians     {medians[1] / medians[0]:.2f}")
+        rows[f"{count} scored studies"] = _spread(seconds, factor=1000)
+    few, many = rows.values() if len(rows) == 2 else [*rows.values()] * 2
+    return Section(
+        "next_case",
+        "ms",
+        rows,
+        ratios={f"next_case_{studies}_vs_10_studies": many["median"] / few["median"]},
+        notes=(f"strategy {default_method(has_model=True)}, over HTTP",),
+    )
 
 
 def _next_case_seconds(folder: Path, count: int, device: str) -> list[float]:
@@ -176,8 +197,8 @@ def _write_scores(database: Database, names: Sequence[str], version: str) -> Non
     database.close()
 
 
-def over_pacs(studies: int) -> None:
-    """Print how long lists and choices take over HTTP with this number of studies in a PACS."""
+def over_pacs(studies: int) -> Section:
+    """Return how long lists and choices take over HTTP with this number of studies in a PACS."""
     try:
         with TemporaryDirectory() as name, Orthanc(Path(name) / "pacs", free_port()) as pacs:
             folder = Path(name)
@@ -192,10 +213,9 @@ def over_pacs(studies: int) -> None:
                     PACS_LIST_TIMEOUT_S,
                     f"fewer than {studies} studies are listed after {PACS_LIST_TIMEOUT_S:.0f} s",
                 )
-                print(f"ms over a PACS with {studies} studies:")
-                _print_pacs_seconds(server)
+                return Section("pacs", "ms", _pacs_rows(server), notes=(f"{studies} studies",))
     except PacsError as error:
-        print(f"no PACS figures: {error}")
+        return Section("pacs", "ms", {}, notes=(f"not measured: {error}",))
 
 
 def _noise_ct(seed: int) -> CtVolume:
@@ -207,7 +227,7 @@ def _noise_ct(seed: int) -> CtVolume:
     return CtVolume(f"noise_{seed}", array, Grid.from_affine(PACS_SHAPE_VOX, ras_to_lps(affine)))
 
 
-def _print_pacs_seconds(server: Server) -> None:
+def _pacs_rows(server: Server) -> dict[str, dict[str, float]]:
     query = "limit=101&offset=0&includefield=00081030,00080060"
     senders: dict[str, Callable[[int], object]] = {
         "the viewer's list of studies": lambda _: server.request(
@@ -218,6 +238,7 @@ def _print_pacs_seconds(server: Server) -> None:
             server, number
         ),
     }
-    for name, send in senders.items():
-        ms = [1000 * seconds for seconds in _seconds_of(send, PACS_REQUESTS)]
-        print(f"  {name:32} median {statistics.median(ms):5.0f}  longest {max(ms):5.0f}")
+    return {
+        name: _spread(_seconds_of(send, PACS_REQUESTS), factor=1000)
+        for name, send in senders.items()
+    }

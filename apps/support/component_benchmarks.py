@@ -1,5 +1,6 @@
-"""Functions that print the processor time of computations of the server, without a running server."""
+"""Functions that measure the processor time of computations of the server, without a running server."""
 
+import functools
 import hashlib
 import statistics
 import time
@@ -9,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from apps.support.benchmark_record import Section
 from lib.activelearning.pool import ImageScore, OrganScore, OrganShape, Pool
 from lib.activelearning.selection.catalogue import METHODS
 from lib.assignment.leases import assignment_state, may_lease
@@ -28,29 +30,34 @@ IMAGES_PER_LABEL_FILE = 20
 """One image in this many has a label file, as each file is read once before the measurement."""
 
 
-def run(images: int) -> None:
-    """Print the processor time of each computation, with this number of images."""
-    print(f"computations of the server with {images} images, milliseconds of processor time:")
-    with TemporaryDirectory(prefix="organnet-bench-") as name:
-        _print(
-            "who may read which image, after one reading of each", _assignment(Path(name), images)
-        )
+def run(images: int) -> Section:
+    """Return the processor time of each computation, with this number of images."""
+    computations: dict[str, Callable[[], object]] = {}
     pool = _pool(images)
-    for method in METHODS.values():
-        _print(f"next case by {method.name}", lambda choose=method.choose: choose(pool))  # type: ignore[misc]
+    labels = max(1, images // IMAGES_PER_LABEL_FILE)
     with TemporaryDirectory(prefix="organnet-bench-") as name:
-        labels = max(1, images // IMAGES_PER_LABEL_FILE)
-        _print(f"check of {labels} unchanged label files", _folder_check(Path(name), labels))
-    _print("edit cost of 7 organs, 512 x 512 x 120 voxels", _edit_cost())
+        folder = Path(name)
+        computations["who may read which image"] = _assignment(folder / "assignment", images)
+        for method in METHODS.values():
+            computations[f"next case by {method.name}"] = functools.partial(method.choose, pool)
+        check = _folder_check(folder / "check", labels)
+        computations[f"check of {labels} unchanged label files"] = check
+        computations["edit cost of 7 organs"] = _edit_cost()
+        rows = {name: {"median": _processor_ms(compute)} for name, compute in computations.items()}
+    notes = (
+        f"processor time with {images} images; one reading of each for the second reader; "
+        "edit cost at 512 x 512 x 120 voxels",
+    )
+    return Section("components", "ms", rows, notes=notes)
 
 
-def _print(name: str, compute: Callable[[], object]) -> None:
+def _processor_ms(compute: Callable[[], object]) -> float:
     seconds = []
     for _ in range(REPEATS):
         start = time.process_time()
         compute()
         seconds.append(time.process_time() - start)
-    print(f"  {name:55} median {1000 * statistics.median(seconds):6.0f}", flush=True)
+    return 1000 * statistics.median(seconds)
 
 
 def _assignment(folder: Path, images: int) -> Callable[[], object]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from apps.support.benchmark_record import Section
 from lib.dicom.ct_writer import write_ct_series
 from lib.imaging.scans import parse_ct, read_ct, write_ct
 from lib.imaging.volumes import CtVolume
@@ -16,11 +17,10 @@ SPACING_MM = (1.0, 1.0, 2.0)
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
-def reading(repeats: int) -> None:
-    """Print the seconds to read a CT in this process and in a reader process, a row per format."""
+def reading(repeats: int) -> Section:
+    """Return the seconds to read a CT in this process and in a reader process, a row per format."""
     ct, _ = head_and_neck_phantom(1, grid_shape=SHAPE_VOX, spacing_mm=SPACING_MM, labels={})
-    print(f"reading of {'x'.join(map(str, SHAPE_VOX))} voxels, medians of {repeats}")
-    print(f"{'format':10}{'here s':>10}{'reader s':>10}{'ratio':>8}")
+    rows, ratios = {}, {}
     with TemporaryDirectory(prefix="organnet-bench-") as name:
         for label, path in _files(Path(name), ct):
             here: list[float] = []
@@ -29,7 +29,12 @@ def reading(repeats: int) -> None:
                 here.append(_seconds(lambda path=path: parse_ct(path, "bench")))  # type: ignore[misc]
                 in_reader.append(_seconds(lambda path=path: read_ct(path, image_id="bench")))  # type: ignore[misc]
             medians = statistics.median(here), statistics.median(in_reader)
-            print(f"{label:10}{medians[0]:10.3f}{medians[1]:10.3f}{medians[1] / medians[0]:8.2f}")
+            rows[label] = {"in this process": medians[0], "in a reader": medians[1]}
+            ratios[f"reader_vs_here{label if label.startswith('.') else '.' + label.lower()}"] = (
+                medians[1] / medians[0]
+            )
+    shape = " x ".join(map(str, SHAPE_VOX))
+    return Section("reading", "s", rows, ratios, (f"{shape} voxels, median of {repeats}",))
 
 
 def _files(folder: Path, ct: CtVolume) -> list[tuple[str, Path]]:
