@@ -206,6 +206,7 @@ class OrganNetApp(MONAILabelApp):
             error_message="files of killed processes could not be removed",
         )
         at_shutdown(leftovers.start().stop)
+        at_shutdown(self.store.watch().stop)
         folder_check = PeriodicTask(
             "labels-folder",
             self.store.watcher.run,

@@ -35,7 +35,6 @@ LAYERS = [
 MAY_IMPORT_MONAILABEL = (
     "lib.monailabel_tasks",
     "lib.datastores",
-    "lib.labels.monailabel_index",
     "lib.server",
     "lib.app",
 )

@@ -1,27 +1,25 @@
 """The studies folder as a MONAI Label store: scans, DICOM folders, and the labels drawn on them."""
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from monailabel.datastore.local import (
-    DataModel,
-    ImageLabelModel,
-    LocalDatastore,
-)
+from monailabel.datastore.local import LocalDatastore
 
 from lib.errors import DatastoreError, ImageExistsError, ReaderStoppedError, ScanError
 from lib.imaging.archives import unpack_zip
 from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of
 from lib.imaging.scans import read_ct
 from lib.isolation.reader_pool import readers
+from lib.labels.folder_changes import FolderChanges
 from lib.labels.folder_watcher import FolderWatcher
 from lib.labels.history import CLIENT, FINAL
-from lib.labels.history import SUFFIX as LABEL_SUFFIX
-from lib.labels.monailabel_index import ImageCatalog, Index, StoredIndex, entry_of
+from lib.labels.store_index import ImageCatalog, Index
 from lib.labels.studies_folder import LABELS, StudiesFolder
 from lib.labels.submission import LabelSubmissions, StoreDependencies
 from lib.retrain.training_set import LabelledCase
@@ -60,7 +58,7 @@ class FolderStore(LocalDatastore):
         scans: Path | None = None,
         catalog: ImageCatalog | None = None,
     ) -> None:
-        # MONAI Label's own __init__ is not called: it starts a thread and writes in place (see Index).
+        # MONAI Label's own __init__ is not called: it starts a thread, and walks and writes for each change.
         self._folder = folder
         self._datastore_path = str(folder)
         self.labels = dependencies.labels
@@ -75,39 +73,98 @@ class FolderStore(LocalDatastore):
             reserved=_reserved(folder, scans or folder),
             harmful=readers().refused,
         )
-        self._index = Index(folder, label_infos=self._label_infos, images=catalog or self._studies)
+        self._index = Index(folder, history=self.history, images=catalog or self._studies)
         self.submissions = LabelSubmissions(
             folder, self._index, dependencies, image=self.require_image, set_aside=self._set_aside
         )
         self.watcher = FolderWatcher(folder, self.history, self._index, self.submissions)
         self.refresh()
 
-    def _label_infos(self) -> dict[tuple[str, str], dict[str, Any]]:
-        return {(v.image_id, v.tag): v.info for v in self.history.current(None)}
-
     @property
     def folder(self) -> Path:
         """Folder of the labels, and of the scans unless a PACS has them."""
         return self._folder
 
-    @property
-    def _datastore(self) -> StoredIndex:
-        """The index that MONAI Label's own methods read."""
-        return self._index.snapshot()
+    def watch(self) -> FolderChanges:
+        """Watch the folders from now on instead of comparing them at each access; return the watch."""
+        return self._index.watch()
 
-    def set_name(self, name: str) -> None:
-        """Set the name of the store."""
-        with self._index.changing() as index:
-            index.name = name
+    def name(self) -> str:
+        """Return the name of the store."""
+        return "studies"
 
-    def set_description(self, description: str) -> None:
-        """Set the description of the store."""
-        with self._index.changing() as index:
-            index.description = description
+    def description(self) -> str:
+        """Return the description of the store."""
+        return ""
 
     def refresh(self) -> None:
         """Update the index; every other method does so itself."""
         self._index.snapshot()
+
+    def list_images(self) -> list[str]:
+        """Return the image ids, sorted."""
+        return list(self._index.snapshot().images)
+
+    def get_labeled_images(
+        self,
+        label_tag: str | None = None,  # noqa: ARG002 - base signature
+        labels: list[str] | None = None,  # noqa: ARG002 - base signature
+    ) -> list[str]:
+        """Return the images with a final label, sorted."""
+        images = self._index.snapshot().images
+        return [image_id for image_id, entry in images.items() if FINAL in entry.labels]
+
+    def get_unlabeled_images(
+        self,
+        label_tag: str | None = None,  # noqa: ARG002 - base signature
+        labels: list[str] | None = None,  # noqa: ARG002 - base signature
+    ) -> list[str]:
+        """Return the images without a final label, sorted."""
+        return list(self._index.snapshot().unlabelled)
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        """Return tag -> label id, which is the image's, of the labels of an image."""
+        entry = self._index.snapshot().images.get(image_id)
+        return {} if entry is None else dict.fromkeys(entry.labels, image_id)
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """Return the attributes of a label; empty if there is none."""
+        label = self._index.snapshot().label(label_id, label_tag)
+        return {} if label is None else dict(label.info)
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """Return the path of a label as text; empty if there is none."""
+        label = self._index.snapshot().label(label_id, label_tag)
+        path = None if label is None else self._label_path(label_id, label_tag, label.suffix)
+        return str(path or "")
+
+    def status(self) -> dict[str, Any]:
+        """Return the numbers of images, of images with a final label, and of labels by tag."""
+        snapshot = self._index.snapshot()
+        tags = dict(snapshot.label_tags)
+        return {
+            "total": len(snapshot.images),
+            "completed": tags.get(FINAL, 0),
+            "label_tags": tags,
+        }
+
+    def json(self) -> dict[str, Any]:
+        """Return the index in the form of MONAI Label's `datastore_v2.json`."""
+        index: dict[str, Any] = json.loads(self.json_text())
+        del index["refused"]
+        return index
+
+    def json_text(self) -> bytes:
+        """Return the index as JSON, with the refused entries; prepared, as it may list thousands of images."""
+        snapshot = self._index.snapshot()
+        head = {
+            "name": self.name(),
+            "description": self.description(),
+            "images_dir": "",
+            "labels_dir": LABELS,
+            "refused": dict(self.refused_images()),
+        }
+        return json.dumps(head)[:-1].encode() + b', "objects": ' + snapshot.objects_json + b"}"
 
     def require_image(self, image_id: str) -> Path:
         """Return the path of an image that can be read now.
@@ -125,7 +182,7 @@ class FolderStore(LocalDatastore):
 
     def refused_images(self) -> Mapping[str, str]:
         """Return image id, or path in the studies folder -> why it is no image, or cannot be contoured."""
-        return self._studies.listing().refused
+        return self._index.snapshot().listing.refused
 
     def image_location(self, image_id: str) -> Path:
         """Return the path of an image, which exists once the image was fetched.
@@ -150,10 +207,10 @@ class FolderStore(LocalDatastore):
             DatastoreError: If there is no such image or label.
         """
         self.image_location(image_id)
-        label = self._datastore.label(image_id, require_tag(tag))
+        label = self._index.snapshot().label(image_id, require_tag(tag))
         if label is None:
             raise DatastoreError(f"{image_id}: there is no label with the tag {tag!r}")
-        path = self._label_path(image_id, tag, label.ext)
+        path = self._label_path(image_id, tag, label.suffix)
         return self.watcher.readable(path, image_id, tag)
 
     def _label_path(self, image_id: str, tag: str, suffix: str) -> Path:
@@ -161,7 +218,10 @@ class FolderStore(LocalDatastore):
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Return the attributes of an image; `path` only if it is one file, which Slicer can load."""
-        entry, path = self._datastore.objects.get(image_id), self._index.image_path(image_id)
+        entry, path = (
+            self._index.snapshot().images.get(image_id),
+            self._index.image_path(image_id),
+        )
         if entry is None or path is None:
             return {}
         is_file = path.is_file()
@@ -187,41 +247,45 @@ class FolderStore(LocalDatastore):
                 f"{source.name}: expected one of {', '.join(SCAN_SUFFIXES)}, or a .zip of one DICOM series"
             )
         image_id = require_image_id(image_id or stem_of(source).removesuffix(".zip"))
-        with (
-            storing(image_id, "so the scan was not stored"),
-            scratch_folder(self._studies.path) as scratch,
-        ):
-            scan = source if suffix else unpack_zip(source, scratch / "series", image_id)
+        # A zip is unpacked beside the scans, so that the series can be renamed to its place.
+        unpacking = nullcontext() if suffix else scratch_folder(self._studies.path)
+        with storing(image_id, "so the scan was not stored"), unpacking as scratch:
+            scan = source if scratch is None else unpack_zip(source, scratch / "series", image_id)
             try:
                 read_ct(scan, image_id=image_id)
             except ReaderStoppedError as error:
                 reason = self.submissions.refuse(source, {"image": image_id}, str(error))
                 raise ReaderStoppedError(reason) from error
-            with self._index.changing() as index:
-                entry = index.objects.get(image_id)
-                if entry is None:
-                    target = self._studies.path / f"{image_id}{suffix or ''}"
-                    if target.exists() or target.is_symlink():
-                        reason = self.refused_images().get(image_id, "is no image")
-                        raise ImageExistsError(
-                            f"{image_id}: {target.name} exists already ({reason}); choose another id, or "
-                            "remove it"
-                        )
-                    if scan.is_dir():
-                        scan.rename(target)
-                    else:
-                        copy_file(scan, target)
-                    name = image_id + (suffix or LABEL_SUFFIX)
-                    info = {**(image_info or {}), "ts": int(time.time()), "name": name}
-                    index.objects[image_id] = ImageLabelModel(
-                        image=DataModel(info=info, ext=suffix or "")
-                    )
-                elif _content(scan) != _content(self.image_location(image_id)):
+            self._add_scan(image_id, scan, suffix or "", image_info or {})
+        return image_id
+
+    def _add_scan(self, image_id: str, scan: Path, suffix: str, info: dict[str, Any]) -> None:
+        """Put a valid scan into the studies folder, unless it is there already.
+
+        Raises:
+            ImageExistsError: If another scan has the id already.
+        """
+        with self._index.locked() as index:
+            if image_id in index.images:
+                if _content(scan) != _content(self.image_location(image_id)):
                     raise ImageExistsError(
                         f"{image_id}: another scan has this id already; choose another id, or remove the "
                         "old one"
                     )
-        return image_id
+                return
+            target = self._studies.path / f"{image_id}{suffix}"
+            if target.exists() or target.is_symlink():
+                reason = self.refused_images().get(image_id, "is no image")
+                raise ImageExistsError(
+                    f"{image_id}: {target.name} exists already ({reason}); choose another id, or "
+                    "remove it"
+                )
+            self._index.attributes.set_image(image_id, {**info, "ts": int(time.time())})
+            if scan.is_dir():
+                scan.rename(target)
+            else:
+                copy_file(scan, target)
+            self._index.changed(target)
 
     def save_label(
         self,
@@ -269,11 +333,11 @@ class FolderStore(LocalDatastore):
         image = self.require_image(image_id)
         for tag in self.get_labels_by_image_id(image_id):
             self.remove_label(image_id, tag)
-        with self._index.changing() as index:
+        with self._index.locked():
             if not image.exists():
                 raise DatastoreError(f"{image_id}: no such image; it was removed meanwhile")
             self._set_aside(image)
-            index.objects.pop(image_id, None)
+            self._index.attributes.remove_image(image_id)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Move one label of an image out of the store, into `REMOVED`, and hide its versions.
@@ -282,11 +346,11 @@ class FolderStore(LocalDatastore):
             DatastoreError: If there is no such label.
         """
         self.require_label(label_id, label_tag)
-        with self._index.changing() as index:
+        with self._index.locked() as index:
             # The file is moved first: after a kill in between, it counts as a file that was removed by hand.
-            label = entry_of(index, label_id).labels.pop(label_tag, None)
+            label = index.entry(label_id).labels.get(label_tag)
             if label is not None:
-                self._set_aside(self._label_path(label_id, label_tag, label.ext))
+                self._set_aside(self._label_path(label_id, label_tag, label.suffix))
             self.history.hide(label_id, label_tag)
 
     def _set_aside(self, path: Path) -> None:
@@ -294,6 +358,7 @@ class FolderStore(LocalDatastore):
         target = root / REMOVED / str(time.time_ns()) / path.relative_to(root)
         target.parent.mkdir(parents=True)
         path.rename(target)
+        self._index.changed(path)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Add attributes to an image.
@@ -302,8 +367,7 @@ class FolderStore(LocalDatastore):
             DatastoreError: If there is no such image.
         """
         self.image_location(image_id)
-        with self._index.changing() as index:
-            entry_of(index, image_id).image.info.update(info)
+        self._index.attributes.update_image(image_id, info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add attributes to a label.
@@ -312,14 +376,14 @@ class FolderStore(LocalDatastore):
             DatastoreError: If there is no such label.
         """
         self.require_label(label_id, label_tag)
-        with self._index.changing() as index:
-            label = entry_of(index, label_id).labels.get(label_tag)
-            if label is not None:
-                label.info.update(info)
+        version = self.history.newest(label_id, label_tag)
+        if version is not None:
+            self._index.attributes.update_label(version, info)
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002 - base signature
         """Return id, image and final label of every labelled case, with paths, sorted by id."""
         paths, root = self._index.image_paths(), self._studies.path
+        images = self._index.snapshot().images
 
         def label_path(image_id: str, suffix: str) -> Path:
             path = self._label_path(image_id, FINAL, suffix)
@@ -330,9 +394,9 @@ class FolderStore(LocalDatastore):
             {
                 "id": image_id,
                 "image": str(paths[image_id] if full_path else paths[image_id].relative_to(root)),
-                "label": str(label_path(image_id, entry.labels[FINAL].ext)),
+                "label": str(label_path(image_id, entry.labels[FINAL].suffix)),
             }
-            for image_id, entry in sorted(self._datastore.objects.items())
+            for image_id, entry in images.items()
             if FINAL in entry.labels and image_id in paths
         ]
 

@@ -2,8 +2,9 @@
 
 import os
 import stat
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lib.imaging.dicom_files import DICOM_SUFFIXES
@@ -100,6 +101,68 @@ def read_content(
         if _has_suffix(name, _NOT_LISTED) and not (content.dicom_file and _may_be_slice(name)):
             content.refused.setdefault(name, _KIND_NOT_LISTED)
     return content
+
+
+def with_changes(folder: Path, content: Content, names: Collection[str]) -> Content | None:
+    """Return the content of the studies folder after some entries changed; `content` if it is the same.
+
+    Only these entries are looked at. None means that the folder must be read, as one of them is not plainly a
+    volume file, a folder, or a file that does not look like a scan.
+
+    Args:
+        folder: The studies folder.
+        content: Its content before.
+        names: Names of the entries; not hidden.
+    """
+    kinds: dict[str, str] = {}
+    for name in names:
+        kind = _plain_kind(folder / name)
+        if (
+            kind is None
+            or name in content.refused
+            or name in content.troubles
+            or name == content.dicom_file
+        ):
+            return None
+        kinds[name] = kind
+    volumes = _with_kind(content.volumes, kinds, _VOLUME)
+    folders = _with_kind(content.folders, kinds, _FOLDER)
+    if volumes is content.volumes and folders is content.folders:
+        return content
+    return replace(content, volumes=volumes, folders=folders)
+
+
+_VOLUME, _FOLDER, _OTHER = "volume", "folder", "other"
+
+
+def _plain_kind(path: Path) -> str | None:
+    """Return the kind of an entry of the studies folder; None if it has to be judged with the others."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None if path.is_symlink() else _OTHER
+    except OSError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        return _FOLDER
+    if suffix_of(path) is not None:
+        return None if trouble_of(path) else _VOLUME
+    return None if _looks_like_scan(path.name) or _may_be_slice(path.name) else _OTHER
+
+
+def _with_kind(names: list[str], kinds: Mapping[str, str], kind: str) -> list[str]:
+    """Return sorted names with those of one kind, and without those of another; `names` if they are equal."""
+    result = names
+    for name, its_kind in kinds.items():
+        place = bisect_left(result, name)
+        is_listed = place < len(result) and result[place] == name
+        if is_listed != (its_kind == kind):
+            result = list(names) if result is names else result
+            if is_listed:
+                del result[place]
+            else:
+                result.insert(place, name)
+    return result
 
 
 def _sort_entries(folder: Path, content: Content) -> list[str]:

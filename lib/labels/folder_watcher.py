@@ -1,7 +1,8 @@
 """Watcher of `labels/<tag>/`, where people add, change and remove label files without the server.
 
 The watcher reads files, so it runs beside the requests: `FolderWatcher.run` is called at the start and
-then every few seconds. As long as nothing changes it reads only names, times and sizes from the file system.
+then every few seconds. It looks only at the labels of images that the index reports as changed, and at those
+that are not in order yet.
 """
 
 import logging
@@ -14,11 +15,10 @@ from lib.errors import DatastoreError, LabelError, PacsError, ScanError, Storage
 from lib.importers.run import changes_by_import
 from lib.labels.folder_content import trouble_of
 from lib.labels.history import FOLDER, LabelHistory
-from lib.labels.monailabel_index import Index, is_tag, label_files, tag_folders
+from lib.labels.store_index import Index
 from lib.labels.studies_folder import LABELS
 from lib.labels.submission import LabelSubmissions
 from lib.storage.atomic_files import copy_file, digest_of
-from lib.storage.identifiers import image_id_of
 from lib.storage.tables import LabelVersion
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class FolderWatcher:
     """The studies folder."""
     history: LabelHistory
     index: Index
-    """MONAI Label's index; its lock serializes the watcher and the requests."""
+    """The store's index; its lock serializes the watcher and the requests."""
     submissions: LabelSubmissions
 
     def __post_init__(self) -> None:
@@ -80,41 +80,81 @@ class FolderWatcher:
         self._refused: dict[Path, RefusedFile] = {}
         self._unsettled: dict[Path, tuple[_Signature, float]] = {}
         self._missing_since: dict[tuple[str, str], float] = {}
+        self._paths: dict[str, set[Path]] = {}
+        self._not_in_order: set[str] = set()
         self._mutex = threading.Lock()
 
     def run(self) -> list[LabelVersion]:
-        """Scan the folder once, and return the versions that were made from files."""
+        """Look at the label files once, and return the versions that were made from files."""
         with self._mutex:
-            index = self.index.snapshot()
-            current = {(v.image_id, v.tag): v for v in self.history.current(None)}
-            files, unreadable = self._files()
+            changed = self.index.take_changed()
+            index, current = self.index.snapshot(), self.history.current_versions()
+            files = self._files(None if changed is None else changed | self._not_in_order)
+            if changed is None:
+                looked_at = {*self._paths, *current.by_image, *(file.image_id for file in files)}
+            else:
+                looked_at = changed | self._not_in_order
+            # Set first: if an unexpected error ends this run, the next one looks at all of them again.
+            self._not_in_order = looked_at
             submitted = []
             for file in files:
-                version = current.get((file.image_id, file.tag))
-                if file.image_id in index.objects:
+                version = current.of_image(file.image_id).get(file.tag)
+                if file.image_id in index.images:
                     new = self._try_to_process(file, version)
                     submitted += [] if new is None else [new]
-                elif file.image_id in index.unavailable:
+                elif file.image_id in index.listing.refused or "." in index.listing.refused:
                     self._refuse(file, None, "its image cannot be read at present")
                 else:
                     self._refuse(file, None, "there is no such image in the studies folder")
             seen = {(file.image_id, file.tag) for file in files}
-            for key, version in current.items():
-                if key not in seen and version.tag not in unreadable:
-                    try:
-                        self._handle_missing_file(version)
-                    except OSError as error:
-                        logger.error("%s: the copy of label %r: %s", *key, error)
-            self._forget_all_but(files)
+            for image_id in sorted(looked_at):
+                for tag, version in current.of_image(image_id).items():
+                    if (image_id, tag) not in seen and not self.index.label_files.is_unreadable(
+                        tag
+                    ):
+                        try:
+                            self._handle_missing_file(version)
+                        except OSError as error:
+                            logger.error("%s: the copy of label %r: %s", image_id, tag, error)
+            self._forget_all_but(files, looked_at)
+            self._not_in_order = self._out_of_order(files, looked_at)
             return submitted
 
-    def _forget_all_but(self, files: list[LabelFile]) -> None:
-        paths = {file.path for file in files}
-        for by_path in (self._digests, self._refused, self._unsettled):
-            for path in by_path.keys() - paths:
-                del by_path[path]
+    def _forget_all_but(self, files: list[LabelFile], looked_at: set[str]) -> None:
+        """Forget the files of the images `looked_at` that are not among `files`."""
+        paths: dict[str, set[Path]] = {}
         for file in files:
+            paths.setdefault(file.image_id, set()).add(file.path)
             self._missing_since.pop((file.image_id, file.tag), None)
+        for image_id in looked_at:
+            now = paths.get(image_id, set())
+            for path in self._paths.pop(image_id, set()) - now:
+                for by_path in (self._digests, self._refused, self._unsettled):
+                    by_path.pop(path, None)
+            if now:
+                self._paths[image_id] = now
+
+    def _out_of_order(self, files: list[LabelFile], looked_at: set[str]) -> set[str]:
+        """Return the images `looked_at` that have a file or a version which the next run must look at again."""
+        current = self.history.current_versions()
+        in_place = {
+            (i, v.tag, v.digest)
+            for i in looked_at
+            for v in current.of_image(i).values()
+            if v.is_in_place
+        }
+        missing = {(image_id, tag) for image_id, tag, _ in in_place}
+        waiting = set()
+        for file in files:
+            signature, digest = self._digests.get(file.path, (_MISSING, ""))
+            missing.discard((file.image_id, file.tag))
+            is_known = signature == file.signature and file.path not in self._refused
+            if not is_known or (file.image_id, file.tag, digest) not in in_place:
+                waiting.add(file.image_id)
+        unwritten = {
+            i for i in looked_at if not all(v.is_in_place for v in current.of_image(i).values())
+        }
+        return waiting | unwritten | {image_id for image_id, _ in missing}
 
     def refused(self) -> list[RefusedFile]:
         """Return the files that failed validation, sorted by path."""
@@ -127,29 +167,14 @@ class FolderWatcher:
         version = None if is_readable else self.history.newest(image_id, tag)
         return path if version is None else self.history.path(version.digest)
 
-    def _files(self) -> tuple[list[LabelFile], set[str]]:
-        """Return the label files, and the tags whose folder cannot be read.
-
-        One image may have several files in a tag, with different suffixes.
-        """
-        labels = self.folder / LABELS
-        files: list[LabelFile] = []
-        unreadable: set[str] = set()
-        tags = {*tag_folders(labels), *(version.tag for version in self.history.current(None))}
-        for tag in sorted(tag for tag in tags if is_tag(tag)):
-            try:
-                names = label_files(labels / tag)
-            except OSError as error:
-                # Its files are not missing: their labels must not be hidden.
-                logger.error("labels/%s cannot be read: %s", tag, error.strerror or error)
-                unreadable.add(tag)
-                continue
-            for name, suffix in names:
-                path = labels / tag / (name + suffix)
-                signature = _signature(path)
-                if signature is not None:
-                    files.append(LabelFile(image_id_of(name), tag, path, signature))
-        return files, unreadable
+    def _files(self, image_ids: set[str] | None) -> list[LabelFile]:
+        """Return the label files of images, or of all if None; one image may have several files in a tag."""
+        files = []
+        for image_id, tag, path in self.index.label_paths(image_ids):
+            signature = _signature(path)
+            if signature is not None:
+                files.append(LabelFile(image_id, tag, path, signature))
+        return files
 
     def _try_to_process(self, file: LabelFile, version: LabelVersion | None) -> LabelVersion | None:
         """Do as `_process`; an error of the disk concerns this file only."""
@@ -172,7 +197,7 @@ class FolderWatcher:
         if version is not None and digest == version.digest:
             self._refused.pop(file.path, None)
             if not version.is_in_place:
-                self.history.mark_in_place(version.id)
+                self.history.mark_in_place(version)
             return None
         if version is not None and not version.is_in_place and self._is_earlier(file, digest):
             # The process was killed before the copy of `version` replaced that of the previous version.
@@ -264,10 +289,9 @@ class FolderWatcher:
         since = self._missing_since.setdefault(key, time.monotonic())
         if time.monotonic() - since < SETTLED_S:
             return
-        with self.index.changing():
+        with self.index.locked():
             newest = self.history.newest(*key)
-            files = label_files(folder)
-            is_gone = not any(image_id_of(name) == version.image_id for name, _ in files)
+            is_gone = not self.index.paths_of_label(*key)
             if is_gone and newest is not None and newest.id == version.id:
                 logger.warning("%s: the file of label %r was removed: hidden", *key)
                 self.history.hide(*key)
@@ -281,16 +305,14 @@ class FolderWatcher:
             expected: Signature of the file that is to be replaced; None if there should be no file.
         """
         path = self.submissions.working_copy(version.image_id, version.tag)
-        with self.index.changing():
+        with self.index.locked():
             newest = self.history.newest(version.image_id, version.tag)
             if newest is None or newest.id != version.id or _signature(path) != expected:
                 return
             copy_file(self.history.path(version.digest), path)
-            self.history.mark_in_place(version.id)
+            self.index.changed(path)
+            self.history.mark_in_place(version)
             logger.info("%s: wrote the copy of label %r %d", path.name, version.tag, version.number)
-        # Entering the context again reconciles the index, so that it lists the new file.
-        with self.index.changing():
-            pass
 
 
 def _signature(path: Path) -> _Signature | None:

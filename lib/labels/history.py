@@ -22,9 +22,11 @@ from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
 from lib.errors import DatastoreError, StateError
+from lib.labels.current_labels import CurrentLabels, CurrentVersions
 from lib.storage.atomic_files import digest_of, finite, replacing, write_json
 from lib.storage.database import Database
 from lib.storage.identifiers import require_image_id, require_tag
+from lib.storage.image_changes import record_changes
 from lib.storage.tables import LabelVersion, now
 
 logger = logging.getLogger(__name__)
@@ -78,8 +80,9 @@ class LabelHistory:
     """
 
     def __init__(self, database: Database, folder: Path) -> None:
-        self._database = database
+        self.database = database
         self.folder = folder / _VOLUMES
+        self._current = CurrentLabels(database)
 
     def path(self, digest: str) -> Path:
         """Return the path of the volume with that SHA-256; it is never changed and never removed."""
@@ -123,7 +126,7 @@ class LabelHistory:
     def _add(self, image_id: str, tag: str, digest: str, provenance: Provenance) -> LabelVersion:
         record_file = None
         try:
-            with self._database.writing() as session:
+            with self.database.writing() as session:
                 versions = versions_of(session, image_id, tag)
                 current = next((v for v in reversed(versions) if v.hidden_at is None), None)
                 columns = {
@@ -140,6 +143,7 @@ class LabelHistory:
                 )
                 session.add(version)
                 session.flush()
+                record_changes(session, [image_id])
                 record_file = self._record_file(image_id, tag, version.number)
                 self._write_record(session, version)
         except BaseException:
@@ -177,33 +181,26 @@ class LabelHistory:
 
     def hide(self, image_id: str, tag: str) -> int:
         """Hide every version of an image's label, and return their number; `restore` brings one back."""
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             visible = [v for v in versions_of(session, image_id, tag) if v.hidden_at is None]
             moment = now()
             for version in visible:
                 version.hidden_at = moment
                 self._write_record(session, version)
+            record_changes(session, [image_id] if visible else [])
         return len(visible)
 
     def current(self, tag: str | None = FINAL) -> list[LabelVersion]:
         """Return the newest visible version of each image, sorted by image; of every tag if `tag` is None."""
-        visible = _in_order(select(LabelVersion).where(LabelVersion.hidden_at.is_(None)))
-        if tag is not None:
-            visible = visible.where(LabelVersion.tag == tag)
-        with self._database.reading() as session:
-            # In order of time, so that the newest one of each key remains.
-            newest = {(v.image_id, v.tag): v for v in session.scalars(visible)}
-        return [newest[key] for key in sorted(newest)]
+        return self.current_versions().sorted(tag)
 
-    def current_digests(self, tag: str = FINAL) -> dict[str, str]:
-        """Return image id -> SHA-256 of its current label; fast for thousands of images."""
-        query = (
-            select(LabelVersion.image_id, LabelVersion.digest)
-            .where(LabelVersion.hidden_at.is_(None), LabelVersion.tag == tag)
-            .order_by(LabelVersion.submitted_at, LabelVersion.number)
-        )
-        with self._database.reading() as session:
-            return {row.image_id: row.digest for row in session.execute(query)}
+    def current_versions(self) -> CurrentVersions:
+        """Return the newest visible version of each label; fast for thousands of images."""
+        return self._current.now()
+
+    def current_digests(self, tag: str = FINAL) -> Mapping[str, str]:
+        """Return image id -> SHA-256 of its current label."""
+        return self.current_versions().digests(tag)
 
     def newest(self, image_id: str, tag: str) -> LabelVersion | None:
         """Return the current version of an image's label; None if no version is visible."""
@@ -212,7 +209,7 @@ class LabelHistory:
 
     def history(self, image_id: str, tag: str | None = None) -> list[LabelVersion]:
         """Return all versions of an image's label, including hidden ones, oldest first; of all tags if None."""
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             return versions_of(session, image_id, tag)
 
     def version(self, image_id: str, tag: str, number: int) -> LabelVersion:
@@ -232,16 +229,17 @@ class LabelHistory:
         organs = next((v.organs for v in earlier if v.id == version.parent_id), [])
         return tuple(organ for organ in organs if organ not in version.organs)
 
-    def mark_in_place(self, version_id: int) -> None:
+    def mark_in_place(self, version: LabelVersion) -> None:
         """Record that the working copy, in `labels/<tag>/` of the studies folder, holds this version."""
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             session.execute(
-                update(LabelVersion).where(LabelVersion.id == version_id).values(is_in_place=True)
+                update(LabelVersion).where(LabelVersion.id == version.id).values(is_in_place=True)
             )
+            record_changes(session, [version.image_id])
 
     def records(self) -> list[dict[str, Any]]:
         """Return the record of every version, as JSON values; `merge` reads them."""
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             versions = list(session.scalars(_in_order(select(LabelVersion))))
             numbers = {v.id: v.number for v in versions}
         return [_as_record(v, numbers.get(v.parent_id or 0)) for v in versions]
@@ -252,7 +250,7 @@ class LabelHistory:
         There are such versions after a damaged database was set aside, and after a kill before the commit.
         """
         columns = select(LabelVersion.image_id, LabelVersion.tag, LabelVersion.number)
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             in_database = {self._record_file(*row) for row in session.execute(columns)}
         files = sorted((self.folder / _RECORDS).glob("*/[!.]*.json"))
         records = (_read_record(path) for path in files if path not in in_database)
@@ -270,7 +268,7 @@ class LabelHistory:
         """
         ids: dict[tuple[str, str, int], int] = {}
         added = 0
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             for record in sorted(records, key=lambda r: (r["submitted_at"], r["number"])):
                 key = (record["image_id"], record["tag"])
                 existing = versions_of(session, *key)
@@ -283,6 +281,7 @@ class LabelHistory:
                     session.add(version)
                     session.flush()
                     self._write_record(session, version)
+                    record_changes(session, [version.image_id])
                     added += 1
                 ids[key[0], key[1], record["number"]] = version.id
         return added

