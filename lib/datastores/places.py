@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import ConfigError
+from lib.labels.attributes import INDEX_FILE
 from lib.labels.studies_folder import LABELS
 from lib.storage.atomic_files import make_folder
 from lib.storage.database import FILE, FOLDER, is_url, state_folder
@@ -66,7 +67,8 @@ def places_of(studies: str, *, model_dir: Path, state_dir: Path | None) -> Place
         if scans != state_dir and own.is_file() and not (state / FILE).is_file():
             raise ConfigError(
                 f"--conf state_dir {state_dir}: {scans} has labels of an earlier server, which this one would "
-                f"not show; copy {FOLDER}, {LABELS} and datastore_v2.json from there to state_dir first"
+                f"not show; copy {FOLDER}, {LABELS} and {INDEX_FILE} (if it exists) from there to state_dir "
+                "first"
             )
     return Places(scans=scans, labels=labels, state=state)
 

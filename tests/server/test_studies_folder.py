@@ -14,6 +14,7 @@ from lib.dicom.ct_writer import write_ct_series
 from lib.imaging.scans import write_ct, write_label
 from tests.permissions import AS_ORDINARY_USER, forbidden
 from tests.server.running import Server, put_case, put_model, running, small_ct, two_organs
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -82,7 +83,7 @@ def test_an_entry_returns_when_it_can_be_read(server: Server) -> None:
         assert answer.status_code == 422
         assert answer.json()["detail"] == "closed: closed.nii.gz cannot be read (Permission denied)"
         assert "closed" in listing(server)["refused"]
-    assert "closed" in listing(server)["objects"]
+    wait_until(lambda: "closed" in listing(server)["objects"], "the scan is listed again")
     with forbidden(server.studies):
         assert list(listing(server)["refused"]) == ["."]
         assert server.ask("GET", "/info/").status_code == 200
@@ -111,7 +112,7 @@ def test_a_folder_that_becomes_read_only_refuses_a_label_with_the_reason(
     server: Server, label: bytes
 ) -> None:
     put_case(server, "later")
-    with forbidden(server.studies, mode=0o555):
+    with forbidden(server.studies / "labels" / "final", mode=0o555):
         answer = submit(server, "later", label)
         assert answer.status_code == 507
         assert (
