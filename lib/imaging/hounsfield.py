@@ -9,6 +9,12 @@ there are 2 to 100 times as many at 874..1174, because soft tissue is there.
 Fat, muscle and organs lie at -150..150 HU, whatever else is in the field of view: in 51 of these CTs they are
 77 % to 88 % of the voxels at -600..600 HU. If the intercept was subtracted twice or is wrong by 200 HU or more,
 or if the slope is half of the right one, they are at most 47 %.
+
+Fat is near -100 HU and muscle near 50 HU. If values are doubled (a slope applied twice), they are near -200 and
+100. Voxels at -300..-170 HU are then 0.3 to 4 times as many as at -140..-50 HU (median 1.3), and at most 0.45
+times if the values are right; fat and soft tissue together are compared likewise. 84 % of the doubled CTs are
+recognised, and none of the 204 right ones, of 175 crops, or with noise of 60 HU is refused. Contrast medium
+brightens soft tissue, but no fat.
 """
 
 from typing import Any
@@ -48,6 +54,15 @@ MIN_FAT = 0.005
 MAX_SHIFTED = 1.5
 MIN_SHIFTED = 0.002
 """Voxels at 874..1174 HU: largest ratio to those of bone, air and lung; smallest share that is judged."""
+
+_SPREAD_FAT_HU, _USUAL_FAT_HU = (-300, -170), (-140, -50)
+_SPREAD_SOFT_HU, _USUAL_SOFT_HU = (90, 150), (-20, 60)
+MAX_SPREAD_FAT = 0.6
+MAX_SPREAD = 0.3
+"""Voxels twice as far from water as fat, and as fat and soft tissue: largest ratios to those in place."""
+MAX_NOISE_HU = 65.0
+"""Noise up to which the spread is judged."""
+_SMOOTHED_SIDE_VOX, _SMOOTHED_SLICES = 128, 64
 
 MAX_LOWEST = 0.2
 """Largest share of the lowest value in a CT without air; a larger one was clipped."""
@@ -108,7 +123,9 @@ def require_hu(array: Array, image_id: str) -> None:
         raise ScanError(f"{image_id}: every voxel is {low:g}; the image is empty")
     step = max(1, round((array.size / _SAMPLE_VOX) ** (1 / 3)))
     sample = array[::step, ::step, ::step].ravel()
-    fault = _fault_of_range(sample, high) or _fault_of_scale(sample, high)
+    fault = (
+        _fault_of_range(sample, high) or _fault_of_scale(sample, high) or _fault_of_spread(array)
+    )
     if fault:
         raise ScanError(
             f"{image_id}: values run from {low:g} to {high:g} and {fault}: not a CT in HU; the rescale slope "
@@ -153,6 +170,41 @@ def _fault_of_scale(sample: Array, high: float) -> str:
             "where most are in a patient"
         )
     return ""
+
+
+def _fault_of_spread(array: Array) -> str:
+    """Return why fat and soft tissue are too far from each other; empty if they are not."""
+    smooth = _smoothed(array)
+    measured = smooth[smooth != 0]
+    fat, usual_fat, soft, usual_soft = (
+        _share(measured, *limits) if measured.size else 0.0
+        for limits in (_SPREAD_FAT_HU, _USUAL_FAT_HU, _SPREAD_SOFT_HU, _USUAL_SOFT_HU)
+    )
+    is_spread = fat > MAX_SPREAD_FAT * usual_fat and (
+        fat + soft > MAX_SPREAD * (usual_fat + usual_soft)
+    )
+    if not is_spread or fat < MIN_FAT or _noise_hu(smooth) > MAX_NOISE_HU:
+        return ""
+    share = fat / (fat + usual_fat)
+    return f"{share:.0%} of fat lies near -200, where it is if the rescale slope was applied twice"
+
+
+def _smoothed(array: Array) -> Array:
+    """Return means of neighbouring voxels in some slices: with less noise, at about 4 mm of a whole CT."""
+    x, y = (max(1, side // _SMOOTHED_SIDE_VOX) for side in array.shape[:2])
+    columns, rows = (side // n for side, n in zip(array.shape[:2], (x, y), strict=True))
+    slices = array[: columns * x, : rows * y, :: max(1, array.shape[2] // _SMOOTHED_SLICES)]
+    blocks = slices.reshape(columns, x, rows, y, -1)
+    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32))
+
+
+def _noise_hu(array: Array) -> float:
+    """Return the standard deviation of noise, from the differences of neighbours in soft tissue."""
+    one, other = array[1:], array[:-1]
+    inside = (np.minimum(one, other) > _SPREAD_FAT_HU[0]) & (np.maximum(one, other) < 250)
+    differences = np.abs(one - other)[inside]
+    # The median of the absolute difference of two normal variables is 0.954 standard deviations.
+    return float(np.median(differences)) / 0.954 if differences.size else 0.0
 
 
 def _share(sample: Array, low: float, high: float) -> float:

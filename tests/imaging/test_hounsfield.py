@@ -11,6 +11,8 @@ import pytest
 from lib.errors import ScanError
 from lib.imaging.hounsfield import require_hu
 from lib.imaging.scans import read_ct
+from lib.recipes.schema import OPENKBP
+from phantom import head_and_neck_phantom
 from tests.phantoms import make_ct
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -113,15 +115,28 @@ def test_a_volume_that_is_not_in_hu_is_refused(name: str) -> None:
         require_hu(BAD[name](), "case7")
 
 
+def test_doubled_values_are_refused_unless_noise_hides_them() -> None:
+    hu = head_and_neck_phantom(0, labels=OPENKBP.labels)[0].array_hu
+    for doubled in (2 * hu, np.clip(2 * hu, -1024, 3071), (2 * hu).repeat(2, axis=0)):
+        with pytest.raises(ScanError, match=r"of fat lies near -200, .* slope was applied twice"):
+            require_hu(doubled, "case7")
+    noise = np.random.default_rng(0).normal(0, 60, hu.shape)
+    for right in (hu, hu + noise, hu.repeat(2, axis=1), hu[32:96, 32:96]):
+        require_hu(right, "case7")
+
+
 def test_a_constant_volume_is_refused() -> None:
     with pytest.raises(ScanError, match=r"case7: every voxel is 40; the image is empty"):
         require_hu(np.full((9, 9, 9), 40), "case7")
 
 
 def test_real_scans_are_accepted_and_refused_without_their_intercept(shared_data: Path) -> None:
-    for case in ("pt_1", "pt_143"):
+    for case in ("pt_1", "pt_88"):
         array = read_ct(shared_data / "openkbp" / case / "ct.nii.gz").array_hu
         require_hu(filled_like(array, 0), "case7")
+        if case == "pt_88":
+            with pytest.raises(ScanError, match="the rescale slope was applied twice"):
+                require_hu(2 * array, "case7")
         for fill in FILLS:
             with pytest.raises(ScanError, match="not a CT in HU"):
                 require_hu(filled_like(array + 1024, fill), "case7")
