@@ -104,6 +104,10 @@ class StorageFullError(StorageError):
     """The disk is full: nothing new was stored, and existing data is untouched."""
 
 
+CASE_ERRORS = (OrganNetError, OSError)
+"""Errors that concern one case of several: a bad file, or one that the disk or network share does not give."""
+
+
 def case_failure(error: Exception, image_id: str) -> str:
     """Return why one case of several failed, in one line; an unexpected exception is also logged.
 

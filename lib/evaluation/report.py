@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.errors import OrganNetError, ScanError
+from lib.errors import OrganNetError, ScanError, case_failure
 from lib.evaluation.case_loading import CaseContours, CroppedMask, union_box
 from lib.evaluation.charts import HUMAN, NETWORKS, bland_altman
 from lib.evaluation.table import Evaluation, Row, organ_statistics, overall, read_pair, stem
@@ -112,8 +112,8 @@ def draw_worst(
                     ct = read_ct(images[case], image_id=case)
                     require_same_grid(case, label=pair[0].grid, image=ct.grid)
                     note = f"CT window -160 to 240 HU ({images[case].name})."
-                except ScanError as error:
-                    ct, note = None, f"Drawn without the CT: {error}."
+                except (ScanError, OSError) as error:
+                    ct, note = None, f"Drawn without the CT: {case_failure(error, case)}."
                     _log.warning("%s: drawn without the CT: %s", case, error)
             for row in (r for r in rows if r.case == case):
                 picture = worst_picture(row.organ, *pair, ct)

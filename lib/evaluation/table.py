@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import ConfigError, OrganNetError
+from lib.errors import CASE_ERRORS, ConfigError, case_failure
 from lib.evaluation.case_loading import CaseContours, card_values, read_contours, union_box
 from lib.evaluation.metrics import agreement
 from lib.imaging.geometry import require_same_grid
@@ -154,9 +154,9 @@ def evaluate(
                 pair = read_pair(case, references[case], predictions[case], values, pool)
             except ConfigError:
                 raise
-            except OrganNetError as error:
-                evaluation.refused[case] = str(error)
-                _log.warning("refused: %s", error)
+            except CASE_ERRORS as error:
+                evaluation.refused[case] = case_failure(error, case)
+                _log.warning("refused: %s", evaluation.refused[case])
             else:
                 names = [name for name in ORGANS if name in pair[0].organs and name in requested]
                 evaluation.rows += pool.map(partial(_row, *pair), names)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import ConfigError, OrganNetError, TrainingError
+from lib.errors import CASE_ERRORS, ConfigError, TrainingError, case_failure
 from lib.evaluation.table import COLUMNS, csv_cells
 from lib.experiments.network_runs import NetworkResult, NetworkRun, evaluate_run, train_all
 from lib.experiments.paired_statistics import PairedDifference, Values, mean_sd, paired_differences
@@ -90,9 +90,9 @@ def compare_networks(
             continue
         try:
             results.append(evaluate_run(folder, held_out, device=device))
-        except OrganNetError as error:
-            failed[folder.name] = str(error)
-            logger.warning("not in the comparison: %s", error)
+        except CASE_ERRORS as error:
+            failed[folder.name] = case_failure(error, folder.name)
+            logger.warning("not in the comparison: %s", failed[folder.name])
     if not results:
         raise TrainingError("; ".join(f"{run}: {reason}" for run, reason in failed.items()))
     contoured = {row.organ for result in results for row in result.rows}

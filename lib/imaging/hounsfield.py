@@ -60,6 +60,8 @@ _SPREAD_SOFT_HU, _USUAL_SOFT_HU = (90, 150), (-20, 60)
 MAX_SPREAD_FAT = 0.6
 MAX_SPREAD = 0.3
 """Voxels twice as far from water as fat, and as fat and soft tissue: largest ratios to those in place."""
+MIN_SPREAD_FAT = 0.03
+"""Smallest number of voxels in place of fat, as a share of those of soft tissue, that is judged."""
 MAX_NOISE_HU = 65.0
 """Noise up to which the spread is judged."""
 _SMOOTHED_SIDE_VOX, _SMOOTHED_SLICES = 128, 64
@@ -183,7 +185,8 @@ def _fault_of_spread(array: Array) -> str:
     is_spread = fat > MAX_SPREAD_FAT * usual_fat and (
         fat + soft > MAX_SPREAD * (usual_fat + usual_soft)
     )
-    if not is_spread or fat < MIN_FAT or _noise_hu(smooth) > MAX_NOISE_HU:
+    has_fat = fat > MIN_SPREAD_FAT * (soft + usual_soft)
+    if not is_spread or not has_fat or _noise_hu(smooth) > MAX_NOISE_HU:
         return ""
     share = fat / (fat + usual_fat)
     return f"{share:.0%} of fat lies near -200, where it is if the rescale slope was applied twice"

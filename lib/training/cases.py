@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lib.errors import DatastoreError, LabelError, OrganNetError, TrainingError
+from lib.errors import CASE_ERRORS, DatastoreError, LabelError, TrainingError, case_failure
 from lib.imaging.formats import LABEL_STEMS, SCAN_SUFFIXES, label_stem_of, scan_files, suffix_of
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_ct
@@ -21,6 +21,7 @@ from lib.inference.preprocessing import Pipeline
 from lib.labels.scan_search import find_scans
 from lib.organs.label_files import read_organ_label
 from lib.storage.atomic_files import replacing
+from lib.storage.storage_errors import is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +88,11 @@ def prepare_cases(
     for case in cases:
         try:
             prepared.append(_prepare(case, pipeline, cache_dir))
-        except OrganNetError as error:
-            refused.append(str(error))
-            logger.warning("left out of the training: %s", error)
+        except CASE_ERRORS as error:
+            if is_disk_full(error):
+                raise
+            refused.append(case_failure(error, case.image_id))
+            logger.warning("left out of the training: %s", refused[-1])
     if not prepared:
         raise TrainingError(
             f"none of {len(cases)} cases can be trained on" + "".join(f"; {r}" for r in refused[:3])

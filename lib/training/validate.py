@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lib.errors import OrganNetError
+from lib.errors import CASE_ERRORS, case_failure
 from lib.evaluation.metrics import organ_dice
 from lib.imaging.scans import read_ct
 from lib.imaging.volumes import CtVolume, LabelVolume
@@ -68,8 +68,8 @@ def validate(
             label = read_organ_label(
                 case.label, image_id=case.image_id, image_grid=ct.grid, labels=model.recipe.labels
             )
-        except OrganNetError as error:
-            logger.warning("left out of the validation: %s", error)
+        except CASE_ERRORS as error:
+            logger.warning("left out of the validation: %s", case_failure(error, case.image_id))
             continue
         if before_each:
             before_each()

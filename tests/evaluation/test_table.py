@@ -1,12 +1,15 @@
 import csv
+import errno
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lib.errors import ConfigError
-from lib.evaluation.case_loading import find_cases
+from lib.evaluation.case_loading import find_cases, read_contours
 from lib.evaluation.table import (
     COLUMNS,
     Evaluation,
@@ -186,3 +189,24 @@ def test_metrics_read_back_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("case,organ\na,Brainstem\n")
     with pytest.raises(ConfigError, match="cannot be read as a table"):
         read_csv(tmp_path / "metrics.csv")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_case_that_the_disk_does_not_give_is_refused_and_the_others_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    volume = LabelVolume(label(Brainstem=(2, 10)), make_grid(), {})
+    for side in ("reference", "prediction"):
+        for case in ("a", "b"):
+            write_label(tmp_path / side / f"{case}.nii.gz", volume)
+    sides = (find_cases(tmp_path / "reference"), find_cases(tmp_path / "prediction"))
+
+    def failing(case: str, *given: Any, **named: Any) -> Any:
+        if case == "b":
+            raise OSError(code, os.strerror(code))
+        return read_contours(case, *given, **named)
+
+    monkeypatch.setattr("lib.evaluation.table.read_contours", failing)
+    found = evaluate(*sides, values=VALUES)
+    assert found.cases == ["a"]
+    assert found.refused == {"b": f"b: {os.strerror(code)}"}

@@ -13,6 +13,7 @@ from lib.inference.preprocessing import Pipeline
 from lib.organs.label_files import read_organ_label
 from lib.training.cases import POINTS_PER_ORGAN, Case, find_labelled_cases, prepare_cases
 from lib.training.crops import CropDataset
+from tests.permissions import forbidden
 from tests.phantoms import make_ct, make_grid, make_label
 from tests.segment_files import slicer_fields, write_seg_nrrd
 from tests.tiny import TINY
@@ -168,3 +169,16 @@ def test_a_label_that_names_its_segments_is_trained_on_by_these_names(tmp_path: 
     (prepared,) = prepare_cases([case], Pipeline(TINY), tmp_path / "cache")
     assert set(prepared.points) <= {TINY.labels[o] for o in ("Parotid_L", "Brainstem", "Larynx")}
     assert TINY.labels["Parotid_L"] in prepared.points
+
+
+def test_a_case_that_the_disk_does_not_give_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        write_ct(tmp_path / name / "ct.nii.gz", make_ct())
+        write_label(tmp_path / name / "label.nii.gz", LABEL)
+    cases = find_labelled_cases(tmp_path)
+    with forbidden(tmp_path / "b" / "label.nii.gz"):
+        prepared = prepare_cases(cases, Pipeline(TINY), tmp_path / "cache")
+    assert [case.image_id for case in prepared] == ["a"]
+    assert "left out of the training: b: Permission denied" in caplog.text
