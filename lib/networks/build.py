@@ -6,48 +6,13 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lib.errors import ConfigError
 from lib.imaging.quantities import ShapeVox
 from lib.networks import anatomynet, organnet25d, peers
+from lib.networks.convolution import with_trainable_convolutions
 from lib.recipes.schema import NetworkConfig, NetworkName, Recipe
-
-
-class SafeConv3d(nn.Conv3d):
-    """A 3D convolution that trains in float32 on a CPU if an axis is shorter than the kernel.
-
-    On CPUs with bfloat16 instructions, PyTorch 2.15 with its oneDNN computes some weight gradients of 3D
-    convolutions from uninitialised memory: they differ between calls and are sometimes infinite, without an
-    error. This occurs if the first axis is shorter than the kernel and longer than its padding (2 voxels with
-    a kernel of 3; 3 or 4 with a kernel of 5), and if the second is 1 with a kernel of 5; never in float32, nor
-    if every axis is as long as the kernel. On crops of 48 voxels the deepest level of a V-Net has 3 voxels,
-    and that of SwinUNETR has 2.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the same as `nn.Conv3d`."""
-        if _is_unsafe(x, self.kernel_size):
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(x.float())
-        return super().forward(x)
-
-
-def guard_gradients(network: nn.Module) -> nn.Module:
-    """Return `network` with each 3D convolution turned into a `SafeConv3d`; weights and names are unchanged."""
-    for module in network.modules():
-        if type(module) is nn.Conv3d:
-            module.__class__ = SafeConv3d
-    return network
-
-
-def _is_unsafe(x: Tensor, kernel: tuple[int, ...]) -> bool:
-    return (
-        x.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and torch.is_autocast_enabled("cpu")
-        and any(size < extent for size, extent in zip(x.shape[2:], kernel, strict=True))
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +124,7 @@ def build_network(recipe: Recipe) -> nn.Module:
         ConfigError: If the recipe names an unknown network, or its width or crop does not suit the network.
     """
     spec = check_network(recipe)
-    network = guard_gradients(spec.build(recipe))
+    network = with_trainable_convolutions(spec.build(recipe))
     return network if spec.pads_itself else peers.Padded(network, spec.divisor(recipe))
 
 

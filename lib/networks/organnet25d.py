@@ -50,7 +50,7 @@ class ResSE(nn.Module):
         """Return `(B, C, X, Y, Z)` of the same shape."""
         pooled = x.mean(dim=(2, 3, 4))
         scale = torch.sigmoid(self.excite(functional.relu(self.squeeze(pooled))))
-        return x * scale[:, :, None, None, None] + x
+        return torch.addcmul(x, x, scale[:, :, None, None, None])
 
 
 def block_2d(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -150,7 +150,8 @@ class OrganNet25D(nn.Module):
         """Return logits `(B, K, X, Y, Z)` for an image `(B, C, X, Y, Z)` of any size."""
         size_x, size_y, size_z = x.shape[2], x.shape[3], x.shape[4]
         pad_x, pad_y, pad_z = -size_x % 4, -size_y % 4, -size_z % 2
-        x = functional.pad(x, (0, pad_z, 0, pad_y, 0, pad_x), mode="replicate")
+        if pad_x or pad_y or pad_z:
+            x = functional.pad(x, (0, pad_z, 0, pad_y, 0, pad_x), mode="replicate")
 
         level_1 = self.encoder_2d(x)
         level_2 = self.coarse_1(self.pool_1(level_1))
@@ -161,4 +162,6 @@ class OrganNet25D(nn.Module):
         up = self.up_1(self.coarse_3(torch.cat([level_3, fine_3], dim=1)))
         up = self.up_2(self.coarse_4(torch.cat([level_2, up], dim=1)))
         logits: Tensor = self.head(self.dropout(self.decoder_2d(torch.cat([level_1, up], dim=1))))
-        return logits[:, :, :size_x, :size_y, :size_z]
+        if pad_x or pad_y or pad_z:
+            logits = logits[:, :, :size_x, :size_y, :size_z]
+        return logits
