@@ -54,7 +54,7 @@ class RetrainConfig:
     """Number of new final labels that starts a training."""
     max_wait_s: float = 24 * 3600.0
     """Longest waiting time of a new label in seconds; then fewer labels start a training too."""
-    quiet_s: float = 120.0
+    quiet_s: float = 60.0
     """Seconds without a submission before a training starts, as users often correct a label at once."""
     retry_after_s: float = 300.0
     """Seconds until the next try after a failed run; doubled after each further failure, up to a day."""
@@ -63,14 +63,21 @@ class RetrainConfig:
     recipe."""
     retrain_minutes: float = 0.0
     """Longest wall-clock time of a run in minutes; 0 sets no limit."""
+    retrain_cpu_minutes: float = 6.0
+    """Longest processor time, of all threads, of the steps of a run that continues from the active model, in
+    minutes, if neither `retrain_minutes` nor the client limits it: a slow machine takes fewer steps, a busy one
+    as many. 0 sets no limit."""
     retrain_learning_rate: float = 0.25
     """Learning rate of a run that continues from the active model, as a share of the recipe's."""
     new_label_share: float = 0.5
     """Share of training crops from labels that the active model was not trained on."""
     retrain_threads: int = 0
-    """Processor threads of a run; 0 means half of the cores."""
+    """Processor threads of a run; 0 means half of the cores, or up to four cores if that is more."""
     retrain_gpu_share: float = 0.7
     """Share of GPU memory that a run may use; the rest is for inference."""
+    training_cache_gib: float = 10.0
+    """Size limit in GiB of the cache of prepared cases; cases of the running training always stay, of the
+    others those that were used longest ago are removed first."""
     promotion_margin: float = 0.01
     """Non-inferiority margin: by how much the mean DSC of a candidate model may be lower than that of the
     active model."""

@@ -39,7 +39,7 @@ def start_child(
     """
     command = [sys.executable, "-m", "lib.jobs.child_process", "--parent", str(os.getpid()), module]
     environment = {**os.environ, "PYTHONPATH": str(_APP_DIR), "OMP_NUM_THREADS": str(threads),
-                   "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
+                   "OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
     with log.open("ab") as file:
         return subprocess.Popen(
             [*command, *arguments],

@@ -24,6 +24,15 @@ def background_threads(wanted: int = 0) -> int:
     return wanted or max(1, len(os.sched_getaffinity(0)) // 2)
 
 
+def training_threads(wanted: int = 0) -> int:
+    """Return the number of computing threads of a training: `wanted`; if 0, at least 4 of the cores, or half.
+
+    A training may use every core of a small machine: it has the lowest priority, and pauses during inference.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return wanted or max(min(cores, 4), cores // 2)
+
+
 def lower_priority(*, threads: int, device: str, gpu_share: float) -> None:
     """Give this process low CPU priority, `threads` threads and at most `gpu_share` of the GPU's memory.
 

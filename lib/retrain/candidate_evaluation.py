@@ -15,9 +15,15 @@ from lib.models.model_cards import candidate_from_files, write_decision
 from lib.models.model_history import ModelHistory
 from lib.models.promotion import Promoter
 from lib.models.registry import Model, Registry, load_model
-from lib.retrain.promotion_rule import CaseDice, PromotionDecision, decide_promotion
+from lib.retrain.promotion_rule import (
+    CaseDice,
+    PromotionDecision,
+    decide_promotion,
+    is_clearly_worse,
+)
 from lib.retrain.settings import Settings
 from lib.storage.database import FILE, Database, state_folder
+from lib.training.case_scores import CaseScores
 from lib.training.cases import Case
 from lib.training.validate import validate
 
@@ -45,6 +51,8 @@ class CandidateEvaluation:
     """Recorded as the author of the decision."""
     before_each: Callable[[], object] | None = None
     """Called before each case is contoured."""
+    scores: CaseScores | None = None
+    """Stored scores of the models; a model is not evaluated twice on the same case."""
 
     def evaluate(self, version: str, evaluation_cases: Sequence[Case]) -> tuple[bool, str]:
         """Decide about a candidate model that is in the registry and in the model history, and act on it.
@@ -57,8 +65,8 @@ class CandidateEvaluation:
         if refusal:
             decision = PromotionDecision(is_promoted=False, reason=refusal)
             return self._record(version, decision, {}, None)
-        new = self._dice(candidate, evaluation_cases)
         old = self._dice(active, evaluation_cases) if active is not None else None
+        new = self._dice(candidate, evaluation_cases, old)
         decision = decide_promotion(
             new,
             old,
@@ -69,6 +77,10 @@ class CandidateEvaluation:
         if candidate.card.get("validation", {}).get("chose_the_weights"):
             note = "its weights were chosen among several by these cases, which favours it"
             decision = replace(decision, reason=f"{decision.reason}; {note}")
+        if old is not None and len(new) < len(old):
+            note = f"{len(new)} of {len(old)} evaluation cases were enough"
+            decision = replace(decision, reason=f"{decision.reason}; {note}")
+            old = {case: organs for case, organs in old.items() if case in new}
         return self._record(version, decision, new, old)
 
     def _active_model(self, candidate: Model) -> tuple[Model | None, str | None]:
@@ -92,8 +104,24 @@ class CandidateEvaluation:
             )
         return active, None
 
-    def _dice(self, model: Model, cases: Sequence[Case]) -> CaseDice:
-        return validate(model, cases, device=self.device, before_each=self.before_each).per_case
+    def _dice(
+        self, model: Model, cases: Sequence[Case], served: CaseDice | None = None
+    ) -> CaseDice:
+        """Return the DSC of a model; with `served`, that of a candidate, as far as its rejection needs it."""
+
+        def is_decided(so_far: CaseDice) -> bool:
+            return served is not None and is_clearly_worse(
+                so_far, served, self.config, cases=len(served)
+            )
+
+        return validate(
+            model,
+            cases,
+            device=self.device,
+            before_each=self.before_each,
+            scores=self.scores,
+            is_decided=is_decided,
+        ).per_case
 
     def _has_more_labels(self, version: str, active: Model | None) -> bool:
         candidate = self.models.get(version)

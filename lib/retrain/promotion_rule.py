@@ -137,6 +137,36 @@ def _against(
     )
 
 
+def is_clearly_worse(
+    candidate: CaseDice, served: CaseDice, config: RetrainConfig, *, cases: int
+) -> bool:
+    """Return whether a candidate can be rejected although some evaluation cases are left.
+
+    The upper bound of the mean difference, over the cases so far, must be below `-promotion_margin`. Since the
+    question is asked after each of `cases` cases, each time has the error `(1 - promotion_confidence) / cases`:
+    all together, a candidate that is not inferior is rejected early with a probability of at most
+    `1 - promotion_confidence` (Bonferroni's inequality). The bound is that of Student's t over the means of
+    cases, which are independent, unlike organs of one case; so it needs three cases or more in practice.
+
+    There is no early promotion: the limit of each organ (`max_organ_drop`) needs every case.
+
+    Args:
+        candidate: DSC of the candidate model so far.
+        served: DSC of the active model, on at least these cases.
+        config: Margin and confidence.
+        cases: Number of evaluation cases.
+    """
+    differences = [
+        np.mean([candidate[case][organ] - served[case][organ] for organ in organs])
+        for case in candidate
+        if (organs := candidate[case].keys() & served.get(case, {}).keys())
+    ]
+    if len(differences) < 2 or len(candidate) >= cases:
+        return False
+    confidence = 1 - (1 - config.promotion_confidence) / cases
+    return bounds(np.array(differences), confidence)[1] < -config.promotion_margin
+
+
 def bounds(differences: FloatArray, confidence: float) -> tuple[float, float]:
     """Return the one-sided lower and upper bounds of the mean of `differences`, by Student's t.
 

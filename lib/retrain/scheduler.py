@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib.config import RetrainConfig
 from lib.jobs.child_process import PARENT_GONE, start_child
-from lib.jobs.priority import background_threads
+from lib.jobs.priority import training_threads
 from lib.jobs.supervisor import Supervisor, tail
 from lib.retrain.runs import ACTIVE, RUNS_FOLDER, TRAINING_LOCK, ExitCode, RunState, TrainingFolders
 from lib.retrain.training_set import TrainingSetPlanner
@@ -104,7 +104,7 @@ class Scheduler(Supervisor):
         self._child = start_child(
             "lib.retrain.training_process",
             ["--folders", self._folders.to_json(), "--run", str(run.id)],
-            threads=background_threads(int(run.request["settings"]["retrain_threads"])),
+            threads=training_threads(int(run.request["settings"]["retrain_threads"])),
             log=self._folders.log_path(run.id),
             has_pipes=False,
         )

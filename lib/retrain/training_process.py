@@ -22,7 +22,7 @@ import torch
 
 from lib.config import RetrainConfig
 from lib.errors import CheckpointError, OrganNetError, TrainingError
-from lib.jobs.priority import ServingPriority, background_threads, lower_priority
+from lib.jobs.priority import ServingPriority, lower_priority, training_threads
 from lib.models.model_history import PROMOTED, WAITING, Candidate, ModelHistory
 from lib.models.promotion import Promoter
 from lib.models.registry import Model, Registry, load_model, save_model
@@ -31,10 +31,13 @@ from lib.recipes.yaml_files import recipe_from_dict
 from lib.retrain.candidate_evaluation import CandidateEvaluation
 from lib.retrain.runs import ACTIVE, TRAINING_LOCK, ExitCode, Runs, RunState, TrainingFolders
 from lib.retrain.training_set import EVALUATION, TRAIN
-from lib.storage.database import FILE, Database
+from lib.storage.database import FILE as DATABASE_FILE
+from lib.storage.database import Database
 from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import Run, now
-from lib.training.cases import Case
+from lib.training.cache_limit import limit_cache
+from lib.training.case_scores import FOLDER, CaseScores
+from lib.training.cases import Case, cache_name
 from lib.training.crops import Favoured
 from lib.training.low_memory import is_out_of_memory, reduce_memory
 from lib.training.progress import Progress, RunCallbacks, Step
@@ -65,6 +68,8 @@ class TrainingProcess:
         self.registry = Registry(
             folders.models, starter=folders.starter, organ_set=recipe.organ_set
         )
+        self.cache = folders.state / "cache"
+        self.scores = CaseScores(self.cache / FOLDER, device=self.request["device"])
         self._last_stop_check = 0.0
 
     def work(self) -> None:
@@ -92,6 +97,7 @@ class TrainingProcess:
             config=RetrainConfig().changed(self.request["settings"]),
             device=self.request["device"],
             before_each=self._between_steps,
+            scores=self.scores,
         )
         return evaluation.evaluate(version, self._cases(EVALUATION, are_doubted=False))
 
@@ -124,15 +130,20 @@ class TrainingProcess:
             self._cases(TRAIN),
             self._cases(EVALUATION, are_doubted=False),
             run_dir=self.folders.run_dir(self.run.id),
-            cache_dir=self.folders.state / "cache",
+            cache_dir=self.cache,
             options=RunOptions(
                 seed=self.request["seed"],
                 device=self.request["device"],
                 max_minutes=self.request["max_minutes"],
+                cpu_minutes=self.request.get("cpu_minutes"),
                 favoured=Favoured(image_ids=new, share=settings["new_label_share"]),
             ),
             initial=initial,
-            callbacks=RunCallbacks(on_progress=self._on_progress, on_step=self._between_steps),
+            callbacks=RunCallbacks(
+                on_start=self._on_start,
+                on_progress=self._on_progress,
+                on_step=self._between_steps,
+            ),
         )
 
     def _save(self, trained: TrainedModel, initial: Model | None) -> str:
@@ -185,6 +196,14 @@ class TrainingProcess:
         new = tuple(case["image_id"] for case in train if case["is_new"])
         return new if 0 < len(new) < len(train) else ()
 
+    def _on_start(self, record: Mapping[str, Any]) -> None:
+        """Keep the cache of prepared cases within its limit, now that the cases of this run are in it."""
+        in_use = {cache_name(digest, self.recipe) for digest in record["cases"].values()}
+        limit_bytes = self.request["settings"]["training_cache_gib"] * 2**30
+        removed = limit_cache(self.cache, limit_bytes, in_use=in_use)
+        if removed:
+            logger.info("%d old entries of the cache were removed", removed)
+
     def _on_progress(self, progress: Progress) -> None:
         values = {key: value for key, value in asdict(progress).items() if key != "is_validated"}
         self.runs.update(self.run.id, progress=values)
@@ -214,14 +233,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not lock.try_acquire():
         logger.error("another training is running for these studies")
         return ExitCode.BUSY
-    database = Database(folders.state / FILE)
+    database = Database(folders.state / DATABASE_FILE)
     runs = Runs(database)
     run = runs.get(options.run)
     if run.state not in ACTIVE:
         return ExitCode.STOPPED
     settings = run.request["settings"]
     lower_priority(
-        threads=background_threads(int(settings["retrain_threads"])),
+        threads=training_threads(int(settings["retrain_threads"])),
         device=run.request["device"],
         gpu_share=settings["retrain_gpu_share"],
     )

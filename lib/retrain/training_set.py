@@ -243,7 +243,8 @@ def run_request(
     """Return the request of a run, which the training process reads, as JSON values.
 
     A run that starts from the active model fine-tunes it: fewer epochs, a lower learning rate, and no class
-    weights if the recipe fades them out. A run from random weights follows the recipe.
+    weights if the recipe fades them out. Its processor time is limited (`retrain_cpu_minutes`) unless the
+    client gives a duration. A run from random weights follows the recipe.
 
     Args:
         recipe: The server's recipe.
@@ -261,11 +262,14 @@ def run_request(
                 focal_gamma=loss.focal_gamma, dice_weight=loss.dice_weight, background_weight=1.0
             )
     epochs = int(options.get("max_epochs") or schedule.epochs)
+    max_minutes = float(options.get("max_minutes") or config.retrain_minutes) or None
+    is_short = initial is not None and max_minutes is None and not options.get("max_epochs")
     recipe = replace(recipe, schedule=replace(schedule, epochs=epochs), loss=loss)
     return {
         "recipe": recipe.as_dict(),
         "seed": int(options.get("seed") or 0),
-        "max_minutes": float(options.get("max_minutes") or config.retrain_minutes) or None,
+        "max_minutes": max_minutes,
+        "cpu_minutes": config.retrain_cpu_minutes or None if is_short else None,
         "device": device,
         "settings": asdict(config),
         "shrinks": 0,

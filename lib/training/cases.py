@@ -5,6 +5,7 @@ A training run reads crops from the cache and never opens a whole file again.
 
 import hashlib
 import logging
+import os
 import resource
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from lib.imaging.scans import read_ct
 from lib.inference.preprocessing import Pipeline
 from lib.labels.scan_search import find_scans
 from lib.organs.label_files import read_organ_label
+from lib.recipes.schema import Recipe
 from lib.storage.atomic_files import replacing
 from lib.storage.storage_errors import is_disk_full
 
@@ -120,8 +122,12 @@ def _allow_open_files(cases: int) -> None:
 
 def _prepare(case: Case, pipeline: Pipeline, cache_dir: Path) -> PreparedCase:
     digest = digest_of(case)
-    folder = cache_dir / f"{digest}-{pipeline.recipe.preparation_digest()}"
-    if not (folder / "label.npy").exists():
+    folder = cache_dir / cache_name(digest, pipeline.recipe)
+    if (folder / "label.npy").exists():
+        os.utime(
+            folder
+        )  # `lib.training.cache_limit` removes the entries that were used longest ago
+    else:
         ct = read_ct(case.image, image_id=case.image_id)
         label = read_organ_label(
             case.label, image_id=case.image_id, image_grid=ct.grid, labels=pipeline.recipe.labels
@@ -142,6 +148,11 @@ def _prepare(case: Case, pipeline: Pipeline, cache_dir: Path) -> PreparedCase:
         raise LabelError(f"{case.image_id}: its label contains no organ")
     hu = np.load(folder / "hu.npy", mmap_mode="r")
     return PreparedCase(case.image_id, digest, hu, label, points)
+
+
+def cache_name(digest: str, recipe: Recipe) -> str:
+    """Return the name of the folder of a prepared case in the cache."""
+    return f"{digest}-{recipe.preparation_digest()}"
 
 
 def _save(path: Path, array: npt.NDArray[np.generic]) -> None:

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from lib.errors import TrainingError
+from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.preprocessing import Pipeline
 from lib.models.registry import Model
 from lib.networks.losses import FocalDiceLoss
 from lib.recipes.schema import Recipe
 from lib.storage.leftovers import remove_unfinished
+from lib.training.case_scores import FOLDER, CaseScores
 from lib.training.cases import Case, PreparedCase, prepare_cases
 from lib.training.crops import CropDataset
 from lib.training.distributed import ProcessGroup, current_group
@@ -82,7 +84,8 @@ def train(
         train_cases: Training cases; an organ missing from a label counts as not contoured, not as absent.
         validation_cases: Cases for validation; see above.
         run_dir: Folder of the run's checkpoint and of its record, `config.yaml`.
-        cache_dir: Folder of prepared cases; may be shared between runs.
+        cache_dir: Folder of prepared cases, and of the scores of validated models (`CaseScores`); may be shared
+            between runs.
         options: See `RunOptions`.
         initial: Model to start from; None for random weights from the seed.
         callbacks: See `RunCallbacks`.
@@ -104,6 +107,7 @@ def train(
         options=options,
         run_dir=run_dir,
         callbacks=callbacks if group.is_first else RunCallbacks(),
+        scores=CaseScores(cache_dir / FOLDER, device=options.device),
         group=group,
         state=initial_state(recipe, options.device, initial, group=group),
         budget=Budget(
@@ -127,6 +131,7 @@ class _Run:
     options: RunOptions
     run_dir: Path
     callbacks: RunCallbacks
+    scores: CaseScores
     group: ProcessGroup
     state: TrainingState
     budget: Budget
@@ -222,12 +227,17 @@ class _Run:
         """Add DSC to the last entry of the history, and keep the weights if they are the best so far."""
         state = self.state
         organ_dice: Mapping[str, float] = {}
+
+        def on_contours(ct: CtVolume, label: LabelVolume) -> None:
+            trackers.contours(state.epoch, ct, label)
+
         if self.group.is_first:
             organ_dice = validate(
                 Model("candidate", state.final_network().eval(), self.recipe, {}),
                 self.validation_cases,
                 device=self.options.device,
-                on_contours=lambda ct, label: trackers.contours(state.epoch, ct, label),
+                on_contours=on_contours if self.callbacks.trackers else None,
+                scores=self.scores,
             ).organ_means
         state.history[-1]["organ_dice"] = self.group.from_first(organ_dice)
         if self.recipe.schedule.patience and self._best_epoch() == state.epoch:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.single_pass import contour
 from lib.models.registry import Model
 from lib.organs.label_files import read_organ_label
+from lib.training.case_scores import CaseScores, ModelScores
 from lib.training.cases import Case
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ def validate(
     device: str,
     on_contours: Callable[[CtVolume, LabelVolume], None] | None = None,
     before_each: Callable[[], object] | None = None,
+    scores: CaseScores | None = None,
+    is_decided: Callable[[Mapping[str, Mapping[str, float]]], bool] | None = None,
 ) -> Validation:
     """Return the agreement of `model` with the labels; a case that cannot be read is left out.
 
@@ -60,9 +64,18 @@ def validate(
         device: Device that the network runs on.
         on_contours: Called with the contours on the first case.
         before_each: Called before each case is contoured.
+        scores: Stored scores: what is stored is not computed again, and what is computed is stored.
+        is_decided: Called after each case with the DSC so far; True ends the validation.
     """
     per_case: dict[str, dict[str, float]] = {}
+    known = scores.of(model) if scores is not None else None
     for case in cases:
+        if per_case and is_decided is not None and is_decided(per_case):
+            break
+        stored = _stored(known, case)
+        if stored is not None and not (on_contours and not per_case):
+            per_case[case.image_id] = stored
+            continue
         try:
             ct = read_ct(case.image, image_id=case.image_id)
             label = read_organ_label(
@@ -77,4 +90,16 @@ def validate(
         if on_contours and not per_case:
             on_contours(ct, result.label)
         per_case[case.image_id] = organ_dice(label, result.label.array, model.recipe.labels)
+        if known is not None:
+            with suppress(OSError):  # without the stored score it is computed again next time
+                known.put(case, per_case[case.image_id])
     return Validation(per_case)
+
+
+def _stored(known: ModelScores | None, case: Case) -> dict[str, float] | None:
+    if known is None:
+        return None
+    try:
+        return known.get(case)
+    except OSError:  # the case cannot be read, which the validation reports
+        return None

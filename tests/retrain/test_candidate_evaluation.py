@@ -10,10 +10,12 @@ from torch import Tensor
 from lib.config import RetrainConfig
 from lib.models.model_cards import candidate_from_files
 from lib.models.model_history import ModelHistory
-from lib.models.registry import Registry, save_model
-from lib.retrain.candidate_evaluation import publish_candidate
+from lib.models.promotion import Promoter
+from lib.models.registry import Registry, load_model, save_model
+from lib.retrain.candidate_evaluation import CandidateEvaluation, publish_candidate
 from lib.retrain.settings import Settings
 from lib.storage.database import FILE, FOLDER, Database
+from lib.training.case_scores import CaseScores
 from lib.training.cases import Case
 from lib.training.run import RunCallbacks, RunOptions, TrainedModel, train
 from tests.tiny import TINY
@@ -138,3 +140,55 @@ def test_the_database_of_another_model_folder_records_nothing(
     assert models.promotions() == []
     assert "decision" in recorded(registry, version)
     database.close()
+
+
+def evaluated(
+    registry: Registry, trained: TrainedModel, tmp_path: Path, difference: float
+) -> tuple[bool, str, int]:
+    """Evaluate a candidate whose DSC on six cases differ from those of the active model.
+
+    The DSC are stored before, so that no case is contoured; return the decision and the cases in its report.
+    """
+    cases = []
+    for number in range(6):
+        file = tmp_path / f"case_{number}"
+        file.write_text(str(number), encoding="utf-8")
+        cases.append(Case(file.name, file, file))
+    database = Database(tmp_path / FOLDER / FILE)
+    models = ModelHistory(database)
+    scores = CaseScores(tmp_path / "scores", device="cpu")
+    active, candidate = save_background_only(registry, trained), save_trained(registry, trained)
+    registry.publish(active, reason="by hand")
+    for version, change in ((active, 0.0), (candidate, difference)):
+        model = load_model(registry.weights_path(version))
+        for number, case in enumerate(cases):
+            scores.of(model).put(case, {"Brainstem": 0.7 + change + 0.001 * (number % 3)})
+    promoter = Promoter(registry, models)
+    promoter.record_external_changes()
+    models.record(candidate_from_files(registry, candidate))
+    evaluation = CandidateEvaluation(
+        registry=registry, models=models, promoter=promoter, config=RetrainConfig(), device="cpu",
+        scores=scores,
+    )  # fmt: skip
+    is_promoted, reason = evaluation.evaluate(candidate, cases)
+    row = models.get(candidate)
+    assert row is not None
+    return is_promoted, reason, len(row.report["cases"])
+
+
+def test_a_clearly_worse_candidate_is_rejected_after_a_few_cases(
+    trained: TrainedModel, registry: Registry, tmp_path: Path
+) -> None:
+    is_promoted, reason, cases = evaluated(registry, trained, tmp_path, -0.2)
+    assert not is_promoted
+    assert "may be worse by more than 0.01" in reason
+    assert reason.endswith(f"; {cases} of 6 evaluation cases were enough")
+    assert 2 <= cases < 6
+
+
+def test_a_better_candidate_is_evaluated_on_every_case(
+    trained: TrainedModel, registry: Registry, tmp_path: Path
+) -> None:
+    is_promoted, reason, cases = evaluated(registry, trained, tmp_path, 0.1)
+    assert (is_promoted, cases) == (True, 6)
+    assert "were enough" not in reason

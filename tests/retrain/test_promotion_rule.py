@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lib.config import RetrainConfig
-from lib.retrain.promotion_rule import bounds, decide_promotion
+from lib.retrain.promotion_rule import bounds, decide_promotion, is_clearly_worse
 
 CONFIG = RetrainConfig(
     promotion_margin=0.01, promotion_confidence=0.9, max_organ_drop=0.05, min_first_dsc=0.5
@@ -125,3 +125,48 @@ def test_the_bounds_are_those_of_students_t() -> None:
     assert low == pytest.approx(2 - 1.8856 / math.sqrt(3), abs=1e-4)
     assert high == pytest.approx(2 + 1.8856 / math.sqrt(3), abs=1e-4)
     assert bounds(np.array([0.1]), 0.9) == (0.1, 0.1)
+
+
+def first(count: int, dice: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return dict(list(dice.items())[:count])
+
+
+def test_a_candidate_that_is_clearly_worse_is_rejected_before_the_last_case() -> None:
+    # Means of cases -0.20, -0.21, -0.19: t with 2 degrees of freedom at 1 - 0.1 / 8 is 6.21,
+    # so the upper bound is -0.20 + 6.21 * 0.01 / sqrt(3) = -0.164.
+    worse = dice(lambda case, _o: (-0.20, -0.21, -0.19, -0.20)[case])
+    assert not is_clearly_worse(first(1, worse), dice(), CONFIG, cases=8)
+    assert is_clearly_worse(first(3, worse), dice(), CONFIG, cases=8)
+    tight = replace(CONFIG, promotion_margin=0.17)
+    assert not is_clearly_worse(first(3, worse), dice(), tight, cases=8)
+    # The rule itself rejects what was rejected early.
+    for count in (3, 4):
+        decision = decide_promotion(
+            first(count, worse), dice(), CONFIG, has_more_labels=True, is_first=False
+        )
+        assert not decision.is_promoted
+
+
+def test_a_better_an_equal_and_a_varied_candidate_are_evaluated_on_every_case() -> None:
+    for change in (
+        lambda _c, _o: 0.2,
+        lambda _c, _o: 0.0,
+        lambda case, _o: (-0.30, -0.02, 0.10, 0.2)[case],
+    ):
+        for count in (1, 2, 3, 4):
+            assert not is_clearly_worse(first(count, dice(change)), dice(), CONFIG, cases=5)
+
+
+def test_few_candidates_that_are_not_inferior_are_rejected_early() -> None:
+    # 400 candidates exactly at the margin, eight cases each: at most one in ten may be rejected early.
+    rng = np.random.default_rng(0)
+    rejected = 0
+    for _ in range(400):
+        served = {f"case_{n}": {"Brainstem": 0.8} for n in range(8)}
+        candidate: dict[str, dict[str, float]] = {}
+        is_rejected = False
+        for case in served:
+            candidate[case] = {"Brainstem": 0.79 + rng.normal(0, 0.05)}
+            is_rejected = is_rejected or is_clearly_worse(candidate, served, CONFIG, cases=8)
+        rejected += is_rejected
+    assert rejected <= 40
