@@ -127,15 +127,16 @@ IN_READERS = {
     "lib.dicom.seg_pixels",
     "lib.imaging.dicom_pixels",
     "lib.imaging.dicom_series",
-    "lib.imaging.formats",
     "lib.imaging.nrrd_layers",
     "lib.imaging.reader_tasks",
     "lib.imaging.scans",
+    "lib.imaging.volume_reading",
     "lib.dicom.reader_tasks",
 }
 """Modules with functions that run in reader processes (ADR 28)."""
 READS_IN_THIS_PROCESS = {"ReadImage", "ImageFileReader", "pixel_array", "parse_ct", "parse_label",
-                         "parse_layers", "read_volume", "read_series"}  # fmt: skip
+                         "parse_layers", "read_volume", "read_volume_header", "read_series",
+                         "series_slices", "send_voxels"}  # fmt: skip
 
 
 def test_files_are_parsed_in_reader_processes_only() -> None:

@@ -11,19 +11,20 @@ from pydicom.dataset import Dataset, FileDataset
 from lib.errors import ScanError
 from lib.imaging.acquisitions import require_one_acquisition
 from lib.imaging.dicom_files import DICOM_SUFFIXES, is_dicom, read_dicom, text_of
-from lib.imaging.dicom_pixels import pixel_layout, rescale_of, slice_hu
+from lib.imaging.dicom_pixels import PixelLayout, pixel_layout, rescale_of, slice_hu
 from lib.imaging.dicom_values import slice_name
 from lib.imaging.geometry import Grid
-from lib.imaging.hounsfield import require_equal_scale
+from lib.imaging.hounsfield import Rescale, require_equal_scale
 from lib.imaging.slice_geometry import sorted_slices
 from lib.imaging.slice_selection import select_slices
-from lib.imaging.volumes import CtVolume
 
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 """UIDs to which a SEG or an RTSTRUCT refers."""
 
 _APPLE_DOUBLE = b"\0\5\x16\7"
 """Start of the file that macOS writes beside each file on other file systems."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 _log = logging.getLogger(__name__)
 _Header = TypeVar("_Header", bound=Dataset)
@@ -49,12 +50,24 @@ def require_series(path: Path, image_id: str) -> Path:
     )
 
 
-def read_series(folder: Path, *, image_id: str) -> CtVolume:
-    """Return the CT whose slices are in `folder` or its direct subfolders.
+def read_series(folder: Path, *, image_id: str) -> tuple[Array, Grid]:
+    """Return the voxels `(X, Y, Z)` of a CT series, int16 or float32, and their grid; as `series_slices`."""
+    slices, grid = series_slices(folder, image_id=image_id)
+    array: Array = np.zeros(grid.shape_vox, np.int16, order="F")
+    for number, slice_yx in enumerate(slices):
+        if slice_yx.dtype != array.dtype:
+            array = array.astype(np.float32, copy=False)
+        array[:, :, number] = slice_yx.T
+    return array, grid
 
-    Array axes are x (along a row of pixels), y (down a column) and z along their cross product, so that the
-    grid is right-handed. Rescale slope and intercept of each slice are applied; padding becomes -1024 HU. Files
-    that are not DICOM, objects without slices such as RTSTRUCT, and localizers are ignored.
+
+def series_slices(folder: Path, *, image_id: str) -> tuple[Iterator[Array], Grid]:
+    """Return the slices `(Y, X)` of the CT in `folder` or its direct subfolders, and their grid.
+
+    Axes of the grid are x (along a row of pixels), y (down a column) and z along their cross product, so that
+    it is right-handed; the slices come in the order of z. Rescale slope and intercept of each slice are
+    applied; padding becomes -1024 HU. Files that are not DICOM, objects without slices such as RTSTRUCT, and
+    localizers are ignored. Pixels are read when a slice is asked for.
 
     Raises:
         ScanError: If there is not exactly one series of single-frame, monochrome CT images, a slice is
@@ -63,15 +76,25 @@ def read_series(folder: Path, *, image_id: str) -> CtVolume:
     """
     headers, grid = _read_slices(folder, image_id)
     layouts = [pixel_layout(header, image_id) for header in headers]
-    array: np.ndarray[Any, np.dtype[Any]] = np.zeros(grid.shape_vox, np.int16, order="F")
     rescales = [rescale_of(header, image_id) for header in headers]
+    return _slices_hu(headers, layouts, rescales, image_id), grid
+
+
+def _slices_hu(
+    headers: Sequence[FileDataset],
+    layouts: Sequence[PixelLayout],
+    rescales: Sequence[Rescale],
+    image_id: str,
+) -> Iterator[Array]:
+    """Yield each slice `(Y, X)` in HU, int16 or float32."""
     varied: list[int] = []
+    before_yx: Array | None = None
     for number, (header, layout) in enumerate(zip(headers, layouts, strict=True)):
         slice_yx = slice_hu(header, layout, image_id)
-        where = f"{image_id}: {slice_name(header)}"
-        if number:
+        if before_yx is not None:
             pair = (rescales[number - 1], rescales[number])
-            require_equal_scale((array[:, :, number - 1].T, slice_yx), pair, where)
+            where = f"{image_id}: {slice_name(header)}"
+            require_equal_scale((before_yx, slice_yx), pair, where)
         if slice_yx.min() < slice_yx.max():
             if varied and varied[-1] < number - 1:
                 raise ScanError(
@@ -79,10 +102,8 @@ def read_series(folder: Path, *, image_id: str) -> CtVolume:
                     "an image; its pixels were lost: export the series again"
                 )
             varied.append(number)
-        if slice_yx.dtype != array.dtype:
-            array = array.astype(np.float32, copy=False)
-        array[:, :, number] = slice_yx.T
-    return CtVolume(image_id, array, grid)
+        yield slice_yx
+        before_yx = slice_yx
 
 
 def read_headers(folder: Path, *, image_id: str) -> tuple[list[FileDataset], Grid]:

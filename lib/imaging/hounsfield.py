@@ -17,6 +17,8 @@ recognised, and none of the 204 right ones, of 175 crops, or with noise of 60 HU
 brightens soft tissue, but no fat.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,6 +72,8 @@ MAX_LOWEST = 0.2
 """Largest share of the lowest value in a CT without air; a larger one was clipped."""
 
 _SAMPLE_VOX = 4_000_000
+_MOST_VALUES = 2**18
+"""Largest range of integers that are counted value by value."""
 
 
 Rescale = tuple[float, float]
@@ -110,8 +114,8 @@ def require_equal_scale(
         )
 
 
-def require_hu(array: Array, image_id: str) -> None:
-    """Raise unless the values of a volume can be HU.
+def require_hu(array: Array, image_id: str) -> float:
+    """Return the lowest value of a volume, or raise unless its values can be HU.
 
     Args:
         array: `(X, Y, Z)`; finite; values below -1024 are padding.
@@ -123,53 +127,75 @@ def require_hu(array: Array, image_id: str) -> None:
     low, high = float(array.min()), float(array.max())
     if low == high:
         raise ScanError(f"{image_id}: every voxel is {low:g}; the image is empty")
-    step = max(1, round((array.size / _SAMPLE_VOX) ** (1 / 3)))
-    sample = array[::step, ::step, ::step].ravel()
-    fault = (
-        _fault_of_range(sample, high) or _fault_of_scale(sample, high) or _fault_of_spread(array)
-    )
+    # Whole rows, which lie together in memory.
+    step = max(1, round(math.sqrt(array.size / _SAMPLE_VOX)))
+    values = _Values.of(array[:, ::step, ::step])
+    fault = _fault_of_range(values, high) or _fault_of_scale(values) or _fault_of_spread(array)
     if fault:
         raise ScanError(
             f"{image_id}: values run from {low:g} to {high:g} and {fault}: not a CT in HU; the rescale slope "
             "and intercept may be missing: export the CT again from its origin"
         )
+    return low
 
 
-def _fault_of_range(sample: Array, high: float) -> str:
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """The values of a sample of voxels, each with the number of its voxels."""
+
+    values: Array
+    counts: Array
+
+    @classmethod
+    def of(cls, sample: Array) -> "_Values":
+        flat = sample.ravel(order="K")
+        if flat.dtype.kind in "iu":
+            low, high = int(flat.min()), int(flat.max())
+            if high - low < _MOST_VALUES:
+                counts = np.bincount(flat.astype(np.int64) - low)
+                return cls(np.arange(low, high + 1), counts)
+        return cls(flat, np.ones(1, np.int8).repeat(flat.size))
+
+    def share(self, low: float, high: float) -> float:
+        """Return the share of the values from `low` to `high`; 0 if there are no values."""
+        is_within = (self.values >= low) & (self.values <= high)
+        return float(self.counts[is_within].sum() / max(1, self.counts.sum()))
+
+
+def _fault_of_range(values: _Values, high: float) -> str:
     """Return what is too bright, or missing; empty if nothing."""
     if high > MAX_HU:
         return f"metal has at most {MAX_HU}: signed pixels may have been read as unsigned"
-    metal = _share(sample, METAL_HU, high)
+    metal = values.share(METAL_HU, high)
     if metal > MAX_METAL:
         return f"{metal:.0%} are above {METAL_HU}, where only metal is"
-    soft_tissue = _share(sample, *_SOFT_TISSUE_HU)
+    soft_tissue = values.share(*_SOFT_TISSUE_HU)
     if soft_tissue < MIN_SOFT_TISSUE:
         return f"{soft_tissue:.2%} are those of soft tissue"
     return ""
 
 
-def _fault_of_scale(sample: Array, high: float) -> str:
+def _fault_of_scale(values: _Values) -> str:
     """Return why zero is not water; empty if it is."""
-    if not ((sample >= PADDING_HU) & (sample < LOWEST_TISSUE_HU)).any():
-        is_clipped = float(np.mean(sample == sample.min())) > MAX_LOWEST
-        if is_clipped or _share(sample, *_FAT_HU) < MIN_FAT:
+    tissue = values.share(LOWEST_TISSUE_HU, np.inf)
+    if values.share(PADDING_HU, np.inf) == tissue:
+        lowest = float(values.values.min())
+        is_clipped = values.share(lowest, lowest) > MAX_LOWEST
+        if is_clipped or values.share(*_FAT_HU) < MIN_FAT:
             return f"none lies between {PADDING_HU} and {LOWEST_TISSUE_HU}, where air is"
-    fill = float(np.mean(np.isin(sample, _AIR_FILL_HU)))
-    measured = _share(sample, *_TRABECULAR_BONE_HU) + _share(sample, *_AIR_HU) - fill
-    shifted, tissue = (
-        _share(sample, *_SHIFTED_SOFT_TISSUE_HU),
-        _share(sample, LOWEST_TISSUE_HU, high),
-    )
+    fill = sum(values.share(value, value) for value in _AIR_FILL_HU)
+    measured = values.share(*_TRABECULAR_BONE_HU) + values.share(*_AIR_HU) - fill
+    shifted = values.share(*_SHIFTED_SOFT_TISSUE_HU)
     if shifted > MAX_SHIFTED * measured and shifted > MIN_SHIFTED * tissue:
         return f"{shifted / tissue:.1%} of tissue lies near 1024, where soft tissue is without intercept"
     # Zero is written outside the patient, too.
-    body = sample[(sample >= _BODY_HU[0]) & (sample <= _BODY_HU[1]) & (sample != 0)]
-    soft_share = _share(body, *_SOFT_TISSUE_HU) if body.size else 1.0
-    if soft_share < MIN_SOFT_SHARE:
+    water = values.share(0, 0)
+    body, soft_tissue = values.share(*_BODY_HU) - water, values.share(*_SOFT_TISSUE_HU) - water
+    if soft_tissue < MIN_SOFT_SHARE * body:
         low, high = _SOFT_TISSUE_HU
         return (
-            f"{soft_share:.0%} of those from {_BODY_HU[0]} to {_BODY_HU[1]} lie between {low} and {high}, "
-            "where most are in a patient"
+            f"{soft_tissue / body:.0%} of those from {_BODY_HU[0]} to {_BODY_HU[1]} lie between {low} and "
+            f"{high}, where most are in a patient"
         )
     return ""
 
@@ -177,9 +203,9 @@ def _fault_of_scale(sample: Array, high: float) -> str:
 def _fault_of_spread(array: Array) -> str:
     """Return why fat and soft tissue are too far from each other; empty if they are not."""
     smooth = _smoothed(array)
-    measured = smooth[smooth != 0]
+    measured = _Values.of(smooth[smooth != 0])
     fat, usual_fat, soft, usual_soft = (
-        _share(measured, *limits) if measured.size else 0.0
+        measured.share(*limits)
         for limits in (_SPREAD_FAT_HU, _USUAL_FAT_HU, _SPREAD_SOFT_HU, _USUAL_SOFT_HU)
     )
     is_spread = fat > MAX_SPREAD_FAT * usual_fat and (
@@ -208,8 +234,3 @@ def _noise_hu(array: Array) -> float:
     differences = np.abs(one - other)[inside]
     # The median of the absolute difference of two normal variables is 0.954 standard deviations.
     return float(np.median(differences)) / 0.954 if differences.size else 0.0
-
-
-def _share(sample: Array, low: float, high: float) -> float:
-    """Return the share of the values from `low` to `high`."""
-    return float(np.mean((sample >= low) & (sample <= high)))

@@ -6,11 +6,12 @@ position in the patient is refused.
 - NIfTI is read with nibabel: ITK, asked for `s.nii.gz`, returns `s.nii` if both exist, reads a file without
   orientation as if it had one, and silently loses data when the disk is full. If sform and qform differ, the
   one that ITK (and 3D Slicer) uses is taken; a difference above 1 mm is refused.
-- NRRD and MetaImage are read with ITK, through a link in a folder of its own, after a check of the header: ITK
-  ignores unknown spaces, and follows a header to any other file.
+- Headers of NRRD and MetaImage are read with ITK, after a check: ITK ignores unknown spaces, and follows a
+  header to any other file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from lib.errors import GeometryError, LabelError, ReaderStoppedError, ScanError
 from lib.imaging.dicom_series import read_series
 from lib.imaging.formats import (
     CT_STEMS,
-    read_volume,
     stem_of,
     suffix_of,
     write_volume,
@@ -29,11 +29,19 @@ from lib.imaging.geometry import Grid, require_same_grid
 from lib.imaging.hounsfield import require_hu
 from lib.imaging.pixel_padding import PADDING_HU
 from lib.imaging.quantities import LabelArray
+from lib.imaging.volume_reading import read_volume
 from lib.imaging.volumes import CtVolume, LabelVolume, as_hu
+from lib.imaging.voxel_exchange import received
 from lib.isolation.reader_pool import readers
 
 MIN_SIDE_VOX = 8
 """Smallest number of voxels of a CT along each axis; projections and localizers have fewer."""
+
+CT_DTYPE, LABEL_DTYPE = np.dtype(np.int16), np.dtype(np.uint8)
+"""Types of voxels that need no conversion."""
+
+UNCHECKED = "unchecked"
+"""Key of a reader's result: the values of a CT are still to be checked; a reader checks those it converts."""
 
 _CT_TASK, _LABEL_TASK = "lib.imaging.reader_tasks:ct", "lib.imaging.reader_tasks:label"
 readers().modules.append("lib.imaging.reader_tasks")
@@ -51,8 +59,8 @@ def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
         ReaderStoppedError: If the process that reads the file died, or exceeded a limit.
     """
     case = image_id or scan_name(path)
-    grid, array_hu = _read(_CT_TASK, {}, path, case)
-    return CtVolume(case, array_hu, grid)
+    result, array, grid = _read(_CT_TASK, {}, path, case, CT_DTYPE)
+    return checked_ct(case, array, grid) if result.get(UNCHECKED) else CtVolume(case, array, grid)
 
 
 def parse_ct(path: Path, case: str) -> CtVolume:
@@ -62,18 +70,31 @@ def parse_ct(path: Path, case: str) -> CtVolume:
         path: As in `read_ct`.
         case: Id of the image.
     """
-    ct = (
+    array, grid = (
         read_series(path, image_id=case)
         if path.is_dir()
-        else CtVolume(case, *read_volume(path, case))
+        else read_volume(path, case, require=lambda grid: require_volume(case, grid))
     )
-    require_volume(case, ct.grid)
-    array = ct.array_hu
+    require_volume(case, grid)
+    return checked_ct(case, array, grid)
+
+
+def checked_ct(case: str, array: "np.ndarray[Any, np.dtype[Any]]", grid: Grid) -> CtVolume:
+    """Return the CT with these voxels, values below -1024 raised to it.
+
+    Args:
+        case: Id of the image.
+        array: `(X, Y, Z)`, unchanged values of the file; changed in place.
+        grid: Position of the voxels.
+
+    Raises:
+        ScanError: If the values cannot be HU.
+    """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ScanError(f"{case}: some voxels are NaN or infinite; export the CT again")
-    require_hu(array, case)
-    np.maximum(array, np.asarray(PADDING_HU, array.dtype), out=array)
-    return CtVolume(case, as_hu(array), ct.grid)
+    if require_hu(array, case) < PADDING_HU:
+        np.maximum(array, np.asarray(PADDING_HU, array.dtype), out=array)
+    return CtVolume(case, as_hu(array), grid)
 
 
 def require_volume(image_id: str, grid: Grid) -> None:
@@ -110,28 +131,40 @@ def read_label(
     """
     expected = None if image_grid is None else image_grid.as_json()
     arguments = {"image_grid": expected, "integers_only": integers_only}
-    try:
-        grid, array = _read(_LABEL_TASK, arguments, path, image_id)
-    except ReaderStoppedError as error:
-        raise LabelError(str(error)) from error
+    with label_errors():
+        _, array, grid = _read(_LABEL_TASK, arguments, path, image_id, LABEL_DTYPE)
     return array, grid
+
+
+@contextmanager
+def label_errors() -> Iterator[None]:
+    """Raise errors about a scan as errors about a label; those about its grid as they are."""
+    try:
+        yield
+    except GeometryError:
+        raise
+    except (ScanError, ReaderStoppedError) as error:
+        raise LabelError(str(error)) from error
+
+
+def require_grid(label_grid: Grid, image_grid: Grid | None, image_id: str) -> None:
+    """Raise unless a label's grid is that of its image, if one is given.
+
+    Raises:
+        GeometryError: If it is another.
+    """
+    if image_grid is not None:
+        require_same_grid(image_id, label=label_grid, image=image_grid)
 
 
 def parse_label(
     path: Path, *, image_id: str, image_grid: Grid | None, integers_only: bool = False
 ) -> tuple[LabelArray, Grid]:
     """Return the label as `read_label` does, but read in this process, which a damaged file can end."""
-
-    def require(grid: Grid) -> None:
-        if image_grid is not None:
-            require_same_grid(image_id, label=grid, image=image_grid)
-
-    try:
-        array, grid = read_volume(path, image_id, require=require)
-    except GeometryError:
-        raise
-    except ScanError as error:
-        raise LabelError(str(error)) from error
+    with label_errors():
+        array, grid = read_volume(
+            path, image_id, require=lambda grid: require_grid(grid, image_grid, image_id)
+        )
     if np.issubdtype(array.dtype, np.floating) and not np.array_equal(array, np.rint(array)):
         raise LabelError(
             f"{image_id}: the label holds NaN or fractions; whole numbers expected: resample labels with "
@@ -146,22 +179,17 @@ def parse_label(
         raise LabelError(
             f"{image_id}: label values run from {low:g} to {high:g}; 0 to 255 expected: is it an image?"
         )
-    require(grid)
-    return array.astype(np.uint8), grid
+    return array.astype(np.uint8, copy=False), grid
 
 
 def _read(
-    task: str, arguments: Mapping[str, Any], path: Path, case: str
-) -> tuple[Grid, "np.ndarray[Any, np.dtype[Any]]"]:
-    """Return the grid and the voxels that a reader process found in a file or folder."""
+    task: str, arguments: Mapping[str, Any], path: Path, case: str, dtype: "np.dtype[Any]"
+) -> tuple[Mapping[str, Any], "np.ndarray[Any, np.dtype[Any]]", Grid]:
+    """Return what a reader process found in a file or folder: its result, the voxels and their grid."""
     all_arguments = {**arguments, "path": str(path.absolute()), "case": case}
     result, array = readers().run(task, all_arguments, path=path, case=case)
     grid = Grid.from_json(result)
-    if array is None or array.shape != grid.shape_vox:
-        raise ReaderStoppedError(
-            f"{case}: the reader of {path.name} gave no volume; export it again"
-        )
-    return grid, array
+    return result, received(result, array, path=path, grid=grid, dtype=dtype, case=case), grid
 
 
 def write_label(path: Path, label: LabelVolume, *, dtype: type[np.integer[Any]] = np.uint8) -> None:

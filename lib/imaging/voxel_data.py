@@ -1,5 +1,6 @@
 """Voxels of volume files, read to the last byte: less or more of them than the header states is refused."""
 
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import numpy as np
 
 from lib.errors import ScanError
 from lib.imaging.volume_headers import VoxelLayout
-from lib.isolation.array_transfer import Array
+from lib.isolation.array_transfer import Array, parts_of
 
 MAX_TRAILING_BYTES = 4096
 """Zeros and line ends after the voxels up to this number are accepted, as some programs pad their files."""
@@ -39,6 +40,50 @@ def fill(array: Array, layout: VoxelLayout, file: BinaryIO, case: str) -> None:
         EOFError: If compressed data ends early.
         zlib.error: If it is damaged.
     """
+    if layout.encoding in ("text", "hex"):
+        go_to_voxels(layout, file, case)
+        _fill_from_text(array, layout, file, case)
+        return
+    fill_parts(parts_of(array), layout, file, case)
+    if not layout.dtype.isnative:
+        array.byteswap(inplace=True)
+
+
+def fill_parts(parts: Iterator[memoryview], layout: VoxelLayout, file: BinaryIO, case: str) -> None:
+    """Read the voxels of a file, as they are stored but unpacked, into one piece of memory after the other.
+
+    Args:
+        parts: As many bytes as the layout has.
+        layout: Where and how the voxels are stored, but not as text.
+        file: As in `fill`.
+        case: As in `fill`.
+
+    Raises:
+        ScanError: As `fill`; `EOFError` and `zlib.error` as well.
+    """
+    content = go_to_voxels(layout, file, case)
+    filled = 0
+    for part in parts:
+        end = filled + len(part)
+        while filled < end:
+            found = _read_into(part[filled - end :], content)
+            if not found:
+                _require_size(case, filled, layout.size_bytes)
+            filled += found
+    rest = content.read(MAX_TRAILING_BYTES + 1)
+    if len(rest) > MAX_TRAILING_BYTES or rest.strip(_PADDING):
+        raise ScanError(
+            f"{case}: the file holds more voxels than the {math.prod(layout.sizes)} of its header; it is "
+            "damaged: export it again"
+        )
+
+
+def go_to_voxels(layout: VoxelLayout, file: BinaryIO, case: str) -> _Readable:
+    """Go to the first voxel of a file, and return what the voxels are read from: the file, or it unpacked.
+
+    Raises:
+        ScanError: If the voxels are the last bytes of a file that is too short.
+    """
     if layout.offset < 0:
         _require_size(case, os.fstat(file.fileno()).st_size, layout.size_bytes)
         file.seek(-layout.size_bytes, os.SEEK_END)
@@ -50,28 +95,7 @@ def fill(array: Array, layout: VoxelLayout, file: BinaryIO, case: str) -> None:
     skipped = layout.skipped_bytes
     while skipped and (chunk := content.read(min(skipped, _CHUNK_BYTES))):
         skipped -= len(chunk)
-    if layout.encoding in ("text", "hex"):
-        _fill_from_text(array, layout, content, case)
-        return
-    _fill_with_bytes(array, content, case)
-    if not layout.dtype.isnative:
-        array.byteswap(inplace=True)
-
-
-def _fill_with_bytes(array: Array, content: _Readable, case: str) -> None:
-    flat = memoryview(array.reshape(-1, order="A").view(np.uint8))  # type: ignore[arg-type]
-    filled = 0
-    while filled < len(flat):
-        found = _read_into(flat[filled : filled + _CHUNK_BYTES], content)
-        if not found:
-            _require_size(case, filled, len(flat))
-        filled += found
-    rest = content.read(MAX_TRAILING_BYTES + 1)
-    if len(rest) > MAX_TRAILING_BYTES or rest.strip(_PADDING):
-        raise ScanError(
-            f"{case}: the file holds more voxels than the {array.size} of its header; it is damaged: export it "
-            "again"
-        )
+    return content
 
 
 def _read_into(part: memoryview, content: _Readable) -> int:

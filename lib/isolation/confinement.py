@@ -32,27 +32,36 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def confine(limits: Limits, readable: Iterable[str]) -> None:
-    """Limit this process to `limits`, and to reading the files and folders of `readable`.
+class Confinement:
+    """The limits of this process, those that no file changes in force already.
 
     What the kernel does not offer is left out; `missing_protections` names it.
     """
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123 - no file
-        file.write(str(_OOM_SCORE))
-    # No core dump, which would put voxels on disk, and no access by other processes of this user.
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
-    signal.setitimer(signal.ITIMER_REAL, limits.wall_s)
-    _limit(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
-    _limit(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
-    if file_access.version():
-        file_access.allow_reading_only([*_libraries(), *readable])
-    _drop_capabilities()
-    if system_calls.is_supported():
-        with suppress(OSError):
-            system_calls.deny_system_calls()
+
+    def __init__(self) -> None:
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123 - no file
+            file.write(str(_OOM_SCORE))
+        # No core dump, which would put voxels on disk, and no access by other processes of this user.
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+        _limit(resource.RLIMIT_FSIZE, 0)
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
+        self._files = file_access.ReadableFiles(_libraries()) if file_access.version() else None
+        _drop_capabilities()
+        self._calls = system_calls.CallFilter() if system_calls.is_supported() else None
+        self._own_bytes = _address_space()
+
+    def enforce(self, limits: Limits, readable: Iterable[str]) -> None:
+        """Limit this process to `limits`, and to reading the files and folders of `readable`."""
+        signal.setitimer(signal.ITIMER_REAL, limits.wall_s)
+        _limit(resource.RLIMIT_AS, self._own_bytes + limits.memory_bytes)
+        _limit(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1)
+        if self._files is not None:
+            self._files.add(readable)
+            self._files.enforce()
+        if self._calls is not None:
+            with suppress(OSError):
+                self._calls.enforce()
 
 
 def missing_protections() -> list[str]:
@@ -79,8 +88,8 @@ def _limit(kind: int, soft: int, hard: int | None = None) -> None:
 
 
 def _address_space() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    return pages * resource.getpagesize()
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - no file
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _drop_capabilities() -> None:

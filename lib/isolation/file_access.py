@@ -1,7 +1,9 @@
 """Restriction of this process to reading some files and folders, by Landlock (landlock(7), Linux 5.13)."""
 
 import ctypes
+import functools
 import os
+import stat
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,42 +23,55 @@ def version() -> int:
     return max(0, int(_libc().syscall(_CREATE_RULESET, None, 0, _VERSION_FLAG)))
 
 
-def allow_reading_only(paths: Iterable[str]) -> None:
-    """Deny this process all files but those at and below `paths`, and all writing; cannot be undone.
+class ReadableFiles:
+    """Rules by which a process may read files at and below some paths, and no others; not in force yet.
 
-    Where the kernel can, TCP connections and signals to other processes are denied, too. Paths that do not
-    exist are left out.
+    Args:
+        paths: The first of these paths. Paths that do not exist are left out.
 
     Raises:
         OSError: If the kernel has no Landlock.
     """
-    kernel = version()
-    rights = (1 << _RIGHTS[min(max(kernel, 1), 5)]) - 1
-    attributes = struct.pack("=Q", rights)
-    if kernel >= 4:
-        attributes += struct.pack("=Q", _ALL_NETWORK)
-    if kernel >= 6:
-        attributes += struct.pack("=Q", _ALL_SCOPES)
-    ruleset = _call(_CREATE_RULESET, attributes, len(attributes), 0)
-    try:
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        kernel = version()
+        rights = (1 << _RIGHTS[min(max(kernel, 1), 5)]) - 1
+        attributes = struct.pack("=Q", rights)
+        if kernel >= 4:
+            attributes += struct.pack("=Q", _ALL_NETWORK)
+        if kernel >= 6:
+            attributes += struct.pack("=Q", _ALL_SCOPES)
+        self._ruleset = _call(_CREATE_RULESET, attributes, len(attributes), 0)
+        self.add(paths)
+
+    def add(self, paths: Iterable[str]) -> None:
+        """Allow reading at and below more paths."""
         for path in paths:
             with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                _allow(ruleset, path)
+                self._add(path)
+
+    def enforce(self) -> None:
+        """Deny this process all other files, and all writing; cannot be undone.
+
+        Where the kernel can, TCP connections and signals to other processes are denied, too.
+
+        Raises:
+            OSError: If the kernel refuses.
+        """
         if _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
-        _call(_RESTRICT_SELF, ruleset, 0)
-    finally:
-        os.close(ruleset)
+        _call(_RESTRICT_SELF, self._ruleset, 0)
+        os.close(self._ruleset)
 
-
-def _allow(ruleset: int, path: str) -> None:
-    descriptor = os.open(path, _O_PATH)
-    try:
-        is_folder = os.path.isdir(path)  # noqa: PTH112 - a few hundred slices, each in microseconds
-        rights = _READ_FILE | (_READ_DIR if is_folder else 0)
-        _call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, descriptor), 0)
-    finally:
-        os.close(descriptor)
+    def _add(self, path: str) -> None:
+        descriptor = os.open(path, _O_PATH)
+        try:
+            is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+            rights = _READ_FILE | (_READ_DIR if is_folder else 0)
+            rule = struct.pack("=Qi", rights, descriptor)
+            _call(_ADD_RULE, self._ruleset, _RULE_PATH_BENEATH, rule, 0)
+        finally:
+            os.close(descriptor)
 
 
 def _call(number: int, *arguments: int | bytes) -> int:
@@ -67,5 +82,6 @@ def _call(number: int, *arguments: int | bytes) -> int:
     return result
 
 
+@functools.cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)

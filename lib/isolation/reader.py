@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from lib.errors import OrganNetError
-from lib.isolation.array_transfer import Array, describe, send_array
-from lib.isolation.confinement import confine
+from lib.isolation.array_transfer import Array, ArrayStream
+from lib.isolation.confinement import Confinement
 from lib.isolation.inputs import Input
 from lib.isolation.limits import Limits
 from lib.isolation.messages import MAX_MESSAGE_BYTES, send
@@ -25,9 +25,14 @@ OUT_OF_MEMORY = "memory"
 
 
 class Task(Protocol):
-    """A function that a reader calls; JSON can hold its arguments and its result, beside which is an array."""
+    """A function that a reader calls; JSON can hold its arguments and its result, beside which is an array.
 
-    def __call__(self, arguments: Mapping[str, Any], /) -> tuple[Mapping[str, Any], Array | None]:
+    A task may send the array through the stream before it returns; then it returns None in place of the array.
+    """
+
+    def __call__(
+        self, arguments: Mapping[str, Any], stream: ArrayStream, /
+    ) -> tuple[Mapping[str, Any], Array | None]:
         """Return the result and the array."""
 
 
@@ -50,13 +55,19 @@ class _LogLines(logging.Handler):
             self.lines.append((record.name, record.levelno, record.getMessage()[:MAX_TEXT]))
 
 
-def run_job(connection: socket.socket, voxels: socket.socket, job: Mapping[str, Any]) -> NoReturn:
+def run_job(
+    connection: socket.socket,
+    voxels: socket.socket,
+    job: Mapping[str, Any],
+    confinement: Confinement,
+) -> NoReturn:
     """Confine this process, run the task of `job`, send the answer, and end the process.
 
     Args:
         connection: For the answer.
         voxels: A stream, for the array.
         job: As `lib.isolation.reader_pool` makes it.
+        confinement: Limits to enforce.
     """
     task = find_task(job["task"])
     os.nice(max(0, job["niceness"] - os.getpriority(os.PRIO_PROCESS, 0)))
@@ -64,14 +75,14 @@ def run_job(connection: socket.socket, voxels: socket.socket, job: Mapping[str, 
     logger = logging.getLogger("lib")
     logger.handlers, logger.propagate = [log], False
     logger.setLevel(logging.INFO)
-    confine(Limits(**job["limits"]), Input(Path(job["path"])).readable)
+    confinement.enforce(Limits(**job["limits"]), Input(Path(job["path"])).readable)
+    stream = ArrayStream(lambda array: send(connection, {"array": array}), voxels)
     answer: dict[str, Any]
-    array: Array | None = None
     try:
-        result, array = task(job["arguments"])
-        answer = {"result": result}
+        result, array = task(job["arguments"], stream)
         if array is not None:
-            answer["array"] = describe(array)
+            stream.send(array)
+        answer = {"result": result}
     except OrganNetError as error:
         answer = {"error": type(error).__name__, "text": str(error)[:MAX_TEXT]}
     except MemoryError:
@@ -80,8 +91,6 @@ def run_job(connection: socket.socket, voxels: socket.socket, job: Mapping[str, 
         answer = {"error": UNEXPECTED, "text": f"{type(error).__name__}: {error}"[:MAX_TEXT]}
     with suppress(OSError):
         send(connection, {**answer, "log": log.lines})
-        if array is not None:
-            send_array(voxels, array)
     os._exit(0)
 
 

@@ -16,7 +16,12 @@ from typing import Any
 
 import lib.errors
 from lib.errors import OrganNetError, ReaderStoppedError, ScanError
-from lib.isolation.array_transfer import Array, ArrayTransferError, receive_array
+from lib.isolation.array_transfer import (
+    Array,
+    ArrayTooLargeError,
+    ArrayTransferError,
+    receive_array,
+)
 from lib.isolation.confinement import missing_protections
 from lib.isolation.inputs import Input
 from lib.isolation.limits import MEMORY_VARIABLE, Limits
@@ -30,6 +35,8 @@ _MOST_READERS = 2
 _MOST_REMEMBERED = 500
 _GRACE_S = 30.0
 """Time in s beyond a reader's own limit after which the server ends the template."""
+_MOST_ARRAYS = 2
+"""Arrays of one task; the last one counts."""
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TZ", MEMORY_VARIABLE)
 """Variables that a template gets; the others may hold passwords."""
 _FAULT_OF_FILE = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
@@ -288,23 +295,29 @@ def _answer_of(
     connection: socket.socket, voxels: socket.socket, limits: Limits
 ) -> tuple[dict[str, Any] | None, Array | None, dict[str, Any]]:
     """Return a reader's answer and its array; if it died before, None and how it ended."""
-    try:
-        answer, descriptors = receive(connection)
+    array: Array | None = None
+    is_whole = True
+    announced = 0
+    while True:
+        message, descriptors = receive(connection)
         for descriptor in descriptors:
             os.close(descriptor)
-        if answer is None:
+        if message is None:
             raise _TemplateEndedError
-        if "exit" in answer:
-            return None, None, answer
-        description = answer.get("array")
-        if description is None:
-            return answer, None, {}
-        return answer, receive_array(voxels, description, limit_bytes=limits.memory_bytes), {}
-    except ArrayTransferError as error:
-        end, _ = receive(connection)
-        if end is None:
-            raise _TemplateEndedError from error
-        return None, None, end
+        if "exit" in message:
+            return None, None, message
+        if "array" in message and announced < _MOST_ARRAYS:
+            announced += 1
+            try:
+                array = receive_array(voxels, message["array"], limit_bytes=limits.memory_bytes)
+            except ArrayTooLargeError:
+                return {"error": OUT_OF_MEMORY}, None, {}
+            except ArrayTransferError:
+                # The error of the reader follows, or its end.
+                is_whole = False
+                voxels.shutdown(socket.SHUT_RDWR)
+        elif is_whole or "error" in message:
+            return message, array if "result" in message else None, {}
 
 
 def _log_lines(lines: Any) -> None:

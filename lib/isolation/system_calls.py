@@ -95,21 +95,26 @@ def is_supported() -> bool:
     return platform.machine() in _ARCHITECTURES
 
 
-def deny_system_calls() -> None:
-    """Deny what a reader never needs, for the rest of this process; cannot be undone.
+class CallFilter:
+    """The filter of this process, not in force yet."""
 
-    Raises:
-        OSError: If the kernel has no seccomp filters.
-    """
-    content = _filter(_ARCHITECTURES[platform.machine()], os.getpid())
-    libc = ctypes.CDLL(None, use_errno=True)
-    program = _Program(len(content) // 8, content)
-    for arguments in (
-        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0),
-    ):
-        if libc.prctl(*arguments) != 0:
-            raise OSError(ctypes.get_errno(), "prctl")
+    def __init__(self) -> None:
+        self._content = _filter(_ARCHITECTURES[platform.machine()], os.getpid())
+
+    def enforce(self) -> None:
+        """Deny what a reader never needs, for the rest of this process; cannot be undone.
+
+        Raises:
+            OSError: If the kernel has no seccomp filters.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        program = _Program(len(self._content) // 8, self._content)
+        for arguments in (
+            (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0),
+        ):
+            if libc.prctl(*arguments) != 0:
+                raise OSError(ctypes.get_errno(), "prctl")
 
 
 def _filter(architecture: _Architecture, pid: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The template process: imports the readers, forks one reader for each file, and reports how each ended.
+"""The template process: imports the readers, forks a reader for each file, and reports how each ended.
 
     python -m lib.isolation.template_process    # standard input: a socket, see `reader_pool`
 
@@ -16,40 +16,111 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from lib.isolation.confinement import end_with_parent
-from lib.isolation.messages import receive, send
+from lib.isolation.confinement import Confinement, end_with_parent
+from lib.isolation.messages import connected_pair, receive, send
 from lib.isolation.reader import find_task, run_job
+
+_JOBS = 3
+"""Descriptor of a reader's socket for its job; those below are the standard streams."""
 
 
 @dataclass(slots=True)
-class _Running:
-    """A reader, and the connection over which its end is reported."""
+class _Reader:
+    """A reader that waits for a job, or runs it; the connection of its job, over which its end is reported."""
 
     pid: int
-    connection: socket.socket
+    jobs: socket.socket
+    connection: socket.socket | None = None
+
+
+class _Template:
+    """The state of the template: the readers that it has forked.
+
+    One reader is forked ahead of its job, so that a file does not wait for it.
+
+    Args:
+        control: Socket to the process that started the template.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        self._readers: dict[int, _Reader] = {}
+        self._spare: _Reader | None = None
+
+    def serve(self) -> None:
+        """Start readers until the other side of `control` is closed."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor != self._control.fileno():
+                    self._poll.unregister(descriptor)
+                    self._report(descriptor)
+                    continue
+                message, descriptors = receive(self._control)
+                if message is None:
+                    return
+                if "modules" in message:
+                    _preload(message["modules"])
+                else:
+                    self._start(message, descriptors)
+                self._spare = self._spare or self._fork()
+
+    def _start(self, job: dict[str, Any], descriptors: list[int]) -> None:
+        """Give a job to the spare reader, or to a new one if it has ended or lacks the module of the task."""
+        if job["task"].partition(":")[0] not in sys.modules:
+            self._end_spare()
+            find_task(job["task"])  # imported before the fork, once
+        reader, self._spare = self._spare or self._fork(), None
+        try:
+            send(reader.jobs, job, descriptors)
+        except OSError:
+            reader = self._fork()
+            send(reader.jobs, job, descriptors)
+        reader.jobs.close()
+        voxels, connection = (socket.socket(fileno=descriptor) for descriptor in descriptors[::-1])
+        voxels.close()
+        reader.connection = connection
+
+    def _fork(self) -> _Reader:
+        ours, theirs = connected_pair()
+        template = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _become_reader(theirs, template)
+        theirs.close()
+        reader = _Reader(pid, ours)
+        ended = os.pidfd_open(pid)
+        self._readers[ended] = reader
+        self._poll.register(ended, select.POLLIN)
+        return reader
+
+    def _end_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.jobs.close()
+            self._spare = None
+
+    def _report(self, descriptor: int) -> None:
+        """Report the end of a reader to the server."""
+        reader = self._readers.pop(descriptor)
+        os.close(descriptor)
+        _, status, usage = os.wait4(reader.pid, 0)
+        if reader is self._spare:
+            self._end_spare()
+        if reader.connection is None:
+            return
+        end = {
+            "exit": os.waitstatus_to_exitcode(status),
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "memory_kib": usage.ru_maxrss,
+        }
+        with reader.connection, suppress(OSError):  # the server may no longer wait for it
+            send(reader.connection, end)
 
 
 def serve(control: socket.socket) -> None:
-    """Fork readers until the other side of `control` is closed."""
-    running: dict[int, _Running] = {}
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    while True:
-        for descriptor, _ in poll.poll():
-            if descriptor != control.fileno():
-                poll.unregister(descriptor)
-                _report(running.pop(descriptor), descriptor)
-                continue
-            message, descriptors = receive(control)
-            if message is None:
-                return
-            if "modules" in message:
-                _preload(message["modules"])
-                continue
-            started = _start(message, descriptors, control)
-            ended = os.pidfd_open(started.pid)
-            running[ended] = started
-            poll.register(ended, select.POLLIN)
+    """Start readers until the other side of `control` is closed."""
+    _Template(control).serve()
 
 
 def _preload(modules: list[str]) -> None:
@@ -60,24 +131,8 @@ def _preload(modules: list[str]) -> None:
     gc.freeze()
 
 
-def _start(job: dict[str, Any], descriptors: list[int], control: socket.socket) -> _Running:
-    connection, voxels = (socket.socket(fileno=descriptor) for descriptor in descriptors)
-    find_task(job["task"])  # imported before the fork, once
-    template = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        _become_reader(connection, voxels, job, template, control)
-    voxels.close()
-    return _Running(pid, connection)
-
-
-def _become_reader(
-    connection: socket.socket,
-    voxels: socket.socket,
-    job: dict[str, Any],
-    template: int,
-    control: socket.socket,
-) -> NoReturn:
+def _become_reader(jobs: socket.socket, template: int) -> NoReturn:
+    """Wait for a job, run it, and end."""
     try:
         end_with_parent(template)
         gc.disable()
@@ -85,34 +140,17 @@ def _become_reader(
         for standard in (0, 1, 2):
             os.dup2(null, standard)
         # The sockets of the template and of other readers must not stay open here.
-        control.detach()
-        kept = (connection.detach(), voxels.detach())
-        first = max(kept) + 1
-        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
-        for descriptor in set(range(3, first)) - set(kept):
-            with suppress(OSError):
-                os.close(descriptor)
-        run_job(socket.socket(fileno=kept[0]), socket.socket(fileno=kept[1]), job)
+        os.dup2(jobs.detach(), _JOBS)
+        os.closerange(_JOBS + 1, os.sysconf("SC_OPEN_MAX"))
+        jobs = socket.socket(fileno=_JOBS)
+        confinement = Confinement()
+        job, descriptors = receive(jobs)
+        jobs.close()
+        if job is not None:
+            connection, voxels = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+            run_job(connection, voxels, job, confinement)
     finally:
         os._exit(1)
-
-
-def _report(reader: _Running, descriptor: int) -> None:
-    os.close(descriptor)
-    _, status, usage = os.wait4(reader.pid, 0)
-    try:
-        send(
-            reader.connection,
-            {
-                "exit": os.waitstatus_to_exitcode(status),
-                "cpu_s": usage.ru_utime + usage.ru_stime,
-                "memory_kib": usage.ru_maxrss,
-            },
-        )
-    except OSError:
-        pass  # The server no longer waits for it.
-    finally:
-        reader.connection.close()
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from lib.dicom.ct_writer import write_ct_series
 from lib.dicom.objects import read_object
 from lib.dicom.structures import label_from_structures
 from lib.imaging.dicom_series import read_headers
-from lib.imaging.formats import read_volume
 from lib.imaging.scans import read_ct, read_label, write_ct
+from lib.imaging.volume_reading import read_volume
 from lib.imaging.volumes import CtVolume
 from lib.models.model_history import ModelHistory
 from lib.models.registry import Registry, load_model, save_model

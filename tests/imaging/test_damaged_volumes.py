@@ -13,10 +13,10 @@ import pytest
 import SimpleITK as sitk
 
 from lib.errors import OrganNetError, ScanError
-from lib.imaging.formats import read_volume
 from lib.imaging.geometry import Grid, to_sitk
 from lib.imaging.scans import parse_ct, read_ct
 from lib.imaging.volume_headers import MAX_HEADER_BYTES
+from lib.imaging.volume_reading import read_volume
 from lib.isolation.reader_pool import readers
 
 Array = np.ndarray[Any, np.dtype[Any]]

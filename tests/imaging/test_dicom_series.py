@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path) -> CtVolume:
-    return read_series(folder, image_id="case7")
+    return CtVolume("case7", *read_series(folder, image_id="case7"))
 
 
 # --- good series

@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path) -> FloatArray:
-    return np.asarray(read_series(folder, image_id="case7").array_hu)
+    return np.asarray(read_series(folder, image_id="case7")[0])
 
 
 def test_padding_becomes_air(folder: Path) -> None:

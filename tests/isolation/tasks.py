@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 
 from lib.errors import GeometryError
-from lib.isolation.array_transfer import Array
+from lib.isolation.array_transfer import Array, ArrayStream
 
 Result = tuple[Mapping[str, Any], Array | None]
 
 
-def numbers(arguments: Mapping[str, Any], /) -> Result:
+def numbers(arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
     """Return the arguments, and an array of a shape and a type."""
     count = int(np.prod(arguments["shape"]))
     values = np.arange(count).astype(arguments["dtype"])
     return arguments, values.reshape(arguments["shape"], order=arguments["order"])
 
 
-def die(arguments: Mapping[str, Any], /) -> Result:
+def die(arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
     """End this process by a signal."""
     if arguments["signal"] == signal.SIGSEGV:
         ctypes.string_at(0)
@@ -33,33 +33,33 @@ def die(arguments: Mapping[str, Any], /) -> Result:
     return {}, None
 
 
-def loop(_arguments: Mapping[str, Any], /) -> Result:
+def loop(_arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
     """Never end."""
     while True:
         pass
 
 
-def take_memory(arguments: Mapping[str, Any], /) -> Result:
+def take_memory(arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
     """Fill memory."""
     return {}, np.ones(arguments["bytes"], np.uint8)
 
 
-def refuse(_arguments: Mapping[str, Any], /) -> Result:
+def refuse(_arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
     """Raise an exception of this project."""
     raise GeometryError("case7: refused")
 
 
-def fail(_arguments: Mapping[str, Any], /) -> Result:
+def fail(_arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
     """Raise another exception."""
     raise IndexError("list index out of range")
 
 
-def processes(arguments: Mapping[str, Any], /) -> Result:
+def processes(arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
     """Return the ids of this process and of its template."""
     return {"template": os.getppid(), "reader": os.getpid(), **arguments}, None
 
 
-def attempt(arguments: Mapping[str, Any], /) -> Result:
+def attempt(arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
     """Return how an attempt to reach beyond the file ended."""
     path = Path(arguments["file"])
     attempts: dict[str, Callable[[], object]] = {
@@ -89,7 +89,23 @@ def attempt(arguments: Mapping[str, Any], /) -> Result:
     return {"outcome": "done"}, None
 
 
-def log(arguments: Mapping[str, Any], /) -> Result:
+def log(arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
     """Log a text."""
     logging.getLogger("lib.imaging.dicom_series").info("%s", arguments["text"])
+    return {}, None
+
+
+def numbers_in_pieces(arguments: Mapping[str, Any], stream: ArrayStream, /) -> Result:
+    """Send an array piece by piece, then end as the arguments say."""
+    array = np.arange(arguments["count"], dtype=np.int32)
+    if arguments["first"] is not None:
+        stream.begin([arguments["first"]], np.dtype(np.float64))
+        stream.write(np.full(min(10, arguments["first"]), 1.5))
+    stream.begin(array.shape, array.dtype)
+    for start in range(0, arguments["sent"], 1000):
+        stream.write(array[start : min(start + 1000, arguments["sent"])])
+    if arguments["then"] == "refuse":
+        raise GeometryError("case7: refused")
+    if arguments["then"] == "die":
+        ctypes.string_at(0)
     return {}, None

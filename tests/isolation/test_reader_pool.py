@@ -81,6 +81,43 @@ def test_other_exception_is_a_scan_error_and_logged(
     assert "IndexError" in caplog.text
 
 
+# --- arrays that are sent before the result
+
+
+def run_in_pieces(pool: ReaderPool, file: Path, limits: Limits = LIMITS, **given: Any) -> Any:
+    arguments = {"count": 300_000, "sent": 300_000, "first": None, "then": "return", **given}
+    return run(pool, "numbers_in_pieces", file, limits, **arguments)[1]
+
+
+@pytest.mark.parametrize("first", [None, 10, 100_000])
+def test_last_array_that_is_sent_counts(pool: ReaderPool, file: Path, first: int | None) -> None:
+    array = run_in_pieces(pool, file, first=first)
+    np.testing.assert_array_equal(array, np.arange(300_000))
+
+
+@pytest.mark.parametrize("sent", [0, 1000, 300_000])
+def test_error_after_some_voxels_is_raised(pool: ReaderPool, file: Path, sent: int) -> None:
+    with pytest.raises(GeometryError, match=r"^case7: refused$"):
+        run_in_pieces(pool, file, sent=sent, then="refuse")
+
+
+@pytest.mark.parametrize("sent", [0, 1000, 300_000])
+def test_death_after_some_voxels_is_reported(pool: ReaderPool, file: Path, sent: int) -> None:
+    with pytest.raises(ReaderStoppedError, match=r"its reader died .SIGSEGV."):
+        run_in_pieces(pool, file, sent=sent, then="die")
+
+
+@pytest.mark.parametrize("sent", [0, 1000, 299_999])
+def test_result_without_all_voxels_is_refused(pool: ReaderPool, file: Path, sent: int) -> None:
+    with pytest.raises(ReaderStoppedError, match="its reader gave no valid answer"):
+        run_in_pieces(pool, file, sent=sent)
+
+
+def test_announced_array_above_the_limit_of_memory_is_refused(pool: ReaderPool, file: Path) -> None:
+    with pytest.raises(ScanError, match=r"more than 0.2 GiB .*ORGANNET_READER_MEMORY_GIB"):
+        run_in_pieces(pool, file, first=2**28)
+
+
 # --- death and limits
 
 
@@ -232,13 +269,16 @@ def test_template_and_its_readers_end_with_a_server_that_is_killed(file: Path) -
     assert process.stdout is not None
     template, first_reader = process.stdout.readline().split()
     children = Path(f"/proc/{template}/task/{template}/children")
-    (reader,) = wait_until(
-        lambda: set(children.read_text().split()) - {first_reader}, "the reader that loops"
-    )
+
+    def others() -> set[str]:
+        pids = set(children.read_text().split()) - {first_reader}
+        return pids if len(pids) > 1 else set()
+
+    left = wait_until(others, "the reader that loops, and the one that waits")
     process.kill()
     process.wait()
     process.stdout.close()
-    for pid in (int(template), int(reader)):
+    for pid in map(int, (template, *left)):
         wait_until(lambda pid=pid: not exists(pid), f"the end of process {pid}")  # type: ignore[misc]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.imaging.formats import read_volume
 from lib.imaging.geometry import Grid
+from lib.imaging.volume_reading import read_volume
 from lib.recipes.schema import OPENKBP
 from tests.server.running import Server, parts, put_case
 
