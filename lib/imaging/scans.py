@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import GeometryError, LabelError, ReaderStoppedError, ScanError
+from lib.errors import GeometryError, LabelError, ScanError
 from lib.imaging.dicom_series import read_series
 from lib.imaging.formats import (
     CT_STEMS,
@@ -143,7 +143,7 @@ def label_errors() -> Iterator[None]:
         yield
     except GeometryError:
         raise
-    except (ScanError, ReaderStoppedError) as error:
+    except ScanError as error:
         raise LabelError(str(error)) from error
 
 
