@@ -3,7 +3,8 @@
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,8 +33,8 @@ def reading(repeats: int) -> Section:
     with TemporaryDirectory(prefix="organnet-bench-") as name:
         for label, path in _files(Path(name), ct):
             ways = {
-                "in this process": lambda path=path: parse_ct(path, "bench"),  # type: ignore[misc]
-                "in a reader": lambda path=path: read_ct(path, image_id="bench"),  # type: ignore[misc]
+                "in this process": partial(parse_ct, path, "bench"),
+                "in a reader": partial(read_ct, path, image_id="bench"),
             }
             clock, processor = _measured(ways, repeats)
             rows[label] = clock | {f"CPU {way}": mean for way, mean in processor.items()}
@@ -48,7 +49,7 @@ def reading(repeats: int) -> Section:
 
 
 def _measured(
-    ways: dict[str, Callable[[], object]], repeats: int
+    ways: Mapping[str, Callable[[], object]], repeats: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the seconds by the clock (median) and of the processors (mean) of each way."""
     clock: dict[str, list[float]] = {name: [] for name in ways}
