@@ -11,6 +11,7 @@
     |-- CheckpointError   (ValueError)    weights do not belong to the network, or are damaged
     |   |-- NoModelError  (LookupError)   there is no active model yet
     |   `-- UnknownModelError (LookupError) no model has that version
+    |-- ExportError       (RuntimeError)  a network cannot be written in another format
     |-- TrainingError     (RuntimeError)  a training run cannot start or go on
     |-- StateError        (RuntimeError)  the workflow database cannot be used
     |-- PacsError         (RuntimeError)  the PACS does not respond, or refuses a request
@@ -70,6 +71,10 @@ class NoModelError(CheckpointError, LookupError):
 
 class UnknownModelError(CheckpointError, LookupError):
     """No model has that version."""
+
+
+class ExportError(OrganNetError, RuntimeError):
+    """A network cannot be written in another format."""
 
 
 class TrainingError(OrganNetError, RuntimeError):

@@ -9,6 +9,7 @@ LAYERS = [
     {"lib", "lib.errors", "lib.isolation", "lib.storage"},
     {"lib.config", "lib.imaging", "lib.organs", "lib.recipes"},
     {
+        "lib.backends",
         "lib.dicom",
         "lib.importers",
         "lib.inference",

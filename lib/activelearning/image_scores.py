@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from lib.activelearning.pool import ImageScore, OrganScore, OrganShape
+from lib.backends.eager import EagerBackend
 from lib.evaluation.edit_cost import EditCosts, edit_cost
 from lib.imaging.quantities import FloatArray, LabelArray, SpacingMm
 from lib.imaging.scans import read_ct, read_label
@@ -64,7 +65,7 @@ def prediction_scores(
             prepared,
             model,
             pipeline=pipeline,
-            device=device,
+            backend=EagerBackend.usual(model.network, device),
             overlap=OVERLAP,
             before_window=between,
         )

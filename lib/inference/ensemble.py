@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from lib.backends.eager import EagerBackend
+from lib.backends.interface import Backend
 from lib.errors import ConfigError
 from lib.imaging.formats import write_volume
 from lib.imaging.quantities import FloatArray, LabelArray
@@ -230,6 +232,7 @@ def contour_ensemble(
     plan: EnsemblePlan,
     *,
     device: str = "cpu",
+    backend_of: Callable[[Model], Backend] | None = None,
     pass_context: AbstractContextManager[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DeepContours:
@@ -241,7 +244,8 @@ def contour_ensemble(
     Args:
         ct: The scan; any orientation, any voxel size.
         plan: Result of `plan_passes`; all its models prepare CTs in the same way.
-        device: Device that the networks run on.
+        device: Device that the networks are on.
+        backend_of: See `run_passes`.
         pass_context: Entered for each pass: with a lock, other requests can run between two passes.
         progress: Called after each pass with the number of passes done and their total.
     """
@@ -251,7 +255,12 @@ def contour_ensemble(
     prepared = pipeline.prepare(ct)
     timer.lap("prepare")
     results = run_passes(
-        plan, prepared, device=device, pass_context=pass_context, progress=progress
+        plan,
+        prepared,
+        device=device,
+        backend_of=backend_of,
+        pass_context=pass_context,
+        progress=progress,
     )
     mean = results.mean()
     timer.lap("network")
@@ -273,6 +282,7 @@ def run_passes(
     prepared: Prepared,
     *,
     device: str = "cpu",
+    backend_of: Callable[[Model], Backend] | None = None,
     pass_context: AbstractContextManager[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     before_window: Callable[[], object] | None = None,
@@ -282,7 +292,8 @@ def run_passes(
     Args:
         plan: Result of `plan_passes`.
         prepared: The image.
-        device: Device that the networks run on.
+        device: Device that the networks are on.
+        backend_of: Returns the backend of a model for passes without dropout; by default PyTorch.
         pass_context: Entered for each pass.
         progress: Called after each pass with the number of passes done and their total.
         before_window: Called before each call of a network, with a few windows.
@@ -293,9 +304,13 @@ def run_passes(
     results = PassAccumulator(recipe.labels, prepared.hu.shape)
     for number, item in enumerate(plan.passes, 1):
         view = item.view.of(prepared)
+        if backend_of is None or item.dropout_seed is not None:
+            backend: Backend = EagerBackend.usual(item.model.network, device)
+        else:
+            backend = backend_of(item.model)
         with pass_context, active_dropout(item.model.network, item.dropout_seed, device=device):
             softmax = probabilities(
-                view, item.model, pipeline=pipeline, device=device, overlap=plan.overlap,
+                view, item.model, pipeline=pipeline, backend=backend, overlap=plan.overlap,
                 before_window=before_window,
             )  # fmt: skip
         results.add(softmax, is_mirrored=item.view.is_mirrored)

@@ -83,11 +83,14 @@ class Pipeline:
 
     def window(self, array_hu: FloatArray) -> FloatArray:
         """Return `(C, X, Y, Z)`: `array_hu` in each of the recipe's windows, -1..1, clipped."""
-        channels = [
-            np.clip((array_hu - low) * (2.0 / (high - low)) - 1.0, -1.0, 1.0)
-            for low, high in self.recipe.hu_windows
-        ]
-        return np.stack(channels).astype(np.float32)
+        windows = self.recipe.hu_windows
+        channels = np.empty((len(windows), *array_hu.shape), np.float32)
+        for channel, (low, high) in zip(channels, windows, strict=True):
+            np.subtract(array_hu, low, out=channel)
+            channel *= 2.0 / (high - low)
+            channel -= 1.0
+            np.clip(channel, -1.0, 1.0, out=channel)
+        return channels
 
     def prepare_label(self, label: LabelArray, prepared: Prepared) -> LabelArray:
         """Return `label`, which lies on the CT's grid, as voxels of `prepared.hu`."""

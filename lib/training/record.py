@@ -17,9 +17,9 @@ import torch
 import yaml
 
 from lib import __version__
+from lib.backends.eager import fast_bfloat16
 from lib.config import APP_DIR
 from lib.errors import ConfigError
-from lib.inference.single_pass import fast_bfloat16
 from lib.models.registry import Model
 from lib.recipes.schema import Recipe
 from lib.storage.atomic_files import replacing

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lib.backends.eager import EagerBackend
 from lib.imaging.scans import read_ct, write_ct
 from lib.inference.preprocessing import Pipeline
-from lib.inference.single_pass import WINDOWS_AT_ONCE, contour, probabilities, sliding_window
+from lib.inference.single_pass import contour, probabilities
 from lib.models.registry import Model
 from lib.recipes.schema import OPENKBP, Recipe
 from phantom import head_and_neck_phantom
@@ -62,8 +63,9 @@ def test_seconds_name_each_stage_and_the_version_is_the_models() -> None:
 def test_windows_of_any_overlap_agree_for_a_network_of_one_voxel_receptive_field() -> None:
     pipeline = Pipeline(RECIPE)
     prepared = pipeline.prepare(make_ct())
+    backend = EagerBackend(bone_model().network, "cpu")
     results = [
-        probabilities(prepared, bone_model(), pipeline=pipeline, device="cpu", overlap=overlap)
+        probabilities(prepared, bone_model(), pipeline=pipeline, backend=backend, overlap=overlap)
         for overlap in (0.0, 0.25, 0.6)
     ]
     for result in results[1:]:
@@ -99,28 +101,3 @@ def test_left_and_right_organs_are_on_their_sides() -> None:
     for name, is_right in (("Parotid_R", True), ("Parotid_L", False)):
         x = np.argwhere(model_label == OPENKBP.labels[name])[:, 0].mean()
         assert (x > model_label.shape[0] / 2) == is_right, "x runs to the patient's right"
-
-
-@pytest.mark.parametrize("size", [(7, 20, 33), (16, 8, 8), (3, 40, 12)])
-@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.6, 0.9])
-def test_the_sliding_window_is_bit_identical_to_monais(
-    size: tuple[int, int, int], overlap: float
-) -> None:
-    from monai.inferers.utils import sliding_window_inference
-
-    torch.manual_seed(1)
-    image, window = torch.randn(1, 2, *size), (16, 8, 12)
-    network = torch.nn.Conv3d(2, 5, 3, padding=1)
-    with torch.inference_mode():
-        actual = sliding_window(image, window, network, overlap=overlap, device="cpu")
-        monais = sliding_window_inference(
-            image,
-            window,
-            sw_batch_size=WINDOWS_AT_ONCE,
-            predictor=network,
-            overlap=overlap,
-            mode="gaussian",
-            padding_mode="constant",
-            cval=-1.0,
-        )
-    assert torch.equal(actual, torch.as_tensor(monais))

@@ -10,6 +10,7 @@ from monai.networks.nets.vnet import VNet as MonaiVNet
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from lib.backends.eager import EagerBackend
 from lib.errors import ConfigError
 from lib.inference.preprocessing import Pipeline, Prepared
 from lib.inference.single_pass import probabilities
@@ -81,7 +82,13 @@ def prepared(*shape: int) -> Prepared:
 
 def probabilities_of(scan: Prepared, network: nn.Module, recipe: Recipe) -> Tensor:
     model = Model("peer", network.eval(), recipe, {})
-    return probabilities(scan, model, pipeline=Pipeline(recipe), device="cpu", overlap=0.25)
+    return probabilities(
+        scan,
+        model,
+        pipeline=Pipeline(recipe),
+        backend=EagerBackend.usual(model.network, "cpu"),
+        overlap=0.25,
+    )
 
 
 def test_the_names_of_recipes_are_those_of_the_registry() -> None:
