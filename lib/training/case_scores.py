@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from lib.backends.eager import fast_bfloat16
 from lib.config import APP_DIR
-from lib.inference.single_pass import fast_bfloat16
 from lib.models.registry import Model
 from lib.storage.atomic_files import write_json
 from lib.training.cases import Case, digest_of
