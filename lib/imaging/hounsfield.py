@@ -12,7 +12,7 @@ or if the slope is half of the right one, they are at most 47 %.
 
 Fat is near -100 HU and muscle near 50 HU. If values are doubled (a slope applied twice), they are near -200 and
 100. Voxels at -300..-170 HU are then 0.3 to 4 times as many as at -140..-50 HU (median 1.3), and at most 0.45
-times if the values are right; fat and soft tissue together are compared likewise. 84 % of the doubled CTs are
+times if the values are right; fat and soft tissue together are compared likewise. 87 % of the doubled CTs are
 recognised, and none of the 204 right ones, of 175 crops, or with noise of 60 HU is refused. Contrast medium
 brightens soft tissue, but no fat.
 """

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_origin
 
 from fastapi import HTTPException, Request, Response, UploadFile
 from fastapi.routing import APIRoute
@@ -17,12 +17,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, Headers
 
 from lib.errors import ConfigError
-from lib.server.multipart import Part, receive_parts
+from lib.server.multipart import MAX_PARTS, Part, PartLimits, receive_parts
 from lib.storage.leftovers import scratch_prefix
 from lib.storage.storage_errors import storage_trouble
 
 MAX_FIELDS_BYTES = 2**20
 """Limit of all fields of a form that are not files, in bytes."""
+MAX_FIELDS = 100
+"""Limit of the number of these fields."""
+MAX_SINGLE_FILES = 10
+"""Limit of the number of files in a form of a route that takes one file."""
 MAX_DEPTH = 100
 """Limit of nested lists and objects in JSON."""
 
@@ -135,6 +139,9 @@ class StrictRequest(Request):
     or the other a thousand times.
     """
 
+    max_files = MAX_SINGLE_FILES
+    """Largest number of files in the form."""
+
     async def json(self) -> Any:
         """Return the JSON body; raise `HTTPException` with 400 if it is not strict JSON."""
         if not hasattr(self, "_json"):
@@ -149,14 +156,15 @@ class StrictRequest(Request):
         if parse_options_header(content_type)[0] != b"multipart/form-data":
             return await super()._get_form(**limits)
         if self._form is None:
-            self._form = await _stored_form(self, content_type)
+            self._form = await _stored_form(self, content_type, self.max_files)
         return self._form
 
 
-async def _stored_form(request: Request, content_type: str) -> StoredForm:
+async def _stored_form(request: Request, content_type: str, max_files: int) -> StoredForm:
+    limits = PartLimits(max_files + MAX_FIELDS, MAX_FIELDS)
     folder = Path(tempfile.mkdtemp(prefix=scratch_prefix()))
     try:
-        parts = await receive_parts(request.stream(), content_type, folder)
+        parts = await receive_parts(request.stream(), content_type, folder, limits)
         return StoredForm(await run_in_threadpool(_form_items, parts), folder)
     except BaseException as error:
         await run_in_threadpool(shutil.rmtree, folder, ignore_errors=True)
@@ -209,9 +217,13 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler of the route."""
         handle = super().get_route_handler()
+        annotations = [param.field_info.annotation for param in self.dependant.body_params]
+        takes_many = any(get_origin(annotation) is list for annotation in annotations)
 
         async def handle_strictly(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive, request._send)
+            if takes_many:
+                strict.max_files = MAX_PARTS
             try:
                 return await handle(strict)
             finally:

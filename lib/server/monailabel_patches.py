@@ -28,6 +28,7 @@ from lib.server import (
 from lib.server.dicomweb import proxy_routes, stow_routes
 from lib.server.middleware import AccessGuard, BodyLimit, RequestForm
 from lib.server.ohif import viewer_routes
+from lib.server.slow_connections import close_slow_connections
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def install(config: AppConfig) -> None:
     _replace_routes(app)
     responses.install_error_handlers(app)
     _add_access_rules(app, config)
+    close_slow_connections()
     # MONAI Label builds the app in its startup event, after the middleware stack was built: build it again.
     app.middleware_stack = app.build_middleware_stack()
 

@@ -30,15 +30,31 @@ class Part:
         return parse_options_header(self.headers.get("content-type"))[0].decode("latin-1").lower()
 
 
+@dataclass(frozen=True, slots=True)
+class PartLimits:
+    """Largest numbers of parts of a body.
+
+    Attributes:
+        parts: Of all parts: each becomes a file.
+        fields: Of the parts without a file name.
+    """
+
+    parts: int = MAX_PARTS
+    fields: int = MAX_PARTS
+
+
 class PartFiles:
     """Incremental parser that writes the parts of a body into a folder.
 
     Args:
         folder: Folder for the files; the caller removes it.
         boundary: Boundary between the parts, from the Content-Type.
+        limits: Largest numbers of parts.
     """
 
-    def __init__(self, folder: Path, boundary: bytes) -> None:
+    def __init__(self, folder: Path, boundary: bytes, limits: "PartLimits | None" = None) -> None:
+        self._limits = limits or PartLimits()
+        self._fields = 0
         self.parts: list[Part] = []
         self.is_complete = False
         self._folder = folder
@@ -54,6 +70,7 @@ class PartFiles:
                     "on_header_field": self._read_header_name,
                     "on_header_value": self._read_header_value,
                     "on_header_end": self._end_header,
+                    "on_headers_finished": self._count_fields,
                     "on_end": self._end_body,
                 },
             )
@@ -78,8 +95,10 @@ class PartFiles:
             self._file = None
 
     def _begin_part(self) -> None:
-        if len(self.parts) == MAX_PARTS:
-            raise ConfigError(f"the body has more than {MAX_PARTS} parts; send the files as a zip")
+        if len(self.parts) == self._limits.parts:
+            raise ConfigError(
+                f"the body has more than {self._limits.parts} parts; send the files of a series as a zip"
+            )
         part = Part(self._folder / f"{len(self.parts):05d}.part")
         self.parts.append(part)
         self._file = part.path.open("wb")
@@ -99,12 +118,21 @@ class PartFiles:
         self.parts[-1].headers[name] = self._value.decode("latin-1")
         self._name = self._value = b""
 
+    def _count_fields(self) -> None:
+        disposition = self.parts[-1].headers.get("content-disposition")
+        self._fields += b"filename" not in parse_options_header(disposition)[1]
+        if self._fields > self._limits.fields:
+            raise ConfigError(f"the form has more than {self._limits.fields} fields")
+
     def _end_body(self) -> None:
         self.is_complete = True
 
 
 async def receive_parts(
-    chunks: AsyncIterator[bytes], content_type: str, folder: Path
+    chunks: AsyncIterator[bytes],
+    content_type: str,
+    folder: Path,
+    limits: PartLimits | None = None,
 ) -> list[Part]:
     """Return the parts of a body, in files in `folder`.
 
@@ -112,16 +140,17 @@ async def receive_parts(
         chunks: The body.
         content_type: Content-Type of the request, with the boundary.
         folder: Folder for the files.
+        limits: Largest numbers of parts.
 
     Raises:
-        ConfigError: If the body is not a complete multipart message with at least one part.
+        ConfigError: If the body is not a complete multipart message with at least one part, or has too many.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
         raise ConfigError(
             "the Content-Type header has no boundary; expected for example multipart/form-data; boundary=..."
         )
-    files = PartFiles(folder, boundary)
+    files = PartFiles(folder, boundary, limits)
     try:
         async for chunk in chunks:
             # In a thread, so that a slow disk does not block other requests.

@@ -54,7 +54,9 @@ def request_of(*chunks: bytes) -> StrictRequest:
         return messages.pop(0)
 
     head = [(b"content-type", b"multipart/form-data; boundary=b")]
-    return StrictRequest({"type": "http", "method": "PUT", "headers": head}, receive)
+    request = StrictRequest({"type": "http", "method": "PUT", "headers": head}, receive)
+    request.max_files = 1000
+    return request
 
 
 def form_of(count: int, content: bytes) -> Iterator[bytes]:

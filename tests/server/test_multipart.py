@@ -9,7 +9,7 @@ import pytest
 
 from lib.errors import ConfigError
 from lib.server.dicomweb.proxy_routes import replaced
-from lib.server.multipart import Part, receive_parts
+from lib.server.multipart import Part, PartLimits, receive_parts
 
 TYPE = 'multipart/related; type="application/dicom"; boundary="b-1"'
 NASTY = b"\r\n--b\r\n--b-\r\n-\r--\x00\xff\r\n\r\n--b-2\r\n"
@@ -70,6 +70,22 @@ def test_a_body_that_is_not_multipart_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=why):
         received(body, tmp_path, kind=kind)
+
+
+def test_parts_and_fields_are_counted_while_they_arrive(tmp_path: Path) -> None:
+    field = b'--b-1\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n'
+    file = field.replace(b'"a"', b'"a"; filename="b"')
+    limits = PartLimits(parts=5, fields=2)
+
+    def count(*parts: bytes) -> int:
+        body = in_pieces(b"".join(parts) + b"--b-1--", 16)
+        return len(asyncio.run(receive_parts(body, TYPE, tmp_path, limits)))
+
+    assert count(*[file] * 3, *[field] * 2) == 5
+    with pytest.raises(ConfigError, match="more than 5 parts"):
+        count(*[file] * 4, *[field] * 2)
+    with pytest.raises(ConfigError, match="more than 2 fields"):
+        count(file, *[field] * 3)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 11, 100])
