@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from pydicom.dataset import FileDataset
@@ -25,6 +24,7 @@ from lib.imaging.dicom_series import dicom_candidates, read_headers
 from lib.imaging.scans import read_ct
 from lib.imaging.slice_selection import is_capture, is_localizer
 from lib.importers.cases import ContouredScan, NameMapping, OrganNames, SourceCase
+from lib.storage.leftovers import scratch_folder
 
 DICOM_SOURCE = "dicom"
 
@@ -174,9 +174,9 @@ def _read(
         raise ScanError(
             f"{case_id}: {len(structures)} RTSTRUCT or SEG files were drawn on this CT; keep the approved one"
         )
-    with TemporaryDirectory(prefix="organnet-") as scratch:
+    with scratch_folder() as scratch:
         # Some exports put patients' names into file names, and messages contain file names.
-        structure_file, folder = Path(scratch) / "contours.dcm", Path(scratch) / "ct"
+        structure_file, folder = scratch / "contours.dcm", scratch / "ct"
         structure_file.symlink_to(structures[0].path.resolve())
         folder.mkdir()
         for number, path in enumerate(series.files, start=1):

@@ -1,7 +1,6 @@
 """Evaluation of a candidate model against the active model, and the promotion that may follow."""
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from lib.retrain.promotion_rule import (
 )
 from lib.retrain.settings import Settings
 from lib.storage.database import FILE, Database, state_folder
+from lib.storage.leftovers import scratch_folder
 from lib.training.case_scores import CaseScores
 from lib.training.cases import Case
 from lib.training.validate import validate
@@ -189,8 +189,8 @@ def publish_candidate(
             if _belongs_to(ModelHistory(database), registry):
                 return _publish(registry, version, evaluation_cases, database, by=by, device=device)
     with (
-        tempfile.TemporaryDirectory() as scratch,
-        closing(Database(Path(scratch) / FILE)) as database,
+        scratch_folder() as scratch,
+        closing(Database(scratch / FILE)) as database,
     ):
         result = _publish(registry, version, evaluation_cases, database, by=by, device=device)
         row = ModelHistory(database).get(version)
