@@ -21,6 +21,7 @@ from lib.errors import ConfigError
 
 if TYPE_CHECKING:
     from lib.models.promotion import Promoter
+    from lib.models.registry import Registry
 
 Result = Mapping[str, Any]
 Version = Annotated[str, Argument(help="Version of a model.")]
@@ -62,15 +63,19 @@ class _Options:
         """Return the models of the server, after changes in the model folder were recorded in the database."""
         from lib.models.model_history import ModelHistory
         from lib.models.promotion import Promoter
-        from lib.models.registry import Registry
-        from lib.recipes.yaml_files import find_recipe
         from lib.storage.database import Database
 
-        organ_set = find_recipe(self.recipe).organ_set
-        registry = Registry(self.model_dir, starter=self.starter_dir, organ_set=organ_set)
-        promoter = Promoter(registry, ModelHistory(Database(self._database_file())))
+        promoter = Promoter(self.registry(), ModelHistory(Database(self._database_file())))
         promoter.record_external_changes()
         return promoter
+
+    def registry(self) -> "Registry":
+        """Return the models in the model folder, and the starter."""
+        from lib.models.registry import Registry
+        from lib.recipes.yaml_files import find_recipe
+
+        organ_set = find_recipe(self.recipe).organ_set
+        return Registry(self.model_dir, starter=self.starter_dir, organ_set=organ_set)
 
     def _database_file(self) -> Path:
         from lib.storage.database import FILE, FOLDER, state_folder
@@ -198,6 +203,24 @@ def rollback(
 
 def _active(version: str) -> str:
     return f"{version} is the active model from the next request on"
+
+
+@app.command(cls=Program)
+def export(
+    context: typer.Context,
+    version: Version,
+    output: Path = Option(..., help="File to write; .onnx."),
+    opset: int = Option(17, min=13, max=20, help="Version of ONNX's operators."),
+) -> int:
+    """Write the network of a model as ONNX, with organs, spacing and HU windows as metadata."""
+    from lib.backends.onnx_files import export_onnx
+    from lib.models.registry import load_model
+
+    if output.suffix.lower() != ".onnx":
+        raise ConfigError(f"--output: {output.name} does not end with .onnx")
+    registry = _options(context).registry()
+    export_onnx(load_model(registry.weights_path(version)), output, opset=opset)
+    return _options(context).print({"version": version, "file": str(output)}, f"wrote {output}")
 
 
 @app.command(cls=Program)

@@ -1,6 +1,7 @@
 """The app that MONAI Label loads: builds the parts and connects them."""
 
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from lib.datastores.dicomweb import DicomWebStore, open_pacs
 from lib.datastores.local import FolderStore
 from lib.datastores.places import places_of
 from lib.errors import DatastoreError, OrganNetError
+from lib.inference.backend_choice import TEST_SCANS, BackendChoice
 from lib.isolation.reader_pool import readers
 from lib.jobs.inference_queue import InferenceQueue
 from lib.jobs.priority import ServingPriority
@@ -99,6 +101,13 @@ class OrganNetApp(MONAILabelApp):
         self.database = Database(self.state / FILE)
         self.models = ModelHistory(self.database)
         self.promoter = Promoter(self.registry, self.models)
+        self.backends = BackendChoice(
+            self.state / "backends",
+            self.served,
+            setting=self.config.backend,
+            state=self.state,
+            scans=self._scans_for_self_test,
+        )
         self.label_history = LabelHistory(self.database, self.state)
         self.assignments = Assignments(
             self.database, self.state, self.config, history=self.label_history
@@ -160,7 +169,11 @@ class OrganNetApp(MONAILabelApp):
         """Return the inference tasks by name."""
         priority = ServingPriority(self.state)
         task = OrganNetInferTask(
-            self.served, self.config.recipe, priority, queue=self.inference_queue
+            self.served,
+            self.config.recipe,
+            priority,
+            queue=self.inference_queue,
+            backends=self.backends,
         )
         return {TASK_NAME: task}
 
@@ -206,6 +219,7 @@ class OrganNetApp(MONAILabelApp):
             error_message="files of killed processes could not be removed",
         )
         at_shutdown(leftovers.start().stop)
+        at_shutdown(self.backends.start().stop)
         at_shutdown(self.store.watch().stop)
         folder_check = PeriodicTask(
             "labels-folder",
@@ -243,6 +257,14 @@ class OrganNetApp(MONAILabelApp):
         """Return the images to fetch from the PACS: labelled ones first, for training, then unlabelled ones."""
         unlabelled = self.store.get_unlabeled_images() if self.config.scoring else []
         return [*self.label_history.current_digests(), *unlabelled]
+
+    def _scans_for_self_test(self) -> list[Path]:
+        """Return a few scans that can be read at once, labelled ones first."""
+        images = itertools.chain(
+            self.label_history.current_digests(), self.store.get_unlabeled_images()
+        )
+        available = (i for i in images if self.store.is_available(i))
+        return [self.store.require_image(i) for i in itertools.islice(available, TEST_SCANS)]
 
     def _active_version(self) -> str | None:
         path = self.registry.served_path()

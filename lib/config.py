@@ -15,6 +15,7 @@ from lib.recipes.yaml_files import find_recipe
 Config = TypeVar("Config")
 SizeGib = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+BackendSetting = Literal["auto", "eager", "eager-bf16", "eager-fp16", "openvino", "openvino-bf16"]
 APP_DIR = Path(__file__).resolve().parents[1]
 TASK_NAME = "organnet25d"
 """Name of the only model, which is also the only trainer, in MONAI Label's addresses."""
@@ -137,6 +138,9 @@ class AppConfig:
     only read; by default the studies folder, or for a PACS the folder of the models."""
     device: str = field(default_factory=best_device)
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    backend: BackendSetting = "auto"
+    """How the network is computed: `auto` chooses the fastest backend whose contours agree with those of
+    PyTorch in float32 (`eager`); a single one is used only if it agrees (ADR 30)."""
     access: Literal["local", "network"] = "local"
     """`local` answers requests from this machine only; `network` answers every machine that can reach the
     port: for use behind a proxy that authenticates, or with MONAI Label's authentication."""

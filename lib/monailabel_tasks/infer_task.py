@@ -22,6 +22,7 @@ from lib.imaging.formats import SCAN_SUFFIXES
 from lib.imaging.geometry import to_sitk
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import CtVolume
+from lib.inference.backend_choice import BackendChoice
 from lib.inference.ensemble import (
     DeepContours,
     DeepOptions,
@@ -58,6 +59,7 @@ class OrganNetInferTask(InferTask):
         priority: ServingPriority | None = None,
         *,
         queue: InferenceQueue,
+        backends: BackendChoice,
     ) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
@@ -71,6 +73,7 @@ class OrganNetInferTask(InferTask):
         self._served = served
         self._priority = priority
         self._queue = queue
+        self._backends = backends
         self._deep_one_at_a_time = threading.Lock()
 
     def is_valid(self) -> bool:
@@ -151,14 +154,22 @@ class OrganNetInferTask(InferTask):
     ) -> ContourResult:
         device = self._served.device
         if not options.is_deep:
-            return contour(ct, model, device=device, overlap=options.overlap)
+            return contour(
+                ct, model, overlap=options.overlap, backend=self._backends.backend_of(model)
+            )
         deep = DeepOptions(overlap=max(DeepOptions().overlap, options.overlap))
         started = time.perf_counter()
         earlier, notes = self._served.registry.earlier(model, deep.models - 1, device=device)
         planned = plan_passes(model, deep, earlier=earlier, notes=notes)
         models_s = round(time.perf_counter() - started, 3)
         logger.info("%s, deep, on %s: %s", ct.image_id, device, planned)
-        result = contour_ensemble(ct, planned, device=device, pass_context=turn)
+        result = contour_ensemble(
+            ct,
+            planned,
+            device=device,
+            backend_of=self._backends.backend_of,
+            pass_context=turn,
+        )
         return replace(result, seconds={"models": models_s, **result.seconds})
 
 

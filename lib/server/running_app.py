@@ -15,6 +15,7 @@ from lib.activelearning.service import ActiveLearningService
 from lib.assignment.service import Assignments
 from lib.config import AppConfig
 from lib.datastores.local import FolderStore
+from lib.inference.backend_choice import BackendChoice
 from lib.jobs.inference_queue import InferenceQueue
 from lib.labels.history import LabelHistory
 from lib.models.model_history import ModelHistory
@@ -49,6 +50,7 @@ class RunningApp(Protocol):
     config: AppConfig
     registry: Registry
     served: ServedModel
+    backends: BackendChoice
     inference_queue: InferenceQueue
     models: ModelHistory
     promoter: Promoter

@@ -22,13 +22,16 @@ router = APIRouter(prefix="/organnet", responses=ERRORS, route_class=StrictRoute
 class Served(BaseModel):
     """The active model.
 
-    `trouble` says why it is not the one promoted last; then date and reason are null.
+    `trouble` says why it is not the one promoted last; then date and reason are null. `backend` computes it
+    (ADR 30), for `backend_reason`.
     """
 
     version: str
     since: str | None
     reason: str | None
     trouble: str | None
+    backend: str
+    backend_reason: str
 
 
 class LabelCounts(BaseModel):
@@ -252,7 +255,15 @@ def _active_model(app: RunningApp) -> Served | None:
     latest = next(iter(app.registry.promotions()), {})
     own = latest if latest.get("version") == version else {}
     since, reason, trouble = own.get("since"), own.get("reason"), app.served.fallback_reason
-    return Served(version=version, since=since, reason=reason, trouble=trouble)
+    backend = app.backends.choice_for(version)
+    return Served(
+        version=version,
+        since=since,
+        reason=reason,
+        trouble=trouble,
+        backend=backend.name,
+        backend_reason=backend.reason,
+    )
 
 
 def _edit_cost() -> dict[str, Any]:

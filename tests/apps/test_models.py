@@ -94,3 +94,27 @@ def test_each_error_is_reported_in_one_line(
     assert "is not a folder" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "other").exists()
+
+
+def test_the_starter_is_exported_as_onnx_with_the_asked_opset(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    (starter,) = (tmp_path / "starter").glob("*.safetensors")
+    file = tmp_path / "network.onnx"
+    assert (
+        models.main([*folders, "export", starter.stem, "--output", str(file), "--opset", "16"]) == 0
+    )
+    assert f"wrote {file}" in capsys.readouterr().out
+    exported = onnx.load(str(file))
+    assert exported.opset_import[0].version == 16
+    about = {entry.key: entry.value for entry in exported.metadata_props}
+    assert about["version"] == starter.stem
+    assert json.loads(about["organs"]) == dict(TINY.labels)
+
+
+def test_an_export_needs_a_file_name_of_onnx(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert models.main([*folders, "export", "x", "--output", str(tmp_path / "network.pt")]) == 1
+    assert "network.pt does not end with .onnx" in capsys.readouterr().err

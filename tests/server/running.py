@@ -46,6 +46,7 @@ TINY = replace(
 
 UNDISTURBED = {
     "auto_retrain": "off",
+    "backend": "eager",
     "doubted_may_judge": "on",
     "retrain_epochs": "2",
     "scoring": "off",
