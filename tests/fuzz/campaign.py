@@ -21,7 +21,7 @@ from tests.chaos.stage import until
 from tests.fuzz import ways
 from tests.fuzz.good_files import FORMATS, OBJECTS, GoodFile, good_files, small_ct
 from tests.fuzz.mutations import mutated
-from tests.fuzz.results import FormatCounts, Results, quantile
+from tests.fuzz.results import FormatCounts, Results, quantile, server_record
 from tests.fuzz.watch import Outside, Watcher
 from tests.fuzz.ways import Client, Outcome, Way
 from tests.server.running import Server, put_model, running
@@ -122,7 +122,7 @@ class Campaign:
                 self._send_format(server, watcher, name, goods[name], count)
         finally:
             watcher.stop()
-        self._take(watcher)
+        self._take(watcher, sum(share.values()))
         self._blame(outside.wrong())
         self._blame(self._remains(server))
         if not outside.can_see_reads:
@@ -246,9 +246,12 @@ class Campaign:
                 f"{good.format} {number} by {way_name}: {outcome.failure} ({file.name})"
             )
 
-    def _take(self, watcher: Watcher) -> None:
+    def _take(self, watcher: Watcher, files: int) -> None:
         self.results.info_ms += watcher.info_ms
-        self.results.rss_mib, self.results.readers_mib = watcher.rss_mib, watcher.readers_mib
+        what = "folder" if self._pacs is None else "PACS"
+        self.results.servers.append(
+            server_record(what, files, watcher.info_ms, watcher.rss_mib, watcher.readers_mib)
+        )
         self._blame(watcher.wrong)
         if self.info_limit_s is not None and watcher.info_ms:
             slow = sum(n for ms, n in watcher.info_ms.items() if ms > 1000 * self.info_limit_s)

@@ -10,10 +10,13 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pydicom.dataset import FileDataset
+
 from lib.dicom.objects import read_object
 from lib.errors import OrganNetError
 from lib.imaging.archives import unpack_zip
 from lib.imaging.dicom_series import read_headers
+from lib.imaging.geometry import Grid
 from lib.imaging.scans import read_ct, read_label
 from tests.fuzz.campaign import chance_of, say
 from tests.fuzz.good_files import OBJECTS, GoodFile, good_files
@@ -142,5 +145,11 @@ def _read_zip(place: Path, good: GoodFile, content: bytes) -> None:
 def _read_object(place: Path, good: GoodFile, content: bytes) -> None:
     path = place / good.name
     path.write_bytes(content)
-    headers, grid = read_headers(Path(os.environ[_SERIES]), image_id="fuzz")
+    headers, grid = _series_headers(Path(os.environ[_SERIES]))
     read_object(path, headers, grid, image_id="fuzz")
+
+
+@cache
+def _series_headers(series: Path) -> tuple[list[FileDataset], Grid]:
+    """Return the headers of the good series that objects refer to."""
+    return read_headers(series, image_id="fuzz")

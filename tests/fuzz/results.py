@@ -1,9 +1,11 @@
 """Counts of a campaign; those of several runs add up in one JSON file."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +38,13 @@ class Results:
     Attributes:
         formats: Counts by format.
         info_ms: Answers of `/info/` by their time, in whole milliseconds rounded up.
-        rss_mib: Resident memory of the server, in MiB: at the start, at the end, and the most.
-        readers_mib: The same of all its child processes together.
+        servers: A record of each server that was watched, oldest first (`server_record`).
         failures: What must not happen, and belongs to no single file.
     """
 
     formats: dict[str, FormatCounts] = field(default_factory=dict)
     info_ms: Counter[int] = field(default_factory=Counter)
-    rss_mib: dict[str, float] = field(default_factory=dict)
-    readers_mib: dict[str, float] = field(default_factory=dict)
+    servers: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     @classmethod
@@ -64,7 +64,7 @@ class Results:
             for name, counts in known["formats"].items()
         }
         info_ms = Counter({int(key): count for key, count in known["info_ms"].items()})
-        return cls(formats, info_ms, failures=known["failures"])
+        return cls(formats, info_ms, known.get("servers", []), known["failures"])
 
     def save(self, path: Path | None) -> None:
         """Write the counts, if a path is given."""
@@ -78,11 +78,7 @@ class Results:
                 for name, counts in self.formats.items()
             }
             info_ms = {str(ms): count for ms, count in sorted(self.info_ms.items())}
-            others = {
-                "rss_mib": self.rss_mib,
-                "readers_mib": self.readers_mib,
-                "failures": self.failures,
-            }
+            others = {"servers": self.servers, "failures": self.failures}
             write_json(path, {"formats": formats, "info_ms": info_ms, **others})
 
     def of(self, format_name: str) -> FormatCounts:
@@ -107,14 +103,43 @@ class Results:
             lines.append(
                 f"/info/: {self.info_ms.total()} answers, {_text(shares)} ms, at most {most} ms"
             )
-        for name, values in (("server", self.rss_mib), ("its child processes", self.readers_mib)):
-            if values:
-                lines.append(f"memory of the {name} in MiB: {_text(values)}")
+        if self.servers:
+            newest = self.servers[-1]
+            lines.append(f"newest of {len(self.servers)} servers: {json.dumps(newest)}")
         failures = [
             *self.failures,
             *(f for counts in self.formats.values() for f in counts.failures),
         ]
         return [*lines, *(f"FAILED: {failure}" for failure in failures)]
+
+
+def server_record(
+    what: str,
+    files: int,
+    info_ms: Mapping[int, int],
+    rss_mib: Mapping[str, float],
+    children_mib: Mapping[str, float],
+) -> dict[str, Any]:
+    """Return what was observed of one server, with the load of the machine, as a JSON object.
+
+    Args:
+        what: What its studies are in.
+        files: Number of files that it was sent.
+        info_ms: Answers of `/info/` by their time, in whole milliseconds rounded up.
+        rss_mib: Resident memory in MiB: at the start, at the end, and the most.
+        children_mib: The same of all its child processes together.
+    """
+    slow = sum(count for ms, count in info_ms.items() if ms > 1000)
+    times = {f"p{share * 100:g}": quantile(info_ms, share) for share in (0.5, 0.99, 1.0)}
+    return {
+        "studies": what,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": files,
+        "info": {"answers": sum(info_ms.values()), **times, "above_1000_ms": slow},
+        "memory_mib": dict(rss_mib),
+        "children_mib": dict(children_mib),
+        "load_of_machine": round(os.getloadavg()[1], 1),
+    }
 
 
 def quantile(counts: Mapping[int, int], share: float) -> int:
