@@ -78,7 +78,9 @@ def plausibility_warnings(
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
     present = {name: masks[name] for name, count in counts.items() if count >= LEAST_VOXELS}
     voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
-    warnings = []
+    warnings = (
+        [] if any(counts.values()) else ["the label contains no organ; is it the right file?"]
+    )
     for name, mask in present.items():
         if name in LIMITS:
             warnings += _size_warnings(name, counts[name] * voxel_ml)

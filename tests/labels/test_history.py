@@ -34,7 +34,7 @@ def history(database: Database, tmp_path: Path) -> LabelHistory:
 
 def volume(folder: Path, text: str) -> Path:
     path = folder / "label.nii.gz"
-    path.write_bytes(gzip.compress(text.encode()))
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
     return path
 
 

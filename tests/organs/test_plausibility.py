@@ -52,7 +52,7 @@ def test_correct_sides_and_tissue_give_no_warning() -> None:
     assert in_soft_tissue("Parotid_L", "Brainstem", "Parotid_R") == []
     assert in_soft_tissue("Parotid_L", "Brainstem") == []
     assert in_soft_tissue("Parotid_L") == []
-    assert in_soft_tissue() == []
+    assert in_soft_tissue() == ["the label contains no organ; is it the right file?"]
 
 
 def test_swapped_sides_give_a_warning() -> None:
