@@ -27,6 +27,7 @@ def bench(
     components: int = Option(
         2000, help="Number of images for the computations of the server alone; 0: none."
     ),
+    steps: int = Option(5, help="Number of measurements of a training step; 0: none."),
     infers: int = Option(
         40, help="Number of inference requests, alone and again beside a training; 0: none."
     ),
@@ -41,7 +42,12 @@ def bench(
     Compare ratios within one run, not seconds of different runs. Exit status 1: other programs were running, so
     that the figures prove nothing.
     """
-    from apps.support import benchmarks, component_benchmarks, reading_benchmark
+    from apps.support import (
+        benchmarks,
+        component_benchmarks,
+        reading_benchmark,
+        training_benchmark,
+    )
     from apps.support.benchmark_record import BenchmarkRecord
     from apps.support.machine import OtherLoad
     from apps.support.server_process import ended_like_ctrl_c
@@ -51,6 +57,7 @@ def bench(
         (repeats, lambda: benchmarks.stages(recipes, repeats, device)),
         (components, lambda: component_benchmarks.run(components)),
         (readings, lambda: reading_benchmark.reading(readings)),
+        (steps, lambda: training_benchmark.training_steps("openkbp", steps)),
         (infers, lambda: benchmarks.beside_training(infers, device)),
         (studies, lambda: benchmarks.case_assignment(studies, device)),
         (pacs, lambda: benchmarks.over_pacs(pacs)),

@@ -53,6 +53,15 @@ class ResSE(nn.Module):
         return torch.addcmul(x, x, scale[:, :, None, None, None])
 
 
+def _pooled(x: Tensor, pool: nn.MaxPool3d) -> Tensor:
+    """Return the pooled image in its own precision; autocast would turn it into float32 and back."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return pool(x)  # type: ignore[no-any-return]
+    return pool(x)  # type: ignore[no-any-return]
+
+
 def block_2d(in_channels: int, out_channels: int) -> nn.Sequential:
     """Return two in-plane convolutions, which do not mix slices."""
     return nn.Sequential(
@@ -154,8 +163,8 @@ class OrganNet25D(nn.Module):
             x = functional.pad(x, (0, pad_z, 0, pad_y, 0, pad_x), mode="replicate")
 
         level_1 = self.encoder_2d(x)
-        level_2 = self.coarse_1(self.pool_1(level_1))
-        level_3 = self.coarse_2(self.pool_2(level_2))
+        level_2 = self.coarse_1(_pooled(level_1, self.pool_1))
+        level_3 = self.coarse_2(_pooled(level_2, self.pool_2))
         fine_1 = self.dropout(self.fine_1(level_3))
         fine_2 = self.dropout(self.reduce_2(self.fine_2(fine_1)))
         fine_3 = self.dropout(self.reduce_3(self.fine_3(torch.cat([fine_1, fine_2], dim=1))))

@@ -104,7 +104,7 @@ def initial_state(
         if decay
         else None
     )
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.schedule.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.schedule.learning_rate, fused=True)
     return TrainingState(network, average, optimizer)
 
 

@@ -55,7 +55,7 @@ class Trainer:
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             self.loss.fade(share_of_run(schedule, step, share))
-            losses.append(self._step(state, *sample))
+            losses.append(self.step(state, *sample))
             self._report(step, losses[-1], rate)
             if share >= 1:
                 break
@@ -73,7 +73,7 @@ class Trainer:
         ]
         return DataLoader(Subset(self.crops, numbers), share, num_workers=0)
 
-    def _step(self, state: TrainingState, image: Tensor, label: Tensor, contoured: Tensor) -> float:
+    def step(self, state: TrainingState, image: Tensor, label: Tensor, contoured: Tensor) -> float:
         """Update the weights with one batch; return its loss."""
         image = image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
         kind = torch.device(self.device).type
