@@ -197,9 +197,9 @@ class OrganNetApp(MONAILabelApp):
             registry=self.registry,
             labels=self.label_history,
             images=Images(
-                unlabelled=self.store.get_unlabeled_images,
+                unlabelled=self.store.unlabelled_images,
                 path=self.store.require_image,
-                is_local=self.store.is_available,
+                local=self.store.available_images,
             ),
             served=self._active_version,
         )
@@ -255,7 +255,7 @@ class OrganNetApp(MONAILabelApp):
 
     def _images_to_fetch(self) -> list[str]:
         """Return the images to fetch from the PACS: labelled ones first, for training, then unlabelled ones."""
-        unlabelled = self.store.get_unlabeled_images() if self.config.scoring else []
+        unlabelled = self.store.unlabelled_images() if self.config.scoring else ()
         return [*self.label_history.current_digests(), *unlabelled]
 
     def _scans_for_self_test(self) -> list[Path]:

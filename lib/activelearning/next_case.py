@@ -110,7 +110,9 @@ class CaseAssigner:
             seed = int(np.random.default_rng().integers(_MAX_SEED))
         with self.database.writing() as session:
             moment = now()
-            state = assignment_state(session, moment)
+            # An unlabelled image has no submission, unless the file of its label is missing.
+            without_file = [i for i in studies.unlabelled if i in studies.labelled]
+            state = assignment_state(session, moment, submitted_of=without_file)
             active = leases.active(session, moment)
             held = [lease for lease in active if lease.holder == annotator.holder]
             if annotator.holder and len(held) >= MOST_HELD:
@@ -119,7 +121,9 @@ class CaseAssigner:
                 candidates=_candidates(studies, state, annotator, unreadable),
                 taken=[*studies.labelled, *sorted(state.holding.keys() - studies.labelled.keys())],
                 scores={image_id: timed.score for image_id, timed in scores.items()},
-                shapes=self.scores.shapes(studies.labelled),
+                shapes=self.scores.shapes(studies.labelled)
+                if ScoreKind.LABEL_SHAPES in method.needs
+                else {},
                 appearance=self.scores.appearance(),
                 seed=seed,
             )
@@ -172,11 +176,15 @@ def _candidates(
             and may_lease(annotator.holder, i, state)
         ]  # fmt: skip
 
-    begun = {*studies.labelled, *state.holding} & state.wanted.keys()
+    begun = {i for i in state.wanted if i in studies.labelled or i in state.holding}
     further_readings = assignable(sorted(begun))
     if annotator.wants_reader_study and further_readings:
         return further_readings
-    return assignable([i for i in studies.unlabelled if i not in begun]) or further_readings
+    # Nothing is known about most images, and these can be assigned: only the others are looked at one by one.
+    special = {*begun, *unreadable, *state.holding, *state.submitted, *state.wanted}
+    allowed = set(assignable([i for i in studies.unlabelled if i in special and i not in begun]))
+    rest = [i for i in studies.unlabelled if i not in special or i in allowed]
+    return rest or further_readings
 
 
 def _provenance(

@@ -78,6 +78,10 @@ class ScoreCache:
         # Rows of one image and model, until both kinds are there to be combined.
         self._partial: dict[tuple[str, str], dict[ScoreKind, Score]] = defaultdict(dict)
         self._scores: dict[str, dict[str, TimedScore]] = defaultdict(dict)
+        # The score of each image that is used. These mappings are replaced, not changed, as callers keep them.
+        self._served: str | None = None
+        self._best: Mapping[str, TimedScore] = {}
+        self._rescored: set[str] = set()
         self._appearance: dict[str, FloatArray] = {}
         self._shapes: dict[str, Mapping[str, OrganShape]] = {}
         self._unreadable: dict[str, str] = {}
@@ -85,8 +89,12 @@ class ScoreCache:
     def refresh(self) -> None:
         """Read the rows that were added since the last call."""
         with self._mutex:
-            for row in self._records.since(self._last_id):
-                self._last_id = row.id
+            rows = list(self._records.since(self._last_id))
+            if not rows:
+                return
+            self._last_id = rows[-1].id
+            self._appearance, self._unreadable = dict(self._appearance), dict(self._unreadable)
+            for row in rows:
                 self._add(row)
 
     def _add(self, row: Score) -> None:
@@ -114,6 +122,7 @@ class ScoreCache:
             image_id, version, prediction.values, samples.values if samples else None
         )
         self._scores[image_id][version] = TimedScore(score, prediction.computed_at)
+        self._rescored.add(image_id)
         if samples is not None:
             # The score contains both now; the rows are released to save memory.
             del self._partial[image_id, version]
@@ -123,27 +132,46 @@ class ScoreCache:
         with self._mutex:
             return frozenset(self._done)
 
-    def scores(self, served: str | None) -> dict[str, TimedScore]:
-        """Return each image's score by the active model, or else the most recent one by an earlier model."""
+    def is_done(self, key: ScoreKey) -> bool:
+        """Return whether a score was computed, or failed."""
         with self._mutex:
-            return {
-                image_id: by_version[served]
-                if served in by_version
-                else max(by_version.values(), key=lambda timed: timed.at)
-                for image_id, by_version in self._scores.items()
-            }
+            return key in self._done
 
-    def appearance(self) -> dict[str, FloatArray]:
+    @property
+    def revision(self) -> int:
+        """Number that changes with each score; see `refresh`."""
+        return self._last_id
+
+    def scores(self, served: str | None) -> Mapping[str, TimedScore]:
+        """Return each image's score by the active model, or else the most recent one by an earlier model.
+
+        The same object is returned as long as no score is added.
+        """
+        with self._mutex:
+            rescored = self._scores.keys() if served != self._served else self._rescored
+            if rescored:
+                best = {i: _best(self._scores[i], served) for i in rescored}
+                self._best = best if served != self._served else {**self._best, **best}
+            self._served, self._rescored = served, set()
+            return self._best
+
+    def appearance(self) -> Mapping[str, FloatArray]:
         """Return image id -> features of the image alone."""
         with self._mutex:
-            return dict(self._appearance)
+            return self._appearance
 
     def shapes(self, digests: Mapping[str, str]) -> dict[str, Mapping[str, OrganShape]]:
         """Return image id -> organ shapes of its label, given image id -> SHA-256 of the label."""
         with self._mutex:
             return {i: self._shapes[d] for i, d in digests.items() if d in self._shapes}
 
-    def unreadable(self) -> dict[str, str]:
+    def unreadable(self) -> Mapping[str, str]:
         """Return image id -> error message, for images that could not be read at the last attempt."""
         with self._mutex:
-            return dict(self._unreadable)
+            return self._unreadable
+
+
+def _best(by_version: Mapping[str, TimedScore], served: str | None) -> TimedScore:
+    if served is not None and served in by_version:
+        return by_version[served]
+    return max(by_version.values(), key=lambda timed: timed.at)

@@ -1,7 +1,7 @@
 """Jobs of the scoring process: scores of images, in a fixed order, and edit costs of submitted labels."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +21,9 @@ UNSCORED_QUANTILE = 0.75
 """Quantile of the existing entropies that an image without a score is assumed to have."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Studies:
-    """The images of a studies folder."""
+    """The images of a studies folder at one moment; two moments are equal if they are one object."""
 
     unlabelled: Sequence[str]
     """Images without a final label."""
@@ -43,15 +43,14 @@ class FileLocations:
     """Version -> weights."""
 
 
-def next_score(
+def scores_in_order(
     studies: Studies,
     served: str | None,
     *,
-    done: Collection[ScoreKey],
     unreadable: Collection[str] = (),
     entropies: Mapping[str, float] = MappingProxyType({}),
-) -> ScoreKey | None:
-    """Return the score to compute next, or None if all exist.
+) -> Iterator[ScoreKey]:
+    """Yield the scores to compute, in order, also those that exist.
 
     1. Shapes of the annotators' labels: they are few, and cheap.
     2. One prediction per image. Unlabelled images come first, those with the highest entropy under an earlier
@@ -64,26 +63,28 @@ def next_score(
     Args:
         studies: The images.
         served: The active model; None before there is one.
-        done: The scores that were computed, or failed.
         unreadable: Images whose prediction failed because they cannot be read: samples are not tried.
         entropies: Image id -> entropy under this or an earlier model; the highest are scored first.
     """
     labelled = sorted(studies.labelled)
-    keys = [ScoreKey(i, studies.labelled[i], ScoreKind.LABEL_SHAPES) for i in labelled]
+    yield from (ScoreKey(i, studies.labelled[i], ScoreKind.LABEL_SHAPES) for i in labelled)
     if served is None:
         images = (*studies.unlabelled, *studies.labelled)
-        keys += [ScoreKey(i, "", ScoreKind.APPEARANCE) for i in images]
-    else:
-        assumed = np.quantile([*entropies.values()], UNSCORED_QUANTILE) if entropies else 0.0
-        ranked = sorted(studies.unlabelled, key=lambda i: (-entropies.get(i, assumed), i))
-        keys += [ScoreKey(i, served, ScoreKind.PREDICTION) for i in (*ranked, *labelled)]
-        keys += [ScoreKey(i, served, ScoreKind.SAMPLES) for i in ranked if i not in unreadable]
-    return next((key for key in keys if key not in done), None)
+        yield from (ScoreKey(i, "", ScoreKind.APPEARANCE) for i in images)
+        return
+    assumed = np.quantile([*entropies.values()], UNSCORED_QUANTILE) if entropies else 0.0
+    ranked = sorted(studies.unlabelled, key=lambda i: (-entropies.get(i, assumed), i))
+    yield from (ScoreKey(i, served, ScoreKind.PREDICTION) for i in (*ranked, *labelled))
+    yield from (ScoreKey(i, served, ScoreKind.SAMPLES) for i in ranked if i not in unreadable)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScoringJobs:
-    """Jobs that score every image by the active model."""
+    """Jobs that score every image by the active model.
+
+    The order is made anew when the images, their labels or the active model change; until then each call goes
+    on where the last one ended.
+    """
 
     records: ScoreRecords
     cache: ScoreCache
@@ -92,18 +93,26 @@ class ScoringJobs:
     served: Callable[[], str | None]
     """Returns the version of the active model."""
     files: FileLocations
+    _order: Iterator[ScoreKey] = field(default_factory=lambda: iter(()), init=False)
+    _next: ScoreKey | None = field(default=None, init=False)
+    _made_for: tuple[Studies, str | None] | None = field(default=None, init=False)
 
     def __call__(self) -> Job | None:
         """Return the next job."""
         self.cache.refresh()
-        served = self.served()
-        key = next_score(
-            self.studies(),
-            served,
-            done=self.cache.done(),
-            unreadable=self.cache.unreadable(),
-            entropies={i: t.score.entropy for i, t in self.cache.scores(served).items()},
-        )
+        studies, served = self.studies(), self.served()
+        if self._made_for is None or self._made_for != (studies, served):
+            self._made_for = (studies, served)
+            self._order = scores_in_order(
+                studies,
+                served,
+                unreadable=self.cache.unreadable(),
+                entropies={i: t.score.entropy for i, t in self.cache.scores(served).items()},
+            )
+            self._next = None
+        if self._next is None or self._is_done(self._next):
+            self._next = next((key for key in self._order if not self._is_done(key)), None)
+        key = self._next
         if key is None:
             return None
         return Job(
@@ -113,6 +122,10 @@ class ScoringJobs:
                 key, result.values, error=result.error, seconds=result.seconds
             ),
         )
+
+    def _is_done(self, key: ScoreKey) -> bool:
+        is_useless = key.kind is ScoreKind.SAMPLES and key.image_id in self.cache.unreadable()
+        return is_useless or self.cache.is_done(key)
 
     def _request(self, key: ScoreKey) -> dict[str, Any]:
         request = {

@@ -1,6 +1,6 @@
 """Active learning of one studies folder, as the server uses it: next case, scores, status."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from lib.storage.database import Database
 class Images:
     """The scans of a datastore."""
 
-    unlabelled: Callable[[], list[str]]
-    """Returns the images without a final label."""
+    unlabelled: Callable[[], Sequence[str]]
+    """Returns the images without a final label, sorted; the same object as long as nothing changed."""
     path: Callable[[str], Path]
     """Image id -> scan; may take long for a scan that is not on this machine yet."""
-    is_local: Callable[[str], bool]
-    """Whether the scan of an image is on this machine; a scan that must be fetched first is scored later."""
+    local: Callable[[], Collection[str] | None]
+    """Returns the images whose scans are on this machine, None if all are; others are scored later."""
 
 
 class ActiveLearningService:
@@ -59,6 +59,9 @@ class ActiveLearningService:
         self._images = images
         self._labels = labels
         self._served = served
+        self._studies = Studies(unlabelled=(), labelled={})
+        self._local: tuple[Studies, Collection[str], Studies] | None = None
+        self._counts: tuple[tuple[Studies, str | None, int], dict[str, int]] | None = None
         records = ScoreRecords(database)
         self.scores = ScoreCache(records)
         self.edit_costs = EditCostRecords(database)
@@ -93,35 +96,49 @@ class ActiveLearningService:
 
     def studies(self) -> Studies:
         """Return all images, unlabelled and labelled."""
-        return Studies(
-            unlabelled=tuple(self._images.unlabelled()), labelled=self._labels.current_digests()
-        )
+        last = self._studies
+        unlabelled, labelled = self._images.unlabelled(), self._labels.current_digests()
+        if unlabelled is not last.unlabelled or labelled is not last.labelled:
+            last = self._studies = Studies(unlabelled=unlabelled, labelled=labelled)
+        return last
 
     def _local_studies(self) -> Studies:
         """Return the images whose scans are on this machine."""
-        studies, is_local = self.studies(), self._images.is_local
-        return Studies(
-            unlabelled=tuple(filter(is_local, studies.unlabelled)),
-            labelled={i: digest for i, digest in studies.labelled.items() if is_local(i)},
-        )
+        studies, local = self.studies(), self._images.local()
+        if local is None:
+            return studies
+        if self._local is None or self._local[:2] != (studies, local):
+            found = Studies(
+                unlabelled=tuple(i for i in studies.unlabelled if i in local),
+                labelled={i: digest for i, digest in studies.labelled.items() if i in local},
+            )
+            self._local = (studies, local, found)
+        return self._local[2]
 
     def status(self) -> dict[str, Any]:
         """Return how many images the active model has scored, and which images cannot be read."""
         self.scores.refresh()
-        served, studies = self._served(), self.studies()
-        done = self.scores.done()
-        scores = self.scores.scores(served)
-        is_current = {i for i, timed in scores.items() if timed.score.model_version == served}
+        served = self._served()
         return {
             "model_version": served,
-            "unlabelled": len(studies.unlabelled),
-            "scored": sum(i in is_current for i in studies.unlabelled),
-            "scored_by_an_earlier_model": sum(
-                i in scores and i not in is_current for i in studies.unlabelled
-            ),
-            "sampled": sum(
-                ScoreKey(i, served or "", ScoreKind.SAMPLES) in done for i in studies.unlabelled
-            ),
-            "unreadable": self.scores.unreadable(),
+            **self._numbers(self.studies(), served),
+            "unreadable": dict(self.scores.unreadable()),
             "edit_cost": summary(self.edit_costs.curve())["verdict"],
         }
+
+    def _numbers(self, studies: Studies, served: str | None) -> dict[str, int]:
+        """Return the numbers of unlabelled images by score; counted again when something changed."""
+        state = (studies, served, self.scores.revision)
+        if self._counts is None or self._counts[0] != state:
+            scores, version = self.scores.scores(served), served or ""
+            models = [scores[i].score.model_version for i in studies.unlabelled if i in scores]
+            done = self.scores.done()
+            keys = (ScoreKey(i, version, ScoreKind.SAMPLES) for i in studies.unlabelled)
+            counts = {
+                "unlabelled": len(studies.unlabelled),
+                "scored": models.count(version),
+                "scored_by_an_earlier_model": len(models) - models.count(version),
+                "sampled": sum(key in done for key in keys),
+            }
+            self._counts = (state, counts)
+        return self._counts[1]

@@ -6,7 +6,7 @@ stopped does not keep its case. No task does this: the next access ends an expir
 """
 
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -152,20 +152,24 @@ class AssignmentState:
         return len(self.submitted.get(image_id, _NO_READERS)) >= self.wanted.get(image_id, 1)
 
 
-def assignment_state(session: Session, at: datetime) -> AssignmentState:
+def assignment_state(
+    session: Session, at: datetime, *, submitted_of: Collection[str] | None = None
+) -> AssignmentState:
     """Return the state of every image; expired leases are ended.
 
     Args:
         session: From `Database.writing`; a lease is granted in the same one.
         at: The present time.
+        submitted_of: Images whose submissions are returned, besides those in a reader study or leased; None for
+            all images.
     """
     holding: dict[str, set[str]] = {}
     for lease in active(session, at):
         holding.setdefault(lease.image_id, set()).add(lease.holder)
+    wanted = reader_studies.wanted(session)
+    images = None if submitted_of is None else {*submitted_of, *wanted, *holding}
     return AssignmentState(
-        wanted=reader_studies.wanted(session),
-        submitted=reader_studies.submitted(session),
-        holding=holding,
+        wanted=wanted, submitted=reader_studies.submitted(session, images), holding=holding
     )
 
 

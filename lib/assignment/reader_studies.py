@@ -28,6 +28,8 @@ MAX_READERS = 20
 MIN_FOR_CONSENSUS = 2
 """Smallest number of readings that a consensus is made of."""
 
+_MOST_IN_QUERY = 500
+"""Largest number of images that a query names; for more it is faster to read all."""
 _DRAWN = (CLIENT, FOLDER, PACS)
 """Sources of labels that a person drew."""
 
@@ -97,9 +99,16 @@ def _drawn_version(
     return version if version.source in _DRAWN else None
 
 
-def submitted(session: Session) -> dict[str, set[str]]:
-    """Return image id -> readers who have submitted, of every image with a reading."""
-    visible = LabelVersion.hidden_at.is_(None), LabelVersion.tag == FINAL
+def submitted(session: Session, image_ids: Collection[str] | None = None) -> dict[str, set[str]]:
+    """Return image id -> readers who have submitted, of every image with a reading.
+
+    Args:
+        session: A session.
+        image_ids: Only these images; None for all.
+    """
+    visible = [LabelVersion.hidden_at.is_(None), LabelVersion.tag == FINAL]
+    if image_ids is not None and len(image_ids) <= _MOST_IN_QUERY:
+        visible.append(LabelVersion.image_id.in_(image_ids))
     columns = select(LabelVersion.image_id, LabelVersion.author, LabelVersion.client)
     readers: dict[str, set[str]] = {}
     for image_id, author, client in session.execute(

@@ -97,9 +97,9 @@ class DicomWebStore(FolderStore):
             self.catalog.refuse(image_id, str(error))
             raise
 
-    def is_available(self, image_id: str) -> bool:
-        """Return whether an image is cached."""
-        return self.cache.is_cached(image_id)
+    def available_images(self) -> frozenset[str]:
+        """Return the images that are cached."""
+        return self.cache.cached()
 
     def refused_images(self) -> Mapping[str, str]:
         """Return SeriesInstanceUID -> reason, of the CT series of the PACS that cannot be contoured."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,11 @@ class FolderStore(LocalDatastore):
         labels: list[str] | None = None,  # noqa: ARG002 - base signature
     ) -> list[str]:
         """Return the images without a final label, sorted."""
-        return list(self._index.snapshot().unlabelled)
+        return list(self.unlabelled_images())
+
+    def unlabelled_images(self) -> tuple[str, ...]:
+        """Return the images without a final label, sorted; the same object as long as nothing changed."""
+        return self._index.snapshot().unlabelled
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Return tag -> label id, which is the image's, of the labels of an image."""
@@ -176,9 +180,9 @@ class FolderStore(LocalDatastore):
         path = self.image_location(image_id)
         return path if self._studies.is_readable(path) else self.image_location(image_id)
 
-    def is_available(self, image_id: str) -> bool:  # noqa: ARG002 - used in DicomWebStore
-        """Return whether an image can be read without fetching it first."""
-        return True
+    def available_images(self) -> Collection[str] | None:
+        """Return the images that can be read without fetching them first; None if all can."""
+        return None
 
     def refused_images(self) -> Mapping[str, str]:
         """Return image id, or path in the studies folder -> why it is no image, or cannot be contoured."""
@@ -305,11 +309,11 @@ class FolderStore(LocalDatastore):
     def labelled_cases(self) -> list[LabelledCase]:
         """Return the cases with a final label whose image is available; their label files never change."""
         cases = []
-        paths = self._index.image_paths()
+        paths, available = self._index.image_paths(), self.available_images()
         for version in self.history.current(FINAL):
             image = paths.get(version.image_id)
             # If the scan was removed, or cannot be read, its labels are kept until it returns.
-            if image is not None and self.is_available(version.image_id):
+            if image is not None and (available is None or version.image_id in available):
                 cases.append(
                     LabelledCase(
                         image_id=version.image_id,

@@ -41,6 +41,10 @@ class SeriesCache:
         """Return whether a series is in the cache."""
         return self.path(uid).is_dir()
 
+    def cached(self) -> frozenset[str]:
+        """Return the series in the cache."""
+        return frozenset(path.name for path in self._series())
+
     def has_room(self) -> bool:
         """Return whether another series fits without evicting one."""
         return self._size_bytes() < 0.9 * self.limit_bytes

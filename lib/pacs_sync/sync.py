@@ -147,8 +147,9 @@ class PacsSync:
         """Fetch one scan in advance if there is space; return whether to call it again at once."""
         if self._error:
             return False
+        cached = self._store.available_images()
         for image_id in self._wanted():
-            if self._store.is_available(image_id) or not self._backoff.is_due(image_id):
+            if image_id in cached or not self._backoff.is_due(image_id):
                 continue
             if not self._store.cache.has_room():
                 return False
@@ -165,7 +166,7 @@ class PacsSync:
         """Return the state of the exchange, for users."""
         catalog = self._store.catalog
         images = catalog.images()
-        cached = {image_id for image_id in images if self._store.is_available(image_id)}
+        cached = images.keys() & self._store.available_images()
         scans = [item for item in self._backoff.undelivered() if item.uid in images.keys() - cached]
         return {
             "url": self._pacs.url,

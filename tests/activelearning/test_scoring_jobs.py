@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 from lib.activelearning.pool import ScoreKind
 from lib.activelearning.scores import ScoreKey
-from lib.activelearning.scoring_jobs import Studies, next_score
+from lib.activelearning.scoring_jobs import Studies, scores_in_order
 
 
 def all_of(
@@ -14,16 +14,10 @@ def all_of(
     done: set[ScoreKey] | None = None,
 ) -> list[ScoreKey]:
     """Return all scores that are computed, in order."""
-    so_far = set(done or ())
-    keys: list[ScoreKey] = []
-    while True:
-        studies = Studies(unlabelled=unlabelled, labelled=labelled or {})
-        key = next_score(studies, served, done=so_far, entropies=entropies or {})
-        if key is None:
-            return keys
-        assert key not in so_far, "computed twice"
-        so_far.add(key)
-        keys.append(key)
+    studies = Studies(unlabelled=unlabelled, labelled=labelled or {})
+    keys = list(scores_in_order(studies, served, entropies=entropies or {}))
+    assert len(set(keys)) == len(keys), "computed twice"
+    return [key for key in keys if key not in (done or ())]
 
 
 def kind_and_image(keys: list[ScoreKey]) -> list[tuple[str, str]]:
@@ -89,4 +83,4 @@ def test_no_samples_are_computed_of_an_unreadable_image() -> None:
         ScoreKey("bad", "m1", ScoreKind.PREDICTION),
         ScoreKey("a", "m1", ScoreKind.SAMPLES),
     }
-    assert next_score(studies, "m1", done=done, unreadable={"bad"}) is None
+    assert set(scores_in_order(studies, "m1", unreadable={"bad"})) == done
