@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -82,8 +83,8 @@ def scores_in_order(
 class ScoringJobs:
     """Jobs that score every image by the active model.
 
-    The order is made anew when the images, their labels or the active model change; until then each call goes
-    on where the last one ended.
+    The order is made anew when images are added or the active model changes; until then each call goes on where
+    the last one ended, after the shapes of new labels.
     """
 
     records: ScoreRecords
@@ -95,21 +96,18 @@ class ScoringJobs:
     files: FileLocations
     _order: Iterator[ScoreKey] = field(default_factory=lambda: iter(()), init=False)
     _next: ScoreKey | None = field(default=None, init=False)
-    _made_for: tuple[Studies, str | None] | None = field(default=None, init=False)
+    _studies: Studies = field(
+        default_factory=lambda: Studies(unlabelled=(), labelled={}), init=False
+    )
+    _served: str | None = field(default=None, init=False)
 
     def __call__(self) -> Job | None:
         """Return the next job."""
         self.cache.refresh()
         studies, served = self.studies(), self.served()
-        if self._made_for is None or self._made_for != (studies, served):
-            self._made_for = (studies, served)
-            self._order = scores_in_order(
-                studies,
-                served,
-                unreadable=self.cache.unreadable(),
-                entropies={i: t.score.entropy for i, t in self.cache.scores(served).items()},
-            )
-            self._next = None
+        if studies is not self._studies or served != self._served:
+            self._order, self._next = self._new_order(studies, served), None
+            self._studies, self._served = studies, served
         if self._next is None or self._is_done(self._next):
             self._next = next((key for key in self._order if not self._is_done(key)), None)
         key = self._next
@@ -123,9 +121,35 @@ class ScoringJobs:
             ),
         )
 
+    def _new_order(self, studies: Studies, served: str | None) -> Iterator[ScoreKey]:
+        """Return the order of the scores to compute after images, labels or the active model changed."""
+        last = self._studies
+        before = {*last.unlabelled, *last.labelled}
+        if (
+            served == self._served
+            and before.issuperset(studies.labelled)
+            and set(last.unlabelled).issuperset(studies.unlabelled)
+        ):
+            # Only labels were added: the order of the other scores stays.
+            labels = studies.labelled.items() - last.labelled.items()
+            shapes = (ScoreKey(i, digest, ScoreKind.LABEL_SHAPES) for i, digest in sorted(labels))
+            return chain(shapes, [] if self._next is None else [self._next], self._order)
+        return scores_in_order(
+            studies,
+            served,
+            unreadable=self.cache.unreadable(),
+            entropies={i: t.score.entropy for i, t in self.cache.scores(served).items()},
+        )
+
     def _is_done(self, key: ScoreKey) -> bool:
-        is_useless = key.kind is ScoreKind.SAMPLES and key.image_id in self.cache.unreadable()
-        return is_useless or self.cache.is_done(key)
+        """Return whether a score exists, or is not needed any more."""
+        labelled = self._studies.labelled
+        if key.kind is ScoreKind.LABEL_SHAPES and labelled.get(key.image_id) != key.model_version:
+            return True
+        is_sampled = key.kind is ScoreKind.SAMPLES
+        if is_sampled and (key.image_id in labelled or key.image_id in self.cache.unreadable()):
+            return True
+        return self.cache.is_done(key)
 
     def _request(self, key: ScoreKey) -> dict[str, Any]:
         request = {

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import logging
+import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from lib.imaging.archives import unpack_zip
 from lib.imaging.formats import SCAN_SUFFIXES, stem_of, suffix_of
 from lib.imaging.scans import read_ct
 from lib.isolation.reader_pool import readers
+from lib.labels.current_labels import CurrentVersions
 from lib.labels.folder_changes import FolderChanges
 from lib.labels.folder_watcher import FolderWatcher
 from lib.labels.history import CLIENT, FINAL
-from lib.labels.store_index import ImageCatalog, Index
+from lib.labels.store_index import ImageCatalog, Index, Snapshot
 from lib.labels.studies_folder import LABELS, StudiesFolder
 from lib.labels.submission import LabelSubmissions, StoreDependencies
 from lib.retrain.training_set import LabelledCase
@@ -73,6 +75,9 @@ class FolderStore(LocalDatastore):
             reserved=_reserved(folder, scans or folder),
             harmful=readers().refused,
         )
+        self._labelled: Sequence[LabelledCase] = ()
+        self._labelled_state: tuple[object, ...] = ()
+        self._labelled_mutex = threading.Lock()
         self._index = Index(folder, history=self.history, images=catalog or self._studies)
         self.submissions = LabelSubmissions(
             folder, self._index, dependencies, image=self.require_image, set_aside=self._set_aside
@@ -306,26 +311,41 @@ class FolderStore(LocalDatastore):
             image_id, label_tag, file, label_info, source=source
         ).image_id
 
-    def labelled_cases(self) -> list[LabelledCase]:
-        """Return the cases with a final label whose image is available; their label files never change."""
+    def labelled_cases(self) -> Sequence[LabelledCase]:
+        """Return the cases with a final label whose image is available; their label files never change.
+
+        The same object is returned as long as nothing changed.
+        """
+        snapshot, versions = self._index.snapshot(), self.history.current_versions()
+        state = (snapshot, versions, self.available_images())
+        with self._labelled_mutex:
+            if self._labelled_state != state:
+                self._labelled_state, self._labelled = state, self._labelled_now(*state)
+            return self._labelled
+
+    def _labelled_now(
+        self, snapshot: Snapshot, versions: CurrentVersions, available: Collection[str] | None
+    ) -> Sequence[LabelledCase]:
+        known = {(case.image_id, case.digest): case for case in self._labelled}
         cases = []
-        paths, available = self._index.image_paths(), self.available_images()
-        for version in self.history.current(FINAL):
-            image = paths.get(version.image_id)
+        for version in versions.sorted(FINAL):
+            image = self._index.path_in(snapshot, version.image_id)
             # If the scan was removed, or cannot be read, its labels are kept until it returns.
-            if image is not None and (available is None or version.image_id in available):
-                cases.append(
-                    LabelledCase(
-                        image_id=version.image_id,
-                        image=image,
-                        label=self.history.path(version.digest),
-                        digest=version.digest,
-                        number=version.number,
-                        organs=frozenset(version.organs),
-                        doubts=tuple(version.doubts),
-                        submitted_at=version.submitted_at,
-                    )
+            if image is None or not (available is None or version.image_id in available):
+                continue
+            case = known.get((version.image_id, version.digest))
+            if case is None or (case.image, case.number) != (image, version.number):
+                case = LabelledCase(
+                    image_id=version.image_id,
+                    image=image,
+                    label=self.history.path(version.digest),
+                    digest=version.digest,
+                    number=version.number,
+                    organs=frozenset(version.organs),
+                    doubts=tuple(version.doubts),
+                    submitted_at=version.submitted_at,
                 )
+            cases.append(case)
         return cases
 
     def remove_image(self, image_id: str) -> None:
@@ -386,8 +406,7 @@ class FolderStore(LocalDatastore):
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002 - base signature
         """Return id, image and final label of every labelled case, with paths, sorted by id."""
-        paths, root = self._index.image_paths(), self._studies.path
-        images = self._index.snapshot().images
+        root, snapshot = self._studies.path, self._index.snapshot()
 
         def label_path(image_id: str, suffix: str) -> Path:
             path = self._label_path(image_id, FINAL, suffix)
@@ -397,11 +416,12 @@ class FolderStore(LocalDatastore):
         return [
             {
                 "id": image_id,
-                "image": str(paths[image_id] if full_path else paths[image_id].relative_to(root)),
-                "label": str(label_path(image_id, entry.labels[FINAL].suffix)),
+                "image": str(path if full_path else path.relative_to(root)),
+                "label": str(label_path(image_id, label.suffix)),
             }
-            for image_id, entry in images.items()
-            if FINAL in entry.labels and image_id in paths
+            for image_id, entry in snapshot.images.items()
+            if (label := entry.labels.get(FINAL)) is not None
+            and (path := self._index.path_in(snapshot, image_id)) is not None
         ]
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:  # noqa: ARG002 - base signature

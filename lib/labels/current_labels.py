@@ -15,7 +15,7 @@ from lib.storage.tables import LabelVersion
 _NONE: Mapping[str, LabelVersion] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CurrentVersions:
     """The newest visible version of each label at one moment; never changed."""
 

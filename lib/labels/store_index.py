@@ -75,7 +75,7 @@ class StoredImage:
         return json.dumps(finite(self.as_dict()), default=str)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """The index at one moment; never changed."""
 
@@ -223,15 +223,10 @@ class Index:
 
     def image_path(self, image_id: str) -> Path | None:
         """Return the path of an image, which exists once the image was fetched; None if it is not listed."""
-        return self._path(self.snapshot(), image_id)
+        return self.path_in(self.snapshot(), image_id)
 
-    def image_paths(self) -> dict[str, Path]:
-        """Return image id -> path of all images; see `image_path`."""
-        snapshot = self.snapshot()
-        paths = ((image_id, self._path(snapshot, image_id)) for image_id in snapshot.images)
-        return {image_id: path for image_id, path in paths if path is not None}
-
-    def _path(self, snapshot: Snapshot, image_id: str) -> Path | None:
+    def path_in(self, snapshot: Snapshot, image_id: str) -> Path | None:
+        """Return the path of an image in a snapshot; see `image_path`."""
         if image_id not in snapshot.images:
             return None
         if not isinstance(self._images, StudiesFolder):

@@ -8,7 +8,7 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from lib.errors import StateError
@@ -137,6 +137,12 @@ class Runs:
     def last(self) -> Run | None:
         """Return the newest run."""
         return next(iter(self.all(limit=1)), None)
+
+    def evaluations(self) -> int:
+        """Return the number of runs whose candidate model was evaluated; it only grows."""
+        evaluated = select(func.count()).select_from(Run).where(Run.state.in_(EVALUATED))
+        with self._database.reading() as session:
+            return session.scalar(evaluated) or 0
 
     def evaluated_labels(self) -> set[tuple[str, str]]:
         """Return image id and digest of each label in a run whose candidate model was evaluated."""

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -75,6 +75,9 @@ def evaluation_cases_of(studies: Path) -> set[str]:
     return {image_id for image_id, name in sets.items() if name == EVALUATION}
 
 
+_SETS = select(CaseSet.image_id, CaseSet.set)
+
+
 class CaseSets:
     """The `CaseSet` rows of a database."""
 
@@ -84,7 +87,7 @@ class CaseSets:
     def all(self) -> dict[str, str]:
         """Return image id -> set."""
         with self._database.reading() as session:
-            return {row.image_id: row.set for row in session.scalars(select(CaseSet))}
+            return {row.image_id: row.set for row in session.execute(_SETS)}
 
     def assign(
         self,
@@ -103,7 +106,7 @@ class CaseSets:
         if sets.keys() >= set(image_ids):
             return sets
         with self._database.writing() as session:
-            sets = {row.image_id: row.set for row in session.scalars(select(CaseSet))}
+            sets = {row.image_id: row.set for row in session.execute(_SETS)}
             for image_id in image_ids:
                 if image_id not in sets:
                     sets[image_id], reason = choose(image_id, sets)
@@ -174,11 +177,26 @@ class TrainingSetPlanner:
     """Returns the cases that a model in the registry was trained on, on any machine."""
     doubted_may_judge: Callable[[], bool]
     """Returns whether labels with plausibility warnings may evaluate models."""
+    _last: dict[tuple[bool, int], tuple[Sequence[LabelledCase], list[PlannedCase]]] = field(
+        default_factory=dict, init=False
+    )
+    """The last result, by what it depends on besides the labels."""
 
-    def cases(self) -> list[PlannedCase]:
+    def cases(self) -> Sequence[PlannedCase]:
         """Return every labelled case, sorted by id; a new case is put into a set, which never changes."""
-        labelled = self.labelled()
-        if self.doubted_may_judge():
+        labelled, may_judge = self.labelled(), self.doubted_may_judge()
+        state = (may_judge, self.runs.evaluations())
+        known, planned = self._last.get(state, ((), []))
+        if known is not labelled:
+            planned = self._planned(labelled, doubted_may_judge=may_judge)
+            self._last.clear()
+            self._last[state] = (labelled, planned)
+        return planned
+
+    def _planned(
+        self, labelled: Sequence[LabelledCase], *, doubted_may_judge: bool
+    ) -> list[PlannedCase]:
+        if doubted_may_judge:
             labelled = [replace(case, doubts=()) for case in labelled]
         # Cases of one day are in the order of their hash, so that neither name nor hour decides on their set.
         by_hash = sorted(labelled, key=lambda c: hashlib.sha256(c.image_id.encode()).digest())
