@@ -31,7 +31,9 @@ def bench(
     infers: int = Option(
         40, help="Number of inference requests, alone and again beside a training; 0: none."
     ),
-    studies: int = Option(2000, help="Number of studies to choose the next case from; 0: none."),
+    studies: int = Option(
+        2000, help="Number of studies in a folder, for lists, labels and the next case; 0: none."
+    ),
     pacs: int = Option(
         200, help="Number of studies in an Orthanc, to list and choose from; 0: none."
     ),
@@ -46,6 +48,7 @@ def bench(
         benchmarks,
         component_benchmarks,
         reading_benchmark,
+        studies_benchmark,
         training_benchmark,
     )
     from apps.support.benchmark_record import BenchmarkRecord
@@ -59,7 +62,7 @@ def bench(
         (readings, lambda: reading_benchmark.reading(readings)),
         (steps, lambda: training_benchmark.training_steps("openkbp", steps)),
         (infers, lambda: benchmarks.beside_training(infers, device)),
-        (studies, lambda: benchmarks.case_assignment(studies, device)),
+        (studies, lambda: studies_benchmark.requests_by_studies(studies, device)),
         (pacs, lambda: benchmarks.over_pacs(pacs)),
     )
     record = BenchmarkRecord(" ".join(["organnet bench", *sys.argv[1:]]))

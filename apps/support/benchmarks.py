@@ -13,7 +13,6 @@ import torch
 
 from apps.support.benchmark_record import Section
 from apps.support.server_process import Server, free_port, serving, wait_until
-from lib.activelearning.pool import ScoreKind
 from lib.activelearning.selection.catalogue import default_method
 from lib.dicom.ct_writer import write_ct_series
 from lib.errors import OrganNetError, PacsError
@@ -21,13 +20,11 @@ from lib.imaging.geometry import Grid, ras_to_lps
 from lib.imaging.quantities import ShapeVox, SpacingMm
 from lib.imaging.volumes import CtVolume
 from lib.inference.single_pass import contour
-from lib.models.registry import Model, Registry, save_model
+from lib.models.registry import Model
 from lib.networks.build import build_network
 from lib.pacs.orthanc import Orthanc
 from lib.recipes.schema import OPENKBP
 from lib.recipes.yaml_files import find_recipe
-from lib.storage.database import FILE, Database, state_folder
-from lib.storage.tables import Score
 from phantom import head_and_neck_phantom
 from phantom.cohort import write_cohort
 
@@ -36,7 +33,7 @@ SPACING_MM: SpacingMm = (1.0, 1.0, 2.5)
 PACS_SHAPE_VOX: ShapeVox = (64, 64, 20)
 """Size of the series in the PACS, small because only their number matters."""
 PACS_LIST_TIMEOUT_S, EPOCH_TIMEOUT_S = 900.0, 600.0
-PACS_REQUESTS, NEXT_CASE_REQUESTS = 20, 40
+PACS_REQUESTS = 20
 """Number of requests of each type."""
 STAGES = ("prepare", "network", "restore")
 
@@ -136,65 +133,9 @@ def _p95(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=20)[-1]
 
 
-def case_assignment(studies: int, device: str) -> Section:
-    """Return how long the default strategy takes over HTTP, with few and with many scored studies."""
-    rows = {}
-    for count in (10, studies):
-        with TemporaryDirectory(prefix="organnet-bench-") as name:
-            seconds = _next_case_seconds(Path(name), count, device)
-        rows[f"{count} scored studies"] = _spread(seconds, factor=1000)
-    few, many = rows.values() if len(rows) == 2 else [*rows.values()] * 2
-    return Section(
-        "next_case",
-        "ms",
-        rows,
-        ratios={f"next_case_{studies}_vs_10_studies": many["median"] / few["median"]},
-        notes=(f"strategy {default_method(has_model=True)}, over HTTP",),
-    )
-
-
-def _next_case_seconds(folder: Path, count: int, device: str) -> list[float]:
-    """Return the seconds of each request for the next case, each request from another client."""
-    studies, models = folder / "studies", folder / "models"
-    write_cohort(studies, recipe=OPENKBP, cases=1, labelled=0, seed=1, dicom_cases=0)
-    names = [f"scan_{number:05d}" for number in range(count)]
-    scan = studies / "demo_001.nii.gz"
-    for name in names:
-        (studies / f"{name}.nii.gz").hardlink_to(scan)
-    scan.unlink()
-    torch.manual_seed(0)
-    version = save_model(models, build_network(OPENKBP).state_dict(), OPENKBP, {"training": {}})
-    Registry(models).publish(version, reason="benchmark")
-    _write_scores(Database(state_folder(str(studies), models) / FILE), names, version)
-    conf = {"model_dir": str(models), "device": device, "auto_retrain": "off", "scoring": "off"}
-    with serving(studies, conf, log=folder / "server.log") as server:
-        # The first two requests fill the server's score cache and do not count.
-        return _seconds_of(
-            lambda number: _request_next_case(server, number), 2 + NEXT_CASE_REQUESTS
-        )[2:]
-
-
 def _request_next_case(server: Server, number: int) -> None:
     path = f"/activelearning/{default_method(has_model=True)}"
     server.request("POST", path, json={"client_id": f"client-{number}"})
-
-
-def _write_scores(database: Database, names: Sequence[str], version: str) -> None:
-    """Write a score of each image into the database, as the scoring process does."""
-    rng = np.random.default_rng(1)
-    kind = ScoreKind.PREDICTION.value
-    with database.writing() as session:
-        for name in names:
-            entropy = float(rng.uniform(0.01, 0.3))
-            shape = {"volume_ml": 20.0, "centroid_mm": [1.0, 2.0, 3.0], "pieces": 1}
-            organs = {
-                organ: {"entropy": entropy * float(rng.uniform(0.5, 1.5)), "shape": shape}
-                for organ in OPENKBP.labels
-            }
-            features = [round(float(v), 4) for v in rng.normal(size=128)]
-            result = {"entropy": entropy, "foreground": 0.1, "organs": organs, "features": features}
-            session.add(Score(image_id=name, model_version=version, kind=kind, values=result))
-    database.close()
 
 
 def over_pacs(studies: int) -> Section:

@@ -1,4 +1,4 @@
-"""Functions that measure requests to a server by the number of its studies, and print the table."""
+"""Functions that measure requests to a server by the number of its studies."""
 
 import json
 import os
@@ -16,6 +16,7 @@ import psutil
 import torch
 from sqlalchemy import insert
 
+from apps.support.benchmark_record import Section
 from apps.support.server_process import Server, serving
 from lib.activelearning.pool import ScoreKind
 from lib.activelearning.selection.catalogue import METHODS
@@ -55,27 +56,33 @@ class Cost:
     seconds: Sequence[float]
     """Times until the answers."""
 
+    def columns(self, name: str) -> dict[str, float]:
+        """Return the cells of a table in ms."""
+        cells = {f"cpu {name}": 1000 * self.cpu_s}
+        if self.seconds:
+            cells[f"p50 {name}"] = 1000 * statistics.median(self.seconds)
+            cells[f"p95 {name}"] = 1000 * float(np.percentile(self.seconds, 95))
+        return cells
 
-def requests_by_studies(studies: int, device: str) -> None:
-    """Print the cost of each kind of request to servers with few and with many studies."""
-    counts = [FIRST_COUNT, *(n for n in (studies // 10, studies) if n > FIRST_COUNT)]
-    tables = []
-    for number in counts:
+
+def requests_by_studies(studies: int, device: str) -> Section:
+    """Return the cost of each kind of request to servers with few and with many studies."""
+    counts = [n for n in (FIRST_COUNT, studies // 10, studies) if FIRST_COUNT <= n <= studies]
+    rows: dict[str, dict[str, float | int | str | None]] = {}
+    for number in dict.fromkeys(counts or [studies]):
         with TemporaryDirectory(prefix="organnet-bench-") as name:
-            tables.append(measured(Path(name), number, device))
-    print("processor ms of the server for one request, and median and 95th percentile of ms until")
-    print("the answer, by the number of studies:")
-    print(f"  {'':34}" + "".join(f"{number:>24,}" for number in counts))
-    for row in tables[0]:
-        cells = (_cell(table[row]) for table in tables)
-        print(f"  {row:34}" + "".join(f"{cell:>24}" for cell in cells))
-
-
-def _cell(cost: Cost) -> str:
-    if len(cost.seconds) < 2:
-        return f"{1000 * cost.cpu_s:.0f}" + "".join(f" {1000 * s:.0f}" for s in cost.seconds)
-    p95 = statistics.quantiles(cost.seconds, n=20)[-1]
-    return f"{1000 * cost.cpu_s:.1f} {1000 * statistics.median(cost.seconds):.0f} {1000 * p95:.0f}"
+            for row, cost in measured(Path(name), number, device).items():
+                rows.setdefault(row, {}).update(cost.columns(f"{number}"))
+    return Section(
+        "studies",
+        "ms",
+        rows,
+        notes=(
+            f"processor time of the server for one request, median and 95th percentile of {REPEATS} times to "
+            "the answer, by the number of studies; one study in "
+            f"{SERIES_EVERY} is a DICOM series, one in {LABEL_EVERY} has a label",
+        ),
+    )
 
 
 def measured(folder: Path, studies: int, device: str) -> dict[str, Cost]:
@@ -104,7 +111,6 @@ def measured(folder: Path, studies: int, device: str) -> dict[str, Cost]:
         for name, send in _senders(server, scans, names, folder).items():
             send(0)
             costs[name] = _cost(process, send)
-            print(f"  {studies} studies, {name}: {_cell(costs[name])}", flush=True)
     return costs
 
 

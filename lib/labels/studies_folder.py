@@ -221,7 +221,7 @@ class StudiesFolder:
         last = self._top
         content = self._top_with(changed) if changed is not None else None
         if content is None:
-            content = self._content("", last)
+            content = self._content("", last, changed)
             content = last if last.is_like(content) else content
         if content is last:
             return set()
@@ -301,16 +301,24 @@ class StudiesFolder:
             if inner not in self._reserved:
                 yield from self._walk(inner, depth + 1, (*ancestors, itself), tree)
 
-    def _content(self, path: str, last: Content) -> Content:
-        """Return the content of a folder, which is read unless it is known and unchanged."""
+    def _content(self, path: str, last: Content, changed: Collection[str] | None = None) -> Content:
+        """Return the content of a folder, which is read unless it is known and unchanged.
+
+        Args:
+            path: The folder.
+            last: Its last content.
+            changed: Names of entries that changed; the folder is read then in any case. None if unknown.
+        """
         folder = self.path / path
         try:
             identity = identity_of(folder)
-            if last.is_settled and last.identity == identity and last.is_still_refused(folder):
+            is_same = last.is_settled and last.identity == identity
+            if changed is None and is_same and last.is_still_refused(folder):
                 return last
             # The time is taken first: a change during the reading must not count as seen.
             is_settled = time.time() - folder.stat().st_mtime > SETTLED_S
-            content = read_content(folder, identity, is_top=not path, checked=last.volumes)
+            checked = [name for name in last.volumes if name not in (changed or ())]
+            content = read_content(folder, identity, is_top=not path, checked=checked)
         except (FileNotFoundError, NotADirectoryError):
             return Content(trouble="" if path else "is missing")
         except OSError as error:
