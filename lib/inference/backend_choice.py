@@ -143,14 +143,17 @@ class BackendChoice:
         result, onnx_file = self._folder / f"{stem}-{digest}.json", self._folder / f"{stem}.onnx"
         make_folder(self._folder)
         record = _read(result)
-        if record is None or record.get("sha256") != model.card.get("sha256"):
+        scans = self._scans()[:TEST_SCANS]
+        was_without_scan = record is not None and record.get("scans") == 0 and len(scans) > 0
+        if record is None or record.get("sha256") != model.card.get("sha256") or was_without_scan:
+            result.unlink(missing_ok=True)
             onnx_file.unlink(missing_ok=True)
-            record = self._run_self_test(model, result, onnx_file, threads)
+            record = self._run_self_test(model, result, onnx_file, scans)
         try:
             measurements = [
                 Measurement(**{**m, "lost": tuple(m["lost"])}) for m in record["measurements"]
             ]
-            choice = Choice(*choose(measurements, self._setting))
+            choice = Choice(*choose(measurements, self._setting, scans=record["scans"]))
             if not choice.name.startswith("openvino"):
                 return choice, None
             precision = choice.name.partition("-")[2] or "f32"
@@ -160,18 +163,22 @@ class BackendChoice:
             return Choice(REFERENCE, f"the self-test failed: {reason}"), None
 
     def _run_self_test(
-        self, model: Model, result: Path, onnx_file: Path, threads: int
+        self, model: Model, result: Path, onnx_file: Path, scans: Sequence[Path]
     ) -> dict[str, Any]:
         """Run the self-test in a process of its own; return its result, which is kept for this machine."""
         self._remove_old_files()
+        threads = torch.get_num_threads()
         flags = ["--weights", str(self._served.registry.weights_path(model.version)),
                  "--onnx", str(onnx_file), "--result", str(result), "--state", str(self._state),
                  "--device", self._served.device, "--threads", str(threads)]  # fmt: skip
-        scans = [str(scan) for scan in self._scans()[:TEST_SCANS]]
         log = self._folder / LOG
         log.unlink(missing_ok=True)
         self._child = start_child(
-            self_test.__name__, [*flags, *scans], threads=threads, log=log, has_pipes=False
+            self_test.__name__,
+            [*flags, *map(str, scans)],
+            threads=threads,
+            log=log,
+            has_pipes=False,
         )
         try:
             code = self._child.wait(TIMEOUT_S)

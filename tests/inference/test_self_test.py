@@ -83,6 +83,27 @@ def test_one_backend_can_be_required_and_is_used_only_if_it_agrees() -> None:
     assert choose([EAGER, slow], "openvino") == expected
 
 
+def test_half_precision_is_not_chosen_without_a_real_scan() -> None:
+    measurements = [
+        EAGER,
+        Measurement("openvino", 0.4, 1.0, 1.0),
+        Measurement("openvino-bf16", 0.2, 1.0, 1.0),
+    ]
+    assert choose(measurements, scans=1)[0] == "openvino-bf16"
+    assert choose(measurements, scans=0)[0] == "openvino"
+
+
+def test_a_doubtful_organ_whose_largest_region_changes_is_no_agreement() -> None:
+    """Two regions of 4 x 10 x 10 voxels: a single voxel decides which one is the contour."""
+    reference = torch.zeros(9, 10, 10)
+    reference[:4], reference[5:] = 1, 1
+    output = reference.clone()
+    reference[0, 0, 0], output[8, 0, 0] = 0, 0
+    result = compare("other", [one_hot(reference)], [one_hot(output)], LABELS)
+    assert result.min_dsc == 0
+    assert not result.agrees
+
+
 class BoneIsMandible(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         logits = torch.full((image.shape[0], 8, *image.shape[2:]), -20.0)
