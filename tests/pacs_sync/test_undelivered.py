@@ -32,6 +32,13 @@ def network(server: Orthanc) -> Iterator[Relay]:
         yield passing
 
 
+@pytest.fixture(autouse=True)
+def _stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the clock of the backoff, so that no wait is over because the machine is busy."""
+    moment = datetime.now(timezone.utc)
+    monkeypatch.setattr(retry_backoff, "now", lambda: moment)
+
+
 def let_an_hour_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the clock of the backoff one hour ahead, so that each wait is over."""
     moment = datetime.now(timezone.utc) + timedelta(hours=1)
