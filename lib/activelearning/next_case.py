@@ -4,7 +4,7 @@ The choice and the lease are made in one write transaction of the database. Only
 transaction at a time, even with several servers, so no case is assigned twice.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict, cast
@@ -117,14 +117,14 @@ class CaseAssigner:
             held = [lease for lease in active if lease.holder == annotator.holder]
             if annotator.holder and len(held) >= MOST_HELD:
                 return _return_held_case(held[0], len(held))
-            pool = Pool(
-                candidates=_candidates(studies, state, annotator, unreadable),
-                taken=[*studies.labelled, *sorted(state.holding.keys() - studies.labelled.keys())],
-                scores={image_id: timed.score for image_id, timed in scores.items()},
-                shapes=self.scores.shapes(studies.labelled)
-                if ScoreKind.LABEL_SHAPES in method.needs
-                else {},
-                appearance=self.scores.appearance(),
+            taken = [*studies.labelled, *sorted(state.holding.keys() - studies.labelled.keys())]
+            candidates = _candidates(studies, state, annotator, unreadable)
+            pool = self._pool(
+                method,
+                candidates,
+                taken,
+                labelled=studies.labelled,
+                scores=scores,
                 seed=seed,
             )
             choice = method.choose(pool)
@@ -145,6 +145,43 @@ class CaseAssigner:
             )  # fmt: skip
             return cast("NextCase", {"id": choice.image_id, **why, "lease": _lease_as_dict(lease)})
 
+    def _pool(
+        self,
+        method: Method,
+        candidates: Sequence[str],
+        taken: Sequence[str],
+        *,
+        labelled: Mapping[str, str],
+        scores: Mapping[str, TimedScore],
+        seed: int,
+    ) -> Pool:
+        """Return what a strategy chooses from: all images, or a random sample of as many as it can compare.
+
+        Args:
+            method: The strategy.
+            candidates: Images that may be assigned now.
+            taken: Images that are labelled or being contoured.
+            labelled: Image id -> SHA-256 of its final label.
+            scores: Image id -> score.
+            seed: Seed of the sample and of the choice.
+        """
+        images: Iterable[str] = scores
+        if method.most_images is not None and len(candidates) + len(taken) > method.most_images:
+            generator = np.random.default_rng(seed)
+            candidates = _sample(candidates, method.most_images, generator)
+            taken = _sample(taken, method.most_images, generator)
+            images = [i for i in (*candidates, *taken) if i in scores]
+        has_shapes = ScoreKind.LABEL_SHAPES in method.needs
+        digests = {i: labelled[i] for i in taken if has_shapes and i in labelled}
+        return Pool(
+            candidates=candidates,
+            taken=taken,
+            scores={image_id: scores[image_id].score for image_id in images},
+            shapes=self.scores.shapes(digests),
+            appearance=self.scores.appearance(),
+            seed=seed,
+        )
+
     def _method(self, strategy: str) -> tuple[Method, str]:
         method = METHODS.get(strategy)
         if method is None:
@@ -157,6 +194,13 @@ class CaseAssigner:
             note = f"{method.name} needs a model, and there is none yet: {fallback.name} was used instead"
             return fallback, note
         return method, ""
+
+
+def _sample(names: Sequence[str], number: int, generator: np.random.Generator) -> list[str]:
+    """Return `number` random names, or all if there are fewer, in their order."""
+    if len(names) <= number:
+        return list(names)
+    return [names[k] for k in np.sort(generator.choice(len(names), number, replace=False))]
 
 
 def _candidates(

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class OrganScore:
     """Mean pairwise Dice of the samples; None until computed, or if no sample has the organ."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageScore:
     """Scores of one image, by one model."""
 
@@ -79,6 +80,18 @@ class ImageScore:
     """The encoder's mean activation per channel, float32."""
     has_samples: bool = False
     """Whether `volume_cv` and `pairwise_dice` were computed."""
+
+    @cached_property
+    def disagreement(self) -> float | None:
+        """Mean of one minus `pairwise_dice` over the organs; None if no sample has an organ."""
+        gaps = [1.0 - o.pairwise_dice for o in self.organs.values() if o.pairwise_dice is not None]
+        return math.fsum(gaps) / len(gaps) if self.has_samples and gaps else None
+
+    @cached_property
+    def variation(self) -> float:
+        """Mean of `volume_cv` over the organs; 0 if it was not computed."""
+        values = [o.volume_cv for o in self.organs.values() if o.volume_cv is not None]
+        return math.fsum(values) / len(values) if values else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

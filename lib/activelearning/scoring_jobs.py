@@ -21,6 +21,9 @@ from lib.storage.tables import LabelVersion
 UNSCORED_QUANTILE = 0.75
 """Quantile of the existing entropies that an image without a score is assumed to have."""
 
+MOST_ADDED = 100
+"""Largest number of new images and labels that are scored before all others, without a new order."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Studies:
@@ -83,8 +86,8 @@ def scores_in_order(
 class ScoringJobs:
     """Jobs that score every image by the active model.
 
-    The order is made anew when images are added or the active model changes; until then each call goes on where
-    the last one ended, after the shapes of new labels.
+    The order is made anew when the active model changes; until then each call goes on where the last one ended,
+    after new images and labels.
     """
 
     records: ScoreRecords
@@ -122,18 +125,18 @@ class ScoringJobs:
         )
 
     def _new_order(self, studies: Studies, served: str | None) -> Iterator[ScoreKey]:
-        """Return the order of the scores to compute after images, labels or the active model changed."""
-        last = self._studies
-        before = {*last.unlabelled, *last.labelled}
-        if (
-            served == self._served
-            and before.issuperset(studies.labelled)
-            and set(last.unlabelled).issuperset(studies.unlabelled)
-        ):
-            # Only labels were added: the order of the other scores stays.
-            labels = studies.labelled.items() - last.labelled.items()
-            shapes = (ScoreKey(i, digest, ScoreKind.LABEL_SHAPES) for i, digest in sorted(labels))
-            return chain(shapes, [] if self._next is None else [self._next], self._order)
+        """Return the order of the scores to compute after images, labels or the active model changed.
+
+        A few new images and labels come first; the order of the others stays, as a new one takes a while.
+        """
+        last, unlabelled = self._studies, set(self._studies.unlabelled)
+        added = Studies(
+            unlabelled=[i for i in studies.unlabelled if i not in unlabelled],
+            labelled=dict(studies.labelled.items() - last.labelled.items()),
+        )
+        if served == self._served and len(added.unlabelled) + len(added.labelled) <= MOST_ADDED:
+            pending = [] if self._next is None else [self._next]
+            return chain(scores_in_order(added, served), pending, self._order)
         return scores_in_order(
             studies,
             served,

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from lib.activelearning.next_case import MOST_HELD, Annotator, CaseAssigner, NextCase
-from lib.activelearning.pool import ScoreKind
+from lib.activelearning.pool import Choice, Pool, ScoreKind
 from lib.activelearning.scores import ScoreCache, ScoreKey, ScoreRecords
 from lib.activelearning.scoring_jobs import Studies
 from lib.activelearning.selection.catalogue import METHODS
@@ -210,3 +211,33 @@ def test_a_second_reading_is_assigned_when_no_other_case_is_left(tmp_path: Path)
 def test_an_unknown_strategy_is_refused_and_the_error_lists_all(clinic: Clinic) -> None:
     with pytest.raises(DatastoreError, match="claspe"):
         clinic.case_assigner.assign_next("best", ANN)
+
+
+@pytest.mark.parametrize("strategy", ["coldstart", "suggestive", "failure_first"])
+def test_a_strategy_that_compares_images_gets_a_sample_of_many(
+    tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clinic = Clinic(tmp_path, images=12)
+    for number, image_id in enumerate(clinic.images):
+        clinic.score(image_id, 0.1 * number)
+    clinic.submit(clinic.images[0], "bob")
+    pools = []
+    method = METHODS[strategy]
+
+    def choose(pool: Pool) -> Choice | None:
+        pools.append(pool)
+        return method.choose(pool)
+
+    choose.__name__ = strategy
+    small = replace(method, choose=choose, most_images=4)
+    monkeypatch.setattr("lib.activelearning.next_case.METHODS", {strategy: small})
+    chosen = [
+        clinic.case_assigner.assign_next(strategy, Annotator(holder=f"client-{n}", seed=n))["id"]
+        for n in range(8)
+    ]
+    assert len(set(chosen)) == 8
+    assert [len(pool.candidates) for pool in pools] == [4] * 8
+    assert all(pool.candidates == sorted(pool.candidates) for pool in pools)
+    # Each image is a candidate at times.
+    assert {i for pool in pools for i in pool.candidates} == set(clinic.images[1:])
+    assert all(pool.scores.keys() == {*pool.candidates, *pool.taken} for pool in pools)

@@ -1,8 +1,11 @@
 from collections.abc import Mapping
+from pathlib import Path
 
 from lib.activelearning.pool import ScoreKind
-from lib.activelearning.scores import ScoreKey
-from lib.activelearning.scoring_jobs import Studies, scores_in_order
+from lib.activelearning.scores import ScoreCache, ScoreKey, ScoreRecords
+from lib.activelearning.scoring_jobs import FileLocations, ScoringJobs, Studies, scores_in_order
+from lib.jobs.job_runner import JobResult
+from lib.storage.database import Database
 
 
 def all_of(
@@ -84,3 +87,43 @@ def test_no_samples_are_computed_of_an_unreadable_image() -> None:
         ScoreKey("a", "m1", ScoreKind.SAMPLES),
     }
     assert set(scores_in_order(studies, "m1", unreadable={"bad"})) == done
+
+
+class Scoring:
+    """Scoring jobs over a database, of images that exist by name only; each job is done at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.records = ScoreRecords(Database(folder / "workflow.sqlite"))
+        self.studies = Studies(unlabelled=("a", "b"), labelled={})
+        self.served = "m1"
+        place = Path("x").joinpath
+        self.jobs = ScoringJobs(
+            self.records,
+            ScoreCache(self.records),
+            studies=lambda: self.studies,
+            served=lambda: self.served,
+            files=FileLocations(image=place, label=place, model=place),
+        )
+
+    def next(self) -> str:
+        job = self.jobs()
+        if job is None:
+            return ""
+        job.store(JobResult(values={}, error="not computed in this test"))
+        return job.description
+
+
+def test_new_images_and_labels_are_scored_next_and_nothing_twice(tmp_path: Path) -> None:
+    scoring = Scoring(tmp_path)
+    assert scoring.next() == "a, prediction"
+    job = scoring.jobs()
+    assert job is not None
+    assert job.description == "b, prediction"
+    scoring.studies = Studies(unlabelled=("b", "new"), labelled={"a": "sha1"})
+    assert [scoring.next() for _ in range(6)] == [
+        "a, drawn", "new, prediction", "new, samples", "b, prediction", "b, samples", "",
+    ]  # fmt: skip
+    scoring.studies = Studies(unlabelled=("a", "b", "new"), labelled={})
+    assert [scoring.next() for _ in range(2)] == ["a, samples", ""]
+    scoring.served = "m2"
+    assert scoring.next() == "a, prediction"

@@ -10,6 +10,9 @@ from lib.activelearning.selection.failure import failure_first
 from lib.activelearning.selection.representative import coldstart, suggestive
 from lib.activelearning.selection.uncertainty import claspe, entropy, structure_qc
 
+MOST_COMPARED = 1000
+"""Number of images for strategies that compare images with each other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
@@ -25,6 +28,9 @@ class Method:
     is drawn at random."""
     needs: tuple[ScoreKind, ...] = ()
     """Kinds of scores that the strategy ranks by."""
+    most_images: int | None = None
+    """Largest number of candidates, and of labelled images, that the server lets it compare: of more, a random
+    sample. None if it is fast with any number of images."""
 
     @property
     def name(self) -> str:
@@ -64,18 +70,21 @@ _ALL = (
         paper="Yang et al., Suggestive Annotation, MICCAI 2017",
         choose=suggestive,
         needs=(ScoreKind.PREDICTION,),
+        most_images=MOST_COMPARED,
     ),
     Method(
         description="Typical image of the largest cluster without contours; needs no model",
         paper="Hacohen et al., Active Learning on a Budget, ICML 2022",
         choose=coldstart,
         needs=(ScoreKind.APPEARANCE,),
+        most_images=MOST_COMPARED,
     ),
     Method(
         description="Most implausible prediction: size, position, pieces, missing organs, swapped sides",
         paper="Hui et al., Quality assurance tool for organ at risk delineation, Med Phys 45, 2018",
         choose=failure_first,
         needs=(ScoreKind.PREDICTION, ScoreKind.LABEL_SHAPES),
+        most_images=MOST_COMPARED,
     ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})

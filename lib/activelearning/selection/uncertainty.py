@@ -1,6 +1,5 @@
 """Selection by uncertainty of the model: of the whole case, of one organ, or over several samples."""
 
-import math
 from functools import partial
 
 import numpy as np
@@ -129,10 +128,10 @@ def structure_qc(pool: Pool) -> Choice | None:
     at different positions. Organs that no sample contains are left out; a case without any organ cannot be
     ranked.
     """
-    names, values = finite_scores(pool, _disagreement)
+    names, values = finite_scores(pool, lambda score: score.disagreement)
     if not names:
         return at_random(pool, NO_SCORES)
-    variations = np.array([_variation(pool.scores[name]) for name in names])
+    variations = np.array([pool.scores[name].variation for name in names])
     chosen = index_of_best(pool.generator(), values, variations)
     organs = leading_organs(pool.scores[names[chosen]].organs, _dice_gap)
     return Choice(
@@ -148,16 +147,6 @@ def structure_qc(pool: Pool) -> Choice | None:
 
 def _dice_gap(organ: OrganScore) -> float | None:
     return None if organ.pairwise_dice is None else 1.0 - organ.pairwise_dice
-
-
-def _disagreement(score: ImageScore) -> float | None:
-    gaps = [gap for gap in map(_dice_gap, score.organs.values()) if gap is not None]
-    return math.fsum(gaps) / len(gaps) if score.has_samples and gaps else None
-
-
-def _variation(score: ImageScore) -> float:
-    values = [o.volume_cv for o in score.organs.values() if o.volume_cv is not None]
-    return math.fsum(values) / len(values) if values else 0.0
 
 
 def least_sure(score: ImageScore) -> tuple[str, ...]:
