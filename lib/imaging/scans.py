@@ -37,6 +37,10 @@ from lib.isolation.reader_pool import readers
 MIN_SIDE_VOX = 8
 """Smallest number of voxels of a CT along each axis; projections and localizers have fewer."""
 
+MIN_LENGTH_MM, MAX_LENGTHS_MM = 10.0, (1000.0, 1000.0, 3000.0)
+"""Smallest longest side of a CT, and largest sides from short to long: scanners reconstruct up to 850 mm, and
+their tables move 2200 mm."""
+
 CT_DTYPE, LABEL_DTYPE = np.dtype(np.int16), np.dtype(np.uint8)
 """Types of voxels that need no conversion."""
 
@@ -101,12 +105,23 @@ def require_volume(image_id: str, grid: Grid) -> None:
     """Raise unless a grid can be that of a patient's CT.
 
     Raises:
-        ScanError: If it is too small for one.
+        ScanError: If it has too few voxels for one.
+        GeometryError: If it covers more or less than a CT can.
     """
     if min(grid.shape_vox) < MIN_SIDE_VOX:
         raise ScanError(
             f"{image_id}: {grid} is a 2D image or localizer; at least {MIN_SIDE_VOX} slices of "
             f"{MIN_SIDE_VOX} x {MIN_SIDE_VOX} voxels expected"
+        )
+    lengths_mm = [n * mm for n, mm in zip(grid.shape_vox, grid.spacing_mm, strict=True)]
+    is_too_large = any(
+        length > limit for length, limit in zip(sorted(lengths_mm), MAX_LENGTHS_MM, strict=True)
+    )
+    if is_too_large or max(lengths_mm) < MIN_LENGTH_MM:
+        sides, limits = (" x ".join(f"{mm:.4g}" for mm in s) for s in (lengths_mm, MAX_LENGTHS_MM))
+        raise GeometryError(
+            f"{image_id}: the volume covers {sides} mm; {MIN_LENGTH_MM:g} mm to {limits} mm expected: its "
+            "lengths are not in mm, or its voxel size is damaged"
         )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
+from lib.errors import GeometryError
 from lib.imaging.quantities import FloatArray, LabelArray, MaskArray
 from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.resampling import Box, ModelGrid, relative_box
@@ -19,6 +20,9 @@ LIKELY = 0.99
 
 MARGIN_MM = 12.0
 """Margin around the body in mm, so that organs at its edge keep their context."""
+
+MAX_MODEL_VOX = 2**29
+"""Largest number of voxels that a CT is resampled to: 2 GiB in float32."""
 
 
 def body_mask(array_hu: FloatArray) -> MaskArray:
@@ -75,8 +79,17 @@ class Pipeline:
         self.recipe = recipe
 
     def prepare(self, ct: CtVolume) -> Prepared:
-        """Return `ct` resampled and cropped to the body; `window` turns it into the network's input."""
+        """Return `ct` resampled and cropped to the body; `window` turns it into the network's input.
+
+        Raises:
+            GeometryError: If resampling needs more than `MAX_MODEL_VOX` voxels.
+        """
         frame = ModelGrid.of(ct.grid, self.recipe)
+        if frame.is_resampled and frame.resampled_vox > MAX_MODEL_VOX:
+            raise GeometryError(
+                f"{ct.image_id}: {ct.grid} has {frame.resampled_vox} voxels of the network's size; at most "
+                f"{MAX_MODEL_VOX} expected: is its voxel size right? Crop the CT to the head and neck otherwise"
+            )
         hu = frame.to_model(ct.array_hu)
         box = body_box(hu, np.array(frame.spacing_model_mm))
         return Prepared(np.ascontiguousarray(hu[box]), frame, box)

@@ -77,6 +77,12 @@ class ModelGrid:
         """Whether the voxel size changes."""
         return self.spacing_ras_mm != self.spacing_model_mm
 
+    @property
+    def resampled_vox(self) -> int:
+        """Number of voxels of the largest array that resampling makes."""
+        x, y, z = self.shape_model
+        return x * y * max(z, self.shape_ras[2])
+
     def turn(self, array: AnyArray) -> AnyArray:
         """Return `array` of the CT's grid with its axes in RAS order and direction."""
         return _turn(array, self.axes, self.flips)

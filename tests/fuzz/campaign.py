@@ -68,6 +68,7 @@ class Campaign:
     growth_limit_mib: float | None = 200.0
     with_pacs: bool = True
     _pacs: Orthanc | None = None
+    _in_pacs: frozenset[str] = frozenset()
     _is_warm: bool = False
     _known: set[Path] = field(default_factory=set)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
@@ -105,7 +106,7 @@ class Campaign:
                 running(place, studies=pacs.dicomweb_url, conf={"quarantine_gib": "0.05"})
             )
             wait_until(lambda: uid in server.images(), "the series is listed")
-            self._pacs = pacs
+            self._pacs, self._in_pacs = pacs, ways.instances(pacs)
             yield server, good_files(_made(self.folder / "good-with-pacs"), series=series)
             self._pacs = None
 
@@ -157,6 +158,8 @@ class Campaign:
             together = self._send_batch(server, counts, goods, numbers)
             with ThreadPoolExecutor(IN_FLIGHT) as pool:
                 list(pool.map(send, [number for number in numbers if number not in together]))
+            if self._pacs is not None:
+                ways.remove_instances(self._pacs, kept=self._in_pacs)
             if not self._is_warm:
                 watcher.restart_memory()
                 self._is_warm = True

@@ -235,6 +235,17 @@ def _put(pacs: Orthanc, content: bytes) -> tuple[str, Outcome]:
     return str(answer.json()["ID"]), Outcome("in the PACS")
 
 
+def instances(pacs: Orthanc) -> frozenset[str]:
+    """Return the ids of the objects in the PACS."""
+    return frozenset(requests.get(f"{pacs.url}/instances", timeout=LIMIT_S).json())
+
+
+def remove_instances(pacs: Orthanc, *, kept: frozenset[str]) -> None:
+    """Remove the objects that were sent: the server's lists would grow with each of them."""
+    for instance in instances(pacs) - kept:
+        requests.delete(f"{pacs.url}/instances/{instance}", timeout=LIMIT_S)
+
+
 def watch_pacs(
     client: Client, pacs: Orthanc, files: Sequence[tuple[GoodFile, bytes]]
 ) -> list[Outcome]:

@@ -1,4 +1,5 @@
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from lib.dicom.ct_writer import write_ct_series
 from lib.errors import GeometryError, LabelError, ScanError, StorageError, StorageFullError
 from lib.imaging.formats import SCAN_SUFFIXES
 from lib.imaging.geometry import Grid, from_sitk, to_sitk
-from lib.imaging.scans import read_ct, read_label, scan_name, write_label
+from lib.imaging.scans import read_ct, read_label, scan_name, write_ct, write_label
 from lib.imaging.volumes import CtVolume, LabelVolume
 from tests.permissions import forbidden
 from tests.phantoms import (
@@ -598,3 +599,26 @@ def test_real_scans_are_read(shared_data: Path) -> None:
     np.testing.assert_array_equal(ct.array_hu, np.maximum(from_sitk(image), -1024))
     label, _ = read_label(path.with_name("label.nii.gz"), image_id="pt_1", image_grid=ct.grid)
     assert label.max() <= 7
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "lengths"),
+    [
+        ((1e5, 1e5, 1e5), "2e+06 x 1.6e+06 x 1.2e+06"),
+        ((1e-3, 1e-3, 3e-3), "0.02 x 0.016 x 0.036"),
+        ((60.0, 1.0, 90.0), "1200 x 16 x 1080"),
+        ((1.0, 1.0, 300.0), "20 x 16 x 3600"),
+    ],
+)
+def test_volume_that_no_scanner_covers_is_refused(
+    tmp_path: Path, spacing_mm: tuple[float, float, float], lengths: str
+) -> None:
+    ct = make_ct()
+    rows = np.diag(spacing_mm)
+    grid = Grid.from_affine(ct.grid.shape_vox, np.vstack([np.c_[rows, [0, 0, 0]], [0, 0, 0, 1]]))
+    for suffix in (".nii.gz", ".mha", ".nrrd"):
+        write_ct(tmp_path / f"a{suffix}", CtVolume("a", ct.array_hu, grid))
+        with pytest.raises(
+            GeometryError, match=re.escape(f"a: the volume covers {lengths} mm; 10 mm")
+        ):
+            read_ct(tmp_path / f"a{suffix}")

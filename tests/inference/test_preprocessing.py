@@ -6,6 +6,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from lib.errors import GeometryError
 from lib.imaging.geometry import Grid, from_sitk, to_sitk
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_ct, read_label
@@ -40,6 +41,17 @@ def round_trip(ct: CtVolume, label: LabelArray, recipe: Recipe) -> tuple[Prepare
     prepared = pipeline.prepare(ct)
     model_label = pipeline.prepare_label(label, prepared)
     return prepared, pipeline.restore(one_hot(model_label, recipe).float(), prepared)
+
+
+def test_ct_that_would_be_resampled_to_too_many_voxels_is_refused() -> None:
+    ct = make_ct()
+    # 900 x 900 x 2400 mm in voxels of 1 x 1 x 1.5 mm are 1,296,000,000.
+    spacing_mm = np.array([900.0, 900.0, 2400.0]) / ct.grid.shape_vox
+    grid = Grid.from_affine(ct.grid.shape_vox, np.diag([*spacing_mm, 1.0]))
+    with pytest.raises(
+        GeometryError, match=r"case: .* has 1296000000 voxels of the network's size"
+    ):
+        Pipeline(FINER).prepare(CtVolume("case", ct.array_hu, grid))
 
 
 @pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
