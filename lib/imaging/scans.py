@@ -37,9 +37,8 @@ from lib.isolation.reader_pool import readers
 MIN_SIDE_VOX = 8
 """Smallest number of voxels of a CT along each axis; projections and localizers have fewer."""
 
-MIN_LENGTH_MM, MAX_LENGTHS_MM = 10.0, (1000.0, 1000.0, 3000.0)
-"""Smallest longest side of a CT, and largest sides from short to long: scanners reconstruct up to 850 mm, and
-their tables move 2200 mm."""
+MIN_LENGTHS_MM, MAX_LENGTHS_MM = (1.0, 1.0, 10.0), (1000.0, 1000.0, 3000.0)
+"""Sides of a CT from short to long: scanners reconstruct up to 850 mm, and their tables move 2200 mm."""
 
 CT_DTYPE, LABEL_DTYPE = np.dtype(np.int16), np.dtype(np.uint8)
 """Types of voxels that need no conversion."""
@@ -114,14 +113,15 @@ def require_volume(image_id: str, grid: Grid) -> None:
             f"{MIN_SIDE_VOX} x {MIN_SIDE_VOX} voxels expected"
         )
     lengths_mm = [n * mm for n, mm in zip(grid.shape_vox, grid.spacing_mm, strict=True)]
-    is_too_large = any(
-        length > limit for length, limit in zip(sorted(lengths_mm), MAX_LENGTHS_MM, strict=True)
-    )
-    if is_too_large or max(lengths_mm) < MIN_LENGTH_MM:
-        sides, limits = (" x ".join(f"{mm:.4g}" for mm in s) for s in (lengths_mm, MAX_LENGTHS_MM))
+    bounds = zip(MIN_LENGTHS_MM, sorted(lengths_mm), MAX_LENGTHS_MM, strict=True)
+    if not all(low <= length <= high for low, length, high in bounds):
+        sides, lowest, highest = (
+            " x ".join(f"{mm:.4g}" for mm in lengths)
+            for lengths in (lengths_mm, MIN_LENGTHS_MM, MAX_LENGTHS_MM)
+        )
         raise GeometryError(
-            f"{image_id}: the volume covers {sides} mm; {MIN_LENGTH_MM:g} mm to {limits} mm expected: its "
-            "lengths are not in mm, or its voxel size is damaged"
+            f"{image_id}: the volume covers {sides} mm; {lowest} to {highest} mm expected: its lengths are not "
+            "in mm, or its voxel size is damaged"
         )
 
 

@@ -608,6 +608,7 @@ def test_real_scans_are_read(shared_data: Path) -> None:
         ((1e-3, 1e-3, 3e-3), "0.02 x 0.016 x 0.036"),
         ((60.0, 1.0, 90.0), "1200 x 16 x 1080"),
         ((1.0, 1.0, 300.0), "20 x 16 x 3600"),
+        ((1.0, 0.01, 3.0), "20 x 0.16 x 36"),
     ],
 )
 def test_volume_that_no_scanner_covers_is_refused(
@@ -619,6 +620,6 @@ def test_volume_that_no_scanner_covers_is_refused(
     for suffix in (".nii.gz", ".mha", ".nrrd"):
         write_ct(tmp_path / f"a{suffix}", CtVolume("a", ct.array_hu, grid))
         with pytest.raises(
-            GeometryError, match=re.escape(f"a: the volume covers {lengths} mm; 10 mm")
+            GeometryError, match=re.escape(f"a: the volume covers {lengths} mm; 1 x 1 x 10 to")
         ):
             read_ct(tmp_path / f"a{suffix}")
