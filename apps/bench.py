@@ -5,6 +5,7 @@ python -m apps.bench
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,11 @@ def bench(
     pacs: int = Option(
         200, help="Number of studies in an Orthanc, to list and choose from; 0: none."
     ),
+    versus_monailabel: int = Option(
+        1,
+        help="Number of runs of MONAI Label's own inference task with DynUNet, SegResNet and OrganNet2.5D, "
+        "beside this server's code, for each recipe; 0: none.",
+    ),
     json: Path | None = Option(None, help="File for all figures, with machine, versions and load."),
 ) -> int:
     """Measure how long contouring takes, alone and beside a training, and how long the next case takes.
@@ -52,12 +58,21 @@ def bench(
         training_benchmark,
     )
     from apps.support.benchmark_record import BenchmarkRecord
+    from apps.support.inference_benchmark import against_monailabel, backends
     from apps.support.machine import OtherLoad
     from apps.support.server_process import ended_like_ctrl_c
     from lib.storage.atomic_files import write_json
 
     parts: tuple[tuple[int, Callable[[], Section]], ...] = (
         (repeats, lambda: benchmarks.stages(recipes, repeats, device)),
+        (repeats, lambda: backends(recipes, device)),
+        *(
+            (
+                versus_monailabel,
+                partial(against_monailabel, recipe, versus_monailabel, device),
+            )
+            for recipe in recipes
+        ),
         (components, lambda: component_benchmarks.run(components)),
         (readings, lambda: reading_benchmark.reading(readings)),
         (steps, lambda: training_benchmark.training_steps("openkbp", steps)),

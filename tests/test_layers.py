@@ -34,6 +34,7 @@ LAYERS = [
     {"apps", "main"},
 ]
 MAY_IMPORT_MONAILABEL = (
+    "apps.support.monailabel_path",
     "lib.monailabel_tasks",
     "lib.datastores",
     "lib.server",
