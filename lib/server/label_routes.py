@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 from monailabel.endpoints.user.auth import User
 from pydantic import BaseModel, ConfigDict, Field
@@ -82,8 +82,9 @@ class RefusedFile(BaseModel):
 
 
 class Labels(BaseModel):
-    """Current labels, and invalid files in the labels folder."""
+    """Current labels, and invalid files in the labels folder; `total` is the number of labels on all pages."""
 
+    total: int
     labels: list[Version]
     refused: list[RefusedFile]
 
@@ -119,8 +120,17 @@ def _in_history(version: LabelVersion, versions: Sequence[LabelVersion]) -> Vers
 
 
 @router.get("/labels")
-def get_labels(tag: str = "final", image: str | None = None, _user: User = USER) -> Labels:
-    """Return the current label of every image, or of one, and the invalid files in the labels folder."""
+def get_labels(
+    tag: str = "final",
+    image: str | None = None,
+    limit: int = Query(1000, ge=1, le=10_000),
+    offset: int = Query(0, ge=0),
+    _user: User = USER,
+) -> Labels:
+    """Return the current labels sorted by image, or that of one, and the invalid files in the labels folder.
+
+    At most `limit` labels are returned, from number `offset` on.
+    """
     app = get_app()
     tag = require_tag(tag)
     if image is None:
@@ -139,8 +149,9 @@ def get_labels(tag: str = "final", image: str | None = None, _user: User = USER)
         for item in app.store.watcher.refused()
         if image in (None, item.file.image_id)
     ]
-    current = [Version.model_validate(version) for version in versions]
-    return Labels(labels=current, refused=refused)
+    page = versions[offset : offset + limit]
+    current = [Version.model_validate(version) for version in page]
+    return Labels(total=len(versions), labels=current, refused=refused)
 
 
 @router.get("/labels/{image}")

@@ -84,6 +84,8 @@ def test_each_submission_is_a_version_and_any_can_be_restored(
     assert server.ask("GET", "/datastore/label?label=versions&tag=final").content == first_file
     current = server.ask("GET", "/organnet/labels").json()["labels"]
     assert [v["number"] for v in current if v["image"] == "versions"] == [3]
+    page = server.ask("GET", f"/organnet/labels?limit=1&offset={len(current) - 1}").json()
+    assert (page["total"], page["labels"]) == (len(current), current[-1:])
     of_one = server.ask("GET", "/organnet/labels?image=versions").json()["labels"]
     assert [(v["image"], v["number"]) for v in of_one] == [("versions", 3)]
 
