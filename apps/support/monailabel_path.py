@@ -1,9 +1,13 @@
 """MONAI Label's own inference task for a network of a recipe, as its radiology app has it; for comparisons."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import torch
 from monai.inferers.inferer import Inferer, SlidingWindowInferer
 from monai.transforms.io.dictionary import LoadImaged
@@ -76,12 +80,25 @@ class MonaiLabelPath(BasicInferTask):  # type: ignore[misc]
             Restored(keys="pred", ref_image="image"),
         ]
 
+    def writer(
+        self,
+        data: Any,
+        extension: Any = None,  # noqa: ARG002 - base signature
+        dtype: Any = None,  # noqa: ARG002 - base signature
+    ) -> tuple[str, dict[str, Any]]:
+        """Write the label by nibabel: MONAI Label's writer needs `itk`, which is not installed (ADR 24)."""
+        path = Path(tempfile.mkdtemp(prefix="organnet-bench-")) / "label.nii.gz"
+        label = np.asarray(data["pred"]).squeeze().astype(np.uint8)
+        affine = np.asarray(data["image"].affine)
+        nibabel.save(nibabel.Nifti1Image(label, affine), path)  # type: ignore[no-untyped-call]
+        return str(path), {}
+
     def contour(self, scan: Path) -> tuple[str, Mapping[str, Any]]:
         """Contour a scan; the label file is removed, and its path and parameters are returned."""
         file, params = self(
             {"image": str(scan), "device": self._device, "result_extension": ".nii.gz"}
         )
-        Path(file).unlink(missing_ok=True)
+        shutil.rmtree(Path(file).parent)
         return file, params
 
 
