@@ -17,7 +17,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from sqlalchemy.exc import SQLAlchemyError
 
 from lib import __version__
-from lib.activelearning.next_case import NextCase
+from lib.activelearning.case_assigner import NextCase
 from lib.activelearning.service import ActiveLearningService, Images
 from lib.assignment.service import Assignments
 from lib.config import TASK_NAME, AppConfig

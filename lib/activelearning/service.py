@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.activelearning import scoring_process
+from lib.activelearning.case_assigner import CaseAssigner
 from lib.activelearning.edit_costs import EditCostRecords, summary
-from lib.activelearning.next_case import CaseAssigner
 from lib.activelearning.pool import ScoreKind
 from lib.activelearning.scores import ScoreCache, ScoreKey, ScoreRecords
 from lib.activelearning.scoring_jobs import EditCostJobs, FileLocations, ScoringJobs, Studies

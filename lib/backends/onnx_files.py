@@ -42,7 +42,7 @@ def export_onnx(model: Model, path: Path, *, opset: int = OPSET) -> None:
         "hu_windows": json.dumps(recipe.hu_windows),
         "window_vox": json.dumps(recipe.crop_vox),
         "size_divisor": json.dumps(divisor),
-        "axes": "x to the patient's left to right, y back to front, z feet to head (RAS)",
+        "axes": "x: left to right of the patient, y: back to front, z: feet to head (RAS)",
         "intended_use": "Research use only.",
     }
     try:

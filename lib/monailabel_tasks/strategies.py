@@ -6,7 +6,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from lib.activelearning.next_case import Annotator, CaseAssigner, NextCase
+from lib.activelearning.case_assigner import Annotator, CaseAssigner, NextCase
 from lib.activelearning.selection.catalogue import METHODS, Method, default_method
 
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Protocol, TypedDict
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.sessions import Sessions
 
-from lib.activelearning.next_case import NextCase
+from lib.activelearning.case_assigner import NextCase
 from lib.activelearning.service import ActiveLearningService
 from lib.assignment.service import Assignments
 from lib.config import AppConfig

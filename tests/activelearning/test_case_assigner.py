@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.activelearning.next_case import MOST_HELD, Annotator, CaseAssigner, NextCase
+from lib.activelearning.case_assigner import MOST_HELD, Annotator, CaseAssigner, NextCase
 from lib.activelearning.pool import Choice, Pool, ScoreKind
 from lib.activelearning.scores import ScoreCache, ScoreKey, ScoreRecords
 from lib.activelearning.scoring_jobs import Studies
@@ -230,7 +230,7 @@ def test_a_strategy_that_compares_images_gets_a_sample_of_many(
 
     choose.__name__ = strategy
     small = replace(method, choose=choose, most_images=4)
-    monkeypatch.setattr("lib.activelearning.next_case.METHODS", {strategy: small})
+    monkeypatch.setattr("lib.activelearning.case_assigner.METHODS", {strategy: small})
     chosen = [
         clinic.case_assigner.assign_next(strategy, Annotator(holder=f"client-{n}", seed=n))["id"]
         for n in range(8)
