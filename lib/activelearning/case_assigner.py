@@ -103,17 +103,19 @@ class CaseAssigner:
         """
         method, note = self._method(strategy)
         self.scores.refresh()
-        studies, served = self.studies(), self.served()
+        served = self.served()
         scores, unreadable = self.scores.scores(served), self.scores.unreadable()
         seed = annotator.seed
         if seed is None:
             seed = int(np.random.default_rng().integers(_MAX_SEED))
         with self.database.writing() as session:
             moment = now()
+            active = leases.active(session, moment)
+            # Read within the transaction, which has begun: no label can be added before the lease.
+            studies = self.studies()
             # An unlabelled image has no submission, unless the file of its label is missing.
             without_file = [i for i in studies.unlabelled if i in studies.labelled]
             state = assignment_state(session, moment, submitted_of=without_file)
-            active = leases.active(session, moment)
             held = [lease for lease in active if lease.holder == annotator.holder]
             if annotator.holder and len(held) >= MOST_HELD:
                 return _return_held_case(held[0], len(held))
