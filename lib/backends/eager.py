@@ -29,8 +29,8 @@ class EagerBackend:
 
     @classmethod
     def usual(cls, network: nn.Module, device: str) -> "EagerBackend":
-        """Return the backend in bfloat16 where the device has it, else in float32."""
-        return cls(network, device, "bf16" if fast_bfloat16(device) else "fp32")
+        """Return the backend that needs no comparison with another one (`usual_precision`)."""
+        return cls(network, device, usual_precision(device))
 
     def run(self, windows: Tensor) -> Tensor:
         """Return the logits of `windows`, on the device."""
@@ -47,6 +47,15 @@ class EagerBackend:
         ):
             logits: Tensor = self.network(windows)
         return logits[:number].float()
+
+
+def usual_precision(device: str) -> Precision:
+    """Return the number format in which models are judged, and contoured where no self-test chose another.
+
+    On a processor float32: in bfloat16 an organ of a real case came out with a DSC of 0.76 against it.
+    """
+    is_gpu = torch.device(device).type == "cuda"
+    return "bf16" if is_gpu and fast_bfloat16(device) else "fp32"
 
 
 def fast_bfloat16(device: str) -> bool:

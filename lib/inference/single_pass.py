@@ -50,7 +50,7 @@ def contour(
         model: Network and recipe.
         device: Device that the network is on.
         overlap: Share of each window that its neighbours cover too.
-        backend: Computes the model's network; by default PyTorch, in bfloat16 where the device has it.
+        backend: Computes the model's network; by default PyTorch, in float32 on a processor.
     """
     timer = StageTimer()
     prepared = Pipeline(model.recipe).prepare(ct)

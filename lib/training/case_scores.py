@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lib.backends.eager import fast_bfloat16
+from lib.backends.eager import usual_precision
 from lib.config import APP_DIR
 from lib.models.registry import Model
 from lib.storage.atomic_files import write_json
@@ -46,7 +46,7 @@ class CaseScores:
                     recipe.crop_vox,
                     recipe.as_dict()["network"],
                     torch.device(self._device).type,
-                    fast_bfloat16(self._device),
+                    usual_precision(self._device),
                     torch.__version__,
                     _code_digest(),
                 ]
