@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -263,8 +264,15 @@ class OrganNetApp(MONAILabelApp):
         images = itertools.chain(
             self.label_history.current_digests(), self.store.get_unlabeled_images()
         )
-        available = (i for i in images if self.store.is_available(i))
-        return [self.store.require_image(i) for i in itertools.islice(available, TEST_SCANS)]
+        scans: list[Path] = []
+        available = self.store.available_images()
+        for image_id in images:
+            if len(scans) == TEST_SCANS:
+                break
+            with suppress(DatastoreError):  # removed in the meantime
+                if available is None or image_id in available:
+                    scans.append(self.store.require_image(image_id))
+        return scans
 
     def _active_version(self) -> str | None:
         path = self.registry.served_path()

@@ -8,7 +8,10 @@ import pytest
 
 from lib.app import OrganNetApp
 from lib.errors import ConfigError, DatastoreError
+from lib.imaging.scans import write_ct, write_label
+from lib.imaging.volumes import LabelVolume
 from lib.server.running_app import RunningApp
+from tests.phantoms import make_ct, make_grid, make_label
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +53,17 @@ def test_info_is_complete_without_a_model(tmp_path: Path) -> None:
     assert list(info["trainers"]) == ["organnet25d"]
     assert info["trainers"]["organnet25d"]["config"].keys() >= {"max_epochs", "seed"}
     assert info["datastore"] == {"total": 0, "completed": 0, "label_tags": {}}
+
+
+def test_the_self_test_of_the_backends_gets_labelled_scans_first(tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    for name in "abc":
+        write_ct(studies / f"{name}.nii.gz", make_ct())
+    app = make_app(tmp_path)
+    write_label(tmp_path / "label.nii.gz", LabelVolume(make_label(), make_grid(), {"Brainstem": 1}))
+    app.store.save_label("c", str(tmp_path / "label.nii.gz"), "final", {})
+    assert [path.name for path in app._scans_for_self_test()] == ["c.nii.gz", "a.nii.gz"]
 
 
 def test_a_wrong_setting_stops_the_start(tmp_path: Path) -> None:

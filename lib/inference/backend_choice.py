@@ -23,7 +23,7 @@ from lib.jobs.child_process import start_child
 from lib.jobs.supervisor import PeriodicTask, tail
 from lib.models.registry import Model
 from lib.models.served_model import ServedModel
-from lib.storage.atomic_files import make_folder, write_json
+from lib.storage.atomic_files import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -187,14 +187,10 @@ class BackendChoice:
             code = self._child.wait()
         record = _read(result)
         if record is None:
+            # Not kept: the next start of the server tries again.
             lines = tail(log, 1)
-            record = {
-                "version": model.version,
-                "sha256": model.card.get("sha256"),
-                "error": f"its process ended with {code}: {lines[0][:200] if lines else 'no message'}",
-            }
-            if not self._task.is_stopping:
-                write_json(result, record)
+            last = lines[0][:200] if lines else "no message"
+            record = {"error": f"its process ended with {code}: {last}"}
         return record
 
     def _remove_old_files(self) -> None:

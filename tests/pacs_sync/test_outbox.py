@@ -194,7 +194,7 @@ def test_an_incomplete_scan_is_not_cached(server: Orthanc, tmp_path: Path) -> No
     row = station.store.catalog.require(uid)
     with pytest.raises(PacsError, match="sent 12 of 13 slices"):
         station.store.cache.fetch(uid, row.study_uid, 13)
-    assert not station.store.is_available(uid)
+    assert uid not in station.store.available_images()
     assert len(read_ct(station.store.require_image(uid)).array_hu) == 20
 
 
@@ -209,4 +209,4 @@ def test_unused_scans_are_evicted(
     station.submit(uids[0])
     for uid in uids[1:]:
         station.store.require_image(uid)
-    assert [station.store.is_available(uid) for uid in uids] == [True, False, True]
+    assert [uid in station.store.available_images() for uid in uids] == [True, False, True]

@@ -126,13 +126,13 @@ def test_an_undelivered_scan_does_not_block_fetching_others(
     network.refuses = first
     while station.pacs_sync.fetch_next():
         pass
-    assert station.store.is_available(second)
-    assert not station.store.is_available(first)
+    assert second in station.store.available_images()
+    assert first not in station.store.available_images()
     assert "HTTP 404" in undelivered(station)[first]
     network.refuses = ""
     let_an_hour_pass(monkeypatch)
     assert station.pacs_sync.fetch_next()
-    assert station.store.is_available(first)
+    assert first in station.store.available_images()
     assert not undelivered(station)
 
 

@@ -22,11 +22,11 @@ from tests.tiny import TINY
 @pytest.fixture
 def large(tmp_path: Path) -> Case:
     """A case of 2 million voxels at the recipe's own spacing, half of which are mandible."""
-    shape = (128, 128, 128)
+    shape = (82, 82, 328)
     affine = np.diag([*TINY.spacing_mm, 1.0])
     grid = Grid.from_affine(shape, affine)
     label = np.zeros(shape, np.uint8)
-    label[:, :, :64] = TINY.labels["Bone_Mandible"]
+    label[:, :, :164] = TINY.labels["Bone_Mandible"]
     hu = np.full(shape, 40, np.int16)
     hu[:4] = -1000
     write_ct(tmp_path / "large.nii.gz", CtVolume("large", hu, grid))
