@@ -13,7 +13,8 @@ from tests.waiting import LIMIT_S, wait_until
 @pytest.mark.server
 def test_bench_ends_its_server_when_it_is_terminated(tmp_path: Path) -> None:
     log = tmp_path / "bench.log"
-    sizes = ("--repeats", "--versus-monailabel", "--components", "--infers", "--pacs")
+    sizes = ("--repeats", "--versus-monailabel", "--components", "--readings", "--steps", "--infers",
+             "--pacs")  # fmt: skip
     command = [sys.executable, "-m", "apps.bench", "--studies", "1"]
     with log.open("wb") as output:
         bench = subprocess.Popen(
