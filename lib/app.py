@@ -262,7 +262,7 @@ class OrganNetApp(MONAILabelApp):
     def _scans_for_self_test(self) -> list[Path]:
         """Return a few scans that can be read at once, labelled ones first."""
         images = itertools.chain(
-            self.label_history.current_digests(), self.store.get_unlabeled_images()
+            self.label_history.current_digests(), self.store.unlabelled_images()
         )
         scans: list[Path] = []
         available = self.store.available_images()
