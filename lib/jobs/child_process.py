@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 PARENT_GONE = 5
 """Exit code of a child whose parent ended before the child could ask to be ended with it."""
@@ -37,18 +38,28 @@ def start_child(
         log: File that its standard error is appended to; standard output too, unless `has_pipes`.
         has_pipes: Whether standard input and output are pipes to this server.
     """
-    command = [sys.executable, "-m", "lib.jobs.child_process", "--parent", str(os.getpid()), module]
     environment = {**os.environ, "PYTHONPATH": str(_APP_DIR), "OMP_NUM_THREADS": str(threads),
                    "OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
     with log.open("ab") as file:
         return subprocess.Popen(
-            [*command, *arguments],
+            [*_command(module, parent=os.getpid()), *arguments],
             stdin=subprocess.PIPE if has_pipes else subprocess.DEVNULL,
             stdout=subprocess.PIPE if has_pipes else file,
             stderr=file,
             cwd=_APP_DIR,
             env=environment,
         )
+
+
+def replace_process(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Replace this child process by a fresh one that runs `module`, with the same process id and parent."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [*_command(module, parent=os.getppid()), *arguments])
+
+
+def _command(module: str, *, parent: int) -> list[str]:
+    return [sys.executable, "-m", "lib.jobs.child_process", "--parent", str(parent), module]
 
 
 def end_with_parent() -> None:

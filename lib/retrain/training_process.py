@@ -8,7 +8,6 @@ epoch.
 """
 
 import argparse
-import gc
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ import torch
 
 from lib.config import RetrainConfig
 from lib.errors import CheckpointError, OrganNetError, TrainingError
+from lib.jobs.child_process import replace_process
 from lib.jobs.priority import ServingPriority, lower_priority, training_threads
 from lib.models.model_history import PROMOTED, WAITING, Candidate, ModelHistory
 from lib.models.promotion import Promoter
@@ -51,6 +51,10 @@ STOP_CHECK_S = 2.0
 
 class StoppedByHandError(Exception):
     """The run was stopped by a user."""
+
+
+class MemoryShortError(Exception):
+    """Memory ran out; the run continues in a fresh process with smaller batches or crops."""
 
 
 class TrainingProcess:
@@ -102,26 +106,28 @@ class TrainingProcess:
         return evaluation.evaluate(version, self._cases(EVALUATION, are_doubted=False))
 
     def _train(self, initial: Model | None) -> TrainedModel:
-        """Train; when memory runs out, start again with smaller batches or crops, and note that in the run."""
+        """Train with the batch and crop that fit into memory as far as is known.
+
+        Raises:
+            MemoryShortError: If memory ran out. The run now asks for smaller batches or crops.
+            TrainingError: If they cannot be smaller.
+        """
         shrinks = int(self.request.get("shrinks", 0))
-        while True:
-            recipe, change = reduce_memory(self.recipe, shrinks)
-            if change:
-                logger.warning("memory is short: %s", change)
-            try:
-                return self._train_with(recipe, initial)
-            except (RuntimeError, MemoryError, OSError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            shrinks += 1
-            _, change = reduce_memory(self.recipe, shrinks)
-            self.request = {**self.request, "shrinks": shrinks}
-            note = f"memory was short; started again: {change}"
-            self.runs.update(self.run.id, note=note, request=dict(self.request))
-            # The tensors of the failed step may be part of reference cycles, with the frames of the error.
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        recipe, change = reduce_memory(self.recipe, shrinks)
+        if change:
+            logger.warning("memory is short: %s", change)
+        try:
+            return self._train_with(recipe, initial)
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _, change = reduce_memory(self.recipe, shrinks + 1)
+            self.runs.update(
+                self.run.id,
+                note=f"memory was short; started again: {change}",
+                request={**self.request, "shrinks": shrinks + 1},
+            )
+            raise MemoryShortError from error
 
     def _train_with(self, recipe: Recipe, initial: Model | None) -> TrainedModel:
         settings, new = self.request["settings"], self._new_cases()
@@ -248,6 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         TrainingProcess(folders, run, database).work()
     except StoppedByHandError:
         return ExitCode.STOPPED
+    except MemoryShortError:
+        # What libraries and the heap keep of a failed attempt would be missing in the next one.
+        replace_process("lib.retrain.training_process", sys.argv[1:] if argv is None else argv)
     except OrganNetError as error:
         logger.exception("training %d failed", run.id)
         runs.update(run.id, state=RunState.FAILED, outcome=str(error))
