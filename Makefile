@@ -1,4 +1,4 @@
-# make install | demo | serve | test | test-all | check | chaos | fuzz | bench | docs | format | clean
+# make install | viewer | demo | serve | test | test-all | check | chaos | fuzz | bench | docs | format | clean
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11; do $$p -c '' 2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv
@@ -11,7 +11,7 @@ REQUESTS ?= 1000
 SEED ?= 1
 FORMAT ?= mha nrrd nifti dicom zip seg rtstruct
 
-.PHONY: install install-dev demo serve test campaigns test-all check lint types format cov chaos fuzz bench docs openapi lock clean
+.PHONY: install install-dev viewer demo serve test campaigns test-all check lint types format cov chaos fuzz bench docs openapi lock clean
 
 # A PACS for the demo; the tests also need a browser, and independent readers of DICOM files.
 PACS := orthanc orthanc-dicomweb
@@ -36,6 +36,10 @@ $(VENV)/.package: pyproject.toml $(VENV)/.runtime
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	$(PIP) install -q -r requirements-dev.txt -c constraints.txt
 	@touch $@
+
+# OHIF, the viewer in the browser: downloaded once. OHIF=FILE takes the package from a file, where npm cannot be reached.
+viewer: $(VENV)/.runtime
+	@$(PY) tools/install_viewer.py $(OHIF)
 
 demo: install
 	@bash tools/system_packages.sh $(PACS)
