@@ -17,6 +17,7 @@
     |-- PacsError         (RuntimeError)  the PACS does not respond, or refuses a request
     |   `-- NotDeliveredError (RuntimeError) it responds, but does not deliver a listed object
     |-- QueueFullError    (RuntimeError)  too many requests wait; try again later
+    |-- CancelledRequestError (RuntimeError) a user cancelled the request
     `-- StorageError      (RuntimeError)  files cannot be written; existing data is untouched
         `-- StorageFullError              the disk is full
 
@@ -99,6 +100,10 @@ class QueueFullError(OrganNetError, RuntimeError):
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class CancelledRequestError(OrganNetError, RuntimeError):
+    """A user cancelled the request."""
 
 
 class StorageError(OrganNetError, RuntimeError):

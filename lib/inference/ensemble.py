@@ -29,8 +29,17 @@ from lib.imaging.formats import write_volume
 from lib.imaging.quantities import FloatArray, LabelArray
 from lib.imaging.volumes import CtVolume
 from lib.inference.preprocessing import Pipeline, Prepared, keep_largest
-from lib.inference.single_pass import OVERLAP, ContourResult, StageTimer, probabilities
+from lib.inference.single_pass import (
+    OVERLAP,
+    ContourResult,
+    StageTimer,
+    StepCounter,
+    probabilities,
+    window_of,
+)
 from lib.inference.uncertainty import OrganUncertainty, normalised_entropy, organ_uncertainty
+from lib.inference.windows import window_calls
+from lib.jobs.progress import Step
 from lib.models.registry import Model
 from lib.organs.table import is_mirrorable, mirror_values
 
@@ -235,6 +244,7 @@ def contour_ensemble(
     backend_of: Callable[[Model], Backend] | None = None,
     pass_context: AbstractContextManager[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_step: Step | None = None,
 ) -> DeepContours:
     """Return the organs that the passes of `plan` find in `ct`, with their uncertainty.
 
@@ -248,12 +258,20 @@ def contour_ensemble(
         backend_of: See `run_passes`.
         pass_context: Entered for each pass: with a lock, other requests can run between two passes.
         progress: Called after each pass with the number of passes done and their total.
+        on_step: See `lib.inference.single_pass.contour`.
     """
     active = plan.passes[0].model
     pipeline = Pipeline(active.recipe)
     timer = StageTimer()
+    counter = None
+    if on_step is not None:
+        on_step("prepare", 0, 1)
     prepared = pipeline.prepare(ct)
     timer.lap("prepare")
+    if on_step is not None:
+        window = window_of(active.recipe, prepared)
+        calls = window_calls(prepared.hu.shape, window, overlap=plan.overlap)
+        counter = StepCounter(on_step, "network", calls * len(plan.passes))
     results = run_passes(
         plan,
         prepared,
@@ -261,9 +279,12 @@ def contour_ensemble(
         backend_of=backend_of,
         pass_context=pass_context,
         progress=progress,
+        before_window=counter,
     )
     mean = results.mean()
     timer.lap("network")
+    if on_step is not None:
+        on_step("restore", 0, 1)
     label = pipeline.restore(mean, prepared)
     timer.lap("restore")
     uncertainty_map = pipeline.restore_map(normalised_entropy(mean), prepared)

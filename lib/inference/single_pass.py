@@ -11,7 +11,8 @@ from lib.backends.eager import EagerBackend
 from lib.backends.interface import Backend
 from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.preprocessing import Pipeline, Prepared
-from lib.inference.windows import sliding_window
+from lib.inference.windows import sliding_window, window_calls
+from lib.jobs.progress import Step
 from lib.models.registry import Model
 from lib.networks.build import size_divisor
 from lib.recipes.schema import Recipe
@@ -42,6 +43,7 @@ def contour(
     device: str = "cpu",
     overlap: float = OVERLAP,
     backend: Backend | None = None,
+    on_step: Step | None = None,
 ) -> ContourResult:
     """Return the organs that `model` finds in `ct`.
 
@@ -51,11 +53,17 @@ def contour(
         device: Device that the network is on.
         overlap: Share of each window that its neighbours cover too.
         backend: Computes the model's network; by default PyTorch, in float32 on a processor.
+        on_step: Called at the beginning of each stage, and before each call of the network; an error that it
+            raises ends the computation.
     """
     timer = StageTimer()
+    if on_step is not None:
+        on_step("prepare", 0, 1)
     prepared = Pipeline(model.recipe).prepare(ct)
     timer.lap("prepare")
-    result = contour_prepared(prepared, model, device=device, overlap=overlap, backend=backend)
+    result = contour_prepared(
+        prepared, model, device=device, overlap=overlap, backend=backend, on_step=on_step
+    )
     return replace(result, seconds={**timer.seconds, **result.seconds})
 
 
@@ -66,10 +74,12 @@ def contour_prepared(
     device: str = "cpu",
     overlap: float = OVERLAP,
     backend: Backend | None = None,
+    on_step: Step | None = None,
 ) -> ContourResult:
     """Return the organs that `model` finds in a CT that is already prepared for its recipe."""
     pipeline = Pipeline(model.recipe)
     timer = StageTimer()
+    calls = window_calls(prepared.hu.shape, window_of(model.recipe, prepared), overlap=overlap)
     softmax = probabilities(
         prepared,
         model,
@@ -77,8 +87,11 @@ def contour_prepared(
         overlap=overlap,
         backend=backend or EagerBackend.usual(model.network, device),
         is_localised=True,
+        before_window=None if on_step is None else StepCounter(on_step, "network", calls),
     )
     timer.lap("network")
+    if on_step is not None:
+        on_step("restore", 0, 1)
     label = pipeline.restore(softmax, prepared)
     timer.lap("restore")
     return ContourResult(label, model.version, timer.seconds)
@@ -128,6 +141,27 @@ def window_of(recipe: Recipe, prepared: Prepared) -> tuple[int, int, int]:
         )
     )
     return (x, y, z)
+
+
+class StepCounter:
+    """Counts its calls, and reports each as a step of a stage.
+
+    Args:
+        on_step: Gets the stage, the number of steps done, and `total`.
+        stage: Name of the stage.
+        total: Largest number of calls.
+    """
+
+    def __init__(self, on_step: Step, stage: str, total: int) -> None:
+        self._on_step = on_step
+        self._stage = stage
+        self._total = total
+        self._done = 0
+
+    def __call__(self) -> None:
+        """Report the next step."""
+        self._on_step(self._stage, self._done, self._total)
+        self._done += 1
 
 
 class StageTimer:

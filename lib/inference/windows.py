@@ -65,6 +65,15 @@ def sliding_window(
     return mean.result()[:, :, x, y, z]
 
 
+def window_calls(shape: Sequence[int], window: Sequence[int], *, overlap: float) -> int:
+    """Return how often `sliding_window` calls the network at most, for an image of a shape `(X, Y, Z)`."""
+    starts = [
+        _window_starts(max(size, side), side, overlap)
+        for size, side in zip(shape, window, strict=True)
+    ]
+    return -(-math.prod(map(len, starts)) // windows_at_once(window))
+
+
 class _WindowMean:
     """Weighted mean of the logits of the windows that were added so far."""
 

@@ -2,6 +2,9 @@
 
 Each request of a web server holds one of its threads while it waits. Without a bound, waiting requests would
 hold all of them, and the server would not answer a status request any more.
+
+A request with an id can be cancelled by it. Its computation ends at its next step, unless an equal one waits
+for the result.
 """
 
 import math
@@ -13,7 +16,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-from lib.errors import QueueFullError
+from lib.errors import CancelledRequestError, QueueFullError
+from lib.jobs.progress import Progress, ProgressState
 
 Result = TypeVar("Result")
 
@@ -40,28 +44,60 @@ class QueueState:
     expected_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of a request in the queue.
+
+    Attributes:
+        position: Number of computations before its own; 0 while it computes.
+        progress: Stage of its computation; None while it waits.
+    """
+
+    position: int
+    progress: ProgressState | None
+
+
 @dataclass(slots=True)
 class _Job:
     image_id: str
-    followers: list[Future[Any]] = field(default_factory=list)
-    """Equal requests that arrived later, and wait for the result of this one."""
+    progress: Progress
+    leader_id: str
+    """Id of the request that computes; empty if it has none."""
+    is_leader_waiting: bool = True
+    """Whether that request still wants the result."""
+    followers: list[tuple[str, Future[Any]]] = field(default_factory=list)
+    """Ids of equal requests that arrived later, and wait for the result of this one."""
+
+    def is_of(self, image_id: str, request_id: str) -> bool:
+        if request_id:
+            ids = [follower_id for follower_id, _ in self.followers]
+            return request_id in [*ids, self.leader_id if self.is_leader_waiting else ""]
+        return self.image_id == image_id
 
 
 class Turn:
     """The place of one request in the queue: a context manager that can be entered several times.
 
     While the `with` block runs, no other request computes. A request that enters again, for the next pass of an
-    ensemble, waits behind those that have arrived in the meantime.
+    ensemble, waits behind those that have arrived in the meantime. Waiting ends with an error if the request is
+    cancelled.
     """
 
-    def __init__(self, waiting: "deque[Turn]", condition: threading.Condition) -> None:
+    def __init__(
+        self, waiting: "deque[Turn]", condition: threading.Condition, progress: Progress
+    ) -> None:
         self._waiting = waiting
         self._condition = condition
+        self.progress = progress
 
     def __enter__(self) -> Self:
         with self._condition:
             self._waiting.append(self)
-            self._condition.wait_for(lambda: self._waiting[0] is self)
+            self._condition.wait_for(lambda: self.progress.is_cancelled or self._waiting[0] is self)
+            if self.progress.is_cancelled:
+                self._waiting.remove(self)
+                self._condition.notify_all()
+        self.progress.raise_if_cancelled()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,6 +119,7 @@ class InferenceQueue:
         self._turns: deque[Turn] = deque()
         self._jobs: dict[Hashable, _Job] = {}
         self._usual_s = _FIRST_GUESS_S
+        self._usual_stages_s: dict[str, float] = {}
 
     def run(
         self,
@@ -91,6 +128,7 @@ class InferenceQueue:
         copy: Callable[[Result], Result],
         *,
         image_id: str = "",
+        request_id: str = "",
     ) -> Result:
         """Return the result of `work`, or a copy of the result of an equal request that has not ended yet.
 
@@ -98,32 +136,62 @@ class InferenceQueue:
             key: Equal for requests that have the same result.
             work: Computes the result, within `with turn:`.
             copy: Returns a copy of a result; called for each further request with the same key.
-            image_id: The image, for `position`.
+            image_id: The image, for `place`.
+            request_id: For `place` and `cancel`; chosen by the client, and unknown to others.
 
         Raises:
             QueueFullError: If the queue is full; nothing was computed.
+            CancelledRequestError: If the request was cancelled.
             Exception: What `work` raises, for all requests with the same key.
         """
         with self._condition:
             self._raise_if_full()
             equal = self._jobs.get(key)
             if equal is None:
-                self._jobs[key] = _Job(image_id)
+                job = _Job(image_id, Progress(self._usual_stages_s), request_id)
+                self._jobs[key] = job
             else:
                 shared: Future[Result] = Future()
-                equal.followers.append(shared)
-        return self._compute(key, work, copy) if equal is None else shared.result()
+                equal.followers.append((request_id, shared))
+        return self._compute(key, job, work, copy) if equal is None else shared.result()
 
     def state(self) -> QueueState:
         """Return how many requests compute and wait now."""
         with self._condition:
             return self._state()
 
-    def position(self, image_id: str) -> int | None:
-        """Return how many computations come before that of an image; None if it has none, 0 while it runs."""
+    def place(self, image_id: str = "", *, request_id: str = "") -> Place | None:
+        """Return the place of the request with an id, or else of the first one for an image; None if none."""
         with self._condition:
-            images = [job.image_id for job in self._jobs.values()]
-        return images.index(image_id) if image_id in images else None
+            for position, job in enumerate(self._jobs.values()):
+                if job.is_of(image_id, request_id):
+                    return Place(position, job.progress.state())
+        return None
+
+    def cancel(self, request_id: str) -> bool:
+        """Cancel the request with an id; return False if it is not in the queue.
+
+        The request ends at once if it waits, and at the next step of its computation otherwise. The computation
+        goes on while an equal request waits for its result.
+        """
+        with self._condition:
+            found = next(
+                ((key, job) for key, job in self._jobs.items() if job.is_of("", request_id)), None
+            )
+            if found is None or not request_id:
+                return False
+            key, job = found
+            if request_id == job.leader_id:
+                job.is_leader_waiting = False
+            for item in [item for item in job.followers if item[0] == request_id]:
+                job.followers.remove(item)
+                item[1].set_exception(CancelledRequestError("the request was cancelled"))
+            if not job.is_leader_waiting and not job.followers:
+                job.progress.cancel()
+                # An equal request that arrives now needs a computation of its own.
+                del self._jobs[key]
+                self._condition.notify_all()
+        return True
 
     def _state(self) -> QueueState:
         number = sum(1 + len(job.followers) for job in self._jobs.values())
@@ -144,27 +212,35 @@ class InferenceQueue:
         )
 
     def _compute(
-        self, key: Hashable, work: Callable[[Turn], Result], copy: Callable[[Result], Result]
+        self,
+        key: Hashable,
+        job: _Job,
+        work: Callable[[Turn], Result],
+        copy: Callable[[Result], Result],
     ) -> Result:
         began = time.monotonic()
         alone = not self._turns
         try:
-            result = work(Turn(self._turns, self._condition))
+            result = work(Turn(self._turns, self._condition, job.progress))
         except BaseException as error:
-            for follower in self._end(key):
+            for follower in self._end(key, job):
                 follower.set_exception(error)
             raise
+        job.progress.end()
+        self._usual_stages_s = job.progress.seconds
         if alone:
             duration_s = time.monotonic() - began
             self._usual_s += _NEWEST_WEIGHT * (duration_s - self._usual_s)
-        for follower in self._end(key):
+        for follower in self._end(key, job):
             try:
                 follower.set_result(copy(result))
             except BaseException as error:  # noqa: BLE001 - raised in the thread of that request
                 follower.set_exception(error)
         return result
 
-    def _end(self, key: Hashable) -> list[Future[Any]]:
-        """Take a request out of the queue; return the others that wait for its result."""
+    def _end(self, key: Hashable, job: _Job) -> list[Future[Any]]:
+        """Take a computation out of the queue; return the other requests that wait for its result."""
         with self._condition:
-            return self._jobs.pop(key).followers
+            if self._jobs.get(key) is job:
+                del self._jobs[key]
+            return [future for _, future in job.followers]

@@ -37,7 +37,7 @@ from lib.jobs.priority import ServingPriority
 from lib.models.registry import Model
 from lib.models.served_model import ServedModel
 from lib.recipes.schema import Recipe
-from lib.server.requests import as_flag, as_number
+from lib.server.requests import MAX_JOB_ID, as_flag, as_number
 from lib.storage.leftovers import scratch_prefix
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class OrganNetInferTask(InferTask):
 
         Raises:
             QueueFullError: If too many requests wait already.
+            CancelledRequestError: If the request was cancelled by its `job_id`.
             NoModelError: If there is no active model.
             ScanError: If the image is not one regular CT.
             ConfigError: If an option has an invalid value.
@@ -117,6 +118,7 @@ class OrganNetInferTask(InferTask):
                 lambda turn: self._contour_file(request, model, options, turn),
                 lambda result: _copy(result, options.suffix),
                 image_id=str(request.get("image_id", "")),
+                request_id=str(request.get("job_id") or "")[:MAX_JOB_ID],
             )
 
     def _contour_file(
@@ -124,11 +126,13 @@ class OrganNetInferTask(InferTask):
     ) -> tuple[str, dict[str, Any]]:
         # An ensemble takes a turn for each of its passes.
         with self._deep_one_at_a_time if options.is_deep else turn:
-            started, timer = time.perf_counter(), StageTimer()
+            started, timer, step = time.perf_counter(), StageTimer(), turn.progress.step
+            step("read")
             ct = read_ct(Path(request["image"]), image_id=request.get("image_id"))
             timer.lap("read")
             result = self._contour(ct, model, options, turn)
             timer.lap("contour")
+            step("write")
             path = _write(result, options)
             timer.lap("write")
             total_s = round(time.perf_counter() - started, 3)
@@ -155,7 +159,11 @@ class OrganNetInferTask(InferTask):
         device = self._served.device
         if not options.is_deep:
             return contour(
-                ct, model, overlap=options.overlap, backend=self._backends.backend_of(model)
+                ct,
+                model,
+                overlap=options.overlap,
+                backend=self._backends.backend_of(model),
+                on_step=turn.progress.step,
             )
         deep = DeepOptions(overlap=max(DeepOptions().overlap, options.overlap))
         started = time.perf_counter()
@@ -169,6 +177,7 @@ class OrganNetInferTask(InferTask):
             device=device,
             backend_of=self._backends.backend_of,
             pass_context=turn,
+            on_step=turn.progress.step,
         )
         return replace(result, seconds={"models": models_s, **result.seconds})
 

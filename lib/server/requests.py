@@ -26,12 +26,15 @@ INFER_KEYS = frozenset(
         "uncertainty_map",
         "save_label",
         "label_tag",
+        "job_id",
     }
 )
 """Inference options that a client may set. Clients send their whole configuration, so other keys are ignored
 without an error; among them are paths (`name`, `train_ds`, `tracking_uri`, `model_filename`, `image`)."""
 
 MAX_SEED = 2**32 - 1
+MAX_JOB_ID = 64
+"""Longest id of a request for contours, in characters."""
 
 UPLOAD_SUFFIXES = (*SCAN_SUFFIXES, ".zip", ".dcm")
 MAX_UPLOAD_BYTES = 2 * 2**30

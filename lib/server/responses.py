@@ -28,6 +28,7 @@ from sqlalchemy.exc import OperationalError
 from lib.dicom.object_attributes import ObjectProvenance
 from lib.dicom.objects import Kind, write_object
 from lib.errors import (
+    CancelledRequestError,
     CheckpointError,
     ConfigError,
     DatastoreError,
@@ -77,6 +78,7 @@ STATUS: tuple[tuple[type[OrganNetError], int], ...] = (
     (PacsError, 502),
     (CheckpointError, 503),
     (QueueFullError, 503),
+    (CancelledRequestError, 409),
     (StorageError, 507),
 )
 """HTTP status of each error class; the first class that matches counts."""

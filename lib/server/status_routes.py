@@ -8,11 +8,12 @@ from pydantic import BaseModel, Field
 
 from lib.activelearning.edit_cost_chart import edit_chart
 from lib.activelearning.edit_costs import summary
-from lib.errors import CheckpointError
+from lib.errors import CheckpointError, DatastoreError
 from lib.retrain import views
 from lib.server.access import USER
 from lib.server.bodies import StrictRoute
 from lib.server.model_routes import ModelSummary
+from lib.server.requests import MAX_JOB_ID
 from lib.server.responses import ERRORS, IsoTime, RowAnswer, file_of
 from lib.server.running_app import RunningApp, get_app
 
@@ -149,10 +150,20 @@ class ActiveLearning(BaseModel):
     edit_cost: str
 
 
+class InferenceProgress(RowAnswer):
+    """Stage of a computation, its steps, and the expected time until its end; null before a measurement."""
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+
 class InferenceQueueStatus(RowAnswer):
     """Requests for contours that compute and wait now; `expected_s`: time until a new one would be answered.
 
-    `position` is the number of computations before that of the image asked for; null if there is none.
+    `position` is the number of computations before that of the request asked for; null if there is none.
+    `progress` is its stage while it computes.
     """
 
     computing: int
@@ -160,6 +171,13 @@ class InferenceQueueStatus(RowAnswer):
     limit: int
     expected_s: float
     position: int | None = None
+    progress: InferenceProgress | None = None
+
+
+class CancelledRequest(BaseModel):
+    """The cancelled request."""
+
+    job: str
 
 
 class Status(BaseModel):
@@ -240,11 +258,28 @@ def get_status(_user: User = USER) -> Status:
 
 
 @router.get("/inference")
-def get_inference_queue(image: str = "", _user: User = USER) -> InferenceQueueStatus:
-    """Return the queue of requests for contours, and the position of the request for an image."""
+def get_inference_queue(image: str = "", job: str = "", _user: User = USER) -> InferenceQueueStatus:
+    """Return the queue of requests for contours, and the place of the request with an id, or for an image.
+
+    The id is the `job_id` in the parameters of the request.
+    """
     queue = get_app().inference_queue
     status = InferenceQueueStatus.model_validate(queue.state())
-    return status.model_copy(update={"position": queue.position(image) if image else None})
+    place = queue.place(image, request_id=job) if image or job else None
+    if place is None:
+        return status
+    progress = place.progress and InferenceProgress.model_validate(place.progress)
+    return status.model_copy(update={"position": place.position, "progress": progress})
+
+
+@router.delete("/inference/{job}")
+def cancel_inference(job: str, _user: User = USER) -> CancelledRequest:
+    """Cancel the request for contours with this id; its computation ends within seconds."""
+    if not get_app().inference_queue.cancel(job):
+        raise DatastoreError(
+            f"{job[:MAX_JOB_ID]!r}: no request for contours with this id waits or computes; it has ended"
+        )
+    return CancelledRequest(job=job)
 
 
 def _active_model(app: RunningApp) -> Served | None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from lib.backends.interface import WINDOWS_AT_ONCE
-from lib.inference.windows import sliding_window
+from lib.inference.windows import sliding_window, window_calls
 
 SIDE = 8
 
@@ -93,3 +93,16 @@ def test_an_image_without_organs_gets_the_covering_windows_only() -> None:
     logits = sliding_window(image, (SIDE,) * 3, network, overlap=0.5, is_localised=True)
     assert len(network.windows) == 3**3
     assert bool((logits.argmax(dim=1) == 0).all())
+
+
+@pytest.mark.parametrize("size", [(8, 8, 80), (7, 20, 33)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_the_number_of_calls_is_known_before(size: tuple[int, int, int], overlap: float) -> None:
+    calls = []
+
+    def network(windows: Tensor) -> Tensor:
+        calls.append(len(windows))
+        return torch.cat([-windows, windows], dim=1)
+
+    sliding_window(torch.zeros(1, 1, *size), (SIDE,) * 3, network, overlap=overlap)
+    assert window_calls(size, (SIDE,) * 3, overlap=overlap) == len(calls)

@@ -4,7 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from lib.errors import QueueFullError, ScanError
+from lib.errors import CancelledRequestError, QueueFullError, ScanError
 from lib.jobs.inference_queue import InferenceQueue, Turn
 from tests.waiting import LIMIT_S, wait_until
 
@@ -43,6 +43,11 @@ def wait_for_turns(queue: InferenceQueue, number: int) -> None:
     wait_until(lambda: len(queue._turns) == number, f"{number} requests that wait for their turn")
 
 
+def _position(queue: InferenceQueue, image_id: str) -> int | None:
+    place = queue.place(image_id)
+    return None if place is None else place.position
+
+
 @pytest.fixture
 def work() -> Iterator[Work]:
     work = Work(InferenceQueue(limit=4))
@@ -56,7 +61,7 @@ def test_requests_run_in_the_order_of_their_arrival(work: Work) -> None:
     for number, key in enumerate("abcd"):
         futures.append(work.start(key))
         wait_for_turns(work.queue, number + 1)
-    assert [work.queue.position(key) for key in "abcdx"] == [0, 1, 2, 3, None]
+    assert [_position(work.queue, key) for key in "abcdx"] == [0, 1, 2, 3, None]
     work.may_end.set()
     assert [future.result(LIMIT_S) for future in futures] == list("abcd")
     assert work.order == list("abcd")
@@ -139,3 +144,108 @@ def test_requests_run_between_the_passes_of_an_ensemble(work: Work) -> None:
     between.set()
     assert (running.result(LIMIT_S), other.result(LIMIT_S)) == ("ensemble", "single")
     assert order == ["pass 0", "single", "pass 1"]
+
+
+class Steps:
+    """Work with steps: each waits until it is allowed to go on."""
+
+    def __init__(self, queue: InferenceQueue) -> None:
+        self.queue = queue
+        self.go_on = threading.Semaphore(0)
+        self.began: list[str] = []
+        self.pool = ThreadPoolExecutor(8)
+
+    def start(self, key: str, request_id: str) -> "Future[str]":
+        number = self.queue.state().computing + self.queue.state().waiting
+        future = self.pool.submit(
+            self.queue.run, key, self.work(key), str.upper, image_id=key, request_id=request_id
+        )
+        wait_until(
+            lambda: self.queue.state().computing + self.queue.state().waiting == number + 1,
+            "one more request in the queue",
+        )
+        return future
+
+    def work(self, key: str) -> Callable[[Turn], str]:
+        def run(turn: Turn) -> str:
+            with turn:
+                for number in range(3):
+                    turn.progress.step("network", number, 3)
+                    self.began.append(f"{key}{number}")
+                    assert self.go_on.acquire(timeout=LIMIT_S)
+            return key
+
+        return run
+
+
+@pytest.fixture
+def steps() -> Iterator[Steps]:
+    steps = Steps(InferenceQueue(limit=8))
+    yield steps
+    for _ in range(50):
+        steps.go_on.release()
+    steps.pool.shutdown()
+
+
+def test_a_request_is_followed_by_its_id(steps: Steps) -> None:
+    first, second = steps.start("a", "one"), steps.start("b", "two")
+    wait_until(lambda: steps.began == ["a0"], "the first step")
+    place = steps.queue.place(request_id="one")
+    assert place is not None
+    assert place.progress is not None
+    assert (place.position, place.progress.stage, place.progress.total) == (0, "network", 3)
+    waiting = steps.queue.place(request_id="two")
+    assert waiting is not None
+    assert (waiting.position, waiting.progress) == (1, None)
+    assert steps.queue.place(request_id="three") is None
+    for _ in range(6):
+        steps.go_on.release()
+    assert (first.result(LIMIT_S), second.result(LIMIT_S)) == ("a", "b")
+
+
+def test_a_cancelled_request_stops_at_its_next_step_and_the_next_one_begins(steps: Steps) -> None:
+    first, second = steps.start("a", "one"), steps.start("b", "two")
+    wait_until(lambda: steps.began == ["a0"], "the first step")
+    assert steps.queue.cancel("one")
+    assert not steps.queue.cancel("one"), "it is no longer in the queue"
+    again = steps.start("a", "three")
+    for _ in range(1 + 3 + 3):
+        steps.go_on.release()
+    with pytest.raises(CancelledRequestError):
+        first.result(LIMIT_S)
+    assert (second.result(LIMIT_S), again.result(LIMIT_S)) == ("b", "a")
+    assert steps.began == ["a0", "b0", "b1", "b2", "a0", "a1", "a2"]
+
+
+def test_a_cancelled_request_that_waits_ends_at_once(steps: Steps) -> None:
+    first, second = steps.start("a", "one"), steps.start("b", "two")
+    wait_for_turns(steps.queue, 2)
+    assert steps.queue.cancel("two")
+    with pytest.raises(CancelledRequestError):
+        second.result(LIMIT_S)
+    assert steps.queue.state().waiting == 0
+    for _ in range(3):
+        steps.go_on.release()
+    assert first.result(LIMIT_S) == "a"
+
+
+def test_the_computation_goes_on_while_an_equal_request_waits_for_it(steps: Steps) -> None:
+    first = steps.start("a", "one")
+    second, third = steps.start("a", "two"), steps.start("a", "three")
+    assert steps.queue.cancel("one")
+    assert steps.queue.cancel("three")
+    with pytest.raises(CancelledRequestError):
+        third.result(LIMIT_S)
+    for _ in range(3):
+        steps.go_on.release()
+    assert second.result(LIMIT_S) == "A"
+    assert first.result(LIMIT_S) == "a"
+    assert steps.began == ["a0", "a1", "a2"]
+
+
+def test_requests_without_an_id_cannot_be_cancelled(steps: Steps) -> None:
+    first = steps.start("a", "")
+    assert not steps.queue.cancel("")
+    for _ in range(3):
+        steps.go_on.release()
+    assert first.result(LIMIT_S) == "a"

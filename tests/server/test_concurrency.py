@@ -9,6 +9,7 @@ import pytest
 
 from lib.imaging.scans import write_label
 from tests.server.running import Server, put_case, small_ct, two_organs
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -25,6 +26,28 @@ def test_concurrent_infers_are_all_answered(server: Server) -> None:
     assert len({gzip.decompress(a.content) for a in answers}) == 1
     queue = server.ask("GET", "/organnet/inference?image=busy").json()
     assert (queue["computing"], queue["waiting"], queue["position"]) == (0, 0, None)
+
+
+def test_a_request_for_contours_is_cancelled_by_its_id(server: Server) -> None:
+    put_case(server, "stopped")
+    params = {"params": json.dumps({"deep": True, "job_id": "job-1"})}
+    path = "/infer/organnet25d?image=stopped&output=image"
+
+    def cancelled() -> bool:
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(server.ask, "POST", path, data=params)
+            # A fast machine may answer before the request is cancelled; then it is sent again.
+            while not answer.done():
+                if server.ask("DELETE", "/organnet/inference/job-1").status_code == 200:
+                    break
+            return answer.result().status_code == 409
+
+    wait_until(cancelled, "a request that was cancelled while it computed")
+    queue = server.ask("GET", "/organnet/inference?job=job-1").json()
+    assert (queue["computing"], queue["position"], queue["progress"]) == (0, None, None)
+    refusal = server.ask("DELETE", "/organnet/inference/job-1")
+    assert refusal.status_code == 404
+    assert "it has ended" in refusal.json()["detail"]
 
 
 def test_labels_saved_concurrently_are_all_stored(server: Server, tmp_path: Path) -> None:
