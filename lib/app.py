@@ -16,6 +16,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from sqlalchemy.exc import SQLAlchemyError
+from threadpoolctl import threadpool_limits
 
 from lib import __version__
 from lib.activelearning.case_assigner import NextCase
@@ -119,6 +120,8 @@ class OrganNetApp(MONAILabelApp):
         settings.MONAI_LABEL_TRACKING_ENABLED = False
         # Waiting threads of a training sleep instead of spinning, which leaves the processor to the server.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # NumPy's matrices are small here: a second thread would spend five times the processor time on waiting.
+        threadpool_limits(1, user_api="blas")
         super().__init__(
             app_dir=app_dir,
             studies=studies,

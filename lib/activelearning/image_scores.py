@@ -6,7 +6,7 @@ scoring process of the server and the simulation use the same functions.
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,20 +209,12 @@ def organ_shapes(
     return shapes
 
 
-def to_image_score(
-    image_id: str,
-    model_version: str,
-    prediction: Mapping[str, Any],
-    samples: Mapping[str, Any] | None = None,
-) -> ImageScore:
-    """Return the score for strategies, from values of `prediction_scores` and, if any, `sample_scores`."""
-    organ_samples = (samples or {}).get("organs", {})
+def to_image_score(image_id: str, model_version: str, prediction: Mapping[str, Any]) -> ImageScore:
+    """Return the score for strategies, from values of `prediction_scores`."""
     organs = {
         name: OrganScore(
             entropy=organ["entropy"],
             shape=None if organ["shape"] is None else _shape(organ["shape"]),
-            volume_cv=organ_samples.get(name, {}).get("volume_cv"),
-            pairwise_dice=organ_samples.get(name, {}).get("pairwise_dice"),
         )
         for name, organ in prediction["organs"].items()
     }
@@ -233,8 +225,20 @@ def to_image_score(
         foreground=prediction["foreground"],
         organs=organs,
         features=to_features(prediction),
-        has_samples=samples is not None,
     )
+
+
+def with_samples(score: ImageScore, samples: Mapping[str, Any]) -> ImageScore:
+    """Return a score with values of `sample_scores` added."""
+    organs = dict(score.organs)
+    for name, values in samples["organs"].items():
+        if name in organs:
+            organs[name] = replace(
+                organs[name],
+                volume_cv=values["volume_cv"],
+                pairwise_dice=values["pairwise_dice"],
+            )
+    return replace(score, organs=organs, has_samples=True)
 
 
 def to_organ_shapes(values: Mapping[str, Any]) -> dict[str, OrganShape]:

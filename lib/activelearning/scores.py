@@ -1,5 +1,6 @@
 """Scores of images: the rows of the database, and a cache of them in memory."""
 
+import gc
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -10,11 +11,21 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 
-from lib.activelearning.image_scores import to_features, to_image_score, to_organ_shapes
+from lib.activelearning.image_scores import (
+    to_features,
+    to_image_score,
+    to_organ_shapes,
+    with_samples,
+)
 from lib.activelearning.pool import ImageScore, OrganShape, ScoreKind
 from lib.imaging.quantities import FloatArray
 from lib.storage.database import Database
 from lib.storage.tables import Score
+
+_ROWS_AT_ONCE = 500
+"""Number of rows that are in memory at once while all are read."""
+_MANY_ROWS = 5000
+"""Number of rows from which the garbage collector is told that they stay."""
 
 
 class ScoreKey(NamedTuple):
@@ -55,8 +66,9 @@ class ScoreRecords:
 
     def since(self, after_id: int) -> Iterator[Score]:
         """Yield the rows with a larger id than `after_id`, oldest first."""
+        query = select(Score).where(Score.id > after_id).order_by(Score.id)
         with self._database.reading() as session:
-            yield from session.scalars(select(Score).where(Score.id > after_id).order_by(Score.id))
+            yield from session.scalars(query.execution_options(yield_per=_ROWS_AT_ONCE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +87,8 @@ class ScoreCache:
         self._mutex = threading.Lock()
         self._last_id = 0
         self._done: set[ScoreKey] = set()
-        # Rows of one image and model, until both kinds are there to be combined.
-        self._partial: dict[tuple[str, str], dict[ScoreKind, Score]] = defaultdict(dict)
+        # Image and model -> samples that came before the prediction.
+        self._early_samples: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._scores: dict[str, dict[str, TimedScore]] = defaultdict(dict)
         # The score of each image that is used. These mappings are replaced, not changed, as callers keep them.
         self._served: str | None = None
@@ -89,13 +101,18 @@ class ScoreCache:
     def refresh(self) -> None:
         """Read the rows that were added since the last call."""
         with self._mutex:
-            rows = list(self._records.since(self._last_id))
-            if not rows:
-                return
-            self._last_id = rows[-1].id
-            self._appearance, self._unreadable = dict(self._appearance), dict(self._unreadable)
-            for row in rows:
+            number = 0
+            for number, row in enumerate(self._records.since(self._last_id), 1):
+                if number == 1:
+                    self._appearance, self._unreadable = (
+                        dict(self._appearance),
+                        dict(self._unreadable),
+                    )
                 self._add(row)
+                self._last_id = row.id
+        if number >= _MANY_ROWS:
+            # The collector would look at millions of objects again and again, and stop all threads meanwhile.
+            gc.freeze()
 
     def _add(self, row: Score) -> None:
         kind = ScoreKind(row.kind)
@@ -103,29 +120,28 @@ class ScoreCache:
         if row.error is not None:
             if row.values.get("is_unreadable"):
                 self._unreadable[row.image_id] = row.error
-        elif kind is ScoreKind.APPEARANCE:
-            self._appearance[row.image_id] = to_features(row.values)
-        elif kind is ScoreKind.LABEL_SHAPES:
-            self._shapes[row.model_version] = to_organ_shapes(row.values)
-        else:
-            self._partial[row.image_id, row.model_version][kind] = row
-            self._combine(row.image_id, row.model_version)
-            self._unreadable.pop(row.image_id, None)
-
-    def _combine(self, image_id: str, version: str) -> None:
-        """Combine the prediction and, if they are computed, the samples into one score."""
-        rows = self._partial[image_id, version]
-        prediction, samples = rows.get(ScoreKind.PREDICTION), rows.get(ScoreKind.SAMPLES)
-        if prediction is None:
             return
-        score = to_image_score(
-            image_id, version, prediction.values, samples.values if samples else None
-        )
-        self._scores[image_id][version] = TimedScore(score, prediction.computed_at)
-        self._rescored.add(image_id)
-        if samples is not None:
-            # The score contains both now; the rows are released to save memory.
-            del self._partial[image_id, version]
+        if kind is ScoreKind.APPEARANCE:
+            self._appearance[row.image_id] = to_features(row.values)
+            return
+        if kind is ScoreKind.LABEL_SHAPES:
+            self._shapes[row.model_version] = to_organ_shapes(row.values)
+            return
+        self._unreadable.pop(row.image_id, None)
+        if kind is ScoreKind.PREDICTION:
+            score = to_image_score(row.image_id, row.model_version, row.values)
+            samples = self._early_samples.pop((row.image_id, row.model_version), None)
+            self._keep(score if samples is None else with_samples(score, samples), row.computed_at)
+        else:
+            timed = self._scores.get(row.image_id, {}).get(row.model_version)
+            if timed is None:
+                self._early_samples[row.image_id, row.model_version] = row.values
+            else:
+                self._keep(with_samples(timed.score, row.values), timed.at)
+
+    def _keep(self, score: ImageScore, at: datetime) -> None:
+        self._scores[score.image_id][score.model_version] = TimedScore(score, at)
+        self._rescored.add(score.image_id)
 
     def done(self) -> frozenset[ScoreKey]:
         """Return the scores that were computed, or failed."""

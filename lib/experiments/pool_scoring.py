@@ -181,16 +181,17 @@ def build_pool(
     model_version: str,
 ) -> Pool:
     """Return the input of a strategy: candidates, labelled images and their scores."""
-    samples = scores.get(ScoreKind.SAMPLES.value, {})
+    predictions = {
+        image_id: image_scores.to_image_score(image_id, model_version, prediction)
+        for image_id, prediction in scores.get(ScoreKind.PREDICTION.value, {}).items()
+    }
+    for image_id, samples in scores.get(ScoreKind.SAMPLES.value, {}).items():
+        if image_id in predictions:
+            predictions[image_id] = image_scores.with_samples(predictions[image_id], samples)
     return Pool(
         candidates=sorted(set(pool) - set(labelled)),
         taken=tuple(labelled),
-        scores={
-            image_id: image_scores.to_image_score(
-                image_id, model_version, prediction, samples.get(image_id)
-            )
-            for image_id, prediction in scores.get(ScoreKind.PREDICTION.value, {}).items()
-        },
+        scores=predictions,
         shapes={
             image_id: image_scores.to_organ_shapes(shapes)
             for image_id, shapes in scores.get(ScoreKind.LABEL_SHAPES.value, {}).items()

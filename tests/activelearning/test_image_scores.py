@@ -100,9 +100,8 @@ def test_equal_samples_agree_and_different_ones_do_not(prepared: Prepared) -> No
     apart = image_scores.sample_scores(prepared, unstable, options=DeepOptions(overlap=0.5))
     organ = "Bone_Mandible"
     assert apart["organs"][organ]["pairwise_dice"] < alike["organs"][organ]["pairwise_dice"] - 0.02
-    score = image_scores.to_image_score(
-        "a", "m-1", image_scores.prediction_scores(prepared, unstable), apart
-    )
+    prediction = image_scores.prediction_scores(prepared, unstable)
+    score = image_scores.with_samples(image_scores.to_image_score("a", "m-1", prediction), apart)
     assert score.has_samples
     assert {n: o.pairwise_dice for n, o in score.organs.items()} == {
         n: o["pairwise_dice"] for n, o in apart["organs"].items()
