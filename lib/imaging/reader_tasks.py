@@ -18,7 +18,7 @@ from lib.imaging.scans import (
     require_volume,
 )
 from lib.imaging.volume_reading import opened, read_volume_header
-from lib.imaging.voxel_exchange import send_voxels
+from lib.imaging.voxel_data import fill_parts
 from lib.isolation.array_transfer import Array, ArrayStream
 
 _Result = tuple[Mapping[str, Any], Array | None]
@@ -41,8 +41,9 @@ def _sent_volume(path: Path, case: str, stream: ArrayStream) -> dict[str, Any] |
         require_volume(case, header.grid)
         if not header.has_plain(CT_DTYPE):
             return None
-        place = send_voxels(file, header, CT_DTYPE, stream, case)
-    return {**header.grid.as_json(), **place, UNCHECKED: True}
+        stream.begin(header.grid.shape_vox, CT_DTYPE)
+        fill_parts(stream.parts(), header.layout, file, case)
+    return {**header.grid.as_json(), UNCHECKED: True}
 
 
 def _sent_series(path: Path, case: str, stream: ArrayStream) -> dict[str, Any] | None:
@@ -65,8 +66,9 @@ def label(arguments: Mapping[str, Any], stream: ArrayStream, /) -> _Result:
         header = read_volume_header(file, path, case)
         if header.has_plain(LABEL_DTYPE):
             require_grid(header.grid, image_grid, case)
-            place = send_voxels(file, header, LABEL_DTYPE, stream, case)
-            return {**header.grid.as_json(), **place}, None
+            stream.begin(header.grid.shape_vox, LABEL_DTYPE)
+            fill_parts(stream.parts(), header.layout, file, case)
+            return header.grid.as_json(), None
     array, grid = parse_label(
         path, image_id=case, image_grid=image_grid, integers_only=arguments["integers_only"]
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import GeometryError, LabelError, ScanError
+from lib.errors import GeometryError, LabelError, ReaderStoppedError, ScanError
 from lib.imaging.dicom_series import read_series
 from lib.imaging.formats import (
     CT_STEMS,
@@ -26,12 +26,12 @@ from lib.imaging.formats import (
     write_volume,
 )
 from lib.imaging.geometry import Grid, require_same_grid
-from lib.imaging.hounsfield import require_hu
+from lib.imaging.hounsfield import HuCheck, require_hu
 from lib.imaging.pixel_padding import PADDING_HU
 from lib.imaging.quantities import LabelArray
 from lib.imaging.volume_reading import read_volume
 from lib.imaging.volumes import CtVolume, LabelVolume, as_hu
-from lib.imaging.voxel_exchange import received
+from lib.isolation.array_transfer import Array, Arrived
 from lib.isolation.reader_pool import readers
 
 MIN_SIDE_VOX = 8
@@ -62,8 +62,37 @@ def read_ct(path: Path, *, image_id: str | None = None) -> CtVolume:
         ReaderStoppedError: If the process that reads the file died, or exceeded a limit.
     """
     case = image_id or scan_name(path)
-    result, array, grid = _read(_CT_TASK, {}, path, case, CT_DTYPE)
-    return checked_ct(case, array, grid) if result.get(UNCHECKED) else CtVolume(case, array, grid)
+    check = _ArrivingCheck(case)
+    result, array, grid = _read(_CT_TASK, {}, path, case, arrived=check)
+    if result.get(UNCHECKED):
+        _raise_padding(array, check.finish(array))
+    return CtVolume(case, array, grid)
+
+
+class _ArrivingCheck:
+    """The check of a CT that needs no conversion, while a reader sends it."""
+
+    def __init__(self, case: str) -> None:
+        self._case = case
+        self._array: Array | None = None
+        self._check: HuCheck | None = None
+
+    def __call__(self, array: Array, start: int, stop: int) -> None:
+        """Check the slices from `start` to `stop`."""
+        if array.ndim != 3 or array.dtype != CT_DTYPE:
+            return
+        if array is not self._array:
+            self._array, self._check = array, HuCheck(array.shape, self._case)
+        if self._check is not None:
+            self._check.add(array[:, :, start:stop])
+
+    def finish(self, array: Array) -> float:
+        """Return the lowest value of the CT that arrived; raises as `HuCheck.finish`."""
+        if self._check is None or array is not self._array:
+            raise ReaderStoppedError(
+                f"{self._case}: the reader gave {array.dtype} for a CT; export it again"
+            )
+        return self._check.finish()
 
 
 def parse_ct(path: Path, case: str) -> CtVolume:
@@ -82,7 +111,7 @@ def parse_ct(path: Path, case: str) -> CtVolume:
     return checked_ct(case, array, grid)
 
 
-def checked_ct(case: str, array: "np.ndarray[Any, np.dtype[Any]]", grid: Grid) -> CtVolume:
+def checked_ct(case: str, array: Array, grid: Grid) -> CtVolume:
     """Return the CT with these voxels, values below -1024 raised to it.
 
     Args:
@@ -95,9 +124,14 @@ def checked_ct(case: str, array: "np.ndarray[Any, np.dtype[Any]]", grid: Grid) -
     """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ScanError(f"{case}: some voxels are NaN or infinite; export the CT again")
-    if require_hu(array, case) < PADDING_HU:
-        np.maximum(array, np.asarray(PADDING_HU, array.dtype), out=array)
+    _raise_padding(array, require_hu(array, case))
     return CtVolume(case, as_hu(array), grid)
+
+
+def _raise_padding(array: Array, lowest: float) -> None:
+    """Raise values below -1024 to it."""
+    if lowest < PADDING_HU:
+        np.maximum(array, np.asarray(PADDING_HU, array.dtype), out=array)
 
 
 def require_volume(image_id: str, grid: Grid) -> None:
@@ -147,7 +181,7 @@ def read_label(
     expected = None if image_grid is None else image_grid.as_json()
     arguments = {"image_grid": expected, "integers_only": integers_only}
     with label_errors():
-        _, array, grid = _read(_LABEL_TASK, arguments, path, image_id, LABEL_DTYPE)
+        _, array, grid = _read(_LABEL_TASK, arguments, path, image_id)
     return array, grid
 
 
@@ -198,13 +232,22 @@ def parse_label(
 
 
 def _read(
-    task: str, arguments: Mapping[str, Any], path: Path, case: str, dtype: "np.dtype[Any]"
-) -> tuple[Mapping[str, Any], "np.ndarray[Any, np.dtype[Any]]", Grid]:
+    task: str,
+    arguments: Mapping[str, Any],
+    path: Path,
+    case: str,
+    *,
+    arrived: Arrived | None = None,
+) -> tuple[Mapping[str, Any], Array, Grid]:
     """Return what a reader process found in a file or folder: its result, the voxels and their grid."""
     all_arguments = {**arguments, "path": str(path.absolute()), "case": case}
-    result, array = readers().run(task, all_arguments, path=path, case=case)
+    result, array = readers().run(task, all_arguments, path=path, case=case, arrived=arrived)
     grid = Grid.from_json(result)
-    return result, received(result, array, path=path, grid=grid, dtype=dtype, case=case), grid
+    if array is None or array.shape != grid.shape_vox:
+        raise ReaderStoppedError(
+            f"{case}: the reader of {path.name} gave no volume; export it again"
+        )
+    return result, array, grid
 
 
 def write_label(path: Path, label: LabelVolume, *, dtype: type[np.integer[Any]] = np.uint8) -> None:

@@ -6,6 +6,7 @@ check of the fields that ITK does not check itself. Voxels are read by `lib.imag
 
 import gzip
 import math
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from lib.imaging.volume_headers import (
     mha_layout,
     nrrd_layout,
 )
-from lib.imaging.voxel_data import fill
+from lib.imaging.voxel_data import fill, require_possible_size
 
 FORMS_TOLERANCE_MM = 1.0
 """Largest distance between a corner by NIfTI's sform and by its qform, in mm.
@@ -96,8 +97,8 @@ def opened(path: Path, case: str) -> Iterator[BinaryIO]:
         case: For messages.
 
     Raises:
-        ScanError: If it is no volume file or cannot be read, or the code within the context raises what damage
-            causes.
+        ScanError: If it is no volume file or cannot be read, if it changes within the context, or if the code
+            there raises what damage causes.
     """
     suffix = suffix_of(path)
     if suffix is None:
@@ -107,7 +108,10 @@ def opened(path: Path, case: str) -> Iterator[BinaryIO]:
         )
     try:
         with path.open("rb") as file:
+            before = _state(os.fstat(file.fileno()))
             yield file
+            if _state(path.stat()) != before:
+                raise ScanError(f"{case}: {path.name} changed while it was read; read it again")
     except (ScanError, MemoryError):
         raise
     except EOFError as error:
@@ -121,6 +125,11 @@ def opened(path: Path, case: str) -> Iterator[BinaryIO]:
         ) from error
 
 
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when another file takes the place of this one, or when it is written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def read_volume_header(file: BinaryIO, path: Path, case: str) -> VolumeHeader:
     """Return what the header of a volume file states.
 
@@ -130,21 +139,23 @@ def read_volume_header(file: BinaryIO, path: Path, case: str) -> VolumeHeader:
         case: For messages.
 
     Raises:
-        ScanError: If the file is damaged, or does not hold one 3D volume.
+        ScanError: If the file is damaged or too small, or does not hold one 3D volume.
         GeometryError: If it has no position.
     """
     suffix = suffix_of(path) or ""
-    start = file.read(MAX_HEADER_BYTES)
+    is_nifti = suffix.startswith(".nii")
+    start = file.read(NIFTI2_HEADER_BYTES if is_nifti else MAX_HEADER_BYTES)
     if not start:
         raise ScanError(f"{case}: {path.name} is empty (0 bytes); copy it again")
     if start.lstrip()[:1] == b"<":
         raise ScanError(f"{case}: {path.name} holds a web page, not an image; download it again")
-    if suffix.startswith(".nii"):
+    if is_nifti:
         header = _nifti_header(path, case)
     else:
         layout = (nrrd_layout if suffix == ".nrrd" else mha_layout)(start, case)
         header = VolumeHeader(grid=_itk_grid(file, layout, case), layout=layout)
     require_right_angles(case, header.grid)
+    require_possible_size(header.layout, file, case)
     return header
 
 

@@ -17,6 +17,8 @@ MAX_TRAILING_BYTES = 4096
 _CHUNK_BYTES = 2**18
 _PADDING = b"\0\r\n\t "
 _MAX_TEXT_BYTES_PER_VOXEL = 40
+_MOST_INFLATED = 1032
+"""Largest ratio of unpacked to packed bytes (zlib's technical notes: 258 bytes from two bits)."""
 _ANY_DEFLATED = 47
 """zlib's number for a stream with the header of zlib or gzip."""
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -76,6 +78,19 @@ def fill_parts(parts: Iterator[memoryview], layout: VoxelLayout, file: BinaryIO,
             f"{case}: the file holds more voxels than the {math.prod(layout.sizes)} of its header; it is "
             "damaged: export it again"
         )
+
+
+def require_possible_size(layout: VoxelLayout, file: BinaryIO, case: str) -> None:
+    """Raise if a file is too small for its voxels, before memory is used for them.
+
+    Raises:
+        ScanError: If it is.
+    """
+    size = os.fstat(file.fileno()).st_size - max(0, layout.offset)
+    if layout.encoding == "raw":
+        _require_size(case, max(0, size - layout.skipped_bytes), layout.size_bytes)
+    elif layout.encoding == "deflated":
+        _require_size(case, max(0, size) * _MOST_INFLATED, layout.size_bytes)
 
 
 def go_to_voxels(layout: VoxelLayout, file: BinaryIO, case: str) -> _Readable:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,3 +59,15 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]
             os.close(descriptor)
         raise MessageError(f"no JSON object: {error}") from error
     return message, descriptors
+
+
+def remaining_s(deadline: float) -> float:
+    """Return the time in s until a moment of `time.monotonic()`.
+
+    Raises:
+        TimeoutError: If it is over.
+    """
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError("the time is over")
+    return remaining

@@ -57,7 +57,8 @@ class _LogLines(logging.Handler):
 
 def run_job(
     connection: socket.socket,
-    voxels: socket.socket,
+    signals: socket.socket,
+    window: int,
     job: Mapping[str, Any],
     confinement: Confinement,
 ) -> NoReturn:
@@ -65,7 +66,8 @@ def run_job(
 
     Args:
         connection: For the answer.
-        voxels: A stream, for the array.
+        signals: For the array, with `window`.
+        window: Descriptor of the window through which the array travels.
         job: As `lib.isolation.reader_pool` makes it.
         confinement: Limits to enforce.
     """
@@ -76,7 +78,7 @@ def run_job(
     logger.handlers, logger.propagate = [log], False
     logger.setLevel(logging.INFO)
     confinement.enforce(Limits(**job["limits"]), Input(Path(job["path"])).readable)
-    stream = ArrayStream(lambda array: send(connection, {"array": array}), voxels)
+    stream = ArrayStream(lambda array: send(connection, {"array": array}), signals, window)
     answer: dict[str, Any]
     try:
         result, array = task(job["arguments"], stream)

@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,23 @@ import lib.errors
 from lib.errors import OrganNetError, ReaderStoppedError, ScanError
 from lib.isolation.array_transfer import (
     Array,
+    ArrayReceiver,
     ArrayTooLargeError,
     ArrayTransferError,
-    receive_array,
+    Arrived,
 )
 from lib.isolation.confinement import missing_protections
 from lib.isolation.inputs import Input
 from lib.isolation.limits import MEMORY_VARIABLE, Limits
-from lib.isolation.messages import MessageError, connected_pair, receive, send
+from lib.isolation.messages import (
+    MessageError,
+    connected_pair,
+    receive,
+    remaining_s,
+    send,
+)
 from lib.isolation.reader import MAX_LOG_LINES, MAX_TEXT, OUT_OF_MEMORY, UNEXPECTED
+from lib.isolation.transfer_window import new_window
 
 _log = logging.getLogger(__name__)
 
@@ -68,22 +77,22 @@ class _Template:
         self._mutex = threading.Lock()
         self._send({"modules": modules})
 
-    def start_reader(self, job: Mapping[str, Any]) -> tuple[socket.socket, socket.socket]:
-        """Return the connection to a new reader, and the stream of its voxels.
+    @contextmanager
+    def reader(self, job: Mapping[str, Any]) -> Iterator[tuple[socket.socket, socket.socket, int]]:
+        """Start a reader; yield the connection to it, and the socket and the window of its arrays.
 
         Raises:
             _TemplateEndedError: If the template has ended.
         """
-        ours, theirs = connected_pair()
-        our_stream, their_stream = socket.socketpair()
-        with theirs, their_stream:
-            try:
-                self._send(job, [theirs.fileno(), their_stream.fileno()])
-            except BaseException:
-                ours.close()
-                our_stream.close()
-                raise
-        return ours, our_stream
+        with ExitStack() as stack:
+            ours, theirs = map(stack.enter_context, connected_pair())
+            our_signals, their_signals = map(stack.enter_context, socket.socketpair())
+            window = new_window()
+            stack.callback(os.close, window)
+            self._send(job, [theirs.fileno(), their_signals.fileno(), window])
+            theirs.close()
+            their_signals.close()
+            yield ours, our_signals, window
 
     def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         try:
@@ -132,6 +141,7 @@ class ReaderPool:
         path: Path,
         case: str,
         limits: Limits | None = None,
+        arrived: Arrived | None = None,
     ) -> tuple[dict[str, Any], Array | None]:
         """Return the result and the array of a task that a reader runs on a file.
 
@@ -141,6 +151,8 @@ class ReaderPool:
             path: The file or folder that the reader may read; a folder with its subfolders.
             case: For messages.
             limits: What the reader may use; None for `Limits.of_input`.
+            arrived: Called while an array arrives, for each of its voxels once; again from the beginning if the
+                reader sends another array in its place.
 
         Raises:
             OrganNetError: The exception that the task raised.
@@ -160,11 +172,11 @@ class ReaderPool:
         }
         with self._slots:
             try:
-                answer, array, end = self._run(job, limits)
+                answer, array, end = self._run(job, limits, arrived)
             except _TemplateEndedError:
                 # Ended from outside, or with a crowd of others when memory ran out: try once more.
                 try:
-                    answer, array, end = self._run(job, limits)
+                    answer, array, end = self._run(job, limits, arrived)
                 except _TemplateEndedError as error:
                     raise ReaderStoppedError(
                         f"{case}: {path.name} could not be read: the process that reads files ended twice; "
@@ -205,7 +217,7 @@ class ReaderPool:
             return self._template
 
     def _run(
-        self, job: Mapping[str, Any], limits: Limits
+        self, job: Mapping[str, Any], limits: Limits, arrived: Arrived | None
     ) -> tuple[dict[str, Any] | None, Array | None, dict[str, Any]]:
         """Return the answer of a reader and its array; if it died, None and how it ended.
 
@@ -214,18 +226,20 @@ class ReaderPool:
         """
         template = self._running_template()
         try:
-            connection, voxels = template.start_reader(job)
-            with connection, voxels:
-                for stream in (connection, voxels):
-                    stream.settimeout(limits.wall_s + _GRACE_S)
-                return _answer_of(connection, voxels, limits)
+            with template.reader(job) as (connection, signals, window):
+                deadline = time.monotonic() + limits.wall_s + _GRACE_S
+                arrays = ArrayReceiver(
+                    signals, window, limit_bytes=limits.memory_bytes, deadline=deadline
+                )
+                return _answer_of(connection, arrays, deadline, arrived)
         except _TemplateEndedError:
             self._drop(template)
             raise
         except (TimeoutError, MessageError) as error:
             # The reader no longer obeys its limits: end it with its template.
             self._drop(template)
-            return None, None, {"exit": -signal.SIGKILL, "reason": str(error)}
+            is_late = isinstance(error, TimeoutError)
+            return None, None, {"exit": -(signal.SIGALRM if is_late else signal.SIGKILL)}
 
     def _drop(self, template: _Template) -> None:
         with self._mutex:
@@ -292,13 +306,17 @@ class ReaderPool:
 
 
 def _answer_of(
-    connection: socket.socket, voxels: socket.socket, limits: Limits
+    connection: socket.socket,
+    arrays: ArrayReceiver,
+    deadline: float,
+    arrived: Arrived | None,
 ) -> tuple[dict[str, Any] | None, Array | None, dict[str, Any]]:
     """Return a reader's answer and its array; if it died before, None and how it ended."""
     array: Array | None = None
     is_whole = True
     announced = 0
     while True:
+        connection.settimeout(remaining_s(deadline))
         message, descriptors = receive(connection)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -309,13 +327,13 @@ def _answer_of(
         if "array" in message and announced < _MOST_ARRAYS:
             announced += 1
             try:
-                array = receive_array(voxels, message["array"], limit_bytes=limits.memory_bytes)
+                array = arrays.receive(message["array"], arrived)
             except ArrayTooLargeError:
                 return {"error": OUT_OF_MEMORY}, None, {}
             except ArrayTransferError:
                 # The error of the reader follows, or its end.
                 is_whole = False
-                voxels.shutdown(socket.SHUT_RDWR)
+                arrays.stop()
         elif is_whole or "error" in message:
             return message, array if "result" in message else None, {}
 

@@ -78,9 +78,10 @@ class _Template:
             reader = self._fork()
             send(reader.jobs, job, descriptors)
         reader.jobs.close()
-        voxels, connection = (socket.socket(fileno=descriptor) for descriptor in descriptors[::-1])
-        voxels.close()
-        reader.connection = connection
+        connection, *others = descriptors
+        for descriptor in others:
+            os.close(descriptor)
+        reader.connection = socket.socket(fileno=connection)
 
     def _fork(self) -> _Reader:
         ours, theirs = connected_pair()
@@ -147,8 +148,8 @@ def _become_reader(jobs: socket.socket, template: int) -> NoReturn:
         job, descriptors = receive(jobs)
         jobs.close()
         if job is not None:
-            connection, voxels = (socket.socket(fileno=descriptor) for descriptor in descriptors)
-            run_job(connection, voxels, job, confinement)
+            connection, signals = (socket.socket(fileno=d) for d in descriptors[:2])
+            run_job(connection, signals, descriptors[2], job, confinement)
     finally:
         os._exit(1)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lib.errors import ScanError
-from lib.imaging.hounsfield import require_hu
+from lib.imaging import hounsfield
+from lib.imaging.hounsfield import HuCheck, require_hu
 from lib.imaging.scans import read_ct
 from lib.recipes.schema import OPENKBP
 from phantom import head_and_neck_phantom
@@ -113,6 +114,42 @@ def test_a_ct_in_hu_is_accepted(name: str) -> None:
 def test_a_volume_that_is_not_in_hu_is_refused(name: str) -> None:
     with pytest.raises(ScanError, match=r"case7: values run from .* not a CT in HU; the rescale"):
         require_hu(BAD[name](), "case7")
+
+
+@pytest.mark.parametrize("name", [*GOOD, *BAD])
+@pytest.mark.parametrize("count", [1, 5])
+def test_slices_one_after_the_other_are_judged_as_the_whole_volume(name: str, count: int) -> None:
+    def verdict(step: int) -> tuple[float, str]:
+        check = HuCheck(array.shape, "case7")
+        for start in range(0, array.shape[2], step):
+            check.add(array[:, :, start : start + step])
+        try:
+            return check.finish(), ""
+        except ScanError as error:
+            return float(array.min()), str(error)
+
+    array = (GOOD | BAD)[name]()
+    assert verdict(count) == verdict(array.shape[2])
+    assert (verdict(count)[1] == "") == (name in GOOD)
+
+
+def test_sample_and_means_do_not_depend_on_the_parts_of_a_large_volume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hounsfield, "_SAMPLE_VOX", 4000)
+    monkeypatch.setattr(hounsfield, "_SMOOTHED_SIDE_VOX", 16)
+    monkeypatch.setattr(hounsfield, "_SMOOTHED_SLICES", 4)
+    array = np.asfortranarray(np.rint(patient()).astype(np.int16))
+    check = HuCheck(array.shape, "case7")
+    for start in range(0, DEPTH_VOX, 5):
+        check.add(array[:, :, start : start + 5])
+    # 64 x 64 x 12 voxels are 12.3 times the sample: every 4th row of every 4th slice (3.5 rounded).
+    np.testing.assert_array_equal(
+        np.concatenate(check._sample), array[:, ::4, ::4].ravel(order="F")
+    )
+    # 64 x 64 is 4 x 4 times 16 x 16, and 12 slices are 3 times 4.
+    means = array[:, :, ::3].reshape(16, 4, 16, 4, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(np.concatenate(check._smoothed, axis=2), means, rtol=1e-6)
 
 
 def test_doubled_values_are_refused_unless_noise_hides_them() -> None:

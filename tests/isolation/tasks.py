@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from lib.errors import GeometryError
 from lib.isolation.array_transfer import Array, ArrayStream
+from lib.isolation.transfer_window import PART_BYTES, WINDOW_BYTES
 
 Result = tuple[Mapping[str, Any], Array | None]
 
@@ -109,3 +111,32 @@ def numbers_in_pieces(arguments: Mapping[str, Any], stream: ArrayStream, /) -> R
     if arguments["then"] == "die":
         ctypes.string_at(0)
     return {}, None
+
+
+def outlast_the_limit(arguments: Mapping[str, Any], stream: ArrayStream, /) -> Result:
+    """Ignore the end of the time, and wait for ever, or send an array of which a piece comes now and then."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    if arguments["sends"] == "pieces":
+        stream.begin([2**28], np.dtype(np.uint8))
+    while True:
+        if arguments["sends"] == "pieces":
+            stream.write(np.zeros(PART_BYTES, np.uint8))
+        time.sleep(0.05)
+
+
+def cut_the_window(_arguments: Mapping[str, Any], stream: ArrayStream, /) -> Result:
+    """Try to make all open files shorter while an array travels; return how that ended."""
+    array = np.arange(3 * WINDOW_BYTES, dtype=np.uint8)
+    stream.begin(array.shape, array.dtype)
+    outcomes = {}
+    for descriptor in range(64):
+        is_window = False
+        try:
+            is_window = os.fstat(descriptor).st_size == WINDOW_BYTES
+            os.ftruncate(descriptor, 0)
+            outcomes[descriptor] = "done"
+        except OSError as error:
+            if is_window:
+                outcomes[descriptor] = type(error).__name__
+    stream.write(array)
+    return {"outcomes": list(outcomes.values())}, None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lib.errors import GeometryError, ReaderStoppedError, ScanError
+from lib.isolation import reader_pool
 from lib.isolation.limits import Limits
 from lib.isolation.reader_pool import ReaderPool
 from tests.waiting import wait_until
@@ -154,6 +155,23 @@ def test_endless_loop_ends_at_the_limit_of_processor_time(pool: ReaderPool, file
 def test_reader_that_waits_for_ever_ends_at_the_limit_of_time(pool: ReaderPool, file: Path) -> None:
     with pytest.raises(ReaderStoppedError, match="took more than 1 s, the limit"):
         run(pool, "loop", file, Limits(memory_bytes=2**28, cpu_s=600, wall_s=1))
+
+
+@pytest.mark.parametrize("sends", ["nothing", "pieces"])
+def test_reader_that_ignores_the_limit_of_time_is_ended(
+    pool: ReaderPool, file: Path, monkeypatch: pytest.MonkeyPatch, sends: str
+) -> None:
+    monkeypatch.setattr(reader_pool, "_GRACE_S", 0.0)
+    limits = Limits(memory_bytes=2**30, cpu_s=600, wall_s=1)
+    with pytest.raises(ReaderStoppedError, match="took more than 1 s, the limit"):
+        run(pool, "outlast_the_limit", file, limits, sends=sends)
+    run(pool, "numbers", file, shape=[1], dtype="uint8", order="C")
+
+
+def test_reader_cannot_cut_the_memory_that_the_server_reads(pool: ReaderPool, file: Path) -> None:
+    result, array = run(pool, "cut_the_window", file)
+    assert set(result["outcomes"]) == {"PermissionError"}
+    np.testing.assert_array_equal(array, np.arange(array.size, dtype=np.uint8))
 
 
 def test_memory_is_limited_and_the_message_says_how_to_raise_the_limit(
