@@ -45,6 +45,8 @@ def unpack_zip(archive: Path, folder: Path, image_id: str) -> Path:
     """
     try:
         with _ZipSource(archive) as source, zipfile.ZipFile(source) as opened:
+            if not all(m.filename for m in opened.infolist()):
+                raise zipfile.BadZipFile("a file in it has no name")
             members = [
                 m for m in opened.infolist() if not m.is_dir() and not _is_system_file(m.filename)
             ]
