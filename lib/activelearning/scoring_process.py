@@ -1,9 +1,10 @@
-"""Worker process that computes scores and edit costs, one line of JSON per request and per answer.
+"""Worker process that computes scores and edit costs, and prepares submitted cases for training.
 
     python -m lib.jobs.child_process --parent PID lib.activelearning.scoring_process --state FOLDER --device D
 
-The process reads no database and makes no decisions: the server chooses each request, so that a new model is
-used from the next request on. If the process dies, at most one answer is lost.
+Each request and each answer is one line of JSON. The process reads no database and makes no decisions: the
+server chooses each request, so that a new model is used from the next request on. If the process dies, at
+most one answer is lost.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from lib.jobs.priority import ServingPriority, background_threads, lower_priorit
 from lib.models.registry import load_model
 from lib.recipes.schema import Recipe
 from lib.recipes.yaml_files import recipe_from_dict
+from lib.training.cases import CACHE_FOLDER, Case, prepare_cases
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +40,16 @@ class ScoringProcess:
 
     Args:
         recipe: The server's recipe; it prepares the scans of requests without a model.
+        cache: Folder of cases that are prepared for a training.
         device: Device of the networks.
         between: Called before each call of a network.
     """
 
-    def __init__(self, recipe: Recipe, *, device: str, between: Callable[[], object]) -> None:
+    def __init__(
+        self, recipe: Recipe, *, cache: Path, device: str, between: Callable[[], object]
+    ) -> None:
         self._recipe = recipe
+        self._cache = cache
         self._device = device
         self._between = between
         self._model = lru_cache(MODELS_KEPT)(partial(load_model, device=device))
@@ -68,7 +74,9 @@ class ScoringProcess:
             ).as_dict()
         kind = ScoreKind(request["kind"])
         if kind is ScoreKind.LABEL_SHAPES:
-            array, grid = read_label(Path(request["label"]), image_id=image_id, image_grid=None)
+            label = Path(request["label"])
+            self._prepare_for_training(Case(image_id, image, label))
+            array, grid = read_label(label, image_id=image_id, image_grid=None)
             return image_scores.label_shapes(LabelVolume(array, grid, self._recipe.labels))
         if kind is ScoreKind.APPEARANCE:
             return image_scores.appearance_features(self._prepared(image, image_id, self._recipe))
@@ -80,6 +88,13 @@ class ScoringProcess:
             else image_scores.sample_scores
         )
         return score(prepared, model, device=self._device, between=self._between)
+
+    def _prepare_for_training(self, case: Case) -> None:
+        """Prepare a submitted case now, so that the next training need not."""
+        try:
+            prepare_cases([case], Pipeline(self._recipe), self._cache)
+        except (OrganNetError, OSError) as error:
+            logger.warning("%s is not prepared for training yet: %s", case.image_id, error)
 
     def _prepared(self, image: Path, image_id: str, recipe: Recipe) -> Prepared:
         key = (image, recipe)
@@ -135,7 +150,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     lower_priority(threads=background_threads(), device=options.device, gpu_share=options.gpu_share)
     recipe = recipe_from_dict(json.loads(options.recipe), source="the server's recipe")
     priority = ServingPriority(options.state)
-    process = ScoringProcess(recipe, device=options.device, between=priority.give_way)
+    process = ScoringProcess(
+        recipe,
+        cache=options.state / CACHE_FOLDER,
+        device=options.device,
+        between=priority.give_way,
+    )
     answer_all(process, sys.stdin, answers)
     return 0
 

@@ -37,7 +37,7 @@ from lib.storage.process_locks import ProcessLock
 from lib.storage.tables import Run, now
 from lib.training.cache_limit import limit_cache
 from lib.training.case_scores import FOLDER, CaseScores
-from lib.training.cases import Case, cache_name
+from lib.training.cases import CACHE_FOLDER, Case, cache_name
 from lib.training.crops import Favoured
 from lib.training.low_memory import is_out_of_memory, reduce_memory
 from lib.training.progress import Progress, RunCallbacks, Step
@@ -72,7 +72,7 @@ class TrainingProcess:
         self.registry = Registry(
             folders.models, starter=folders.starter, organ_set=recipe.organ_set
         )
-        self.cache = folders.state / "cache"
+        self.cache = folders.state / CACHE_FOLDER
         self.scores = CaseScores(self.cache / FOLDER, device=self.request["device"])
         self._last_stop_check = 0.0
 

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 OTHER_FILES = 512
 """Number of open files to allow besides the cases: libraries, sockets of a server, logs."""
+CACHE_FOLDER = "cache"
+"""Folder of prepared cases in the state folder of a server."""
 POINTS_PER_ORGAN = 4096
 """Number of voxels of an organ that can be the centre of a crop: few enough to keep in memory.
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -24,6 +25,8 @@ from lib.models.registry import Registry, save_model
 from lib.networks.build import build_network
 from lib.storage.atomic_files import digest_of
 from lib.storage.database import Database
+from lib.training.cases import CACHE_FOLDER, Case, cache_name
+from lib.training.cases import digest_of as case_digest
 from phantom.cohort import write_cohort
 from tests.tiny import TINY
 from tests.waiting import LIMIT_S, wait_until
@@ -123,6 +126,16 @@ def test_each_image_is_scored_once_by_the_active_model(clinic: Clinic) -> None:
     assert {d.score.model_version for d in scores.values()} == {second}
     assert set(scores) == set(clinic.ids)
     assert all(scores[image_id].score.has_samples for image_id in unlabelled)
+
+
+def test_a_submitted_case_is_prepared_for_the_next_training(clinic: Clinic) -> None:
+    assert clinic.runner.step()
+    case = Case(clinic.ids[0], clinic.folder / f"{clinic.ids[0]}.nii.gz", clinic.label)
+    prepared = clinic.state / CACHE_FOLDER / cache_name(case_digest(case), TINY)
+    label = np.load(prepared / "label.npy")
+    assert label.shape == np.load(prepared / "hu.npy").shape
+    assert set(np.unique(label)) <= {0, *TINY.labels.values()}
+    assert label.any()
 
 
 def test_after_a_kill_one_job_has_failed_and_a_new_process_continues(clinic: Clinic) -> None:
