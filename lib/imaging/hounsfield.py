@@ -18,7 +18,7 @@ brightens soft tissue, but no fat.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,8 @@ MAX_LOWEST = 0.2
 """Largest share of the lowest value in a CT without air; a larger one was clipped."""
 
 _SAMPLE_VOX = 4_000_000
-_MOST_VALUES = 2**18
-"""Largest range of integers that are counted value by value."""
+_LAST_COUNTED = 2**15
+"""Largest absolute value in the histogram; a CT has no larger one."""
 _COUNTED_AT_ONCE = 2**20
 """Values that are converted to eight bytes each at a time."""
 
@@ -130,23 +130,25 @@ class HuCheck:
         self._slices = 0
         self._sample_step = max(1, round(math.sqrt(math.prod(shape_vox) / _SAMPLE_VOX)))
         self._smoothed_step = max(1, shape_vox[2] // _SMOOTHED_SLICES)
-        self._sample: list[Array] = []
+        self._values, self._means = _Values(), _Values()
         self._smoothed: list[Array] = []
 
     def add(self, array: Array) -> None:
         """Take the next slices into account.
 
         Args:
-            array: `(X, Y, any number)`; finite; values below -1024 are padding. It must not change before
-                `finish`.
+            array: `(X, Y, any number)`; finite; values below -1024 are padding.
         """
         self._low = min(self._low, float(array.min()))
         self._high = max(self._high, float(array.max()))
         first, step = -self._slices % self._sample_step, self._sample_step
         # Whole rows, which lie together in memory.
-        self._sample.append(array[:, ::step, first::step].ravel(order="K"))
+        self._values.add(array[:, ::step, first::step].ravel(order="K"))
         first = -self._slices % self._smoothed_step
-        self._smoothed.append(_smoothed(array[:, :, first :: self._smoothed_step]))
+        smoothed = _smoothed(array[:, :, first :: self._smoothed_step])
+        means = smoothed.ravel(order="K")
+        self._means.add(means[means != 0])
+        self._smoothed.append(smoothed)
         self._slices += array.shape[2]
 
     def finish(self) -> float:
@@ -158,10 +160,10 @@ class HuCheck:
         low, high = self._low, self._high
         if low == high:
             raise ScanError(f"{self._image_id}: every voxel is {low:g}; the image is empty")
-        values = _Values.of(np.concatenate(self._sample))
-        smoothed = np.concatenate(self._smoothed, axis=2)
         fault = (
-            _fault_of_range(values, high) or _fault_of_scale(values) or _fault_of_spread(smoothed)
+            _fault_of_range(self._values, high)
+            or _fault_of_scale(self._values)
+            or _fault_of_spread(self._means, self._smoothed)
         )
         if fault:
             raise ScanError(
@@ -186,30 +188,40 @@ def require_hu(array: Array, image_id: str) -> float:
     return check.finish()
 
 
-@dataclass(frozen=True, slots=True)
 class _Values:
-    """The values of a sample of voxels, each with the number of its voxels."""
+    """The values of a sample of voxels: integers as a histogram, other numbers one by one."""
 
-    values: Array
-    counts: Array
+    def __init__(self) -> None:
+        self.lowest = math.inf
+        self._size = 0
+        self._counts = np.zeros(2 * _LAST_COUNTED + 1, np.int64)
+        self._numbers: list[Array] = []
 
-    @classmethod
-    def of(cls, sample: Array) -> "_Values":
-        flat = sample.ravel(order="K")
-        if flat.dtype.kind in "iu":
-            low, high = int(flat.min()), int(flat.max())
-            if high - low < _MOST_VALUES:
-                counts = np.zeros(high - low + 1, np.int64)
-                for start in range(0, flat.size, _COUNTED_AT_ONCE):
-                    part = flat[start : start + _COUNTED_AT_ONCE].astype(np.int64) - low
-                    counts += np.bincount(part, minlength=counts.size)
-                return cls(np.arange(low, high + 1), counts)
-        return cls(flat, np.ones(1, np.int8).repeat(flat.size))
+    def add(self, values: Array) -> None:
+        """Add values `(N,)`; integers beyond `_LAST_COUNTED` are counted there."""
+        if not values.size:
+            return
+        self._size += values.size
+        self.lowest = min(self.lowest, float(values.min()))
+        if values.dtype.kind not in "iu":
+            self._numbers.append(values.copy())
+            return
+        for start in range(0, values.size, _COUNTED_AT_ONCE):
+            part = values[start : start + _COUNTED_AT_ONCE]
+            if part.dtype != np.int16:
+                part = np.clip(part.astype(np.float64), -_LAST_COUNTED, _LAST_COUNTED)
+            indices = part.astype(np.int64) + _LAST_COUNTED
+            self._counts += np.bincount(indices, minlength=self._counts.size)
 
     def share(self, low: float, high: float) -> float:
         """Return the share of the values from `low` to `high`; 0 if there are no values."""
-        is_within = (self.values >= low) & (self.values <= high)
-        return float(self.counts[is_within].sum() / max(1, self.counts.sum()))
+        first, last = (
+            round(rounded(np.clip(limit, -_LAST_COUNTED, _LAST_COUNTED))) + _LAST_COUNTED
+            for limit, rounded in ((low, np.ceil), (high, np.floor))
+        )
+        count = int(self._counts[first : last + 1].sum())
+        count += sum(int(np.sum((low <= v) & (v <= high))) for v in self._numbers)
+        return count / max(1, self._size)
 
 
 def _fault_of_range(values: _Values, high: float) -> str:
@@ -229,8 +241,7 @@ def _fault_of_scale(values: _Values) -> str:
     """Return why zero is not water; empty if it is."""
     tissue = values.share(LOWEST_TISSUE_HU, np.inf)
     if values.share(PADDING_HU, np.inf) == tissue:
-        lowest = float(values.values.min())
-        is_clipped = values.share(lowest, lowest) > MAX_LOWEST
+        is_clipped = values.share(values.lowest, values.lowest) > MAX_LOWEST
         if is_clipped or values.share(*_FAT_HU) < MIN_FAT:
             return f"none lies between {PADDING_HU} and {LOWEST_TISSUE_HU}, where air is"
     fill = sum(values.share(value, value) for value in _AIR_FILL_HU)
@@ -250,19 +261,22 @@ def _fault_of_scale(values: _Values) -> str:
     return ""
 
 
-def _fault_of_spread(smooth: Array) -> str:
-    """Return why fat and soft tissue are too far from each other in a `_smoothed` CT; empty if they are not."""
-    means = smooth.ravel(order="K")
-    measured = _Values.of(means[means != 0])
+def _fault_of_spread(means: _Values, smoothed: Sequence[Array]) -> str:
+    """Return why fat and soft tissue are too far from each other; empty if they are not.
+
+    Args:
+        means: The values of a smoothed CT.
+        smoothed: This CT, in parts along its last axis.
+    """
     fat, usual_fat, soft, usual_soft = (
-        measured.share(*limits)
+        means.share(*limits)
         for limits in (_SPREAD_FAT_HU, _USUAL_FAT_HU, _SPREAD_SOFT_HU, _USUAL_SOFT_HU)
     )
     is_spread = fat > MAX_SPREAD_FAT * usual_fat and (
         fat + soft > MAX_SPREAD * (usual_fat + usual_soft)
     )
     has_fat = fat > MIN_SPREAD_FAT * (soft + usual_soft)
-    if not is_spread or not has_fat or _noise_hu(smooth) > MAX_NOISE_HU:
+    if not is_spread or not has_fat or _noise_hu(np.concatenate(smoothed, axis=2)) > MAX_NOISE_HU:
         return ""
     share = fat / (fat + usual_fat)
     return f"{share:.0%} of fat lies near -200, where it is if the rescale slope was applied twice"
