@@ -17,11 +17,16 @@ from lib.imaging.scans import (
     require_grid,
     require_volume,
 )
-from lib.imaging.volume_reading import opened, read_volume_header
+from lib.imaging.volume_reading import opened, read_sample_header, read_volume_header
 from lib.imaging.voxel_data import fill_parts
 from lib.isolation.array_transfer import Array, ArrayStream
 
 _Result = tuple[Mapping[str, Any], Array | None]
+
+
+def warm_up() -> None:
+    """Use what reading of any file uses, before the file is known (`lib.isolation.reader.warm_up`)."""
+    read_sample_header()
 
 
 def ct(arguments: Mapping[str, Any], stream: ArrayStream, /) -> _Result:

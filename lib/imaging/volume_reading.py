@@ -48,6 +48,8 @@ MAX_NIFTI_OFFSET_BYTES = 16 * 2**20
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_SAMPLE: bytes = nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4)).to_bytes()  # type: ignore[no-untyped-call]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeHeader:
@@ -159,6 +161,12 @@ def read_volume_header(file: BinaryIO, path: Path, case: str) -> VolumeHeader:
     return header
 
 
+def read_sample_header() -> None:
+    """Read a small header that is in memory; what reading uses is then loaded."""
+    image = nib.Nifti1Image.from_bytes(_SAMPLE)
+    require_right_angles("", _header_of(image, "", is_packed=False).grid)
+
+
 def _voxels(file: BinaryIO, header: VolumeHeader, case: str) -> Array:
     """Return the voxels `(X, Y, Z)` of a file, scaled by slope and intercept."""
     shape = header.grid.shape_vox
@@ -197,6 +205,10 @@ def _nifti_header(path: Path, case: str) -> VolumeHeader:
     image = nib.load(path, mmap=False)
     if not isinstance(image, nib.Nifti1Image):
         raise ScanError(f"{case}: {path.name} is not NIfTI but {type(image).__name__}; convert it")
+    return _header_of(image, case, is_packed=path.name.lower().endswith(".gz"))
+
+
+def _header_of(image: nib.Nifti1Image, case: str, *, is_packed: bool) -> VolumeHeader:
     header: Any = image.header
     is_scalar = header.get_data_dtype().kind in "iuf"
     shape = _require_3d(case, tuple(int(n) for n in header.get_data_shape()), is_scalar=is_scalar)
@@ -204,7 +216,7 @@ def _nifti_header(path: Path, case: str) -> VolumeHeader:
     layout = VoxelLayout(
         sizes=shape,
         dtype=stored.dtype,
-        encoding="deflated" if path.name.lower().endswith(".gz") else "raw",
+        encoding="deflated" if is_packed else "raw",
         offset=0,
         skipped_bytes=int(stored.offset),
     )

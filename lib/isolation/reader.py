@@ -4,7 +4,8 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -41,6 +42,16 @@ def find_task(name: str) -> Task:
     module, _, function = name.partition(":")
     task: Task = getattr(importlib.import_module(module), function)
     return task
+
+
+def warm_up(modules: Iterable[str]) -> None:
+    """Call `warm_up` of those modules of tasks that have one.
+
+    A process that was forked gets its own copy of a page of memory when it first uses it. A reader that waits
+    for its file does this in advance.
+    """
+    for name in modules:
+        getattr(sys.modules.get(name), "warm_up", lambda: None)()
 
 
 class _LogLines(logging.Handler):

@@ -122,7 +122,10 @@ class ReaderPool:
 
     def __init__(self, most: int = _MOST_READERS) -> None:
         self.modules: list[str] = []
-        """Modules of tasks that a template imports at its start; others are imported with their first task."""
+        """Modules of tasks that a template imports at its start; others are imported with their first task.
+
+        A module may have a function `warm_up` (`lib.isolation.reader.warm_up`).
+        """
         self._slots = threading.BoundedSemaphore(min(most, os.cpu_count() or 1))
         self._mutex = threading.Lock()
         self._template: _Template | None = None

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from lib.isolation.confinement import Confinement, end_with_parent
 from lib.isolation.messages import connected_pair, receive, send
-from lib.isolation.reader import find_task, run_job
+from lib.isolation.reader import find_task, run_job, warm_up
 
 _JOBS = 3
 """Descriptor of a reader's socket for its job; those below are the standard streams."""
@@ -48,6 +48,7 @@ class _Template:
         self._poll.register(control, select.POLLIN)
         self._readers: dict[int, _Reader] = {}
         self._spare: _Reader | None = None
+        self._modules: list[str] = []
 
     def serve(self) -> None:
         """Start readers until the other side of `control` is closed."""
@@ -61,7 +62,8 @@ class _Template:
                 if message is None:
                     return
                 if "modules" in message:
-                    _preload(message["modules"])
+                    self._modules = message["modules"]
+                    _preload(self._modules)
                 else:
                     self._start(message, descriptors)
                 self._spare = self._spare or self._fork()
@@ -88,7 +90,7 @@ class _Template:
         template = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _become_reader(theirs, template)
+            _become_reader(theirs, template, self._modules)
         theirs.close()
         reader = _Reader(pid, ours)
         ended = os.pidfd_open(pid)
@@ -127,12 +129,13 @@ def serve(control: socket.socket) -> None:
 def _preload(modules: list[str]) -> None:
     for name in modules:
         importlib.import_module(name)
+    warm_up(modules)
     # The garbage collector of a reader would otherwise write to, and so copy, all pages of the template.
     gc.collect()
     gc.freeze()
 
 
-def _become_reader(jobs: socket.socket, template: int) -> NoReturn:
+def _become_reader(jobs: socket.socket, template: int, modules: list[str]) -> NoReturn:
     """Wait for a job, run it, and end."""
     try:
         end_with_parent(template)
@@ -145,6 +148,7 @@ def _become_reader(jobs: socket.socket, template: int) -> NoReturn:
         os.closerange(_JOBS + 1, os.sysconf("SC_OPEN_MAX"))
         jobs = socket.socket(fileno=_JOBS)
         confinement = Confinement()
+        warm_up(modules)
         job, descriptors = receive(jobs)
         jobs.close()
         if job is not None:

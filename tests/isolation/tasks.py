@@ -140,3 +140,17 @@ def cut_the_window(_arguments: Mapping[str, Any], stream: ArrayStream, /) -> Res
                 outcomes[descriptor] = type(error).__name__
     stream.write(array)
     return {"outcomes": list(outcomes.values())}, None
+
+
+_warmed_up_in: list[int] = []
+
+
+def warm_up() -> None:
+    """Remember that this process, or the one that it was forked from, was warmed up."""
+    _warmed_up_in.append(os.getpid())
+
+
+def warmed_up(_arguments: Mapping[str, Any], _stream: ArrayStream, /) -> Result:
+    """Return which processes were warmed up before the task."""
+    names = {os.getppid(): "template", os.getpid(): "reader"}
+    return {"processes": [names[pid] for pid in _warmed_up_in]}, None

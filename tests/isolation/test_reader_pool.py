@@ -320,6 +320,13 @@ def test_forked_process_has_a_template_of_its_own(file: Path) -> None:
     assert first == last != in_fork
 
 
+def test_template_and_reader_are_warmed_up_before_the_file_is_known(file: Path) -> None:
+    pool = ReaderPool()
+    pool.modules.append(TASKS)
+    assert run(pool, "warmed_up", file)[0]["processes"] == ["template", "reader"]
+    pool.close()
+
+
 def test_what_a_reader_logs_is_in_the_log_of_the_server(
     pool: ReaderPool, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
