@@ -28,6 +28,7 @@ from lib.datastores.local import FolderStore
 from lib.datastores.places import places_of
 from lib.errors import DatastoreError, OrganNetError
 from lib.inference.backend_choice import TEST_SCANS, BackendChoice
+from lib.inference.prediction_records import PredictionRecords
 from lib.isolation.reader_pool import readers
 from lib.jobs.inference_queue import InferenceQueue
 from lib.jobs.priority import ServingPriority
@@ -103,6 +104,7 @@ class OrganNetApp(MONAILabelApp):
         self.database = Database(self.state / FILE)
         self.models = ModelHistory(self.database)
         self.promoter = Promoter(self.registry, self.models)
+        self.predictions = PredictionRecords(self.database, self.state)
         self.backends = BackendChoice(
             self.state / "backends",
             self.served,
@@ -178,6 +180,7 @@ class OrganNetApp(MONAILabelApp):
             priority,
             queue=self.inference_queue,
             backends=self.backends,
+            records=self.predictions,
         )
         return {TASK_NAME: task}
 

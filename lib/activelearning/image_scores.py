@@ -19,11 +19,11 @@ from lib.evaluation.edit_cost import EditCosts, edit_cost
 from lib.imaging.quantities import FloatArray, LabelArray, SpacingMm
 from lib.imaging.scans import read_ct, read_label
 from lib.imaging.volumes import LabelVolume
-from lib.inference.ensemble import DeepOptions, most_likely, plan_passes, run_passes
+from lib.inference.ensemble import DeepOptions, plan_passes, run_passes
 from lib.inference.preprocessing import BODY_HU, Pipeline, Prepared
 from lib.inference.resampling import closest_ras, in_ras_order
 from lib.inference.single_pass import OVERLAP, contour, probabilities
-from lib.inference.uncertainty import normalised_entropy, pairwise_dice, volume_variation
+from lib.inference.uncertainty import ModelUncertainty, pairwise_dice, volume_variation
 from lib.models.registry import Model
 from lib.networks.features import pooled_features
 
@@ -69,18 +69,17 @@ def prediction_scores(
             overlap=OVERLAP,
             before_window=between,
         )
-    entropy = normalised_entropy(class_probabilities)
-    label = most_likely(class_probabilities)
+    uncertainty = ModelUncertainty.of(class_probabilities, prepared.frame, prepared.box)
+    entropy, label = uncertainty.entropy, uncertainty.likely
     body = prepared.hu > BODY_HU
     if not body.any():
         body = np.ones_like(body)
     shapes = organ_shapes(label, prepared.frame.spacing_model_mm, model.recipe.labels)
     organs = {}
     for name, value in model.recipe.labels.items():
-        inside = entropy[label == value]
         shape = shapes.get(name)
         organs[name] = {
-            "entropy": _rounded(inside.mean(dtype=np.float64)) if inside.size else None,
+            "entropy": _rounded(uncertainty.mean_of(value)),
             "shape": None if shape is None else asdict(shape),
         }
     return {

@@ -1,15 +1,17 @@
 """CT and label volumes with their grid, and the combination of masks into a label volume."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from lib.errors import LabelError
 from lib.imaging.geometry import Grid
-from lib.imaging.quantities import LabelArray, MaskArray
+from lib.imaging.quantities import FloatArray, LabelArray, MaskArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,48 @@ class LabelVolume:
             for name, value in self.labels.items()
             if counts[value]
         }
+
+    def digest(self) -> str:
+        """Return a SHA-256 that is equal for labels with the same organs on the same voxels.
+
+        The values of the organs do not count, nor do organs without a voxel.
+        """
+        found = hashlib.sha256(repr(self.array.shape).encode())
+        for name, box in sorted(organ_boxes(self.array, self.labels).items()):
+            corners = [(part.start, part.stop) for part in box]
+            found.update(f"{name}{corners}".encode())
+            found.update(np.packbits(self.array[box] == self.labels[name]).tobytes())
+        return found.hexdigest()
+
+
+Box = tuple[slice, slice, slice]
+
+
+def organ_boxes(array: LabelArray, labels: Mapping[str, int]) -> dict[str, Box]:
+    """Return the smallest box around each organ that has at least one voxel.
+
+    Args:
+        array: `(X, Y, Z)`, one value per voxel.
+        labels: TG-263 name -> value in `array`.
+    """
+    boxes = dict(enumerate(find_objects(array), 1))
+    return {name: boxes[value] for name, value in labels.items() if boxes.get(value)}
+
+
+def centre_ras_mm(mask: MaskArray, box: Box, grid: Grid) -> FloatArray:
+    """Return the mean position `(3,)` of the voxels of a mask that is not empty, in mm RAS.
+
+    Args:
+        mask: The mask within `box`.
+        box: Position of the mask on `grid`.
+        grid: Grid of the whole volume.
+    """
+    counts = [mask.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    centre = [
+        part.start + float(np.average(np.arange(len(count)), weights=count))
+        for part, count in zip(box, counts, strict=True)
+    ]
+    return np.asarray((grid.affine_ras @ [*centre, 1.0])[:3])
 
 
 MAX_SHARED = 0.5

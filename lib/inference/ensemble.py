@@ -29,6 +29,7 @@ from lib.imaging.formats import write_volume
 from lib.imaging.quantities import FloatArray, LabelArray
 from lib.imaging.volumes import CtVolume
 from lib.inference.preprocessing import Pipeline, Prepared, keep_largest
+from lib.inference.resampling import restored_map
 from lib.inference.single_pass import (
     OVERLAP,
     ContourResult,
@@ -37,7 +38,12 @@ from lib.inference.single_pass import (
     probabilities,
     window_of,
 )
-from lib.inference.uncertainty import OrganUncertainty, normalised_entropy, organ_uncertainty
+from lib.inference.uncertainty import (
+    ModelUncertainty,
+    OrganUncertainty,
+    most_likely,
+    organ_uncertainty,
+)
 from lib.inference.windows import window_calls
 from lib.jobs.progress import Step
 from lib.models.registry import Model
@@ -47,8 +53,6 @@ logger = logging.getLogger(__name__)
 
 MAP_STEP = 1.0 / 256.0
 """Resolution of a stored uncertainty map; a finer one does not compress and has no further use."""
-
-_SLAB = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +291,8 @@ def contour_ensemble(
         on_step("restore", 0, 1)
     label = pipeline.restore(mean, prepared)
     timer.lap("restore")
-    uncertainty_map = pipeline.restore_map(normalised_entropy(mean), prepared)
+    uncertainty = ModelUncertainty.of(mean, prepared.frame, prepared.box)
+    uncertainty_map = restored_map(uncertainty.entropy, prepared.frame, prepared.box)
     organs = organ_uncertainty(
         results.samples,
         contours=label.array,
@@ -295,7 +300,9 @@ def contour_ensemble(
         labels=active.recipe.labels,
     )
     timer.lap("uncertainty")
-    return DeepContours(label, active.version, timer.seconds, uncertainty_map, organs, plan)
+    return DeepContours(
+        label, active.version, timer.seconds, uncertainty, uncertainty_map, organs, plan
+    )
 
 
 def run_passes(
@@ -411,13 +418,3 @@ class PassAccumulator:
     def mean(self) -> Tensor:
         """Return the mean of the passes; no pass can be added afterwards."""
         return self._sum.div_(len(self.samples))
-
-
-def most_likely(softmax: Tensor) -> LabelArray:
-    """Return the most likely value of each voxel of a softmax `(K, X, Y, Z)`.
-
-    Computed slab by slab: PyTorch's indices take eight bytes per voxel.
-    """
-    starts = range(0, softmax.shape[1], _SLAB)
-    slabs = [softmax[:, x : x + _SLAB].argmax(dim=0).to(torch.uint8).numpy() for x in starts]
-    return np.concatenate(slabs)

@@ -129,17 +129,6 @@ class Pipeline:
         array = np.ascontiguousarray(frame.turn_back(result), dtype=np.uint8)
         return LabelVolume(array, frame.grid, self.recipe.labels)
 
-    def restore_map(self, values: FloatArray, prepared: Prepared) -> FloatArray:
-        """Return `values` over `prepared.hu` on the CT's own grid: float32, linear interpolation.
-
-        Voxels outside the body's box, where no network was applied, are 0.
-        """
-        frame = prepared.frame
-        result = np.zeros(frame.shape_ras, np.float32)
-        ras_box = frame.ras_box(prepared.box)
-        result[ras_box] = frame.resample_back(values, prepared.box, ras_box)
-        return np.ascontiguousarray(frame.turn_back(result), dtype=np.float32)
-
     def _label_on_ct(
         self, part: FloatArray, frame: ModelGrid, model_box: Box, label: LabelArray
     ) -> None:

@@ -176,6 +176,22 @@ class ModelGrid:
         return np.asarray(sitk.GetArrayFromImage(resample.Execute(image)).transpose(2, 1, 0))
 
 
+def restored_map(values: FloatArray, frame: ModelGrid, box: Box) -> FloatArray:
+    """Return values on the network's grid on the CT's own grid: float32, linear interpolation.
+
+    Voxels outside `box`, where no network was applied, are 0.
+
+    Args:
+        values: `(X, Y, Z)` over `box`.
+        frame: Relation between the CT's grid and the network's grid.
+        box: Position of `values` in the volume on the network's grid.
+    """
+    result = np.zeros(frame.shape_ras, np.float32)
+    ras_box = frame.ras_box(box)
+    result[ras_box] = frame.resample_back(values, box, ras_box)
+    return np.ascontiguousarray(frame.turn_back(result), dtype=np.float32)
+
+
 def relative_box(inner: Box, outer: Box) -> Box:
     """Return the position of a box within another that contains it."""
     x, y, z = (

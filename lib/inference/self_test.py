@@ -29,9 +29,9 @@ from lib.backends.openvino import OpenVinoBackend, openvino_precisions
 from lib.errors import OrganNetError
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_ct
-from lib.inference.ensemble import most_likely
 from lib.inference.preprocessing import Pipeline, Prepared, keep_largest
 from lib.inference.single_pass import OVERLAP, probabilities, window_of
+from lib.inference.uncertainty import most_likely
 from lib.jobs.priority import ServingPriority, lower_priority
 from lib.models.registry import Model, load_model
 from lib.storage.atomic_files import write_json

@@ -11,6 +11,7 @@ from lib.backends.eager import EagerBackend
 from lib.backends.interface import Backend
 from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.preprocessing import Pipeline, Prepared
+from lib.inference.uncertainty import ModelUncertainty
 from lib.inference.windows import sliding_window, window_calls
 from lib.jobs.progress import Step
 from lib.models.registry import Model
@@ -29,11 +30,13 @@ class ContourResult:
         label: The contours on the CT's own grid, voxel for voxel.
         version: Version of the model.
         seconds: Stage -> its duration; the stages are `prepare`, `network` and `restore`.
+        uncertainty: Uncertainty of the model; None if it was not asked for.
     """
 
     label: LabelVolume
     version: str
     seconds: Mapping[str, float]
+    uncertainty: ModelUncertainty | None
 
 
 def contour(
@@ -44,6 +47,7 @@ def contour(
     overlap: float = OVERLAP,
     backend: Backend | None = None,
     on_step: Step | None = None,
+    with_uncertainty: bool = False,
 ) -> ContourResult:
     """Return the organs that `model` finds in `ct`.
 
@@ -55,6 +59,7 @@ def contour(
         backend: Computes the model's network; by default PyTorch, in float32 on a processor.
         on_step: Called at the beginning of each stage, and before each call of the network; an error that it
             raises ends the computation.
+        with_uncertainty: Whether to compute the uncertainty too.
     """
     timer = StageTimer()
     if on_step is not None:
@@ -62,7 +67,13 @@ def contour(
     prepared = Pipeline(model.recipe).prepare(ct)
     timer.lap("prepare")
     result = contour_prepared(
-        prepared, model, device=device, overlap=overlap, backend=backend, on_step=on_step
+        prepared,
+        model,
+        device=device,
+        overlap=overlap,
+        backend=backend,
+        on_step=on_step,
+        with_uncertainty=with_uncertainty,
     )
     return replace(result, seconds={**timer.seconds, **result.seconds})
 
@@ -75,6 +86,7 @@ def contour_prepared(
     overlap: float = OVERLAP,
     backend: Backend | None = None,
     on_step: Step | None = None,
+    with_uncertainty: bool = False,
 ) -> ContourResult:
     """Return the organs that `model` finds in a CT that is already prepared for its recipe."""
     pipeline = Pipeline(model.recipe)
@@ -93,8 +105,11 @@ def contour_prepared(
     if on_step is not None:
         on_step("restore", 0, 1)
     label = pipeline.restore(softmax, prepared)
+    uncertainty = None
+    if with_uncertainty:
+        uncertainty = ModelUncertainty.of(softmax, prepared.frame, prepared.box)
     timer.lap("restore")
-    return ContourResult(label, model.version, timer.seconds)
+    return ContourResult(label, model.version, timer.seconds, uncertainty)
 
 
 def probabilities(

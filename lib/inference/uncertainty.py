@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 
 from lib.imaging.quantities import FloatArray, LabelArray
+from lib.inference.resampling import Box, ModelGrid
+
+_SLAB = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,46 @@ def normalised_entropy(probabilities: Tensor) -> FloatArray:
         entropy -= torch.xlogy(probability, probability).cpu()
     entropy /= math.log(len(probabilities))
     return np.asarray(entropy.clamp_(0.0, 1.0).numpy())
+
+
+def most_likely(softmax: Tensor) -> LabelArray:
+    """Return the most likely value of each voxel of a softmax `(K, X, Y, Z)`.
+
+    Computed slab by slab: PyTorch's indices take eight bytes per voxel.
+    """
+    starts = range(0, softmax.shape[1], _SLAB)
+    slabs = [softmax[:, x : x + _SLAB].argmax(dim=0).to(torch.uint8).cpu() for x in starts]
+    return np.concatenate([slab.numpy() for slab in slabs])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUncertainty:
+    """Uncertainty of a model on the network's grid.
+
+    Attributes:
+        entropy: `(X, Y, Z)`, see `normalised_entropy`.
+        likely: `(X, Y, Z)`, see `most_likely`.
+        frame: Relation between the CT's grid and the network's grid.
+        box: Position of the arrays in the volume on the network's grid.
+    """
+
+    entropy: FloatArray
+    likely: LabelArray
+    frame: ModelGrid
+    box: Box
+
+    @classmethod
+    def of(cls, probabilities: Tensor, frame: ModelGrid, box: Box) -> "ModelUncertainty":
+        """Return the uncertainty of a softmax `(K, X, Y, Z)` over `box`."""
+        return cls(normalised_entropy(probabilities), most_likely(probabilities), frame, box)
+
+    def mean_of(self, value: int) -> float | None:
+        """Return the mean entropy over the voxels whose most likely value is `value`; None if there are none.
+
+        Roy et al. 2019 (see above), structure-wise uncertainty, for one sample.
+        """
+        inside = self.entropy[self.likely == value]
+        return float(inside.mean(dtype=np.float64)) if inside.size else None
 
 
 def volume_variation(volumes: Sequence[float]) -> float | None:

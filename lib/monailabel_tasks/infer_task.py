@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from lib.inference.ensemble import (
     plan_passes,
     write_uncertainty_map,
 )
+from lib.inference.organ_summary import OrganSummary, organ_summaries
+from lib.inference.prediction_records import PredictionRecords
 from lib.inference.single_pass import OVERLAP, ContourResult, StageTimer, contour
 from lib.isolation.inputs import Input
 from lib.jobs.inference_queue import InferenceQueue, Turn
@@ -60,6 +62,7 @@ class OrganNetInferTask(InferTask):
         *,
         queue: InferenceQueue,
         backends: BackendChoice,
+        records: PredictionRecords,
     ) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
@@ -74,6 +77,7 @@ class OrganNetInferTask(InferTask):
         self._priority = priority
         self._queue = queue
         self._backends = backends
+        self._records = records
         self._deep_one_at_a_time = threading.Lock()
 
     def is_valid(self) -> bool:
@@ -99,8 +103,9 @@ class OrganNetInferTask(InferTask):
 
         One scan is contoured at a time, in the order of the requests: two at once would each take twice as
         long, and together twice the memory. Equal requests at the same time share one computation. A request
-        with `deep` lets other requests run between its passes. Its parameters contain the uncertainty of each
-        organ's contour, and with `uncertainty_map` the file is the map, not the label.
+        with `deep` lets other requests run between its passes. Its parameters contain the spread of the passes
+        for each organ, and with `uncertainty_map` the file is the map, not the label. The parameter `organs` is
+        the summary of each organ (`lib.inference.organ_summary`); for an image of the store it is kept.
 
         Raises:
             QueueFullError: If too many requests wait already.
@@ -115,36 +120,45 @@ class OrganNetInferTask(InferTask):
         with self._priority.inference() if self._priority else nullcontext():
             return self._queue.run(
                 key,
-                lambda turn: self._contour_file(request, model, options, turn),
+                lambda turn: self._contour_file(request, model, options, turn, image),
                 lambda result: _copy(result, options.suffix),
                 image_id=str(request.get("image_id", "")),
                 request_id=str(request.get("job_id") or "")[:MAX_JOB_ID],
             )
 
     def _contour_file(
-        self, request: Mapping[str, Any], model: Model, options: "InferOptions", turn: Turn
+        self,
+        request: Mapping[str, Any],
+        model: Model,
+        options: "InferOptions",
+        turn: Turn,
+        image: Input,
     ) -> tuple[str, dict[str, Any]]:
         # An ensemble takes a turn for each of its passes.
         with self._deep_one_at_a_time if options.is_deep else turn:
             started, timer, step = time.perf_counter(), StageTimer(), turn.progress.step
             step("read")
-            ct = read_ct(Path(request["image"]), image_id=request.get("image_id"))
+            ct = read_ct(image.path, image_id=request.get("image_id"))
             timer.lap("read")
             result = self._contour(ct, model, options, turn)
             timer.lap("contour")
+            organs = self._summarise(ct, result, request, image)
+            timer.lap("summary")
             step("write")
             path = _write(result, options)
             timer.lap("write")
             total_s = round(time.perf_counter() - started, 3)
         volumes = result.label.volumes_ml()
         laps = timer.seconds
-        seconds = {"read": laps["read"], **result.seconds, "write": laps["write"], "total": total_s}
+        seconds = {"read": laps["read"], **result.seconds, "summary": laps["summary"],
+                   "write": laps["write"], "total": total_s}  # fmt: skip
         # Ordered by label value: Slicer assigns the n-th value in the file to the n-th name.
         labels = model.recipe.labels
         names = {name: labels[name] for name in sorted(volumes, key=labels.__getitem__)}
         return str(path), {
             "label_names": {} if options.is_map else names,
             "volumes_ml": volumes,
+            "organs": {name: asdict(organ) for name, organ in organs.items()},
             "model_version": result.version,
             "recipe": model.recipe.name,
             "seconds": seconds,
@@ -152,6 +166,18 @@ class OrganNetInferTask(InferTask):
             "centroids": {},
             **(result.summary() if isinstance(result, DeepContours) else {}),
         }
+
+    def _summarise(
+        self, ct: CtVolume, result: ContourResult, request: Mapping[str, Any], image: Input
+    ) -> dict[str, OrganSummary]:
+        """Return the summary of each organ, and keep it if the image is one of the store."""
+        if result.uncertainty is None:
+            return {}
+        organs = organ_summaries(ct, result.label, result.uncertainty)
+        if not request.get("scan"):
+            is_deep = isinstance(result, DeepContours)
+            self._records.keep(str(request["image_id"]), image, result, organs, is_deep=is_deep)
+        return organs
 
     def _contour(
         self, ct: CtVolume, model: Model, options: "InferOptions", turn: Turn
@@ -164,6 +190,7 @@ class OrganNetInferTask(InferTask):
                 overlap=options.overlap,
                 backend=self._backends.backend_of(model),
                 on_step=turn.progress.step,
+                with_uncertainty=True,
             )
         deep = DeepOptions(overlap=max(DeepOptions().overlap, options.overlap))
         started = time.perf_counter()

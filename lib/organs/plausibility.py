@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.imaging.geometry import Grid
-from lib.imaging.quantities import LabelArray, MaskArray
+from lib.imaging.quantities import LabelArray
+from lib.imaging.volumes import centre_ras_mm, organ_boxes
 
 BONE_HU = 200.0
 """Lower bound of bone in HU."""
@@ -63,10 +64,27 @@ more room, because a few voxels of a planning CT make a large share of them.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class PlausibilityWarning:
+    """One implausible property of a label."""
+
+    text: str
+    """One sentence."""
+    organs: tuple[str, ...] = ()
+    """TG-263 names of the organs that it concerns; empty if it concerns the whole label."""
+
+
 def plausibility_warnings(
     hu: npt.NDArray[Any], label: LabelArray, grid: Grid, labels: Mapping[str, int]
 ) -> list[str]:
-    """Return warnings about a label, one sentence each; an empty list if it looks plausible.
+    """Return the sentences of `find_implausible`; an empty list if the label looks plausible."""
+    return [warning.text for warning in find_implausible(hu, label, grid, labels)]
+
+
+def find_implausible(
+    hu: npt.NDArray[Any], label: LabelArray, grid: Grid, labels: Mapping[str, int]
+) -> list[PlausibilityWarning]:
+    """Return warnings about a label; an empty list if it looks plausible.
 
     Args:
         hu: `(X, Y, Z)`, the CT of the label.
@@ -74,18 +92,23 @@ def plausibility_warnings(
         grid: Grid of both.
         labels: TG-263 name -> value; absent organs are not checked.
     """
-    masks = {name: label == value for name, value in labels.items()}
-    counts = {name: int(mask.sum()) for name, mask in masks.items()}
-    present = {name: masks[name] for name, count in counts.items() if count >= LEAST_VOXELS}
+    boxes = organ_boxes(label, labels)
+    if not boxes:
+        return [PlausibilityWarning("the label contains no organ; is it the right file?")]
     voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
-    warnings = (
-        [] if any(counts.values()) else ["the label contains no organ; is it the right file?"]
-    )
-    for name, mask in present.items():
+    warnings = []
+    x_ras: dict[str, float] = {}
+    for name, box in boxes.items():
+        mask = label[box] == labels[name]
+        count = int(np.count_nonzero(mask))
+        if count < LEAST_VOXELS:
+            continue
         if name in LIMITS:
-            warnings += _size_warnings(name, counts[name] * voxel_ml)
-            warnings += _tissue_warnings(name, hu[mask])
-    return warnings + _side_warnings(present, grid)
+            texts = _size_warnings(name, count * voxel_ml)
+            texts += _tissue_warnings(name, hu[box][mask])
+            warnings += [PlausibilityWarning(text, (name,)) for text in texts]
+        x_ras[name] = float(centre_ras_mm(mask, box, grid)[0])
+    return warnings + _side_warnings(x_ras)
 
 
 def _size_warnings(name: str, volume_ml: float) -> list[str]:
@@ -111,24 +134,25 @@ def _tissue_warnings(name: str, inside: npt.NDArray[Any]) -> list[str]:
     return warnings
 
 
-def _side_warnings(present: Mapping[str, MaskArray], grid: Grid) -> list[str]:
-    """Return warnings about swapped sides: of a pair, or of one organ relative to the midline organs."""
-    x = {name: _x_ras(mask, grid) for name, mask in present.items()}
+def _side_warnings(x: Mapping[str, float]) -> list[PlausibilityWarning]:
+    """Return warnings about swapped sides: of a pair, or of one organ relative to the midline organs.
+
+    Args:
+        x: TG-263 name -> x coordinate of the organ's centre in mm RAS; +x is the patient's right.
+    """
     midline = [value for name, value in x.items() if not name.endswith(("_L", "_R"))]
     warnings = []
     for stem in sorted({name[:-2] for name in x if name.endswith(("_L", "_R"))}):
-        left, right = x.get(f"{stem}_L"), x.get(f"{stem}_R")
+        name_l, name_r = f"{stem}_L", f"{stem}_R"
+        left, right = x.get(name_l), x.get(name_r)
         if left is not None and right is not None:
             if left > right:
-                warnings.append(f"{stem}_L lies to the right of {stem}_R; are the sides swapped?")
+                text = f"{name_l} lies to the right of {name_r}; are the sides swapped?"
+                warnings.append(PlausibilityWarning(text, (name_l, name_r)))
         elif midline and left is not None and left > np.mean(midline):
-            warnings.append(f"{stem}_L lies on the right; is it {stem}_R?")
+            text = f"{name_l} lies on the right; is it {name_r}?"
+            warnings.append(PlausibilityWarning(text, (name_l,)))
         elif midline and right is not None and right < np.mean(midline):
-            warnings.append(f"{stem}_R lies on the left; is it {stem}_L?")
+            text = f"{name_r} lies on the left; is it {name_l}?"
+            warnings.append(PlausibilityWarning(text, (name_r,)))
     return warnings
-
-
-def _x_ras(mask: MaskArray, grid: Grid) -> float:
-    """Return the x coordinate of the mask's centre in mm RAS; +x is the patient's right."""
-    centre = np.argwhere(mask).mean(axis=0)
-    return float((grid.affine_ras @ np.append(centre, 1.0))[0])

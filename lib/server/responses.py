@@ -136,7 +136,7 @@ def scan_file(path: Path, image_id: str) -> Response:
     if path.is_file():
         require_signature(path, image_id)
         return FileResponse(path, media_type=BYTES, filename=path.name)
-    return _written(
+    return written(
         f"{image_id}.nii.gz", lambda target: write_ct(target, read_ct(path, image_id=image_id))
     )
 
@@ -144,9 +144,7 @@ def scan_file(path: Path, image_id: str) -> Response:
 def label_as_nrrd(path: Path, name: str, *, image_id: str) -> Response:
     """Return a label as NRRD, which browsers can read: the scan's voxels in their order, x fastest."""
     array, grid = read_label(path, image_id=image_id, image_grid=None)
-    return _written(
-        f"{name}.nrrd", lambda target: write_label(target, LabelVolume(array, grid, {}))
-    )
+    return written(f"{name}.nrrd", lambda target: write_label(target, LabelVolume(array, grid, {})))
 
 
 def label_as_dicom(
@@ -173,7 +171,7 @@ def label_as_dicom(
     array, grid = read_label(file, image_id=image_id, image_grid=None)
     label = LabelVolume(array, grid, labels)
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", name or image_id)
-    return _written(
+    return written(
         f"{stem}.{kind}.dcm",
         lambda target: write_object(kind, target, label, headers, about, image_id=image_id),
         media_type=DICOM,
@@ -211,7 +209,7 @@ def with_saved_label(answer: Response, params: Mapping[str, Any]) -> Response:
     return answer
 
 
-def _written(name: str, write: Callable[[Path], object], *, media_type: str = BYTES) -> Response:
+def written(name: str, write: Callable[[Path], object], *, media_type: str = BYTES) -> Response:
     """Return the file that `write` writes to the path that it gets."""
     with scratch_folder() as folder:
         path = folder / name

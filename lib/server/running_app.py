@@ -16,6 +16,7 @@ from lib.assignment.service import Assignments
 from lib.config import AppConfig
 from lib.datastores.local import FolderStore
 from lib.inference.backend_choice import BackendChoice
+from lib.inference.prediction_records import PredictionRecords
 from lib.jobs.inference_queue import InferenceQueue
 from lib.labels.history import LabelHistory
 from lib.models.model_history import ModelHistory
@@ -52,6 +53,7 @@ class RunningApp(Protocol):
     served: ServedModel
     backends: BackendChoice
     inference_queue: InferenceQueue
+    predictions: PredictionRecords
     models: ModelHistory
     promoter: Promoter
     label_history: LabelHistory

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, TypeDecorator,
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = 3
+SCHEMA = 4
 """Number of the newest migration, in `lib/storage/migrations/versions`."""
 
 
@@ -215,6 +215,24 @@ class Promotion(Base):
     reason: Mapped[str]
     by: Mapped[str]
     since: Mapped[datetime] = mapped_column(default=now)
+
+
+class Prediction(Base):
+    """Contours that a model drew on an image of the store; old rows are removed."""
+
+    __tablename__ = "predictions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(String(200), index=True)
+    model_version: Mapped[str] = mapped_column(String(120))
+    is_deep: Mapped[bool]
+    """Whether several passes were averaged."""
+    digest: Mapped[str] = mapped_column(String(64))
+    """`lib.imaging.volumes.LabelVolume.digest` of the contours."""
+    scan_state: Mapped[str] = mapped_column(String(64))
+    """Changes when the files of the scan change (`lib.isolation.inputs.Input.state`)."""
+    organs: Mapped[dict[str, Any]]
+    """TG-263 name -> `lib.inference.organ_summary.OrganSummary`."""
+    computed_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Score(Base):

@@ -22,6 +22,7 @@ from lib.inference.ensemble import (
     write_uncertainty_map,
 )
 from lib.inference.preprocessing import Pipeline
+from lib.inference.resampling import restored_map
 from lib.inference.single_pass import contour
 from lib.models.registry import Model
 from lib.networks.build import build_network
@@ -260,7 +261,7 @@ def test_the_uncertainty_map_is_resampled_like_the_contours_and_zero_outside_the
     pipeline = Pipeline(recipe)
     prepared = pipeline.prepare(ct)
     assert prepared.hu.shape < prepared.frame.shape_model
-    result = pipeline.restore_map(np.ones(prepared.hu.shape, np.float32), prepared)
+    result = restored_map(np.ones(prepared.hu.shape, np.float32), prepared.frame, prepared.box)
     assert result.shape == ct.grid.shape_vox
     assert (result[25:45, 20:40, 2:18] == 1).all()
     assert set(np.unique(result).tolist()) == {0.0, 1.0}

@@ -57,7 +57,8 @@ def test_deep_contours_come_with_their_uncertainty(
     assert params["deep"]["passes"] == 4
     assert params["deep"]["models"] == [params["model_version"]]
     assert params["deep"]["overlap"] == 0.6
-    stages = ["read", "models", "prepare", "network", "restore", "uncertainty", "write", "total"]
+    stages = ["read", "models", "prepare", "network", "restore", "uncertainty", "summary",
+              "write", "total"]  # fmt: skip
     assert list(params["seconds"]) == stages
 
 
@@ -83,9 +84,9 @@ def test_an_infer_without_options_is_answered_without_uncertainty(
     for params in ({}, {"deep": False}, {"deep": "false"}):
         answer = json.loads(ask(server, params)["params"][1])
         assert set(answer) == {"label_names", "volumes_ml", "model_version", "recipe", "seconds",
-                               "latencies", "centroids"}  # fmt: skip
+                               "latencies", "centroids", "organs"}  # fmt: skip
         assert list(answer["seconds"]) == [
-            "read", "prepare", "network", "restore", "write", "total"]  # fmt: skip
+            "read", "prepare", "network", "restore", "summary", "write", "total"]  # fmt: skip
 
 
 def test_the_same_scan_gives_the_same_deep_answer(server: Server, grid: Grid) -> None:
