@@ -5,9 +5,9 @@ first. It measures no error. On 83 OpenKBP patients that the starter model was n
 of one pass finds the worst tenth of all contours (by DSC) with an area under the ROC curve of 0.79, as well as
 eight passes do. Among the contours of one organ it is 0.69, and for the spinal cord no better than chance.
 
-On 23 of these patients the slice with the largest sum of the entropy over the organ has 64 % of the wrong voxels
-that the worst slice has; a random slice of the organ has 46 %, the middle one 50 %, and the one with the largest
-mean entropy 40 %, as it is one of the small slices at an end of the organ.
+On 23 of these patients the slice with the largest sum of the entropy over the organ has 64 % of the wrong
+voxels that the worst slice has. A random slice of the organ has 46 %, and the one with the largest mean entropy
+40 %: that is one of the small slices at an end of the organ.
 """
 
 from collections.abc import Mapping
