@@ -148,6 +148,9 @@ class OrganNetApp(MONAILabelApp):
             history=self.label_history,
             quarantine=Quarantine(self.state, limit_bytes=int(self.config.quarantine_gib * 2**30)),
             active_model=self._active_version,
+            predicted_by=lambda image_id, label: self.predictions.model_of(
+                image_id, label.digest()
+            ),
             on_submitted=lambda version: self.on_save_label(version.image_id, version.image_id),
         )
         if not is_url(self.studies):

@@ -12,11 +12,9 @@ from sqlalchemy.orm import Session
 
 from lib.errors import ConfigError
 from lib.labels.history import (
-    CLIENT,
     CONSENSUS,
+    DRAWN,
     FINAL,
-    FOLDER,
-    PACS,
     RESTORE,
     versions_of,
 )
@@ -30,8 +28,6 @@ MIN_FOR_CONSENSUS = 2
 
 _MOST_IN_QUERY = 500
 """Largest number of images that a query names; for more it is faster to read all."""
-_DRAWN = (CLIENT, FOLDER, PACS)
-"""Sources of labels that a person drew."""
 
 
 def may_be_leased(
@@ -96,7 +92,7 @@ def _drawn_version(
             # Merging a backup can change numbers, so this is another version: only the restorer is known.
             return version
         version = older
-    return version if version.source in _DRAWN else None
+    return version if version.source in DRAWN else None
 
 
 def submitted(session: Session, image_ids: Collection[str] | None = None) -> dict[str, set[str]]:
@@ -112,7 +108,7 @@ def submitted(session: Session, image_ids: Collection[str] | None = None) -> dic
     columns = select(LabelVersion.image_id, LabelVersion.author, LabelVersion.client)
     readers: dict[str, set[str]] = {}
     for image_id, author, client in session.execute(
-        columns.where(*visible, LabelVersion.source.in_(_DRAWN)).distinct()
+        columns.where(*visible, LabelVersion.source.in_(DRAWN)).distinct()
     ):
         readers.setdefault(image_id, set()).add(author or client)
     restored = select(LabelVersion.image_id).where(*visible, LabelVersion.source == RESTORE)

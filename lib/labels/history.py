@@ -42,13 +42,16 @@ PACS = "pacs"
 RESTORE = "restore"
 """Values of `LabelVersion.source`, which describes these five sources."""
 
+DRAWN = (CLIENT, FOLDER, PACS)
+"""Sources of labels that a person drew or accepted."""
+
 _VOLUMES = "labels"
 _RECORDS = "history"
 _READ_ONLY = 0o444
 _TICK = timedelta(microseconds=1)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLAIN_COLUMNS = ("image_id", "tag", "number", "digest", "source", "author", "client",
-                  "model_version", "organs", "doubts", "changes", "info")  # fmt: skip
+                  "model_version", "organs", "doubts", "changes", "unchanged_from", "info")  # fmt: skip
 _COLUMN_TYPES = {"number": int, "organs": list, "doubts": list, "changes": list, "info": dict,
                  "source": str, "author": str, "client": str}  # fmt: skip
 
@@ -64,6 +67,7 @@ class Provenance:
     organs: Sequence[str] = ()
     doubts: Sequence[str] = ()
     changes: Sequence[str] = ()
+    unchanged_from: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     submitted_at: datetime | None = None
     """Time of submission, if not now; a version older than the current one does not replace it."""
@@ -175,6 +179,7 @@ class LabelHistory:
             organs=old.organs,
             doubts=old.doubts,
             changes=old.changes,
+            unchanged_from=old.unchanged_from,
             info={**old.info, "restored_number": number},
         )
         return self._add(image_id, tag, old.digest, provenance)
@@ -390,8 +395,8 @@ def checked_record(record: Any) -> dict[str, Any]:
     Raises:
         ValueError, KeyError, TypeError, DatastoreError: If it is invalid.
     """
-    # Records of earlier versions of this program have no changes.
-    record = {"changes": [], **record}
+    # Records of earlier versions of this program have neither.
+    record = {"changes": [], "unchanged_from": None, **record}
     require_image_id(record["image_id"])
     require_tag(record["tag"])
     if not _DIGEST.fullmatch(record["digest"]):
@@ -404,6 +409,8 @@ def checked_record(record: Any) -> dict[str, Any]:
         is_visible = moment is None and key == "hidden_at"
         if not is_visible and datetime.fromisoformat(moment).tzinfo is None:
             raise ValueError(f"{key} has no time zone")
+    if not isinstance(record["unchanged_from"], str | None):
+        raise TypeError("unchanged_from is not the version of a model")
     if not isinstance(record["parent"], int | None):
         raise TypeError("parent is not a number")
     return {key: record[key] for key in (*_PLAIN_COLUMNS, "parent", "submitted_at", "hidden_at")}

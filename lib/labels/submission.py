@@ -22,7 +22,16 @@ from lib.errors import DatastoreError, LabelError, PacsError, ScanError
 from lib.imaging.formats import suffix_of
 from lib.imaging.scans import read_ct, write_label
 from lib.imaging.volumes import LabelVolume
-from lib.labels.history import CLIENT, CONSENSUS, FINAL, FOLDER, SUFFIX, LabelHistory, Provenance
+from lib.labels.history import (
+    CLIENT,
+    CONSENSUS,
+    DRAWN,
+    FINAL,
+    FOLDER,
+    SUFFIX,
+    LabelHistory,
+    Provenance,
+)
 from lib.labels.organ_values import read_organs
 from lib.labels.quarantine import Quarantine
 from lib.labels.store_index import Index
@@ -101,6 +110,8 @@ class StoreDependencies:
     """Receives refused labels."""
     active_model: Callable[[], str | None] = lambda: None
     """Returns the version of the active model."""
+    predicted_by: Callable[[str, LabelVolume], str | None] = lambda _image_id, _label: None
+    """Returns the model that drew exactly this label on an image; None if none is known to have done so."""
     on_submitted: Callable[[LabelVersion], object] = lambda _: None
     """Called with each submitted or restored version, after it was stored."""
 
@@ -182,7 +193,7 @@ class LabelSubmissions:
             label_info = info.get("label_info") or []
             with self._draft(image_id, file, label_info, source) as (draft, label):
                 label = replace(label, changes=(*changes, *label.changes))
-                provenance = self._provenance(info, source, label, submitted_at)
+                provenance = self._provenance(image_id, info, source, label, submitted_at)
                 current = self._history.newest(image_id, tag)
                 if submitted_at and current and submitted_at < current.submitted_at:
                     version = self._history.add(image_id, tag, draft, provenance)
@@ -253,7 +264,9 @@ class LabelSubmissions:
             return
         try:
             with self._draft(image_id, path, (), FOLDER) as (draft, label):
-                self._history.add(image_id, tag, draft, self._provenance({}, FOLDER, label))
+                self._history.add(
+                    image_id, tag, draft, self._provenance(image_id, {}, FOLDER, label)
+                )
         except (LabelError, ScanError, PacsError) as error:
             logger.warning("%s: set aside for a submitted label: %s", path.name, error)
             self._set_aside(path)
@@ -296,6 +309,7 @@ class LabelSubmissions:
 
     def _provenance(
         self,
+        image_id: str,
         info: dict[str, Any],
         source: str,
         label: CheckedLabel,
@@ -303,6 +317,11 @@ class LabelSubmissions:
     ) -> Provenance:
         # It is unknown which model, if any, a file in the labels folder was made with.
         active = None if source == FOLDER else self._dependencies.active_model()
+        # A prediction that the server itself stores was accepted by nobody yet.
+        is_from_person = source in DRAWN
+        unchanged_from = (
+            self._dependencies.predicted_by(image_id, label.volume) if is_from_person else None
+        )
         return Provenance(
             source=source,
             author=str(info.pop("author", "")),
@@ -311,6 +330,7 @@ class LabelSubmissions:
             organs=label.organs,
             doubts=label.doubts,
             changes=label.changes,
+            unchanged_from=unchanged_from,
             info=info,
             submitted_at=submitted_at,
         )

@@ -81,7 +81,8 @@ class SubmittedLabel(BaseModel):
 
     `changes` describe each difference between what was sent and what is stored: organs renamed or not stored,
     values mapped, overlaps decided. `doubts` describe implausible properties; such a label is not used for
-    comparing models. `left_out` names organs that the previous version had.
+    comparing models. `left_out` names organs that the previous version had. `unchanged_from` is the model whose
+    contours the label equals voxel by voxel: they were accepted unchanged.
     """
 
     image: str
@@ -89,6 +90,7 @@ class SubmittedLabel(BaseModel):
     changes: list[str]
     doubts: list[str]
     left_out: list[str]
+    unchanged_from: str | None
 
 
 class Removed(BaseModel):
@@ -194,6 +196,7 @@ def save_label(
         changes=version.changes,
         doubts=version.doubts,
         left_out=organs_left_out(app, version),
+        unchanged_from=version.unchanged_from,
     )
 
 

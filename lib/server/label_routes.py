@@ -47,7 +47,8 @@ class Version(RowAnswer):
     """A version of a label; `hidden_at` is set if it was removed.
 
     `changes` describe each difference between what was sent and what is stored, `doubts` implausible
-    properties.
+    properties. `unchanged_from` is the model whose contours were accepted unchanged, voxel by voxel; null if
+    they were changed, or the run is not known any more.
     """
 
     image: str = Field(validation_alias="image_id")
@@ -61,6 +62,7 @@ class Version(RowAnswer):
     organs: list[str]
     changes: list[str]
     doubts: list[str]
+    unchanged_from: str | None
     submitted_at: IsoTime
     hidden_at: IsoTime | None
 

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, TypeDecorator,
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = 4
+SCHEMA = 5
 """Number of the newest migration, in `lib/storage/migrations/versions`."""
 
 
@@ -93,6 +93,8 @@ class LabelVersion(Base):
     """Plausibility warnings (`lib.organs.plausibility`), one sentence each."""
     changes: Mapped[list[Any]] = mapped_column(default=list)
     """Differences between what was sent and what is stored, one sentence each."""
+    unchanged_from: Mapped[str | None] = mapped_column(String(120))
+    """The model whose contours a person accepted unchanged: the label equals them voxel by voxel."""
     info: Mapped[dict[str, Any]]
     """Attributes that the client sent with the label."""
     submitted_at: Mapped[datetime] = mapped_column(default=now)

@@ -153,18 +153,20 @@ def test_a_lost_database_is_filled_again_from_the_files(tmp_path: Path) -> None:
 
 def test_a_record_of_an_earlier_program_is_read_without_changes(tmp_path: Path) -> None:
     history = open_history(tmp_path / "old")
-    changed = replace(CLIENT, changes=("'Chiasm' was stored as OpticChiasm",))
+    changed = replace(CLIENT, changes=("'Chiasm' was stored as OpticChiasm",), unchanged_from="v1")
     history.add("a", "final", volume(tmp_path, "one"), changed)
     (record,) = history.records()
     assert record["changes"] == ["'Chiasm' was stored as OpticChiasm"]
     file = history.folder / "history" / "a" / "final-1.json"
     assert json.loads(file.read_text()) == record
-    del record["changes"]
+    assert record["unchanged_from"] == "v1"
+    del record["changes"], record["unchanged_from"]
     file.write_text(json.dumps(record))
     (tmp_path / "old" / "workflow.sqlite").unlink()
     reopened = open_history(tmp_path / "old")
     assert reopened.restore_from_files() == 1
-    assert reopened.history("a", "final")[0].changes == []
+    (version,) = reopened.history("a", "final")
+    assert (version.changes, version.unchanged_from) == ([], None)
 
 
 @pytest.mark.parametrize(
