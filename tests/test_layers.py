@@ -18,6 +18,7 @@ LAYERS = [
         "lib.models",
         "lib.networks",
         "lib.pacs",
+        "lib.prompts",
         "phantom",
     },
     {"lib.evaluation", "lib.reports", "lib.retrain", "lib.training"},

@@ -157,6 +157,26 @@ class ModelGrid:
             slices.append(slice(max(0, start), min(self.shape_ras[axis], stop)))
         return (slices[0], slices[1], slices[2])
 
+    def ras_box_of(self, box: Box) -> Box:
+        """Return the position in RAS order of a box of the CT's own voxels."""
+        slices = []
+        for axis, flip, size in zip(self.axes, self.flips, self.shape_ras, strict=True):
+            side = box[axis]
+            slices.append(slice(size - side.stop, size - side.start) if flip else side)
+        return (slices[0], slices[1], slices[2])
+
+    def model_box(self, ras_box: Box) -> Box:
+        """Return the network's voxels that are needed to interpolate at the CT's voxels in `ras_box`."""
+        if not self.is_resampled:
+            return ras_box
+        slices = []
+        for axis, side in enumerate(ras_box):
+            ratio = self.spacing_ras_mm[axis] / self.spacing_model_mm[axis]
+            start = int(np.floor(side.start * ratio)) - 1
+            stop = int(np.ceil(side.stop * ratio)) + 1
+            slices.append(slice(max(0, start), min(self.shape_model[axis], stop)))
+        return (slices[0], slices[1], slices[2])
+
     def resample_back(self, values: FloatArray, model_box: Box, ras_box: Box) -> FloatArray:
         """Return `values` of the network's `model_box` at the CT's voxels in `ras_box` (RAS order), linear."""
         if not self.is_resampled:

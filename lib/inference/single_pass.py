@@ -21,6 +21,9 @@ from lib.recipes.schema import Recipe
 OVERLAP = 0.5
 """Share of a window that its neighbour covers too (nnU-Net's value; Isensee et al. 2021)."""
 
+OnProbabilities = Callable[[Prepared, Tensor], object]
+"""Gets a prepared CT and the softmax `(K, X, Y, Z)` over it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ContourResult:
@@ -48,6 +51,7 @@ def contour(
     backend: Backend | None = None,
     on_step: Step | None = None,
     with_uncertainty: bool = False,
+    on_probabilities: OnProbabilities | None = None,
 ) -> ContourResult:
     """Return the organs that `model` finds in `ct`.
 
@@ -60,6 +64,7 @@ def contour(
         on_step: Called at the beginning of each stage, and before each call of the network; an error that it
             raises ends the computation.
         with_uncertainty: Whether to compute the uncertainty too.
+        on_probabilities: Called with the prepared CT and the softmax over it, which is not kept afterwards.
     """
     timer = StageTimer()
     if on_step is not None:
@@ -74,6 +79,7 @@ def contour(
         backend=backend,
         on_step=on_step,
         with_uncertainty=with_uncertainty,
+        on_probabilities=on_probabilities,
     )
     return replace(result, seconds={**timer.seconds, **result.seconds})
 
@@ -87,6 +93,7 @@ def contour_prepared(
     backend: Backend | None = None,
     on_step: Step | None = None,
     with_uncertainty: bool = False,
+    on_probabilities: OnProbabilities | None = None,
 ) -> ContourResult:
     """Return the organs that `model` finds in a CT that is already prepared for its recipe."""
     pipeline = Pipeline(model.recipe)
@@ -109,6 +116,8 @@ def contour_prepared(
     if with_uncertainty:
         uncertainty = ModelUncertainty.of(softmax, prepared.frame, prepared.box)
     timer.lap("restore")
+    if on_probabilities is not None:
+        on_probabilities(prepared, softmax)
     return ContourResult(label, model.version, timer.seconds, uncertainty)
 
 
