@@ -22,6 +22,8 @@ from lib.isolation.reader import find_task, run_job, warm_up
 
 _JOBS = 3
 """Descriptor of a reader's socket for its job; those below are the standard streams."""
+_SPARE_AFTER_MS = 20
+"""Time that a reader works before the next one is forked."""
 
 
 @dataclass(slots=True)
@@ -36,7 +38,8 @@ class _Reader:
 class _Template:
     """The state of the template: the readers that it has forked.
 
-    One reader is forked ahead of its job, so that a file does not wait for it.
+    One reader is forked ahead of its job, so that a file does not wait for it. This happens once the reader
+    before it has ended, or has worked for a while: a fork takes a processor, which the server may need then.
 
     Args:
         control: Socket to the process that started the template.
@@ -48,12 +51,15 @@ class _Template:
         self._poll.register(control, select.POLLIN)
         self._readers: dict[int, _Reader] = {}
         self._spare: _Reader | None = None
+        self._needs_spare = False
         self._modules: list[str] = []
 
     def serve(self) -> None:
         """Start readers until the other side of `control` is closed."""
         while True:
-            for descriptor, _ in self._poll.poll():
+            events = self._poll.poll(_SPARE_AFTER_MS if self._needs_spare else None)
+            has_job = False
+            for descriptor, _ in events:
                 if descriptor != self._control.fileno():
                     self._poll.unregister(descriptor)
                     self._report(descriptor)
@@ -66,7 +72,11 @@ class _Template:
                     _preload(self._modules)
                 else:
                     self._start(message, descriptors)
+                    has_job = True
+                self._needs_spare = True
+            if self._needs_spare and not has_job:
                 self._spare = self._spare or self._fork()
+                self._needs_spare = False
 
     def _start(self, job: dict[str, Any], descriptors: list[int]) -> None:
         """Give a job to the spare reader, or to a new one if it has ended or lacks the module of the task."""
