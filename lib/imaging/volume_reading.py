@@ -4,13 +4,12 @@ Headers of NIfTI are read with nibabel, which returns both transforms; those of 
 check of the fields that ITK does not check itself. Voxels are read by `lib.imaging.voxel_data`.
 """
 
-import gzip
 import math
 import os
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +34,7 @@ from lib.imaging.volume_headers import (
     mha_layout,
     nrrd_layout,
 )
-from lib.imaging.voxel_data import fill, require_possible_size
+from lib.imaging.voxel_data import fill, require_possible_size, unpacked_start
 
 FORMS_TOLERANCE_MM = 1.0
 """Largest distance between a corner by NIfTI's sform and by its qform, in mm.
@@ -152,7 +151,7 @@ def read_volume_header(file: BinaryIO, path: Path, case: str) -> VolumeHeader:
     if start.lstrip()[:1] == b"<":
         raise ScanError(f"{case}: {path.name} holds a web page, not an image; download it again")
     if is_nifti:
-        header = _nifti_header(path, case)
+        header = _nifti_header(file, path, case)
     else:
         layout = (nrrd_layout if suffix == ".nrrd" else mha_layout)(start, case)
         header = VolumeHeader(grid=_itk_grid(file, layout, case), layout=layout)
@@ -163,8 +162,7 @@ def read_volume_header(file: BinaryIO, path: Path, case: str) -> VolumeHeader:
 
 def read_sample_header() -> None:
     """Read a small header that is in memory; what reading uses is then loaded."""
-    image = nib.Nifti1Image.from_bytes(_SAMPLE)
-    require_right_angles("", _header_of(image, "", is_packed=False).grid)
+    require_right_angles("", _nifti_header(BytesIO(_SAMPLE), Path("sample.nii"), "").grid)
 
 
 def _voxels(file: BinaryIO, header: VolumeHeader, case: str) -> Array:
@@ -200,49 +198,38 @@ def _require_3d(case: str, shape: tuple[int, ...], *, is_scalar: bool) -> tuple[
     return (shape[0], shape[1], shape[2])
 
 
-def _nifti_header(path: Path, case: str) -> VolumeHeader:
-    _check_nifti_offset(path, case)
-    image = nib.load(path, mmap=False)
-    if not isinstance(image, nib.Nifti1Image):
-        raise ScanError(f"{case}: {path.name} is not NIfTI but {type(image).__name__}; convert it")
-    return _header_of(image, case, is_packed=path.name.lower().endswith(".gz"))
-
-
-def _header_of(image: nib.Nifti1Image, case: str, *, is_packed: bool) -> VolumeHeader:
-    header: Any = image.header
+def _nifti_header(file: BinaryIO, path: Path, case: str) -> VolumeHeader:
+    is_packed = path.name.lower().endswith(".gz")
+    file.seek(0)
+    start = (
+        unpacked_start(file, NIFTI2_HEADER_BYTES) if is_packed else file.read(NIFTI2_HEADER_BYTES)
+    )
+    kinds: tuple[Any, ...] = (nib.Nifti1Header, nib.Nifti2Header)
+    kind = next((kind for kind in kinds if kind.may_contain_header(start)), None)
+    if kind is None:
+        raise ValueError("it does not begin as NIfTI does")
+    header = kind(start[: kind.sizeof_hdr])
+    offset = float(header["vox_offset"])
+    if not offset <= MAX_NIFTI_OFFSET_BYTES:
+        raise ScanError(
+            f"{case}: the NIfTI header has {offset / 2**20:.0f} MiB before the voxels, "
+            f"{MAX_NIFTI_OFFSET_BYTES // 2**20} MiB at most expected: the file is damaged"
+        )
     is_scalar = header.get_data_dtype().kind in "iuf"
     shape = _require_3d(case, tuple(int(n) for n in header.get_data_shape()), is_scalar=is_scalar)
-    stored: Any = image.dataobj
+    slope, intercept = header.get_slope_inter()
     layout = VoxelLayout(
         sizes=shape,
-        dtype=stored.dtype,
+        dtype=header.get_data_dtype(),
         encoding="deflated" if is_packed else "raw",
         offset=0,
-        skipped_bytes=int(stored.offset),
+        skipped_bytes=header.get_data_offset(),
     )
     return VolumeHeader(
-        grid=_nifti_grid(header, shape, case), layout=layout, scale=(stored.slope, stored.inter)
+        grid=_nifti_grid(header, shape, case),
+        layout=layout,
+        scale=(1.0 if slope is None else slope, 0.0 if intercept is None else intercept),
     )
-
-
-def _check_nifti_offset(path: Path, case: str) -> None:
-    """Raise if the extensions of a NIfTI header are too large.
-
-    nibabel reads everything before the voxels into memory; in a small `.nii.gz` that can be gigabytes.
-    """
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rb") as file:
-        start = file.read(NIFTI2_HEADER_BYTES)
-    for order in "<>":
-        (size,) = struct.unpack_from(f"{order}i", start.ljust(4, b"\0"))
-        form = {348: (f"{order}f", 108), 540: (f"{order}q", 168)}.get(size)
-        if form is not None and len(start) >= size:
-            (offset,) = struct.unpack_from(form[0], start, form[1])
-            if not offset <= MAX_NIFTI_OFFSET_BYTES:
-                raise ScanError(
-                    f"{case}: the NIfTI header has {offset / 2**20:.0f} MiB before the voxels, "
-                    f"{MAX_NIFTI_OFFSET_BYTES // 2**20} MiB at most expected: the file is damaged"
-                )
 
 
 def _nifti_grid(header: Any, shape: tuple[int, int, int], case: str) -> Grid:

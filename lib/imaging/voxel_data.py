@@ -113,6 +113,15 @@ def go_to_voxels(layout: VoxelLayout, file: BinaryIO, case: str) -> _Readable:
     return content
 
 
+def unpacked_start(file: BinaryIO, size: int) -> bytes:
+    """Return the first `size` unpacked bytes of a compressed file; fewer if it has fewer.
+
+    Raises:
+        EOFError: If the file ends inside compressed data; `zlib.error` if it is damaged.
+    """
+    return b"".join(_pieces(_Inflated(file), size))
+
+
 def _read_into(part: memoryview, content: _Readable) -> int:
     read_into = getattr(content, "readinto", None)
     if read_into is not None:
