@@ -8,11 +8,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
+from lib.backends.processor import processor
 from lib.config import APP_DIR
 
 PACKAGES = ("torch", "numpy", "scipy", "monai", "monailabel", "SimpleITK", "openvino")
@@ -25,7 +25,7 @@ _IDLE_LOOK_S = 2.0
 
 def facts() -> dict[str, Any]:
     """Return processor, memory, versions and commit, for the head of a table of measurements."""
-    model, flags = _processor()
+    model, flags = processor()
     return {
         "processor": model,
         "flags": [name for name in PROCESSOR_FLAGS if name in flags],
@@ -89,16 +89,6 @@ def load_at_rest() -> float:
     with OtherLoad() as load:
         time.sleep(_IDLE_LOOK_S)
     return load.cores
-
-
-def _processor() -> tuple[str, frozenset[str]]:
-    fields: dict[str, str] = {}
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            fields.setdefault(name.strip(), value.strip())
-    model = fields.get("model name") or platform.processor() or platform.machine()
-    return model, frozenset(fields.get("flags", "").split())
 
 
 def _gpu() -> str | None:

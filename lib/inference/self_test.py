@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import itertools
 import logging
-import platform
 import resource
 import statistics
 import time
@@ -26,6 +25,7 @@ from lib.backends.eager import EagerBackend, fast_bfloat16
 from lib.backends.interface import Backend, windows_at_once
 from lib.backends.onnx_files import export_onnx
 from lib.backends.openvino import OpenVinoBackend, openvino_precisions
+from lib.backends.processor import processor
 from lib.errors import OrganNetError
 from lib.imaging.quantities import LabelArray
 from lib.imaging.scans import read_ct
@@ -91,18 +91,11 @@ class Measurement:
 
 def machine(device: str, threads: int) -> dict[str, str]:
     """Return all that the speed and the agreement of a backend depend on, besides the model."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    wanted = ("model name", "flags", "Features")
-    facts = dict(line.split(":", 1) for line in lines if line.startswith(wanted) and ":" in line)
-    found = {key.strip(): value.strip() for key, value in facts.items()}
-    flags = found.get("flags", found.get("Features", ""))
+    model, flags = processor()
     on_gpu = torch.device(device).type == "cuda" and torch.cuda.is_available()
     return {
-        "processor": found.get("model name", platform.processor()),
-        "flags": hashlib.sha256(flags.encode()).hexdigest()[:16],
+        "processor": model,
+        "flags": hashlib.sha256(" ".join(sorted(flags)).encode()).hexdigest()[:16],
         "device": torch.cuda.get_device_name(device) if on_gpu else device,
         "threads": str(threads),
         **{name: _version(name) for name in ("torch", "openvino", "onnx")},
