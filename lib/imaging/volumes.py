@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -40,12 +41,15 @@ def as_hu(array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np.dtype[
     return array.astype(np.int16 if is_small else np.float32, copy=False)
 
 
-@dataclass(frozen=True, slots=True)
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
 class LabelVolume:
     """Organs on a grid, as one value per voxel.
 
     Attributes:
-        array: `(X, Y, Z)`, uint8; 0 is background.
+        array: `(X, Y, Z)`, uint8; 0 is background. Not to be changed once `boxes` is known.
         grid: Position of the voxels.
         labels: TG-263 name -> value in `array`.
     """
@@ -54,14 +58,21 @@ class LabelVolume:
     grid: Grid
     labels: Mapping[str, int]
 
+    @cached_property
+    def boxes(self) -> Mapping[str, Box]:
+        """The smallest box around each organ that has at least one voxel, in the order of `labels`."""
+        boxes = dict(enumerate(find_objects(self.array), 1))
+        return {name: boxes[value] for name, value in self.labels.items() if boxes.get(value)}
+
+    def mask_in_box(self, name: str) -> MaskArray:
+        """Return the voxels of an organ within its box."""
+        return np.asarray(self.array[self.boxes[name]] == self.labels[name])
+
     def volumes_ml(self) -> dict[str, float]:
         """Return the volume in mL of each organ that has at least one voxel."""
-        # Few voxels belong to an organ, and counting converts each to eight bytes.
-        counts = np.bincount(self.array[self.array > 0], minlength=256)
         return {
-            name: round(float(counts[value]) * self.grid.voxel_ml, 3)
-            for name, value in self.labels.items()
-            if counts[value]
+            name: round(float(np.count_nonzero(self.mask_in_box(name))) * self.grid.voxel_ml, 3)
+            for name in self.boxes
         }
 
     def digest(self) -> str:
@@ -70,25 +81,11 @@ class LabelVolume:
         The values of the organs do not count, nor do organs without a voxel.
         """
         found = hashlib.sha256(repr(self.array.shape).encode())
-        for name, box in sorted(organ_boxes(self.array, self.labels).items()):
+        for name, box in sorted(self.boxes.items()):
             corners = [(part.start, part.stop) for part in box]
             found.update(f"{name}{corners}".encode())
-            found.update(np.packbits(self.array[box] == self.labels[name]).tobytes())
+            found.update(np.packbits(self.mask_in_box(name)).tobytes())
         return found.hexdigest()
-
-
-Box = tuple[slice, slice, slice]
-
-
-def organ_boxes(array: LabelArray, labels: Mapping[str, int]) -> dict[str, Box]:
-    """Return the smallest box around each organ that has at least one voxel.
-
-    Args:
-        array: `(X, Y, Z)`, one value per voxel.
-        labels: TG-263 name -> value in `array`.
-    """
-    boxes = dict(enumerate(find_objects(array), 1))
-    return {name: boxes[value] for name, value in labels.items() if boxes.get(value)}
 
 
 def centre_ras_mm(mask: MaskArray, box: Box, grid: Grid) -> FloatArray:

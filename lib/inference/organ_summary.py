@@ -17,7 +17,7 @@ import numpy as np
 
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import FloatArray, MaskArray
-from lib.imaging.volumes import Box, CtVolume, LabelVolume, centre_ras_mm, organ_boxes
+from lib.imaging.volumes import Box, CtVolume, LabelVolume, centre_ras_mm
 from lib.inference.uncertainty import ModelUncertainty
 from lib.organs.plausibility import find_implausible
 
@@ -82,20 +82,20 @@ def organ_summaries(
         label: The model's contours, on the CT's grid.
         uncertainty: The model's uncertainty, of the same pass.
     """
-    boxes = organ_boxes(label.array, label.labels)
-    warnings = find_implausible(ct.array_hu, label.array, ct.grid, label.labels)
+    warnings = find_implausible(ct.array_hu, label)
+    volumes_ml = label.volumes_ml()
     summaries = {}
     for name, value in label.labels.items():
-        box = boxes.get(name)
+        box = label.boxes.get(name)
         if box is None:
             summaries[name] = OrganSummary(reason=NOT_FOUND)
             continue
-        mask = label.array[box] == value
+        mask = label.mask_in_box(name)
         reason = UNINFORMATIVE.get(name, "")
         mean = None if reason else uncertainty.mean_of(value)
         summaries[name] = OrganSummary(
             uncertainty=None if mean is None else round(mean, 4),
-            volume_ml=round(float(np.count_nonzero(mask)) * ct.grid.voxel_ml, 3),
+            volume_ml=volumes_ml[name],
             centre_mm=_lps(centre_ras_mm(mask, box, ct.grid)),
             uncertain_slice=_uncertain_slice(mask, box, value, uncertainty),
             is_cut=_reaches_edge(box, ct.grid),

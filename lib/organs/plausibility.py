@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import LabelArray
-from lib.imaging.volumes import centre_ras_mm, organ_boxes
+from lib.imaging.volumes import LabelVolume, centre_ras_mm
 
 BONE_HU = 200.0
 """Lower bound of bone in HU."""
@@ -77,14 +77,7 @@ class PlausibilityWarning:
 def plausibility_warnings(
     hu: npt.NDArray[Any], label: LabelArray, grid: Grid, labels: Mapping[str, int]
 ) -> list[str]:
-    """Return the sentences of `find_implausible`; an empty list if the label looks plausible."""
-    return [warning.text for warning in find_implausible(hu, label, grid, labels)]
-
-
-def find_implausible(
-    hu: npt.NDArray[Any], label: LabelArray, grid: Grid, labels: Mapping[str, int]
-) -> list[PlausibilityWarning]:
-    """Return warnings about a label; an empty list if it looks plausible.
+    """Return the sentences of `find_implausible`; an empty list if the label looks plausible.
 
     Args:
         hu: `(X, Y, Z)`, the CT of the label.
@@ -92,14 +85,23 @@ def find_implausible(
         grid: Grid of both.
         labels: TG-263 name -> value; absent organs are not checked.
     """
-    boxes = organ_boxes(label, labels)
-    if not boxes:
+    return [warning.text for warning in find_implausible(hu, LabelVolume(label, grid, labels))]
+
+
+def find_implausible(hu: npt.NDArray[Any], label: LabelVolume) -> list[PlausibilityWarning]:
+    """Return warnings about a label; an empty list if it looks plausible.
+
+    Args:
+        hu: `(X, Y, Z)`, the CT of the label, on its grid.
+        label: The label; absent organs are not checked.
+    """
+    if not label.boxes:
         return [PlausibilityWarning("the label contains no organ; is it the right file?")]
-    voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
+    voxel_ml = float(np.prod(label.grid.spacing_mm)) / 1000
     warnings = []
     x_ras: dict[str, float] = {}
-    for name, box in boxes.items():
-        mask = label[box] == labels[name]
+    for name, box in label.boxes.items():
+        mask = label.mask_in_box(name)
         count = int(np.count_nonzero(mask))
         if count < LEAST_VOXELS:
             continue
@@ -107,7 +109,7 @@ def find_implausible(
             texts = _size_warnings(name, count * voxel_ml)
             texts += _tissue_warnings(name, hu[box][mask])
             warnings += [PlausibilityWarning(text, (name,)) for text in texts]
-        x_ras[name] = float(centre_ras_mm(mask, box, grid)[0])
+        x_ras[name] = float(centre_ras_mm(mask, box, label.grid)[0])
     return warnings + _side_warnings(x_ras)
 
 

@@ -1,18 +1,25 @@
 import numpy as np
 
-from lib.imaging.volumes import LabelVolume, organ_boxes
+from lib.imaging.volumes import LabelVolume
 from tests.phantoms import make_grid, make_label
 
 LABELS = {"Brainstem": 1, "Parotid_L": 2, "Larynx": 5, "Bone_Mandible": 7}
 
 
 def test_the_box_of_each_organ_that_has_a_voxel() -> None:
-    assert organ_boxes(make_label(), LABELS) == {
+    grid = make_grid()
+    assert LabelVolume(make_label(), grid, LABELS).boxes == {
         "Brainstem": (slice(13, 16), slice(4, 9), slice(2, 8)),
         "Parotid_L": (slice(3, 5), slice(5, 9), slice(2, 5)),
         "Bone_Mandible": (slice(14, 15), slice(5, 6), slice(3, 4)),
     }
-    assert organ_boxes(np.zeros((2, 2, 2), np.uint8), LABELS) == {}
+    assert LabelVolume(np.zeros(grid.shape_vox, np.uint8), grid, LABELS).boxes == {}
+
+
+def test_the_volume_of_each_organ_that_has_a_voxel() -> None:
+    # The mark took one of the 90 voxels of the brainstem; 9 mm3 each.
+    volumes_ml = LabelVolume(make_label(), make_grid(), LABELS).volumes_ml()
+    assert volumes_ml == {"Brainstem": 0.801, "Parotid_L": 0.216, "Bone_Mandible": 0.009}
 
 
 def test_equal_organs_have_equal_digests_whatever_their_values() -> None:
