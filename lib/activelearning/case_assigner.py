@@ -4,7 +4,7 @@ The choice and the lease are made in one write transaction of the database. Only
 transaction at a time, even with several servers, so no case is assigned twice.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict, cast
@@ -17,6 +17,7 @@ from lib.activelearning.scoring_jobs import Studies
 from lib.activelearning.selection.catalogue import METHODS, Method, default_method
 from lib.assignment import leases, reader_studies
 from lib.assignment.leases import AssignmentState, assignment_state, may_lease
+from lib.assignment.unsuitable_images import unsuitable_images
 from lib.errors import DatastoreError
 from lib.storage.database import Database
 from lib.storage.tables import Lease, now
@@ -75,6 +76,23 @@ class Annotator:
         return self.readers is not None and self.readers > 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withheld:
+    """Images that are not assigned to an annotator, with the reason."""
+
+    unreadable: Mapping[str, str]
+    """Image id -> error message."""
+    unsuitable: Mapping[str, str]
+    """Image id -> reason of the user who marked it."""
+    skipped: Mapping[str, datetime]
+    """Image id -> time until which the annotator does not get it again."""
+
+    @property
+    def images(self) -> set[str]:
+        """Ids of all these images."""
+        return {*self.unreadable, *self.unsuitable, *self.skipped}
+
+
 @dataclass(frozen=True, slots=True)
 class CaseAssigner:
     """Chooses and leases cases."""
@@ -120,7 +138,12 @@ class CaseAssigner:
             if annotator.holder and len(held) >= MOST_HELD:
                 return _return_held_case(held[0], len(held))
             taken = [*studies.labelled, *sorted(state.holding.keys() - studies.labelled.keys())]
-            candidates = _candidates(studies, state, annotator, unreadable)
+            withheld = Withheld(
+                unreadable=unreadable,
+                unsuitable={i: row.reason for i, row in unsuitable_images(session).items()},
+                skipped=leases.skipped_by(session, annotator.holder, moment),
+            )
+            candidates = _candidates(studies, state, annotator, withheld.images)
             pool = self._pool(
                 method,
                 candidates,
@@ -131,7 +154,7 @@ class CaseAssigner:
             )
             choice = method.choose(pool)
             if choice is None:
-                return _no_case_response(studies, state, unreadable)
+                return _no_case_response(studies, state, withheld)
             why = choice.as_dict() | _provenance(
                 choice, method, scores.get(choice.image_id), served, moment
             )
@@ -206,9 +229,9 @@ def _sample(names: Sequence[str], number: int, generator: np.random.Generator) -
 
 
 def _candidates(
-    studies: Studies, state: AssignmentState, annotator: Annotator, unreadable: Mapping[str, str]
+    studies: Studies, state: AssignmentState, annotator: Annotator, withheld: Set[str]
 ) -> list[str]:
-    """Return the images that may be assigned to the annotator now.
+    """Return the images that may be assigned to the annotator now; none of `withheld`.
 
     Reader-study cases that another reader has begun are offered first to annotators who request several
     readers. Other annotators get them only if no other case is left.
@@ -217,7 +240,7 @@ def _candidates(
     def assignable(image_ids: Sequence[str]) -> list[str]:
         return [
             i for i in image_ids
-            if i not in unreadable
+            if i not in withheld
             and annotator.holder not in state.holding.get(i, ())
             and may_lease(annotator.holder, i, state)
         ]  # fmt: skip
@@ -227,7 +250,7 @@ def _candidates(
     if annotator.wants_reader_study and further_readings:
         return further_readings
     # Nothing is known about most images, and these can be assigned: only the others are looked at one by one.
-    special = {*begun, *unreadable, *state.holding, *state.submitted, *state.wanted}
+    special = {*begun, *withheld, *state.holding, *state.submitted, *state.wanted}
     allowed = set(assignable([i for i in studies.unlabelled if i in special and i not in begun]))
     rest = [i for i in studies.unlabelled if i not in special or i in allowed]
     return rest or further_readings
@@ -257,21 +280,34 @@ def _return_held_case(lease: Lease, count: int) -> NextCase:
     return cast("NextCase", held)
 
 
-def _no_case_response(
-    studies: Studies, state: AssignmentState, unreadable: Mapping[str, str]
-) -> NextCase:
+def _no_case_response(studies: Studies, state: AssignmentState, withheld: Withheld) -> NextCase:
     """Return why there is no case; OHIF and Slicer show an answer without `id` as "none left"."""
+    unlabelled = set(studies.unlabelled)
     assigned = [image_id for image_id in studies.unlabelled if state.holding.get(image_id)]
-    broken = sorted(set(unreadable) & set(studies.unlabelled))
+    broken = sorted(unlabelled & withheld.unreadable.keys())
+    unsuitable = sorted(unlabelled & withheld.unsuitable.keys())
+    skipped = sorted(unlabelled & withheld.skipped.keys() - withheld.unsuitable.keys())
     if assigned:
         why = f"{len(assigned)} cases are not labelled yet, and others are contouring them: {_few(assigned)}"
     elif not studies.unlabelled and not studies.labelled:
         why = "there are no images in the store"
+    elif skipped:
+        why = "no other case is left"
     else:
         why = "all cases are labelled"
+    if skipped:
+        until = min(withheld.skipped[image_id] for image_id in skipped)
+        why += (
+            f"; you skipped {len(skipped)}: {_few(skipped)}; the first is offered to you again at "
+            f"{until:%Y-%m-%d %H:%M UTC}"
+        )
+    if unsuitable:
+        names = _few([f"{i} ({withheld.unsuitable[i]})" for i in unsuitable])
+        why += f"; {len(unsuitable)} are marked as unsuitable: {names}"
     if broken:
-        why += f"; {len(broken)} cannot be read: {_few([f'{i} ({unreadable[i]})' for i in broken])}"
-    return {"why": why, "is_all_labelled": not assigned}
+        names = _few([f"{i} ({withheld.unreadable[i]})" for i in broken])
+        why += f"; {len(broken)} cannot be read: {names}"
+    return {"why": why, "is_all_labelled": not assigned and not skipped}
 
 
 def _lease_as_dict(lease: Lease) -> LeaseSummary:

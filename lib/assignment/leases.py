@@ -26,7 +26,12 @@ logger = logging.getLogger(__name__)
 LABEL = "label"
 RELEASE = "release"
 EXPIRY = "expiry"
+SKIP = "skip"
+UNSUITABLE = "unsuitable"
 """Values of `Lease.ended_by`."""
+
+SKIPPED_FOR = timedelta(hours=12)
+"""Time for which a skipped case is not assigned again to the annotator who skipped it."""
 
 _MIN_EXTENSION = timedelta(seconds=60)
 """Shortest extension by activity that is written to the database."""
@@ -117,6 +122,32 @@ def release(session: Session, image_id: str, holder: str) -> Lease:
     return _end(_own(session, image_id, holder, moment), moment, RELEASE)
 
 
+def skip(session: Session, image_id: str, holder: str) -> Lease:
+    """End a lease, and keep its case from its holder for `SKIPPED_FOR`; return the lease.
+
+    Raises:
+        DatastoreError: If this holder has no active lease of the image.
+    """
+    moment = now()
+    return _end(_own(session, image_id, holder, moment), moment, SKIP)
+
+
+def skipped_by(session: Session, holder: str, at: datetime) -> dict[str, datetime]:
+    """Return image id -> time until which it is not assigned to a holder, who has skipped it."""
+    query = select(Lease.image_id, Lease.ended_at).where(
+        Lease.holder == holder, Lease.ended_by == SKIP, Lease.ended_at > at - SKIPPED_FOR
+    )
+    rows = session.execute(query.order_by(Lease.ended_at))
+    return {image_id: ended_at + SKIPPED_FOR for image_id, ended_at in rows if ended_at}
+
+
+def end_all(session: Session, image_id: str, by: str) -> list[Lease]:
+    """End every active lease of an image, and return them; `by` is a value of `Lease.ended_by`."""
+    moment = now()
+    ended = [lease for lease in active(session, moment) if lease.image_id == image_id]
+    return [_end(lease, moment, by) for lease in ended]
+
+
 def end_after_submission(session: Session, image_id: str) -> list[Lease]:
     """End the leases that the newest reading of an image completes, and return them.
 
@@ -192,6 +223,7 @@ class Leases:
     grant = transaction(grant)
     extend = transaction(extend)
     release = transaction(release)
+    skip = transaction(skip)
     end_after_submission = transaction(end_after_submission)
 
     def active(self) -> list[Lease]:

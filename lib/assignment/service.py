@@ -16,6 +16,7 @@ from lib.assignment.reader_studies import (
     may_be_seen,
     readings_by_reader,
 )
+from lib.assignment.unsuitable_images import UnsuitableImages
 from lib.config import AppConfig
 from lib.datastores.local import FolderStore
 from lib.errors import DatastoreError, OrganNetError, ScanError
@@ -117,6 +118,7 @@ class Assignments:
     ) -> None:
         self._history = history
         self.leases, self.readers = Leases(database), ReaderStudies(database)
+        self.unsuitable = UnsuitableImages(database)
         self._folder = folder
         self._config = config
         self._consensus: PeriodicTask | None = None

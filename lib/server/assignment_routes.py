@@ -7,6 +7,7 @@ from fastapi import APIRouter, HTTPException, Request
 from monailabel.endpoints.user.auth import User
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lib.assignment.leases import SKIPPED_FOR
 from lib.assignment.reader_studies import (
     MAX_READERS,
     is_made_from,
@@ -17,6 +18,7 @@ from lib.assignment.reader_studies import (
 from lib.errors import ConfigError
 from lib.labels.history import CONSENSUS, FINAL
 from lib.server.access import (
+    ADMIN,
     ANNOTATOR,
     ANNOTATOR_OR_REVIEWER,
     KNOWN_IMAGE,
@@ -40,7 +42,7 @@ from lib.server.requests import (
 from lib.server.responses import ERRORS, IsoTime, RowAnswer
 from lib.server.running_app import get_app
 from lib.storage.identifiers import require_image_id
-from lib.storage.tables import LabelVersion, ReaderStudy
+from lib.storage.tables import LabelVersion, ReaderStudy, UnsuitableImage, now
 from lib.storage.tables import Lease as LeaseRow
 
 MAX_MINUTES = 7 * 24 * 60.0
@@ -110,6 +112,30 @@ class Lease(RowAnswer):
     until: IsoTime = Field(validation_alias="expires_at")
     ended_at: IsoTime | None
     ended_by: str | None
+
+
+class SkippedLease(Lease):
+    """A lease that ended because its holder skipped the case, and the time from which it is offered again."""
+
+    offered_again_at: str
+
+
+class UnsuitableOptions(BaseModel):
+    """Why an image is not worth contouring: 1 to 500 characters."""
+
+    reason: str
+    client_id: ClientId = CLIENT_ID
+
+
+class Unsuitable(RowAnswer):
+    """An image that is not assigned any more, until an administrator undoes that (`undone_at`)."""
+
+    image: str = Field(validation_alias="image_id")
+    reason: str
+    by: str
+    marked_at: IsoTime
+    undone_by: str | None
+    undone_at: IsoTime | None
 
 
 class StudyOptions(BaseModel):
@@ -220,6 +246,37 @@ def release_lease(
         raise HTTPException(403, "only a reviewer or an admin may end another user's lease")
     image_id = require_image_id(image)
     return get_app().assignments.leases.release(image_id, own if holder is None else holder)
+
+
+@router.post("/organnet/leases/{image}/skip")
+def skip_case(image: str, client_id: str = "", user: User = ANNOTATOR) -> SkippedLease:
+    """End the client's own lease; for 12 hours the case is offered to others only."""
+    lease = get_app().assignments.leases.skip(require_image_id(image), holder_of(user, client_id))
+    again = (lease.ended_at or now()) + SKIPPED_FOR
+    values = Lease.model_validate(lease).model_dump()
+    return SkippedLease(**values, offered_again_at=again.isoformat())
+
+
+@router.get("/organnet/unsuitable", response_model=list[Unsuitable])
+def list_unsuitable(with_undone: bool = False, _user: User = USER) -> Sequence[UnsuitableImage]:
+    """Return the images that are marked as unsuitable; also those of which that was undone, if asked for."""
+    return get_app().assignments.unsuitable.all(with_undone=with_undone)
+
+
+@router.post("/organnet/unsuitable/{image}", response_model=Unsuitable)
+def mark_unsuitable(
+    body: UnsuitableOptions, user: User = ANNOTATOR, image: str = KNOWN_IMAGE
+) -> UnsuitableImage:
+    """Take an image out of the cases to contour, with a reason; its leases end, its labels stay."""
+    by = holder_of(user, body.client_id)
+    return get_app().assignments.unsuitable.mark(image, body.reason, by)
+
+
+@router.delete("/organnet/unsuitable/{image}", response_model=Unsuitable)
+def undo_unsuitable(image: str, client_id: str = "", user: User = ADMIN) -> UnsuitableImage:
+    """Put an image back among the cases to contour."""
+    by = holder_of(user, client_id)
+    return get_app().assignments.unsuitable.undo(require_image_id(image), by)
 
 
 @router.get("/organnet/readers")

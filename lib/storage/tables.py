@@ -11,7 +11,7 @@ from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, TypeDecorator,
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = 5
+SCHEMA = 6
 """Number of the newest migration, in `lib/storage/migrations/versions`."""
 
 
@@ -275,7 +275,22 @@ class Lease(Base):
     ended_at: Mapped[datetime | None] = mapped_column(index=True)
     """Time at which it ended; None while it is active."""
     ended_by: Mapped[str | None]
-    """`label`, `release` or `expiry`."""
+    """`label`, `release`, `expiry`, `skip`, or `unsuitable` if the image was marked so."""
+
+
+class UnsuitableImage(Base):
+    """An image that a user marked as unsuitable, until an administrator undoes that; rows are kept."""
+
+    __tablename__ = "unsuitable_images"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(String(200), index=True)
+    reason: Mapped[str] = mapped_column(String(500))
+    by: Mapped[str] = mapped_column(String(200))
+    """The user; without a login, the client's id."""
+    marked_at: Mapped[datetime] = mapped_column(default=now)
+    undone_by: Mapped[str | None] = mapped_column(String(200))
+    undone_at: Mapped[datetime | None]
+    """Time at which it was undone; None while the image is unsuitable."""
 
 
 class ReaderStudy(Base):

@@ -12,6 +12,7 @@ from lib.activelearning.scores import ScoreCache, ScoreKey, ScoreRecords
 from lib.activelearning.scoring_jobs import Studies
 from lib.activelearning.selection.catalogue import METHODS
 from lib.assignment.leases import Leases
+from lib.assignment.unsuitable_images import UnsuitableImages
 from lib.errors import DatastoreError
 from lib.labels.history import LabelHistory, Provenance
 from lib.recipes.schema import OPENKBP
@@ -241,3 +242,47 @@ def test_a_strategy_that_compares_images_gets_a_sample_of_many(
     # Each image is a candidate at times.
     assert {i for pool in pools for i in pool.candidates} == set(clinic.images[1:])
     assert all(pool.scores.keys() == {*pool.candidates, *pool.taken} for pool in pools)
+
+
+def test_a_skipped_case_is_for_others_until_twelve_hours_have_passed(clinic: Clinic) -> None:
+    clinic.images = ["a", "b"]
+    first = clinic.case_assigner.assign_next("first", ANN)["id"]
+    clinic.leases.skip(first, "ann")
+    second = clinic.case_assigner.assign_next("first", ANN)["id"]
+    assert {first, second} == {"a", "b"}
+    none = clinic.case_assigner.assign_next("first", ANN)
+    assert none["why"].startswith("1 cases are not labelled yet")
+    clinic.leases.skip(second, "ann")
+    none = clinic.case_assigner.assign_next("first", ANN)
+    assert "id" not in none
+    assert none["why"].startswith(
+        "no other case is left; you skipped 2: a, b; the first is offered"
+    )
+    assert none["is_all_labelled"] is False
+    assert clinic.case_assigner.assign_next("first", BOB)["id"] == "a"
+    clinic.leases.release("a", "bob")
+    with clinic.database.writing() as session:
+        skipped = (
+            session.query(Lease).filter(Lease.image_id == first, Lease.ended_by == "skip").one()
+        )
+        assert skipped.ended_at is not None
+        skipped.ended_at -= timedelta(hours=12, seconds=1)
+    assert clinic.case_assigner.assign_next("first", ANN)["id"] == first
+
+
+@pytest.mark.parametrize("strategy", METHODS)
+def test_an_unsuitable_image_is_not_assigned_until_that_is_undone(
+    clinic: Clinic, strategy: str
+) -> None:
+    clinic.images = ["a", "b"]
+    for image_id in clinic.images:
+        clinic.score(image_id, 0.5)
+    unsuitable = UnsuitableImages(clinic.database)
+    unsuitable.mark("a", "abdomen", "ada")
+    assert clinic.case_assigner.assign_next(strategy, ANN)["id"] == "b"
+    clinic.submit("b", "ann")
+    none = clinic.case_assigner.assign_next(strategy, ANN)
+    assert none["why"] == "all cases are labelled; 1 are marked as unsuitable: a (abdomen)"
+    assert none["is_all_labelled"] is True
+    unsuitable.undo("a", "root")
+    assert clinic.case_assigner.assign_next(strategy, ANN)["id"] == "a"

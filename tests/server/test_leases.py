@@ -171,3 +171,48 @@ def test_a_client_without_an_id_takes_a_case_with_an_empty_request(server: Serve
     answer = server.ask("POST", "/organnet/leases/nameless")
     assert (answer.status_code, answer.json()["holder"]) == (200, "")
     assert server.ask("DELETE", "/organnet/leases/nameless").status_code == 200
+
+
+def next_case(server: Server, client: str) -> dict[str, Any]:
+    sample: dict[str, Any] = server.ask(
+        "POST", "/activelearning/first", json={"client_id": client}
+    ).json()
+    return sample
+
+
+def test_a_skipped_case_is_followed_by_another_one(server: Server) -> None:
+    for image in ("skipped_1", "skipped_2"):
+        put_case(server, image)
+    first = next_case(server, "sam")["id"]
+    ended = server.ask("POST", f"/organnet/leases/{first}/skip?client_id=sam")
+    assert ended.status_code == 200, ended.text
+    assert (ended.json()["image"], ended.json()["ended_by"]) == (first, "skip")
+    at, again = (datetime.fromisoformat(ended.json()[k]) for k in ("ended_at", "offered_again_at"))
+    assert again - at == timedelta(hours=12)
+    assert next_case(server, "sam")["id"] != first
+    missing = server.ask("POST", f"/organnet/leases/{first}/skip?client_id=sam")
+    assert missing.status_code == 404
+    assert "ended by skip" in missing.json()["detail"]
+
+
+def test_an_unsuitable_image_leaves_the_pool_and_returns(server: Server) -> None:
+    put_case(server, "abdomen")
+    take(server, "abdomen", "ada")
+    body = {"reason": "abdomen, not head and neck", "client_id": "ada"}
+    marked = server.ask("POST", "/organnet/unsuitable/abdomen", json=body)
+    assert marked.status_code == 200, marked.text
+    assert (marked.json()["reason"], marked.json()["by"]) == (body["reason"], "ada")
+    assert leases(server, "abdomen") == []
+    assert server.ask("GET", "/organnet/unsuitable").json() == [marked.json()]
+    assert server.ask("POST", "/organnet/unsuitable/abdomen", json=body).status_code == 409
+    assert server.ask("POST", "/organnet/unsuitable/absent", json=body).status_code == 404
+    assert (
+        server.ask("POST", "/organnet/unsuitable/abdomen", json={"reason": ""}).status_code == 400
+    )
+    assert server.ask("POST", "/organnet/unsuitable/abdomen", json={}).status_code == 422
+    undone = server.ask("DELETE", "/organnet/unsuitable/abdomen?client_id=root")
+    assert (undone.status_code, undone.json()["undone_by"]) == (200, "root")
+    assert server.ask("GET", "/organnet/unsuitable").json() == []
+    audit = server.ask("GET", "/organnet/unsuitable?with_undone=true").json()
+    assert audit == [undone.json()]
+    assert server.ask("DELETE", "/organnet/unsuitable/abdomen").status_code == 404
