@@ -22,7 +22,7 @@ from lib import __version__
 from lib.activelearning.case_assigner import NextCase
 from lib.activelearning.service import ActiveLearningService, Images
 from lib.assignment.service import Assignments
-from lib.config import TASK_NAME, AppConfig
+from lib.config import CLICKS_TASK, SCRIBBLES_TASK, TASK_NAME, AppConfig
 from lib.datastores.dicomweb import DicomWebStore, open_pacs
 from lib.datastores.local import FolderStore
 from lib.datastores.places import places_of
@@ -42,10 +42,12 @@ from lib.models.promotion import Promoter
 from lib.models.registry import Registry
 from lib.models.served_model import ServedModel
 from lib.monailabel_tasks.infer_task import OrganNetInferTask
+from lib.monailabel_tasks.prompt_tasks import ClicksTask, ScribblesTask
 from lib.monailabel_tasks.sessions import ScanSessions
 from lib.monailabel_tasks.strategies import strategies
 from lib.monailabel_tasks.train_task import OrganNetTrainTask
 from lib.pacs_sync.sync import PacsSync
+from lib.prompts.service import PromptService
 from lib.retrain.service import RetrainingService
 from lib.server.requests import as_flag
 from lib.server.running_app import AppDescription, at_shutdown, end_start, in_server_process
@@ -112,6 +114,10 @@ class OrganNetApp(MONAILabelApp):
             state=self.state,
             scans=self._scans_for_self_test,
         )
+        self.priority = ServingPriority(self.state)
+        self.prompts = PromptService(
+            self.served, self.inference_queue, self.backends, priority=self.priority
+        )
         self.label_history = LabelHistory(self.database, self.state)
         self.assignments = Assignments(
             self.database, self.state, self.config, history=self.label_history
@@ -176,16 +182,20 @@ class OrganNetApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return the inference tasks by name."""
-        priority = ServingPriority(self.state)
         task = OrganNetInferTask(
             self.served,
             self.config.recipe,
-            priority,
+            self.priority,
             queue=self.inference_queue,
             backends=self.backends,
             records=self.predictions,
+            kept_runs=self.prompts.runs,
         )
-        return {TASK_NAME: task}
+        return {
+            TASK_NAME: task,
+            CLICKS_TASK: ClicksTask(self.served, self.prompts),
+            SCRIBBLES_TASK: ScribblesTask(self.served, self.prompts),
+        }
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Return the training tasks by name."""

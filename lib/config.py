@@ -18,6 +18,8 @@ SizeGib = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BackendSetting = Literal["auto", "eager", "eager-bf16", "eager-fp16", "openvino", "openvino-bf16"]
 APP_DIR = Path(__file__).resolve().parents[1]
 TASK_NAME = "organnet25d"
+CLICKS_TASK = "organnet25d_clicks"
+SCRIBBLES_TASK = "organnet25d_scribbles"
 """Name of the only model, which is also the only trainer, in MONAI Label's addresses."""
 
 _MONAI_LABELS_OWN = frozenset({"server_mode", "auto_update_scoring", "models", "preload"})

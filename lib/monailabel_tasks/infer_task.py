@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from lib.errors import CheckpointError, ConfigError
 from lib.imaging.formats import SCAN_SUFFIXES
 from lib.imaging.geometry import to_sitk
 from lib.imaging.scans import read_ct, write_label
-from lib.imaging.volumes import CtVolume
+from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.backend_choice import BackendChoice
 from lib.inference.ensemble import (
     DeepContours,
@@ -38,6 +38,8 @@ from lib.jobs.inference_queue import InferenceQueue, Turn
 from lib.jobs.priority import ServingPriority
 from lib.models.registry import Model
 from lib.models.served_model import ServedModel
+from lib.prompts.kept_runs import KeptRuns
+from lib.prompts.service import RunKeeper, run_key
 from lib.recipes.schema import Recipe
 from lib.server.requests import MAX_JOB_ID, as_flag, as_number
 from lib.storage.leftovers import scratch_prefix
@@ -63,6 +65,7 @@ class OrganNetInferTask(InferTask):
         queue: InferenceQueue,
         backends: BackendChoice,
         records: PredictionRecords,
+        kept_runs: KeptRuns,
     ) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
@@ -78,6 +81,7 @@ class OrganNetInferTask(InferTask):
         self._queue = queue
         self._backends = backends
         self._records = records
+        self._kept_runs = kept_runs
         self._deep_one_at_a_time = threading.Lock()
 
     def is_valid(self) -> bool:
@@ -140,7 +144,7 @@ class OrganNetInferTask(InferTask):
             step("read")
             ct = read_ct(image.path, image_id=request.get("image_id"))
             timer.lap("read")
-            result = self._contour(ct, model, options, turn)
+            result = self._contour(ct, model, options, turn, image)
             timer.lap("contour")
             organs = self._summarise(ct, result, request, image)
             timer.lap("summary")
@@ -180,18 +184,22 @@ class OrganNetInferTask(InferTask):
         return organs
 
     def _contour(
-        self, ct: CtVolume, model: Model, options: "InferOptions", turn: Turn
+        self, ct: CtVolume, model: Model, options: "InferOptions", turn: Turn, image: Input
     ) -> ContourResult:
         device = self._served.device
         if not options.is_deep:
-            return contour(
+            keeper = RunKeeper(ct)
+            result = contour(
                 ct,
                 model,
                 overlap=options.overlap,
                 backend=self._backends.backend_of(model),
                 on_step=turn.progress.step,
                 with_uncertainty=True,
+                on_probabilities=keeper.take,
             )
+            self._kept_runs.put(run_key(image, model), keeper.run(result))
+            return result
         deep = DeepOptions(overlap=max(DeepOptions().overlap, options.overlap))
         started = time.perf_counter()
         earlier, notes = self._served.registry.earlier(model, deep.models - 1, device=device)
@@ -257,32 +265,40 @@ class InferOptions:
 
 def _write(result: ContourResult, options: InferOptions) -> Path:
     """Write the label or the uncertainty map to a temporary file, which is removed if writing fails."""
-    handle, name = tempfile.mkstemp(prefix=scratch_prefix(), suffix=options.suffix)
-    os.close(handle)
-    path = Path(name)
-    try:
-        if options.is_map and isinstance(result, DeepContours):
-            write_uncertainty_map(path, result)
-        elif options.is_compressed or options.suffix.startswith(".nii"):
-            write_label(path, result.label, dtype=options.dtype)
+    if not options.is_map or not isinstance(result, DeepContours):
+        return write_label_file(result.label, options)
+    return _scratch_file(options.suffix, lambda path: write_uncertainty_map(path, result))
+
+
+def write_label_file(label: LabelVolume, options: InferOptions) -> Path:
+    """Write a label to a temporary file, as a request wants it; the file is removed if writing fails."""
+
+    def write(path: Path) -> None:
+        if options.is_compressed or options.suffix.startswith(".nii"):
+            write_label(path, label, dtype=options.dtype)
         else:
             # OHIF asks for uncompressed files, which the browser does not need to unpack.
-            image = to_sitk(result.label.array.astype(options.dtype), result.label.grid)
+            image = to_sitk(label.array.astype(options.dtype), label.grid)
             sitk.WriteImage(image, str(path), useCompression=False)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return path
+
+    return _scratch_file(options.suffix, write)
 
 
 def _copy(result: tuple[str, dict[str, Any]], suffix: str) -> tuple[str, dict[str, Any]]:
     """Return a result with a copy of its file, which its caller may remove."""
     file, params = result
+    path = _scratch_file(suffix, lambda target: shutil.copyfile(file, target))
+    return str(path), copy.deepcopy(params)
+
+
+def _scratch_file(suffix: str, write: Callable[[Path], object]) -> Path:
+    """Return a temporary file that `write` has written; it is removed if writing fails."""
     handle, name = tempfile.mkstemp(prefix=scratch_prefix(), suffix=suffix)
     os.close(handle)
+    path = Path(name)
     try:
-        shutil.copyfile(file, name)
+        write(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
-    return name, copy.deepcopy(params)
+    return path

@@ -24,7 +24,16 @@ from lib.server import responses
 from lib.server.access import USER, author_of, holder_of
 from lib.server.bodies import StrictRoute
 from lib.server.datastore_routes import DatastoreCounts
-from lib.server.requests import INFER_KEYS, as_flag, only, parse_params, received, stem_of
+from lib.server.requests import (
+    INFER_KEYS,
+    MAX_LABEL_BYTES,
+    PROMPT_KEYS,
+    as_flag,
+    only,
+    parse_params,
+    received,
+    stem_of,
+)
 from lib.server.responses import BYTES, DICOM, ERRORS, file_of
 from lib.server.running_app import AppDescription, RunningApp, get_app
 from lib.server.session_routes import session_scan
@@ -102,12 +111,31 @@ def infer(
     output: Output = "all",
     params: str = Form("{}"),
     file: UploadFile | None = File(None),
+    label: UploadFile | None = File(None),
     user: User = USER,
 ) -> Response:
-    """Contour an image of the store, of a session, or of the request."""
-    app = get_app()
+    """Contour an image of the store, of a session, or of the request; `label` holds scribbles, if any."""
     options = parse_params(params)
-    request = {**only(options, INFER_KEYS), "model": model, "image": image}
+    if label is None:
+        return _infer(model, image, session_id, output, options, file, user)
+    with received(label, limit_bytes=MAX_LABEL_BYTES) as (path,):
+        return _infer(model, image, session_id, output, options, file, user, scribbles=path)
+
+
+def _infer(
+    model: str,
+    image: str,
+    session_id: str,
+    output: Output,
+    options: Mapping[str, Any],
+    file: UploadFile | None,
+    user: User,
+    scribbles: Path | None = None,
+) -> Response:
+    app = get_app()
+    prompts = {key: options[key] for key in PROMPT_KEYS & set(options)}
+    request = {**only(options, INFER_KEYS), **prompts, "model": model, "image": image}
+    request["scribbles"] = scribbles
     request["author"] = author_of(user)
     if session_id:
         request |= {"scan": str(session_scan(session_id)), "image": "session"}

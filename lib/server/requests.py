@@ -32,6 +32,11 @@ INFER_KEYS = frozenset(
 """Inference options that a client may set. Clients send their whole configuration, so other keys are ignored
 without an error; among them are paths (`name`, `train_ds`, `tracking_uri`, `model_filename`, `image`)."""
 
+PROMPT_KEYS = frozenset(
+    {"label", "foreground", "background", "label_info", "selected_label_name", "roi"}
+)
+"""Keys by which MONAI Label's module of 3D Slicer sends clicks and scribbles; their lists are kept whole."""
+
 MAX_SEED = 2**32 - 1
 MAX_JOB_ID = 64
 """Longest id of a request for contours, in characters."""

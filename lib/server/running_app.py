@@ -24,6 +24,7 @@ from lib.models.promotion import Promoter
 from lib.models.registry import Registry
 from lib.models.served_model import ServedModel
 from lib.pacs_sync.sync import PacsSync
+from lib.prompts.service import PromptService
 from lib.retrain.service import RetrainingService
 
 
@@ -54,6 +55,7 @@ class RunningApp(Protocol):
     backends: BackendChoice
     inference_queue: InferenceQueue
     predictions: PredictionRecords
+    prompts: PromptService
     models: ModelHistory
     promoter: Promoter
     label_history: LabelHistory
