@@ -22,7 +22,7 @@ from lib.isolation.reader import find_task, run_job, warm_up
 
 _JOBS = 3
 """Descriptor of a reader's socket for its job; those below are the standard streams."""
-_SPARE_AFTER_MS = 20
+_SPARE_AFTER_MS = 100
 """Time that a reader works before the next one is forked."""
 
 
