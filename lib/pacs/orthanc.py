@@ -15,6 +15,7 @@ from typing import Any
 import requests
 
 from lib.errors import PacsError
+from lib.jobs.child_process import start_child
 
 PACKAGES = "orthanc orthanc-dicomweb"
 """Debian packages to install."""
@@ -50,6 +51,9 @@ class Orthanc:
     """User name -> password; empty if no login is needed."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of its configuration file."""
+    ends_with_thread: bool = False
+    """Whether it ends when the thread that started it ends, however that happens, so also when the process of
+    that thread is killed; Linux only."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -85,16 +89,11 @@ class Orthanc:
         program, plugin = find_orthanc()
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "orthanc.json"
+        settings.unlink(missing_ok=True)
+        # It may hold a password.
+        settings.touch(mode=0o600)
         settings.write_text(json.dumps(self._settings(plugin), indent=2))
-        with (self.folder / "orthanc.log").open("ab") as log:
-            # In a separate session, so that Ctrl-C in the terminal does not end it.
-            self.process = subprocess.Popen(
-                [program, settings],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.process = self._started(program, settings)
         limit = time.monotonic() + START_LIMIT_S
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > limit:
@@ -103,6 +102,23 @@ class Orthanc:
                     f"Orthanc did not start on port {self.port}; see {self.folder / 'orthanc.log'}"
                 )
             time.sleep(0.05)
+
+    def _started(self, program: Path, settings: Path) -> "subprocess.Popen[bytes]":
+        log_file = self.folder / "orthanc.log"
+        if self.ends_with_thread:
+            arguments = [str(program), str(settings)]
+            return start_child(
+                "lib.pacs.orthanc_process", arguments, threads=1, log=log_file, has_pipes=False
+            )
+        with log_file.open("ab") as log:
+            # In a separate session, so that Ctrl-C in the terminal does not end it.
+            return subprocess.Popen(
+                [program, settings],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def stop(self) -> None:
         """Terminate the process, if it runs."""
@@ -121,19 +137,52 @@ class Orthanc:
             self.process.wait()
         self.process = None
 
-    def upload(self, files: Iterable[Path]) -> None:
-        """Store DICOM files.
+    def upload(self, files: Iterable[Path]) -> set[str]:
+        """Store DICOM files, and return Orthanc's own ids of their series.
 
         Raises:
-            PacsError: If it refuses one of them.
+            PacsError: If it refuses one of them, or does not answer.
         """
+        series = set()
         with requests.Session() as http:
             for file in files:
-                answer = http.post(
-                    f"{self.url}/instances", data=file.read_bytes(), auth=self.auth, timeout=60
-                )
+                try:
+                    answer = http.post(
+                        f"{self.url}/instances", data=file.read_bytes(), auth=self.auth, timeout=60
+                    )
+                except requests.RequestException as error:
+                    raise PacsError(f"{file.name}: Orthanc does not answer ({error})") from error
                 if not answer.ok:
                     raise PacsError(f"{file.name}: Orthanc answers {answer.status_code}")
+                series.add(str(answer.json()["ParentSeries"]))
+        return series
+
+    def all_series(self) -> set[str]:
+        """Return Orthanc's own ids of the series that it holds.
+
+        Raises:
+            PacsError: If it does not answer.
+        """
+        return {str(key) for key in self._request("GET", "/series").json()}
+
+    def remove_series(self, orthanc_id: str) -> None:
+        """Remove a series by Orthanc's own id, if it is there.
+
+        Raises:
+            PacsError: If it does not answer.
+        """
+        self._request("DELETE", f"/series/{orthanc_id}", missing_is_fine=True)
+
+    def _request(
+        self, method: str, path: str, *, missing_is_fine: bool = False
+    ) -> requests.Response:
+        try:
+            answer = requests.request(method, self.url + path, auth=self.auth, timeout=60)
+        except requests.RequestException as error:
+            raise PacsError(f"{method} {path}: Orthanc does not answer ({error})") from error
+        if not answer.ok and not (missing_is_fine and answer.status_code == 404):
+            raise PacsError(f"{method} {path}: Orthanc answers {answer.status_code}")
+        return answer
 
     def _answers(self) -> bool:
         try:
