@@ -11,6 +11,7 @@ from apps.bench import bench
 from apps.demo import demo
 from apps.edit_cost import edit_cost
 from apps.evaluate import evaluate
+from apps.evaluate_clicks import evaluate_clicks
 from apps.infer import Infer
 from apps.prepare_data import prepare_data
 from apps.simulate_active_learning import SimulateActiveLearning
@@ -23,6 +24,7 @@ PROGRAMS: dict[str, Callable[..., object]] = {
     "infer": Infer,
     "train": Train,
     "evaluate": evaluate,
+    "evaluate-clicks": evaluate_clicks,
     "prepare-data": prepare_data,
     "edit-cost": edit_cost,
     "simulate-workflow": simulate_workflow,

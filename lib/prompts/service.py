@@ -114,11 +114,11 @@ class PromptService:
             prompts = prompts_on(ct, model.recipe)
             value = require_organ(prompts.organ, model)
             require_prompts(prompts.prompts, ct.grid, image_id=image_id)
-            box = _box_of(prompts, ct, image_id=image_id)
+            box = box_of(prompts, ct, image_id=image_id)
             run = kept
             if run is None or not run.covers(box):
                 run = self._computed(key, ct, model, box, image_id=image_id)
-            mask, changed_vox = _refined(run, prompts, value, box)
+            mask, changed_vox = corrected(run, prompts, value, box)
         return RefinedOrgan(
             organ=prompts.organ,
             value=value,
@@ -229,7 +229,12 @@ def part_of(ct: CtVolume, region: Box) -> CtVolume:
     return CtVolume(ct.image_id, array, Grid.from_affine((x, y, z), affine))
 
 
-def _box_of(prompts: OrganPrompts, ct: CtVolume, *, image_id: str) -> Box:
+def box_of(prompts: OrganPrompts, ct: CtVolume, *, image_id: str) -> Box:
+    """Return the box of the CT's voxels in which prompts can change something.
+
+    Raises:
+        ConfigError: If there is no prompt, or they lie too far apart.
+    """
     if not prompts.prompts:
         raise ConfigError(
             f"{image_id}: no click and no scribble for {prompts.organ}; at least one expected"
@@ -260,8 +265,15 @@ def _region(box: Box, grid: Grid, recipe: Recipe) -> Box:
     return (sides[0], sides[1], sides[2])
 
 
-def _refined(run: KeptRun, prompts: OrganPrompts, value: int, box: Box) -> tuple[MaskArray, int]:
-    """Return the organ in `box`, and the number of changed voxels."""
+def corrected(run: KeptRun, prompts: OrganPrompts, value: int, box: Box) -> tuple[MaskArray, int]:
+    """Return an organ in a box that the run covers, and the number of changed voxels.
+
+    Args:
+        run: The run.
+        prompts: The prompts of the organ.
+        value: Its value in the run's label.
+        box: Of `box_of`.
+    """
     label = run.label_in(box)
     before = label == value if prompts.drawn is None else prompts.drawn.within(box)
     offset = np.array([side.start for side in box])

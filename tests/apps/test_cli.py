@@ -23,6 +23,7 @@ PROGRAMS = {
     "demo",
     "edit-cost",
     "evaluate",
+    "evaluate-clicks",
     "infer",
     "models",
     "prepare-data",
