@@ -67,6 +67,8 @@ MIN_SPREAD_FAT = 0.03
 MAX_NOISE_HU = 65.0
 """Noise up to which the spread is judged."""
 _SMOOTHED_SIDE_VOX, _SMOOTHED_SLICES = 128, 64
+_MOST_SMOOTHED_VOX = 16
+"""Most voxels along a side of which a mean is taken; CTs have up to 2048 columns."""
 
 MAX_LOWEST = 0.2
 """Largest share of the lowest value in a CT without air; a larger one was clipped."""
@@ -288,7 +290,7 @@ def _fault_of_spread(means: _Values, smoothed: Sequence[Array]) -> str:
 
 def _smoothed(array: Array) -> Array:
     """Return means of neighbouring voxels in each slice: with less noise, at about 4 mm of a whole CT."""
-    x, y = (max(1, side // _SMOOTHED_SIDE_VOX) for side in array.shape[:2])
+    x, y = (min(max(1, side // _SMOOTHED_SIDE_VOX), _MOST_SMOOTHED_VOX) for side in array.shape[:2])
     columns, rows = (side // n for side, n in zip(array.shape[:2], (x, y), strict=True))
     voxels = array[: columns * x, : rows * y]
     # Sums of whole slices: numpy's mean over short axes takes four times as long.

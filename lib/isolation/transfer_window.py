@@ -4,6 +4,7 @@ The server makes the window and seals its size, so that no process can cut it: a
 new for each reader, which therefore never sees voxels of another file.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -12,6 +13,10 @@ PART_BYTES = 2**18
 """Size of a part of a window; it stays in the processor's cache."""
 PARTS = 8
 WINDOW_BYTES = PARTS * PART_BYTES
+_NAME = "organnet-voxels"
+_FLAGS = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+_NO_PROGRAM = 8
+"""MFD_NOEXEC_SEAL (Linux 6.3): the memory cannot be started as a program; some machines require it."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -21,7 +26,12 @@ def new_window() -> int:
     Raises:
         OSError: If the process has too many open files.
     """
-    descriptor = os.memfd_create("organnet-voxels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        descriptor = os.memfd_create(_NAME, _FLAGS | _NO_PROGRAM)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        descriptor = os.memfd_create(_NAME, _FLAGS)
     try:
         os.ftruncate(descriptor, WINDOW_BYTES)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)

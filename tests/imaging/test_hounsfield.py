@@ -161,6 +161,14 @@ def test_extreme_numbers_of_every_type_are_judged(kind: str) -> None:
         require_hu(array, "case7")
 
 
+@pytest.mark.parametrize("shape", [(2**21, 1, 8), (1, 2**21, 8), (8, 1, 2**21)])
+def test_volume_of_an_odd_shape_is_judged(shape: tuple[int, int, int]) -> None:
+    array = np.zeros(shape, np.int16, order="F")
+    array[-1, -1, -1] = 1
+    with pytest.raises(ScanError, match=r"case7: .*none lies between -1024 and -200"):
+        require_hu(array, "case7")
+
+
 def test_doubled_values_are_refused_unless_noise_hides_them() -> None:
     hu = head_and_neck_phantom(0, labels=OPENKBP.labels)[0].array_hu
     for doubled in (2 * hu, np.clip(2 * hu, -1024, 3071), (2 * hu).repeat(2, axis=0)):
