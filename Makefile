@@ -11,14 +11,14 @@ REQUESTS ?= 1000
 SEED ?= 1
 FORMAT ?= mha nrrd nifti dicom zip seg rtstruct
 
-.PHONY: install install-dev viewer demo serve test campaigns test-all check lint types format cov chaos fuzz bench docs openapi lock clean
+.PHONY: install install-dev viewer viewer-check demo serve test campaigns test-all check lint types format cov chaos fuzz bench docs openapi lock clean
 
 # A PACS for the demo; the tests also need a browser, and independent readers of DICOM files.
 PACS := orthanc orthanc-dicomweb
 TOOLS := $(PACS) chromium plastimatch dicom3tools
 
-install: $(VENV)/.runtime $(VENV)/.package
-install-dev: $(VENV)/.dev $(VENV)/.package
+install: $(VENV)/.runtime $(VENV)/.package viewer
+install-dev: $(VENV)/.dev $(VENV)/.package viewer
 	@bash tools/system_packages.sh $(TOOLS)
 
 $(PY):
@@ -62,9 +62,14 @@ test-all:
 	$(MAKE) test
 	$(MAKE) campaigns
 
-lint: install-dev
+lint: install-dev viewer-check
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# Types and unit tests of the modules in viewer/. The viewer itself needs no Node.js.
+viewer-check:
+	@if command -v npm >/dev/null; then cd viewer && npm ci --silent && npm run --silent types && npm test --silent; \
+	else echo "npm is missing: the modules of the viewer are not checked"; fi
 
 types: install-dev
 	$(VENV)/bin/mypy

@@ -149,7 +149,7 @@ def _next_steps(url: str, patients: _Patients, folder: Path, seconds: float) -> 
         f"Every route, to try in the browser: {url}/",
     ]
     if patients.study_uid is not None:
-        link = f"{url}/ohif/monai-label?StudyInstanceUIDs={patients.study_uid}"
+        link = f"{url}/ohif/organnet?StudyInstanceUIDs={patients.study_uid}"
         steps.insert(0, f"OHIF with a patient without contours, in the browser:\n       {link}")
     listed = "\n".join(f"  {number}. {text}" for number, text in enumerate(steps, start=1))
     return f"""

@@ -34,7 +34,7 @@ class Progress:
     """Stage and step of one computation; another thread may read it, and cancel the computation.
 
     Args:
-        usual_s: Stage -> its duration in s in an earlier computation; empty if there was none.
+        usual_s: Stage -> duration in s of one of its steps in an earlier computation; empty if there was none.
         clock: Returns a time in s.
     """
 
@@ -45,7 +45,7 @@ class Progress:
         self._clock = clock
         self._present = ("", 0, 1, 0.0)
         self.seconds: dict[str, float] = {}
-        """Duration of each stage that has ended."""
+        """Stage that has ended -> duration in s of one of its steps."""
         self.is_cancelled = False
 
     def step(self, stage: str, done: int = 0, total: int = 1) -> None:
@@ -64,9 +64,9 @@ class Progress:
 
     def end(self) -> None:
         """Record the duration of the present stage."""
-        name, _, _, began = self._present
+        name, _, total, began = self._present
         if name:
-            self.seconds[name] = self._clock() - began
+            self.seconds[name] = (self._clock() - began) / total
 
     def cancel(self) -> None:
         """Make the next `step` raise an error."""
@@ -84,13 +84,15 @@ class Progress:
         stage, done, total, began = self._present
         if not stage:
             return None
+        later = STAGES[STAGES.index(stage) + 1 :]
         elapsed_s = self._clock() - began
         left_s: float | None = None
         if done:
             left_s = elapsed_s / done * (total - done)
         elif stage in self._usual_s:
-            left_s = max(0.0, self._usual_s[stage] - elapsed_s)
-        if left_s is not None:
-            later = STAGES[STAGES.index(stage) + 1 :] if stage in STAGES else ()
+            left_s = max(0.0, self._usual_s[stage] * total - elapsed_s)
+        # The number of the network's steps is not known before its stage.
+        if left_s is not None and "network" not in later:
             left_s = round(left_s + sum(self._usual_s.get(name, 0.0) for name in later), 1)
-        return ProgressState(stage, done, total, left_s)
+            return ProgressState(stage, done, total, left_s)
+        return ProgressState(stage, done, total, None)

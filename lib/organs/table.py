@@ -196,6 +196,14 @@ _ALL = (
 ORGANS: Mapping[str, Organ] = MappingProxyType({organ.name: organ for organ in _ALL})
 """TG-263 name -> organ."""
 
+PLANNING_ORDER = (
+    *("Brain", "Brainstem", "SpinalCord", "SpinalCanal", "OpticChiasm", "OpticNrv_L", "OpticNrv_R"),
+    *("Eye_L", "Eye_R", "Lens_L", "Lens_R", "Glnd_Lacrimal_L", "Glnd_Lacrimal_R"),
+    *("Cochlea_L", "Cochlea_R", "Parotid_L", "Parotid_R", "Glnd_Submand_L", "Glnd_Submand_R"),
+    *("Bone_Mandible", "Larynx", "Esophagus", "Lung_L", "Lung_R"),
+)
+"""Every organ once, in the order of lists for planning: central nervous system, eyes, ears, then downwards."""
+
 ORGAN_SETS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         # The nine organs of PDDCA 1.4.1, in the order of the paper's table.

@@ -77,7 +77,7 @@ class AddedImage(BaseModel):
 
 
 class SubmittedLabel(BaseModel):
-    """The stored label.
+    """The stored label: number of its version, and the organs in it.
 
     `changes` describe each difference between what was sent and what is stored: organs renamed or not stored,
     values mapped, overlaps decided. `doubts` describe implausible properties; such a label is not used for
@@ -87,6 +87,8 @@ class SubmittedLabel(BaseModel):
 
     image: str
     label: str
+    number: int
+    organs: list[str]
     changes: list[str]
     doubts: list[str]
     left_out: list[str]
@@ -193,6 +195,8 @@ def save_label(
     return SubmittedLabel(
         image=image_id,
         label=image_id,
+        number=version.number,
+        organs=version.organs,
         changes=version.changes,
         doubts=version.doubts,
         left_out=organs_left_out(app, version),

@@ -1,6 +1,6 @@
 """A working day in the viewer: study list, inference, correction, submission, next patient, and a training."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.e2e.clinic import (
 )
 from tests.e2e.colours import has_hue_of, is_grey, is_inside
 from tests.e2e.viewer import AXIAL, WAIT_MS, Viewer, browsing
+from tests.server.ohif.installed import require_ohif
 from tests.waiting import LIMIT_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.server, pytest.mark.long]
@@ -40,6 +41,7 @@ FILLING, CLOSE = 2.2, 4.0
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
+    require_ohif()
     with opened(tmp_path_factory.mktemp("clinic")) as started:
         yield started
 
@@ -130,7 +132,6 @@ def test_a_working_day(clinic: Clinic, viewer: Viewer) -> None:
     assert set(viewer.open_list()) == set(clinic.series)
     viewer.open_from_list(TODAY)
     assert clinic.study(TODAY) in viewer.page.url
-    assert viewer.page.input_value("#monailabelServerURL") == f"{clinic.server.url}/"
     first_model = viewer.wait_for("served", "Model: organnet25d-openkbp-")
     assert viewer.wait_for("labels", "submitted").startswith("Labels: 3 submitted")
 
@@ -148,17 +149,24 @@ def test_a_working_day(clinic: Clinic, viewer: Viewer) -> None:
 def _correct(clinic: Clinic, viewer: Viewer, expected: sitk.Image) -> FloatArray:
     """Paint beside the brainstem, and return the points of the patient under the stroke."""
     at = middle(expected, LABELS[BRUSHED])
+    viewer.choose_organ(BRUSHED)
     viewer.look_at(at, zoom=FILLING)
     viewer.page.screenshot(path=clinic.pictures / "ohif-contours.png")
     ((x, y),) = viewer.canvas(AXIAL, at[None])
-    stroke = np.array([(x + step, y) for step in range(30, 60, 5)])
+    stroke = np.array([(x + step, y) for step in range(60, 110, 10)])
     assert is_grey(viewer.picture(AXIAL), stroke).all(), "no stroke is displayed yet"
-    viewer.choose_segment(BRUSHED)
-    viewer.paint(AXIAL, (x, y), (x + 65, y))
+    before = viewer.voxels()
+    viewer.paint(AXIAL, (x, y), (x + 110, y))
     assert becomes_true(
         lambda: bool(has_hue_of(BRUSHED, viewer.picture(AXIAL), stroke).all()),
         within_s=DRAWN_WITHIN_S,
     )
+    painted = viewer.voxels()
+    assert painted[LABELS[BRUSHED]] > before[LABELS[BRUSHED]]
+    viewer.press("Control+z")
+    viewer.wait_for_voxels(before)
+    viewer.press("Control+y")
+    viewer.wait_for_voxels(painted)
     viewer.page.screenshot(path=clinic.pictures / "ohif-correction.png")
     return np.array([viewer.world(AXIAL, position) for position in stroke])
 
@@ -179,6 +187,7 @@ def _submit(clinic: Clinic, viewer: Viewer, expected: sitk.Image, painted: Float
     assert len(changed) > 0
     assert set(after[before != after]) == {LABELS[BRUSHED]}
     assert len(set(changed[:, 0])) == 1, "a circle paints one slice"
+    assert set(before[before != after]) == {0}, "other organs are protected"
     for point in painted:
         assert (
             kept[kept.TransformPhysicalPointToIndex([float(c) for c in point])] == LABELS[BRUSHED]
@@ -198,23 +207,25 @@ def _arrives(clinic: Clinic) -> None:
 
 
 def _next_sample(clinic: Clinic, viewer: Viewer) -> None:
-    viewer.open_active_learning()
-    strategy = viewer.page.locator("select.actionInput")
+    strategy = viewer.page.locator(".organnet-strategy")
     assert strategy.input_value() == "claspe"
     strategy.select_option("first")
     with viewer.page.expect_request("**/activelearning/first") as request:
         viewer.page.get_by_role("button", name="Next Sample").click()
     assert '"client_id":"ohif-' in (request.value.post_data or "")
-    viewer.page.get_by_text("the first by name").wait_for()
-    viewer.page.locator(".nextSampleForm button:has-text('OK')").click()
+    viewer.wait_for("reason", "the first by name")
+    viewer.page.locator(".organnet-open").click()
     open_ = {clinic.study(name) for name in (LATER, OBLIQUE)}
     viewer.page.wait_for_url(lambda url: any(uid in url for uid in open_))
     viewer.wait_until_connected()
-    assert len(viewer.asked) == 1
+    assert viewer.asked == [], "nothing is lost, so nothing is asked"
+    viewer.wait_for("lease", "This case is yours until")
+    viewer.page.locator(".organnet-give-back").click()
+    viewer.wait_for("reason", "The case was given back")
+    assert clinic.server.ask("GET", "/organnet/leases").json() == []
 
 
 def _train(clinic: Clinic, viewer: Viewer, first_model: str) -> None:
-    viewer.open_active_learning()
     viewer.page.get_by_role("button", name="Update Model").click()
     viewer.wait_for("training", "4 labels")
     viewer.page.get_by_role("button", name="Stop Training").wait_for()
@@ -223,10 +234,9 @@ def _train(clinic: Clinic, viewer: Viewer, first_model: str) -> None:
     version = second_model.removeprefix("Model: ")
     assert f"Last decision: {version}" in viewer.wait_for("decision", version)
     viewer.wait_for("training", "Training: none")
-    viewer.page.locator("[title='4/6 samples annotated']").wait_for(state="attached")
     viewer.page.screenshot(path=clinic.pictures / "ohif-trained.png")
     viewer.page.get_by_role("button", name="Update Model").click()
-    # The box still shows the state before the click until its next request, so the server is asked.
+    # The panel still shows the state before the click until its next request, so the server is asked.
     assert becomes_true(lambda: len(clinic.training_states()) == 2), clinic.training_states()
     viewer.page.get_by_role("button", name="Stop Training").click()
     assert becomes_true(lambda: clinic.training_states() == ["promoted", "stopped"]), (
@@ -249,17 +259,17 @@ def test_a_patient_whose_label_is_in_the_pacs_can_be_reviewed(
 ) -> None:
     patient = ALREADY_LABELLED[0]
     assert becomes_true(lambda: bool(clinic.segmentations(patient))), clinic.status()
-    viewer.open_list()
-    viewer.open_from_list(patient)
+    viewer.open_study(clinic.study(patient), "monai-label")
+    assert "/ohif/organnet?" in viewer.page.url, "addresses of earlier versions open the patient"
     assert "version 1 by" in viewer.wait_for("case", "This case has a label")
     viewer.load_label()
     first = clinic.submitted(patient)
     require_contours(viewer, first)
+    viewer.choose_organ("Larynx")
     at = middle(first, LABELS["Larynx"])
     viewer.look_at(at, zoom=FILLING)
-    viewer.choose_segment("Larynx")
     ((x, y),) = viewer.canvas(AXIAL, at[None])
-    viewer.paint(AXIAL, (x + 30, y), (x + 60, y))
+    viewer.paint(AXIAL, (x + 60, y), (x + 120, y))
     viewer.submit("kept as version 2")
     viewer.wait_for("case", "version 2 by ohif-")
     assert [version["number"] for version in clinic.history(patient)] == [1, 2]
@@ -274,16 +284,95 @@ def test_late_deep_contours_are_not_shown_on_the_next_patient(
     first, second = ALREADY_LABELLED[1:]
     viewer.open_list()
     viewer.open_from_list(first)
-    viewer.choose_option(MODEL, "deep")
+    viewer.page.locator("#organnet-deep").check()
     with viewer.page.expect_response(f"**/infer/{MODEL}?**", timeout=WAIT_MS) as answered:
         viewer.press_run()
+        viewer.wait_for("progress", "Running: contouring")
+        viewer.page.screenshot(path=clinic.pictures / "ohif-running.png")
+        assert viewer.page.locator(".organnet-run").is_disabled()
         viewer.go_back_to_list()
         viewer.open_from_list(second)
         assert clinic.study(second) in viewer.page.url
     assert '"deep":true' in (answered.value.request.post_data or "")
     assert answered.value.ok
-    viewer.wait_for("outcome", "of another scan than the one that is open")
-    assert viewer.page.evaluate("window.organnet.contours.isDrawn()") is False
+    viewer.page.get_by_text("of another scan than the one that is open").first.wait_for()
+    assert set(viewer.voxels()) == {0}
+
+
+@pytest.mark.campaign
+def test_a_run_is_cancelled_on_the_server_too(clinic: Clinic, viewer: Viewer) -> None:
+    viewer.open_study(clinic.study(OBLIQUE))
+    viewer.page.locator("#organnet-deep").check()
+    viewer.press_run()
+    viewer.wait_for("progress", "Running: contouring")
+    viewer.page.locator(".organnet-cancel").click()
+    viewer.wait_for("progress", "Cancelled: the contours are unchanged")
+    assert set(viewer.voxels()) == {0}
+
+    def is_idle() -> bool:
+        queue = clinic.server.ask("GET", "/organnet/inference").json()
+        return bool(queue["computing"] == queue["waiting"] == 0)
+
+    assert becomes_true(is_idle)
+    viewer.page.locator("#organnet-deep").uncheck()
+    viewer.run_model()
+
+
+@pytest.mark.campaign
+def test_contours_are_drawn_with_every_tool_and_undone(clinic: Clinic, viewer: Viewer) -> None:
+    viewer.open_study(clinic.study(LATER))
+    viewer.run_model()
+    predicted = viewer.voxels()
+    organ, other = LABELS["Parotid_L"], LABELS["Larynx"]
+    viewer.choose_organ("Parotid_L")
+    _, _, width, height = viewer.box(AXIAL)
+    x, y = width / 2, height / 2
+    square = [(x, y), (x + 80, y), (x + 80, y + 80), (x, y + 80)]
+
+    def change(draw: Callable[[], None]) -> int:
+        """Draw, and return how many voxels the organ gained; undo and redo must reverse and repeat it."""
+        before = viewer.voxels()
+        draw()
+        after = viewer.voxels()
+        assert {v: n for v, n in after.items() if v not in (0, organ)} == {
+            v: n for v, n in before.items() if v not in (0, organ)
+        }, "other organs are protected"
+        viewer.press("Control+z")
+        viewer.wait_for_voxels(before)
+        viewer.press("Control+y")
+        viewer.wait_for_voxels(after)
+        return after[organ] - before[organ]
+
+    def with_key(key: str, draw: Callable[[], None]) -> Callable[[], None]:
+        def pressed() -> None:
+            viewer.press(key)
+            draw()
+
+        return pressed
+
+    assert change(lambda: viewer.paint(AXIAL, (x, y), (x + 60, y))) > 0
+    assert change(with_key("e", lambda: viewer.drag(AXIAL, [(x, y), (x + 60, y)]))) < 0
+    assert change(with_key("f", lambda: viewer.drag(AXIAL, [*square, (x, y + 2)]))) > 0
+    assert change(with_key("s", lambda: viewer.click(AXIAL, [(x, y - 120), (x + 90, y - 120), (x + 90, y - 50),
+                                                             (x, y - 50), (x, y - 120)]))) > 0  # fmt: skip
+    viewer.page.screenshot(path=clinic.pictures / "ohif-contouring.png")
+
+    assert viewer.voxels()[other] == predicted[other]
+
+    # Above all of the organ: a stroke, and four slices further another one.
+    viewer.press("2")
+    for _ in range(20):
+        viewer.press("ArrowUp")
+    drawn = viewer.voxels()
+    viewer.paint(AXIAL, (x, y), (x + 60, y))
+    one = viewer.voxels()[organ] - drawn[organ]
+    for _ in range(4):
+        viewer.press("ArrowUp")
+    viewer.paint(AXIAL, (x, y), (x + 60, y))
+    assert change(lambda: viewer.press("i")) >= 3 * one
+    viewer.press("?")
+    viewer.page.get_by_role("dialog", name="Keys").wait_for()
+    viewer.page.screenshot(path=clinic.pictures / "ohif-keys.png")
 
 
 @pytest.mark.campaign
@@ -294,13 +383,17 @@ class TestRefusedSubmission:
         before = clinic.counted()
         viewer.open_study(clinic.study(LATER))
         assert "no contours yet" in viewer.submit("Not submitted")
-        viewer.page.get_by_text("Add Segment").click()
-        viewer.choose_segment("Segment 8")
-        _, _, width, height = viewer.box(AXIAL)
-        viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
-        message = viewer.submit("not an organ of this server")
+        # A value that no organ has.
+        viewer.page.evaluate(
+            """() => {
+              const [segmentation] = window.services.segmentationService.getSegmentations();
+              const [id] = segmentation.representationData.Labelmap.imageIds;
+              window.cornerstone.cache.getImage(id).voxelManager.getScalarData()[0] = 99;
+            }"""
+        )
+        message = viewer.submit("99")
+        assert message.startswith("Not submitted")
         assert "kept as quarantine/" in message
-        assert clinic.series[LATER] not in message
         assert clinic.counted() == before
         assert clinic.history(LATER) == []
         assert clinic.segmentations(LATER) == []
@@ -309,14 +402,14 @@ class TestRefusedSubmission:
         viewer.open_list()
         viewer.open_from_list(LATER)
         viewer.run_model()
-        viewer.choose_segment("Larynx")
+        viewer.choose_organ("Larynx")
         _, _, width, height = viewer.box(AXIAL)
         viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
         viewer.confirms = False
         opened_at = viewer.page.url
         viewer.go_back_to_list()
         viewer.press_run()
-        viewer.page.get_by_text("The model was not run").wait_for()
+        viewer.wait_for("outcome", "The model was not run")
         viewer.page.evaluate("history.back()")
         viewer.wait_for_drawing()
         viewer.page.close(run_before_unload=True)
@@ -328,25 +421,19 @@ class TestRefusedSubmission:
         viewer.page.get_by_text("Study List").wait_for()
         assert len(viewer.asked) == 5
 
-    def test_can_be_corrected_and_exported_with_ohifs_own_menu(
-        self, clinic: Clinic, viewer: Viewer
-    ) -> None:
+    def test_an_untouched_prediction_is_asked_about(self, clinic: Clinic, viewer: Viewer) -> None:
         viewer.open_study(clinic.study(LATER))
-        viewer.choose_segment("Larynx")
-        _, _, width, height = viewer.box(AXIAL)
-        viewer.paint(AXIAL, (width / 2, height / 2), (width / 2 + 20, height / 2))
-        # Connecting again does not change the drawn contours.
-        viewer.page.locator(".settingsTable button.actionButton").click()
-        viewer.wait_for_drawing()
-        row = viewer.page.get_by_text("Add Segment").bounding_box()
-        assert row is not None
-        viewer.page.mouse.click(18, row["y"] - 30)
-        viewer.page.get_by_text("Export & Download").hover()
-        viewer.page.get_by_text("Export DICOM SEG").click()
-        viewer.page.get_by_role("button", name="Save").click()
-        assert "Larynx" in viewer.wait_for("outcome", "kept as version 1")
+        viewer.run_model()
+        viewer.confirms = False
+        viewer.submit("Not submitted")
+        assert viewer.asked == [
+            "These are the model's contours without any change. Submit them as they are?"
+        ]
+        assert clinic.history(LATER) == []
+        viewer.confirms = True
+        viewer.submit("kept as version 1")
         (version,) = clinic.history(LATER)
-        assert version["organs"] == ["Larynx"]
+        assert version["info"]["accepted_unchanged"] is True
 
 
 @pytest.mark.campaign

@@ -1,6 +1,8 @@
 """OHIF in a browser, controlled as a user does."""
 
 import io
+import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,8 +29,18 @@ FLAGS = [
 ]
 WINDOW = {"width": 1500, "height": 900}
 WAIT_MS = LIMIT_S * 1000
-AXIAL, SAGITTAL, CORONAL = "mpr-axial", "mpr-sagittal", "mpr-coronal"
-_VIEW = "window.organnet.services().cornerstoneViewportService.getCornerstoneViewport(id)"
+AXIAL, SAGITTAL, CORONAL = "organnet-axial", "organnet-sagittal", "organnet-coronal"
+_VIEW = "window.services.cornerstoneViewportService.getCornerstoneViewport(id)"
+_VOXELS = """() => {
+  const [segmentation] = window.services.segmentationService.getSegmentations();
+  const counts = {};
+  for (const id of segmentation?.representationData.Labelmap.imageIds ?? []) {
+    for (const value of window.cornerstone.cache.getImage(id).voxelManager.getScalarData()) {
+      counts[value] = (counts[value] ?? 0) + 1;
+    }
+  }
+  return counts;
+}"""
 
 
 @dataclass
@@ -72,33 +84,37 @@ class Viewer:
         """Open the list of studies, and return the names in it."""
         self.page.goto(f"{self.url}/ohif/")
         self.page.get_by_text("Study List").wait_for()
-        self.page.locator("tbody tr").first.wait_for()
-        button = self.page.get_by_text("Confirm and Hide")
+        rows = self.page.locator("tbody tr:not([data-filter-row])", has_text=re.compile(r"\w"))
+        rows.first.wait_for()
+        self._hide_notice()
+        return [(row.inner_text().split() or [""])[0] for row in rows.all()]
+
+    def _hide_notice(self) -> None:
+        button = self.page.get_by_text("Confirm and hide")
         if button.is_visible():
             button.click()
-        rows = self.page.locator("[data-cy^='studyRow-']").all()
-        return [(row.inner_text().split() or [""])[0] for row in rows]
 
     def open_from_list(self, patient: str) -> None:
-        """Open a patient from the list in MONAI Label's mode, as a user does."""
+        """Open a patient from the list in the mode for contouring, as a user does."""
         self.page.get_by_text(patient, exact=True).first.click()
-        self.page.get_by_role("button", name="MONAI Label").first.click()
+        self.page.get_by_role("button", name="OrganNet Label").click()
         self.wait_until_connected()
 
-    def open_study(self, uid: str) -> None:
+    def open_study(self, uid: str, mode: str = "organnet") -> None:
         """Open a study by its address."""
-        self.page.goto(f"{self.url}/ohif/monai-label?StudyInstanceUIDs={uid}")
+        self.page.goto(f"{self.url}/ohif/{mode}?StudyInstanceUIDs={uid}")
         self.wait_until_connected()
 
     def wait_until_connected(self) -> None:
-        """Wait until the panel has the server's model and the viewports have their images."""
-        self.page.locator(".modelSelector select").first.wait_for(timeout=WAIT_MS)
+        """Wait until the panel has the server's model and the case, and the viewports have their images."""
+        self.page.locator(".organnet-organs li.organnet-active").wait_for(timeout=WAIT_MS)
+        self.page.locator(".organnet-run:enabled").wait_for(timeout=WAIT_MS)
         wait = f"""() => {{
           const ready = id => {_VIEW}?.getImageData?.();
-          return ['{AXIAL}', '{SAGITTAL}', '{CORONAL}'].every(ready)
-            && window.organnet.services().segmentationService.getLabelmapVolume('1');
+          return ['{AXIAL}', '{SAGITTAL}', '{CORONAL}'].every(ready);
         }}"""
         self.page.wait_for_function(wait, timeout=WAIT_MS)
+        self._hide_notice()
 
     def go_back_to_list(self) -> None:
         """Go back to the list of studies with OHIF's own link."""
@@ -106,13 +122,31 @@ class Viewer:
 
     def press_run(self) -> None:
         """Press Run."""
-        self.page.locator(".modelSelector button:has-text('Run')").first.click()
+        self.page.locator(".organnet-run").click()
 
     def run_model(self) -> None:
         """Press Run and wait for the contours."""
         self.press_run()
-        self.page.get_by_text("Running Segmentation - Successful").wait_for(timeout=WAIT_MS)
+        self.wait_for("progress", "The model's contours are shown")
         self.wait_for_drawing()
+
+    def voxels(self) -> dict[int, int]:
+        """Return how many voxels of the contours have each value."""
+        counted = self.page.evaluate(_VOXELS)
+        return {int(value): int(count) for value, count in counted.items()}
+
+    def wait_for_voxels(self, expected: dict[int, int]) -> None:
+        """Wait until the contours have these numbers of voxels."""
+        script = f"expected => JSON.stringify(({_VOXELS})()) === expected"
+        text = json.dumps({str(k): expected[k] for k in sorted(expected)}, separators=(",", ":"))
+        self.page.wait_for_function(script, arg=text, timeout=WAIT_MS)
+
+    def press(self, key: str) -> None:
+        """Press a key over the axial view."""
+        x, y, width, _ = self.box(AXIAL)
+        self.page.mouse.move(x + width / 2, y + 10)
+        self.page.keyboard.press(key)
+        self.page.wait_for_timeout(300)
 
     def wait_for_drawing(self) -> None:
         """Give the browser time to draw."""
@@ -175,32 +209,35 @@ class Viewer:
         taken = self.page.screenshot(clip=clip)  # type: ignore[arg-type]
         return np.asarray(matplotlib.image.imread(io.BytesIO(taken)), float)[..., :3]
 
-    def choose_segment(self, name: str) -> None:
-        """Choose the organ of the next stroke."""
-        self.page.get_by_text(name, exact=True).first.click()
+    def choose_organ(self, name: str) -> None:
+        """Choose the organ of the next stroke; the views go to its middle."""
+        self.page.locator(f"[data-organ='{name}'] .organnet-organ").click()
+        self.wait_for_drawing()
 
     def paint(self, viewport: str, start: Sequence[float], stop: Sequence[float]) -> None:
         """Draw a stroke with the brush between two positions of a viewport."""
-        self.page.locator("[data-cy='Brush']").click()
-        self.page.wait_for_timeout(300)
+        self.press("b")
+        self.drag(viewport, [start, stop])
+
+    def drag(self, viewport: str, positions: Sequence[Sequence[float]]) -> None:
+        """Draw from position to position of a viewport with the mouse button pressed."""
         x, y, *_ = self.box(viewport)
-        self.page.mouse.move(x + start[0], y + start[1])
+        first, *others = positions
+        self.page.mouse.move(x + first[0], y + first[1])
         self.page.mouse.down()
-        self.page.mouse.move(x + stop[0], y + stop[1], steps=12)
+        for position in others:
+            self.page.mouse.move(x + position[0], y + position[1], steps=12)
         self.page.mouse.up()
         self.page.mouse.move(x + 5, y + 5)
         self.wait_for_drawing()
 
-    def choose_option(self, model: str, name: str) -> None:
-        """Tick an option of a model in the panel's dialog."""
-        self.page.get_by_text("Options / Configurations").click()
-        self.page.locator(f"[id='infer{model}{name}']").check()
-        self.page.get_by_role("button", name="Confirm", exact=True).click()
-
-    def open_active_learning(self) -> None:
-        """Open the tab with the next sample and the training."""
-        self.page.locator("label[for='tab-1']").click()
-        self.page.get_by_role("button", name="Next Sample").wait_for()
+    def click(self, viewport: str, positions: Sequence[Sequence[float]]) -> None:
+        """Click at positions of a viewport, not so fast that two are a double click."""
+        x, y, *_ = self.box(viewport)
+        for position in positions:
+            self.page.mouse.click(x + position[0], y + position[1])
+            self.page.wait_for_timeout(400)
+        self.wait_for_drawing()
 
 
 @contextmanager

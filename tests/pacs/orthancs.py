@@ -20,7 +20,7 @@ def require_program(name: str, package: str) -> str:
     """Return the path of a program; if it is missing, skip the test, or fail it in CI."""
     path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/bin")
     if path is None:
-        _missing(f"{name} is not installed: apt-get install {package}")
+        missing(f"{name} is not installed: apt-get install {package}")
     return str(path)
 
 
@@ -30,7 +30,7 @@ def orthanc(folder: Path, **options: Any) -> Iterator[Orthanc]:
     try:
         find_orthanc()
     except PacsError as error:
-        _missing(str(error))
+        missing(str(error))
     pacs = Orthanc(folder, free_port(), **options)
     pacs.start()
     try:
@@ -46,7 +46,7 @@ def put_ct(pacs: Orthanc, ct: CtVolume, folder: Path, *, patient_id: str | None 
     return uid
 
 
-def _missing(why: str) -> None:
+def missing(why: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(why)
     pytest.skip(why)

@@ -22,7 +22,11 @@ from lib.storage.leftovers import scratch_folder
 LOCK_FILE = APP_DIR / "viewer" / "ohif-lock.json"
 PUBLIC_PATH = "/ohif/"
 _BUILT_FOR = b'__webpack_require__.p = "/";'
-_SERVED_AT = f'__webpack_require__.p = "{PUBLIC_PATH}";'.encode()
+_REPLACED = {
+    _BUILT_FOR: f'__webpack_require__.p = "{PUBLIC_PATH}";'.encode(),
+    b"url(/": f"url({PUBLIC_PATH}".encode(),
+}
+"""The public path in scripts, and in style sheets."""
 _ROOT = "package/dist/"
 """Folder of the files in the package."""
 
@@ -83,7 +87,7 @@ def unpack(archive: Path, target: Path, pinned: Lock) -> None:
                 changed += content.count(_BUILT_FOR)
                 path = unpacked / PurePosixPath(name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content.replace(_BUILT_FOR, _SERVED_AT))
+                path.write_bytes(_at_public_path(content, path.suffix))
         if not changed:
             raise ConfigError(
                 f"{archive.name}: no file contains the public path {_BUILT_FOR.decode()!r}, so OHIF could not "
@@ -91,6 +95,13 @@ def unpack(archive: Path, target: Path, pinned: Lock) -> None:
             )
         if not target.is_dir():
             unpacked.rename(target)
+
+
+def _at_public_path(content: bytes, suffix: str) -> bytes:
+    if suffix in (".js", ".css"):
+        for old, new in _REPLACED.items():
+            content = content.replace(old, new)
+    return content
 
 
 def _is_left_out(name: str, pinned: Lock) -> bool:

@@ -23,6 +23,7 @@ FILES = {
     "package/package.json": b"{}",
     "package/dist/app.bundle.js": APP,
     "package/dist/assets/logo.svg": b"<svg/>",
+    "package/dist/app.css": b"a{src:url(/f.woff2)}b{src:url(data:x)}",
     "package/dist/ort/ort.wasm": b"large",
     "package/dist/../../outside.js": b"no",
 }
@@ -47,7 +48,8 @@ def test_the_files_that_are_sent_are_unpacked_with_the_public_path(tmp_path: Pat
     found = {
         path.relative_to(target).as_posix(): path for path in target.rglob("*") if path.is_file()
     }
-    assert set(found) == {"app.bundle.js", "assets/logo.svg"}
+    assert set(found) == {"app.bundle.js", "app.css", "assets/logo.svg"}
+    assert found["app.css"].read_bytes() == b"a{src:url(/ohif/f.woff2)}b{src:url(data:x)}"
     assert found["app.bundle.js"].read_bytes() == SERVED
     assert not list(tmp_path.rglob("outside.js"))
     assert [path.name for path in target.parent.iterdir()] == ["ohif"], (

@@ -1,0 +1,99 @@
+// The part of the panel that submits contours, and loads the submitted label.
+
+import { openCase } from './case.mjs';
+import { button, element, line, section, setText } from './dom.mjs';
+import { readNrrd, writeNrrd } from './nrrd.mjs';
+import * as server from './server.mjs';
+
+/** @typedef {import('./session.mjs').Session} Session */
+
+const UNTOUCHED = "These are the model's contours without any change. Submit them as they are?";
+
+/** @param {Session} session */
+export function labelSection(session) {
+  const outcome = line('outcome');
+  const about = line('case');
+  const submitButton = button('submit', 'Submit label', 'Submit the contours as the final label of this case', () => submit(session));
+  const loadButton = button('load', 'Load submitted label', 'Show the submitted label, to review or correct it', () => load(session));
+  loadButton.hidden = true;
+  session.on('message', ({ text, isGood }) => {
+    outcome.classList.toggle('organnet-refused', !isGood);
+    setText(outcome, text);
+  });
+  session.on('status', () => {
+    loadButton.hidden = !session.label;
+    setText(about, session.label ? caseLine(session.label) : 'This case has no label yet');
+  });
+  return section('Label', element('div', { class: 'organnet-row' }, submitButton, loadButton), outcome, about);
+}
+
+/** @param {any} label */
+function caseLine({ author, client, number, organs, changes, submitted_at: at }) {
+  const when = new Date(at).toLocaleString();
+  const who = author || client || 'an unknown user';
+  const changed = changes.map((/** @type {string} */ change) => `. Changed: ${change}`).join('');
+  return `This case has a label: version ${number} by ${who}, ${when}, with ${organs.join(', ') || 'no organ'}${changed}`;
+}
+
+/** @param {Session} session */
+async function submit(session) {
+  const target = openCase();
+  try {
+    if (!target?.labelmap.isDrawn()) {
+      throw new Error('there are no contours yet; run the model or draw contours first');
+    }
+    const isUntouched = target.isUntouchedPrediction();
+    if (isUntouched && !window.confirm(UNTOUCHED)) {
+      session.say('Not submitted.', true);
+      return;
+    }
+    session.say('Submitting ...', true);
+    const sent = target.labelmap.fingerprint();
+    const params = {
+      label_info: session.organs.map(({ name, value }) => ({ name, idx: value })),
+      model_version: target.prediction?.version,
+      ...(isUntouched && { accepted_unchanged: true }),
+    };
+    const stored = await server.submit(target.series, await writeNrrd(target.labelmap.volume()), params);
+    target.saved = sent;
+    session.say(outcomeOf(stored), true);
+  } catch (error) {
+    session.say(`Not submitted: ${/** @type {Error} */ (error).message}`, false);
+  }
+  await session.update();
+}
+
+/** @param {any} stored Answer of the server. */
+function outcomeOf({ number, organs, changes, doubts, left_out: leftOut }) {
+  const missing = leftOut.length ? [`Missing, but present in the previous version: ${leftOut.join(', ')}`] : [];
+  const notes = [
+    ...missing,
+    ...changes.map((/** @type {string} */ change) => `Changed: ${change}`),
+    ...doubts.map((/** @type {string} */ doubt) => `Doubt: ${doubt}`),
+  ];
+  const kept = `Label kept as version ${number}, with ${organs.join(', ') || 'no organ'}; the case counts as labelled`;
+  return [kept, ...notes].join('. ');
+}
+
+/** @param {Session} session */
+async function load(session) {
+  const target = openCase();
+  if (!target?.confirmDiscard()) {
+    return;
+  }
+  try {
+    const started = target.labelmap.fingerprint();
+    const volume = await readNrrd(await server.submittedLabel(target.series));
+    if (!target.isOpen() || (target.labelmap.fingerprint() !== started && !target.confirmDiscard())) {
+      return;
+    }
+    target.labelmap.fill(volume);
+    target.markSaved();
+    target.prediction = undefined;
+    target.summaries = {};
+    session.emit('contours');
+    session.say('The submitted label is loaded.', true);
+  } catch (error) {
+    session.say(`Not loaded: ${/** @type {Error} */ (error).message}`, false);
+  }
+}
