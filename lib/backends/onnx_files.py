@@ -32,7 +32,7 @@ def export_onnx(model: Model, path: Path, *, opset: int = OPSET) -> None:
     divisor = size_divisor(recipe)
     size = [step * -(-16 // step) for step in divisor]
     device = next(model.network.parameters()).device
-    example = torch.zeros(1, len(recipe.hu_windows), *size, device=device)
+    example = torch.zeros(1, recipe.in_channels, *size, device=device)
     free = {0: _AXES[0], **{axis: _AXES[axis] for axis in (2, 3, 4)}}
     metadata = {
         "version": model.version,

@@ -95,10 +95,13 @@ class Pipeline:
         return Prepared(np.ascontiguousarray(hu[box]), frame, box)
 
     def window(self, array_hu: FloatArray) -> FloatArray:
-        """Return `(C, X, Y, Z)`: `array_hu` in each of the recipe's windows, -1..1, clipped."""
+        """Return `(C, X, Y, Z)`: `array_hu` in each of the recipe's windows, -1..1, clipped.
+
+        Channels for clicks follow if the recipe has them, without a click (`lib.inference.click_channels`).
+        """
         windows = self.recipe.hu_windows
-        channels = np.empty((len(windows), *array_hu.shape), np.float32)
-        for channel, (low, high) in zip(channels, windows, strict=True):
+        channels = np.full((self.recipe.in_channels, *array_hu.shape), -1.0, np.float32)
+        for channel, (low, high) in zip(channels, windows, strict=False):
             np.subtract(array_hu, low, out=channel)
             channel *= 2.0 / (high - low)
             channel -= 1.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib.errors import ConfigError
 from lib.imaging.quantities import ShapeVox
@@ -39,7 +39,7 @@ class NetworkSpec:
 def _organnet25d(recipe: Recipe) -> nn.Module:
     config = recipe.network
     return organnet25d.OrganNet25D(
-        len(recipe.hu_windows),
+        recipe.in_channels,
         recipe.classes,
         width=config.width,
         dilations=config.dilations,
@@ -118,7 +118,7 @@ NETWORKS: Mapping[NetworkName, NetworkSpec] = {
 def build_network(recipe: Recipe) -> nn.Module:
     """Return the recipe's network with random weights.
 
-    It maps images `(B, len(hu_windows), X, Y, Z)` of any size to logits `(B, classes, X, Y, Z)`.
+    It maps images `(B, in_channels, X, Y, Z)` of any size to logits `(B, classes, X, Y, Z)`.
 
     Raises:
         ConfigError: If the recipe names an unknown network, or its width or crop does not suit the network.
@@ -126,6 +126,23 @@ def build_network(recipe: Recipe) -> nn.Module:
     spec = check_network(recipe)
     network = with_trainable_convolutions(spec.build(recipe))
     return network if spec.pads_itself else peers.Padded(network, spec.divisor(recipe))
+
+
+def load_initial(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights of the same network, or of one with fewer input channels: the new ones have no effect yet.
+
+    Raises:
+        RuntimeError: If the weights do not fit otherwise.
+    """
+    fitting = dict(weights)
+    for name, own in network.state_dict().items():
+        given = fitting.get(name)
+        if given is None or given.dim() < 2 or given.shape[1] >= own.shape[1]:
+            continue
+        if (given.shape[0], *given.shape[2:]) == (own.shape[0], *own.shape[2:]):
+            fitting[name] = torch.zeros_like(own)
+            fitting[name][:, : given.shape[1]] = given
+    network.load_state_dict(fitting)
 
 
 def check_network(recipe: Recipe) -> NetworkSpec:

@@ -230,6 +230,31 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClickConfig:
+    """Two further input channels for clicks to add and to remove, and simulated clicks in training.
+
+    As in DeepEdit (Diaz-Pinto et al., MICCAI DALI 2022) some crops have no click, so that the network also
+    contours by itself (`lib.training.click_simulation`).
+
+    Attributes:
+        probability: Share of crops with clicks; 0 is off, and the network has no such channels.
+        most: Largest number of clicks in a crop.
+        radius_mm: Standard deviation of the Gaussian that a click is drawn as.
+    """
+
+    __pydantic_config__ = _STRICT
+    probability: float = 0.0
+    most: int = 5
+    radius_mm: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"clicks: probability must be from 0 to 1, not {self.probability}")
+        if self.most < 1 or not 0 < self.radius_mm < math.inf:
+            raise ConfigError("clicks: most must be at least 1, and radius_mm above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Complete specification of a model, except its training cases.
 
@@ -245,6 +270,7 @@ class Recipe:
         loss: See `LossConfig`.
         schedule: See `ScheduleConfig`.
         augment: See `AugmentConfig`; older stored recipes without it get the defaults.
+        clicks: See `ClickConfig`; off by default.
     """
 
     __pydantic_config__ = _STRICT
@@ -258,6 +284,7 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    clicks: ClickConfig = field(default_factory=ClickConfig)
 
     def __post_init__(self) -> None:
         organ_set(self.organ_set)
@@ -269,11 +296,25 @@ class Recipe:
             raise ConfigError("hu_windows: each window is [lower, upper] with lower < upper, in HU")
         if min(self.crop_vox) < 8:
             raise ConfigError(f"crop_vox must be at least 8 voxels a side, not {self.crop_vox}")
+        if self.has_clicks and self.network.name != "organnet25d":
+            raise ConfigError(
+                f"clicks: only organnet25d takes clicks, not {self.network.name}; set clicks.probability to 0"
+            )
 
     @property
     def labels(self) -> Mapping[str, int]:
         """TG-263 name -> label value."""
         return organ_set(self.organ_set)
+
+    @property
+    def has_clicks(self) -> bool:
+        """Whether the network has two channels for clicks, behind those of the windows."""
+        return self.clicks.probability > 0
+
+    @property
+    def in_channels(self) -> int:
+        """Number of the network's input channels."""
+        return len(self.hu_windows) + 2 * self.has_clicks
 
     @property
     def classes(self) -> int:
@@ -283,6 +324,9 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, for JSON or YAML."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.has_clicks:
+            # Stored digests of recipes from before clicks stay valid.
+            del plain["clicks"]
         return plain
 
     def preparation_digest(self) -> str:

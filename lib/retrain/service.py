@@ -139,7 +139,7 @@ class RetrainingService:
             logger.warning("training will not start from the active model: %s", error)
             return None
         expected, actual = (
-            (recipe.network, recipe.organ_set, len(recipe.hu_windows))
+            (recipe.network, recipe.organ_set, recipe.in_channels)
             for recipe in (self.recipe, model.recipe)
         )
         return model if expected == actual else None

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lib.errors import CheckpointError
 from lib.models.registry import Model
-from lib.networks.build import build_network
+from lib.networks.build import build_network, load_initial
 from lib.recipes.schema import Recipe
 from lib.storage.atomic_files import replacing
 from lib.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -95,7 +95,7 @@ def initial_state(
     """Return a run before its first epoch, on `device`; the weights are those of `initial`, or random."""
     network = build_network(recipe)
     if initial is not None:
-        network.load_state_dict(initial.network.state_dict())
+        load_initial(network, initial.network.state_dict())
     network = group.with_pooled_statistics(network)
     network = network.to(device).to(memory_format=torch.channels_last_3d)
     decay = recipe.schedule.ema_decay

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from lib.networks.losses import FocalDiceLoss
+from lib.training.click_simulation import with_clicks
 from lib.training.crops import CropDataset, Sample
 from lib.training.distributed import ProcessGroup
 from lib.training.progress import Step, time_left_s
@@ -55,7 +57,7 @@ class Trainer:
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             self.loss.fade(share_of_run(schedule, step, share))
-            losses.append(self.step(state, *sample))
+            losses.append(self.step(state, *self._with_clicks(state, step, sample)))
             self._report(step, losses[-1], rate)
             if share >= 1:
                 break
@@ -72,6 +74,39 @@ class Trainer:
             for index in range(share)
         ]
         return DataLoader(Subset(self.crops, numbers), share, num_workers=0)
+
+    def _with_clicks(self, state: TrainingState, step: int, sample: Sample) -> Sample:
+        """Return a batch with simulated clicks, if the recipe has them."""
+        recipe = self.crops.recipe
+        if not recipe.has_clicks:
+            return sample
+        image, label, contoured = sample
+        rng = np.random.default_rng([self.seed, step, self.group.rank])
+
+        def predict(images: Tensor) -> Tensor:
+            return self._evaluated(state.network, images)
+
+        return (
+            with_clicks(image, label, contoured, recipe, predict=predict, rng=rng),
+            label,
+            contoured,
+        )
+
+    def _evaluated(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Return the most likely class of each voxel `(N, X, Y, Z)`, without a trace in the network."""
+        network.eval()
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(
+                    torch.device(self.device).type, torch.bfloat16, enabled=self.in_bfloat16
+                ),
+            ):
+                image = image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+                best: Tensor = network(image).argmax(dim=1).cpu()
+        finally:
+            network.train()
+        return best
 
     def step(self, state: TrainingState, image: Tensor, label: Tensor, contoured: Tensor) -> float:
         """Update the weights with one batch; return its loss."""

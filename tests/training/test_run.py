@@ -10,7 +10,7 @@ from lib.errors import CheckpointError, TrainingError
 from lib.imaging.scans import read_label, write_label
 from lib.imaging.volumes import LabelVolume
 from lib.inference.preprocessing import Pipeline
-from lib.recipes.schema import Recipe, ScheduleConfig
+from lib.recipes.schema import ClickConfig, Recipe, ScheduleConfig
 from lib.training.cases import Case, is_held_out, prepare_cases, split
 from lib.training.crops import CropDataset
 from lib.training.run import Progress, RunCallbacks, RunOptions, Step, TrainedModel, train
@@ -65,6 +65,17 @@ def test_a_resumed_run_ends_with_the_same_weights(cases: list[Case], tmp_path: P
     resumed = run(cases, tmp_path / "stopped")
     assert_same(whole, resumed)
     assert [entry["epoch"] for entry in resumed.card["history"]] == [1, 2, 3]
+
+
+def test_a_resumed_run_with_simulated_clicks_ends_with_the_same_weights(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    recipe = replace(TINY, clicks=ClickConfig(probability=0.8, most=3))
+    whole = run(cases, tmp_path / "whole", recipe=recipe)
+    with pytest.raises(KeyboardInterrupt):
+        run(cases, tmp_path / "stopped", recipe=recipe, stop_after=1)
+    assert_same(whole, run(cases, tmp_path / "stopped", recipe=recipe))
+    assert whole.weights["encoder_2d.0.0.weight"].shape[1] == 4
 
 
 def test_a_finished_run_is_not_trained_again(cases: list[Case], tmp_path: Path) -> None:
