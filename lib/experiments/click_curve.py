@@ -5,12 +5,13 @@ click is made in the middle of the largest error that is left, and all clicks so
 """
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lib.backends.eager import EagerBackend
 from lib.backends.interface import Backend
 from lib.evaluation.metrics import dice
 from lib.imaging.quantities import LabelArray, MaskArray
@@ -18,10 +19,11 @@ from lib.imaging.volumes import CtVolume
 from lib.inference.resampling import Box
 from lib.inference.single_pass import contour
 from lib.models.registry import Model
+from lib.prompts.guided import ClickGuided
 from lib.prompts.kept_runs import KeptRun
 from lib.prompts.organ_prompts import OrganPrompts
 from lib.prompts.refinement import Prompt
-from lib.prompts.service import RunKeeper, box_of, corrected
+from lib.prompts.service import RunKeeper, box_of, click_guided, corrected
 from lib.prompts.simulated_clicks import next_click
 from lib.storage.atomic_files import replacing
 
@@ -61,17 +63,28 @@ def click_curve(
     """
     keeper = RunKeeper(ct)
     run = keeper.run(contour(ct, model, backend=backend, on_probabilities=keeper.take))
+    network = backend or EagerBackend.usual(model.network, "cpu")
+
+    def guide(prompts: OrganPrompts, box: Box) -> ClickGuided | None:
+        return click_guided(run, prompts, model, box, network) if model.recipe.has_clicks else None
+
     rows = []
     for organ, value in model.recipe.labels.items():
         expected = reference == value
         if expected.any():
-            scores = _scores(run, expected, organ, value, clicks=clicks)
+            scores = _scores(run, expected, organ, value, clicks=clicks, guide=guide)
             rows += [ClickRow(ct.image_id, organ, n, score) for n, score in enumerate(scores)]
     return rows
 
 
 def _scores(
-    run: KeptRun, expected: MaskArray, organ: str, value: int, *, clicks: int
+    run: KeptRun,
+    expected: MaskArray,
+    organ: str,
+    value: int,
+    *,
+    clicks: int,
+    guide: Callable[[OrganPrompts, Box], ClickGuided | None],
 ) -> list[float]:
     mask = run.label.array == value
     prompts: list[Prompt] = []
@@ -83,7 +96,7 @@ def _scores(
             wanted = OrganPrompts(organ=organ, prompts=prompts)
             box = box_of(wanted, run.ct, image_id=run.ct.image_id)
             mask = run.label.array == value
-            mask[box], _ = corrected(run, wanted, value, box)
+            mask[box], _ = corrected(run, wanted, value, box, guided=guide(wanted, box))
         scores.append(dice(expected, mask))
     return scores
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lib.backends.eager import EagerBackend
 from lib.backends.interface import Backend
+from lib.imaging.quantities import FloatArray
 from lib.imaging.volumes import CtVolume, LabelVolume
 from lib.inference.preprocessing import Pipeline, Prepared
 from lib.inference.uncertainty import ModelUncertainty
@@ -130,9 +131,11 @@ def probabilities(
     backend: Backend,
     is_localised: bool = False,
     before_window: Callable[[], object] | None = None,
+    clicks: FloatArray | None = None,
 ) -> Tensor:
     """Return the softmax `(K, X, Y, Z)` over `prepared.hu`, from windows with Gaussian weights.
 
+    `clicks` are the two channels `(2, X, Y, Z)` of a network that takes them; None for no click.
     `before_window` is called before each call of the network: background work can pause there. With
     `is_localised`, windows without a possible organ are left out (`lib.inference.windows`).
     """
@@ -143,6 +146,8 @@ def probabilities(
         return backend.run(windows)
 
     image = torch.from_numpy(pipeline.window(prepared.hu))[None]
+    if clicks is not None:
+        image[0, -2:] = torch.from_numpy(clicks)
     logits = sliding_window(
         image,
         window_of(model.recipe, prepared),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from lib.backends.interface import Backend
 from lib.errors import ConfigError
 from lib.imaging.geometry import Grid
 from lib.imaging.quantities import LabelArray, MaskArray
@@ -23,6 +24,7 @@ from lib.jobs.inference_queue import InferenceQueue, Turn
 from lib.jobs.priority import ServingPriority
 from lib.models.registry import Model
 from lib.models.served_model import ServedModel
+from lib.prompts.guided import ClickGuided, guided_probabilities
 from lib.prompts.kept_runs import KeptRun, KeptRuns, QuantisedProbabilities
 from lib.prompts.organ_prompts import MAX_BOX_VOX, OrganPrompts, require_prompts
 from lib.prompts.refinement import prompt_box, refine
@@ -118,7 +120,8 @@ class PromptService:
             run = kept
             if run is None or not run.covers(box):
                 run = self._computed(key, ct, model, box, image_id=image_id)
-            mask, changed_vox = corrected(run, prompts, value, box)
+            guided = self._guided(run, prompts, model, box) if model.recipe.has_clicks else None
+            mask, changed_vox = corrected(run, prompts, value, box, guided=guided)
         return RefinedOrgan(
             organ=prompts.organ,
             value=value,
@@ -130,6 +133,15 @@ class PromptService:
             was_kept=run is kept,
             seconds=round(time.perf_counter() - started, 3),
         )
+
+    def _guided(self, run: KeptRun, prompts: OrganPrompts, model: Model, box: Box) -> ClickGuided:
+        """Return `click_guided`, computed after waiting in the queue."""
+
+        def compute(turn: Turn) -> ClickGuided:
+            with turn:
+                return click_guided(run, prompts, model, box, self._backends.backend_of(model))
+
+        return self._queue.run(object(), compute, lambda shared: shared, image_id=run.ct.image_id)
 
     def whole_label(self, scan: Path, *, image_id: str) -> tuple[KeptRun, Model]:
         """Return a run of the active model on the whole CT, kept or computed.
@@ -154,7 +166,7 @@ class PromptService:
         self, key: Hashable, ct: CtVolume, model: Model, box: Box, *, image_id: str
     ) -> KeptRun:
         """Return a run on the part of a CT that the network needs for `box`, and keep it."""
-        region = _region(box, ct.grid, model.recipe)
+        region = network_region(box, ct.grid, model.recipe)
 
         def compute(turn: Turn) -> KeptRun:
             with turn:
@@ -250,7 +262,7 @@ def box_of(prompts: OrganPrompts, ct: CtVolume, *, image_id: str) -> Box:
     return box
 
 
-def _region(box: Box, grid: Grid, recipe: Recipe) -> Box:
+def network_region(box: Box, grid: Grid, recipe: Recipe) -> Box:
     """Return `box`, enlarged to at least one window of the network, within the CT."""
     axes, _ = closest_ras(grid)
     sides = list(box)
@@ -265,7 +277,25 @@ def _region(box: Box, grid: Grid, recipe: Recipe) -> Box:
     return (sides[0], sides[1], sides[2])
 
 
-def corrected(run: KeptRun, prompts: OrganPrompts, value: int, box: Box) -> tuple[MaskArray, int]:
+def click_guided(
+    run: KeptRun, prompts: OrganPrompts, model: Model, box: Box, backend: Backend
+) -> ClickGuided:
+    """Return what a network that takes clicks says in `box` (of `box_of`) with these prompts."""
+    region = network_region(box, run.ct.grid, model.recipe)
+    start = [side.start for side in region]
+    voxels = [(prompt.voxels - start, prompt.is_add) for prompt in prompts.prompts]
+    found = guided_probabilities(part_of(run.ct, region), voxels, model, backend)
+    return ClickGuided(found, region)
+
+
+def corrected(
+    run: KeptRun,
+    prompts: OrganPrompts,
+    value: int,
+    box: Box,
+    *,
+    guided: ClickGuided | None = None,
+) -> tuple[MaskArray, int]:
     """Return an organ in a box that the run covers, and the number of changed voxels.
 
     Args:
@@ -273,14 +303,21 @@ def corrected(run: KeptRun, prompts: OrganPrompts, value: int, box: Box) -> tupl
         prompts: The prompts of the organ.
         value: Its value in the run's label.
         box: Of `box_of`.
+        guided: What a network that takes clicks says with these prompts: where its contour differs from the
+            run's, it counts. The random walker then makes sure that every prompt is respected.
     """
     label = run.label_in(box)
     before = label == value if prompts.drawn is None else prompts.drawn.within(box)
     offset = np.array([side.start for side in box])
     inner = [type(prompt)(prompt.voxels - offset, prompt.is_add) for prompt in prompts.prompts]
+    certainty, contour_now = run.certainty(value, box), before
+    if guided is not None:
+        certainty = guided.certainty(value, box)
+        is_changed = (certainty > 0.5) != (run.certainty(value, box) > 0.5)
+        contour_now = np.where(is_changed, certainty > 0.5, before)
     mask = refine(
-        before,
-        run.certainty(value, box),
+        contour_now,
+        certainty,
         run.ct.array_hu[box],
         inner,
         spacing_mm=run.ct.grid.spacing_mm,
