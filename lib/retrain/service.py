@@ -139,10 +139,12 @@ class RetrainingService:
             logger.warning("training will not start from the active model: %s", error)
             return None
         expected, actual = (
-            (recipe.network, recipe.organ_set, recipe.in_channels)
+            (recipe.network, recipe.organ_set, len(recipe.hu_windows))
             for recipe in (self.recipe, model.recipe)
         )
-        return model if expected == actual else None
+        # Channels for clicks can be added to weights, not taken away.
+        loses_clicks = model.recipe.has_clicks and not self.recipe.has_clicks
+        return model if expected == actual and not loses_clicks else None
 
     def _resolve(self, run: Run) -> tuple[RunState, str] | None:
         """Return the final state of a run that is given up, if there is a decision about its model.

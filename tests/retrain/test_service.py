@@ -1,6 +1,7 @@
 """The retraining service, and the settings that an administrator changes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from lib.models.model_history import Candidate, ModelHistory
 from lib.models.promotion import Promoter
 from lib.models.registry import Registry, save_model
 from lib.networks.build import build_network
+from lib.recipes.schema import ClickConfig
 from lib.retrain.runs import RunState
 from lib.retrain.scheduler import MAX_ATTEMPTS
 from lib.retrain.service import RetrainingService
@@ -81,6 +83,23 @@ def test_a_candidate_that_is_only_in_the_model_folder_is_rejected_with_its_run(
 
 def test_a_run_without_a_candidate_has_failed(retraining: RetrainingService) -> None:
     assert given_up(retraining, None).state == RunState.FAILED
+
+
+def test_clicks_are_added_to_the_active_model_but_never_taken_away(
+    retraining: RetrainingService,
+) -> None:
+    guided = replace(TINY, clicks=ClickConfig(probability=0.5))
+    paths = {}
+    for recipe in (TINY, guided):
+        weights = build_network(recipe).state_dict()
+        version = save_model(retraining.registry.folder, weights, recipe, {})
+        paths[recipe.has_clicks] = retraining.registry.weights_path(version)
+    retraining.recipe = guided
+    assert retraining._load_if_fitting(paths[False]) is not None
+    assert retraining._load_if_fitting(paths[True]) is not None
+    retraining.recipe = TINY
+    assert retraining._load_if_fitting(paths[False]) is not None
+    assert retraining._load_if_fitting(paths[True]) is None
 
 
 START = RetrainConfig(min_new_labels=7)

@@ -85,8 +85,8 @@ class Server:
     def disk(self) -> dict[str, str]:
         """Return path -> digest of every file that the server could have changed.
 
-        Quarantined files are excluded, and the database: the scheduler assigns new cases to sets at
-        any time. What the database states about labels is also in files beside them.
+        Quarantined files are excluded, uncertainty maps of predictions, and the database: the scheduler assigns
+        new cases to sets at any time. What the database states about labels is also in files beside them.
         """
         roots = (self.studies, self.models, self.scratch, self.scratch.with_name("sessions"))
         # A request is answered before the files that it needed are removed.
@@ -106,7 +106,8 @@ class Server:
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
             for root in roots
             for path in sorted(root.rglob("*"))
-            if "quarantine" not in path.parts and not path.name.startswith(FILE)
+            if not {"quarantine", "predictions"} & set(path.parts)
+            and not path.name.startswith(FILE)
         }
 
     def wait_for_label(self, image_id: str, *, tag: str = "final") -> None:

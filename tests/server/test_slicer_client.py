@@ -110,3 +110,34 @@ def test_the_client_gets_the_reason_for_a_refused_label(
 
 def test_the_client_asks_for_training_when_none_runs(client: Any) -> None:
     assert client.train_status(check_if_running=True) is False
+
+
+def test_the_client_corrects_an_organ_by_clicks_and_scribbles(
+    client: Any, server: Server, tmp_path: Path
+) -> None:
+    grid = put_case(server, "01_clicks")
+    options = {"result_extension": ".nrrd", "result_dtype": "uint8"}
+    clicks = {"label": "Brainstem", "foreground": [[20, 15, 10]], "background": [[8, 15, 10]]}
+    file, params = client.infer("organnet25d_clicks", "01_clicks", {**options, **clicks})
+    mask = from_sitk(sitk.ReadImage(file))
+    assert (mask[20, 15, 10], mask[8, 15, 10]) == (1, 0)
+    assert params["label_names"] == {"Brainstem": 1}
+
+    drawn = two_organs(grid)
+    drawn.array[20:24, 6, 5] = 9
+    write_label(tmp_path / "scribbles.nii.gz", drawn)
+    scribbles = {
+        "selected_label_name": "Parotid_L",
+        "roi": [],
+        "label_info": [{"name": "Parotid_L", "id": 4}, {"name": "foreground_scribbles", "id": 9}],
+    }
+    file, params = client.infer(
+        "organnet25d_scribbles",
+        "01_clicks",
+        {**options, **scribbles},
+        str(tmp_path / "scribbles.nii.gz"),
+    )
+    mask = from_sitk(sitk.ReadImage(file))
+    assert mask[20:24, 6, 5].all()
+    assert mask[16:20, 4:9, 2:8].all()
+    assert params["changed_vox"] == int(mask.sum()) - 4 * 5 * 6
