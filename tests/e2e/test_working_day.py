@@ -275,6 +275,12 @@ def test_a_patient_whose_label_is_in_the_pacs_can_be_reviewed(
     assert [version["number"] for version in clinic.history(patient)] == [1, 2]
     before, after = values(first), values(clinic.submitted(patient))
     assert set(after[before != after]) == {LABELS["Larynx"]}
+    with viewer.page.expect_download() as download:
+        viewer.page.get_by_role("button", name="Download RTSTRUCT").click()
+    structures = pydicom.dcmread(download.value.path())
+    assert {str(item.ROIName) for item in structures.StructureSetROISequence} == set(LABELS)
+    viewer.page.get_by_role("button", name="Send RTSTRUCT to the PACS").click()
+    viewer.wait_for("outcome", "The RTSTRUCT is in the PACS")
 
 
 @pytest.mark.campaign
@@ -370,6 +376,12 @@ def test_contours_are_drawn_with_every_tool_and_undone(clinic: Clinic, viewer: V
         viewer.press("ArrowUp")
     viewer.paint(AXIAL, (x, y), (x + 60, y))
     assert change(lambda: viewer.press("i")) >= 3 * one
+    viewer.press("ArrowUp")
+    stroked = viewer.voxels()[organ]
+    viewer.press("c")
+    viewer.press("x")
+    assert viewer.voxels()[organ] == stroked + one, "one of the neighbours has the stroke"
+    assert change(lambda: viewer.press("g")) != 0
     viewer.press("?")
     viewer.page.get_by_role("dialog", name="Keys").wait_for()
     viewer.page.screenshot(path=clinic.pictures / "ohif-keys.png")

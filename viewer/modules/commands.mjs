@@ -1,9 +1,9 @@
 // Commands that the toolbar's buttons and the keys run.
 
 import { openCase } from './case.mjs';
-import { notify, run, tools, viewport, viewportIds } from './context.mjs';
+import { notify, run, services, tools, viewport, viewportIds } from './context.mjs';
 import { element } from './dom.mjs';
-import { interpolate } from './edits.mjs';
+import { copySlice, fillHoles, interpolate, smooth } from './edits.mjs';
 import { hotkeys } from './hotkeys.mjs';
 
 let isFilled = true;
@@ -28,13 +28,26 @@ function organnetNextOrgan({ step }) {
   /** @type {HTMLElement | null} */ (next?.querySelector('.organnet-organ'))?.click();
 }
 
-/** Fill the slices between drawn ones of the chosen organ. */
-function organnetInterpolate() {
+/**
+ * Run a change of the chosen organ, and say how many slices it changed.
+ * @param {(labelmap: import('./labelmap.mjs').Labelmap) => number} change
+ */
+function edit(change) {
   const labelmap = openCase()?.labelmap;
   if (labelmap) {
-    const count = interpolate(labelmap);
-    notify(count ? `Filled: ${count} ${count === 1 ? 'slice' : 'slices'}.` : 'There is no empty slice between drawn ones.', count ? 'success' : 'info');
+    const count = change(labelmap);
+    notify(count ? `Changed: ${count} ${count === 1 ? 'slice' : 'slices'}.` : 'There is nothing to change.', count ? 'success' : 'info');
   }
+}
+
+const organnetInterpolate = () => edit(interpolate);
+const organnetFillHoles = () => edit(fillHoles);
+const organnetSmooth = () => edit(smooth);
+
+/** @param {{ towardsHead: number }} options */
+function organnetCopySlice({ towardsHead }) {
+  const { activeViewportId } = services().viewportGridService.getState();
+  edit(labelmap => copySlice(labelmap, [...viewport(activeViewportId).getCamera().focalPoint], towardsHead));
 }
 
 /** Show or hide the list of keys. */
@@ -53,6 +66,15 @@ function organnetKeys() {
 
 export const commandsModule = {
   defaultContext: 'CORNERSTONE',
-  definitions: { organnetOutline, organnetWindow, organnetNextOrgan, organnetInterpolate, organnetKeys },
+  definitions: {
+    organnetOutline,
+    organnetWindow,
+    organnetNextOrgan,
+    organnetInterpolate,
+    organnetFillHoles,
+    organnetSmooth,
+    organnetCopySlice,
+    organnetKeys,
+  },
 };
 

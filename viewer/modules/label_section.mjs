@@ -15,16 +15,49 @@ export function labelSection(session) {
   const about = line('case');
   const submitButton = button('submit', 'Submit label', 'Submit the contours as the final label of this case', () => submit(session));
   const loadButton = button('load', 'Load submitted label', 'Show the submitted label, to review or correct it', () => load(session));
+  const send = button('send', 'Send RTSTRUCT to the PACS', 'Store the submitted label in the PACS as RTSTRUCT, now', () => sendToPacs(session));
+  const downloads = /** @type {const} */ (['rtstruct', 'seg']).map(format => download(session, format));
+  const exports = element('div', { class: 'organnet-row organnet-exports', hidden: true }, send, ...downloads);
   loadButton.hidden = true;
   session.on('message', ({ text, isGood }) => {
     outcome.classList.toggle('organnet-refused', !isGood);
     setText(outcome, text);
   });
   session.on('status', () => {
-    loadButton.hidden = !session.label;
+    loadButton.hidden = exports.hidden = !session.label;
     setText(about, session.label ? caseLine(session.label) : 'This case has no label yet');
   });
-  return section('Label', element('div', { class: 'organnet-row' }, submitButton, loadButton), outcome, about);
+  return section('Label', element('div', { class: 'organnet-row' }, submitButton, loadButton), outcome, about, exports);
+}
+
+/** @param {Session} session */
+async function sendToPacs(session) {
+  try {
+    await server.sendToPacs(openCase()?.series ?? '', 'rtstruct');
+    session.say('The RTSTRUCT is in the PACS.', true);
+  } catch (error) {
+    session.say(`Not sent: ${/** @type {Error} */ (error).message}`, false);
+  }
+}
+
+/**
+ * A button that downloads the submitted label, and says why if that fails.
+ * @param {Session} session
+ * @param {'rtstruct' | 'seg'} format
+ */
+function download(session, format) {
+  const name = format === 'seg' ? 'DICOM SEG' : 'RTSTRUCT';
+  return button(`download-${format}`, `Download ${name}`, `Save the submitted label as ${name}`, async () => {
+    try {
+      const answer = await server.ask(server.exportAddress(openCase()?.series ?? '', format));
+      const [, fileName] = answer.headers.get('Content-Disposition')?.match(/filename="([^"]+)"/) ?? ['', `${format}.dcm`];
+      const address = URL.createObjectURL(await answer.blob());
+      element('a', { href: address, download: fileName }).click();
+      URL.revokeObjectURL(address);
+    } catch (error) {
+      session.say(`Not downloaded: ${/** @type {Error} */ (error).message}`, false);
+    }
+  });
 }
 
 /** @param {any} label */

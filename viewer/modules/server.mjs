@@ -120,6 +120,17 @@ export const submittedLabel = async series =>
   (await ask(`/organnet/export/${id(series)}?format=nrrd`)).arrayBuffer();
 
 /**
+ * @param {string} series
+ * @param {'rtstruct' | 'seg'} format
+ * @returns {string} Address of the submitted label as a DICOM object.
+ */
+export const exportAddress = (series, format) => `/organnet/export/${id(series)}?format=${format}`;
+
+/** @param {string} series @param {'rtstruct' | 'seg'} format Store the submitted label in the PACS now. */
+export const sendToPacs = (series, format) =>
+  json(`/organnet/export/${id(series)}/pacs?format=${format}`, { method: 'POST' });
+
+/**
  * Submit a label of a series.
  * @param {string} series
  * @param {Blob} file

@@ -27,6 +27,9 @@ const contouring = [
   action('Smaller', 'Minus', 'Smaller brush', 'Smaller brush ([)', 'decreaseBrushSize'),
   action('Larger', 'Plus', 'Larger brush', 'Larger brush (])', 'increaseBrushSize'),
   action('Interpolate', 'actions-interpolate', 'Interpolate', 'Fill the slices between drawn ones (I)', 'organnetInterpolate'),
+  action('FillHoles', 'FillOnly', 'Fill holes', 'Fill the holes of the organ (H)', 'organnetFillHoles'),
+  action('Smooth', 'ActionsSmooth', 'Smooth', 'Smooth the organ (G)', 'organnetSmooth'),
+  action('CopySlice', 'Copy', 'Copy from above', 'Copy the organ from the slice above (C)', { commandName: 'organnetCopySlice', commandOptions: { towardsHead: 1 } }),
   action('Outline', 'FillAndOutline', 'Outline', 'Outline only, or filled (O)', 'organnetOutline'),
 ];
 

@@ -137,13 +137,20 @@ async def pass_on(request: Request, service: str, path: str) -> Response:
 async def send(request: httpx.Request) -> httpx.Response:
     """Return the PACS's answer with an unread body.
 
+    A PACS closes connections that are idle for a while; a GET on such a connection is sent again.
+
     Raises:
         PacsError: If there is no answer, the credentials are refused, or it is an error or a redirect.
     """
     user, password = pacs_login()
     login = httpx.BasicAuth(user, password) if user else None
     try:
-        answer = await client().send(request, auth=login, stream=True)
+        try:
+            answer = await client().send(request, auth=login, stream=True)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            if request.method != "GET":
+                raise
+            answer = await client().send(request, auth=login, stream=True)
     except httpx.TimeoutException as error:
         raise PacsError(
             f"the PACS at {base_address()} does not answer in time; check its load, and try again"
