@@ -324,67 +324,102 @@ def test_a_run_is_cancelled_on_the_server_too(clinic: Clinic, viewer: Viewer) ->
     viewer.run_model()
 
 
-@pytest.mark.campaign
-def test_contours_are_drawn_with_every_tool_and_undone(clinic: Clinic, viewer: Viewer) -> None:
+def gained(viewer: Viewer, organ: int, draw: Callable[[], object]) -> int:
+    """Draw, and return how many voxels an organ gained; undo must reverse it, and redo repeat it."""
+    before = viewer.voxels()
+    draw()
+    after = viewer.voxels()
+    others = [{v: n for v, n in one.items() if v not in (0, organ)} for one in (before, after)]
+    assert others[0] == others[1], "other organs are protected"
+    viewer.press("Control+z")
+    viewer.wait_for_voxels(before)
+    viewer.press("Control+y")
+    viewer.wait_for_voxels(after)
+    return after[organ] - before[organ]
+
+
+@pytest.fixture
+def parotid(clinic: Clinic, viewer: Viewer) -> tuple[int, float, float]:
+    """Choose an organ of a contoured patient; return its value, and the middle of the axial view."""
     viewer.open_study(clinic.study(LATER))
     viewer.run_model()
-    predicted = viewer.voxels()
-    organ, other = LABELS["Parotid_L"], LABELS["Larynx"]
     viewer.choose_organ("Parotid_L")
     _, _, width, height = viewer.box(AXIAL)
-    x, y = width / 2, height / 2
+    return LABELS["Parotid_L"], width / 2, height / 2
+
+
+@pytest.mark.campaign
+def test_contours_are_drawn_with_every_tool_and_undone(
+    clinic: Clinic, viewer: Viewer, parotid: tuple[int, float, float]
+) -> None:
+    organ, x, y = parotid
     square = [(x, y), (x + 80, y), (x + 80, y + 80), (x, y + 80)]
+    quadrangle = [(x, y - 120), (x + 90, y - 120), (x + 90, y - 50), (x, y - 50)]
 
-    def change(draw: Callable[[], None]) -> int:
-        """Draw, and return how many voxels the organ gained; undo and redo must reverse and repeat it."""
-        before = viewer.voxels()
-        draw()
-        after = viewer.voxels()
-        assert {v: n for v, n in after.items() if v not in (0, organ)} == {
-            v: n for v, n in before.items() if v not in (0, organ)
-        }, "other organs are protected"
-        viewer.press("Control+z")
-        viewer.wait_for_voxels(before)
-        viewer.press("Control+y")
-        viewer.wait_for_voxels(after)
-        return after[organ] - before[organ]
+    def erase() -> None:
+        viewer.press("e")
+        viewer.drag(AXIAL, [(x, y), (x + 60, y)])
 
-    def with_key(key: str, draw: Callable[[], None]) -> Callable[[], None]:
-        def pressed() -> None:
-            viewer.press(key)
-            draw()
+    def draw_freehand() -> None:
+        viewer.press("f")
+        viewer.drag(AXIAL, [*square, (x, y + 2)])
 
-        return pressed
+    def draw_spline() -> None:
+        viewer.press("s")
+        viewer.click(AXIAL, [*quadrangle, quadrangle[0]])
 
-    assert change(lambda: viewer.paint(AXIAL, (x, y), (x + 60, y))) > 0
-    assert change(with_key("e", lambda: viewer.drag(AXIAL, [(x, y), (x + 60, y)]))) < 0
-    assert change(with_key("f", lambda: viewer.drag(AXIAL, [*square, (x, y + 2)]))) > 0
-    assert change(with_key("s", lambda: viewer.click(AXIAL, [(x, y - 120), (x + 90, y - 120), (x + 90, y - 50),
-                                                             (x, y - 50), (x, y - 120)]))) > 0  # fmt: skip
+    assert gained(viewer, organ, lambda: viewer.paint(AXIAL, (x, y), (x + 60, y))) > 0
+    assert gained(viewer, organ, erase) < 0
+    assert gained(viewer, organ, draw_freehand) > 0
+    assert gained(viewer, organ, draw_spline) > 0
     viewer.page.screenshot(path=clinic.pictures / "ohif-contouring.png")
-
-    assert viewer.voxels()[other] == predicted[other]
-
-    # Above all of the organ: a stroke, and four slices further another one.
-    viewer.press("2")
-    for _ in range(20):
-        viewer.press("ArrowUp")
-    drawn = viewer.voxels()
-    viewer.paint(AXIAL, (x, y), (x + 60, y))
-    one = viewer.voxels()[organ] - drawn[organ]
-    for _ in range(4):
-        viewer.press("ArrowUp")
-    viewer.paint(AXIAL, (x, y), (x + 60, y))
-    assert change(lambda: viewer.press("i")) >= 3 * one
-    viewer.press("ArrowUp")
-    stroked = viewer.voxels()[organ]
-    viewer.press("c")
-    viewer.press("x")
-    assert viewer.voxels()[organ] == stroked + one, "one of the neighbours has the stroke"
-    assert change(lambda: viewer.press("g")) != 0
     viewer.press("?")
     viewer.page.get_by_role("dialog", name="Keys").wait_for()
     viewer.page.screenshot(path=clinic.pictures / "ohif-keys.png")
+
+
+@pytest.mark.campaign
+def test_slices_are_filled_copied_and_smoothed(
+    viewer: Viewer, parotid: tuple[int, float, float]
+) -> None:
+    organ, x, y = parotid
+
+    def paint() -> None:
+        viewer.paint(AXIAL, (x, y), (x + 60, y))
+
+    # A stroke far from the organ, and another one four slices further.
+    for _ in range(20):
+        viewer.press("ArrowUp")
+    paint()
+    for _ in range(4):
+        viewer.press("ArrowUp")
+    one = gained(viewer, organ, paint)
+    assert gained(viewer, organ, lambda: viewer.press("i")) > 2 * one
+    viewer.press("ArrowUp")
+    before = viewer.voxels()[organ]
+    viewer.press("c")
+    viewer.press("x")
+    assert viewer.voxels()[organ] == before + one, "one of the two neighbours has the stroke"
+    assert gained(viewer, organ, lambda: viewer.press("g")) != 0
+
+
+@pytest.mark.campaign
+def test_unsubmitted_contours_survive_the_end_of_the_page(
+    clinic: Clinic, viewer: Viewer, parotid: tuple[int, float, float]
+) -> None:
+    organ, x, y = parotid
+    viewer.paint(AXIAL, (x, y), (x + 60, y))
+    drawn = viewer.voxels()
+    kept = """async () => (await import('/ohif/organnet/modules/drafts.mjs')).draftOf(
+      window.services.segmentationService.getSegmentations()[0].segmentationId.slice('organnet-'.length)
+    ).then(Boolean)"""
+    assert becomes_true(lambda: bool(viewer.page.evaluate(kept)))
+    viewer.open_study(clinic.study(LATER))
+    assert set(viewer.voxels()) == {0}
+    viewer.page.get_by_role("button", name="Restore").click()
+    viewer.wait_for("outcome", "The contours are restored")
+    assert viewer.voxels() == drawn
+    assert drawn[organ] > 0
 
 
 @pytest.mark.campaign

@@ -89,6 +89,7 @@ async function submit(session) {
     };
     const stored = await server.submit(target.series, await writeNrrd(target.labelmap.volume()), params);
     target.saved = sent;
+    session.emit('submitted');
     session.say(outcomeOf(stored), true);
   } catch (error) {
     session.say(`Not submitted: ${/** @type {Error} */ (error).message}`, false);

@@ -1,6 +1,7 @@
 // The panel beside the images: a custom element, which OHIF shows without knowing what is in it.
 
 import { element } from './dom.mjs';
+import { draftSection } from './draft_section.mjs';
 import { labelSection } from './label_section.mjs';
 import { nextSection } from './next_section.mjs';
 import { organList } from './organ_list.mjs';
@@ -17,7 +18,7 @@ class Panel extends HTMLElement {
   connectedCallback() {
     const session = new Session();
     this.#session = session;
-    const parts = [runSection, organList, labelSection, nextSection, trainingSection];
+    const parts = [draftSection, runSection, organList, labelSection, nextSection, trainingSection];
     this.replaceChildren(element('div', { class: 'organnet-box' }, ...parts.map(part => part(session))));
     session.start().catch(error => {
       console.error(error);

@@ -5,7 +5,7 @@ import { services } from './context.mjs';
 import * as server from './server.mjs';
 
 /** @typedef {import('./labelmap.mjs').Organ} Organ */
-/** @typedef {'connected' | 'case' | 'contours' | 'status' | 'message'} Name */
+/** @typedef {'connected' | 'case' | 'contours' | 'submitted' | 'status' | 'message'} Name */
 
 const POLL_MS = 4000;
 const WAIT_MS = 200;
