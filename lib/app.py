@@ -26,7 +26,7 @@ from lib.config import CLICKS_TASK, SCRIBBLES_TASK, TASK_NAME, AppConfig
 from lib.datastores.dicomweb import DicomWebStore, open_pacs
 from lib.datastores.local import FolderStore
 from lib.datastores.places import places_of
-from lib.errors import DatastoreError, OrganNetError
+from lib.errors import ConfigError, DatastoreError, OrganNetError
 from lib.inference.backend_choice import TEST_SCANS, BackendChoice
 from lib.inference.prediction_records import PredictionRecords
 from lib.isolation.reader_pool import readers
@@ -46,6 +46,9 @@ from lib.monailabel_tasks.prompt_tasks import ClicksTask, ScribblesTask
 from lib.monailabel_tasks.sessions import ScanSessions
 from lib.monailabel_tasks.strategies import strategies
 from lib.monailabel_tasks.train_task import OrganNetTrainTask
+from lib.pacs.folder_series import FolderPacs
+from lib.pacs.orthanc import find_orthanc
+from lib.pacs_sync.dicom_labels import DicomImporter
 from lib.pacs_sync.sync import PacsSync
 from lib.prompts.service import PromptService
 from lib.retrain.service import RetrainingService
@@ -88,6 +91,8 @@ class OrganNetApp(MONAILabelApp):
     retraining: RetrainingService
     active_learning: ActiveLearningService
     pacs_sync: PacsSync | None = None
+    folder_pacs: FolderPacs | None = None
+    dicom_importer: DicomImporter | None = None
 
     @_ends_start_in_a_sentence
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
@@ -161,7 +166,15 @@ class OrganNetApp(MONAILabelApp):
         )
         if not is_url(self.studies):
             self.store = FolderStore(self.places.labels, dependencies, scans=self.places.scans)
+            if self.config.ohif_folder:
+                find_orthanc()
+                self.folder_pacs = FolderPacs(self.store.dicom_folders, self.state)
+                self.dicom_importer = DicomImporter(self.store, self.folder_pacs.image_of)
             return self.store
+        if self.config.ohif_folder:
+            raise ConfigError(
+                "--conf ohif_folder: the studies are in a PACS, from which OHIF reads already; leave it out"
+            )
         pacs = open_pacs(self.studies)
         self.store = store = DicomWebStore(
             self.places.labels,
@@ -178,6 +191,7 @@ class OrganNetApp(MONAILabelApp):
             may_be_sent=self.assignments.is_visible_to_all,
             wanted=self._images_to_fetch,
         )
+        self.dicom_importer = self.pacs_sync.importer
         return store
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -251,6 +265,8 @@ class OrganNetApp(MONAILabelApp):
         at_shutdown(self.assignments.start(self.store).stop)
         if self.pacs_sync is not None:
             at_shutdown(self.pacs_sync.start().stop)
+        if self.folder_pacs is not None:
+            at_shutdown(self.folder_pacs.start().stop)
         self.retraining.scheduler.start()
         at_shutdown(self.retraining.scheduler.stop)
         if self.config.scoring:

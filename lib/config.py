@@ -158,6 +158,8 @@ class AppConfig:
     """Method that combines the readings of a reader study (`lib.assignment.consensus`)."""
     infer_queue: Annotated[int, Field(ge=1, le=32)] = 16
     """Largest number of inference requests at once, of which one computes; more are answered 503."""
+    ohif_folder: bool = False
+    """Whether OHIF opens the DICOM series of a studies folder; an Orthanc of this server has a copy of them."""
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     """Settings of retraining; each is a key of its own."""
 

@@ -97,6 +97,18 @@ class DicomWebStore(FolderStore):
             self.catalog.refuse(image_id, str(error))
             raise
 
+    def image_of_series(self, series_uid: str) -> str | None:
+        """Return the image id of a series, which is its UID; None if it is no image of this store.
+
+        Raises:
+            PacsError: If the series was not checked yet and the PACS does not answer.
+        """
+        try:
+            self.catalog.require(series_uid)
+        except (DatastoreError, ScanError):
+            return None
+        return series_uid
+
     def available_images(self) -> frozenset[str]:
         """Return the images that are cached."""
         return self.cache.cached()

@@ -185,6 +185,16 @@ class FolderStore(LocalDatastore):
         path = self.image_location(image_id)
         return path if self._studies.is_readable(path) else self.image_location(image_id)
 
+    def dicom_folders(self) -> dict[str, Path]:
+        """Return image id -> folder, of the images that are DICOM series."""
+        snapshot = self._index.snapshot()
+        folders = {
+            image_id: self._index.path_in(snapshot, image_id)
+            for image_id, entry in snapshot.images.items()
+            if not entry.image.suffix
+        }
+        return {image_id: folder for image_id, folder in folders.items() if folder is not None}
+
     def available_images(self) -> Collection[str] | None:
         """Return the images that can be read without fetching them first; None if all can."""
         return None

@@ -147,6 +147,7 @@ class FolderPacs:
         found.start()
         self._orthanc = found
         self._series = self._read_index(found.all_series())
+        self._remove_unknown(found)
         logger.info("Orthanc holds %d series of the studies folder for OHIF", len(self._series))
         return found
 
@@ -167,6 +168,8 @@ class FolderPacs:
                 raise
             logger.warning("%s: not shown by OHIF: %s", image_id, error)
             self._refused[image_id] = (state, str(error))
+            # The files can be removed while they are sent: Orthanc has some of the slices then.
+            self._remove_unknown(orthanc)
             return
         series = FolderSeries(
             study_uid=str(headers[0].StudyInstanceUID),
@@ -177,18 +180,20 @@ class FolderPacs:
         self._series[image_id] = series
         self._write_index()
 
+    def _remove_unknown(self, orthanc: Orthanc) -> None:
+        """Remove the series that belong to no image, such as one of which only a part was sent."""
+        known = {series.orthanc_id for series in self._series.values()}
+        for orthanc_id in orthanc.all_series() - known:
+            orthanc.remove_series(orthanc_id)
+
     def _read_index(self, present: set[str]) -> dict[str, FolderSeries]:
-        """Return the series of the last run that Orthanc still holds; others in it are removed."""
+        """Return the series of the last run that Orthanc still holds."""
         try:
             stored = json.loads((self._folder / _INDEX).read_text(encoding="utf-8"))
             found = {image_id: FolderSeries(**values) for image_id, values in stored.items()}
         except (OSError, ValueError, TypeError, AttributeError):
-            found = {}
-        found = {i: series for i, series in found.items() if series.orthanc_id in present}
-        for unknown in present - {series.orthanc_id for series in found.values()}:
-            if self._orthanc is not None:
-                self._orthanc.remove_series(unknown)
-        return found
+            return {}
+        return {i: series for i, series in found.items() if series.orthanc_id in present}
 
     def _write_index(self) -> None:
         write_json(self._folder / _INDEX, {i: asdict(series) for i, series in self._series.items()})

@@ -1,6 +1,6 @@
 """Labels as DICOM SEG and RTSTRUCT: provenance of exported objects, and import of objects as labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import DA, TM
 
-from lib.datastores.dicomweb import DicomWebStore
+from lib.datastores.local import FolderStore
 from lib.dicom.object_attributes import (
     ObjectProvenance,
     derived_uid,
@@ -19,7 +19,7 @@ from lib.dicom.object_attributes import (
 from lib.dicom.objects import MODALITIES, Kind, read_object
 from lib.dicom.rtstruct_rois import roi_names
 from lib.dicom.structures import StructureSet, label_from_structures, match_organs
-from lib.errors import DatastoreError, LabelError, ScanError
+from lib.errors import LabelError, ScanError
 from lib.imaging.dicom_files import PARSING_ERRORS, read_dicom
 from lib.imaging.dicom_series import read_headers
 from lib.imaging.geometry import Grid
@@ -66,7 +66,9 @@ def provenance_of(version: LabelVersion, kind: Kind, series_uid: str) -> ObjectP
 class DicomImporter:
     """Makes label versions from DICOM objects."""
 
-    store: DicomWebStore
+    store: FolderStore
+    image_of_series: Callable[[str], str | None]
+    """SeriesInstanceUID -> image of the store; None if it has no such image."""
     _locks: KeyedLock = field(default_factory=KeyedLock, init=False)
 
     def import_submitted(self, file: Path, *, author: str, client: str) -> LabelVersion | None:
@@ -196,13 +198,8 @@ class DicomImporter:
         Raises:
             PacsError: If that image was not checked yet and the PACS does not answer.
         """
-        for uid in sorted(referenced_series(header)):
-            try:
-                self.store.catalog.require(uid)
-            except (DatastoreError, ScanError):
-                continue
-            return uid
-        return None
+        images = map(self.image_of_series, sorted(referenced_series(header)))
+        return next((image_id for image_id in images if image_id is not None), None)
 
 
 def read_header(file: Path) -> Dataset:

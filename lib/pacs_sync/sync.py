@@ -58,7 +58,7 @@ class PacsSync:
         self._store = store
         self._pacs = pacs
         self._wanted = wanted
-        self.importer = DicomImporter(store)
+        self.importer = DicomImporter(store, store.image_of_series)
         self.deliveries = DeliveryRecords(database, pacs.url)
         self.objects = ObjectRecords(database)
         self.outbox = Outbox(

@@ -44,7 +44,12 @@ def runs_here(request: Request) -> bool:
 
 def image_info(request: Request, image_id: str) -> dict[str, Any]:
     """Return the information about an image; a client on another machine is not told its path."""
-    info = get_app().store.get_image_info(image_id)
+    app = get_app()
+    info = app.store.get_image_info(image_id)
+    series = None if app.folder_pacs is None else app.folder_pacs.series_of(image_id)
+    if series is not None:
+        # As with a PACS: a viewer opens the image by these.
+        info |= {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.series_uid}
     return info if runs_here(request) else {k: v for k, v in info.items() if k != "path"}
 
 

@@ -23,6 +23,7 @@ from lib.server import (
     prediction_routes,
     prompt_routes,
     responses,
+    series_routes,
     session_routes,
     status_routes,
     training_routes,
@@ -31,6 +32,7 @@ from lib.server.dicomweb import proxy_routes, stow_routes
 from lib.server.middleware import AccessGuard, BodyLimit, RequestForm
 from lib.server.ohif import viewer_routes
 from lib.server.slow_connections import close_slow_connections
+from lib.storage.database import is_url
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ ROUTERS = (
     label_routes.router,
     prediction_routes.router,
     prompt_routes.router,
+    series_routes.router,
     session_routes.router,
     training_routes.router,
     status_routes.router,
@@ -72,7 +75,7 @@ def install(config: AppConfig) -> None:
             TESTED_WITH,
         )
     app: FastAPI = sys.modules["monailabel.app"].app
-    _replace_routes(app)
+    _replace_routes(app, has_viewer=config.ohif_folder)
     responses.install_error_handlers(app)
     _add_access_rules(app, config)
     close_slow_connections()
@@ -80,9 +83,9 @@ def install(config: AppConfig) -> None:
     app.middleware_stack = app.build_middleware_stack()
 
 
-def _replace_routes(app: FastAPI) -> None:
+def _replace_routes(app: FastAPI, *, has_viewer: bool) -> None:
     unwanted = [getattr(endpoints, module).router for module in (*REPLACED, *REMOVED)]
-    has_pacs = str(settings.MONAI_LABEL_STUDIES).startswith(("http://", "https://"))
+    has_viewer = has_viewer or is_url(str(settings.MONAI_LABEL_STUDIES))
     app.router.routes[:] = [
         route
         for route in app.router.routes
@@ -90,7 +93,7 @@ def _replace_routes(app: FastAPI) -> None:
         if getattr(route, "path", None) != "/reload"
         and not any(getattr(route, "original_router", None) is router for router in unwanted)
     ]
-    for router in (*ROUTERS, *(ROUTERS_WITH_PACS if has_pacs else ROUTERS_WITHOUT_PACS)):
+    for router in (*ROUTERS, *(ROUTERS_WITH_PACS if has_viewer else ROUTERS_WITHOUT_PACS)):
         app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
 
 

@@ -23,6 +23,8 @@ from lib.models.model_history import ModelHistory
 from lib.models.promotion import Promoter
 from lib.models.registry import Registry
 from lib.models.served_model import ServedModel
+from lib.pacs.folder_series import FolderPacs
+from lib.pacs_sync.dicom_labels import DicomImporter
 from lib.pacs_sync.sync import PacsSync
 from lib.prompts.service import PromptService
 from lib.retrain.service import RetrainingService
@@ -62,6 +64,8 @@ class RunningApp(Protocol):
     assignments: Assignments
     store: FolderStore
     pacs_sync: PacsSync | None
+    folder_pacs: FolderPacs | None
+    dicom_importer: DicomImporter | None
     retraining: RetrainingService
     active_learning: ActiveLearningService
 

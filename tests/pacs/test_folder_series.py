@@ -114,6 +114,24 @@ def test_what_ohif_cannot_show_is_told(studies: Path, pacs: FolderPacs) -> None:
     assert pacs.series_of("b") is not None
 
 
+def test_slices_of_a_series_that_could_not_be_sent_as_a_whole_are_removed(
+    studies: Path, pacs: FolderPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ct_series(make_ct(), studies / "one", patient_id="one")
+    last = sorted((studies / "one").iterdir())[-1]
+    read_bytes = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        if path == last:
+            raise FileNotFoundError(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    update(pacs)
+    assert set(pacs.refused()) == {"one"}
+    assert listed(pacs) == {}
+
+
 def test_only_this_machine_with_the_password_is_answered(studies: Path, pacs: FolderPacs) -> None:
     studies.mkdir()
     update(pacs)

@@ -15,9 +15,9 @@ from fastapi.responses import StreamingResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 
-from lib.datastores.dicomweb import pacs_login
 from lib.errors import DatastoreError, PacsError
 from lib.server.access import USER
+from lib.server.dicomweb.source import source
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +93,9 @@ def address(service: str, path: str) -> str:
     """Return the PACS's address of a path; `service` is `wado`, `qido`, `stow`, or empty for none."""
     # OHIF requests metadata under its search address.
     is_metadata = service == "qido" and path.endswith("metadata")
-    prefixes = {
-        "wado": settings.MONAI_LABEL_WADO_PREFIX,
-        "qido": settings.MONAI_LABEL_QIDO_PREFIX,
-        "stow": settings.MONAI_LABEL_STOW_PREFIX,
-    }
-    prefix = (prefixes.get("wado" if is_metadata else service) or "").strip("/")
-    return "/".join(part for part in (base_address(), prefix, path) if part)
-
-
-def base_address() -> str:
-    """Return the PACS's DICOMweb address without a trailing slash."""
-    return str(settings.MONAI_LABEL_STUDIES).rstrip("/")
+    target = source()
+    prefix = target.prefixes.get("wado" if is_metadata else service, "").strip("/")
+    return "/".join(part for part in (target.url, prefix, path) if part)
 
 
 async def pass_on(request: Request, service: str, path: str) -> Response:
@@ -130,7 +121,7 @@ async def pass_on(request: Request, service: str, path: str) -> Response:
     chunks = _chunks(answer)
     if is_json:
         own_address = f"{settings.MONAI_LABEL_API_STR}/proxy/dicom/wado"
-        chunks = replaced(chunks, base_address().encode(), own_address.encode())
+        chunks = replaced(chunks, source().url.encode(), own_address.encode())
     return StreamingResponse(chunks, answer.status_code, headers=response_headers)
 
 
@@ -142,8 +133,8 @@ async def send(request: httpx.Request) -> httpx.Response:
     Raises:
         PacsError: If there is no answer, the credentials are refused, or it is an error or a redirect.
     """
-    user, password = pacs_login()
-    login = httpx.BasicAuth(user, password) if user else None
+    target = source()
+    login = httpx.BasicAuth(*target.login) if target.login else None
     try:
         try:
             answer = await client().send(request, auth=login, stream=True)
@@ -153,17 +144,17 @@ async def send(request: httpx.Request) -> httpx.Response:
             answer = await client().send(request, auth=login, stream=True)
     except httpx.TimeoutException as error:
         raise PacsError(
-            f"the PACS at {base_address()} does not answer in time; check its load, and try again"
+            f"the PACS at {target.url} does not answer in time; check its load, and try again"
         ) from error
     except httpx.HTTPError as error:
         raise PacsError(
-            f"the PACS at {base_address()} cannot be reached ({type(error).__name__}); start it, or start this "
+            f"the PACS at {target.url} cannot be reached ({type(error).__name__}); start it, or start this "
             "server with the correct --studies address"
         ) from error
     problem = _problem(answer.status_code, answer.headers)
     if problem is not None:
         await answer.aclose()
-        raise PacsError(f"the PACS at {base_address()} {problem}")
+        raise PacsError(f"the PACS at {target.url} {problem}")
     return answer
 
 

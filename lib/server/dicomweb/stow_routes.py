@@ -153,10 +153,10 @@ def _submit(path: Path, *, author: str, client: str) -> LabelVersion | None:
     """
     if path.stat().st_size > MAX_LABEL_BYTES:
         raise LabelError(f"the object exceeds the limit of {MAX_LABEL_BYTES // 2**20} MiB")
-    sync = get_app().pacs_sync
-    if sync is None:
+    importer = get_app().dicom_importer
+    if importer is None:
         return None
-    return sync.importer.import_submitted(path, author=author, client=client)
+    return importer.import_submitted(path, author=author, client=client)
 
 
 def _comment(version: LabelVersion) -> str:
@@ -185,8 +185,14 @@ async def _send_to_pacs(objects: Mapping[Path, ObjectId], study_uid: str) -> lis
     """Send the files of objects to the PACS in one request, and return the result of each.
 
     Raises:
-        PacsError: If the PACS does not answer, fails, or answers something else.
+        PacsError: If the PACS does not answer, fails, or answers something else; always if the studies are in a
+            folder.
     """
+    if get_app().folder_pacs is not None:
+        raise PacsError(
+            "this server's studies are in a folder: only a SEG or RTSTRUCT with its organs, drawn on one of "
+            "its scans, is stored here, as a label; store other objects with the program that they came from"
+        )
     boundary = uuid.uuid4().hex
     heads = [f"\r\n--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()] * len(objects)
     tail = f"\r\n--{boundary}--\r\n".encode()

@@ -166,5 +166,6 @@ def no_viewer(_user: User = USER) -> Response:
     raise HTTPException(
         404,
         "OHIF reads from a DICOMweb server, but this server's studies are in a folder: start it with "
-        "--studies http://HOST:PORT/dicom-web, or use 3D Slicer",
+        "`--conf ohif_folder on` if they are DICOM series, or with --studies http://HOST:PORT/dicom-web, or "
+        "use 3D Slicer",
     )
