@@ -78,7 +78,8 @@ def test_the_viewer_finds_and_reads_the_series(clinic: Clinic) -> None:
     metadata = clinic.get(f"/proxy/dicom/wado/studies/{study_uid}/series/{clinic.uid}/metadata")
     assert len(metadata) == 24
     assert "127.0.0.1" not in str(study), "addresses are those of this server's proxy"
-    assert clinic.get("/ohif/organnet/organs.json"), "a file of the viewer"
+    # 503 where OHIF is not installed; 404 would say that it needs a PACS.
+    assert clinic.server.ask("GET", "/ohif/").status_code in (200, 503)
 
 
 def test_a_client_is_told_which_study_to_open(clinic: Clinic) -> None:
