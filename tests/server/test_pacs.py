@@ -85,6 +85,17 @@ def test_series_that_cannot_be_contoured_are_listed_with_the_reason(clinic: Clin
     assert "1 slice missing" in answer.json()["detail"]
 
 
+def test_the_image_of_a_series_is_its_uid(clinic: Clinic) -> None:
+    (one, two) = clinic.images
+    found = clinic.server.ask("GET", f"/organnet/series/{one}").json()
+    assert (found["image"], found["series_uid"]) == (one, one)
+    listed = clinic.server.ask("GET", "/organnet/series").json()
+    assert found in listed["series"]
+    assert {series["image"] for series in listed["series"]} == {one, two}
+    assert listed["volume_files"] == []
+    assert clinic.server.ask("GET", f"/organnet/series/{clinic.broken}").status_code == 404
+
+
 def test_contours_lie_on_the_series_own_voxels(clinic: Clinic, tmp_path: Path) -> None:
     (uid, _) = clinic.images
     answer = clinic.server.ask("POST", f"/infer/organnet25d?image={uid}&output=all")

@@ -2,16 +2,19 @@
 
 import { services, viewport } from './context.mjs';
 import { Labelmap } from './labelmap.mjs';
+import * as server from './server.mjs';
 
 /** @typedef {import('./labelmap.mjs').Organ} Organ */
 
 export const DISCARD_QUESTION = 'Your changes are not submitted and will be lost. Continue?';
 
 export class Case {
-  /** @param {any} displaySet @param {Organ[]} organs */
-  constructor(displaySet, organs) {
+  /** @param {any} displaySet @param {Organ[]} organs @param {string} image The server's id of the series. */
+  constructor(displaySet, organs, image) {
+    /** The server's id of the series: its UID with a PACS, the name of its folder with a studies folder. */
+    this.series = image;
     /** @type {string} */
-    this.series = displaySet.SeriesInstanceUID;
+    this.seriesUid = displaySet.SeriesInstanceUID;
     /** @type {string} */
     this.study = displaySet.StudyInstanceUID;
     this.labelmap = new Labelmap(displaySet, organs);
@@ -79,12 +82,12 @@ export async function openShownSeries(organs) {
   if (displaySet?.Modality !== 'CT' || !viewport(activeViewportId)?.getImageData?.()) {
     return undefined;
   }
-  if (current?.series === displaySet.SeriesInstanceUID) {
+  if (current?.seriesUid === displaySet.SeriesInstanceUID) {
     // The panel was closed and opened again.
     await current?.labelmap.show();
     return current;
   }
-  const opened = new Case(displaySet, organs);
+  const opened = new Case(displaySet, organs, await server.imageOf(displaySet.SeriesInstanceUID));
   await opened.open();
   current = opened;
   return opened;

@@ -87,6 +87,13 @@ export const queue = job => json(`/organnet/inference?job=${id(job)}`);
 /** @param {string} job */
 export const cancel = job => json(`/organnet/inference/${id(job)}`, { method: 'DELETE' });
 
+/** @param {string} uid SeriesInstanceUID @returns {Promise<string>} The server's id of the series, or else the UID. */
+export const imageOf = uid =>
+  json(`/organnet/series/${id(uid)}`).then(
+    found => found.image,
+    () => uid
+  );
+
 /**
  * Have a model contour a series.
  * @param {string} model
