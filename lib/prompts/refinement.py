@@ -21,7 +21,7 @@ from scipy.sparse.linalg import cg
 from lib.imaging.quantities import FloatArray, MaskArray, SpacingMm
 from lib.inference.resampling import Box
 
-MAX_RADIUS_MM = 15.0
+MAX_RADIUS_MM = 10.0
 """Largest radius of the ball of seeds about a click; a larger error takes a further click."""
 MISSING_RADIUS_MM = 5.0
 """Radius of the ball about a click where no contour is near: the size of a missing organ is unknown."""

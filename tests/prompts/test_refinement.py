@@ -72,9 +72,9 @@ def test_nothing_changes_outside_the_box() -> None:
 def test_the_box_reaches_as_far_as_a_prompt_can_and_ends_with_the_scan() -> None:
     voxels = np.array([[10, 100, 100], [12, 100, 100]])
     box = prompt_box(voxels, (200, 200, 200), (1.0, 2.0, 3.0))
-    # 37.5 mm are 38 voxels of 1 mm, 19 of 2 mm and 13 of 3 mm.
-    assert REACH_MM == 37.5
-    assert box == (slice(0, 51), slice(81, 120), slice(87, 114))
+    # 25 mm are 25 voxels of 1 mm, 13 of 2 mm and 9 of 3 mm.
+    assert REACH_MM == 25
+    assert box == (slice(0, 38), slice(87, 114), slice(91, 110))
 
 
 def test_a_click_where_the_contour_agrees_changes_nothing() -> None:

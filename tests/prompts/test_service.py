@@ -110,8 +110,8 @@ def test_only_the_box_is_computed_and_then_kept(
     assert (first.was_kept, second.was_kept) == (False, True)
     assert served.model.network.computed_vox == computed
     np.testing.assert_array_equal(second.mask, first.mask)
-    # The prompt reaches 37.5 mm: 25 voxels of 1.5 mm, 19 of 2 mm, 13 of 3 mm.
-    assert first.box == (slice(35, 86), slice(25, 64), slice(17, 44))
+    # The prompt reaches 25 mm: 17 voxels of 1.5 mm, 13 of 2 mm, 9 of 3 mm.
+    assert first.box == (slice(43, 78), slice(31, 58), slice(21, 40))
 
 
 def test_the_click_is_respected_and_the_rest_of_the_contour_is_the_models(
@@ -121,7 +121,7 @@ def test_the_click_is_respected_and_the_rest_of_the_contour_is_the_models(
     bone = np.zeros(SHAPE, bool)
     bone[50:56, 40:48, 26:34] = True
     before = bone[result.box]
-    assert result.mask[60 - 35, 44 - 25, 30 - 17]
+    assert result.mask[60 - 43, 44 - 31, 30 - 21]
     assert (result.mask & before).sum() == before.sum()
     assert result.changed_vox == (result.mask != before).sum() > 0
 
@@ -155,7 +155,7 @@ def test_a_changed_scan_is_read_again(service: PromptService, scan: Path) -> Non
     result = refined(service, scan, click(60, 44, 30))
     assert not result.was_kept
     # There is no bone any more: the click starts the organ anew.
-    assert not result.mask[50 - 35, 40 - 25, 26 - 17]
+    assert not result.mask[50 - 43, 40 - 31, 26 - 21]
 
 
 def test_other_organs_are_untouched_unless_asked(service: PromptService, scan: Path) -> None:
@@ -167,7 +167,7 @@ def test_other_organs_are_untouched_unless_asked(service: PromptService, scan: P
     overwriting = refined(service, scan, click(57, 44, 30), organ="Brainstem", is_overwriting=True)
     assert (overwriting.mask & bone[overwriting.box]).any()
     clicked_on = refined(service, scan, click(55, 44, 30), organ="Brainstem")
-    assert clicked_on.mask[55 - 30, 44 - 25, 30 - 17]
+    assert clicked_on.mask[55 - 38, 44 - 31, 30 - 21]
     assert (clicked_on.mask & bone[clicked_on.box]).sum() > 1
 
 
@@ -176,9 +176,9 @@ def test_the_drawn_organ_is_corrected_in_place_of_the_models(
 ) -> None:
     drawn = DrawnMask((slice(60, 70), slice(40, 48), slice(26, 34)), np.ones((10, 8, 8), bool))
     result = refined(service, scan, click(72, 44, 30), drawn=drawn)
-    assert not result.mask[50 - 47, 44 - 25, 30 - 17]
-    assert result.mask[60 - 47 : 70 - 47, 40 - 25 : 48 - 25, 26 - 17 : 34 - 17].all()
-    assert result.mask[72 - 47, 44 - 25, 30 - 17]
+    assert not result.mask[55 - 55, 44 - 31, 30 - 21]
+    assert result.mask[60 - 55 : 70 - 55, 40 - 31 : 48 - 31, 26 - 21 : 34 - 21].all()
+    assert result.mask[72 - 55, 44 - 31, 30 - 21]
 
 
 def test_a_run_of_the_whole_scan_is_computed_once(
