@@ -4,7 +4,8 @@
     orthanc/series.json the images whose series Orthanc holds
 
 The folder stays what counts: series are added, replaced and removed as it changes. Orthanc answers this machine
-only, needs a password that is new at each start, and ends with the server.
+only (its port is open on every interface, and refuses other machines), needs a password that is new at each
+start, and ends with the server.
 """
 
 import hashlib
