@@ -368,6 +368,13 @@ def test_contours_are_drawn_with_every_tool_and_undone(
         viewer.press("s")
         viewer.click(AXIAL, [*quadrangle, quadrangle[0]])
 
+    def click() -> None:
+        before = viewer.voxels()
+        viewer.press("p")
+        viewer.click(AXIAL, [(x - 40, y + 60)])
+        assert becomes_true(lambda: viewer.voxels() != before)
+
+    assert gained(viewer, organ, click) > 0
     assert gained(viewer, organ, lambda: viewer.paint(AXIAL, (x, y), (x + 60, y))) > 0
     assert gained(viewer, organ, erase) < 0
     assert gained(viewer, organ, draw_freehand) > 0

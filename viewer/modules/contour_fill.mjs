@@ -1,12 +1,15 @@
-// Freehand and spline contours: a closed contour becomes pixels of the chosen organ, and disappears.
+// What is drawn over the images: a closed contour becomes pixels of the chosen organ, a click is sent to the server, and
+// the drawing disappears.
 
 import { openCase } from './case.mjs';
 import { cornerstone, notify, services, tools } from './context.mjs';
 import { gridOf, indexOf } from './geometry.mjs';
 import * as history from './history.mjs';
 import { pixelsInside } from './polygon.mjs';
+import { correctAt } from './prompts.mjs';
 
-const TOOLS = ['PlanarFreehandROI', 'SplineROI'];
+const CLICK = 'Probe';
+const TOOLS = ['PlanarFreehandROI', 'SplineROI', CLICK];
 const ON_PLANE_VOX = 0.3;
 
 let isCutting = false;
@@ -37,13 +40,17 @@ export function fillDrawnContours() {
 
 /** @param {any} annotation */
 function replaceByPixels(annotation) {
-  const { closed } = annotation.data.contour;
-  const polyline = annotation.data.contour.polyline.map((/** @type {Iterable<number>} */ corner) => [...corner]);
+  const { metadata, data } = annotation;
   tools().annotation.state.removeAnnotation(annotation.annotationUID);
   services().measurementService.remove?.(annotation.annotationUID);
   history.forget(annotation.annotationUID);
-  if (closed && polyline.length > 2) {
-    fill(polyline);
+  const points = (metadata.toolName === CLICK ? data.handles.points : data.contour.polyline).map(
+    (/** @type {Iterable<number>} */ point) => [...point]
+  );
+  if (metadata.toolName === CLICK) {
+    correctAt(points[0], !isCutting);
+  } else if (data.contour.closed && points.length > 2) {
+    fill(points);
   } else {
     notify('The contour is not closed, so nothing was filled.', 'info');
   }

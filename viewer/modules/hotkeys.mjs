@@ -17,6 +17,7 @@ export const hotkeys = [
   tool('t', 'Threshold brush', 'ThresholdCircularBrush'),
   tool('f', 'Freehand contour', 'PlanarFreehandROI'),
   tool('s', 'Spline contour', 'SplineROI'),
+  tool('p', 'Correct by clicks', 'Probe'),
   tool('w', 'Window', 'WindowLevel'),
   on('[', 'Smaller brush', 'decreaseBrushSize'),
   on(']', 'Larger brush', 'increaseBrushSize'),

@@ -70,7 +70,7 @@ export function runSection(session) {
   });
 
   session.on('connected', () => {
-    const names = Object.keys(session.info.models);
+    const names = contouring(session.info.models);
     model.replaceChildren(...names.map(name => element('option', { value: name }, name)));
     model.hidden = names.length < 2;
     deepLabel.hidden = !('deep' in (session.info.models[model.value]?.config ?? {}));
@@ -78,9 +78,12 @@ export function runSection(session) {
     const version = session.info.models[model.value]?.version;
     setText(served, version ? `Model: ${version}` : 'Model: none is active');
   });
-  session.on('case', () => (start.disabled = !session.info?.models || Object.keys(session.info.models).length === 0));
+  session.on('case', () => (start.disabled = contouring(session.info.models).length === 0));
   return section('Model', served, element('div', { class: 'organnet-row' }, model, start, cancel, deepLabel), progress, bar);
 }
+
+/** @param {Record<string, { type: string }>} models @returns {string[]} Those that need no clicks or scribbles. */
+const contouring = models => Object.keys(models).filter(name => models[name].type === 'segmentation');
 
 /**
  * Show the model's contours, unless another case is open by now, or the reader keeps changes made meanwhile.

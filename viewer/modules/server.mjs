@@ -137,6 +137,9 @@ export const exportAddress = (series, format) => `/organnet/export/${id(series)}
 export const sendToPacs = (series, format) =>
   json(`/organnet/export/${id(series)}/pacs?format=${format}`, { method: 'POST' });
 
+/** @param {string} series @param {object} body Clicks on one organ (docs/prompts.md). */
+export const prompt = (series, body) => json(`/organnet/prompts/${id(series)}`, post(body));
+
 /**
  * Submit a label of a series.
  * @param {string} series

@@ -23,6 +23,7 @@ const passive = names => [
   brush('ThresholdSphereBrush', 'THRESHOLD_INSIDE_SPHERE', { threshold: { range: [-50, 150], isDynamic: false } }),
   { toolName: names.PlanarFreehandROI },
   { toolName: names.SplineROI },
+  { toolName: names.Probe },
   { toolName: names.Length },
   { toolName: names.StackScroll },
   { toolName: names.Magnify },

@@ -24,6 +24,7 @@ const contouring = [
   tool('SphereBrush', 'icon-tool-shape', 'Sphere brush', 'Brush through several slices'),
   tool('PlanarFreehandROI', 'icon-tool-freehand-roi', 'Freehand', 'Draw around the organ; with Alt, cut away (F)'),
   tool('SplineROI', 'icon-tool-spline-roi', 'Spline', 'Set points around the organ, and close the curve (S)'),
+  tool('Probe', 'tool-probe', 'Correct by clicks', 'Click what belongs to the organ; with Alt, what does not (P)'),
   action('Smaller', 'Minus', 'Smaller brush', 'Smaller brush ([)', 'decreaseBrushSize'),
   action('Larger', 'Plus', 'Larger brush', 'Larger brush (])', 'increaseBrushSize'),
   action('Interpolate', 'actions-interpolate', 'Interpolate', 'Fill the slices between drawn ones (I)', 'organnetInterpolate'),
@@ -33,7 +34,8 @@ const contouring = [
   action('Outline', 'FillAndOutline', 'Outline', 'Outline only, or filled (O)', 'organnetOutline'),
 ];
 
-export const toolbarButtons = [{ $reference: 'cornerstone.toolbarButtons' }, ...contouring];
+// The first definition of a button counts.
+export const toolbarButtons = [...contouring, { $reference: 'cornerstone.toolbarButtons' }];
 
 export const toolbarSections = [
   { $reference: 'cornerstone.segmentationModeToolbarSections' },
