@@ -117,8 +117,12 @@ def unpacked_start(file: BinaryIO, size: int) -> bytes:
     """Return the first `size` unpacked bytes of a compressed file; fewer if it has fewer.
 
     Raises:
+        ValueError: If it does not begin as gzip does (RFC 1952, 2.3.1).
         EOFError: If the file ends inside compressed data; `zlib.error` if it is damaged.
     """
+    if file.read(len(_GZIP_MAGIC)) != _GZIP_MAGIC:
+        raise ValueError("it does not begin as gzip does")
+    file.seek(0)
     return b"".join(_pieces(_Inflated(file), size))
 
 
