@@ -7,6 +7,7 @@ import pytest
 
 from lib.errors import PacsError
 from lib.server.dicomweb import proxy_routes
+from lib.server.dicomweb.source import Source
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -46,7 +47,9 @@ def answers(method: str) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def own_client() -> Iterator[None]:
+def own_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    pacs = Source("http://127.0.0.1/dicom-web", None, {})
+    monkeypatch.setattr(proxy_routes, "source", lambda: pacs)
     proxy_routes.client.cache_clear()
     yield
     proxy_routes.client.cache_clear()
