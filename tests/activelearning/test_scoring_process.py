@@ -151,15 +151,15 @@ def test_after_a_kill_one_job_has_failed_and_a_new_process_continues(clinic: Cli
 
 def test_an_image_whose_job_killed_the_process_is_not_tried_again(clinic: Clinic) -> None:
     clinic.publish(1)
+    assert clinic.runner.step()
+
+    def kill_soon() -> None:
+        time.sleep(1.0)
+        if clinic.runner.pid is not None:
+            os.kill(clinic.runner.pid, signal.SIGKILL)
+
     with ServingPriority(clinic.state).inference():
         # The worker waits during the second request, and is killed then.
-        assert clinic.runner.step()
-
-        def kill_soon() -> None:
-            time.sleep(1.0)
-            if clinic.runner.pid is not None:
-                os.kill(clinic.runner.pid, signal.SIGKILL)
-
         threading.Thread(target=kill_soon).start()
         assert clinic.runner.step()
     rows = list(clinic.records.since(0))
