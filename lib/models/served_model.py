@@ -62,6 +62,14 @@ class ServedModel:
         finally:
             self._loading.release()
 
+    def has_model(self) -> bool:
+        """Return whether there is an active model."""
+        try:
+            self.get()
+        except CheckpointError:
+            return False
+        return True
+
     def _stamps(self) -> tuple[_Stamp, _Stamp]:
         """Return the file stamps that invalidate the loaded model: the pointer and any rejected weights."""
         return _stamp(self.registry.folder / SERVED), _stamp(self._rejected)

@@ -86,11 +86,7 @@ class OrganNetInferTask(InferTask):
 
     def is_valid(self) -> bool:
         """Return whether there is an active model; without one clients do not list the task."""
-        try:
-            self._served.get()
-        except CheckpointError:
-            return False
-        return True
+        return self._served.has_model()
 
     def info(self) -> dict[str, Any]:
         """Return the description of the task for the clients, with the version of the active model."""

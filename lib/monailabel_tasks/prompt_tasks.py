@@ -12,7 +12,7 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from scipy import ndimage
 
-from lib.errors import CheckpointError, ConfigError
+from lib.errors import ConfigError
 from lib.imaging.quantities import LabelArray, MaskArray
 from lib.imaging.scans import read_label
 from lib.imaging.volumes import CtVolume, LabelVolume
@@ -43,11 +43,7 @@ class _PromptTask(InferTask):
 
     def is_valid(self) -> bool:
         """Return whether there is an active model; without one clients do not list the task."""
-        try:
-            self._served.get()
-        except CheckpointError:
-            return False
-        return True
+        return self._served.has_model()
 
     def _answer(
         self, label: LabelVolume, organ: str, options: InferOptions, refined: RefinedOrgan | None

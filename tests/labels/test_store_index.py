@@ -138,7 +138,7 @@ def test_no_request_makes_more_calls_with_more_studies(
 
 
 def test_a_listing_of_changes_is_that_of_the_whole_folder(tmp_path: Path) -> None:
-    """Random changes, each told to one listing, and compared with a listing that reads everything."""
+    """Random changes, each reported to one listing, and compared with a listing that reads everything."""
     chance = random.Random(7)  # noqa: S311 - no secret
     names = ["a.nii", "a.nrrd", "b.nii.gz", "M\u00fcller.nii", "Muller-a7842989.nii", "c", "d", "d/inner",
              "d/e/f", "notes.txt", "loose.dcm", "export.zip", "g.nii"]  # fmt: skip
@@ -170,9 +170,9 @@ def test_a_listing_of_changes_is_that_of_the_whole_folder(tmp_path: Path) -> Non
         except (NotADirectoryError, FileExistsError):
             continue
         parts = name.split("/")
-        told = {"/".join(parts[: n + 1]) for n in range(len(parts))}
-        told |= {str(path.relative_to(tmp_path)) for path in (tmp_path / name).glob("*")}
-        listing = studies.listing(told)
+        changed = {"/".join(parts[: n + 1]) for n in range(len(parts))}
+        changed |= {str(path.relative_to(tmp_path)) for path in (tmp_path / name).glob("*")}
+        listing = studies.listing(changed)
         whole = StudiesFolder(tmp_path, reserved={"labels": ""}, harmful=dict).listing()
         assert dict(listing.images) == dict(whole.images)
         assert dict(listing.refused) == dict(whole.refused)

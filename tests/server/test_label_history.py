@@ -133,8 +133,8 @@ def test_an_inferred_label_becomes_a_version(server: Server) -> None:
     for output in ("json", "image"):
         answer = server.ask("POST", f"/infer/organnet25d?image=inferred&output={output}", data=form)
         version = history(server, "inferred", "original")[-1]
-        told = answer.json() if output == "json" else {}
-        said = told.get("saved_label") or json.loads(answer.headers["X-OrganNet-Saved-Label"])
+        content = answer.json() if output == "json" else {}
+        said = content.get("saved_label") or json.loads(answer.headers["X-OrganNet-Saved-Label"])
         assert said == {key: version[key] for key in ("tag", "number", "changes", "doubts")}
     unsaved = server.ask("POST", "/infer/organnet25d?image=inferred&output=image")
     assert "X-OrganNet-Saved-Label" not in unsaved.headers
